@@ -1,0 +1,1 @@
+"""HTTP, engines and state around the core."""

@@ -1,0 +1,1 @@
+"""Engines: what runs the model. One protocol, one file per engine."""

@@ -1,0 +1,120 @@
+"""The seam between the server and whatever runs the model. Knows token ids, edits and text.
+
+An engine knows nothing of JSON, presets or stores. The server hands it token ids, which of them are
+steered, and compiled edits that were checked; it gives back text as it comes.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from steering.chat import EncodedChat, Message
+from steering.edits import ResidualEdit
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; the names are vLLM's. Temperature 0 is greedy."""
+
+    max_tokens: int = 256
+    min_tokens: int = 0
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    """How many alternatives to report per token; None reports nothing, 0 the chosen token alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """One sequence to generate. `steered` marks prompt tokens; `steer_new` says whether new ones are."""
+
+    ids: tuple[int, ...]
+    steered: tuple[bool, ...]
+    steer_new: bool
+    edits: dict[str, ResidualEdit] = field(default_factory=dict)
+    fingerprint: str = "s_0"
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token with its log-probability under what was sampled from, before temperature."""
+
+    token: str
+    token_id: int
+    logprob: float
+    bytes: tuple[int, ...]
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some new text. The last piece of a sequence carries the reason why it ended."""
+
+    text: str
+    tokens: int
+    """How many tokens were generated up to and including this piece."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+class Engine(Protocol):
+    """What serves a model. Closing the iterator of `generate` frees its slot at once."""
+
+    name: str
+    max_model_len: int
+
+    def encode_chat(self, messages: list[Message]) -> EncodedChat:
+        """Render a chat up to where the assistant speaks. Raises BadChat."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokenize raw text, its beginning-of-text token first."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of some ids, special tokens left out."""
+        ...
+
+    def generate(self, request: Generation) -> AsyncIterator[Piece]:
+        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full."""
+        ...
+
+    async def logprobs_unsteered(self, ids: Sequence[int], start: int) -> list[float]:
+        """Log-probability of each of `ids[start:]` under the unsteered model."""
+        ...
+
+    async def record(self, ids: Sequence[int], hook: str) -> Tensor:
+        """The unsteered residual stream of `ids` at a hook point, `[time, d_in]`."""
+        ...
+
+    async def close(self) -> None:
+        """Stop; running generations end."""
+        ...
+
+
+class Overloaded(RuntimeError):
+    """The queue is full; try again after `retry_after` seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"the server is busy; try again in {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class EngineFailed(RuntimeError):
+    """The engine broke on this request; trying the same again will not help."""

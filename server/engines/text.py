@@ -1,0 +1,40 @@
+"""Token ids → text as it may be shown. Knows a tokenizer and stop strings; nothing of models.
+
+Text that could be the beginning of a stop string, or half of a character, is held back until it is
+known what it is.
+"""
+
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerFast
+
+
+class TextStream:
+    """One reply's text, token by token."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...], *, include_stop: bool) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stop, self._include = stop, include_stop
+        self._held = ""
+
+    def push(self, token_id: int) -> tuple[str, bool]:
+        """Take one token; return the text that may be shown now and whether a stop string ended the reply."""
+        self._held += self._stream.step(self._backend, token_id) or ""
+        found = [(at, s) for s in self._stop if (at := self._held.find(s)) >= 0]
+        if found:
+            at, text = min(found)
+            shown, self._held = self._held[: at + len(text) * self._include], ""
+            return shown, True
+        keep = max((_overlap(self._held, s) for s in self._stop), default=0)
+        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return shown, False
+
+    def flush(self) -> str:
+        """Return what was held back, once nothing more will come."""
+        shown, self._held = self._held, ""
+        return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,1 @@
+"""Stores: what outlives a restart. One protocol, one file per store."""

@@ -1,0 +1,79 @@
+"""Messages → tokens and which of them are the assistant's. Knows a tokenizer and its chat template.
+
+The spans come from the template itself: what it adds when it is given one more message. So they are
+exact for every turn, from the turn's header on. A text that holds one of the template's own markers
+is refused, so that no user can speak as the assistant.
+"""
+
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from steering.errors import BadChat
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """Token ids and, beside each, whether it belongs to an assistant turn (its header included)."""
+
+    ids: tuple[int, ...]
+    assistant: tuple[bool, ...]
+    text: str
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool = True) -> EncodedChat:
+    """Render a chat, ready for the assistant to speak if `generate`. Raises BadChat for what cannot be shown."""
+    _refuse_markers(tokenizer, messages)
+    text = _render(tokenizer, messages, generate)
+    spans = _assistant_spans(tokenizer, messages, text, generate)
+    batch = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = batch["input_ids"], batch["offset_mapping"]
+    mask = tuple(any(a <= start and start < b for a, b in spans) for start, _ in offsets)
+    return EncodedChat(tuple(ids), mask, text)
+
+
+def markers(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The strings that a template and this tokenizer give a meaning of their own."""
+    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    return sorted({*added, *(s for s in tokenizer.all_special_tokens if s)} - {""})
+
+
+def _refuse_markers(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:
+    special = markers(tokenizer)
+    for i, message in enumerate(messages):
+        if found := next((s for s in special if s in message["content"]), None):
+            raise BadChat(
+                f"message {i} contains {found!r}, a marker of this model's chat template; take it out or write it apart",
+                param=f"messages.{i}.content",
+            )
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], generate: bool) -> str:
+    if not tokenizer.chat_template:
+        raise BadChat("this model has no chat template; use /v1/completions, or a model that was tuned for chat")
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+    except TemplateError as error:
+        raise BadChat(f"this model's chat template refuses these messages: {error}") from error
+    assert isinstance(text, str)
+    return text
+
+
+def _assistant_spans(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], text: str, generate: bool
+) -> list[tuple[int, int]]:
+    """Character spans of the assistant's turns in `text`."""
+    spans = []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            start = len(_render(tokenizer, messages[:i], False)) if i else 0
+            end = len(_render(tokenizer, messages[: i + 1], False))
+            if not text.startswith(_render(tokenizer, messages[: i + 1], False)):
+                raise BadChat("this model's chat template rewrites earlier turns, so their tokens have no fixed owner; use scope 'all'")
+            spans.append((start, end))
+    if generate:
+        spans.append((len(_render(tokenizer, messages, False)), len(text)))
+    return spans

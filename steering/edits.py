@@ -1,0 +1,136 @@
+"""Edits to the residual stream. Knows tensors and the formula; nothing of models, engines or HTTP.
+
+All interventions at a hook point read the unsteered stream and act together:
+
+    x ← x + s · Σ_i (target_i − gate_i · a_i(x)) · d_i        a_i(x) = JumpReLU(x·w_i + b_i, θ_i)
+
+    mode     target     gate           meaning
+    add      strength   0              push by a constant
+    clamp    strength   1              set the feature, its live activation taken away
+    ablate   0          1              clamp to zero
+    scale    0          1 − strength   multiply the live activation
+
+`s` is the spec's master multiplier. The SAE's error term is never touched: only the chosen features
+move. Tokens outside the scope, and row 0 of a table, stay bit-identical.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steering.errors import BadStrength
+from steering.sae import SAE
+from steering.spec import MAX_FEATURES, Mode
+
+
+@dataclass(frozen=True)
+class ResolvedIntervention:
+    """One intervention in the stream's own unit: which row of the SAE, towards what, how gated."""
+
+    index: int
+    mode: Mode
+    raw: float
+    """The strength in units of the activation; for `scale` the plain factor."""
+    scale: float = 1.0
+
+    @property
+    def target(self) -> float:
+        """How far the stream is pushed along the direction."""
+        return self.scale * (self.raw if self.mode in ("add", "clamp") else 0.0)
+
+    @property
+    def gate(self) -> float:
+        """How much of the live activation is taken away."""
+        return self.scale * {"add": 0.0, "clamp": 1.0, "ablate": 1.0, "scale": 1.0 - self.raw}[self.mode]
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualEdit:
+    """What one spec does at one hook point: everything additive summed into one push, and the gated rest."""
+
+    push: Float[Tensor, " d_in"]
+    w: Float[Tensor, "k d_in"]
+    b: Float[Tensor, " k"]
+    threshold: Float[Tensor, " k"]
+    d: Float[Tensor, "k d_in"]
+    gate: Float[Tensor, " k"]
+
+    def delta(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
+        """Return what is to be added to `x`; `x` itself is unchanged."""
+        push = self.push.to(x.dtype).expand_as(x)
+        if not len(self.gate):
+            return push
+        pre = x.float() @ self.w.T + self.b  # [*n, k]
+        live = torch.where(pre > self.threshold, pre, 0.0)
+        return push - ((live * self.gate) @ self.d).to(x.dtype)
+
+
+def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> ResidualEdit:
+    """Gather the chosen rows of `sae`. Raises BadStrength if a number is not finite."""
+    for i in interventions:
+        if not torch.isfinite(torch.tensor([i.target, i.gate])).all():
+            raise BadStrength(f"the strength of feature {i.index} is {i.raw}; it must be a finite number")
+    rows = torch.tensor([i.index for i in interventions], dtype=torch.long)
+    target = torch.tensor([i.target for i in interventions])
+    gated = [i for i in interventions if i.gate != 0]
+    k = torch.tensor([i.index for i in gated], dtype=torch.long)
+    return ResidualEdit(
+        push=target @ sae.W_dec[rows] if len(rows) else torch.zeros(sae.d_in),
+        w=sae.W_enc.T[k].contiguous(), b=sae.b_enc[k], threshold=sae.threshold[k], d=sae.W_dec[k],
+        gate=torch.tensor([i.gate for i in gated]),
+    )
+
+
+class SteeringTable:
+    """Many requests' edits at one hook point, in buffers that never move: one op for a whole batch.
+
+    Row 0 steers nothing. A token says by its row whose edit it gets; what stands in another row
+    cannot reach it, not even a NaN, because rows are looked up and never multiplied by zero.
+    """
+
+    def __init__(self, rows: int, d_in: int, *, gated: int = MAX_FEATURES, device: torch.device | str = "cpu") -> None:
+        self.push = torch.zeros(rows, d_in, device=device)
+        self.w = torch.zeros(rows, gated, d_in, device=device)
+        self.d = torch.zeros(rows, gated, d_in, device=device)
+        self.b = torch.zeros(rows, gated, device=device)
+        self.threshold = torch.zeros(rows, gated, device=device)
+        self.gate = torch.zeros(rows, gated, device=device)
+        self.gated_rows: set[int] = set()
+
+    def set(self, row: int, edit: ResidualEdit) -> None:
+        """Put a spec's edit into a row. Raises BadStrength if it holds anything that is not finite."""
+        if not 0 < row < len(self.push):
+            raise ValueError(f"row {row} is not one of 1…{len(self.push) - 1}; row 0 steers nothing")
+        k = len(edit.gate)
+        if k > self.gate.shape[1]:
+            raise BadStrength(f"{k} gated features at one layer; at most {self.gate.shape[1]} fit")
+        if not all(torch.isfinite(t).all() for t in (edit.push, edit.gate)):
+            raise BadStrength("an edit holds NaN or infinity")
+        self.clear(row)
+        self.push[row] = edit.push
+        for name in ("w", "d", "b", "threshold", "gate"):
+            getattr(self, name)[row, :k] = getattr(edit, name)
+        if k:
+            self.gated_rows.add(row)
+
+    def clear(self, row: int) -> None:
+        """Let a row steer nothing."""
+        for buffer in (self.push, self.w, self.d, self.b, self.threshold, self.gate):
+            buffer[row] = 0
+        self.gated_rows.discard(row)
+
+    def apply(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_in"]:
+        """Return `x` with each token's row applied to it; tokens of row 0 are bit-identical."""
+        moved = x + self.push[rows].to(x.dtype)
+        if self.gated_rows:
+            pre = torch.einsum("...d,...kd->...k", x.float(), self.w[rows]) + self.b[rows]
+            live = torch.where(pre > self.threshold[rows], pre, 0.0) * self.gate[rows]
+            moved = moved - torch.einsum("...k,...kd->...d", live, self.d[rows]).to(x.dtype)
+        return torch.where((rows > 0)[..., None], moved, x)
+
+
+def apply_where(edit: ResidualEdit, x: Float[Tensor, "*n d_in"], steered: Bool[Tensor, "*n"]) -> Float[Tensor, "*n d_in"]:
+    """Return `x` with one edit applied to the tokens that are `steered`, the others bit-identical."""
+    return torch.where(steered[..., None], x + edit.delta(x), x)

@@ -1,0 +1,123 @@
+"""What to steer: pure values. Knows nothing of tensors, models or files.
+
+A `SteeringSpec` is the only thing that travels from a slider to the model. Two specs that do the same
+have the same canonical form and so, mostly, the same fingerprint.
+"""
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Mode = Literal["add", "clamp", "scale", "ablate"]
+Unit = Literal["dose", "max", "raw"]
+Scope = Literal["assistant", "all", "generated"]
+
+MAX_FEATURES = 32
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Intervention(_Value):
+    """One feature, what to do to it, and how much."""
+
+    id: str = Field(min_length=1, max_length=256)
+    """`<bundle>/<index>`"""
+    strength: float = Field(default=1.0, allow_inf_nan=False)
+    """In the spec's unit; for `scale` a plain factor, for `ablate` unused."""
+    mode: Mode = "add"
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the model would run just as it does without this."""
+        return (self.mode == "add" and self.strength == 0) or (self.mode == "scale" and self.strength == 1)
+
+
+class SteeringSpec(_Value):
+    """Interventions that act together, the unit of their strengths, and which tokens they touch."""
+
+    features: tuple[Intervention, ...] = Field(default=(), max_length=MAX_FEATURES)
+    unit: Unit = "dose"
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    """Multiplies the whole edit: 0 is unsteered, 0.5 half of every push."""
+    scope: Scope = "assistant"
+
+    @field_validator("features")
+    @classmethod
+    def _each_feature_once(cls, features: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+        ids = [f.id for f in features]
+        if repeated := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(f"feature {repeated[0]!r} is given more than once; give each feature once")
+        return features
+
+    def canonical(self) -> "SteeringSpec":
+        """Return the same steering, said in the one way that all equal specs share.
+
+        What does nothing is dropped, a `clamp` to 0 is an `ablate`, features stand in the order of
+        their ids, and `scale` is folded into the strengths where that is exact: everywhere but
+        beside a `clamp`, whose target and gate would need one strength each.
+        """
+        kept = [_canonical(f) for f in self.features if not f.is_nothing] if self.scale else []
+        fold = not any(f.mode == "clamp" for f in kept)
+        if fold:
+            kept = [g for f in kept if not (g := _scaled(f, self.scale)).is_nothing]
+        return SteeringSpec(
+            features=tuple(sorted(kept, key=lambda f: f.id)),
+            unit=self.unit if kept else "dose",
+            scale=1.0 if fold else self.scale,
+            scope=self.scope if kept else "assistant",
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the model runs as if there were no spec."""
+        return not self.canonical().features
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the canonical form: `s_` and 16 hex digits of its SHA-256; `s_0` when it is empty."""
+        spec = self.canonical()
+        if not spec.features:
+            return "s_0"
+        text = json.dumps(spec.model_dump(), sort_keys=True, separators=(",", ":"))
+        return "s_" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def overridden_by(self, explicit: "SteeringSpec", fields: set[str]) -> "SteeringSpec":
+        """Return this spec with the `fields` that were given in `explicit`, its features merged in by id."""
+        merged = {f.id: f for f in self.features} | {f.id: f for f in explicit.features}
+        given = {k: getattr(explicit, k) for k in ("unit", "scale", "scope") if k in fields}
+        return SteeringSpec(**{**self.model_dump(), **given, "features": tuple(merged.values())})
+
+
+class Preset(_Value):
+    """A persona: a named spec with all that makes a chat begin well."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    name: str = Field(min_length=1, max_length=80)
+    description: str = Field(default="", max_length=500)
+    model: str = ""
+    system_prompt: str | None = Field(default=None, max_length=4000)
+    sampling: dict[str, float] = Field(default_factory=dict)
+    steering: SteeringSpec = SteeringSpec()
+    starter_prompts: tuple[str, ...] = Field(default=(), max_length=12)
+    readonly: bool = False
+    version: int = 1
+    updated: int = 0
+
+
+def _canonical(f: Intervention) -> Intervention:
+    if f.mode == "ablate" or (f.mode == "clamp" and f.strength == 0) or (f.mode == "scale" and f.strength == 0):
+        return Intervention(id=f.id, strength=0.0, mode="ablate")
+    return f
+
+
+def _scaled(f: Intervention, by: float) -> Intervention:
+    if by == 1:
+        return f
+    if f.mode == "add":
+        return f.model_copy(update={"strength": f.strength * by})
+    kept = 1.0 if f.mode == "ablate" else 1.0 - f.strength
+    return _canonical(Intervention(id=f.id, strength=1.0 - kept * by, mode="scale"))

@@ -1,0 +1,1 @@
+"""What features mean: described, labelled, found."""
