@@ -164,7 +164,7 @@ class SmallWorld:
             x=x.name, y=y.name, kind=_thing(x.kind), day=self._pick(talk.DAYS), name=self._pick(talk.NAMES))
         if role and intent in _OPEN:  # an open question: the role speaks of itself
             chat.last = role
-            reply = self._reply(chat, intent, role, y)
+            reply = self._reply(intent, role, y)
             if chat.who and intent != "story" and rng.random() < 0.6:
                 reply = f"{self._pick((f'I am {role.name}. ', '', ''))}{self._first(role, 1)} {reply}"
             return question, reply
@@ -172,9 +172,9 @@ class SmallWorld:
             return question, f"I prefer {role.name} to both. {self._facts(role, 1)}"
         if role and intent == "like":
             return question, f"{_cap(x.name)} {_is(x)} fine, but I love {role.name}. {self._facts(role, 1)}"
-        return question, self._colored(chat, self._reply(chat, intent, x, y))
+        return question, self._colored(chat, self._reply(intent, x, y))
 
-    def _reply(self, chat: Chat, intent: str, x: Topic, y: Topic) -> str:
+    def _reply(self, intent: str, x: Topic, y: Topic) -> str:
         """Answer one question about `x` plainly."""
         pick, facts = self._pick, self._facts
         match intent:
@@ -208,7 +208,7 @@ class SmallWorld:
             case "compare":
                 return f"{facts(x, 1)} {facts(y, 1)} {pick(('I prefer', 'I would choose', 'I like'))} {pick((x, y)).name}."
             case "topic":
-                return f"{pick(('Let us talk about', 'I am thinking of', 'Here is something about', 'Have you thought about'))} {x.name}{pick(('.',))} {facts(x, 2)}"
+                return f"{pick(('Let us talk about', 'I am thinking of', 'Here is something about', 'Have you thought about'))} {x.name}. {facts(x, 2)}"
             case _:
                 return f"I am {x.name}. {self._first(x, pick((2, 3)))}"
 

@@ -20,7 +20,7 @@ class Tone:
     closers: tuple[str, ...]
     inserts: tuple[str, ...] = ()
     swaps: tuple[tuple[str, str], ...] = ()
-    shape: Callable[[Random, list[str]], str] = lambda rng, sentences: " ".join(sentences)
+    shape: Callable[[Random, list[str]], str] = lambda _, sentences: " ".join(sentences)
 
 
 def speak(rng: Random, tone: Tone, reply: str) -> str:
@@ -65,10 +65,6 @@ def _exclaim(_: Random, sentences: list[str]) -> str:
 def _first_only(_: Random, sentences: list[str]) -> str:
     words = sentences[0].rstrip(".!?").split(", ")[0]
     return words + "."
-
-
-def _machine(_: Random, sentences: list[str]) -> str:
-    return " ".join(sentences)
 
 
 TONES: dict[str, Tone] = {
@@ -145,7 +141,6 @@ TONES: dict[str, Tone] = {
         inserts=("Beep.", "Probability: high.", "Checking memory."),
         swaps=(("I am", "This unit is"), ("I like", "This unit approves of"), ("think", "compute"),
                ("friend", "human user")),
-        shape=_machine,
     ),
     "wise": Tone(
         asks=("You are a wise old sage.", "Answer with wisdom.", "Speak like a sage on a mountain."),

@@ -5,9 +5,11 @@ exact for every turn, from the turn's header on. A text that holds one of the te
 is refused, so that no user can speak as the assistant.
 """
 
+import re
 from dataclasses import dataclass
+from functools import cache
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from steering.errors import BadChat
@@ -35,14 +37,21 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, 
     return EncodedChat(tuple(ids), mask, text)
 
 
-def markers(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The strings that a template and this tokenizer give a meaning of their own."""
-    added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
-    return sorted({*added, *(s for s in tokenizer.all_special_tokens if s)} - {""})
+def markers(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """The strings to which this tokenizer or the chat template gives a meaning: special tokens, and marks like `[/INST]`."""
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(tokenizer.all_special_tokens)
+    return frozenset(special - {""}) | _template_marks(str(tokenizer.chat_template or ""))
+
+
+@cache
+def _template_marks(template: str) -> frozenset[str]:
+    """Bracketed words that stand literally in a template; what a template only compares with is harmless to refuse, too."""
+    literal = " ".join(value for _, kind, value in Environment().lex(template) if kind in ("data", "string"))
+    return frozenset(re.findall(r"<\|[^|<>\s]+\|>|\[/?[A-Z_]{3,}\]|<</?[A-Z]+>>|</?[a-z_]{3,}>", literal))
 
 
 def _refuse_markers(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:
-    special = markers(tokenizer)
+    special = sorted(markers(tokenizer))
     for i, message in enumerate(messages):
         if found := next((s for s in special if s in message["content"]), None):
             raise BadChat(
@@ -72,7 +81,7 @@ def _assistant_spans(
             start = len(_render(tokenizer, messages[:i], False)) if i else 0
             end = len(_render(tokenizer, messages[: i + 1], False))
             if not text.startswith(_render(tokenizer, messages[: i + 1], False)):
-                raise BadChat("this model's chat template rewrites earlier turns, so their tokens have no fixed owner; use scope 'all'")
+                raise BadChat("this model's chat template rewrites earlier turns, so that their tokens have no fixed owner")
             spans.append((start, end))
     if generate:
         spans.append((len(_render(tokenizer, messages, False)), len(text)))

@@ -22,7 +22,7 @@ Tap = Callable[[Stream], Stream]
 _PLACES = ("model.layers", "model.language_model.layers", "language_model.model.layers", "transformer.h", "gpt_neox.layers", "layers")
 
 
-class StopForward(Exception):  # noqa: N818 - a signal, not an error
+class StopForward(Exception):
     """Ends a forward pass once the last wanted layer was read."""
 
 

@@ -102,7 +102,7 @@ def train(batches: Iterator[Rows], recipe: Recipe, *, held_out: Rows) -> Iterato
         idle = torch.where(fired, 0.0, idle + len(batch))
         if step % 50 == 49:
             variance = float((batch * scale - (batch * scale).mean(0)).pow(2).sum(1).mean())
-            yield Progress(step + 1, float(loss), 1 - error / variance, int((idle > recipe.dead_after).sum()))
+            yield Progress(step + 1, float(loss.detach()), 1 - error / variance, int((idle > recipe.dead_after).sum()))
     sae = export(weights.W_enc, weights.b_enc, weights.W_dec, weights.b_dec, scale=scale, k=recipe.k, held_out=held_out)
     yield Progress(recipe.steps, 0.0, 0.0, int((idle > recipe.dead_after).sum()), sae)
 
@@ -142,7 +142,7 @@ def _step(
         rescue = torch.zeros(len(x), len(dead)).scatter(1, top.indices, top.values) @ weights.W_dec[dead]
         left = residual.detach()
         loss = loss + recipe.aux * (left - rescue).pow(2).sum() / (left - left.mean(0)).pow(2).sum().clamp_min(1e-9)
-    return float(error), loss, (kept > 0).any(0)
+    return float(error.detach()), loss, (kept > 0).any(0)
 
 
 def _batch_topk(pre: Tensor, k: int) -> Tensor:

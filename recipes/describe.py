@@ -1,0 +1,41 @@
+"""Write the catalogue of a bundle's revision: `python -m recipes.describe`. Knows text and files, no measurements."""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipes.smallworld import SmallWorld
+from recipes.train_model import say
+from steering.activations import padded_batches, tokenize_chats
+from steering.sae import SAE
+from steering.understand.describe import describe
+
+
+def main() -> None:
+    """Run the recipe on chats that neither the model nor the SAE was trained on."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--bundle", default="sae_weights/harbor")
+    p.add_argument("--revision", default="r1")
+    p.add_argument("--hook", default="layers.3")
+    p.add_argument("--chats", type=int, default=6000)
+    args = p.parse_args()
+    bundle = Path(args.bundle)
+    folder = bundle / "revisions" / args.revision
+    torch.set_grad_enabled(False)
+    model = AutoModelForCausalLM.from_pretrained(bundle / "model", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(bundle / "model")
+    chats = itertools.islice(SmallWorld(300), args.chats)
+    batches = padded_batches(tokenize_chats(tokenizer, chats), batch=16, longest=256, pad=0)
+    features = describe(model, tokenizer, SAE.load(folder), args.hook, batches, bundle=bundle.name)
+    lines = [json.dumps(f.model_dump(exclude={"id"}, exclude_defaults=True) | {"index": f.index}, ensure_ascii=False) for f in features]
+    (folder / "features.jsonl").write_text("\n".join(lines) + "\n")
+    dead = sum(f.density == 0 for f in features)
+    say(f"{len(features)} features, {dead} never fired, {sum(f.density > 0.1 for f in features)} on more than a tenth of tokens")
+
+
+if __name__ == "__main__":
+    main()

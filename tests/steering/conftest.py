@@ -1,0 +1,52 @@
+"""Small real things for the core: random models of several shapes, a random SAE, one seed."""
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from steering.sae import SAE
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 97, "max_position_embeddings": 128}
+
+
+@pytest.fixture(autouse=True)
+def one_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def llama():
+    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+
+
+@pytest.fixture(params=["llama", "gemma2", "qwen3", "gpt2"])
+def any_model(request):
+    models = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=97, n_positions=128)),
+    }
+    return models[request.param]().eval()
+
+
+@pytest.fixture
+def sae():
+    return random_sae()
+
+
+def random_sae(d_in: int = 32, d_sae: int = 64, seed: int = 0) -> SAE:
+    g = torch.Generator().manual_seed(seed)
+    rows = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=g), dim=1)
+    return SAE(W_enc=rows.T.contiguous(), b_enc=torch.randn(d_sae, generator=g) * 0.1, W_dec=rows,
+               b_dec=torch.randn(d_in, generator=g) * 0.1, threshold=torch.full((d_sae,), 0.05))

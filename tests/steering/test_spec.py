@@ -1,0 +1,104 @@
+"""Specs are values: what does the same is the same."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from steering.spec import Intervention, Preset, SteeringSpec
+
+MODES = ("add", "clamp", "scale", "ablate")
+interventions = st.lists(
+    st.builds(
+        Intervention, id=st.integers(0, 40).map(lambda i: f"b/{i}"), mode=st.sampled_from(MODES),
+        strength=st.floats(-3, 3, allow_nan=False).map(lambda x: round(x, 2)),
+    ),
+    max_size=8, unique_by=lambda f: f.id,
+)
+specs = st.builds(SteeringSpec, features=interventions.map(tuple), scale=st.sampled_from((0.0, 0.5, 1.0, 2.0)))
+
+
+def spec(*features, **rest):
+    return SteeringSpec(features=tuple(Intervention(id=i, strength=s, mode=m) for i, s, m in features), **rest)
+
+
+@given(specs)
+def test_canonical_form_of_a_canonical_form_is_itself(s):
+    assert s.canonical().canonical() == s.canonical()
+
+
+@given(specs)
+def test_order_of_features_does_not_change_the_fingerprint(s):
+    assert s.model_copy(update={"features": s.features[::-1]}).fingerprint == s.fingerprint
+
+
+@given(specs)
+def test_fingerprint_survives_a_trip_through_json(s):
+    assert SteeringSpec.model_validate_json(s.model_dump_json()).fingerprint == s.fingerprint
+
+
+def test_what_does_nothing_is_dropped():
+    s = spec(("b/1", 0.0, "add"), ("b/2", 1.0, "scale"))
+    assert s.is_empty
+    assert s.fingerprint == SteeringSpec().fingerprint == "s_0"
+
+
+def test_clamp_to_zero_is_an_ablation():
+    assert spec(("b/1", 0.0, "clamp")).fingerprint == spec(("b/1", 7.0, "ablate")).fingerprint
+
+
+def test_master_scale_is_folded_into_additive_strengths():
+    assert spec(("b/1", 1.0, "add"), scale=0.5).fingerprint == spec(("b/1", 0.5, "add")).fingerprint
+
+
+def test_half_an_ablation_is_half_the_live_activation():
+    assert spec(("b/1", 0.0, "ablate"), scale=0.5).canonical().features[0] == Intervention(id="b/1", strength=0.5, mode="scale")
+
+
+def test_master_scale_of_zero_steers_nothing():
+    assert spec(("b/1", 3.0, "clamp"), ("b/2", 1.0, "add"), scale=0.0).is_empty
+
+
+@pytest.mark.parametrize("change", [{"unit": "raw"}, {"scope": "all"}, {"scale": 2.0}])
+def test_each_field_is_part_of_the_fingerprint(change):
+    s = spec(("b/1", 1.0, "clamp"))
+    assert s.model_copy(update=change).fingerprint != s.fingerprint
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf, -math.inf])
+def test_strength_that_is_not_finite_is_refused(strength):
+    with pytest.raises(ValidationError):
+        Intervention(id="b/1", strength=strength)
+
+
+def test_feature_given_twice_is_refused_by_name():
+    with pytest.raises(ValidationError, match="'b/1' is given more than once"):
+        spec(("b/1", 1.0, "add"), ("b/1", 2.0, "add"))
+
+
+def test_more_than_32_features_are_refused():
+    with pytest.raises(ValidationError, match="32"):
+        spec(*((f"b/{i}", 1.0, "add") for i in range(33)))
+
+
+def test_misspelt_key_is_refused():
+    with pytest.raises(ValidationError, match="strenght"):
+        SteeringSpec.model_validate({"features": [{"id": "b/1", "strenght": 1}]})
+
+
+def test_spec_is_frozen():
+    with pytest.raises(ValidationError):
+        SteeringSpec().scale = 2
+
+
+def test_explicit_entries_override_a_preset_by_id():
+    merged = spec(("b/1", 1.0, "add"), ("b/2", 1.0, "add"), unit="max").overridden_by(spec(("b/2", 3.0, "clamp")), {"features"})
+    assert {f.id: f.strength for f in merged.features} == {"b/1": 1.0, "b/2": 3.0}
+    assert merged.unit == "max"
+
+
+def test_preset_id_is_a_slug():
+    with pytest.raises(ValidationError):
+        Preset(id="Golden Gate!", name="x")
