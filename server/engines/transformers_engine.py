@@ -101,7 +101,7 @@ class TransformersEngine:
     @property
     def load_now(self) -> tuple[int, int]:
         """How many sequences are running and how many wait."""
-        return len(self._live), len(self._waiting)
+        return sum(not s.cancelled for s in self._live), sum(not s.cancelled for s in self._waiting)
 
     async def generate(self, request: Generation) -> AsyncIterator[Piece]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
@@ -186,7 +186,7 @@ class TransformersEngine:
         return piece.finish_reason is None
 
     def _step(self, sequence: _Sequence) -> Piece:
-        logits = self._forward(sequence)
+        logits = raw = self._forward(sequence)
         request, sampling = sequence.request, sequence.request.sampling
         if len(sequence.spoken) < sampling.min_tokens or sampling.ignore_eos:
             blocked = [*self._eos, *(sampling.stop_token_ids if len(sequence.spoken) < sampling.min_tokens else ())]
@@ -195,7 +195,7 @@ class TransformersEngine:
         seen = torch.cat([torch.tensor(request.ids, device=logits.device), spoken])
         token = next_token(logits, seen, spoken, sampling, sequence.generator)
         sequence.spoken.append(token)
-        return self._piece(sequence, token, logits)
+        return self._piece(sequence, token, raw)
 
     def _forward(self, sequence: _Sequence) -> Tensor:
         request = sequence.request

@@ -1,0 +1,50 @@
+# One command each, the same for people and for CI.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test check format lock image clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t12
+
+install: $(VENV)/.installed ## Create .venv with pinned versions (a CPU build of torch where the index offers one)
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch; assert torch.__version__.split('+')[0] == '$(TORCH)'" 2>/dev/null \
+	  || $(BIN)/pip install -q --disable-pip-version-check "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(BIN)/pip install -q --disable-pip-version-check --retries 0 --timeout 10 \
+	       --index-url https://download.pytorch.org/whl/cpu "torch==$(TORCH)" 2>/dev/null \
+	  || $(BIN)/pip install -q --disable-pip-version-check "torch==$(TORCH)"
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+serve: install ## Start the server and the page; PORT= and HOST= are honoured
+	exec $(BIN)/tiller serve --host $(HOST) --port $(PORT)
+
+test: install ## Run all tests
+	$(BIN)/python -m pytest -q
+
+check: install ## Lint, formatting and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: install ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Write requirements.lock from what is installed in .venv
+	$(BIN)/pip freeze --exclude-editable --exclude torch | grep -v '@ file' > requirements.lock
+
+image: ## Build the container image (CPU)
+	docker build -t tiller .
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

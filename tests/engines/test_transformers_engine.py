@@ -1,0 +1,200 @@
+"""The embedded engine against a plain loop: same tokens, whoever else is being served."""
+
+import asyncio
+
+import pytest
+import torch
+
+from server.engines.engine import EngineFailed, Generation, Overloaded, Sampling
+from server.engines.transformers_engine import TransformersEngine, prove_tap
+from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
+from steering.errors import BadBundle, SteeringError
+from steering.hooks import decoder_layers, steer
+from tests import small
+
+HOOK = "layers.1"
+GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    torch.set_num_threads(1)
+    tok = small.tokenizer()
+    return small.model(len(tok)), tok
+
+
+@pytest.fixture
+async def engine(parts):
+    engine = TransformersEngine(*parts, hooks=[HOOK], live=4, queue=8)
+    yield engine
+    await engine.close()
+
+
+def edits(*items):
+    return {HOOK: compile_edit([ResolvedIntervention(*i) for i in items], small.sae())}
+
+
+SPECS = [{}, edits((1, "add", 6.0)), edits((2, "clamp", 9.0), (3, "ablate", 0.0)), edits((4, "scale", 3.0), (5, "add", -6.0))]
+
+
+def request(engine, text="hello there", edit=None, sampling=GREEDY, scope="assistant"):
+    chat = engine.encode_chat([{"role": "user", "content": text}])
+    steered = chat.assistant if scope == "assistant" else (scope == "all",) * len(chat.ids)
+    return Generation(chat.ids, steered, True, edit or {}, "s_test", sampling)
+
+
+async def text_of(engine, generation):
+    return "".join([p.text async for p in engine.generate(generation)])
+
+
+@torch.no_grad()
+def by_the_book(parts, generation):
+    """Greedy decoding without a cache: every step runs the whole sequence."""
+    model, tok = parts
+    ids, steered = list(generation.ids), list(generation.steered)
+    for _ in range(generation.sampling.max_tokens):
+        with steer(model, generation.edits, where=torch.tensor([steered])):
+            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
+        logits[4] = -torch.inf
+        ids.append(int(logits.argmax()))
+        steered.append(generation.steer_new)
+    return tok.decode(ids[len(generation.ids) :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("scope", ["assistant", "all"])
+@pytest.mark.parametrize("spec", range(4))
+async def test_engine_equals_a_plain_loop_without_cache(engine, parts, spec, scope):
+    generation = request(engine, edit=SPECS[spec], scope=scope)
+    whole = by_the_book(parts, generation)  # its end may be half a character, which a stream never shows
+    assert await text_of(engine, generation) == whole.rstrip("\ufffd")
+
+
+async def test_reply_does_not_depend_on_its_neighbours(engine):
+    wanted = [request(engine, f"hello {i}", SPECS[i % 4]) for i in range(8)]
+    alone = [await text_of(engine, g) for g in wanted]
+    assert await asyncio.gather(*(text_of(engine, g) for g in wanted)) == alone
+    assert len(set(alone)) > 1
+
+
+async def test_steering_changes_the_reply(engine):
+    assert await text_of(engine, request(engine, edit=SPECS[1])) != await text_of(engine, request(engine))
+
+
+async def test_same_seed_gives_the_same_reply(engine):
+    sampled = Sampling(temperature=1.0, max_tokens=20, seed=3, ignore_eos=True)
+    first, second = [await text_of(engine, request(engine, sampling=sampled)) for _ in range(2)]
+    other = await text_of(engine, request(engine, sampling=Sampling(temperature=1.0, max_tokens=20, seed=4, ignore_eos=True)))
+    assert first == second != other
+
+
+async def test_closing_the_stream_frees_the_slot_at_once(engine):
+    stream = engine.generate(request(engine, sampling=Sampling(max_tokens=100, ignore_eos=True)))
+    await anext(stream)
+    await stream.aclose()
+    await text_of(engine, request(engine))
+    assert engine.load_now == (0, 0)
+
+
+async def test_full_queue_is_refused_and_drains(engine):
+    busy = [asyncio.create_task(text_of(engine, request(engine))) for _ in range(30)]
+    results = await asyncio.gather(*busy, return_exceptions=True)
+    refused = [r for r in results if isinstance(r, Overloaded)]
+    assert refused and refused[0].retry_after > 0
+    assert len([r for r in results if isinstance(r, str)]) == 30 - len(refused) >= 8
+    assert await text_of(engine, request(engine))
+
+
+async def test_broken_request_fails_alone(engine):
+    width = torch.zeros(0, 3)
+    broken = ResidualEdit(push=torch.zeros(3), w=width, b=torch.zeros(0), threshold=torch.zeros(0), d=width, gate=torch.zeros(0))
+    fine = asyncio.create_task(text_of(engine, request(engine)))
+    with pytest.raises(EngineFailed):
+        await text_of(engine, request(engine, edit={HOOK: broken}))
+    assert await fine == await text_of(engine, request(engine))
+
+
+@pytest.mark.parametrize("include", [False, True])
+async def test_stop_string_that_spans_tokens_ends_the_reply(engine, include):
+    whole = await text_of(engine, request(engine))
+    stop = whole[5:9]
+    sampling = Sampling(temperature=0, max_tokens=24, ignore_eos=True, stop=(stop,), include_stop_str_in_output=include)
+    pieces = [p async for p in engine.generate(request(engine, sampling=sampling))]
+    cut = whole.index(stop)
+    assert "".join(p.text for p in pieces) == whole[: cut + len(stop) * include]
+    assert pieces[-1].finish_reason == "stop"
+
+
+async def test_length_ends_the_reply_with_its_reason_and_count(engine):
+    pieces = [p async for p in engine.generate(request(engine))]
+    assert pieces[-1].finish_reason == "length"
+    assert pieces[-1].tokens == 24
+
+
+async def test_logprobs_are_those_of_the_model(engine, parts):
+    sampling = Sampling(temperature=0, max_tokens=4, ignore_eos=True, logprobs=3)
+    generation = request(engine, sampling=sampling)
+    tokens = [t async for p in engine.generate(generation) for t in p.logprobs]
+    assert len(tokens) == 4
+    assert all(t.top[0].token_id == t.token_id and len(t.top) == 3 for t in tokens)
+    plain = await engine.logprobs_unsteered([*generation.ids, tokens[0].token_id], len(generation.ids))
+    assert plain[0] == pytest.approx(tokens[0].logprob, abs=1e-4)
+
+
+async def test_record_reads_the_unsteered_stream(engine):
+    x = await engine.record(range(5, 15), HOOK)
+    assert x.shape == (10, small.WIDTH)
+    assert torch.equal(x, await engine.record(range(5, 15), HOOK))
+
+
+async def test_raw_text_cannot_hold_special_tokens(engine):
+    assert 3 not in engine.encode("<|assistant|> hello")
+    assert engine.encode("hello")[0] == 0
+
+
+async def test_closed_engine_ends_running_replies(parts):
+    engine = TransformersEngine(*parts, hooks=[HOOK])
+    stream = engine.generate(request(engine, sampling=Sampling(max_tokens=100, ignore_eos=True)))
+    await anext(stream)
+    await engine.close()
+    with pytest.raises(EngineFailed, match="shutting down"):
+        async for _ in stream:
+            pass
+
+
+def test_engine_refuses_a_model_on_which_the_tap_does_nothing(parts):
+    class Stubborn(torch.nn.Module):
+        """Runs a layer past its hooks, as a compiled graph would."""
+
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def register_forward_hook(self, hook, **rest):
+            return self.layer.register_forward_hook(lambda m, i, out: (hook(m, i, out), out)[1], **rest)
+
+        def forward(self, *args, **rest):
+            return self.layer(*args, **rest)
+
+    tok = small.tokenizer()
+    model = small.model(len(tok))
+    layers = decoder_layers(model)
+    layers[1] = Stubborn(layers[1])
+    with pytest.raises(BadBundle, match="does not move"):
+        prove_tap(model, HOOK)
+
+
+def test_hook_beyond_the_model_stops_the_start(parts):
+    with pytest.raises(SteeringError, match="0…2"):
+        TransformersEngine(*parts, hooks=["layers.9"])
+
+
+def test_folder_without_a_model_stops_the_start(tmp_path):
+    with pytest.raises(BadBundle, match="cannot load"):
+        TransformersEngine.load(str(tmp_path), hooks=[HOOK])
+
+
+def test_saved_model_loads_as_from_a_hub(tmp_path):
+    folder = small.write_bundle(tmp_path)
+    engine = TransformersEngine.load(str(folder / "model"), hooks=[HOOK], device="cpu")
+    assert engine.max_model_len == small.CONTEXT
+    asyncio.run(engine.close())
