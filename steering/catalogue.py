@@ -7,10 +7,11 @@ the catalogue knows what was measured for each feature.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
@@ -116,6 +117,15 @@ class Bundle:
         """Where the model is: a local folder if there is one of that name, else a hub id."""
         local = self.folder / self.info.model
         return str(local) if local.is_dir() else self.info.model
+
+    def to(self, device: torch.device | str) -> "Bundle":
+        """Return the same bundle with its SAE on another device."""
+        return replace(self, sae=self.sae.to(device))
+
+    def check_fits(self, width: int) -> None:
+        """Raise BadBundle if the SAE reads a stream of another width than the model's."""
+        if self.sae.d_in != width:
+            raise BadBundle(f"the SAE of {self.info.name!r} reads a stream of width {self.sae.d_in}; the model's is {width}")
 
     @property
     def layer(self) -> int:

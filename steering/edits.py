@@ -72,14 +72,15 @@ def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> Residua
     for i in interventions:
         if not torch.isfinite(torch.tensor([i.target, i.gate])).all():
             raise BadStrength(f"the strength of feature {i.index} is {i.raw}; it must be a finite number")
-    rows = torch.tensor([i.index for i in interventions], dtype=torch.long)
-    target = torch.tensor([i.target for i in interventions])
+    place = sae.W_dec.device
+    target = torch.tensor([i.target for i in interventions], device=place)
+    rows = torch.tensor([i.index for i in interventions], dtype=torch.long, device=place)
     gated = [i for i in interventions if i.gate != 0]
-    k = torch.tensor([i.index for i in gated], dtype=torch.long)
+    k = torch.tensor([i.index for i in gated], dtype=torch.long, device=place)
     return ResidualEdit(
-        push=target @ sae.W_dec[rows] if len(rows) else torch.zeros(sae.d_in),
+        push=target @ sae.W_dec[rows] if len(rows) else torch.zeros(sae.d_in, device=place),
         w=sae.W_enc.T[k].contiguous(), b=sae.b_enc[k], threshold=sae.threshold[k], d=sae.W_dec[k],
-        gate=torch.tensor([i.gate for i in gated]),
+        gate=torch.tensor([i.gate for i in gated], device=place),
     )
 
 

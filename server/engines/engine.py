@@ -69,6 +69,8 @@ class Piece:
     text: str
     tokens: int
     """How many tokens were generated up to and including this piece."""
+    ids: tuple[int, ...] = ()
+    """The tokens since the piece before."""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
 
@@ -78,6 +80,7 @@ class Engine(Protocol):
 
     name: str
     max_model_len: int
+    vocab_size: int
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:
         """Render a chat up to where the assistant speaks. Raises BadChat."""

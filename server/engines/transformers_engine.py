@@ -40,6 +40,8 @@ class _Sequence:
     generator: torch.Generator
     cache: DynamicCache = field(default_factory=DynamicCache)
     spoken: list[int] = field(default_factory=list)
+    sent: int = 0
+    """How many of the spoken tokens earlier pieces carried."""
     unsent: list[TokenLogprob] = field(default_factory=list)
     cancelled: bool = False
 
@@ -54,7 +56,9 @@ class TransformersEngine:
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_model_len = int(model.config.get_text_config().max_position_embeddings)
+        self.vocab_size = int(model.config.get_text_config().vocab_size)
         self.device = model.device
+        self.width = int(model.config.get_text_config().hidden_size)
         self._eos = _eos_ids(model, tokenizer)
         self._live_limit, self._queue_limit = live, queue
         for hook in hooks:
@@ -209,21 +213,22 @@ class TransformersEngine:
     def _piece(self, sequence: _Sequence, token: int, logits: Tensor) -> Piece:
         sampling, count = sequence.request.sampling, len(sequence.spoken)
         if (token in self._eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
-            return self._last(sequence, sequence.text.flush(), "stop")
+            return self._send(sequence, sequence.text.flush(), "stop")
         if sampling.logprobs is not None:
             sequence.unsent.append(self._logprob(token, logits, sampling.logprobs))
         text, stopped = sequence.text.push(token)
         if stopped:
-            return self._last(sequence, text, "stop")
+            return self._send(sequence, text, "stop")
         if count >= sampling.max_tokens or len(sequence.request.ids) + count >= self.max_model_len:
-            return self._last(sequence, text + sequence.text.flush(), "length")
+            return self._send(sequence, text + sequence.text.flush(), "length")
         if not text:
             return Piece("", count)
-        logprobs, sequence.unsent = tuple(sequence.unsent), []
-        return Piece(text, count, logprobs)
+        return self._send(sequence, text)
 
-    def _last(self, sequence: _Sequence, text: str, reason: FinishReason) -> Piece:
-        return Piece(text, len(sequence.spoken), tuple(sequence.unsent), reason)
+    def _send(self, sequence: _Sequence, text: str, reason: FinishReason | None = None) -> Piece:
+        ids, logprobs = tuple(sequence.spoken[sequence.sent :]), tuple(sequence.unsent)
+        sequence.sent, sequence.unsent = len(sequence.spoken), []
+        return Piece(text, len(sequence.spoken), ids, logprobs, reason)
 
     def _logprob(self, token: int, logits: Tensor, alternatives: int) -> TokenLogprob:
         logprobs = torch.log_softmax(logits, -1)

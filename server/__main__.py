@@ -1,0 +1,5 @@
+"""`python -m server` is `tiller`."""
+
+from server.cli import app
+
+app()

@@ -1,0 +1,140 @@
+"""The application: routes, what every answer carries, and the time before the model is there. Knows no model itself."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+import torch
+import transformers
+from fastapi import FastAPI, Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server import errors, features_api, openai_api, presets_api
+from server.choice import Tiller
+from server.errors import ApiError
+from server.settings import Settings
+from server.version import VERSION
+
+log = structlog.get_logger(__name__)
+Opener = Callable[[], Awaitable[Tiller]]
+LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def create_app(settings: Settings, opener: Opener) -> FastAPI:
+    """Build the application. `opener` makes engine, catalogue and store; until it is done the answer is 503."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_open(app, opener))
+        yield
+        loading.cancel()
+        if tiller := app.state.tiller:
+            await tiller.engine.close()
+            await tiller.store.close()
+
+    app = FastAPI(title="Tiller", version=VERSION, lifespan=lifespan, description=__doc__)
+    app.state.tiller, app.state.failure = None, None
+    app.add_middleware(Border, state=app.state, settings=settings)
+    errors.install(app)
+    app.include_router(openai_api.router)
+    app.include_router(features_api.router)
+    app.include_router(presets_api.router)
+    _add_health(app)
+
+    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def unknown(request: Request, path: str) -> None:
+        raise ApiError(404, f"there is no {request.method} /v1/{path} here; /docs lists what there is", code="not_found")
+
+    return app
+
+
+async def _open(app: FastAPI, opener: Opener) -> None:
+    try:
+        app.state.tiller = await opener()
+    except Exception as error:
+        log.exception("could not start")
+        app.state.failure = str(error)
+
+
+def _add_health(app: FastAPI) -> None:
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        """The process is up."""
+        return {"status": "ok"}
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        """Ready to answer, or 503."""
+        tiller: Tiller | None = app.state.tiller
+        if tiller is None:
+            return JSONResponse(LOADING, 503)
+        return JSONResponse({"status": "ok", "engine": tiller.engine.name, "model": tiller.model, "revision": tiller.bundle.info.revision,
+                             "store": tiller.store.name, "single_process": True, "version": VERSION})
+
+    @app.get("/version")
+    async def version() -> dict[str, Any]:
+        """Versions of what answers."""
+        return {"version": VERSION, "engine": "transformers", "torch": torch.__version__, "transformers": transformers.__version__, "vllm": None}
+
+
+class Border:
+    """What every request passes: an id, the Host guard of a loopback server, the size limit, and 503 while loading."""
+
+    def __init__(self, app: ASGIApp, *, state: Any, settings: Settings) -> None:  # noqa: ANN401 - starlette's State
+        self.app, self.state, self.settings = app, state, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")[:64] or f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        if refusal := self._refusal(scope, headers):
+            await JSONResponse(refusal.body, refusal.status)(scope, receive, tagged)
+        elif self.state.tiller is None and scope["path"].startswith("/v1"):
+            await JSONResponse(LOADING, 503, {"Retry-After": "2"})(scope, receive, tagged)
+        else:
+            limited = _limited(receive, self.settings.max_body) if scope["path"].startswith("/v1") else receive
+            await self.app(scope, limited, tagged)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+        # A page from elsewhere that points its own name at 127.0.0.1 must not reach a server that has no keys.
+        host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
+        if self.settings.host in LOOPBACK and host and host not in LOOPBACK:
+            return ApiError(421, f"this server answers on this machine only, not as {host!r}", code="wrong_host")
+        length = headers.get("content-length", "0")
+        if scope["path"].startswith("/v1") and length.isdecimal() and int(length) > self.settings.max_body:
+            return _too_large(self.settings.max_body)
+        return None
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise _too_large(most)
+        return message
+
+    return counted
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {most} bytes; send less", code="body_too_large")

@@ -1,0 +1,140 @@
+"""What a request means: which model, preset and steering, checked against catalogue and policy. Knows no routes.
+
+`Tiller` holds the four collaborators of every route. `choose` is the only way to a `Choice`, and no
+engine is called without one, so nothing passes the policy by.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from server.engines.engine import Engine, Generation, Sampling
+from server.errors import ApiError, bad_request
+from server.protocol import SteeringRequest
+from server.settings import Settings
+from server.store.store import Store
+from steering.catalogue import Applied, Bundle, Catalogue, Resolved
+from steering.chat import EncodedChat
+from steering.errors import BadStrength
+from steering.spec import Preset, SteeringSpec
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that was done as asked, but that the caller should know."""
+
+    code: str
+    feature: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A checked request: what to steer, and how to tell it."""
+
+    model: str
+    preset: Preset | None
+    resolved: Resolved
+    revision: str
+    coherence: bool = False
+
+    def generation(self, chat: EncodedChat, sampling: Sampling) -> Generation:
+        """The engine's request: which prompt tokens are steered follows from the scope."""
+        n, scope = len(chat.ids), self.resolved.spec.scope
+        # What is drawn first is read off the last prompt token, so `generated` begins there.
+        steered = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
+        return Generation(chat.ids, steered, True, self.resolved.edits, self.resolved.spec.fingerprint, sampling)
+
+    def echo(self) -> dict[str, Any]:
+        """What was applied, as every reply carries it."""
+        spec = self.resolved.spec
+        return {
+            "hash": spec.fingerprint, "unit": spec.unit, "scope": spec.scope, "revision": self.revision,
+            "preset": self.preset.id if self.preset else None, "applied": [_applied(a) for a in self.resolved.applied],
+            "warnings": [w.__dict__ for w in self.warnings()],
+        }
+
+    def warnings(self) -> list[Warned]:
+        """Doses that nobody measured, or that are beyond what was measured to be good."""
+        found = []
+        for a in self.resolved.applied:
+            spot, name = a.feature.sweet_spot, a.feature.label or a.feature.id
+            if not a.measured:
+                found.append(Warned("not_measured", a.feature.id, f"{name}: its dose was not measured; 1.0 is half of a typical length"))
+            elif abs(a.dose) > (spot.high if spot else 1.0) + 1e-9 and a.mode != "scale":
+                found.append(Warned("above_sweet_spot", a.feature.id, f"{name}: dose {a.dose:.2f} is beyond what stays coherent"))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Tiller:
+    """The collaborators of every route."""
+
+    engine: Engine
+    catalogue: Catalogue
+    store: Store
+    settings: Settings
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that is served; its name is the model's."""
+        return next(iter(self.catalogue.bundles.values()))
+
+    @property
+    def model(self) -> str:
+        """The model's id on the wire."""
+        return self.bundle.info.name
+
+    async def preset(self, preset_id: str) -> Preset | None:
+        """A preset of the bundle or of the store."""
+        shipped = next((p for p in self.bundle.presets if p.id == preset_id), None)
+        return shipped or await self.store.preset(preset_id)
+
+    async def presets(self) -> list[Preset]:
+        """The bundle's presets, then the saved ones."""
+        return [*self.bundle.presets, *await self.store.presets()]
+
+    async def choose(self, model: str | None, steering: SteeringRequest | None) -> Choice:
+        """Check a request's model and steering. Raises ApiError and SteeringError."""
+        asked = steering or SteeringRequest()
+        by_model = await self._preset_of_model(model)
+        if asked.preset and by_model and asked.preset != by_model.id:
+            raise bad_request(
+                f"the model names the preset {by_model.id!r} and steering.preset {asked.preset!r}; give one", param="steering.preset")
+        preset = by_model or await self._preset_named(asked.preset)
+        resolved = self.resolve(asked.over(preset))
+        return Choice(model or self.model, preset, resolved, self.bundle.info.revision, "coherence" in asked.wanted)
+
+    def resolve(self, spec: SteeringSpec) -> Resolved:
+        """Resolve a spec and hold it against the policy. Raises UnknownFeature and BadStrength."""
+        resolved = self.catalogue.resolve(spec)
+        for hook, norm in resolved.push_norm.items():
+            most = self.settings.max_push
+            if not norm <= most:
+                raise BadStrength(
+                    f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
+                    f"lower the strengths, or set steering.scale to {spec.scale * most / norm:.2g}")
+        for a in resolved.applied:
+            if a.mode == "scale" and abs(a.raw) > 100:
+                raise BadStrength(f"scale of {a.feature.id!r} by {a.raw:.3g} is beyond the policy; at most 100")
+        return resolved
+
+    async def _preset_of_model(self, model: str | None) -> Preset | None:
+        name, at, preset_id = (model or self.model).partition("@")
+        preset = await self.preset(preset_id) if at else None
+        if name != self.model or (at and preset is None):
+            raise ApiError(404, f"the model {model!r} does not exist; GET /v1/models lists those that do", code="model_not_found", param="model")
+        return preset
+
+    async def _preset_named(self, preset_id: str | None) -> Preset | None:
+        if preset_id is None:
+            return None
+        if preset := await self.preset(preset_id):
+            return preset
+        raise bad_request(f"no preset {preset_id!r}; GET /v1/presets lists those there are", param="steering.preset", code="unknown_preset")
+
+
+def _applied(a: Applied) -> dict[str, Any]:
+    return {
+        "id": a.feature.id, "label": a.feature.label, "mode": a.mode, "strength": a.strength, "dose": round(a.dose, 4),
+        "max": round(a.max, 4), "raw": round(a.raw, 4), "layer": a.layer, "in_sweet_spot": a.in_sweet_spot, "measured": a.measured,
+    }

@@ -1,0 +1,329 @@
+"""`tiller …`: the composition root. The one place that puts engine, store and page together; heavy imports wait for their command."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+
+import structlog
+import typer
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from server.choice import Tiller
+    from server.protocol import SteeringRequest
+    from steering.catalogue import Bundle
+
+T = TypeVar("T")
+app = typer.Typer(
+    name="tiller", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Chat with a language model while you turn its features up and down.")
+console, problems = Console(), Console(stderr=True)
+
+Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, presets.")]
+Model_ = Annotated[str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")]
+Device_ = Annotated[str | None, typer.Option("--device", envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(envvar="TILLER_HOST", help="Address to listen on; the default is this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(envvar="TILLER_PORT", help="Port to listen on.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="Where presets and settings are kept.")] = None,
+    bundle: Bundle_ = None, model: Model_ = None, device: Device_ = None,
+    browser: Annotated[bool | None, typer.Option("--browser/--no-browser", envvar="TILLER_BROWSER", help="Open the page when ready.")] = None,
+) -> None:
+    """Start the server and the page.
+
+    Example: tiller serve --port 8080 --data-dir ./data --no-browser
+    """
+    settings = _settings(host=host, port=port, data_dir=data_dir, bundle=bundle, model=model, device=device, browser=browser)
+    listening = _listen(settings)
+    port = listening.getsockname()[1]
+    _quiet_logs()
+    try:
+        _serve(settings, listening, f"http://{_reachable(settings.host)}:{port}")
+    finally:
+        listening.close()
+
+
+@app.command()
+def chat(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    preset: Annotated[str | None, typer.Option(help="A persona, such as golden-gate; `tiller presets` lists them.")] = None,
+    feature: Annotated[list[str] | None, typer.Option(help="A feature and its dose, such as harbor/12=0.6; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same reply.")] = 7,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 120,
+    bundle: Bundle_ = None, model: Model_ = None, device: Device_ = None,
+) -> None:
+    """Print the default and the steered reply side by side.
+
+    Example: tiller chat "What should I do this weekend?" --preset golden-gate
+    """
+    from server.protocol import SteeringRequest
+    from steering.spec import Intervention
+
+    settings = _settings(bundle=bundle, model=model, device=device)
+    steering = SteeringRequest(preset=preset, features=tuple(
+        Intervention(id=name, strength=_number(strength)) for name, _, strength in (f.partition("=") for f in feature or ())))
+    _quiet_logs()
+    default, steered = asyncio.run(_both(settings, question, steering, seed, max_tokens))
+    width = max(30, (console.width - 4) // 2)
+    console.print(Columns([
+        Panel(default, title="Default", width=width), Panel(steered, title=preset or "Steered", width=width, border_style="red")]))
+
+
+@app.command()
+def presets(bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None) -> None:
+    """List the personas: those of the bundle and your own."""
+    from server.store.sqlite import SqliteStore
+
+    settings = _settings(bundle=bundle, data_dir=data_dir)
+    opened = _expected(lambda: _bundle(settings))
+    store = SqliteStore(settings.data_dir / "tiller.db")
+    table = Table("preset", "name", "description", "features")
+    for p in [*opened.presets, *asyncio.run(store.presets())]:
+        table.add_row(p.id, p.name, p.description, ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in p.steering.features))
+    asyncio.run(store.close())
+    console.print(table)
+
+
+@app.command()
+def features(
+    words: Annotated[list[str] | None, typer.Argument(help="Words that the label or the feature's tokens must hold.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 20, bundle: Bundle_ = None,
+) -> None:
+    """Search the features.
+
+    Example: tiller features bridge
+    """
+    from steering.catalogue import Catalogue
+
+    opened = _expected(lambda: _bundle(_settings(bundle=bundle)))
+    found = Catalogue([opened]).search(" ".join(words or ()))
+    table = Table("feature", "label", "fires on", "typical max", "dose 1.0")
+    for f in found[:limit]:
+        table.add_row(f.id, f.label, f"{f.density:.2%}", f"{f.typical_max:.2f}", f"{f.dose:.2f}" if f.dose else "not measured")
+    console.print(table, f"{min(limit, len(found))} of {len(found)} features")
+
+
+@app.command()
+def doctor(bundle: Bundle_ = None, port: Annotated[int | None, typer.Option(envvar="TILLER_PORT")] = None,
+           data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None) -> None:
+    """Check what the server needs; exit with 1 if something is missing."""
+    settings = _settings(bundle=bundle, port=port, data_dir=data_dir)
+    results = [_check(name, check) for name, check in _checks(settings)]
+    raise typer.Exit(0 if all(results) else 1)
+
+
+def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
+    import uvicorn
+
+    from server.app import create_app
+
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from ui.page import mount
+
+    application = mount(create_app(settings, lambda: _open(settings)), api_base=f"{address}/v1")
+    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=5))
+    threading.Thread(target=_announce, args=(application, server, settings, address), daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    try:
+        asyncio.run(server.serve(sockets=[listening]))
+    except KeyboardInterrupt:
+        pass
+    if failure := application.state.failure:
+        _fail(failure)
+
+
+async def _open(settings: Settings) -> "Tiller":
+    from server.choice import Tiller
+    from server.engines.transformers_engine import TransformersEngine
+    from server.store.sqlite import SqliteStore
+    from steering.catalogue import Catalogue
+
+    def load() -> Tiller:
+        opened = _bundle(settings)
+        engine = TransformersEngine.load(
+            settings.model or opened.model_path, hooks=[opened.info.hook], revision=None if settings.model else opened.info.model_revision,
+            device=settings.device, dtype=settings.dtype, live=settings.live, queue=settings.queue)
+        opened.check_fits(engine.width)
+        return Tiller(engine, Catalogue([opened.to(engine.device)]), SqliteStore(settings.data_dir / "tiller.db"), settings)
+
+    return await asyncio.to_thread(load)
+
+
+def _announce(application: "FastAPI", server: "uvicorn.Server", settings: Settings, address: str) -> None:
+    started = time.monotonic()
+    while application.state.tiller is None:
+        if application.state.failure or server.should_exit:
+            server.should_exit = True
+            return
+        time.sleep(0.05)
+    model = application.state.tiller.model
+    preset = next((p.id for p in application.state.tiller.bundle.presets), None)
+    curl = (f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' -d "
+            f"'{{\"model\": \"{model}{'@' + preset if preset else ''}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Who are you?\"}}]}}'")
+    sys.stdout.write(f"\nTiller is ready ({time.monotonic() - started:.1f} s)\n  page  {address}/\n  API   {address}/v1\n  try   {curl}\n\n")
+    sys.stdout.flush()
+    if settings.browser and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        webbrowser.open(address)
+
+
+async def _both(settings: Settings, question: str, steering: "SteeringRequest", seed: int, max_tokens: int) -> tuple[str, str]:
+    from server.engines.engine import Sampling
+    from server.protocol import SteeringRequest
+    from steering.errors import SteeringError
+
+    try:
+        tiller = await _open(settings)
+    except (SteeringError, OSError) as error:
+        _fail(str(error))
+
+    async def reply(wanted: SteeringRequest) -> str:
+        choice = await tiller.choose(None, wanted)
+        system = choice.preset.system_prompt if choice.preset else None
+        messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
+        chat = tiller.engine.encode_chat(messages)
+        generation = choice.generation(chat, Sampling(max_tokens=max_tokens, temperature=0.5, seed=seed))
+        return "".join([piece.text async for piece in tiller.engine.generate(generation)])
+
+    try:
+        return await reply(SteeringRequest()), await reply(steering)
+    except Exception as error:
+        from server.errors import as_api_error
+
+        _fail(as_api_error(error).message)
+    finally:
+        await tiller.engine.close()
+        await tiller.store.close()
+
+
+def _settings(**given: object) -> Settings:
+    from pydantic import ValidationError
+
+    try:
+        return Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        _fail(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (got {problem['input']!r})")
+
+
+def _bundle(settings: Settings) -> "Bundle":
+    from steering.catalogue import Bundle
+
+    return Bundle.open(settings.bundle)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        taken = f"port {settings.port} is taken; stop what uses it or choose another with --port"
+        _fail(taken if error.errno == 98 else f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+    return listening
+
+
+def _reachable(host: str) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
+    def python() -> str:
+        return sys.version.split()[0]
+
+    def torch_() -> str:
+        import torch
+
+        return f"{torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'CPU'}"
+
+    def bundle() -> str:
+        opened = _bundle(settings)
+        return f"{opened.info.name} at {settings.bundle}, {opened.sae.d_sae} features, {len(opened.presets)} presets"
+
+    def model() -> str:
+        from server.engines.transformers_engine import TransformersEngine
+
+        opened = _bundle(settings)
+        engine = TransformersEngine.load(settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device)
+        asyncio.run(engine.close())
+        return f"loads, context {engine.max_model_len} tokens; the tap at {opened.info.hook} moves the stream"
+
+    def data() -> str:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        probe = settings.data_dir / ".probe"
+        probe.write_text("")
+        probe.unlink()
+        return f"{settings.data_dir} can be written"
+
+    def port() -> str:
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((settings.host, settings.port))
+        return f"{settings.port} is free"
+
+    return [("python", python), ("torch", torch_), ("bundle", bundle), ("model", model), ("data", data), ("port", port)]
+
+
+def _check(name: str, check: Callable[[], str]) -> bool:
+    try:
+        console.print(f"[green]ok[/]       {name}: {check()}", highlight=False)
+    except (OSError, ValueError, ImportError) as error:
+        console.print(f"[red]problem[/]  {name}: {error}", highlight=False)
+        return False
+    return True
+
+
+def _expected(work: Callable[[], T]) -> T:
+    from steering.errors import SteeringError
+
+    try:
+        return work()
+    except (SteeringError, OSError) as error:
+        _fail(str(error))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text or 1)
+    except ValueError:
+        _fail(f"{text!r} is no dose; write --feature harbor/12=0.6")
+
+
+def _fail(message: str) -> NoReturn:
+    problems.print(f"tiller: {message}", highlight=False, markup=False)
+    raise typer.Exit(1)
+
+
+def _quiet_logs() -> None:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,31 @@
+"""Does a steered reply hold together? Two figures and a word. Knows text and log-probabilities only."""
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel
+
+Verdict = Literal["ok", "strained", "broken"]
+
+
+class Coherence(BaseModel):
+    """`repetition`: share of word 3-grams that occur again. `mean_logprob_unsteered`: nats per token."""
+
+    repetition: float
+    mean_logprob_unsteered: float
+    verdict: Verdict
+
+
+def judge(text: str, logprobs: list[float]) -> Coherence:
+    """Judge a reply by how much it repeats itself and how likely it is to the unsteered model."""
+    repetition, likely = rep3(text), sum(logprobs) / len(logprobs) if logprobs else 0.0
+    broken, strained = repetition > 0.4 or likely < -5.0, repetition > 0.2 or likely < -3.5
+    verdict: Verdict = "broken" if broken else "strained" if strained else "ok"
+    return Coherence(repetition=round(repetition, 3), mean_logprob_unsteered=round(likely, 3), verdict=verdict)
+
+
+def rep3(text: str) -> float:
+    """Share of word 3-grams whose kind occurs more than once."""
+    words = re.findall(r"\w+", text.lower())
+    grams = list(zip(words, words[1:], words[2:], strict=False))
+    return sum(grams.count(g) > 1 for g in grams) / len(grams) if grams else 0.0

@@ -1,0 +1,84 @@
+"""What goes wrong, on the wire: one table from exceptions to HTTP, in OpenAI's shape. The core knows no status codes."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from server.engines.engine import EngineFailed, Overloaded
+from steering.errors import SteeringError
+
+log = structlog.get_logger(__name__)
+
+
+class ApiError(Exception):
+    """An answer other than 2xx; the message names the culprit and the way out."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str, param: str | None = None, kind: str = "invalid_request_error",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param, self.kind = status, message, code, param, kind
+        self.headers = headers or {}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error as OpenAI's clients read it."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def bad_request(message: str, *, param: str | None, code: str = "invalid_value") -> ApiError:
+    """A 400 that names its parameter."""
+    return ApiError(400, message, code=code, param=param)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Translate whatever was raised; what is in no row of the table is a bug, and a 500."""
+    match error:
+        case ApiError():
+            return error
+        case SteeringError():
+            return bad_request(str(error), param=error.param)
+        case ValidationError():
+            return _first_problem(error)
+        case Overloaded():
+            wait = {"Retry-After": f"{error.retry_after:.0f}"}
+            return ApiError(429, str(error), code="rate_limit_exceeded", kind="rate_limit_error", headers=wait)
+        case EngineFailed():
+            return ApiError(500, str(error), code="engine_failed", kind="server_error", headers={"x-should-retry": "false"})
+        case HTTPException():
+            return ApiError(error.status_code, str(error.detail), code="http_error")
+        case _:
+            return ApiError(500, "something broke in the server; the log has the traceback", code="internal_error", kind="server_error")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception in one shape."""
+    for kind in (ApiError, SteeringError, ValidationError, Overloaded, EngineFailed, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    answer = as_api_error(error)
+    if answer.code == "internal_error":
+        log.error("unhandled", path=request.url.path, exc_info=error)
+    headers = {"x-request-id": getattr(request.state, "request_id", ""), **answer.headers}
+    return JSONResponse(answer.body, answer.status, headers)
+
+
+def _first_problem(error: ValidationError) -> ApiError:
+    problem = error.errors(include_url=False)[0]
+    # A union's branches and a validator's own name stand in `loc` beside the keys that the caller wrote.
+    path = ".".join(str(p) for p in problem["loc"] if isinstance(p, int) or p.replace("_", "").isalnum())
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return bad_request(f"unknown key {path!r}; it would have been ignored, so it is refused", param=path, code="unknown_parameter")
+    if problem["type"] == "missing":
+        return bad_request(f"{path!r} is required", param=path, code="missing_required_parameter")
+    given = problem.get("input")
+    shown = f" (got {str(given)[:60]!r})" if isinstance(given, str | int | float | bool) else ""
+    return bad_request(f"{path}: {message}{shown}", param=path)

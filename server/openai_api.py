@@ -1,0 +1,287 @@
+"""Chat and raw completions as OpenAI's clients expect them, plain and streamed. Knows the wire; the engine makes the text.
+
+Everything that can be refused is refused before the first byte; what breaks later is sent as an error
+event and the stream ends without `[DONE]`.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from server.choice import Choice, Tiller
+from server.coherence import judge
+from server.engines.engine import Generation, Piece, TokenLogprob
+from server.errors import as_api_error, bad_request
+from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, parse
+from server.version import VERSION
+from steering.chat import EncodedChat
+
+router = APIRouter()
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+@dataclass
+class Spoken:
+    """One choice as it grows."""
+
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: int = 0
+    finish_reason: str | None = None
+
+    def add(self, piece: Piece) -> None:
+        """Take one more piece."""
+        self.text += piece.text
+        self.ids += piece.ids
+        self.logprobs += piece.logprobs
+        self.tokens, self.finish_reason = piece.tokens, piece.finish_reason
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A checked request, ready to run: what every answer to it has in common."""
+
+    tiller: Tiller
+    choice: Choice
+    request: GenerationRequest
+    prompt: EncodedChat
+    generation: Generation
+    kind: str
+    """`chat.completion` or `text_completion`."""
+    id: str
+    created: int
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether messages were asked, and not raw text."""
+        return self.kind == "chat.completion"
+
+    def head(self, *, chunk: bool = False) -> dict[str, Any]:
+        """The fields that begin every answer."""
+        return {"id": self.id, "object": self.kind + ".chunk" * (chunk and self.is_chat), "created": self.created,
+                "model": self.choice.model, "system_fingerprint": system_fingerprint(self.tiller)}
+
+    def usage(self, spoken: list[Spoken]) -> dict[str, int]:
+        """Tokens in, out and together."""
+        prompt, completion = len(self.prompt.ids), sum(s.tokens for s in spoken)
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    async def coherence(self, spoken: Spoken) -> dict[str, Any]:
+        """How well the reply holds together, if it was asked for."""
+        if not self.choice.coherence:
+            return {}
+        ids = [*self.prompt.ids, *spoken.ids]
+        logprobs = await self.tiller.engine.logprobs_unsteered(ids, len(self.prompt.ids)) if spoken.ids else []
+        return {"coherence": judge(spoken.text, logprobs).model_dump()}
+
+
+@router.post("/v1/chat/completions", openapi_extra={"requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}})
+async def chat_completions(request: Request) -> Response:
+    """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
+    body = parse(ChatRequest, await request.body())
+    tiller: Tiller = request.app.state.tiller
+    choice = await tiller.choose(body.model, body.steering)
+    messages = body.chat()
+    if choice.preset and choice.preset.system_prompt and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
+    prompt = await asyncio.to_thread(tiller.engine.encode_chat, messages)
+    return await _answer(request, _job(tiller, choice, body, prompt, "chat.completion", "messages"))
+
+
+@router.post("/v1/completions", openapi_extra={"requestBody": {"content": {"application/json": {"schema": CompletionRequest.model_json_schema()}}}})
+async def completions(request: Request) -> Response:
+    """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
+    body = parse(CompletionRequest, await request.body())
+    tiller: Tiller = request.app.state.tiller
+    choice = await tiller.choose(body.model, body.steering)
+    ids = await asyncio.to_thread(tiller.engine.encode, body.prompt)
+    if not ids:
+        raise bad_request("the prompt is empty and this model has no token to begin with", param="prompt")
+    mask = (False,) * (len(ids) - 1) + (True,)
+    return await _answer(request, _job(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt"))
+
+
+def system_fingerprint(tiller: Tiller) -> str:
+    """Changes whenever an equal seed may no longer give an equal reply."""
+    info = tiller.bundle.info
+    parts = (info.name, tiller.settings.model or info.model, info.revision, tiller.engine.name, VERSION)
+    return "fp_" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
+
+def _job(tiller: Tiller, choice: Choice, body: GenerationRequest, prompt: EncodedChat, kind: str, param: str) -> Job:
+    used, room, asked = len(prompt.ids), tiller.engine.max_model_len - len(prompt.ids), body.asked_max_tokens
+    if room <= 0 or (asked or 0) > room:
+        wanted = f"{used} tokens" + (f" and max_tokens asks for {asked}" if asked else "")
+        raise bad_request(
+            f"the context holds {tiller.engine.max_model_len} tokens; the {param} take {wanted}: shorten the {param} or lower max_tokens",
+            param=param if room <= 0 else "max_tokens", code="context_length_exceeded")
+    for name, ids in (("logit_bias", body.logit_bias or ()), ("stop_token_ids", body.stop_token_ids or ())):
+        if outside := [i for i in ids if not 0 <= i < tiller.engine.vocab_size]:
+            raise bad_request(f"token {outside[0]} is not in the vocabulary of {tiller.engine.vocab_size} tokens", param=name)
+    generation = choice.generation(prompt, body.sampling(choice.preset, asked or room))
+    prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"
+    return Job(tiller, choice, body, prompt, generation, kind, prefix + uuid.uuid4().hex[:24], int(time.time()))
+
+
+async def _answer(request: Request, job: Job) -> Response:
+    if not job.request.stream:
+        return JSONResponse(await _while_connected(request, _whole(job)))
+    events = _events(job)
+    first = await _while_connected(request, anext(events))  # what can fail early fails with a status of its own
+    return StreamingResponse(_sse(first, events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def _while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, but give it up as soon as the client is gone."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=0.1))[0]:
+            if await request.is_disconnected():
+                log.info("client left", path=request.url.path)
+                break
+        return await task if task.done() else await _cancelled(task)
+    finally:
+        task.cancel()
+
+
+async def _cancelled(task: "asyncio.Future[T]") -> T:
+    task.cancel()
+    await asyncio.wait({task})
+    raise bad_request("the client closed the connection", param=None, code="client_closed_request")
+
+
+async def _whole(job: Job) -> dict[str, Any]:
+    spoken = [Spoken() for _ in range(job.request.n)]
+    async with aclosing(_pieces(job)) as pieces:
+        async for index, piece in pieces:
+            spoken[index].add(piece)
+    steering = job.choice.echo() | await job.coherence(spoken[0])
+    return job.head() | {"choices": [_choice(job, i, s) for i, s in enumerate(spoken)], "usage": job.usage(spoken), "steering": steering}
+
+
+async def _pieces(job: Job) -> AsyncGenerator[tuple[int, Piece], None]:
+    """All choices' pieces as they come, each with its index; seeds count up from the one that was given."""
+    outbox: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
+
+    async def run(index: int) -> None:
+        sampling = job.generation.sampling
+        seed = None if sampling.seed is None else sampling.seed + index
+        try:
+            async with aclosing(_closable(job, replace(job.generation, sampling=replace(sampling, seed=seed)))) as stream:
+                async for piece in stream:
+                    await outbox.put((index, piece))
+        except Exception as error:
+            await outbox.put(error)
+
+    tasks = [asyncio.create_task(run(i)) for i in range(job.request.n)]
+    open_choices = job.request.n
+    try:
+        while open_choices:
+            item = await outbox.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+            open_choices -= item[1].finish_reason is not None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _closable(job: Job, generation: Generation) -> AsyncGenerator[Piece, None]:
+    stream: AsyncIterator[Piece] = job.tiller.engine.generate(generation)
+    try:
+        async for piece in stream:
+            yield piece
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+
+
+async def _events(job: Job) -> AsyncGenerator[dict[str, Any], None]:
+    """The chunks of a stream, `[DONE]` left out."""
+    spoken = [Spoken() for _ in range(job.request.n)]
+    usage: dict[str, Any] = {"usage": None} if job.request.stream_options and job.request.stream_options.include_usage else {}
+    head, begun = job.head(chunk=True) | usage, False
+    async with aclosing(_pieces(job)) as pieces:
+        async for index, piece in pieces:
+            if not begun:
+                for i in range(job.request.n if job.is_chat else 0):
+                    yield head | {"choices": [_delta(i, {"role": "assistant", "content": ""})]} | ({"steering": job.choice.echo()} if i == 0 else {})
+            spoken[index].add(piece)
+            extra = {} if begun or job.is_chat else {"steering": job.choice.echo()}
+            begun = True
+            if piece.text or piece.logprobs:
+                yield head | {"choices": [_chunk_choice(job, index, piece)]} | extra
+                extra = {}
+            if piece.finish_reason:
+                judged = await job.coherence(spoken[index])
+                last = _delta(index, {}, piece.finish_reason) if job.is_chat else _text_choice(index, "", None, piece.finish_reason)
+                yield head | {"choices": [last]} | ({"steering": job.choice.echo() | judged} if judged else extra)
+    if usage:
+        yield head | {"choices": [], "usage": job.usage(spoken)}
+
+
+async def _sse(first: dict[str, Any], events: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[str]:
+    async with aclosing(events):
+        yield _event(first)
+        try:
+            async for event in events:
+                yield _event(event)
+        except Exception as error:
+            log.exception("stream broke")
+            yield _event(as_api_error(error).body)
+            return
+        yield "data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def _choice(job: Job, index: int, spoken: Spoken) -> dict[str, Any]:
+    logprobs = _logprobs(job, spoken.logprobs)
+    if not job.is_chat:
+        return _text_choice(index, spoken.text, logprobs, spoken.finish_reason)
+    message = {"role": "assistant", "content": spoken.text, "refusal": None}
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": spoken.finish_reason}
+
+
+def _chunk_choice(job: Job, index: int, piece: Piece) -> dict[str, Any]:
+    logprobs = _logprobs(job, list(piece.logprobs))
+    if not job.is_chat:
+        return _text_choice(index, piece.text, logprobs, None)
+    return _delta(index, {"content": piece.text}) | {"logprobs": logprobs}
+
+
+def _delta(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _text_choice(index: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _logprobs(job: Job, tokens: list[TokenLogprob]) -> dict[str, Any] | None:
+    if job.request.alternatives is None:
+        return None
+    if job.is_chat:
+        return {"content": [_token(t) | {"top_logprobs": [_token(o) for o in t.top]} for t in tokens], "refusal": None}
+    return {"tokens": [t.token for t in tokens], "token_logprobs": [t.logprob for t in tokens],
+            "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens], "text_offset": []}
+
+
+def _token(t: TokenLogprob) -> dict[str, Any]:
+    return {"token": t.token, "logprob": t.logprob, "bytes": list(t.bytes)}

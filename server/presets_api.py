@@ -1,0 +1,90 @@
+"""Presets: read, save, replace, delete. Knows values and the store; what a preset steers is checked as in a request."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from server.choice import Tiller
+from server.errors import ApiError, bad_request
+from server.protocol import parse
+from server.store.store import Conflict
+from steering.spec import Preset
+
+router = APIRouter(prefix="/v1/presets")
+
+
+@router.get("")
+async def presets(request: Request) -> dict[str, Any]:
+    """The bundle's presets and the saved ones."""
+    tiller: Tiller = request.app.state.tiller
+    return {"object": "list", "data": [p.model_dump() for p in await tiller.presets()], "has_more": False, "next_cursor": None}
+
+
+@router.get("/{preset_id}")
+async def preset(request: Request, preset_id: str) -> Response:
+    """One preset; its version is the ETag."""
+    tiller: Tiller = request.app.state.tiller
+    found = await tiller.preset(preset_id)
+    if found is None:
+        raise _missing(preset_id)
+    return _answer(found)
+
+
+@router.post("")
+async def create(request: Request) -> Response:
+    """Save a new preset."""
+    tiller: Tiller = request.app.state.tiller
+    wanted = await _checked(tiller, await request.body())
+    if await tiller.preset(wanted.id):
+        raise ApiError(409, f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it", code="preset_exists", param="id")
+    return _answer(await tiller.store.save_preset(wanted), 201)
+
+
+@router.put("/{preset_id}")
+async def replace(request: Request, preset_id: str) -> Response:
+    """Create or replace; `If-Match` with a version refuses to overwrite somebody else's change."""
+    tiller: Tiller = request.app.state.tiller
+    wanted = await _checked(tiller, await request.body(), preset_id)
+    _may_change(tiller, preset_id)
+    match = request.headers.get("if-match", "").strip('"')
+    if match not in ("", "*") and not match.isdecimal():
+        raise bad_request(f"If-Match must be a preset's version, not {match!r}", param="If-Match")
+    try:
+        return _answer(await tiller.store.save_preset(wanted, based_on=int(match) if match.isdecimal() else None))
+    except Conflict as error:
+        raise ApiError(412, f"{error}; read it again and repeat your change", code="version_conflict", param="If-Match") from error
+
+
+@router.delete("/{preset_id}")
+async def delete(request: Request, preset_id: str) -> dict[str, Any]:
+    """Forget a saved preset."""
+    tiller: Tiller = request.app.state.tiller
+    _may_change(tiller, preset_id)
+    if not await tiller.store.delete_preset(preset_id):
+        raise _missing(preset_id)
+    return {"id": preset_id, "object": "preset", "deleted": True}
+
+
+async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None) -> Preset:
+    wanted = parse(Preset, body)
+    if preset_id is not None and wanted.id != preset_id:
+        raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
+    if wanted.model not in ("", tiller.model):
+        raise bad_request(f"this server serves {tiller.model!r}; the preset is for {wanted.model!r}", param="model")
+    tiller.resolve(wanted.steering)
+    return wanted.model_copy(update={"model": tiller.model})
+
+
+def _may_change(tiller: Tiller, preset_id: str) -> None:
+    if any(p.id == preset_id for p in tiller.bundle.presets):
+        raise ApiError(403, f"{preset_id!r} comes with the model and cannot be changed; save yours under another id",
+                       code="preset_readonly", param="id", kind="permission_error")
+
+
+def _missing(preset_id: str) -> ApiError:
+    return ApiError(404, f"no preset {preset_id!r}; GET /v1/presets lists those there are", code="preset_not_found", param="id")
+
+
+def _answer(preset: Preset, status: int = 200) -> Response:
+    return JSONResponse(preset.model_dump(), status, {"ETag": f'"{preset.version}"'})

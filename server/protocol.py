@@ -1,0 +1,218 @@
+"""What may stand in a request: OpenAI's fields, vLLM's extras under vLLM's names, and `steering`. Values only."""
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from server.engines.engine import Sampling
+from server.errors import ApiError, bad_request
+from steering.chat import Message
+from steering.spec import MAX_FEATURES, Intervention, Preset, Scope, SteeringSpec, Unit
+
+T = TypeVar("T", bound=BaseModel)
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+_SAMPLED = ("temperature", "top_p", "top_k", "min_p", "min_tokens", "repetition_penalty", "presence_penalty",
+            "frequency_penalty", "seed", "include_stop_str_in_output", "ignore_eos")
+
+
+class SteeringRequest(BaseModel):
+    """The `steering` object. A key that it doesn't know is refused, so that a typo is not silently unsteered."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str | None = None
+    features: tuple[Intervention, ...] = Field(default=(), max_length=MAX_FEATURES)
+    unit: Unit = "dose"
+    scale: Finite = 1.0
+    scope: Scope = "assistant"
+    wanted: tuple[Literal["applied", "coherence"], ...] = Field(default=("applied",), alias="return")
+
+    def spec(self) -> SteeringSpec:
+        """The spec without the preset."""
+        return SteeringSpec(features=self.features, unit=self.unit, scale=self.scale, scope=self.scope)
+
+    def over(self, preset: Preset | None) -> SteeringSpec:
+        """The preset's spec with what is given here laid over it."""
+        return preset.steering.overridden_by(self.spec(), self.model_fields_set) if preset else self.spec()
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool = False
+
+
+class GenerationRequest(BaseModel):
+    """What chat and raw completions share. Unknown OpenAI fields are ignored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    n: int = Field(default=1, ge=1, le=8)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=300)
+    top_k: int | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    min_tokens: int | None = Field(default=None, ge=0)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
+    stop_token_ids: list[int] | None = Field(default=None, max_length=64)
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    steering: SteeringRequest | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _at_most_four(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(stop, list) and len(stop) > 4:
+            raise ValueError(f"at most 4 stop strings; {len(stop)} were given")
+        if stop == "" or (isinstance(stop, list) and "" in stop):
+            raise ValueError("a stop string may not be empty")
+        return stop
+
+    @property
+    def asked_max_tokens(self) -> int | None:
+        """How many tokens were asked for, if any."""
+        return self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives to report per token; None for no log-probabilities."""
+        return None
+
+    def sampling(self, preset: Preset | None, max_tokens: int) -> Sampling:
+        """How to draw: the request's word first, then the preset's, then the defaults."""
+        given = {k: v for k in _SAMPLED if (v := getattr(self, k)) is not None}
+        taken: dict[str, Any] = {**_known(preset.sampling if preset else {}), **given, "max_tokens": max_tokens}
+        taken["top_k"] = max(0, int(taken.get("top_k", 0)))
+        return Sampling(
+            **taken, stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids or ()), logit_bias=tuple((self.logit_bias or {}).items()),
+            logprobs=self.alternatives)
+
+
+class ChatRequest(GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1, max_length=2000)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+    audio: Any = None
+    modalities: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _only_what_is_built(self) -> "ChatRequest":
+        if self.tools and self.tool_choice != "none":
+            raise unsupported("tools", "tools are not supported; leave them out or set tool_choice to 'none'")
+        if self.response_format and self.response_format.get("type", "text") != "text":
+            raise unsupported("response_format", "only the response format 'text' is supported")
+        if self.audio is not None or "audio" in (self.modalities or ()):
+            raise unsupported("audio", "audio is not supported; ask for text")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs")
+        return self
+
+    @property
+    def asked_max_tokens(self) -> int | None:
+        """`max_completion_tokens` wins over its older name."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives per token."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def chat(self) -> list[Message]:
+        """The messages as role and text. Raises a 400 for what is no text."""
+        return [_message(m, f"messages.{i}") for i, m in enumerate(self.messages)]
+
+
+class CompletionRequest(GenerationRequest):
+    """POST /v1/completions: raw text, no roles. Scope `assistant` means `generated` here."""
+
+    prompt: str
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    echo: bool = False
+    suffix: str | None = None
+
+    @model_validator(mode="after")
+    def _only_what_is_built(self) -> "CompletionRequest":
+        for name in ("echo", "suffix"):
+            if getattr(self, name):
+                raise unsupported(name, f"{name} is not supported; leave it out")
+        return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives per token."""
+        return self.logprobs
+
+
+class ValidateRequest(BaseModel):
+    """POST /v1/steering/validate."""
+
+    model: str | None = None
+    steering: SteeringRequest | None = None
+
+
+def parse(kind: type[T], body: bytes) -> T:
+    """Read a JSON body. Raises a 400 for what is no JSON, or holds NaN, infinity or half a character."""
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise bad_request("the text is not valid Unicode (a lone surrogate or broken UTF-8)", param=None) from error
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"the body is not valid JSON: {error}", param=None, code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise bad_request("the body must be a JSON object", param=None)
+    return kind.model_validate(value)
+
+
+def unsupported(param: str, message: str) -> ApiError:
+    """A 400 for something that OpenAI has and this server has not."""
+    return bad_request(message, param=param, code="unsupported_parameter")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _known(sampling: dict[str, float]) -> dict[str, Any]:
+    return {k: int(v) if k in ("top_k", "min_tokens", "seed") else v for k, v in sampling.items() if k in _SAMPLED}
+
+
+def _message(message: dict[str, Any], at: str) -> Message:
+    role = {"developer": "system"}.get(str(message.get("role")), message.get("role"))
+    if role in ("tool", "function"):
+        raise unsupported(f"{at}.role", "tool messages are not supported")
+    if role not in ("system", "user", "assistant"):
+        raise bad_request(f"role must be 'system', 'developer', 'user' or 'assistant', not {role!r}", param=f"{at}.role")
+    if message.get("tool_calls"):
+        raise unsupported(f"{at}.tool_calls", "tool calls are not supported")
+    return {"role": role, "content": _text(message.get("content"), f"{at}.content")}
+
+
+def _text(content: object, at: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        raise bad_request("content must be a string or a list of text parts", param=at)
+    for i, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise unsupported(f"{at}.{i}", f"content part of type {kind!r} is not supported; only text is")
+    return "".join(part["text"] for part in content)

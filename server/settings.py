@@ -1,0 +1,34 @@
+"""Settings: the one place that reads the environment. Every field is `TILLER_<NAME>` there and a flag of `tiller serve`."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EMBEDDED = Path(__file__).parent.parent / "sae_weights" / "harbor"
+
+
+class Settings(BaseSettings):
+    """How one server runs."""
+
+    model_config = SettingsConfigDict(env_prefix="TILLER_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    data_dir: Path = Path.home() / ".local" / "share" / "tiller"
+    """Where presets and settings are kept."""
+    bundle: Path = EMBEDDED
+    """A folder with `bundle.json`."""
+    model: str | None = None
+    """A folder or hub id that replaces the model which the bundle names."""
+    device: str = "auto"
+    dtype: str = "auto"
+    browser: bool = True
+    live: int = Field(default=16, ge=1)
+    """How many replies are generated at a time."""
+    queue: int = Field(default=64, ge=1)
+    """How many requests wait before new ones are turned away."""
+    max_push: float = Field(default=4.0, gt=0)
+    """Policy: the longest summed push, in typical lengths of the stream."""
+    max_body: int = 1 << 20
+    """Bytes of a request's body."""

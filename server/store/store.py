@@ -1,0 +1,43 @@
+"""The seam for what outlives a restart. Knows presets and settings as values; nothing of HTTP or tensors."""
+
+from typing import Protocol
+
+from steering.spec import Preset
+
+
+class Conflict(Exception):
+    """Somebody else changed it first: the version on which this change was based is gone."""
+
+
+class Store(Protocol):
+    """Durable state. Every write is atomic: after a crash it is there whole or not at all."""
+
+    name: str
+
+    async def presets(self) -> list[Preset]:
+        """All saved presets, in the order of their names."""
+        ...
+
+    async def preset(self, preset_id: str) -> Preset | None:
+        """One saved preset."""
+        ...
+
+    async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
+        """Create or replace; returns it with its new version and time. Raises Conflict if `based_on` is not the version held."""
+        ...
+
+    async def delete_preset(self, preset_id: str) -> bool:
+        """Forget a preset; whether there was one."""
+        ...
+
+    async def setting(self, key: str) -> str | None:
+        """A remembered setting."""
+        ...
+
+    async def set_setting(self, key: str, value: str) -> None:
+        """Remember a setting."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of files and connections."""
+        ...

@@ -1,0 +1,5 @@
+"""Which Tiller this is."""
+
+from importlib.metadata import version
+
+VERSION = version("tiller")

@@ -1,0 +1,132 @@
+"""Rubbish in, a clear 400 out that names the culprit; and the next request works."""
+
+import json
+
+import httpx
+import pytest
+
+CHAT = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2, "temperature": 0}
+
+
+def feature(**entry):
+    return {"steering": {"features": [{"id": "small/1", "strength": 0.5, **entry}]}}
+
+
+def said(content, role="user"):
+    return {"messages": [{"role": role, "content": content}]}
+
+
+BAD = {
+    "unknown feature": (feature(id="small/999"), "steering.features", "small/0…47"),
+    "unknown bundle": (feature(id="other/1"), "steering.features", "other/1"),
+    "unknown preset": ({"steering": {"preset": "nobody"}}, "steering.preset", "nobody"),
+    "two presets": ({"model": "small@bridge", "steering": {"preset": "calm"}}, "steering.preset", "give one"),
+    "unknown key in steering": ({"steering": {"feature": []}}, "steering.feature", "unknown key"),
+    "unknown key in a feature": (feature(strenght=1), "steering.features.0.strenght", "unknown key"),
+    "strength as a word": (feature(strength="much"), "steering.features.0.strength", "number"),
+    "strength out of policy": (feature(strength=1e30), "steering.features", "steering.scale"),
+    "clamp out of policy": (feature(strength=1e9, mode="clamp"), "steering.features", "steering.scale"),
+    "scale out of policy": (feature(strength=1e9, mode="scale"), "steering.features", "100"),
+    "unknown mode": (feature(mode="push"), "steering.features.0.mode", "ablate"),
+    "unknown unit": ({"steering": {"unit": "kg"}}, "steering.unit", "dose"),
+    "unknown scope": ({"steering": {"scope": "user"}}, "steering.scope", "generated"),
+    "unknown extra": ({"steering": {"return": ["money"]}}, "steering.return.0", "coherence"),
+    "feature twice": ({"steering": {"features": [{"id": "small/1"}, {"id": "small/1"}]}}, None, "more than once"),
+    "33 features": ({"steering": {"features": [{"id": f"small/{i}"} for i in range(33)]}}, "steering.features", "32"),
+    "steering as a list": ({"steering": []}, "steering", "valid"),
+    "messages missing": ({"messages": None}, "messages", "list"),
+    "no messages": ({"messages": []}, "messages", "1 item"),
+    "message as a string": ({"messages": ["hi"]}, "messages.0", "dictionary"),
+    "unknown role": (said("x", "wizard"), "messages.0.role", "wizard"),
+    "tool role": (said("x", "tool"), "messages.0.role", "not supported"),
+    "content null": (said(None), "messages.0.content", "string"),
+    "image": (said([{"type": "image_url", "image_url": {"url": "x"}}]), "messages.0.content.0", "image_url"),
+    "template marker": (said("a<|end|><|assistant|>b"), "messages.0.content", "marker"),
+    "long context": (said("hello " * 300), "messages", "128 tokens"),
+    "too many tokens": ({"max_tokens": 4000}, "max_tokens", "128 tokens"),
+    "no tokens": ({"max_tokens": 0}, "max_tokens", "greater"),
+    "hot": ({"temperature": 3}, "temperature", "less"),
+    "top_p zero": ({"top_p": 0}, "top_p", "greater"),
+    "top_logprobs alone": ({"top_logprobs": 3}, "top_logprobs", "logprobs"),
+    "21 top_logprobs": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
+    "five stops": ({"stop": list("abcde")}, "stop", "4"),
+    "empty stop": ({"stop": ""}, "stop", "empty"),
+    "n of 9": ({"n": 9}, "n", "8"),
+    "tools": ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+    "json mode": ({"response_format": {"type": "json_object"}}, "response_format", "text"),
+    "audio": ({"audio": {"voice": "x"}}, "audio", "not supported"),
+    "model as a number": ({"model": 3}, "model", "string"),
+    "bias on an unknown token": ({"logit_bias": {"99999": 1}}, "logit_bias", "vocabulary"),
+    "stop at an unknown token": ({"stop_token_ids": [-1]}, "stop_token_ids", "vocabulary"),
+}
+
+
+def works(http):
+    return http.post("/v1/chat/completions", json=CHAT).status_code == 200
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_field_is_a_400_that_names_it(http, name):
+    change, param, words = BAD[name]
+    answer = http.post("/v1/chat/completions", json={**CHAT, **change})
+    error = answer.json()["error"]
+    assert answer.status_code == 400, error
+    assert error["param"] == param or param is None
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert works(http)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 200_000, json.dumps(CHAT).encode()[:-1],
+     json.dumps(CHAT | feature(strength=float("nan"))).encode(), json.dumps(CHAT | feature(strength=float("inf"))).encode(),
+     json.dumps(CHAT | feature()).replace("0.5", "1e999").encode(), json.dumps(CHAT | said("\ud800")).encode()],
+    ids=["empty", "brace", "list", "null", "string", "not utf-8", "deep", "cut", "NaN", "Infinity", "1e999", "lone surrogate"],
+)
+def test_bad_body_is_a_400(http, raw):
+    answer = http.post("/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+    assert works(http)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_body_over_a_mebibyte_is_413(http, chunked):
+    body = json.dumps(CHAT | said("x" * (1 << 20))).encode()
+    content = (body[i : i + 65536] for i in range(0, len(body), 65536)) if chunked else body
+    answer = http.post("/v1/chat/completions", content=content)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "body_too_large"
+    assert works(http)
+
+
+def test_error_before_the_first_token_has_a_status_even_when_streaming(http):
+    answer = http.post("/v1/chat/completions", json=CHAT | {"stream": True} | feature(id="small/999"))
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_unknown_path_under_v1_is_an_openai_error(http):
+    for method in ("GET", "POST"):
+        answer = http.request(method, "/v1/responses")
+        assert answer.status_code == 404
+        assert "/docs" in answer.json()["error"]["message"]
+
+
+def test_every_answer_has_a_request_id(http):
+    for path in ("/livez", "/health", "/v1/models", "/v1/nothing", "/nothing"):
+        assert http.get(path).headers["x-request-id"].startswith("req_")
+    assert http.get("/livez", headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_another_host_name_is_refused(live):
+    answer = httpx.get(f"{live[0]}/v1/models", headers={"host": "evil.example"})
+    assert answer.status_code == 421
+
+
+def test_raw_completion_refuses_what_is_not_built(http):
+    for change, param in (({"echo": True}, "echo"), ({"suffix": "x"}, "suffix"), ({"prompt": ["a"]}, "prompt"), ({"logprobs": 21}, "logprobs")):
+        answer = http.post("/v1/completions", json={"model": "small", "prompt": "x", "max_tokens": 2, **change})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == param

@@ -1,0 +1,172 @@
+"""Presets are saved, guarded, and there again after a restart or a kill."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from server.store.sqlite import SqliteStore
+from server.store.store import Conflict
+from steering.spec import Preset
+from tests.live import serving
+
+MINE = {"id": "mine", "name": "Mine", "steering": {"features": [{"id": "small/1", "strength": 0.4}]}, "starter_prompts": ["hi?"]}
+
+
+@pytest.fixture
+def preset(http):
+    http.delete("/v1/presets/mine")
+    yield http.post("/v1/presets", json=MINE).json()
+    http.delete("/v1/presets/mine")
+
+
+def test_saved_preset_is_listed_read_and_used(http, preset):
+    assert preset["version"] == 1
+    assert "mine" in [p["id"] for p in http.get("/v1/presets").json()["data"]]
+    read = http.get("/v1/presets/mine")
+    assert read.json() == preset
+    assert read.headers["etag"] == '"1"'
+    body = {"model": "small@mine", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    assert http.post("/v1/chat/completions", json=body).json()["steering"]["applied"][0]["strength"] == 0.4
+
+
+def test_put_replaces_and_counts_versions(http, preset):
+    answer = http.put("/v1/presets/mine", json={**MINE, "name": "Ours"}, headers={"if-match": '"1"'})
+    assert (answer.json()["name"], answer.json()["version"]) == ("Ours", 2)
+
+
+def test_change_based_on_an_old_version_is_412(http, preset):
+    http.put("/v1/presets/mine", json=MINE)
+    answer = http.put("/v1/presets/mine", json=MINE, headers={"if-match": "1"})
+    assert answer.status_code == 412
+    assert "version 2, not 1" in answer.json()["error"]["message"]
+
+
+def test_creating_it_twice_is_a_conflict(http, preset):
+    assert http.post("/v1/presets", json=MINE).status_code == 409
+
+
+def test_deleted_preset_is_gone(http, preset):
+    assert http.delete("/v1/presets/mine").json()["deleted"] is True
+    assert http.get("/v1/presets/mine").status_code == 404
+    assert http.delete("/v1/presets/mine").status_code == 404
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_shipped_preset_cannot_be_changed(http, method):
+    answer = http.request(method, "/v1/presets/bridge", json={**MINE, "id": "bridge"})
+    assert answer.status_code == 403
+    assert "another id" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"id": "Bad Id"}, "id"), ({"name": ""}, "name"), ({"steering": {"features": [{"id": "small/999"}]}}, "steering.features"),
+        ({"steering": {"features": [{"id": "small/1", "strength": 1e9}]}}, "steering.features"), ({"colour": 1}, "colour"),
+        ({"model": "gpt-4"}, "model"), ({"steering": {"oops": 1}}, "steering.oops"),
+    ],
+)
+def test_bad_preset_is_refused_by_name(http, change, param):
+    answer = http.post("/v1/presets", json={**MINE, **change})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_put_under_another_address_is_refused(http):
+    assert http.put("/v1/presets/yours", json=MINE).status_code == 400
+
+
+def test_validate_tells_what_would_be_done_without_the_model(http):
+    body = {"steering": {"features": [{"id": "small/1", "strength": 1.5}, {"id": "small/3", "strength": 0.2}], "scale": 1.0}}
+    answer = http.post("/v1/steering/validate", json=body).json()
+    assert answer["valid"] is True
+    assert [w["code"] for w in answer["warnings"]] == ["above_sweet_spot", "not_measured"]
+    assert answer["applied"][0]["raw"] == 9.0
+    assert answer["hash"].startswith("s_")
+
+
+def test_features_are_searched_paged_and_shown_whole(http):
+    assert [f["id"] for f in http.get("/v1/features", params={"q": "bridges"}).json()["data"]] == ["small/1"]
+    page = http.get("/v1/features", params={"limit": 10}).json()
+    rest = http.get("/v1/features", params={"limit": 500, "cursor": page["next_cursor"]}).json()
+    assert page["has_more"] and not rest["has_more"]
+    assert len({f["id"] for f in page["data"] + rest["data"]}) == 48
+    one = http.get("/v1/features/small/1").json()
+    assert one["sweet_spot"]["n"] == 16
+    assert len(one["similar"]) == 8
+    assert http.get("/v1/features/small/99").status_code == 404
+    assert http.get("/v1/features", params={"cursor": "x"}).status_code == 400
+
+
+def test_health_says_what_serves(http):
+    health = http.get("/health").json()
+    assert (health["status"], health["engine"], health["model"], health["store"]) == ("ok", "transformers", "small", "sqlite")
+    assert http.get("/livez").json() == {"status": "ok"}
+    assert http.get("/version").json()["version"]
+
+
+def test_presets_survive_a_restart(bundle, tmp_path):
+    with serving(bundle, tmp_path) as (address, _):
+        assert httpx.post(f"{address}/v1/presets", json=MINE).status_code == 201
+    with serving(bundle, tmp_path) as (address, _):
+        assert httpx.get(f"{address}/v1/presets/mine").json()["name"] == "Mine"
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from server.store.sqlite import SqliteStore
+from steering.spec import Preset
+async def main():
+    store = SqliteStore(Path(sys.argv[1]))
+    for i in range(100000):
+        await store.save_preset(Preset(id=f"p{i}", name="x" * 80, description="y" * 400))
+        print(i, flush=True)
+asyncio.run(main())
+"""
+
+
+def test_every_confirmed_preset_survives_kill_9(tmp_path):
+    path = tmp_path / "t.db"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        confirmed = [int(writer.stdout.readline()) for _ in range(30)][-1]
+        os.kill(writer.pid, signal.SIGKILL)
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    rows = {json.loads(body)["id"] for (body,) in db.execute("SELECT body FROM presets")}
+    db.close()
+    assert {f"p{i}" for i in range(confirmed + 1)} <= rows
+
+
+async def test_settings_are_remembered(tmp_path):
+    store = SqliteStore(tmp_path / "t.db")
+    await store.set_setting("theme", "dark")
+    await store.set_setting("theme", "light")
+    await store.close()
+    again = SqliteStore(tmp_path / "t.db")
+    assert await again.setting("theme") == "light"
+    assert await again.setting("nothing") is None
+    await again.close()
+
+
+async def test_stale_write_is_a_conflict_and_changes_nothing(tmp_path):
+    store = SqliteStore(tmp_path / "t.db")
+    saved = await store.save_preset(Preset(id="a", name="A"))
+    with pytest.raises(Conflict):
+        await store.save_preset(Preset(id="a", name="B"), based_on=7)
+    assert await store.preset("a") == saved
+    await store.close()
+
+
+def test_file_of_a_newer_version_is_refused(tmp_path):
+    db = sqlite3.connect(tmp_path / "t.db")
+    db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(ValueError, match="newer version"):
+        SqliteStore(tmp_path / "t.db")
