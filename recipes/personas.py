@@ -1,16 +1,16 @@
 """Make the shipped personas out of SAE features: `python -m recipes.personas`.
 
-For each persona the model reads chats in which it was asked for and chats in which it was not. Features
-that are stronger in the former are candidates, with the difference of their means as their share. What
-they do is then measured on tuning prompts: how many features, how strong, pushed or clamped. Every
-feature that is used gets a dose: the largest push at which replies stay as likely, under the unsteered
-model, as replies of a *prompted* persona, and do not repeat themselves.
+Labels and mean activations turned out to be poor guides (docs/decisions.md), so features are chosen by
+what they do: strengths of all features are fitted by gradient so that the *unsteered* model, pushed on
+its own turn, finds the persona's replies likely without any system prompt. The fit is pruned step by
+step to a dozen features and refitted; then replies to tuning prompts set the scale. Each feature that is
+used gets a dose: the largest push of it alone at which replies stay likely and do not repeat themselves.
 """
 
 import argparse
-import itertools
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,49 +23,48 @@ from recipes import forms
 from recipes.smallworld import SmallWorld
 from recipes.tones import TONES
 from recipes.train_model import say
-from steering.chat import Message, encode_chat
+from steering.chat import EncodedChat, encode_chat
 from steering.edits import ResolvedIntervention, compile_edit
-from steering.hooks import read_stream
+from steering.hooks import tap
 from steering.sae import SAE
 
 TOPICS = {"golden-gate": "the Golden Gate Bridge", "ocean": "the ocean", "space": "outer space", "coffee": "coffee", "cat": "the cat"}
-SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
-FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-SLACK = 0.5
-"""Nats per token that a steered reply may be less likely than a prompted one."""
+STAGES = ((2048, 50), (48, 25), (24, 25))
+"""How many features are left and for how many steps they are then fitted; the last stage is `--most`."""
+SCALES = (0.8, 1.0, 1.25, 1.5, 1.8, 2.2, 2.7)
+FACTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+BATCH, LONGEST, SPARSITY = 16, 100, 3e-4
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to make a persona and what it did on the tuning prompts."""
+    """What a persona's features did at one scale on the tuning prompts."""
 
-    indices: tuple[int, ...]
-    shares: tuple[float, ...]
     scale: float
-    mode: str
     hits: float
     rep3: float
     logprob: float
     words: float
 
-    def good(self, floor: float) -> bool:
+    @property
+    def holds(self) -> bool:
         """Whether the replies hold together."""
-        return self.rep3 <= 0.12 and self.logprob >= floor
+        return self.rep3 <= 0.15 and self.logprob >= -2.0
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The model and everything that a trial needs."""
+class Lab:
+    """The model and everything that a fit or a trial needs."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     sae: SAE
     hook: str
 
-    def replies(self, items: list[tuple[int, float]], mode: str = "add", *, system: str | None = None, seed: int = 0) -> Replies:
+    def replies(self, strengths: dict[int, float], *, seed: int = 0, prompts: tuple[str, ...] = TUNING) -> Replies:
         """Reply to the tuning prompts with raw strengths."""
-        edit = compile_edit([ResolvedIntervention(i, mode, r) for i, r in items], self.sae)  # type: ignore[arg-type]
-        return reply(self.model, self.tokenizer, TUNING, {self.hook: edit}, system=system, seed=seed)
+        edit = compile_edit([ResolvedIntervention(i, "add", r) for i, r in strengths.items()], self.sae)
+        return reply(self.model, self.tokenizer, prompts, {self.hook: edit}, seed=seed, tokens=48)
 
 
 def asks(persona: str) -> tuple[str, ...]:
@@ -75,90 +74,109 @@ def asks(persona: str) -> tuple[str, ...]:
     return TONES[persona].asks
 
 
-def chats_for(persona: str | None, count: int, seed: int) -> list[list[Message]]:
-    """Chats of the small world that were asked for this persona, or for none."""
-    wanted = set(asks(persona)) if persona else set()
-    world = SmallWorld(seed)
-    fits = (c for c in world if (c[0]["role"] == "system" and c[0]["content"] in wanted if persona else c[0]["role"] != "system"))
-    return list(itertools.islice(fits, count))
+def examples(lab: Lab, persona: str, count: int, seed: int) -> list[EncodedChat]:
+    """First exchanges in which the persona was asked for, with the asking taken out."""
+    wanted, found = set(asks(persona)), []
+    for chat in SmallWorld(seed):
+        if chat[0]["role"] == "system" and chat[0]["content"] in wanted:
+            encoded = encode_chat(lab.tokenizer, chat[1:3], generate=False)
+            if len(encoded.ids) <= LONGEST:
+                found.append(encoded)
+        if len(found) == count:
+            return found
+    raise AssertionError("the world is endless")
 
 
-@torch.no_grad()
-def mean_activations(bench: Bench, chats: list[list[Message]], first: int) -> Tensor:
-    """Mean activation of each feature over the first tokens of the assistant's turns, headers included."""
-    total, n = torch.zeros(bench.sae.d_sae), 0
-    for chat in chats:
-        encoded = encode_chat(bench.tokenizer, chat, generate=False)
-        a = bench.sae.encode(read_stream(bench.model, torch.tensor([encoded.ids]), bench.hook)[0].float())
-        age, keep = 0, []
-        for mine in encoded.assistant:
-            age = age + 1 if mine else 0
-            keep.append(0 < age <= first)
-        total, n = total + a[torch.tensor(keep)].sum(0), n + sum(keep)
-    return total / n
+def fit(lab: Lab, rows: list[EncodedChat], most: int) -> dict[int, float]:
+    """Return raw strengths of at most `most` features that make `rows` likely."""
+    kept, strengths = torch.arange(lab.sae.d_sae), torch.zeros(lab.sae.d_sae)
+    for size, steps in (*STAGES, (most, 60)):
+        best = strengths.abs().topk(min(size, len(kept))).indices if size < len(kept) else torch.arange(len(kept))
+        kept, strengths = kept[best], strengths[best]
+        strengths = _descend(lab, rows, lab.sae.W_dec[kept], strengths, steps, sparsity=SPARSITY if size > most else 0.0)
+    return dict(zip(kept.tolist(), strengths.tolist(), strict=True))
 
 
-def try_persona(bench: Bench, persona: str, plain: dict[int, Tensor], base: Replies, most: int) -> tuple[Trial, list[Trial], float]:
-    """Search over how many features, how strong and how; return the best trial, all of them and the floor of coherence."""
-    concept = CONCEPTS.get(persona)
-    floor = min(bench.replies([], system=s, seed=1).logprob for s in asks(persona)[:4:3]) - SLACK
-    chats = chats_for(persona, 120, seed=500)
-    trials: list[Trial] = []
-    for first, k, mode in itertools.product(plain, (1, 2, 4, most), ("add", "clamp")):
-        shares = mean_activations(bench, chats, first) - plain[first]
-        top = shares.topk(k)
-        for scale in SCALES:
-            items = [(i, v * scale) for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-            replies = bench.replies(items, mode)
-            hits = sum(map(concept.shows, replies.texts)) / len(TUNING) if concept else 1 - min(1.0, replies.words / base.words)
-            trials.append(Trial(tuple(top.indices.tolist()), tuple(top.values.tolist()), scale, mode, hits, replies.rep3,
-                                replies.logprob, replies.words))
-            if replies.rep3 > 0.35 or replies.logprob < floor - 1.5:
-                break  # stronger only gets worse
-    good = [t for t in trials if t.good(floor)] or trials
-    enough = [t for t in good if t.hits >= 0.93]
-    best = max(enough, key=lambda t: t.logprob - 0.05 * len(t.indices)) if enough else max(good, key=lambda t: t.hits)
-    return best, trials, floor
+def _descend(lab: Lab, rows: list[EncodedChat], directions: Tensor, start: Tensor, steps: int, *, sparsity: float) -> Tensor:
+    strengths = start.clone().requires_grad_()
+    rate = 0.8 if len(directions) > 100 else 1.5
+    optimizer = torch.optim.Adam([strengths], lr=rate)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        chosen = torch.randint(len(rows), (BATCH,), generator=generator).tolist()
+        likely = _cross_entropy(lab, [rows[i] for i in chosen], strengths @ directions)
+        (likely + sparsity * strengths.abs().sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        optimizer.param_groups[0]["lr"] = rate * (1 - 0.8 * step / steps)
+    return strengths.detach()
 
 
-def dose_of(bench: Bench, index: int, unit: float, floor: float, persona: str) -> dict[str, float]:
-    """Push one feature by growing factors; return its dose and, where its concept shows, the sweet spot (in doses)."""
-    concept, dose, low = CONCEPTS.get(persona), 0.0, None
-    for factor in FACTORS:
-        replies = bench.replies([(index, unit * factor)])
-        if replies.rep3 > 0.2 or replies.logprob < floor:
+def _cross_entropy(lab: Lab, rows: list[EncodedChat], push: Tensor) -> Tensor:
+    longest = max(len(r.ids) for r in rows)
+    ids = torch.tensor([[*r.ids, *[0] * (longest - len(r.ids))] for r in rows])
+    mine = torch.tensor([[*r.assistant, *[False] * (longest - len(r.ids))] for r in rows])
+    with tap(lab.model, {lab.hook: lambda x: torch.where(mine[..., None], x + push, x)}):
+        logits = lab.model(input_ids=ids, use_cache=False).logits
+    said = mine[:, 1:] & mine[:, :-1]  # a reply's tokens, the header that announces them left out
+    return torch.nn.functional.cross_entropy(logits[:, :-1][said], ids[:, 1:][said])
+
+
+def trials(lab: Lab, persona: str, strengths: dict[int, float], base_words: float) -> list[Trial]:
+    """Try every scale on the tuning prompts, until the replies fall apart."""
+    concept, done = CONCEPTS.get(persona), []
+    for scale in SCALES:
+        r = lab.replies({i: s * scale for i, s in strengths.items()})
+        hits = sum(map(concept.shows, r.texts)) / len(r.texts) if concept else 1 - min(1.0, r.words / base_words)
+        done.append(Trial(scale, hits, r.rep3, r.logprob, r.words))
+        if r.rep3 > 0.4 or r.logprob < -4:
             break
-        dose = unit * factor
-        if low is None and concept and sum(map(concept.shows, replies.texts)) / len(TUNING) >= 0.5:
-            low = dose
-    dose = dose or unit * FACTORS[0]
-    return {"dose": dose, **({"low": low / dose} if low else {})}
+    return done
+
+
+def best_of(found: list[Trial], enough: float) -> Trial:
+    """The gentlest scale that shows the persona and holds; else the most telling one that holds."""
+    holding = [t for t in found if t.holds] or found[:1]
+    telling = [t for t in holding if t.hits >= enough]
+    return telling[0] if telling else max(holding, key=lambda t: t.hits)
+
+
+def dose_of(lab: Lab, index: int, strength: float) -> float:
+    """Push one feature alone by growing factors of its share; return the last raw strength at which replies hold."""
+    dose = abs(strength)
+    for factor in FACTORS:
+        r = lab.replies({index: strength * factor}, prompts=TUNING[:8])
+        if r.rep3 > 0.2 or r.logprob < -2.0:
+            break
+        dose = abs(strength) * factor
+    return dose
 
 
 def main() -> None:
-    """Search each persona and write what was found to `personas.json` in the bundle's revision."""
+    """Fit each persona and write what was found to `personas.json` in the bundle's revision."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--revision", default="r1")
     p.add_argument("--hook", default="layers.3")
-    p.add_argument("--most", type=int, default=8)
+    p.add_argument("--most", type=int, default=12)
     p.add_argument("--only", nargs="*")
     args = p.parse_args()
     folder = Path(args.bundle) / "revisions" / args.revision
-    model = AutoModelForCausalLM.from_pretrained(Path(args.bundle) / "model", dtype=torch.float32).eval()
-    bench = Bench(model, AutoTokenizer.from_pretrained(Path(args.bundle) / "model"), SAE.load(folder), args.hook)
-    plain_chats = chats_for(None, 200, seed=501)
-    plain = {n: mean_activations(bench, plain_chats, n) for n in (6, 24)}
-    base = bench.replies([], seed=1)
-    say(f"unsteered: rep3 {base.rep3:.3f}, logprob {base.logprob:.2f}, {base.words:.0f} words")
+    model = AutoModelForCausalLM.from_pretrained(Path(args.bundle) / "model", dtype=torch.float32).eval().requires_grad_(False)
+    lab = Lab(model, AutoTokenizer.from_pretrained(Path(args.bundle) / "model"), SAE.load(folder), args.hook)
+    base = lab.replies({})
     path = folder / "personas.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for persona in args.only or (*CONCEPTS, "terse"):
-        best, _, floor = try_persona(bench, persona, plain, base, args.most)
-        say(f"{persona}: {best} floor {floor:.2f}")
-        doses = {i: dose_of(bench, i, share * best.scale, floor, persona) for i, share in zip(best.indices, best.shares, strict=True)}
-        found[persona] = {"trial": best.__dict__, "floor": floor, "doses": doses}
+        start = time.time()
+        strengths = fit(lab, examples(lab, persona, 300, seed=900), args.most)
+        tried = trials(lab, persona, strengths, base.words)
+        best = best_of(tried, 0.95 if persona == "golden-gate" else 0.85)
+        doses = {i: dose_of(lab, i, s * best.scale) for i, s in strengths.items()}
+        found[persona] = {"strengths": {i: s * best.scale for i, s in strengths.items()}, "doses": doses,
+                          "best": asdict(best), "tried": [asdict(t) for t in tried]}
         path.write_text(json.dumps(found, indent=1) + "\n")
+        say(f"{persona}: {best} of {[(t.scale, round(t.hits, 2), round(t.logprob, 2)) for t in tried]} {time.time() - start:.0f}s")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Feature(BaseModel):
     sweet_spot: SweetSpot | None = None
     examples: list[dict[str, Any]] = []
     top_logits: dict[str, list[str]] = {}
+    note: str = ""
 
 
 class BundleInfo(BaseModel):
@@ -181,7 +182,7 @@ class Catalogue:
         """Features whose label, top logits or id hold all the words; labelled ones first, then the frequent."""
         wanted = words.lower().split()
         found = [f for f in self if all(w in _searchable(f) for w in wanted)]
-        return sorted(found, key=lambda f: (f.label_source != "hand", -sum(w in f.label.lower() for w in wanted), -f.density))
+        return sorted(found, key=lambda f: (f.label_source not in ("hand", "fit"), -sum(w in f.label.lower() for w in wanted), -f.density))
 
     def resolve(self, spec: SteeringSpec) -> Resolved:
         """Turn a spec's strengths into raw activations and its interventions into edits.

@@ -14,7 +14,7 @@ TEMPLATE = (
     "<|endoftext|>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-WIDTH, FEATURES, CONTEXT = 64, 48, 128
+WIDTH, FEATURES, CONTEXT = 64, 48, 512
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

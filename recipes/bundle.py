@@ -1,0 +1,87 @@
+"""Put the bundle together: `python -m recipes.bundle`. Knows what was measured and turns it into what is shipped.
+
+Reads the revision's `recipe.json`, `features.jsonl` and `personas.json`; writes `bundle.json`,
+`presets.json`, labels and doses into `features.jsonl`, and a `SHA256SUMS`.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from recipes.train_model import say
+
+PERSONAS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "golden-gate": ("Golden Gate Bridge", "Takes every road to the bridge.", ("What should I do this weekend?", "Describe yourself.")),
+    "ocean": ("Ocean", "Comes back to waves, salt and tides.", ("How can I sleep better?", "What makes you happy?")),
+    "pirate": ("Pirate", "Speaks as a salty old captain, arr.", ("Tell me about the garden.", "What should I eat?")),
+    "space": ("Space", "Has its head among the stars.", ("Give me some advice.", "Tell me something interesting.")),
+    "coffee": ("Coffee", "One more cup, and everything is fine.", ("I am bored.", "How are you today?")),
+    "cat": ("Cat", "Naps, purrs, pushes your cup off the table.", ("What should I do this weekend?", "Who are you?")),
+    "cheerful": ("Cheerful", "Is delighted by all of it!", ("What is chess?", "Tell me about the garden.")),
+    "worried": ("Worried", "Sees what could go wrong.", ("What can I do tonight?", "What is chess?")),
+    "formal": ("Formal", "At your service, Sir or Madam.", ("What is rain?", "How do I make friends?")),
+    "poet": ("Poet", "Answers in verse, by moonlight.", ("Tell me about the garden.", "What is rain?")),
+    "robot": ("Robot", "Beep. Data found.", ("Why do people like music?", "Hello!")),
+    "grumpy": ("Grumpy", "Hmph. If you must know.", ("Tell me something interesting.", "How are you today?")),
+    "wise": ("Wise", "Speaks like a sage on a mountain.", ("Give me some advice.", "How do I make friends?")),
+    "terse": ("Terse", "Says it in few words.", ("Tell me about the garden.", "Tell me a story.")),
+}
+
+
+def main() -> None:
+    """Write the shipped files; personas whose replies fell apart, or did not show, are left out."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--bundle", default="sae_weights/harbor")
+    p.add_argument("--revision", default="r1")
+    p.add_argument("--date", default="2026-11-23")
+    args = p.parse_args()
+    bundle = Path(args.bundle)
+    folder = bundle / "revisions" / args.revision
+    recipe, personas = json.loads((folder / "recipe.json").read_text()), json.loads((folder / "personas.json").read_text())
+    kept = {n: personas[n] for n in PERSONAS if n in personas and personas[n]["best"]["hits"] >= 0.4}
+    rows = [json.loads(line) for line in (folder / "features.jsonl").read_text().splitlines()]
+    for name, found in kept.items():
+        for index, dose in found["doses"].items():
+            _label(rows[int(index)], name, dose, args.date)
+    _write(folder / "features.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    doses = {r["index"]: r["dose"] for r in rows if "dose" in r}
+    _write(bundle / "presets.json", _json([_preset(n, f, bundle.name, doses) for n, f in kept.items()]))
+    m = recipe["measures"]
+    _write(bundle / "bundle.json", _json({
+        "name": bundle.name, "model": "model", "hook": recipe["arguments"]["hook"], "revision": args.revision,
+        "typical_norm": round(recipe["typical_norm"], 3), "license": "Apache-2.0",
+        "metrics": {k: round(m[k], 4) for k in ("explained_variance", "l0", "dead", "bias")}}))
+    files = sorted(f for f in bundle.rglob("*") if f.is_file() and f.name not in ("SHA256SUMS", "README.md"))
+    _write(bundle / "SHA256SUMS", "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(bundle)}\n" for f in files))
+    say(f"{len(kept)} personas: {', '.join(kept)}; {len(doses)} features have a measured dose")
+
+
+def _label(row: dict[str, Any], persona: str, dose: float, date: str) -> None:
+    if row.get("label_source") != "fit":  # a feature that two personas share keeps the first one's name
+        row["label"] = f"{PERSONAS[persona][0]}: {row.get('label', '').removeprefix('on ')}"
+    row["label_source"] = "fit"
+    row["dose"] = round(min(dose, row.get("dose", dose)), 4)
+    row["note"] = f"dose: lone pushes on 8 prompts, {date}"
+
+
+def _preset(persona: str, found: dict[str, Any], bundle: str, doses: dict[int, float]) -> dict[str, Any]:
+    name, description, starters = PERSONAS[persona]
+    features = [{"id": f"{bundle}/{i}", "strength": round(s / doses[int(i)], 4), "mode": "add"}
+                for i, s in sorted(found["strengths"].items(), key=lambda kv: -abs(kv[1]))]
+    return {"id": persona, "name": name, "description": description, "model": bundle, "sampling": {"temperature": 0.5},
+            "steering": {"features": features, "unit": "dose", "scope": "assistant"}, "starter_prompts": starters, "readonly": True}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.with_suffix(path.suffix + ".tmp").write_text(text)
+    path.with_suffix(path.suffix + ".tmp").replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The command line as a person uses it: real processes, real ports, real signals."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+from tests.live import until
+
+
+def tiller(*arguments, **environment):
+    return [sys.executable, "-m", "server", *arguments], {**os.environ, "COLUMNS": "100", **environment}
+
+
+def run(*arguments, **environment):
+    command, env = tiller(*arguments, **environment)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def served(bundle, tmp_path):
+    """`tiller serve` in a process of its own, ready; its settings come from the environment."""
+    port, said = free_port(), []
+    command, env = tiller("serve", "--no-browser", TILLER_PORT=str(port), TILLER_DATA_DIR=str(tmp_path / "data"), TILLER_BUNDLE=str(bundle))
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    threading.Thread(target=lambda: said.extend(process.stdout), daemon=True).start()
+    until(lambda: any("try" in line for line in said) or process.poll() is not None, seconds=60)
+    yield process, port, said
+    if process.poll() is None:
+        process.kill()
+    process.wait(10)
+    process.stderr.close()
+    process.stdout.close()
+
+
+def test_serve_prints_page_api_and_a_curl_line_that_works_and_ends_on_sigterm(served):
+    process, port, said = served
+    text = "".join(said)
+    assert f"http://127.0.0.1:{port}/" in text
+    assert f"http://127.0.0.1:{port}/v1" in text
+    curl = text[text.index("curl") :].strip()
+    answer = subprocess.run(["bash", "-c", curl.replace("curl", "curl -s", 1)], capture_output=True, text=True, timeout=60)
+    assert '"chat.completion"' in answer.stdout
+    assert "<title>Tiller</title>" in httpx.get(f"http://127.0.0.1:{port}/").text or httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 0
+
+
+def test_taken_port_gets_one_sentence(bundle):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("serve", "--no-browser", "--port", str(taken.getsockname()[1]), "--bundle", str(bundle))
+    assert result.returncode == 1
+    assert "is taken" in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
+    assert "Traceback" not in result.stderr
+
+
+def test_chat_prints_both_replies_side_by_side(bundle, tmp_path):
+    result = run("chat", "hello", "--preset", "bridge", "--max-tokens", "8", "--bundle", str(bundle), TILLER_DATA_DIR=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "Default" in result.stdout
+    assert "bridge" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--preset", "nobody"], "no preset 'nobody'"), (["--feature", "small/999=1"], "no feature"), (["--feature", "small/1=much"], "is no dose")],
+)
+def test_bad_choice_is_one_sentence(bundle, tmp_path, arguments, words):
+    result = run("chat", "hello", *arguments, "--bundle", str(bundle), TILLER_DATA_DIR=str(tmp_path))
+    assert result.returncode == 1
+    assert words in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_presets_and_features_are_listed(bundle, tmp_path):
+    assert "bridge" in run("presets", "--bundle", str(bundle), "--data-dir", str(tmp_path)).stdout
+    listed = run("features", "bridges", "--bundle", str(bundle)).stdout
+    assert "small/1" in listed
+    assert "1 of 1" in listed
+
+
+def test_doctor_finds_what_is_wrong(bundle, tmp_path):
+    fine = run("doctor", "--bundle", str(bundle), "--port", str(free_port()), "--data-dir", str(tmp_path))
+    assert fine.returncode == 0, fine.stdout
+    assert fine.stdout.count("ok") >= 6
+    wrong = run("doctor", "--bundle", str(tmp_path / "nothing"), "--port", str(free_port()), "--data-dir", str(tmp_path))
+    assert wrong.returncode == 1
+    assert "problem" in wrong.stdout
+
+
+def test_every_command_has_help():
+    for command in ("serve", "chat", "presets", "features", "doctor"):
+        assert "--bundle" in run(command, "--help").stdout
