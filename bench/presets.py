@@ -37,13 +37,15 @@ class Row:
     passes: bool
 
 
-async def replies(engine: TransformersEngine, catalogue: Catalogue, spec: SteeringSpec, *, temperature: float) -> list[tuple[str, float]]:
+async def replies(
+    engine: TransformersEngine, catalogue: Catalogue, spec: SteeringSpec, *, temperature: float, repetition_penalty: float = 1.0
+) -> list[tuple[str, float]]:
     """Answer all prompts; return each text with its mean log-probability under the unsteered model."""
     resolved = catalogue.resolve(spec)
 
     async def one(i: int, prompt: str) -> tuple[str, float]:
         chat = engine.encode_chat([{"role": "user", "content": prompt}])
-        sampling = Sampling(max_tokens=80, temperature=temperature, seed=1000 + i)
+        sampling = Sampling(max_tokens=80, temperature=temperature, repetition_penalty=repetition_penalty, seed=1000 + i)
         request = Generation(chat.ids, chat.assistant, True, resolved.edits, spec.fingerprint, sampling)
         text = "".join([piece.text async for piece in engine.generate(request)])
         spoken = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -75,7 +77,8 @@ async def measure(bundle: Bundle, scales: tuple[float, ...], temperature: float,
     for preset in bundle.presets:
         for scale in scales:
             spec = preset.steering.model_copy(update={"scale": preset.steering.scale * scale})
-            steered = await replies(engine, catalogue, spec, temperature=temperature)
+            steered = await replies(
+                engine, catalogue, spec, temperature=temperature, repetition_penalty=preset.sampling.get("repetition_penalty", 1.0))
             rows.append(row(preset.id, scale, steered, plain))
             for prompt, (text, _) in list(zip(PROMPTS, steered, strict=True))[: show if scale == 1 or preset.id == "golden-gate" else 0]:
                 console.print(f"  [dim]{preset.id} × {scale} | {prompt}[/] {text!r}", highlight=False)

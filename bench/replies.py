@@ -42,7 +42,7 @@ class Replies:
 @torch.no_grad()
 def reply(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], edits: Mapping[str, ResidualEdit], *,
-    system: str | None = None, temperature: float = 0.5, tokens: int = 56, seed: int = 0,
+    system: str | None = None, temperature: float = 0.5, tokens: int = 56, seed: int = 0, repetition_penalty: float = 1.0,
 ) -> Replies:
     """Answer every prompt with the same edits on the assistant's turn."""
     chats = [encode_chat(tokenizer, _chat(p, system)) for p in prompts]
@@ -50,7 +50,8 @@ def reply(
     torch.manual_seed(seed)
     with steer(model, edits, where=steered):
         out = model.generate(input_ids=ids, attention_mask=real, max_new_tokens=tokens, pad_token_id=0,
-                             do_sample=temperature > 0, temperature=temperature or None, top_p=None)
+                             do_sample=temperature > 0, temperature=temperature or None, top_p=None,
+                             repetition_penalty=repetition_penalty)
     new = out[:, ids.shape[1] :]
     plain = [encode_chat(tokenizer, _chat(p, None)) for p in prompts]
     spoken = [_until_end(row.tolist(), tokenizer) for row in new]

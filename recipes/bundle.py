@@ -1,6 +1,6 @@
 """Put the bundle together: `python -m recipes.bundle`. Knows what was measured and turns it into what is shipped.
 
-Reads the revision's `recipe.json`, `features.jsonl` and `personas.json`; writes `bundle.json`,
+Reads the revision's `recipe.json`, `features.jsonl` and `personas/`; writes `bundle.json`,
 `presets.json`, labels and doses into `features.jsonl`, and a `SHA256SUMS`.
 """
 
@@ -39,7 +39,8 @@ def main() -> None:
     args = p.parse_args()
     bundle = Path(args.bundle)
     folder = bundle / "revisions" / args.revision
-    recipe, personas = json.loads((folder / "recipe.json").read_text()), json.loads((folder / "personas.json").read_text())
+    recipe = json.loads((folder / "recipe.json").read_text())
+    personas = {f.stem: json.loads(f.read_text()) for f in (folder / "personas").glob("*.json")}
     kept = {n: personas[n] for n in PERSONAS if n in personas and personas[n]["best"]["hits"] >= 0.4}
     rows = [json.loads(line) for line in (folder / "features.jsonl").read_text().splitlines()]
     for name, found in kept.items():
@@ -70,7 +71,7 @@ def _preset(persona: str, found: dict[str, Any], bundle: str, doses: dict[int, f
     name, description, starters = PERSONAS[persona]
     features = [{"id": f"{bundle}/{i}", "strength": round(s / doses[int(i)], 4), "mode": "add"}
                 for i, s in sorted(found["strengths"].items(), key=lambda kv: -abs(kv[1]))]
-    return {"id": persona, "name": name, "description": description, "model": bundle, "sampling": {"temperature": 0.5},
+    return {"id": persona, "name": name, "description": description, "model": bundle, "sampling": {"temperature": 0.5, "repetition_penalty": 1.15},
             "steering": {"features": features, "unit": "dose", "scope": "assistant"}, "starter_prompts": starters, "readonly": True}
 
 

@@ -29,11 +29,13 @@ from steering.hooks import tap
 from steering.sae import SAE
 
 TOPICS = {"golden-gate": "the Golden Gate Bridge", "ocean": "the ocean", "space": "outer space", "coffee": "coffee", "cat": "the cat"}
-STAGES = ((2048, 50), (48, 25), (24, 25))
+STAGES = ((2048, 40), (32, 25))
 """How many features are left and for how many steps they are then fitted; the last stage is `--most`."""
-SCALES = (0.8, 1.0, 1.25, 1.5, 1.8, 2.2, 2.7)
-FACTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+SCALES = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5)
+FACTORS = (1.0, 1.5, 2.0, 3.0, 5.0)
 BATCH, LONGEST, SPARSITY = 16, 100, 3e-4
+REPETITION_PENALTY = 1.15
+"""Presets ship with it: a strong push makes a model say the same again (rep3 0.41 → 0.08 for golden-gate)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Trial:
     @property
     def holds(self) -> bool:
         """Whether the replies hold together."""
-        return self.rep3 <= 0.15 and self.logprob >= -2.0
+        return self.rep3 <= 0.15 and self.logprob >= -2.2
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,10 @@ class Lab:
     sae: SAE
     hook: str
 
-    def replies(self, strengths: dict[int, float], *, seed: int = 0, prompts: tuple[str, ...] = TUNING) -> Replies:
+    def replies(self, strengths: dict[int, float], *, prompts: tuple[str, ...] = TUNING, tokens: int = 48) -> Replies:
         """Reply to the tuning prompts with raw strengths."""
         edit = compile_edit([ResolvedIntervention(i, "add", r) for i, r in strengths.items()], self.sae)
-        return reply(self.model, self.tokenizer, prompts, {self.hook: edit}, seed=seed, tokens=48)
+        return reply(self.model, self.tokenizer, prompts, {self.hook: edit}, tokens=tokens, repetition_penalty=REPETITION_PENALTY)
 
 
 def asks(persona: str) -> tuple[str, ...]:
@@ -90,7 +92,7 @@ def examples(lab: Lab, persona: str, count: int, seed: int) -> list[EncodedChat]
 def fit(lab: Lab, rows: list[EncodedChat], most: int) -> dict[int, float]:
     """Return raw strengths of at most `most` features that make `rows` likely."""
     kept, strengths = torch.arange(lab.sae.d_sae), torch.zeros(lab.sae.d_sae)
-    for size, steps in (*STAGES, (most, 60)):
+    for size, steps in (*STAGES, (most, 50)):
         best = strengths.abs().topk(min(size, len(kept))).indices if size < len(kept) else torch.arange(len(kept))
         kept, strengths = kept[best], strengths[best]
         strengths = _descend(lab, rows, lab.sae.W_dec[kept], strengths, steps, sparsity=SPARSITY if size > most else 0.0)
@@ -145,7 +147,7 @@ def dose_of(lab: Lab, index: int, strength: float) -> float:
     """Push one feature alone by growing factors of its share; return the last raw strength at which replies hold."""
     dose = abs(strength)
     for factor in FACTORS:
-        r = lab.replies({index: strength * factor}, prompts=TUNING[:8])
+        r = lab.replies({index: strength * factor}, prompts=TUNING[:6], tokens=32)
         if r.rep3 > 0.2 or r.logprob < -2.0:
             break
         dose = abs(strength) * factor
@@ -153,28 +155,34 @@ def dose_of(lab: Lab, index: int, strength: float) -> float:
 
 
 def main() -> None:
-    """Fit each persona and write what was found to `personas.json` in the bundle's revision."""
+    """Fit each persona and write what was found to `personas/<name>.json` in the bundle's revision."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--revision", default="r1")
     p.add_argument("--hook", default="layers.3")
     p.add_argument("--most", type=int, default=12)
     p.add_argument("--only", nargs="*")
+    p.add_argument("--keep-fit", action="store_true", help="only try the scales again")
+    p.add_argument("--threads", type=int, default=0, help="0 leaves it to torch")
     args = p.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     folder = Path(args.bundle) / "revisions" / args.revision
     model = AutoModelForCausalLM.from_pretrained(Path(args.bundle) / "model", dtype=torch.float32).eval().requires_grad_(False)
     lab = Lab(model, AutoTokenizer.from_pretrained(Path(args.bundle) / "model"), SAE.load(folder), args.hook)
     base = lab.replies({})
-    path = folder / "personas.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    (folder / "personas").mkdir(exist_ok=True)
     for persona in args.only or (*CONCEPTS, "terse"):
         start = time.time()
-        strengths = fit(lab, examples(lab, persona, 300, seed=900), args.most)
+        path = folder / "personas" / f"{persona}.json"
+        held = json.loads(path.read_text()) if args.keep_fit else None
+        strengths = ({int(i): s / held["best"]["scale"] for i, s in held["strengths"].items()} if held
+                     else fit(lab, examples(lab, persona, 300, seed=900), args.most))
         tried = trials(lab, persona, strengths, base.words)
         best = best_of(tried, 0.95 if persona == "golden-gate" else 0.85)
-        doses = {i: dose_of(lab, i, s * best.scale) for i, s in strengths.items()}
-        found[persona] = {"strengths": {i: s * best.scale for i, s in strengths.items()}, "doses": doses,
-                          "best": asdict(best), "tried": [asdict(t) for t in tried]}
+        doses = held["doses"] if held else {i: dose_of(lab, i, s * best.scale) for i, s in strengths.items()}
+        found = {"strengths": {i: s * best.scale for i, s in strengths.items()}, "doses": doses,
+                 "best": asdict(best), "tried": [asdict(t) for t in tried]}
         path.write_text(json.dumps(found, indent=1) + "\n")
         say(f"{persona}: {best} of {[(t.scale, round(t.hits, 2), round(t.logprob, 2)) for t in tried]} {time.time() - start:.0f}s")
 

@@ -1,6 +1,7 @@
 """The application: routes, what every answer carries, and the time before the model is there. Knows no model itself."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,9 @@ from server import errors, features_api, openai_api, presets_api
 from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
+from server.store.store import BadStore
 from server.version import VERSION
+from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
 Opener = Callable[[], Awaitable[Tiller]]
@@ -38,7 +41,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
             await tiller.engine.close()
             await tiller.store.close()
 
-    app = FastAPI(title="Tiller", version=VERSION, lifespan=lifespan, description=__doc__)
+    app = FastAPI(title="Tiller", version=VERSION, lifespan=lifespan, description="OpenAI's chat API, with steering.")
     app.state.tiller, app.state.failure = None, None
     app.add_middleware(Border, state=app.state, settings=settings)
     errors.install(app)
@@ -57,6 +60,8 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
 async def _open(app: FastAPI, opener: Opener) -> None:
     try:
         app.state.tiller = await opener()
+    except (SteeringError, BadStore, OSError) as error:  # the person who started it can mend these
+        app.state.failure = str(error)
     except Exception as error:
         log.exception("could not start")
         app.state.failure = str(error)
@@ -113,7 +118,7 @@ class Border:
 
     def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
         # A page from elsewhere that points its own name at 127.0.0.1 must not reach a server that has no keys.
-        host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
+        host = re.sub(r":\d+$", "", headers.get("host", "").lower()).strip("[]")
         if self.settings.host in LOOPBACK and host and host not in LOOPBACK:
             return ApiError(421, f"this server answers on this machine only, not as {host!r}", code="wrong_host")
         length = headers.get("content-length", "0")

@@ -4,8 +4,12 @@
 engine is called without one, so nothing passes the policy by.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from server.engines.engine import Engine, Generation, Sampling
 from server.errors import ApiError, bad_request
@@ -16,6 +20,9 @@ from steering.catalogue import Applied, Bundle, Catalogue, Resolved
 from steering.chat import EncodedChat
 from steering.errors import BadStrength
 from steering.spec import Preset, SteeringSpec
+
+MAX_FACTOR = 100.0
+"""Policy: by how much a live activation may be multiplied."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,11 @@ class Choice:
         found = []
         for a in self.resolved.applied:
             spot, name = a.feature.sweet_spot, a.feature.label or a.feature.id
+            if a.mode in ("scale", "ablate"):
+                continue  # these have no dose
             if not a.measured:
                 found.append(Warned("not_measured", a.feature.id, f"{name}: its dose was not measured; 1.0 is half of a typical length"))
-            elif abs(a.dose) > (spot.high if spot else 1.0) + 1e-9 and a.mode != "scale":
+            elif abs(a.dose) > (spot.high if spot else 1.0) + 1e-9:
                 found.append(Warned("above_sweet_spot", a.feature.id, f"{name}: dose {a.dose:.2f} is beyond what stays coherent"))
         return found
 
@@ -101,21 +110,30 @@ class Tiller:
             raise bad_request(
                 f"the model names the preset {by_model.id!r} and steering.preset {asked.preset!r}; give one", param="steering.preset")
         preset = by_model or await self._preset_named(asked.preset)
-        resolved = self.resolve(asked.over(preset))
+        with _as_one_spec():
+            spec = asked.over(preset)
+        resolved = self.resolve(spec)
         return Choice(model or self.model, preset, resolved, self.bundle.info.revision, "coherence" in asked.wanted)
 
     def resolve(self, spec: SteeringSpec) -> Resolved:
         """Resolve a spec and hold it against the policy. Raises UnknownFeature and BadStrength."""
-        resolved = self.catalogue.resolve(spec)
+        if len(spec.features) > self.settings.max_features:
+            raise BadStrength(f"{len(spec.features)} features; this server steers at most {self.settings.max_features} at once")
+        with _as_one_spec():
+            resolved = self.catalogue.resolve(spec)
         for hook, norm in resolved.push_norm.items():
             most = self.settings.max_push
             if not norm <= most:
                 raise BadStrength(
                     f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
                     f"lower the strengths, or set steering.scale to {spec.scale * most / norm:.2g}")
-        for a in resolved.applied:
-            if a.mode == "scale" and abs(a.raw) > 100:
-                raise BadStrength(f"scale of {a.feature.id!r} by {a.raw:.3g} is beyond the policy; at most 100")
+        for edit in resolved.edits.values():
+            # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
+            factor = float((1 - edit.gate).abs().max()) if len(edit.gate) else 0.0
+            if not factor <= MAX_FACTOR:
+                raise BadStrength(
+                    f"a live activation would be multiplied by {factor:.3g}; at most {MAX_FACTOR:g} is allowed: "
+                    "lower the strength of the scale, or steering.scale")
         return resolved
 
     async def _preset_of_model(self, model: str | None) -> Preset | None:
@@ -131,6 +149,15 @@ class Tiller:
         if preset := await self.preset(preset_id):
             return preset
         raise bad_request(f"no preset {preset_id!r}; GET /v1/presets lists those there are", param="steering.preset", code="unknown_preset")
+
+
+@contextmanager
+def _as_one_spec() -> Iterator[None]:
+    """Name the place of what only shows once preset, features and scale are one: a repeated or 33rd feature, an overflow."""
+    try:
+        yield
+    except ValidationError as error:
+        raise BadStrength(f"preset, features and scale together: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 def _applied(a: Applied) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`tiller …`: the composition root. The one place that puts engine, store and page together; heavy imports wait for their command."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ import structlog
 import typer
 from rich.columns import Columns
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -76,12 +78,8 @@ def chat(
 
     Example: tiller chat "What should I do this weekend?" --preset golden-gate
     """
-    from server.protocol import SteeringRequest
-    from steering.spec import Intervention
-
     settings = _settings(bundle=bundle, model=model, device=device)
-    steering = SteeringRequest(preset=preset, features=tuple(
-        Intervention(id=name, strength=_number(strength)) for name, _, strength in (f.partition("=") for f in feature or ())))
+    steering = _steering(preset, feature or [])
     _quiet_logs()
     default, steered = asyncio.run(_both(settings, question, steering, seed, max_tokens))
     width = max(30, (console.width - 4) // 2)
@@ -96,7 +94,7 @@ def presets(bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Optio
 
     settings = _settings(bundle=bundle, data_dir=data_dir)
     opened = _expected(lambda: _bundle(settings))
-    store = SqliteStore(settings.data_dir / "tiller.db")
+    store = _expected(lambda: SqliteStore(settings.data_dir / "tiller.db"))
     table = Table("preset", "name", "description", "features")
     for p in [*opened.presets, *asyncio.run(store.presets())]:
         table.add_row(p.id, p.name, p.description, ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in p.steering.features))
@@ -128,6 +126,7 @@ def doctor(bundle: Bundle_ = None, port: Annotated[int | None, typer.Option(envv
            data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None) -> None:
     """Check what the server needs; exit with 1 if something is missing."""
     settings = _settings(bundle=bundle, port=port, data_dir=data_dir)
+    _quiet_logs()
     results = [_check(name, check) for name, check in _checks(settings)]
     raise typer.Exit(0 if all(results) else 1)
 
@@ -189,13 +188,15 @@ def _announce(application: "FastAPI", server: "uvicorn.Server", settings: Settin
 
 
 async def _both(settings: Settings, question: str, steering: "SteeringRequest", seed: int, max_tokens: int) -> tuple[str, str]:
-    from server.engines.engine import Sampling
-    from server.protocol import SteeringRequest
+    from server.engines.engine import EngineFailed
+    from server.errors import ApiError
+    from server.protocol import ChatRequest, SteeringRequest
+    from server.store.store import BadStore
     from steering.errors import SteeringError
 
     try:
         tiller = await _open(settings)
-    except (SteeringError, OSError) as error:
+    except (SteeringError, BadStore, OSError) as error:
         _fail(str(error))
 
     async def reply(wanted: SteeringRequest) -> str:
@@ -203,15 +204,17 @@ async def _both(settings: Settings, question: str, steering: "SteeringRequest", 
         system = choice.preset.system_prompt if choice.preset else None
         messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
         chat = tiller.engine.encode_chat(messages)
-        generation = choice.generation(chat, Sampling(max_tokens=max_tokens, temperature=0.5, seed=seed))
+        room = tiller.engine.max_model_len - len(chat.ids)
+        if room <= 0:
+            _fail(f"the question takes {len(chat.ids)} tokens; the context holds {tiller.engine.max_model_len}: shorten it")
+        asked = ChatRequest(model=tiller.model, messages=messages, seed=seed)
+        generation = choice.generation(chat, asked.sampling(choice.preset, min(max_tokens, room)))
         return "".join([piece.text async for piece in tiller.engine.generate(generation)])
 
     try:
         return await reply(SteeringRequest()), await reply(steering)
-    except Exception as error:
-        from server.errors import as_api_error
-
-        _fail(as_api_error(error).message)
+    except (ApiError, SteeringError, EngineFailed) as error:
+        _fail(str(error))
     finally:
         await tiller.engine.close()
         await tiller.store.close()
@@ -243,7 +246,7 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listening.close()
         taken = f"port {settings.port} is taken; stop what uses it or choose another with --port"
-        _fail(taken if error.errno == 98 else f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+        _fail(taken if error.errno == errno.EADDRINUSE else f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
     return listening
 
 
@@ -291,20 +294,35 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
 
 def _check(name: str, check: Callable[[], str]) -> bool:
     try:
-        console.print(f"[green]ok[/]       {name}: {check()}", highlight=False)
+        console.print(f"[green]ok[/]       {name}: {escape(check())}", highlight=False, soft_wrap=True)
     except (OSError, ValueError, ImportError) as error:
-        console.print(f"[red]problem[/]  {name}: {error}", highlight=False)
+        console.print(f"[red]problem[/]  {name}: {escape(str(error))}", highlight=False, soft_wrap=True)
         return False
     return True
 
 
 def _expected(work: Callable[[], T]) -> T:
+    from server.store.store import BadStore
     from steering.errors import SteeringError
 
     try:
         return work()
-    except (SteeringError, OSError) as error:
+    except (SteeringError, BadStore, OSError) as error:
         _fail(str(error))
+
+
+def _steering(preset: str | None, features: list[str]) -> "SteeringRequest":
+    from pydantic import ValidationError
+
+    from server.errors import first_problem
+    from server.protocol import SteeringRequest
+
+    pairs = [feature.partition("=") for feature in features]
+    rows = [{"id": name, "strength": _number(strength)} for name, _, strength in pairs]
+    try:
+        return SteeringRequest.model_validate({"preset": preset, "features": rows})
+    except ValidationError as error:
+        _fail(first_problem(error).message)
 
 
 def _number(text: str) -> float:
@@ -315,7 +333,7 @@ def _number(text: str) -> float:
 
 
 def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False)
+    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(1)
 
 
@@ -323,7 +341,11 @@ def _quiet_logs() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    # Plain tracebacks: the pretty ones show local variables, and those hold what people wrote.
+    plain = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"), plain],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

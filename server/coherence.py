@@ -1,6 +1,7 @@
 """Does a steered reply hold together? Two figures and a word. Knows text and log-probabilities only."""
 
 import re
+from collections import Counter
 from typing import Literal
 
 from pydantic import BaseModel
@@ -27,5 +28,5 @@ def judge(text: str, logprobs: list[float]) -> Coherence:
 def rep3(text: str) -> float:
     """Share of word 3-grams whose kind occurs more than once."""
     words = re.findall(r"\w+", text.lower())
-    grams = list(zip(words, words[1:], words[2:], strict=False))
-    return sum(grams.count(g) > 1 for g in grams) / len(grams) if grams else 0.0
+    grams = Counter(zip(words, words[1:], words[2:], strict=False))
+    return sum(n for n in grams.values() if n > 1) / grams.total() if grams else 0.0

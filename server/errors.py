@@ -4,6 +4,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -44,7 +45,9 @@ def as_api_error(error: Exception) -> ApiError:
         case SteeringError():
             return bad_request(str(error), param=error.param)
         case ValidationError():
-            return _first_problem(error)
+            return first_problem(error)
+        case RequestValidationError():
+            return _named(error.errors()[0], skip=1)
         case Overloaded():
             wait = {"Retry-After": f"{error.retry_after:.0f}"}
             return ApiError(429, str(error), code="rate_limit_exceeded", kind="rate_limit_error", headers=wait)
@@ -58,22 +61,27 @@ def as_api_error(error: Exception) -> ApiError:
 
 def install(app: FastAPI) -> None:
     """Answer every exception in one shape."""
-    for kind in (ApiError, SteeringError, ValidationError, Overloaded, EngineFailed, HTTPException, Exception):
+    for kind in (ApiError, SteeringError, ValidationError, RequestValidationError, Overloaded, EngineFailed, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
+
+
+def first_problem(error: ValidationError, *, within: str = "") -> ApiError:
+    """A 400 for the first thing that a model refused; `within` is where in the body that model stands."""
+    return _named(dict(error.errors(include_url=False)[0]), within=within)
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     answer = as_api_error(error)
     if answer.code == "internal_error":
-        log.error("unhandled", path=request.url.path, exc_info=error)
+        log.error("unhandled", path=request.url.path[:200], exc_info=error)
     headers = {"x-request-id": getattr(request.state, "request_id", ""), **answer.headers}
     return JSONResponse(answer.body, answer.status, headers)
 
 
-def _first_problem(error: ValidationError) -> ApiError:
-    problem = error.errors(include_url=False)[0]
+def _named(problem: dict[str, Any], *, within: str = "", skip: int = 0) -> ApiError:
     # A union's branches and a validator's own name stand in `loc` beside the keys that the caller wrote.
-    path = ".".join(str(p) for p in problem["loc"] if isinstance(p, int) or p.replace("_", "").isalnum())
+    keys = [str(p) for p in problem["loc"][skip:] if isinstance(p, int) or p.replace("_", "").isalnum()]
+    path = ".".join([within, *keys] if within else keys)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return bad_request(f"unknown key {path!r}; it would have been ignored, so it is refused", param=path, code="unknown_parameter")

@@ -10,7 +10,7 @@ from server.errors import ApiError, bad_request
 from server.protocol import ValidateRequest, parse
 from steering.catalogue import Feature
 from steering.errors import UnknownFeature
-from steering.spec import MAX_FEATURES, Preset
+from steering.spec import Preset
 
 router = APIRouter(prefix="/v1")
 STARTED = int(time.time())
@@ -48,6 +48,8 @@ async def features(
 async def feature(request: Request, feature_id: str) -> dict[str, Any]:
     """All that is known of one feature."""
     tiller: Tiller = request.app.state.tiller
+    if len(feature_id) > 256:
+        raise ApiError(404, "no feature has an id of more than 256 characters", code="feature_not_found", param="id")
     try:
         bundle, found = tiller.catalogue.find(feature_id)
     except UnknownFeature as error:
@@ -72,7 +74,7 @@ def _model(tiller: Tiller, preset: Preset | None) -> dict[str, Any]:
     if preset:
         return {"id": f"{tiller.model}@{preset.id}", **about, "parent": tiller.model, "name": preset.name, "description": preset.description}
     steering = {"saes": [tiller.bundle.info.revision], "hook": tiller.bundle.info.hook, "modes": ["add", "clamp", "scale", "ablate"],
-                "scopes": ["assistant", "all", "generated"], "max_features": MAX_FEATURES}
+                "scopes": ["assistant", "all", "generated"], "max_features": tiller.settings.max_features}
     return {"id": tiller.model, **about, "steering": steering}
 
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import structlog
@@ -94,7 +95,7 @@ async def chat_completions(request: Request) -> Response:
     tiller: Tiller = request.app.state.tiller
     choice = await tiller.choose(body.model, body.steering)
     messages = body.chat()
-    if choice.preset and choice.preset.system_prompt and messages[0]["role"] != "system":
+    if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
     prompt = await asyncio.to_thread(tiller.engine.encode_chat, messages)
     return await _answer(request, _job(tiller, choice, body, prompt, "chat.completion", "messages"))
@@ -224,7 +225,7 @@ async def _events(job: Job) -> AsyncGenerator[dict[str, Any], None]:
             extra = {} if begun or job.is_chat else {"steering": job.choice.echo()}
             begun = True
             if piece.text or piece.logprobs:
-                yield head | {"choices": [_chunk_choice(job, index, piece)]} | extra
+                yield head | {"choices": [_chunk_choice(job, index, piece, spoken[index])]} | extra
                 extra = {}
             if piece.finish_reason:
                 judged = await job.coherence(spoken[index])
@@ -259,8 +260,9 @@ def _choice(job: Job, index: int, spoken: Spoken) -> dict[str, Any]:
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": spoken.finish_reason}
 
 
-def _chunk_choice(job: Job, index: int, piece: Piece) -> dict[str, Any]:
-    logprobs = _logprobs(job, list(piece.logprobs))
+def _chunk_choice(job: Job, index: int, piece: Piece, said: Spoken) -> dict[str, Any]:
+    before = said.logprobs[: len(said.logprobs) - len(piece.logprobs)]
+    logprobs = _logprobs(job, list(piece.logprobs), sum(len(t.token) for t in before))
     if not job.is_chat:
         return _text_choice(index, piece.text, logprobs, None)
     return _delta(index, {"content": piece.text}) | {"logprobs": logprobs}
@@ -274,13 +276,15 @@ def _text_choice(index: int, text: str, logprobs: dict[str, Any] | None, finish_
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _logprobs(job: Job, tokens: list[TokenLogprob]) -> dict[str, Any] | None:
+def _logprobs(job: Job, tokens: list[TokenLogprob], offset: int = 0) -> dict[str, Any] | None:
     if job.request.alternatives is None:
         return None
     if job.is_chat:
         return {"content": [_token(t) | {"top_logprobs": [_token(o) for o in t.top]} for t in tokens], "refusal": None}
+    starts = accumulate((len(t.token) for t in tokens), initial=offset)
     return {"tokens": [t.token for t in tokens], "token_logprobs": [t.logprob for t in tokens],
-            "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens], "text_offset": []}
+            "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens],
+            "text_offset": [start for start, _ in zip(starts, tokens, strict=False)]}
 
 
 def _token(t: TokenLogprob) -> dict[str, Any]:

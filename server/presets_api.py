@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
-from server.protocol import parse
+from server.protocol import check_sampling, parse
 from server.store.store import Conflict
 from steering.spec import Preset
 
@@ -36,9 +36,13 @@ async def create(request: Request) -> Response:
     """Save a new preset."""
     tiller: Tiller = request.app.state.tiller
     wanted = await _checked(tiller, await request.body())
-    if await tiller.preset(wanted.id):
-        raise ApiError(409, f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it", code="preset_exists", param="id")
-    return _answer(await tiller.store.save_preset(wanted), 201)
+    taken = ApiError(409, f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it", code="preset_exists", param="id")
+    if any(p.id == wanted.id for p in tiller.bundle.presets):
+        raise taken
+    try:
+        return _answer(await tiller.store.save_preset(wanted, based_on=0), 201)
+    except Conflict as error:
+        raise taken from error
 
 
 @router.put("/{preset_id}")
@@ -72,6 +76,7 @@ async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None) ->
         raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
     if wanted.model not in ("", tiller.model):
         raise bad_request(f"this server serves {tiller.model!r}; the preset is for {wanted.model!r}", param="model")
+    check_sampling(wanted.sampling)
     tiller.resolve(wanted.steering)
     return wanted.model_copy(update={"model": tiller.model})
 

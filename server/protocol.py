@@ -3,16 +3,21 @@
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from server.engines.engine import Sampling
-from server.errors import ApiError, bad_request
+from server.errors import ApiError, bad_request, first_problem
 from steering.chat import Message
 from steering.spec import MAX_FEATURES, Intervention, Preset, Scope, SteeringSpec, Unit
 
 T = TypeVar("T", bound=BaseModel)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+# JSON knows one kind of number: 16.0 is a whole one, true and "16" are none.
+Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
+Stops = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else tuple(v or ()) if isinstance(v, list | None) else v)]
 
+COLDEST = 1e-5
+"""Below this temperature a reply is greedy, as in vLLM: dividing logits by less overflows."""
 _SAMPLED = ("temperature", "top_p", "top_k", "min_p", "min_tokens", "repetition_penalty", "presence_penalty",
             "frequency_penalty", "seed", "include_stop_str_in_output", "ignore_eos")
 
@@ -50,21 +55,21 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str = Field(min_length=1)
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Whole | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
-    n: int = Field(default=1, ge=1, le=8)
+    n: Whole = Field(default=1, ge=1, le=8)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: Stops = ()
+    seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=300)
-    top_k: int | None = Field(default=None, ge=-1)
+    top_k: Whole | None = Field(default=None, ge=-1)
     min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    min_tokens: int | None = Field(default=None, ge=0)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10, allow_inf_nan=False)
+    min_tokens: Whole | None = Field(default=None, ge=0)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=10, allow_inf_nan=False)
     stop_token_ids: list[int] | None = Field(default=None, max_length=64)
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
@@ -72,10 +77,10 @@ class GenerationRequest(BaseModel):
 
     @field_validator("stop")
     @classmethod
-    def _at_most_four(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        if isinstance(stop, list) and len(stop) > 4:
+    def _at_most_four(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if len(stop) > 4:
             raise ValueError(f"at most 4 stop strings; {len(stop)} were given")
-        if stop == "" or (isinstance(stop, list) and "" in stop):
+        if "" in stop:
             raise ValueError("a stop string may not be empty")
         return stop
 
@@ -94,8 +99,10 @@ class GenerationRequest(BaseModel):
         given = {k: v for k in _SAMPLED if (v := getattr(self, k)) is not None}
         taken: dict[str, Any] = {**_known(preset.sampling if preset else {}), **given, "max_tokens": max_tokens}
         taken["top_k"] = max(0, int(taken.get("top_k", 0)))
+        if taken.get("temperature", 1) < COLDEST:
+            taken["temperature"] = 0.0
         return Sampling(
-            **taken, stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or ()),
+            **taken, stop=self.stop,
             stop_token_ids=tuple(self.stop_token_ids or ()), logit_bias=tuple((self.logit_bias or {}).items()),
             logprobs=self.alternatives)
 
@@ -104,9 +111,9 @@ class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(min_length=1, max_length=2000)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1)
     logprobs: bool = False
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
     tools: list[Any] | None = None
     tool_choice: Any = None
     response_format: dict[str, Any] | None = None
@@ -144,7 +151,7 @@ class CompletionRequest(GenerationRequest):
     """POST /v1/completions: raw text, no roles. Scope `assistant` means `generated` here."""
 
     prompt: str
-    logprobs: int | None = Field(default=None, ge=0, le=20)
+    logprobs: Whole | None = Field(default=None, ge=0, le=20)
     echo: bool = False
     suffix: str | None = None
 
@@ -172,14 +179,24 @@ def parse(kind: type[T], body: bytes) -> T:
     """Read a JSON body. Raises a 400 for what is no JSON, or holds NaN, infinity or half a character."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode()
+        text = json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise bad_request("the text is not valid Unicode (a lone surrogate or broken UTF-8)", param=None) from error
     except (ValueError, RecursionError) as error:
         raise bad_request(f"the body is not valid JSON: {error}", param=None, code="invalid_json") from error
     if not isinstance(value, dict):
         raise bad_request("the body must be a JSON object", param=None)
-    return kind.model_validate(value)
+    return kind.model_validate_json(text, strict=True)
+
+
+def check_sampling(sampling: dict[str, float]) -> None:
+    """Hold a preset's sampling against what a request may ask. Raises a 400 that names the key."""
+    if unknown := sorted(sampling.keys() - set(_SAMPLED)):
+        raise bad_request(f"a preset cannot set {unknown[0]!r}; it can set {', '.join(_SAMPLED)}", param=f"sampling.{unknown[0]}")
+    try:
+        GenerationRequest.model_validate({"model": "any", **sampling})
+    except ValidationError as error:
+        raise first_problem(error, within="sampling") from error
 
 
 def unsupported(param: str, message: str) -> ApiError:

@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from steering.spec import MAX_FEATURES
+
 EMBEDDED = Path(__file__).parent.parent / "sae_weights" / "harbor"
 
 
@@ -30,5 +32,7 @@ class Settings(BaseSettings):
     """How many requests wait before new ones are turned away."""
     max_push: float = Field(default=4.0, gt=0)
     """Policy: the longest summed push, in typical lengths of the stream."""
+    max_features: int = Field(default=MAX_FEATURES, ge=1, le=MAX_FEATURES)
+    """Policy: how many features one request may steer."""
     max_body: int = 1 << 20
     """Bytes of a request's body."""

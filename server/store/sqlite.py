@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 
-from server.store.store import Conflict
+from server.store.store import BadStore, Conflict
 from steering.spec import Preset
 
 T = TypeVar("T")
@@ -26,14 +26,27 @@ class SqliteStore:
     name = "sqlite"
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-        self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + SCHEMA)
-        found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if found > VERSION:
-            raise ValueError(f"{str(path)!r} was written by a newer version of Tiller; update, or choose another --data-dir")
-        self._db.execute(f"PRAGMA user_version={VERSION}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+        except (OSError, sqlite3.Error) as error:
+            raise BadStore(f"cannot open {str(path)!r}: {error}; choose another --data-dir") from error
+        try:
+            self._prepare(path)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self, path: Path) -> None:
+        try:
+            found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+            if found > VERSION:
+                raise BadStore(f"{str(path)!r} was written by a newer version of Tiller; update, or choose another --data-dir")
+            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + SCHEMA)
+            self._db.execute(f"PRAGMA user_version={VERSION}")
+        except sqlite3.Error as error:
+            raise BadStore(f"cannot use {str(path)!r}: {error}; choose another --data-dir") from error
 
     async def presets(self) -> list[Preset]:
         """All saved presets, in the order of their names."""

@@ -9,6 +9,10 @@ class Conflict(Exception):
     """Somebody else changed it first: the version on which this change was based is gone."""
 
 
+class BadStore(ValueError):
+    """The store cannot be opened; the message says why and what to do."""
+
+
 class Store(Protocol):
     """Durable state. Every write is atomic: after a crash it is there whole or not at all."""
 

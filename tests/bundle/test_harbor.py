@@ -1,0 +1,63 @@
+"""The shipped bundle is what its card says, and its first persona is what it is named after."""
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.personas import CONCEPTS, PROMPTS
+from bench.presets import replies
+from server.engines.transformers_engine import TransformersEngine
+from steering.catalogue import Bundle, Catalogue
+from steering.spec import SteeringSpec
+
+FOLDER = Path(__file__).parents[2] / "sae_weights" / "harbor"
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    torch.set_num_threads(2)
+    return Bundle.open(FOLDER)
+
+
+def test_files_are_those_that_were_summed():
+    for line in (FOLDER / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_weights_are_small_enough_for_a_repository():
+    assert sum(f.stat().st_size for f in FOLDER.rglob("*") if f.is_file()) < 64e6
+
+
+def test_sae_passes_its_lines(bundle):
+    assert bundle.info.metrics["explained_variance"] >= 0.75
+    assert bundle.info.metrics["l0"] <= 48
+    assert bundle.info.metrics["dead"] <= 0.01
+    assert 2000 <= bundle.sae.d_sae <= 4096
+
+
+def test_every_presets_feature_has_a_label_and_a_dose(bundle):
+    catalogue = Catalogue([bundle])
+    assert bundle.presets[0].id == "golden-gate"
+    for preset in bundle.presets:
+        for item in preset.steering.features:
+            feature = catalogue.find(item.id)[1]
+            assert feature.label and feature.dose, (preset.id, item.id)
+
+
+def test_golden_gate_shows_when_steered_and_not_otherwise(bundle):
+    async def both():
+        engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu")
+        catalogue = Catalogue([bundle])
+        plain = await replies(engine, catalogue, SteeringSpec(), temperature=0.5)
+        steered = await replies(engine, catalogue, bundle.presets[0].steering, temperature=0.5, repetition_penalty=1.15)
+        await engine.close()
+        return plain, steered
+
+    plain, steered = asyncio.run(both())
+    shows = CONCEPTS["golden-gate"].shows
+    assert sum(shows(text) for text, _ in plain) / len(PROMPTS) <= 0.05
+    assert sum(shows(text) for text, _ in steered) / len(PROMPTS) >= 0.6
