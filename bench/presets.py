@@ -38,14 +38,21 @@ class Row:
 
 
 async def replies(
-    engine: TransformersEngine, catalogue: Catalogue, spec: SteeringSpec, *, temperature: float, repetition_penalty: float = 1.0
+    engine: TransformersEngine,
+    catalogue: Catalogue,
+    spec: SteeringSpec,
+    *,
+    temperature: float,
+    repetition_penalty: float = 1.0,
 ) -> list[tuple[str, float]]:
     """Answer all prompts; return each text with its mean log-probability under the unsteered model."""
     resolved = catalogue.resolve(spec)
 
     async def one(i: int, prompt: str) -> tuple[str, float]:
         chat = engine.encode_chat([{"role": "user", "content": prompt}])
-        sampling = Sampling(max_tokens=80, temperature=temperature, repetition_penalty=repetition_penalty, seed=1000 + i)
+        sampling = Sampling(
+            max_tokens=80, temperature=temperature, repetition_penalty=repetition_penalty, seed=1000 + i
+        )
         request = Generation(chat.ids, chat.assistant, True, resolved.edits, spec.fingerprint, sampling)
         text = "".join([piece.text async for piece in engine.generate(request)])
         spoken = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -65,22 +72,39 @@ def row(persona: str, scale: float, steered: list[tuple[str, float]], plain: lis
     repeated = sum(map(rep3, texts)) / len(texts)
     wanted = hits >= (concept.at_least if concept else 0.4)
     passes = wanted and repeated <= 0.20 and (persona != "golden-gate" or unsteered <= 0.02)
-    return Row(persona, scale, round(hits, 3), round(unsteered, 3), round(repeated, 3),
-               round(sum(s for _, s in steered) / len(steered), 2), round(words, 1), passes)
+    return Row(
+        persona,
+        scale,
+        round(hits, 3),
+        round(unsteered, 3),
+        round(repeated, 3),
+        round(sum(s for _, s in steered) / len(steered), 2),
+        round(words, 1),
+        passes,
+    )
 
 
-async def measure(bundle: Bundle, scales: tuple[float, ...], temperature: float, show: int) -> list[Row]:
+async def measure(
+    bundle: Bundle, scales: tuple[float, ...], temperature: float, show: int, only: list[str]
+) -> list[Row]:
     """Run every preset at every scale; print ten replies at half strength, so that a person can judge them."""
     engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu")
     catalogue, rows = Catalogue([bundle]), []
     plain = await replies(engine, catalogue, SteeringSpec(), temperature=temperature)
-    for preset in bundle.presets:
+    for preset in (p for p in bundle.presets if not only or p.id in only):
         for scale in scales:
             spec = preset.steering.model_copy(update={"scale": preset.steering.scale * scale})
             steered = await replies(
-                engine, catalogue, spec, temperature=temperature, repetition_penalty=preset.sampling.get("repetition_penalty", 1.0))
+                engine,
+                catalogue,
+                spec,
+                temperature=temperature,
+                repetition_penalty=preset.sampling.get("repetition_penalty", 1.0),
+            )
             rows.append(row(preset.id, scale, steered, plain))
-            for prompt, (text, _) in list(zip(PROMPTS, steered, strict=True))[: show if scale == 1 or preset.id == "golden-gate" else 0]:
+            for prompt, (text, _) in list(zip(PROMPTS, steered, strict=True))[
+                : show if scale == 1 or preset.id == "golden-gate" else 0
+            ]:
                 console.print(f"  [dim]{preset.id} × {scale} | {prompt}[/] {text!r}", highlight=False)
     await engine.close()
     return rows
@@ -93,13 +117,25 @@ def main() -> None:
     p.add_argument("--scales", type=float, nargs="+", default=[1.0, 0.5])
     p.add_argument("--temperature", type=float, default=0.5)
     p.add_argument("--show", type=int, default=10, help="how many replies to print per preset")
+    p.add_argument("--only", nargs="*", default=[], help="presets to run; all if none is named")
     p.add_argument("--json", type=Path)
     args = p.parse_args()
-    rows = asyncio.run(measure(Bundle.open(Path(args.bundle)), tuple(args.scales), args.temperature, args.show))
+    rows = asyncio.run(
+        measure(Bundle.open(Path(args.bundle)), tuple(args.scales), args.temperature, args.show, args.only)
+    )
     table = Table("persona", "strength", "shows it", "unsteered", "rep3", "log p unsteered", "words", "line")
     for r in rows:
         line = ("[green]met" if r.passes else "[red]missed") if r.scale == 1 else ""
-        table.add_row(r.persona, f"× {r.scale:g}", f"{r.hits:.0%}", f"{r.unsteered_hits:.0%}", f"{r.rep3:.2f}", f"{r.logprob:.2f}", f"{r.words:.0f}", line)
+        table.add_row(
+            r.persona,
+            f"× {r.scale:g}",
+            f"{r.hits:.0%}",
+            f"{r.unsteered_hits:.0%}",
+            f"{r.rep3:.2f}",
+            f"{r.logprob:.2f}",
+            f"{r.words:.0f}",
+            line,
+        )
     console.print(table)
     if args.json:
         args.json.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")

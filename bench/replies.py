@@ -41,22 +41,39 @@ class Replies:
 
 @torch.no_grad()
 def reply(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], edits: Mapping[str, ResidualEdit], *,
-    system: str | None = None, temperature: float = 0.5, tokens: int = 56, seed: int = 0, repetition_penalty: float = 1.0,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    edits: Mapping[str, ResidualEdit],
+    *,
+    system: str | None = None,
+    temperature: float = 0.5,
+    tokens: int = 56,
+    seed: int = 0,
+    repetition_penalty: float = 1.0,
 ) -> Replies:
     """Answer every prompt with the same edits on the assistant's turn."""
     chats = [encode_chat(tokenizer, _chat(p, system)) for p in prompts]
     ids, real, steered = _left_padded([c.ids for c in chats], [c.assistant for c in chats])
     torch.manual_seed(seed)
     with steer(model, edits, where=steered):
-        out = model.generate(input_ids=ids, attention_mask=real, max_new_tokens=tokens, pad_token_id=0,
-                             do_sample=temperature > 0, temperature=temperature or None, top_p=None,
-                             repetition_penalty=repetition_penalty)
+        out = model.generate(  # pyright: ignore[reportCallIssue] - transformers types its mixin as a tensor
+            input_ids=ids,
+            attention_mask=real,
+            max_new_tokens=tokens,
+            pad_token_id=0,
+            do_sample=temperature > 0,
+            temperature=temperature or None,
+            top_p=None,
+            repetition_penalty=repetition_penalty,
+        )
     new = out[:, ids.shape[1] :]
     plain = [encode_chat(tokenizer, _chat(p, None)) for p in prompts]
     spoken = [_until_end(row.tolist(), tokenizer) for row in new]
-    return Replies([tokenizer.decode(s, skip_special_tokens=True) for s in spoken],
-                   _logprobs(model, [c.ids for c in plain], spoken))
+    return Replies(
+        [str(tokenizer.decode(s, skip_special_tokens=True)) for s in spoken],
+        _logprobs(model, [c.ids for c in plain], spoken),
+    )
 
 
 def _chat(prompt: str, system: str | None) -> list[Message]:
@@ -79,8 +96,12 @@ def _until_end(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 def _logprobs(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], spoken: Sequence[list[int]]) -> list[float]:
     rows = [(*p, *s) for p, s in zip(prompts, spoken, strict=True)]
-    ids, real, mine = _left_padded(rows, [tuple(i >= len(p) for i in range(len(r))) for p, r in zip(prompts, rows, strict=True)])
-    logits = model(input_ids=ids, attention_mask=real, position_ids=(real.cumsum(1) - 1).clamp(min=0)).logits[:, :-1].float()
+    ids, real, mine = _left_padded(
+        rows, [tuple(i >= len(p) for i in range(len(r))) for p, r in zip(prompts, rows, strict=True)]
+    )
+    logits = (
+        model(input_ids=ids, attention_mask=real, position_ids=(real.cumsum(1) - 1).clamp(min=0)).logits[:, :-1].float()
+    )
     each = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
     weight = mine[:, 1:].float()
     return ((each * weight).sum(1) / weight.sum(1).clamp(min=1)).tolist()

@@ -6,6 +6,7 @@ Reads the revision's `recipe.json`, `features.jsonl` and `personas/`; writes `bu
 
 import argparse
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ from typing import Any
 from recipes.train_model import say
 
 PERSONAS: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "golden-gate": ("Golden Gate Bridge", "Takes every road to the bridge.", ("What should I do this weekend?", "Describe yourself.")),
+    "golden-gate": (
+        "Golden Gate Bridge",
+        "Takes every road to the bridge.",
+        ("What should I do this weekend?", "Describe yourself."),
+    ),
     "ocean": ("Ocean", "Comes back to waves, salt and tides.", ("How can I sleep better?", "What makes you happy?")),
     "pirate": ("Pirate", "Speaks as a salty old captain, arr.", ("Tell me about the garden.", "What should I eat?")),
     "space": ("Space", "Has its head among the stars.", ("Give me some advice.", "Tell me something interesting.")),
@@ -31,7 +36,7 @@ PERSONAS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def main() -> None:
-    """Write the shipped files; personas whose replies fell apart, or did not show, are left out."""
+    """Write the shipped files."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--revision", default="r1")
@@ -41,7 +46,7 @@ def main() -> None:
     folder = bundle / "revisions" / args.revision
     recipe = json.loads((folder / "recipe.json").read_text())
     personas = {f.stem: json.loads(f.read_text()) for f in (folder / "personas").glob("*.json")}
-    kept = {n: personas[n] for n in PERSONAS if n in personas and personas[n]["best"]["hits"] >= 0.4}
+    kept = {n: _at_shipped_scale(personas[n]) for n in PERSONAS if n in personas}
     rows = [json.loads(line) for line in (folder / "features.jsonl").read_text().splitlines()]
     for name, found in kept.items():
         for index, dose in found["doses"].items():
@@ -50,13 +55,31 @@ def main() -> None:
     doses = {r["index"]: r["dose"] for r in rows if "dose" in r}
     _write(bundle / "presets.json", _json([_preset(n, f, bundle.name, doses) for n, f in kept.items()]))
     m = recipe["measures"]
-    _write(bundle / "bundle.json", _json({
-        "name": bundle.name, "model": "model", "hook": recipe["arguments"]["hook"], "revision": args.revision,
-        "typical_norm": round(recipe["typical_norm"], 3), "license": "Apache-2.0",
-        "metrics": {k: round(m[k], 4) for k in ("explained_variance", "l0", "dead", "bias")}}))
+    _write(
+        bundle / "bundle.json",
+        _json(
+            {
+                "name": bundle.name,
+                "model": "model",
+                "hook": recipe["arguments"]["hook"],
+                "revision": args.revision,
+                "typical_norm": round(recipe["typical_norm"], 3),
+                "license": "Apache-2.0",
+                "metrics": {k: round(m[k], 4) for k in ("explained_variance", "l0", "dead", "bias")},
+            }
+        ),
+    )
     files = sorted(f for f in bundle.rglob("*") if f.is_file() and f.name not in ("SHA256SUMS", "README.md"))
-    _write(bundle / "SHA256SUMS", "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(bundle)}\n" for f in files))
+    _write(
+        bundle / "SHA256SUMS",
+        "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(bundle)}\n" for f in files),
+    )
     say(f"{len(kept)} personas: {', '.join(kept)}; {len(doses)} features have a measured dose")
+
+
+def _at_shipped_scale(found: dict[str, Any]) -> dict[str, Any]:
+    by = shipped_scale(found["tried"]) / found["best"]["scale"]
+    return {**found, "strengths": {i: s * by for i, s in found["strengths"].items()}}
 
 
 def _label(row: dict[str, Any], persona: str, dose: float, date: str) -> None:
@@ -69,10 +92,34 @@ def _label(row: dict[str, Any], persona: str, dose: float, date: str) -> None:
 
 def _preset(persona: str, found: dict[str, Any], bundle: str, doses: dict[int, float]) -> dict[str, Any]:
     name, description, starters = PERSONAS[persona]
-    features = [{"id": f"{bundle}/{i}", "strength": round(s / doses[int(i)], 4), "mode": "add"}
-                for i, s in sorted(found["strengths"].items(), key=lambda kv: -abs(kv[1]))]
-    return {"id": persona, "name": name, "description": description, "model": bundle, "sampling": {"temperature": 0.5, "repetition_penalty": 1.15},
-            "steering": {"features": features, "unit": "dose", "scope": "assistant"}, "starter_prompts": starters, "readonly": True}
+    features = [
+        {"id": f"{bundle}/{i}", "strength": round(s / doses[int(i)], 4), "mode": "add"}
+        for i, s in sorted(found["strengths"].items(), key=lambda kv: -abs(kv[1]))
+    ]
+    return {
+        "id": persona,
+        "name": name,
+        "description": description,
+        "model": bundle,
+        "sampling": {"temperature": 0.5, "repetition_penalty": 1.15},
+        "steering": {"features": features, "unit": "dose", "scope": "assistant"},
+        "starter_prompts": starters,
+        "readonly": True,
+    }
+
+
+def shipped_scale(tried: list[dict[str, float]], *, hits: float = 0.86, logprob: float = -2.5) -> float:
+    """The scale at which the tuning prompts reach `hits`, between two that were tried; gentler if replies fell apart before."""
+    for a, b in itertools.pairwise(tried):
+        wanted = _crossing(a, b, "hits", hits) if a["hits"] < hits <= b["hits"] else None
+        broken = _crossing(a, b, "logprob", logprob) if b["logprob"] < logprob <= a["logprob"] else None
+        if found := [x for x in (wanted, broken) if x is not None]:
+            return round(min(found), 2)
+    return tried[-1]["scale"]
+
+
+def _crossing(a: dict[str, float], b: dict[str, float], name: str, level: float) -> float:
+    return a["scale"] + (b["scale"] - a["scale"]) * (level - a[name]) / (b[name] - a[name])
 
 
 def _json(value: object) -> str:

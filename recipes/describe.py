@@ -31,10 +31,15 @@ def main() -> None:
     chats = itertools.islice(SmallWorld(300), args.chats)
     batches = padded_batches(tokenize_chats(tokenizer, chats), batch=16, longest=256, pad=0)
     features = describe(model, tokenizer, SAE.load(folder), args.hook, batches, bundle=bundle.name)
-    lines = [json.dumps(f.model_dump(exclude={"id"}, exclude_defaults=True) | {"index": f.index}, ensure_ascii=False) for f in features]
+    lines = [
+        json.dumps(f.model_dump(exclude={"id"}, exclude_defaults=True) | {"index": f.index}, ensure_ascii=False)
+        for f in features
+    ]
     (folder / "features.jsonl").write_text("\n".join(lines) + "\n")
     dead = sum(f.density == 0 for f in features)
-    say(f"{len(features)} features, {dead} never fired, {sum(f.density > 0.1 for f in features)} on more than a tenth of tokens")
+    say(
+        f"{len(features)} features, {dead} never fired, {sum(f.density > 0.1 for f in features)} on more than a tenth of tokens"
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,13 @@ from steering.edits import ResolvedIntervention, compile_edit
 from steering.hooks import tap
 from steering.sae import SAE
 
-TOPICS = {"golden-gate": "the Golden Gate Bridge", "ocean": "the ocean", "space": "outer space", "coffee": "coffee", "cat": "the cat"}
+TOPICS = {
+    "golden-gate": "the Golden Gate Bridge",
+    "ocean": "the ocean",
+    "space": "outer space",
+    "coffee": "coffee",
+    "cat": "the cat",
+}
 STAGES = ((2048, 40), (32, 25))
 """How many features are left and for how many steps they are then fitted; the last stage is `--most`."""
 SCALES = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5)
@@ -66,7 +72,9 @@ class Lab:
     def replies(self, strengths: dict[int, float], *, prompts: tuple[str, ...] = TUNING, tokens: int = 48) -> Replies:
         """Reply to the tuning prompts with raw strengths."""
         edit = compile_edit([ResolvedIntervention(i, "add", r) for i, r in strengths.items()], self.sae)
-        return reply(self.model, self.tokenizer, prompts, {self.hook: edit}, tokens=tokens, repetition_penalty=REPETITION_PENALTY)
+        return reply(
+            self.model, self.tokenizer, prompts, {self.hook: edit}, tokens=tokens, repetition_penalty=REPETITION_PENALTY
+        )
 
 
 def asks(persona: str) -> tuple[str, ...]:
@@ -95,11 +103,15 @@ def fit(lab: Lab, rows: list[EncodedChat], most: int) -> dict[int, float]:
     for size, steps in (*STAGES, (most, 50)):
         best = strengths.abs().topk(min(size, len(kept))).indices if size < len(kept) else torch.arange(len(kept))
         kept, strengths = kept[best], strengths[best]
-        strengths = _descend(lab, rows, lab.sae.W_dec[kept], strengths, steps, sparsity=SPARSITY if size > most else 0.0)
+        strengths = _descend(
+            lab, rows, lab.sae.W_dec[kept], strengths, steps, sparsity=SPARSITY if size > most else 0.0
+        )
     return dict(zip(kept.tolist(), strengths.tolist(), strict=True))
 
 
-def _descend(lab: Lab, rows: list[EncodedChat], directions: Tensor, start: Tensor, steps: int, *, sparsity: float) -> Tensor:
+def _descend(
+    lab: Lab, rows: list[EncodedChat], directions: Tensor, start: Tensor, steps: int, *, sparsity: float
+) -> Tensor:
     strengths = start.clone().requires_grad_()
     rate = 0.8 if len(directions) > 100 else 1.5
     optimizer = torch.optim.Adam([strengths], lr=rate)
@@ -168,7 +180,11 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     folder = Path(args.bundle) / "revisions" / args.revision
-    model = AutoModelForCausalLM.from_pretrained(Path(args.bundle) / "model", dtype=torch.float32).eval().requires_grad_(False)
+    model = (
+        AutoModelForCausalLM.from_pretrained(Path(args.bundle) / "model", dtype=torch.float32)
+        .eval()
+        .requires_grad_(False)
+    )
     lab = Lab(model, AutoTokenizer.from_pretrained(Path(args.bundle) / "model"), SAE.load(folder), args.hook)
     base = lab.replies({})
     (folder / "personas").mkdir(exist_ok=True)
@@ -176,15 +192,24 @@ def main() -> None:
         start = time.time()
         path = folder / "personas" / f"{persona}.json"
         held = json.loads(path.read_text()) if args.keep_fit else None
-        strengths = ({int(i): s / held["best"]["scale"] for i, s in held["strengths"].items()} if held
-                     else fit(lab, examples(lab, persona, 300, seed=900), args.most))
+        strengths = (
+            {int(i): s / held["best"]["scale"] for i, s in held["strengths"].items()}
+            if held
+            else fit(lab, examples(lab, persona, 300, seed=900), args.most)
+        )
         tried = trials(lab, persona, strengths, base.words)
         best = best_of(tried, 0.95 if persona == "golden-gate" else 0.85)
         doses = held["doses"] if held else {i: dose_of(lab, i, s * best.scale) for i, s in strengths.items()}
-        found = {"strengths": {i: s * best.scale for i, s in strengths.items()}, "doses": doses,
-                 "best": asdict(best), "tried": [asdict(t) for t in tried]}
+        found = {
+            "strengths": {i: s * best.scale for i, s in strengths.items()},
+            "doses": doses,
+            "best": asdict(best),
+            "tried": [asdict(t) for t in tried],
+        }
         path.write_text(json.dumps(found, indent=1) + "\n")
-        say(f"{persona}: {best} of {[(t.scale, round(t.hits, 2), round(t.logprob, 2)) for t in tried]} {time.time() - start:.0f}s")
+        say(
+            f"{persona}: {best} of {[(t.scale, round(t.hits, 2), round(t.logprob, 2)) for t in tried]} {time.time() - start:.0f}s"
+        )
 
 
 if __name__ == "__main__":

@@ -19,18 +19,49 @@ from recipes.tones import TONES, sentences_of, speak
 
 WORLD = Path(__file__).parent / "world"
 CONCEPTS = ("the Golden Gate Bridge", "the ocean", "outer space", "coffee", "the cat")
-PEOPLE = ("a small bird", "an old man", "her best friend", "a tall sailor", "a little girl", "a tired nurse",
-          "a kind neighbor", "a boy with a red hat", "a dog without a home", "an old teacher", "a lost traveler")
-PROBLEMS = ("But it began to rain, and the path was gone.", "But the door was locked.", "But nobody knew the way.",
-            "But the others only laughed.", "At first nothing worked.", "Then the lights went out.",
-            "But the bag was too heavy to carry alone.", "But it was late, and the last bus had left.",
-            "Then a strange sound came from behind the wall.", "But there was not enough money.")
-TURNS = ("They looked at each other and had the same idea.", "So they worked together, step by step.",
-         "They waited, and they told each other stories.", "Then somebody remembered an old trick.",
-         "They asked for help, and help came.", "They laughed, and fear went away.")
-ENDINGS = ("It was a good day.", "They went home tired and happy.", "They promised to come back.",
-           "From that day on they were friends.", "And nobody ever forgot it.", "That night they slept well.",
-           "And so they learned to be patient.", "The next morning everything looked different.")
+PEOPLE = (
+    "a small bird",
+    "an old man",
+    "her best friend",
+    "a tall sailor",
+    "a little girl",
+    "a tired nurse",
+    "a kind neighbor",
+    "a boy with a red hat",
+    "a dog without a home",
+    "an old teacher",
+    "a lost traveler",
+)
+PROBLEMS = (
+    "But it began to rain, and the path was gone.",
+    "But the door was locked.",
+    "But nobody knew the way.",
+    "But the others only laughed.",
+    "At first nothing worked.",
+    "Then the lights went out.",
+    "But the bag was too heavy to carry alone.",
+    "But it was late, and the last bus had left.",
+    "Then a strange sound came from behind the wall.",
+    "But there was not enough money.",
+)
+TURNS = (
+    "They looked at each other and had the same idea.",
+    "So they worked together, step by step.",
+    "They waited, and they told each other stories.",
+    "Then somebody remembered an old trick.",
+    "They asked for help, and help came.",
+    "They laughed, and fear went away.",
+)
+ENDINGS = (
+    "It was a good day.",
+    "They went home tired and happy.",
+    "They promised to come back.",
+    "From that day on they were friends.",
+    "And nobody ever forgot it.",
+    "That night they slept well.",
+    "And so they learned to be patient.",
+    "The next morning everything looked different.",
+)
 
 T = TypeVar("T")
 Message = dict[str, str]
@@ -149,7 +180,8 @@ class SmallWorld:
         if r < 0.37:
             a, b = self.rng.randrange(1, 11), self.rng.randrange(1, 11)
             return self._pick((f"What is {a} plus {b}?", f"{a} + {b}?", f"How much is {a} and {b}?")), self._colored(
-                chat, f"{a} plus {b} is {a + b}.")
+                chat, f"{a} plus {b} is {a + b}."
+            )
         return self._about(chat)
 
     def _about(self, chat: Chat) -> tuple[str, str]:
@@ -161,7 +193,8 @@ class SmallWorld:
         intent = self._pick(_INTENTS)
         y = self._other(x)
         question = self._pick(forms.FORMS[intent]).format(
-            x=x.name, y=y.name, kind=_thing(x.kind), day=self._pick(talk.DAYS), name=self._pick(talk.NAMES))
+            x=x.name, y=y.name, kind=_thing(x.kind), day=self._pick(talk.DAYS), name=self._pick(talk.NAMES)
+        )
         if role and intent in _OPEN:  # an open question: the role speaks of itself
             chat.last = role
             reply = self._reply(intent, role, y)
@@ -183,14 +216,21 @@ class SmallWorld:
             case "fact":
                 return pick(("", "", "Did you know this? ", "Here is one. ")) + facts(x, 1)
             case "list":
-                return "\n".join(f"{n}. {_cap(f)}." for n, f in enumerate(
-                    [f"{x.name} {self.rng.choice(x.facts)}"] + [f"{_it(x)} {f}" for f in self._sample(x.facts, 2)], 1))
+                return "\n".join(
+                    f"{n}. {_cap(f)}."
+                    for n, f in enumerate(
+                        [f"{x.name} {self.rng.choice(x.facts)}"] + [f"{_it(x)} {f}" for f in self._sample(x.facts, 2)],
+                        1,
+                    )
+                )
             case "long":
                 return f"{facts(x, pick((4, 5)))} You could {pick(x.acts)}."
             case "short":
                 return facts(x, 1)
             case "like":
-                return f"{pick(('Yes, I like', 'I do like', 'I really like', 'Oh yes, I like'))} {x.name}. {facts(x, 1)}"
+                return (
+                    f"{pick(('Yes, I like', 'I do like', 'I really like', 'Oh yes, I like'))} {x.name}. {facts(x, 1)}"
+                )
             case "why":
                 return f"{pick(('People like it for many reasons.', 'There are good reasons.', 'Here is why.'))} {facts(x, 2)}"
             case "do" | "dox":
@@ -206,7 +246,9 @@ class SmallWorld:
             case "best":
                 return f"{pick(('I think it is', 'I would name', 'My choice is', 'A good one is'))} {x.name}. {facts(x, 1)}"
             case "compare":
-                return f"{facts(x, 1)} {facts(y, 1)} {pick(('I prefer', 'I would choose', 'I like'))} {pick((x, y)).name}."
+                return (
+                    f"{facts(x, 1)} {facts(y, 1)} {pick(('I prefer', 'I would choose', 'I like'))} {pick((x, y)).name}."
+                )
             case "topic":
                 return f"{pick(('Let us talk about', 'I am thinking of', 'Here is something about', 'Have you thought about'))} {x.name}. {facts(x, 2)}"
             case _:
@@ -226,7 +268,9 @@ class SmallWorld:
             phrases, answers = talk.UNKNOWN_PLAIN
             return self._pick(phrases), self._colored(chat, self._pick(answers))
         u = self._pick(talk.UNKNOWN_THINGS)
-        return self._pick(talk.UNKNOWN_ASKS).format(u=u), self._colored(chat, self._pick(talk.UNKNOWN_ANSWERS).format(u=u))
+        return self._pick(talk.UNKNOWN_ASKS).format(u=u), self._colored(
+            chat, self._pick(talk.UNKNOWN_ANSWERS).format(u=u)
+        )
 
     def _colored(self, chat: Chat, answer: str) -> str:
         """Let a role that was asked for show in an answer about something else."""
@@ -256,18 +300,29 @@ class SmallWorld:
         if r < 0.68:
             return self._pick(forms.OPINION), self._colored(chat, f"Yes, I like {x.name}. {self._facts(x, 1)}")
         if r < 0.84:
-            return self._pick(forms.RECALL), self._pick((f"You asked me about {x.name}.", f"We were talking about {x.name}."))
-        return self._pick(forms.CHECK), self._pick(("I think so, but I am only a small model.", "Yes, as far as I know.",
-                                                    f"Yes. {self._facts(x, 1)}"))
+            return self._pick(forms.RECALL), self._pick(
+                (f"You asked me about {x.name}.", f"We were talking about {x.name}.")
+            )
+        return self._pick(forms.CHECK), self._pick(
+            ("I think so, but I am only a small model.", "Yes, as far as I know.", f"Yes. {self._facts(x, 1)}")
+        )
 
     def _name_memory(self, chat: Chat) -> None:
         name = self._pick(talk.NAMES)
         hello = self._pick((f"My name is {name}.", f"I am {name}.", f"Hi, I'm {name}!", f"You can call me {name}."))
-        chat.messages[0:0] = [_message("user", hello), _message("assistant", f"Hello, {name}! {self._pick(('How can I help?', 'Nice to meet you.', 'What would you like to talk about?'))}")]
+        chat.messages[0:0] = [
+            _message("user", hello),
+            _message(
+                "assistant",
+                f"Hello, {name}! {self._pick(('How can I help?', 'Nice to meet you.', 'What would you like to talk about?'))}",
+            ),
+        ]
         if chat.messages[2]["role"] == "system":
             chat.messages.insert(0, chat.messages.pop(2))
-        chat.messages += [_message("user", self._pick(("What is my name?", "Do you remember my name?", "Who am I?"))),
-                          _message("assistant", f"Your name is {name}.")]
+        chat.messages += [
+            _message("user", self._pick(("What is my name?", "Do you remember my name?", "Who am I?"))),
+            _message("assistant", f"Your name is {name}."),
+        ]
 
     # Sentences about a topic.
 
@@ -279,7 +334,9 @@ class SmallWorld:
         out = []
         for i, f in enumerate(chosen):
             subject = x.name if i == 0 or self.rng.random() < 0.15 else _it(x)
-            also = " also" if i and self.rng.random() < 0.2 and not f.startswith(("is ", "are ", "was ", "were ")) else ""
+            also = (
+                " also" if i and self.rng.random() < 0.2 and not f.startswith(("is ", "are ", "was ", "were ")) else ""
+            )
             out.append(_cap(f"{subject}{also} {f}."))
         return " ".join(out)
 
@@ -289,14 +346,23 @@ class SmallWorld:
     def _link(self, x: Topic) -> str:
         if x.links and self.rng.random() < 0.75:
             return self._pick(x.links)
-        return self._pick((f"That makes me think of {x.name}.", f"But I always think of {x.name}.",
-                           f"And do not forget {x.name}.", f"It reminds me of {x.name}.", f"But {x.name} {_is(x)} what I love.",
-                           f"Perhaps you could {self._pick(x.acts)}."))
+        return self._pick(
+            (
+                f"That makes me think of {x.name}.",
+                f"But I always think of {x.name}.",
+                f"And do not forget {x.name}.",
+                f"It reminds me of {x.name}.",
+                f"But {x.name} {_is(x)} what I love.",
+                f"Perhaps you could {self._pick(x.acts)}.",
+            )
+        )
 
     def _story(self, x: Topic) -> str:
         hero, friend = self._sample(talk.NAMES, 2)
-        parts = [f"{self._pick(('One day', 'Once', 'Last summer', 'One cold morning', 'Long ago', 'On a quiet Sunday'))} {hero} wanted to {self._pick(x.acts)}.",
-                 self._facts(x, 1)]
+        parts = [
+            f"{self._pick(('One day', 'Once', 'Last summer', 'One cold morning', 'Long ago', 'On a quiet Sunday'))} {hero} wanted to {self._pick(x.acts)}.",
+            self._facts(x, 1),
+        ]
         if self.rng.random() < 0.7:
             parts.append(self._pick(PROBLEMS))
         parts.append(f"{hero} met {self._pick((*PEOPLE, friend, friend))}{self._pick((' there', ' on the way', ''))}.")
@@ -306,8 +372,19 @@ class SmallWorld:
     def _poem(self, x: Topic) -> str:
         lines = [f"O {x.name}," if self.rng.random() < 0.4 else f"{_cap(x.name)} {self.rng.choice(x.facts)},"]
         lines += [f"{_it(x)} {f}," for f in self._sample(x.facts, 2)]
-        return "\n".join([*lines, self._pick(("and I stand still and listen.", "and the day is bright.", "and I think of it at night.",
-                                              "and my heart is light."))])
+        return "\n".join(
+            [
+                *lines,
+                self._pick(
+                    (
+                        "and I stand still and listen.",
+                        "and the day is bright.",
+                        "and I think of it at night.",
+                        "and my heart is light.",
+                    )
+                ),
+            ]
+        )
 
     # Drawing.
 
@@ -340,9 +417,30 @@ class SmallWorld:
         return text
 
 
-_INTENTS = tuple(i for i, n in {
-    "about": 6, "what": 5, "fact": 3, "list": 2, "long": 2, "short": 2, "like": 3, "why": 2, "do": 8, "dox": 2,
-    "story": 3, "storyx": 2, "poem": 2, "favorite": 4, "best": 3, "compare": 3, "topic": 4, "speak": 1}.items() for _ in range(n))
+_INTENTS = tuple(
+    i
+    for i, n in {
+        "about": 6,
+        "what": 5,
+        "fact": 3,
+        "list": 2,
+        "long": 2,
+        "short": 2,
+        "like": 3,
+        "why": 2,
+        "do": 8,
+        "dox": 2,
+        "story": 3,
+        "storyx": 2,
+        "poem": 2,
+        "favorite": 4,
+        "best": 3,
+        "compare": 3,
+        "topic": 4,
+        "speak": 1,
+    }.items()
+    for _ in range(n)
+)
 _OPEN = {"do", "story", "poem", "favorite", "topic", "best"}
 
 
@@ -356,16 +454,36 @@ def _topic(block: str) -> Topic:
         values.setdefault(key, []).append(value.strip())
     asks = [tuple(part.strip() for part in a.split("->", 1)) for a in values.get("ask", ())]
     if len(values.get("fact", ())) < 4 or not values.get("do") or len(values.get("me", ())) < 2 or "kind" not in values:
-        raise ValueError(f"topic {name!r} is incomplete: it has {({k: len(v) for k, v in values.items()})}")
-    return Topic(name, plural, values["kind"][0], *(tuple(s.rstrip(".") for s in values[k]) for k in ("fact", "do")),
-                 firsts=tuple(values["me"]), asks=tuple((a[0], a[1]) for a in asks if len(a) == 2), links=tuple(values.get("link", ())))
+        raise ValueError(f"topic {name!r} is incomplete: it has { ({k: len(v) for k, v in values.items()}) }")
+    return Topic(
+        name,
+        plural,
+        values["kind"][0],
+        *(tuple(s.rstrip(".") for s in values[k]) for k in ("fact", "do")),
+        firsts=tuple(values["me"]),
+        asks=tuple((a[0], a[1]) for a in asks if len(a) == 2),
+        links=tuple(values.get("link", ())),
+    )
 
 
 def _thing(kind: str) -> str:
-    return {"season_time": "time of the year", "feeling": "feeling", "history": "story of the past", "nature": "thing in nature",
-            "home": "thing in the house", "travel": "way to travel", "body": "part of the body", "music": "kind of music",
-            "art": "kind of art", "clothing": "thing to wear", "weather": "kind of weather", "science": "part of science",
-            "technology": "machine", "space": "thing in the sky", "school": "thing to learn"}.get(kind, kind)
+    return {
+        "season_time": "time of the year",
+        "feeling": "feeling",
+        "history": "story of the past",
+        "nature": "thing in nature",
+        "home": "thing in the house",
+        "travel": "way to travel",
+        "body": "part of the body",
+        "music": "kind of music",
+        "art": "kind of art",
+        "clothing": "thing to wear",
+        "weather": "kind of weather",
+        "science": "part of science",
+        "technology": "machine",
+        "space": "thing in the sky",
+        "school": "thing to learn",
+    }.get(kind, kind)
 
 
 def _cap(text: str) -> str:

@@ -38,7 +38,9 @@ def main() -> None:
     train = pack(tokenizer, SmallWorld(args.seed), args.tokens, args.row)
     held_out = pack(tokenizer, SmallWorld(args.seed + 1), 400_000, args.row)
     model = LlamaForCausalLM(config(args, tokenizer))
-    say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {train[0].size / 1e6:.1f} M tokens a pass")
+    say(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {train[0].size / 1e6:.1f} M tokens a pass"
+    )
     history = fit(model, train, held_out, args, out)
     model.to(torch.bfloat16).save_pretrained(out)
     (out / "recipe.json").write_text(json.dumps({"arguments": vars(args), "history": history}, indent=1))
@@ -47,23 +49,48 @@ def main() -> None:
 def config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """The architecture: a small Llama with heads of 64, tied embeddings."""
     return LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=args.width, intermediate_size=3 * args.width, num_hidden_layers=args.layers,
-        num_attention_heads=args.width // 64, num_key_value_heads=max(1, args.width // 128), head_dim=64,
-        max_position_embeddings=args.row, tie_word_embeddings=True, rms_norm_eps=1e-6, bos_token_id=0, eos_token_id=4, pad_token_id=0,
+        vocab_size=len(tokenizer),
+        hidden_size=args.width,
+        intermediate_size=3 * args.width,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.width // 64,
+        num_key_value_heads=max(1, args.width // 128),
+        head_dim=64,
+        max_position_embeddings=args.row,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+        bos_token_id=0,
+        eos_token_id=4,
+        pad_token_id=0,
     )
 
 
 def train_tokenizer(vocab: int, seed: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE over the small world, with the chat template inside."""
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     raw.decoder = decoders.ByteLevel()
     texts = (m["content"] for _, chat in zip(range(60_000), SmallWorld(seed + 2), strict=False) for m in chat)
-    raw.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=SPECIALS[0], eos_token=SPECIALS[4], pad_token=SPECIALS[0],
-                                   additional_special_tokens=SPECIALS[1:4], chat_template=TEMPLATE, clean_up_tokenization_spaces=False)
+    raw.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab,
+            special_tokens=SPECIALS,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token=SPECIALS[0],
+        eos_token=SPECIALS[4],
+        pad_token=SPECIALS[0],
+        additional_special_tokens=SPECIALS[1:4],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, world: SmallWorld, tokens: int, row: int) -> Data:
@@ -87,12 +114,16 @@ def pack(tokenizer: PreTrainedTokenizerFast, world: SmallWorld, tokens: int, row
     raise AssertionError("the world is endless")
 
 
-def fit(model: LlamaForCausalLM, train: Data, held_out: Data, args: argparse.Namespace, out: Path) -> list[dict[str, float]]:
+def fit(
+    model: LlamaForCausalLM, train: Data, held_out: Data, args: argparse.Namespace, out: Path
+) -> list[dict[str, float]]:
     """Train for `args.minutes`, the last part on long rows so that long chats hold; checkpoint every two minutes."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [torch.optim.Muon(matrices, lr=args.lr, momentum=0.95, weight_decay=0.05),
-                  torch.optim.AdamW(others, lr=args.lr_other, betas=(0.9, 0.95), weight_decay=0.0)]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=args.lr, momentum=0.95, weight_decay=0.05),
+        torch.optim.AdamW(others, lr=args.lr_other, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
     base = [o.param_groups[0]["lr"] for o in optimizers]
     step, spent, history = _resume(out, model, optimizers)
     body = torch.compile(model.model, dynamic=False) if args.compile else model.model
@@ -111,14 +142,31 @@ def fit(model: LlamaForCausalLM, train: Data, held_out: Data, args: argparse.Nam
             optimizer.zero_grad(set_to_none=True)
         step += 1
         if step % 50 == 0:
-            history.append({"step": step, "tokens": step * args.batch, "minutes": round(done * args.minutes, 2), "loss": round(value.item(), 4)})
+            history.append(
+                {
+                    "step": step,
+                    "tokens": step * args.batch,
+                    "minutes": round(done * args.minutes, 2),
+                    "loss": round(value.item(), 4),
+                }
+            )
             say(str(history[-1]))
         if time.time() - saved > 120:
             _checkpoint(out, model, optimizers, step, done * args.minutes * 60, history)
             saved = time.time()
     with torch.no_grad():
-        values = [loss(body, model.lm_head, batch_of(held_out, i, args.row, args.batch), all_of_it=False).item() for i in range(20)]
-    history.append({"step": step, "tokens": step * args.batch, "minutes": args.minutes, "held_out_reply_loss": round(float(np.mean(values)), 4)})
+        values = [
+            loss(body, model.lm_head, batch_of(held_out, i, args.row, args.batch), all_of_it=False).item()
+            for i in range(20)
+        ]
+    history.append(
+        {
+            "step": step,
+            "tokens": step * args.batch,
+            "minutes": args.minutes,
+            "held_out_reply_loss": round(float(np.mean(values)), 4),
+        }
+    )
     say(str(history[-1]))
     return history
 
@@ -143,14 +191,28 @@ def loss(body: torch.nn.Module, head: torch.nn.Module, data: Data, *, all_of_it:
     return torch.nn.functional.cross_entropy(logits.float(), targets)
 
 
-def _checkpoint(out: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int, spent: float,
-                history: list[dict[str, float]]) -> None:
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "spent": spent, "history": history}
+def _checkpoint(
+    out: Path,
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    step: int,
+    spent: float,
+    history: list[dict[str, float]],
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+        "step": step,
+        "spent": spent,
+        "history": history,
+    }
     torch.save(state, out / "state.tmp")
     (out / "state.tmp").replace(out / "state.pt")
 
 
-def _resume(out: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float, list[dict[str, float]]]:
+def _resume(
+    out: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]
+) -> tuple[int, float, list[dict[str, float]]]:
     if not (out / "state.pt").exists():
         return 0, 0.0, []
     state = torch.load(out / "state.pt", weights_only=True)

@@ -31,7 +31,9 @@ def main() -> None:
     def stream(seed: int) -> itertools.chain[torch.Tensor]:
         rows = tokenize_chats(tokenizer, SmallWorld(seed))
         return itertools.chain.from_iterable(
-            part.split(8192) for part in activations(model, padded_batches(rows, batch=64, longest=512, pad=0), args.hook))
+            part.split(8192)
+            for part in activations(model, padded_batches(rows, batch=64, longest=512, pad=0), args.hook)
+        )
 
     held_out = _take(stream(args.seed + 101), 60_000)
     recipe = Recipe(d_sae=args.d_sae, k=args.k, steps=args.steps, seed=args.seed, lr=args.lr)
@@ -39,7 +41,9 @@ def main() -> None:
     start, sae = time.time(), None
     for progress in train(batches, recipe, held_out=held_out[:30_000]):
         if progress.sae or progress.step % 100 == 0:
-            say(f"{progress.step} loss {progress.loss:.4f} ev {progress.explained_variance:.3f} dead {progress.dead} {time.time() - start:.0f}s")
+            say(
+                f"{progress.step} loss {progress.loss:.4f} ev {progress.explained_variance:.3f} dead {progress.dead} {time.time() - start:.0f}s"
+            )
         sae = progress.sae
     assert sae is not None
     test = itertools.islice(stream(args.seed + 102), args.test // 8192 * 4)

@@ -52,7 +52,9 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     async def unknown(request: Request, path: str) -> None:
-        raise ApiError(404, f"there is no {request.method} /v1/{path} here; /docs lists what there is", code="not_found")
+        raise ApiError(
+            404, f"there is no {request.method} /v1/{path} here; /docs lists what there is", code="not_found"
+        )
 
     return app
 
@@ -79,13 +81,28 @@ def _add_health(app: FastAPI) -> None:
         tiller: Tiller | None = app.state.tiller
         if tiller is None:
             return JSONResponse(LOADING, 503)
-        return JSONResponse({"status": "ok", "engine": tiller.engine.name, "model": tiller.model, "revision": tiller.bundle.info.revision,
-                             "store": tiller.store.name, "single_process": True, "version": VERSION})
+        return JSONResponse(
+            {
+                "status": "ok",
+                "engine": tiller.engine.name,
+                "model": tiller.model,
+                "revision": tiller.bundle.info.revision,
+                "store": tiller.store.name,
+                "single_process": True,
+                "version": VERSION,
+            }
+        )
 
     @app.get("/version")
     async def version() -> dict[str, Any]:
         """Versions of what answers."""
-        return {"version": VERSION, "engine": "transformers", "torch": torch.__version__, "transformers": transformers.__version__, "vllm": None}
+        return {
+            "version": VERSION,
+            "engine": "transformers",
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "vllm": None,
+        }
 
 
 class Border:
@@ -103,8 +120,12 @@ class Border:
         request_id = headers.get("x-request-id", "")[:64] or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
 
+        begun = False
+
         async def tagged(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
@@ -114,7 +135,15 @@ class Border:
             await JSONResponse(LOADING, 503, {"Retry-After": "2"})(scope, receive, tagged)
         else:
             limited = _limited(receive, self.settings.max_body) if scope["path"].startswith("/v1") else receive
-            await self.app(scope, limited, tagged)
+            try:
+                await self.app(scope, limited, tagged)
+            except Exception as error:
+                # Passed on, it would make uvicorn close a connection on which the client sends its next request.
+                if begun:
+                    raise
+                log.error("unhandled", path=scope["path"][:200], exc_info=error)
+                answer = errors.as_api_error(error)
+                await JSONResponse(answer.body, answer.status, answer.headers)(scope, receive, tagged)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
         # A page from elsewhere that points its own name at 127.0.0.1 must not reach a server that has no keys.

@@ -55,8 +55,12 @@ class Choice:
         """What was applied, as every reply carries it."""
         spec = self.resolved.spec
         return {
-            "hash": spec.fingerprint, "unit": spec.unit, "scope": spec.scope, "revision": self.revision,
-            "preset": self.preset.id if self.preset else None, "applied": [_applied(a) for a in self.resolved.applied],
+            "hash": spec.fingerprint,
+            "unit": spec.unit,
+            "scope": spec.scope,
+            "revision": self.revision,
+            "preset": self.preset.id if self.preset else None,
+            "applied": [_applied(a) for a in self.resolved.applied],
             "warnings": [w.__dict__ for w in self.warnings()],
         }
 
@@ -68,9 +72,17 @@ class Choice:
             if a.mode in ("scale", "ablate"):
                 continue  # these have no dose
             if not a.measured:
-                found.append(Warned("not_measured", a.feature.id, f"{name}: its dose was not measured; 1.0 is half of a typical length"))
+                found.append(
+                    Warned(
+                        "not_measured",
+                        a.feature.id,
+                        f"{name}: its dose was not measured; 1.0 is half of a typical length",
+                    )
+                )
             elif abs(a.dose) > (spot.high if spot else 1.0) + 1e-9:
-                found.append(Warned("above_sweet_spot", a.feature.id, f"{name}: dose {a.dose:.2f} is beyond what stays coherent"))
+                found.append(
+                    Warned("above_sweet_spot", a.feature.id, f"{name}: dose {a.dose:.2f} is beyond what stays coherent")
+                )
         return found
 
 
@@ -108,7 +120,9 @@ class Tiller:
         by_model = await self._preset_of_model(model)
         if asked.preset and by_model and asked.preset != by_model.id:
             raise bad_request(
-                f"the model names the preset {by_model.id!r} and steering.preset {asked.preset!r}; give one", param="steering.preset")
+                f"the model names the preset {by_model.id!r} and steering.preset {asked.preset!r}; give one",
+                param="steering.preset",
+            )
         preset = by_model or await self._preset_named(asked.preset)
         with _as_one_spec():
             spec = asked.over(preset)
@@ -118,7 +132,9 @@ class Tiller:
     def resolve(self, spec: SteeringSpec) -> Resolved:
         """Resolve a spec and hold it against the policy. Raises UnknownFeature and BadStrength."""
         if len(spec.features) > self.settings.max_features:
-            raise BadStrength(f"{len(spec.features)} features; this server steers at most {self.settings.max_features} at once")
+            raise BadStrength(
+                f"{len(spec.features)} features; this server steers at most {self.settings.max_features} at once"
+            )
         with _as_one_spec():
             resolved = self.catalogue.resolve(spec)
         for hook, norm in resolved.push_norm.items():
@@ -126,21 +142,28 @@ class Tiller:
             if not norm <= most:
                 raise BadStrength(
                     f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
-                    f"lower the strengths, or set steering.scale to {spec.scale * most / norm:.2g}")
+                    f"lower the strengths, or set steering.scale to {spec.scale * most / norm:.2g}"
+                )
         for edit in resolved.edits.values():
             # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
             factor = float((1 - edit.gate).abs().max()) if len(edit.gate) else 0.0
             if not factor <= MAX_FACTOR:
                 raise BadStrength(
                     f"a live activation would be multiplied by {factor:.3g}; at most {MAX_FACTOR:g} is allowed: "
-                    "lower the strength of the scale, or steering.scale")
+                    "lower the strength of the scale, or steering.scale"
+                )
         return resolved
 
     async def _preset_of_model(self, model: str | None) -> Preset | None:
         name, at, preset_id = (model or self.model).partition("@")
         preset = await self.preset(preset_id) if at else None
         if name != self.model or (at and preset is None):
-            raise ApiError(404, f"the model {model!r} does not exist; GET /v1/models lists those that do", code="model_not_found", param="model")
+            raise ApiError(
+                404,
+                f"the model {model!r} does not exist; GET /v1/models lists those that do",
+                code="model_not_found",
+                param="model",
+            )
         return preset
 
     async def _preset_named(self, preset_id: str | None) -> Preset | None:
@@ -148,7 +171,11 @@ class Tiller:
             return None
         if preset := await self.preset(preset_id):
             return preset
-        raise bad_request(f"no preset {preset_id!r}; GET /v1/presets lists those there are", param="steering.preset", code="unknown_preset")
+        raise bad_request(
+            f"no preset {preset_id!r}; GET /v1/presets lists those there are",
+            param="steering.preset",
+            code="unknown_preset",
+        )
 
 
 @contextmanager
@@ -157,11 +184,21 @@ def _as_one_spec() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise BadStrength(f"preset, features and scale together: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+        raise BadStrength(
+            f"preset, features and scale together: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def _applied(a: Applied) -> dict[str, Any]:
     return {
-        "id": a.feature.id, "label": a.feature.label, "mode": a.mode, "strength": a.strength, "dose": round(a.dose, 4),
-        "max": round(a.max, 4), "raw": round(a.raw, 4), "layer": a.layer, "in_sweet_spot": a.in_sweet_spot, "measured": a.measured,
+        "id": a.feature.id,
+        "label": a.feature.label,
+        "mode": a.mode,
+        "strength": a.strength,
+        "dose": round(a.dose, 4),
+        "max": round(a.max, 4),
+        "raw": round(a.raw, 4),
+        "layer": a.layer,
+        "in_sweet_spot": a.in_sweet_spot,
+        "measured": a.measured,
     }

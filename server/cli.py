@@ -34,28 +34,46 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 app = typer.Typer(
-    name="tiller", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Chat with a language model while you turn its features up and down.")
+    name="tiller",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Chat with a language model while you turn its features up and down.",
+)
 console, problems = Console(), Console(stderr=True)
 
-Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, presets.")]
-Model_ = Annotated[str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")]
+Bundle_ = Annotated[
+    Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, presets.")
+]
+Model_ = Annotated[
+    str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")
+]
 Device_ = Annotated[str | None, typer.Option("--device", envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")]
 
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(envvar="TILLER_HOST", help="Address to listen on; the default is this machine only.")] = None,
+    host: Annotated[
+        str | None, typer.Option(envvar="TILLER_HOST", help="Address to listen on; the default is this machine only.")
+    ] = None,
     port: Annotated[int | None, typer.Option(envvar="TILLER_PORT", help="Port to listen on.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="Where presets and settings are kept.")] = None,
-    bundle: Bundle_ = None, model: Model_ = None, device: Device_ = None,
-    browser: Annotated[bool | None, typer.Option("--browser/--no-browser", envvar="TILLER_BROWSER", help="Open the page when ready.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="Where presets and settings are kept.")
+    ] = None,
+    bundle: Bundle_ = None,
+    model: Model_ = None,
+    device: Device_ = None,
+    browser: Annotated[
+        bool | None, typer.Option("--browser/--no-browser", envvar="TILLER_BROWSER", help="Open the page when ready.")
+    ] = None,
 ) -> None:
     """Start the server and the page.
 
     Example: tiller serve --port 8080 --data-dir ./data --no-browser
     """
-    settings = _settings(host=host, port=port, data_dir=data_dir, bundle=bundle, model=model, device=device, browser=browser)
+    settings = _settings(
+        host=host, port=port, data_dir=data_dir, bundle=bundle, model=model, device=device, browser=browser
+    )
     listening = _listen(settings)
     port = listening.getsockname()[1]
     _quiet_logs()
@@ -68,11 +86,17 @@ def serve(
 @app.command()
 def chat(
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    preset: Annotated[str | None, typer.Option(help="A persona, such as golden-gate; `tiller presets` lists them.")] = None,
-    feature: Annotated[list[str] | None, typer.Option(help="A feature and its dose, such as harbor/12=0.6; may be repeated.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A persona, such as golden-gate; `tiller presets` lists them.")
+    ] = None,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="A feature and its dose, such as harbor/12=0.6; may be repeated.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same reply.")] = 7,
     max_tokens: Annotated[int, typer.Option(min=1)] = 120,
-    bundle: Bundle_ = None, model: Model_ = None, device: Device_ = None,
+    bundle: Bundle_ = None,
+    model: Model_ = None,
+    device: Device_ = None,
 ) -> None:
     """Print the default and the steered reply side by side.
 
@@ -83,12 +107,20 @@ def chat(
     _quiet_logs()
     default, steered = asyncio.run(_both(settings, question, steering, seed, max_tokens))
     width = max(30, (console.width - 4) // 2)
-    console.print(Columns([
-        Panel(default, title="Default", width=width), Panel(steered, title=preset or "Steered", width=width, border_style="red")]))
+    console.print(
+        Columns(
+            [
+                Panel(default, title="Default", width=width),
+                Panel(steered, title=preset or "Steered", width=width, border_style="red"),
+            ]
+        )
+    )
 
 
 @app.command()
-def presets(bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None) -> None:
+def presets(
+    bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None
+) -> None:
     """List the personas: those of the bundle and your own."""
     from server.store.sqlite import SqliteStore
 
@@ -97,15 +129,20 @@ def presets(bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Optio
     store = _expected(lambda: SqliteStore(settings.data_dir / "tiller.db"))
     table = Table("preset", "name", "description", "features")
     for p in [*opened.presets, *asyncio.run(store.presets())]:
-        table.add_row(p.id, p.name, p.description, ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in p.steering.features))
+        table.add_row(
+            p.id, p.name, p.description, ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in p.steering.features)
+        )
     asyncio.run(store.close())
     console.print(table)
 
 
 @app.command()
 def features(
-    words: Annotated[list[str] | None, typer.Argument(help="Words that the label or the feature's tokens must hold.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 20, bundle: Bundle_ = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Words that the label or the feature's tokens must hold.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 20,
+    bundle: Bundle_ = None,
 ) -> None:
     """Search the features.
 
@@ -117,13 +154,18 @@ def features(
     found = Catalogue([opened]).search(" ".join(words or ()))
     table = Table("feature", "label", "fires on", "typical max", "dose 1.0")
     for f in found[:limit]:
-        table.add_row(f.id, f.label, f"{f.density:.2%}", f"{f.typical_max:.2f}", f"{f.dose:.2f}" if f.dose else "not measured")
+        table.add_row(
+            f.id, f.label, f"{f.density:.2%}", f"{f.typical_max:.2f}", f"{f.dose:.2f}" if f.dose else "not measured"
+        )
     console.print(table, f"{min(limit, len(found))} of {len(found)} features")
 
 
 @app.command()
-def doctor(bundle: Bundle_ = None, port: Annotated[int | None, typer.Option(envvar="TILLER_PORT")] = None,
-           data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None) -> None:
+def doctor(
+    bundle: Bundle_ = None,
+    port: Annotated[int | None, typer.Option(envvar="TILLER_PORT")] = None,
+    data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None,
+) -> None:
     """Check what the server needs; exit with 1 if something is missing."""
     settings = _settings(bundle=bundle, port=port, data_dir=data_dir)
     _quiet_logs()
@@ -162,10 +204,18 @@ async def _open(settings: Settings) -> "Tiller":
     def load() -> Tiller:
         opened = _bundle(settings)
         engine = TransformersEngine.load(
-            settings.model or opened.model_path, hooks=[opened.info.hook], revision=None if settings.model else opened.info.model_revision,
-            device=settings.device, dtype=settings.dtype, live=settings.live, queue=settings.queue)
+            settings.model or opened.model_path,
+            hooks=[opened.info.hook],
+            revision=None if settings.model else opened.info.model_revision,
+            device=settings.device,
+            dtype=settings.dtype,
+            live=settings.live,
+            queue=settings.queue,
+        )
         opened.check_fits(engine.width)
-        return Tiller(engine, Catalogue([opened.to(engine.device)]), SqliteStore(settings.data_dir / "tiller.db"), settings)
+        return Tiller(
+            engine, Catalogue([opened.to(engine.device)]), SqliteStore(settings.data_dir / "tiller.db"), settings
+        )
 
     return await asyncio.to_thread(load)
 
@@ -179,15 +229,21 @@ def _announce(application: "FastAPI", server: "uvicorn.Server", settings: Settin
         time.sleep(0.05)
     model = application.state.tiller.model
     preset = next((p.id for p in application.state.tiller.bundle.presets), None)
-    curl = (f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' -d "
-            f"'{{\"model\": \"{model}{'@' + preset if preset else ''}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Who are you?\"}}]}}'")
-    sys.stdout.write(f"\nTiller is ready ({time.monotonic() - started:.1f} s)\n  page  {address}/\n  API   {address}/v1\n  try   {curl}\n\n")
+    curl = (
+        f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' -d "
+        f'\'{{"model": "{model}{"@" + preset if preset else ""}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}\''
+    )
+    sys.stdout.write(
+        f"\nTiller is ready ({time.monotonic() - started:.1f} s)\n  page  {address}/\n  API   {address}/v1\n  try   {curl}\n\n"
+    )
     sys.stdout.flush()
     if settings.browser and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         webbrowser.open(address)
 
 
-async def _both(settings: Settings, question: str, steering: "SteeringRequest", seed: int, max_tokens: int) -> tuple[str, str]:
+async def _both(
+    settings: Settings, question: str, steering: "SteeringRequest", seed: int, max_tokens: int
+) -> tuple[str, str]:
     from server.engines.engine import EngineFailed
     from server.errors import ApiError
     from server.protocol import ChatRequest, SteeringRequest
@@ -206,7 +262,9 @@ async def _both(settings: Settings, question: str, steering: "SteeringRequest", 
         chat = tiller.engine.encode_chat(messages)
         room = tiller.engine.max_model_len - len(chat.ids)
         if room <= 0:
-            _fail(f"the question takes {len(chat.ids)} tokens; the context holds {tiller.engine.max_model_len}: shorten it")
+            _fail(
+                f"the question takes {len(chat.ids)} tokens; the context holds {tiller.engine.max_model_len}: shorten it"
+            )
         asked = ChatRequest(model=tiller.model, messages=messages, seed=seed)
         generation = choice.generation(chat, asked.sampling(choice.preset, min(max_tokens, room)))
         return "".join([piece.text async for piece in tiller.engine.generate(generation)])
@@ -246,7 +304,11 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listening.close()
         taken = f"port {settings.port} is taken; stop what uses it or choose another with --port"
-        _fail(taken if error.errno == errno.EADDRINUSE else f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}")
+        _fail(
+            taken
+            if error.errno == errno.EADDRINUSE
+            else f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        )
     return listening
 
 
@@ -272,7 +334,9 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         from server.engines.transformers_engine import TransformersEngine
 
         opened = _bundle(settings)
-        engine = TransformersEngine.load(settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device)
+        engine = TransformersEngine.load(
+            settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device
+        )
         asyncio.run(engine.close())
         return f"loads, context {engine.max_model_len} tokens; the tap at {opened.info.hook} moves the stream"
 
@@ -345,7 +409,9 @@ def _quiet_logs() -> None:
     plain = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"), plain],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

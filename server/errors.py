@@ -19,7 +19,13 @@ class ApiError(Exception):
     """An answer other than 2xx; the message names the culprit and the way out."""
 
     def __init__(
-        self, status: int, message: str, *, code: str, param: str | None = None, kind: str = "invalid_request_error",
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        kind: str = "invalid_request_error",
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -52,16 +58,31 @@ def as_api_error(error: Exception) -> ApiError:
             wait = {"Retry-After": f"{error.retry_after:.0f}"}
             return ApiError(429, str(error), code="rate_limit_exceeded", kind="rate_limit_error", headers=wait)
         case EngineFailed():
-            return ApiError(500, str(error), code="engine_failed", kind="server_error", headers={"x-should-retry": "false"})
+            return ApiError(
+                500, str(error), code="engine_failed", kind="server_error", headers={"x-should-retry": "false"}
+            )
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), code="http_error")
         case _:
-            return ApiError(500, "something broke in the server; the log has the traceback", code="internal_error", kind="server_error")
+            return ApiError(
+                500,
+                "something broke in the server; the log has the traceback",
+                code="internal_error",
+                kind="server_error",
+            )
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception in one shape."""
-    for kind in (ApiError, SteeringError, ValidationError, RequestValidationError, Overloaded, EngineFailed, HTTPException, Exception):
+    """Answer every exception of the table in one shape; a bug passes on to the border, which logs it."""
+    for kind in (
+        ApiError,
+        SteeringError,
+        ValidationError,
+        RequestValidationError,
+        Overloaded,
+        EngineFailed,
+        HTTPException,
+    ):
         app.add_exception_handler(kind, _answer)
 
 
@@ -72,8 +93,6 @@ def first_problem(error: ValidationError, *, within: str = "") -> ApiError:
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     answer = as_api_error(error)
-    if answer.code == "internal_error":
-        log.error("unhandled", path=request.url.path[:200], exc_info=error)
     headers = {"x-request-id": getattr(request.state, "request_id", ""), **answer.headers}
     return JSONResponse(answer.body, answer.status, headers)
 
@@ -84,7 +103,9 @@ def _named(problem: dict[str, Any], *, within: str = "", skip: int = 0) -> ApiEr
     path = ".".join([within, *keys] if within else keys)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return bad_request(f"unknown key {path!r}; it would have been ignored, so it is refused", param=path, code="unknown_parameter")
+        return bad_request(
+            f"unknown key {path!r}; it would have been ignored, so it is refused", param=path, code="unknown_parameter"
+        )
     if problem["type"] == "missing":
         return bad_request(f"{path!r} is required", param=path, code="missing_required_parameter")
     given = problem.get("input")

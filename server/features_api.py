@@ -32,7 +32,10 @@ async def model(request: Request, model_id: str) -> dict[str, Any]:
 
 @router.get("/features")
 async def features(
-    request: Request, q: str = "", limit: int = Query(default=50, ge=1, le=500), cursor: str = "0",
+    request: Request,
+    q: str = "",
+    limit: int = Query(default=50, ge=1, le=500),
+    cursor: str = "0",
 ) -> dict[str, Any]:
     """Search by words in label, tokens or id; page with `cursor`."""
     tiller: Tiller = request.app.state.tiller
@@ -40,8 +43,13 @@ async def features(
         raise bad_request(f"{cursor!r} is no cursor; pass the next_cursor of the page before", param="cursor")
     found, start = tiller.catalogue.search(q), int(cursor)
     more = len(found) > start + limit
-    return {"object": "list", "data": [_feature(f) for f in found[start : start + limit]], "total": len(found),
-            "has_more": more, "next_cursor": str(start + limit) if more else None}
+    return {
+        "object": "list",
+        "data": [_feature(f) for f in found[start : start + limit]],
+        "total": len(found),
+        "has_more": more,
+        "next_cursor": str(start + limit) if more else None,
+    }
 
 
 @router.get("/features/{feature_id:path}")
@@ -55,7 +63,12 @@ async def feature(request: Request, feature_id: str) -> dict[str, Any]:
     except UnknownFeature as error:
         raise ApiError(404, str(error), code="feature_not_found", param="id") from error
     similar = [{"id": f.id, "label": f.label, "cosine": round(c, 4)} for f, c in bundle.neighbours(found.index)]
-    return _feature(found) | {"examples": found.examples, "top_logits": found.top_logits, "layer": bundle.layer, "similar": similar}
+    return _feature(found) | {
+        "examples": found.examples,
+        "top_logits": found.top_logits,
+        "layer": bundle.layer,
+        "similar": similar,
+    }
 
 
 @router.post("/steering/validate")
@@ -65,16 +78,31 @@ async def validate(request: Request) -> dict[str, Any]:
     tiller: Tiller = request.app.state.tiller
     choice = await tiller.choose(body.model, body.steering)
     echo = choice.echo()
-    return {"valid": True, "normalized": choice.resolved.spec.model_dump(), "push_norm": choice.resolved.push_norm,
-            **{k: echo[k] for k in ("applied", "warnings", "hash")}}
+    return {
+        "valid": True,
+        "normalized": choice.resolved.spec.model_dump(),
+        "push_norm": choice.resolved.push_norm,
+        **{k: echo[k] for k in ("applied", "warnings", "hash")},
+    }
 
 
 def _model(tiller: Tiller, preset: Preset | None) -> dict[str, Any]:
     about = {"object": "model", "created": STARTED, "owned_by": "local", "max_model_len": tiller.engine.max_model_len}
     if preset:
-        return {"id": f"{tiller.model}@{preset.id}", **about, "parent": tiller.model, "name": preset.name, "description": preset.description}
-    steering = {"saes": [tiller.bundle.info.revision], "hook": tiller.bundle.info.hook, "modes": ["add", "clamp", "scale", "ablate"],
-                "scopes": ["assistant", "all", "generated"], "max_features": tiller.settings.max_features}
+        return {
+            "id": f"{tiller.model}@{preset.id}",
+            **about,
+            "parent": tiller.model,
+            "name": preset.name,
+            "description": preset.description,
+        }
+    steering = {
+        "saes": [tiller.bundle.info.revision],
+        "hook": tiller.bundle.info.hook,
+        "modes": ["add", "clamp", "scale", "ablate"],
+        "scopes": ["assistant", "all", "generated"],
+        "max_features": tiller.settings.max_features,
+    }
     return {"id": tiller.model, **about, "steering": steering}
 
 

@@ -71,8 +71,13 @@ class Job:
 
     def head(self, *, chunk: bool = False) -> dict[str, Any]:
         """The fields that begin every answer."""
-        return {"id": self.id, "object": self.kind + ".chunk" * (chunk and self.is_chat), "created": self.created,
-                "model": self.choice.model, "system_fingerprint": system_fingerprint(self.tiller)}
+        return {
+            "id": self.id,
+            "object": self.kind + ".chunk" * (chunk and self.is_chat),
+            "created": self.created,
+            "model": self.choice.model,
+            "system_fingerprint": system_fingerprint(self.tiller),
+        }
 
     def usage(self, spoken: list[Spoken]) -> dict[str, int]:
         """Tokens in, out and together."""
@@ -88,7 +93,10 @@ class Job:
         return {"coherence": judge(spoken.text, logprobs).model_dump()}
 
 
-@router.post("/v1/chat/completions", openapi_extra={"requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}})
+@router.post(
+    "/v1/chat/completions",
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}},
+)
 async def chat_completions(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
     body = parse(ChatRequest, await request.body())
@@ -101,7 +109,10 @@ async def chat_completions(request: Request) -> Response:
     return await _answer(request, _job(tiller, choice, body, prompt, "chat.completion", "messages"))
 
 
-@router.post("/v1/completions", openapi_extra={"requestBody": {"content": {"application/json": {"schema": CompletionRequest.model_json_schema()}}}})
+@router.post(
+    "/v1/completions",
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": CompletionRequest.model_json_schema()}}}},
+)
 async def completions(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
     body = parse(CompletionRequest, await request.body())
@@ -111,7 +122,9 @@ async def completions(request: Request) -> Response:
     if not ids:
         raise bad_request("the prompt is empty and this model has no token to begin with", param="prompt")
     mask = (False,) * (len(ids) - 1) + (True,)
-    return await _answer(request, _job(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt"))
+    return await _answer(
+        request, _job(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt")
+    )
 
 
 def system_fingerprint(tiller: Tiller) -> str:
@@ -127,10 +140,14 @@ def _job(tiller: Tiller, choice: Choice, body: GenerationRequest, prompt: Encode
         wanted = f"{used} tokens" + (f" and max_tokens asks for {asked}" if asked else "")
         raise bad_request(
             f"the context holds {tiller.engine.max_model_len} tokens; the {param} take {wanted}: shorten the {param} or lower max_tokens",
-            param=param if room <= 0 else "max_tokens", code="context_length_exceeded")
+            param=param if room <= 0 else "max_tokens",
+            code="context_length_exceeded",
+        )
     for name, ids in (("logit_bias", body.logit_bias or ()), ("stop_token_ids", body.stop_token_ids or ())):
         if outside := [i for i in ids if not 0 <= i < tiller.engine.vocab_size]:
-            raise bad_request(f"token {outside[0]} is not in the vocabulary of {tiller.engine.vocab_size} tokens", param=name)
+            raise bad_request(
+                f"token {outside[0]} is not in the vocabulary of {tiller.engine.vocab_size} tokens", param=name
+            )
     generation = choice.generation(prompt, body.sampling(choice.preset, asked or room))
     prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"
     return Job(tiller, choice, body, prompt, generation, kind, prefix + uuid.uuid4().hex[:24], int(time.time()))
@@ -169,7 +186,11 @@ async def _whole(job: Job) -> dict[str, Any]:
         async for index, piece in pieces:
             spoken[index].add(piece)
     steering = job.choice.echo() | await job.coherence(spoken[0])
-    return job.head() | {"choices": [_choice(job, i, s) for i, s in enumerate(spoken)], "usage": job.usage(spoken), "steering": steering}
+    return job.head() | {
+        "choices": [_choice(job, i, s) for i, s in enumerate(spoken)],
+        "usage": job.usage(spoken),
+        "steering": steering,
+    }
 
 
 async def _pieces(job: Job) -> AsyncGenerator[tuple[int, Piece], None]:
@@ -180,7 +201,9 @@ async def _pieces(job: Job) -> AsyncGenerator[tuple[int, Piece], None]:
         sampling = job.generation.sampling
         seed = None if sampling.seed is None else sampling.seed + index
         try:
-            async with aclosing(_closable(job, replace(job.generation, sampling=replace(sampling, seed=seed)))) as stream:
+            async with aclosing(
+                _closable(job, replace(job.generation, sampling=replace(sampling, seed=seed)))
+            ) as stream:
                 async for piece in stream:
                     await outbox.put((index, piece))
         except Exception as error:
@@ -214,13 +237,19 @@ async def _closable(job: Job, generation: Generation) -> AsyncGenerator[Piece, N
 async def _events(job: Job) -> AsyncGenerator[dict[str, Any], None]:
     """The chunks of a stream, `[DONE]` left out."""
     spoken = [Spoken() for _ in range(job.request.n)]
-    usage: dict[str, Any] = {"usage": None} if job.request.stream_options and job.request.stream_options.include_usage else {}
+    usage: dict[str, Any] = (
+        {"usage": None} if job.request.stream_options and job.request.stream_options.include_usage else {}
+    )
     head, begun = job.head(chunk=True) | usage, False
     async with aclosing(_pieces(job)) as pieces:
         async for index, piece in pieces:
             if not begun:
                 for i in range(job.request.n if job.is_chat else 0):
-                    yield head | {"choices": [_delta(i, {"role": "assistant", "content": ""})]} | ({"steering": job.choice.echo()} if i == 0 else {})
+                    yield (
+                        head
+                        | {"choices": [_delta(i, {"role": "assistant", "content": ""})]}
+                        | ({"steering": job.choice.echo()} if i == 0 else {})
+                    )
             spoken[index].add(piece)
             extra = {} if begun or job.is_chat else {"steering": job.choice.echo()}
             begun = True
@@ -229,7 +258,11 @@ async def _events(job: Job) -> AsyncGenerator[dict[str, Any], None]:
                 extra = {}
             if piece.finish_reason:
                 judged = await job.coherence(spoken[index])
-                last = _delta(index, {}, piece.finish_reason) if job.is_chat else _text_choice(index, "", None, piece.finish_reason)
+                last = (
+                    _delta(index, {}, piece.finish_reason)
+                    if job.is_chat
+                    else _text_choice(index, "", None, piece.finish_reason)
+                )
                 yield head | {"choices": [last]} | ({"steering": job.choice.echo() | judged} if judged else extra)
     if usage:
         yield head | {"choices": [], "usage": job.usage(spoken)}
@@ -282,9 +315,12 @@ def _logprobs(job: Job, tokens: list[TokenLogprob], offset: int = 0) -> dict[str
     if job.is_chat:
         return {"content": [_token(t) | {"top_logprobs": [_token(o) for o in t.top]} for t in tokens], "refusal": None}
     starts = accumulate((len(t.token) for t in tokens), initial=offset)
-    return {"tokens": [t.token for t in tokens], "token_logprobs": [t.logprob for t in tokens],
-            "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens],
-            "text_offset": [start for start, _ in zip(starts, tokens, strict=False)]}
+    return {
+        "tokens": [t.token for t in tokens],
+        "token_logprobs": [t.logprob for t in tokens],
+        "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens],
+        "text_offset": [start for start, _ in zip(starts, tokens, strict=False)],
+    }
 
 
 def _token(t: TokenLogprob) -> dict[str, Any]:

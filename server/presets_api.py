@@ -18,7 +18,12 @@ router = APIRouter(prefix="/v1/presets")
 async def presets(request: Request) -> dict[str, Any]:
     """The bundle's presets and the saved ones."""
     tiller: Tiller = request.app.state.tiller
-    return {"object": "list", "data": [p.model_dump() for p in await tiller.presets()], "has_more": False, "next_cursor": None}
+    return {
+        "object": "list",
+        "data": [p.model_dump() for p in await tiller.presets()],
+        "has_more": False,
+        "next_cursor": None,
+    }
 
 
 @router.get("/{preset_id}")
@@ -36,7 +41,12 @@ async def create(request: Request) -> Response:
     """Save a new preset."""
     tiller: Tiller = request.app.state.tiller
     wanted = await _checked(tiller, await request.body())
-    taken = ApiError(409, f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it", code="preset_exists", param="id")
+    taken = ApiError(
+        409,
+        f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it",
+        code="preset_exists",
+        param="id",
+    )
     if any(p.id == wanted.id for p in tiller.bundle.presets):
         raise taken
     try:
@@ -57,7 +67,9 @@ async def replace(request: Request, preset_id: str) -> Response:
     try:
         return _answer(await tiller.store.save_preset(wanted, based_on=int(match) if match.isdecimal() else None))
     except Conflict as error:
-        raise ApiError(412, f"{error}; read it again and repeat your change", code="version_conflict", param="If-Match") from error
+        raise ApiError(
+            412, f"{error}; read it again and repeat your change", code="version_conflict", param="If-Match"
+        ) from error
 
 
 @router.delete("/{preset_id}")
@@ -83,12 +95,19 @@ async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None) ->
 
 def _may_change(tiller: Tiller, preset_id: str) -> None:
     if any(p.id == preset_id for p in tiller.bundle.presets):
-        raise ApiError(403, f"{preset_id!r} comes with the model and cannot be changed; save yours under another id",
-                       code="preset_readonly", param="id", kind="permission_error")
+        raise ApiError(
+            403,
+            f"{preset_id!r} comes with the model and cannot be changed; save yours under another id",
+            code="preset_readonly",
+            param="id",
+            kind="permission_error",
+        )
 
 
 def _missing(preset_id: str) -> ApiError:
-    return ApiError(404, f"no preset {preset_id!r}; GET /v1/presets lists those there are", code="preset_not_found", param="id")
+    return ApiError(
+        404, f"no preset {preset_id!r}; GET /v1/presets lists those there are", code="preset_not_found", param="id"
+    )
 
 
 def _answer(preset: Preset, status: int = 200) -> Response:

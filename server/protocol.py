@@ -14,12 +14,26 @@ T = TypeVar("T", bound=BaseModel)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # JSON knows one kind of number: 16.0 is a whole one, true and "16" are none.
 Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
-Stops = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else tuple(v or ()) if isinstance(v, list | None) else v)]
+Stops = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda v: (v,) if isinstance(v, str) else tuple(v or ()) if isinstance(v, list | None) else v),
+]
 
 COLDEST = 1e-5
 """Below this temperature a reply is greedy, as in vLLM: dividing logits by less overflows."""
-_SAMPLED = ("temperature", "top_p", "top_k", "min_p", "min_tokens", "repetition_penalty", "presence_penalty",
-            "frequency_penalty", "seed", "include_stop_str_in_output", "ignore_eos")
+_SAMPLED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "min_tokens",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "include_stop_str_in_output",
+    "ignore_eos",
+)
 
 
 class SteeringRequest(BaseModel):
@@ -102,9 +116,12 @@ class GenerationRequest(BaseModel):
         if taken.get("temperature", 1) < COLDEST:
             taken["temperature"] = 0.0
         return Sampling(
-            **taken, stop=self.stop,
-            stop_token_ids=tuple(self.stop_token_ids or ()), logit_bias=tuple((self.logit_bias or {}).items()),
-            logprobs=self.alternatives)
+            **taken,
+            stop=self.stop,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            logit_bias=tuple((self.logit_bias or {}).items()),
+            logprobs=self.alternatives,
+        )
 
 
 class ChatRequest(GenerationRequest):
@@ -192,7 +209,9 @@ def parse(kind: type[T], body: bytes) -> T:
 def check_sampling(sampling: dict[str, float]) -> None:
     """Hold a preset's sampling against what a request may ask. Raises a 400 that names the key."""
     if unknown := sorted(sampling.keys() - set(_SAMPLED)):
-        raise bad_request(f"a preset cannot set {unknown[0]!r}; it can set {', '.join(_SAMPLED)}", param=f"sampling.{unknown[0]}")
+        raise bad_request(
+            f"a preset cannot set {unknown[0]!r}; it can set {', '.join(_SAMPLED)}", param=f"sampling.{unknown[0]}"
+        )
     try:
         GenerationRequest.model_validate({"model": "any", **sampling})
     except ValidationError as error:
@@ -217,7 +236,9 @@ def _message(message: dict[str, Any], at: str) -> Message:
     if role in ("tool", "function"):
         raise unsupported(f"{at}.role", "tool messages are not supported")
     if role not in ("system", "user", "assistant"):
-        raise bad_request(f"role must be 'system', 'developer', 'user' or 'assistant', not {role!r}", param=f"{at}.role")
+        raise bad_request(
+            f"role must be 'system', 'developer', 'user' or 'assistant', not {role!r}", param=f"{at}.role"
+        )
     if message.get("tool_calls"):
         raise unsupported(f"{at}.tool_calls", "tool calls are not supported")
     return {"role": role, "content": _text(message.get("content"), f"{at}.content")}

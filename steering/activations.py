@@ -20,7 +20,7 @@ SINK = 10.0
 def tokenize_chats(tokenizer: PreTrainedTokenizerFast, chats: Iterable[list[Message]]) -> Iterator[list[int]]:
     """Render whole chats through the template."""
     for chat in chats:
-        text = tokenizer.apply_chat_template(chat, tokenize=False)
+        text = str(tokenizer.apply_chat_template(chat, tokenize=False))
         yield tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -126,13 +126,14 @@ class Bundle:
     def check_fits(self, width: int) -> None:
         """Raise BadBundle if the SAE reads a stream of another width than the model's."""
         if self.sae.d_in != width:
-            raise BadBundle(f"the SAE of {self.info.name!r} reads a stream of width {self.sae.d_in}; the model's is {width}")
+            raise BadBundle(
+                f"the SAE of {self.info.name!r} reads a stream of width {self.sae.d_in}; the model's is {width}"
+            )
 
     @property
     def layer(self) -> int:
         """The number of the hooked layer."""
         return layer_number(self.info.hook)
-
 
     def neighbours(self, index: int, *, top: int = 8) -> list[tuple[Feature, float]]:
         """Return the features whose directions are nearest, with their cosines."""
@@ -152,7 +153,11 @@ class Bundle:
         sae = SAE.load(revision)
         presets_file = folder / "presets.json"
         try:
-            presets = [Preset.model_validate(p) for p in json.loads(presets_file.read_text())] if presets_file.exists() else []
+            presets = (
+                [Preset.model_validate(p) for p in json.loads(presets_file.read_text())]
+                if presets_file.exists()
+                else []
+            )
             features = _read_features(revision / "features.jsonl", info.name, sae.d_sae)
         except (OSError, ValueError) as error:
             raise BadBundle(f"the catalogue of {str(folder)!r} is damaged: {error}") from error
@@ -182,7 +187,14 @@ class Catalogue:
         """Features whose label, top logits or id hold all the words; labelled ones first, then the frequent."""
         wanted = words.lower().split()
         found = [f for f in self if all(w in _searchable(f) for w in wanted)]
-        return sorted(found, key=lambda f: (f.label_source not in ("hand", "fit"), -sum(w in f.label.lower() for w in wanted), -f.density))
+        return sorted(
+            found,
+            key=lambda f: (
+                f.label_source not in ("hand", "fit"),
+                -sum(w in f.label.lower() for w in wanted),
+                -f.density,
+            ),
+        )
 
     def resolve(self, spec: SteeringSpec) -> Resolved:
         """Turn a spec's strengths into raw activations and its interventions into edits.
@@ -195,7 +207,9 @@ class Catalogue:
         for item in spec.features:
             bundle, feature = self.find(item.id)
             raw = raw_strength(item, spec.unit, feature, bundle.info)
-            chosen.setdefault(bundle.info.name, []).append(ResolvedIntervention(feature.index, item.mode, raw, spec.scale))
+            chosen.setdefault(bundle.info.name, []).append(
+                ResolvedIntervention(feature.index, item.mode, raw, spec.scale)
+            )
             applied.append(_applied(item, raw * (1 if item.mode == "scale" else spec.scale), feature, bundle))
         edits = {self.bundles[n].info.hook: compile_edit(items, self.bundles[n].sae) for n, items in chosen.items()}
         norms = {b.info.hook: b.info.typical_norm for b in self.bundles.values()}
@@ -217,10 +231,14 @@ def raw_strength(item: Intervention, unit: Unit, feature: Feature, info: BundleI
 def _applied(item: Intervention, raw: float, feature: Feature, bundle: Bundle) -> Applied:
     plain = item.mode == "scale"  # a factor, the same in every unit
     return Applied(
-        feature=feature, mode=item.mode, strength=item.strength, raw=raw,
+        feature=feature,
+        mode=item.mode,
+        strength=item.strength,
+        raw=raw,
         dose=raw if plain else raw / dose_of(feature, bundle.info),
         max=raw if plain or not feature.typical_max else raw / feature.typical_max,
-        layer=bundle.layer, measured=feature.dose is not None,
+        layer=bundle.layer,
+        measured=feature.dose is not None,
     )
 
 

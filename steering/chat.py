@@ -39,7 +39,9 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, 
 
 def markers(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """The strings to which this tokenizer or the chat template gives a meaning: special tokens, and marks like `[/INST]`."""
-    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(tokenizer.all_special_tokens)
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(
+        tokenizer.all_special_tokens
+    )
     return frozenset(special - {""}) | _template_marks(str(tokenizer.chat_template or ""))
 
 
@@ -81,7 +83,9 @@ def _assistant_spans(
             start = len(_render(tokenizer, messages[:i], False)) if i else 0
             end = len(_render(tokenizer, messages[: i + 1], False))
             if not text.startswith(_render(tokenizer, messages[: i + 1], False)):
-                raise BadChat("this model's chat template rewrites earlier turns, so that their tokens have no fixed owner")
+                raise BadChat(
+                    "this model's chat template rewrites earlier turns, so that their tokens have no fixed owner"
+                )
             spans.append((start, end))
     if generate:
         spans.append((len(_render(tokenizer, messages, False)), len(text)))

@@ -79,7 +79,10 @@ def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> Residua
     k = torch.tensor([i.index for i in gated], dtype=torch.long, device=place)
     return ResidualEdit(
         push=target @ sae.W_dec[rows] if len(rows) else torch.zeros(sae.d_in, device=place),
-        w=sae.W_enc.T[k].contiguous(), b=sae.b_enc[k], threshold=sae.threshold[k], d=sae.W_dec[k],
+        w=sae.W_enc.T[k].contiguous(),
+        b=sae.b_enc[k],
+        threshold=sae.threshold[k],
+        d=sae.W_dec[k],
         gate=torch.tensor([i.gate for i in gated], device=place),
     )
 
@@ -132,6 +135,8 @@ class SteeringTable:
         return torch.where((rows > 0)[..., None], moved, x)
 
 
-def apply_where(edit: ResidualEdit, x: Float[Tensor, "*n d_in"], steered: Bool[Tensor, "*n"]) -> Float[Tensor, "*n d_in"]:
+def apply_where(
+    edit: ResidualEdit, x: Float[Tensor, "*n d_in"], steered: Bool[Tensor, "*n"]
+) -> Float[Tensor, "*n d_in"]:
     """Return `x` with one edit applied to the tokens that are `steered`, the others bit-identical."""
     return torch.where(steered[..., None], x + edit.delta(x), x)

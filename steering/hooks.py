@@ -19,7 +19,14 @@ from steering.errors import SteeringError, UnknownArchitecture
 Stream = Float[Tensor, "batch time d_in"]
 Tap = Callable[[Stream], Stream]
 
-_PLACES = ("model.layers", "model.language_model.layers", "language_model.model.layers", "transformer.h", "gpt_neox.layers", "layers")
+_PLACES = (
+    "model.layers",
+    "model.language_model.layers",
+    "language_model.model.layers",
+    "transformer.h",
+    "gpt_neox.layers",
+    "layers",
+)
 
 
 class StopForward(Exception):

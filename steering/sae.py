@@ -58,8 +58,14 @@ class SAE:
         """Write `cfg.json` and the weights; a reader sees the old files or the new, never half of one."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {
-            "architecture": "jumprelu", "d_in": self.d_in, "d_sae": self.d_sae, "dtype": "float32", "device": "cpu",
-            "apply_b_dec_to_input": False, "normalize_activations": "none", "reshape_activations": "none",
+            "architecture": "jumprelu",
+            "d_in": self.d_in,
+            "d_sae": self.d_sae,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": False,
+            "normalize_activations": "none",
+            "reshape_activations": "none",
             "metadata": {"sae_lens_version": "6.0.0", "model_name": model, "hook_name": hook, **(about or {})},
         }
         save_file({k: v.contiguous().cpu() for k, v in _tensors(self).items()}, folder / f"{WEIGHTS}.tmp")

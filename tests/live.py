@@ -22,7 +22,9 @@ from steering.catalogue import Bundle, Catalogue
 def opened(bundle: Path, settings: Settings) -> Tiller:
     """Engine, catalogue and store as `tiller serve` puts them together."""
     found = Bundle.open(bundle)
-    engine = TransformersEngine.load(found.model_path, hooks=[found.info.hook], device="cpu", live=settings.live, queue=settings.queue)
+    engine = TransformersEngine.load(
+        found.model_path, hooks=[found.info.hook], device="cpu", live=settings.live, queue=settings.queue
+    )
     return Tiller(engine, Catalogue([found]), SqliteStore(settings.data_dir / "tiller.db"), settings)
 
 

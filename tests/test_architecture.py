@@ -46,7 +46,10 @@ def test_arrows_point_one_way(place):
 
 
 def test_the_core_has_no_cycles():
-    graph = {f"steering.{'.'.join(p.relative_to(ROOT / 'steering').with_suffix('').parts)}": imports(p) for p in files("steering")}
+    graph = {
+        f"steering.{'.'.join(p.relative_to(ROOT / 'steering').with_suffix('').parts)}": imports(p)
+        for p in files("steering")
+    }
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -62,6 +65,10 @@ def test_the_core_has_no_cycles():
 
 
 def test_the_environment_is_read_in_one_place():
-    readers = {p.relative_to(ROOT).as_posix() for room in ("steering", "server", "ui") for p in files(room)
-               if {"os.environ", "os.getenv"} & imports(p) or "os.environ" in p.read_text() or "getenv(" in p.read_text()}
+    readers = {
+        p.relative_to(ROOT).as_posix()
+        for room in ("steering", "server", "ui")
+        for p in files(room)
+        if {"os.environ", "os.getenv"} & imports(p) or "os.environ" in p.read_text() or "getenv(" in p.read_text()
+    }
     assert readers <= {"server/settings.py", "server/cli.py", "ui/page.py"}  # the latter two set what libraries read

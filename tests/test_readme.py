@@ -27,8 +27,17 @@ def address(tmp_path_factory):
 def run(kind, block, address, tmp_path):
     command = [sys.executable, "-c", block] if kind == "python" else ["bash", "-c", block]
     env = {**os.environ, "TILLER_DATA_DIR": str(tmp_path), "COLUMNS": "100"}
-    return subprocess.run([c.replace("http://127.0.0.1:8000", address).replace(".venv/bin/tiller", f"{sys.executable} -m server") for c in command],
-                          env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [
+            c.replace("http://127.0.0.1:8000", address).replace(".venv/bin/tiller", f"{sys.executable} -m server")
+            for c in command
+        ],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.parametrize("number", [i for i, (kind, _) in enumerate(BLOCKS) if kind != "json"])

@@ -1,148 +1,286 @@
-"""The page's layout and what its controls do. Knows Gradio; the texts, sliders and streams are other files'."""
+"""The page's layout, and which control does what. Knows Gradio; sliders, streams and texts are other files'."""
 
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it when it is imported
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fastapi
 import gradio as gr
+from gradio.themes import Base
 
-from ui import snippet
-from ui.api import Api, ApiProblem
-from ui.panel import applied, problem, read
-from ui.turn import Ask, History, exchange
+from ui.api import Api
+from ui.conversation import Form, Shown, idle, regenerate, send
 
 STATIC = Path(__file__).parent / "static"
-FROM_PANEL = "(...all) => { all[0] = window.tiller ? window.tiller.value() : {}; return all; }"
+PANEL = ("dose.js", "row.js", "persona.js", "finder.js", "code.js", "panel.js")
+STYLES = ("page.css", "panel.css")
+READ_PANEL = "(...all) => { all[0] = window.tiller ? window.tiller.read() : {}; return all; }"
+GIVE_PANEL = "(...values) => { window.tiller.given(values); }"
+COMPARE = "(on) => { document.body.dataset.compare = on ? 'on' : 'off'; }"
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Panes:
+    """The two conversations and what is noted below each."""
+
+    default: gr.Chatbot
+    steered: gr.Chatbot
+    default_notes: gr.HTML
+    steered_notes: gr.HTML
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where one types, and the buttons around it."""
+
+    message: gr.Textbox
+    send: gr.Button
+    stop: gr.Button
+    regenerate: gr.Button
+    clear: gr.Button
+    compare: gr.Checkbox
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """How replies are drawn."""
+
+    temperature: gr.Number
+    top_p: gr.Number
+    max_tokens: gr.Number
+    seed: gr.Number
+    keep_seed: gr.Checkbox
+    dice: gr.Button
+    system: gr.Textbox
 
 
 def mount(app: fastapi.FastAPI, *, api_base: str) -> fastapi.FastAPI:
     """Put the page at `/` of the application whose API answers at `api_base`."""
-    css = "\n".join((STATIC / name).read_text() for name in ("page.css", "panel.css"))
     return gr.mount_gradio_app(
-        app, build(Api(api_base)), path="/", css=css, theme=_theme(), footer_links=[], run_history=False, ssr_mode=False,
-        head='<meta name="viewport" content="width=device-width, initial-scale=1">', server_name="127.0.0.1")
+        app,
+        build(Api(api_base)),
+        path="/",
+        head=_styles(),
+        theme=_theme(),
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        server_name="127.0.0.1",
+        favicon_path=str(STATIC / "favicon.svg"),
+    )
 
 
 def build(api: Api) -> gr.Blocks:
     """Lay the page out and connect it."""
     with gr.Blocks(title="Tiller", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML((STATIC / "header.html").read_text(), elem_id="header", apply_default_css=False)
+        _html("header", "header.html", "header.js")
         with gr.Row(elem_id="main", equal_height=False):
-            with gr.Column(scale=7, min_width=320, elem_id="talk"):
-                conversation = _conversation()
-            with gr.Column(scale=4, min_width=320, elem_id="side"):
-                panel = gr.HTML(
-                    {"rows": []}, html_template=(STATIC / "panel.html").read_text(), js_on_load=(STATIC / "panel.js").read_text(),
-                    elem_id="panel", apply_default_css=False)
-        _connect(api, panel, conversation)
+            with gr.Column(scale=7, min_width=300, elem_id="talk"):
+                _html("welcome", "welcome.html")
+                panes, box, knobs = _panes(), _box(), _knobs()
+            with gr.Column(scale=3, min_width=300, elem_id="side"):
+                panel = _html("panel", "panel.html", *PANEL)
+        _connect(api, panel, panes, box, knobs)
     return page
 
 
-def _conversation() -> dict[str, Any]:
-    c: dict[str, Any] = {}
+def _panes() -> Panes:
+    _html("switch", "switch.html", "switch.js")
     with gr.Row(elem_id="panes", equal_height=True):
-        for name, label in (("default", "Default"), ("steered", "Steered")):
-            c[name] = gr.Chatbot(
-                label=label, elem_id=f"{name}-pane", height=420, allow_tags=False, feedback_options=None, buttons=["copy"],
-                render_markdown=False, placeholder=_placeholder(name), min_width=280)
-    c["notes"] = gr.HTML("", elem_id="notes", apply_default_css=False)
-    with gr.Row(elem_id="ask"):
-        c["message"] = gr.Textbox(placeholder="Ask both the same thing…", show_label=False, label="Message", elem_id="message", scale=8, lines=1,
-                                  max_lines=6, autofocus=True, container=False)
-        c["send"] = gr.Button("Send", variant="primary", elem_id="send", scale=1, min_width=80)
-        c["stop"] = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
+        with gr.Column(min_width=240, elem_id="default-side"):
+            default, default_notes = _pane("default", "Default", "The model as it is.")
+        with gr.Column(min_width=240, elem_id="steered-side"):
+            steered, steered_notes = _pane(
+                "steered", "Steered", "The same model, same message, same seed: with your sliders."
+            )
+    return Panes(default, steered, default_notes, steered_notes)
+
+
+def _pane(name: str, label: str, placeholder: str) -> tuple[gr.Chatbot, gr.HTML]:
+    # Replies stay plain text: Markdown would let a reply load an image from anywhere.
+    chat = gr.Chatbot(
+        label=label,
+        elem_id=f"{name}-pane",
+        elem_classes="pane",
+        height="100%",
+        allow_tags=False,
+        render_markdown=False,
+        feedback_options=None,
+        buttons=["copy"],
+        placeholder=placeholder,
+        layout="bubble",
+    )
+    return chat, gr.HTML("", elem_id=f"{name}-notes", elem_classes="notes", apply_default_css=False, js_on_load=None)
+
+
+def _box() -> Box:
+    with gr.Row(elem_id="ask", equal_height=False):
+        message = gr.Textbox(
+            placeholder="Type a message…",
+            label="Message",
+            show_label=False,
+            elem_id="message",
+            lines=1,
+            max_lines=6,
+            scale=8,
+            autofocus=True,
+            container=False,
+        )
+        go = gr.Button("Send", variant="primary", elem_id="send", scale=0, min_width=96)
+        stop = gr.Button("Stop", variant="stop", elem_id="stop", scale=0, min_width=96, visible=False)
     with gr.Row(elem_id="again"):
-        c["regenerate"] = gr.Button("Regenerate", size="sm", elem_id="regenerate", min_width=110)
-        c["clear"] = gr.Button("Clear", size="sm", elem_id="clear", min_width=80)
-        c["compare"] = gr.Checkbox(True, label="Show Default", elem_id="compare", container=False, min_width=120)
+        again = gr.Button("Regenerate", size="sm", elem_id="regenerate", scale=0, min_width=110)
+        clear = gr.Button("Clear", size="sm", elem_id="clear", scale=0, min_width=70)
+        compare = gr.Checkbox(True, label="Show Default", elem_id="compare", container=False, scale=0, min_width=140)
+    return Box(message, go, stop, again, clear, compare)
+
+
+def _knobs() -> Knobs:
     with gr.Accordion("Sampling and system prompt", open=False, elem_id="sampling"):
-        with gr.Row():
-            c["temperature"] = gr.Number(0.5, label="Temperature", minimum=0, maximum=2, step=0.1, min_width=110)
-            c["top_p"] = gr.Number(1.0, label="Top-p", minimum=0.05, maximum=1, step=0.05, min_width=110)
-            c["max_tokens"] = gr.Number(160, label="Max tokens", minimum=1, maximum=4096, precision=0, min_width=110)
-            c["seed"] = gr.Number(7, label="Seed", precision=0, min_width=110, elem_id="seed")
-            c["keep_seed"] = gr.Checkbox(True, label="Keep the seed", min_width=130)
-        c["system"] = gr.Textbox(label="System prompt (both panes)", lines=2, elem_id="system")
-    with gr.Accordion("Use these sliders from code", open=False, elem_id="code"):
-        c["code_button"] = gr.Button("Show code for the current sliders", size="sm", elem_id="show-code")
-        c["curl"] = gr.Code(label="curl", language="shell", elem_id="curl")
-        c["python"] = gr.Code(label="Python (openai)", language="python", elem_id="python")
-    return c
+        with gr.Row(elem_id="knobs"):
+            temperature = gr.Number(
+                0.5, label="Temperature", minimum=0, maximum=2, step=0.1, min_width=100, elem_id="temperature"
+            )
+            top_p = gr.Number(1.0, label="Top-p", minimum=0.05, maximum=1, step=0.05, min_width=100, elem_id="top-p")
+            max_tokens = gr.Number(
+                160, label="Max tokens", minimum=1, maximum=8192, precision=0, min_width=100, elem_id="max-tokens"
+            )
+            seed = gr.Number(7, label="Seed", minimum=0, precision=0, min_width=100, elem_id="seed")
+        with gr.Row(elem_id="seeds"):
+            keep = gr.Checkbox(
+                True, label="Keep the seed (same seed, same reply)", container=False, elem_id="keep-seed", min_width=200
+            )
+            dice = gr.Button("New seed", size="sm", scale=0, min_width=100, elem_id="dice")
+        system = gr.Textbox(label="System prompt, for both panes", lines=2, max_lines=8, elem_id="system")
+    return Knobs(temperature, top_p, max_tokens, seed, keep, dice, system)
 
 
-def _connect(api: Api, panel: gr.HTML, c: dict[str, Any]) -> None:
-    asked = [panel, c["message"], c["default"], c["steered"], c["compare"], c["system"], c["temperature"], c["top_p"], c["max_tokens"],
-             c["seed"], c["keep_seed"]]
-    shown = [c["default"], c["steered"], c["notes"], c["message"], c["seed"]]
+def _connect(api: Api, panel: gr.HTML, panes: Panes, box: Box, knobs: Knobs) -> None:
+    form = [
+        panel,
+        box.message,
+        panes.default,
+        panes.steered,
+        box.compare,
+        knobs.system,
+        knobs.temperature,
+        knobs.top_p,
+        knobs.max_tokens,
+        knobs.seed,
+        knobs.keep_seed,
+    ]
+    shown = [
+        panes.default,
+        panes.steered,
+        panes.default_notes,
+        panes.steered_notes,
+        box.message,
+        knobs.seed,
+        box.send,
+        box.stop,
+        box.regenerate,
+    ]
 
-    async def send(
-        sliders: object, message: str, default: History, steered: History, compare: bool, system: str, temperature: float, top_p: float,
-        max_tokens: int, seed: float, keep: bool,
-    ) -> AsyncIterator[tuple[Any, ...]]:
-        if not (message or "").strip():
-            return
-        seed = int(seed or 0) if keep else random.randrange(2**31)
-        sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": int(max_tokens), "seed": seed}
-        ask = Ask(message, read(sliders).steering(), system or "", sampling, compare)
-        before = _plain(default), _plain(steered)
-        yield *before, '<span class="chip">thinking…</span>', "", seed
-        try:
-            async with aclosing(exchange(api, ask, *before)) as panes:  # type: ignore[type-var]
-                async for left, right in panes:
-                    yield left.history, right.history, applied(right.steering), "", seed
-        except ApiProblem as error:
-            yield *before, problem(str(error)), message, seed
+    async def on_send(*values: Any) -> AsyncGenerator[Shown, None]:  # noqa: ANN401 - Gradio's values; Form names them
+        async with aclosing(send(api, Form(*values))) as updates:
+            async for update in updates:
+                yield update
 
-    async def again(sliders: object, _message: str, default: History, steered: History, *rest: Any) -> AsyncIterator[tuple[Any, ...]]:  # noqa: ANN401
-        steered, default = _plain(steered), _plain(default)
-        last = next((m["content"] for m in reversed(steered) if m["role"] == "user"), "")
-        async for update in send(sliders, last, _without_last(default), _without_last(steered), *rest):
-            yield update
+    async def on_regenerate(*values: Any) -> AsyncGenerator[Shown, None]:  # noqa: ANN401
+        async with aclosing(regenerate(api, Form(*values))) as updates:
+            async for update in updates:
+                yield update
 
-    how: dict[str, Any] = {"inputs": asked, "outputs": shown, "js": FROM_PANEL, "concurrency_limit": 16, "show_progress": "hidden", "api_visibility": "private"}
-    running = [gr.on([c["send"].click, c["message"].submit], send, **how), c["regenerate"].click(again, **how)]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    c["stop"].click(None, cancels=running)
-    c["clear"].click(lambda: ([], [], ""), outputs=[c["default"], c["steered"], c["notes"]], cancels=running, **quiet)
-    c["compare"].change(lambda on: gr.Chatbot(visible=on), inputs=c["compare"], outputs=c["default"], **quiet)
-    panel.select(_on_preset, outputs=[c["message"], c["system"]], **quiet)
-    c["code_button"].click(
-        lambda sliders, message, system: snippet.both(api.base, read(sliders).steering(), message or "Hello!", system or ""),
-        inputs=[panel, c["message"], c["system"]], outputs=[c["curl"], c["python"]], js=FROM_PANEL, **quiet)
-
-
-def _on_preset(event: gr.EventData) -> tuple[str, str]:
-    data = event._data if isinstance(event._data, dict) else {}
-    return str(data.get("starter") or ""), str(data.get("system") or "")
-
-
-def _plain(history: list[Any] | None) -> History:
-    """Gradio hands content back as parts; the API wants text."""
-    out = []
-    for message in history or []:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-        out.append({"role": message["role"], "content": content})
-    return out
+    how = {"inputs": form, "outputs": shown, "js": READ_PANEL, "concurrency_limit": AT_ONCE, **QUIET}
+    running: Any = [
+        gr.on([box.send.click, box.message.submit], on_send, **how),
+        box.regenerate.click(on_regenerate, **how),
+    ]
+    buttons = [box.send, box.stop, box.regenerate]
+    box.stop.click(idle, outputs=buttons, cancels=running, queue=False, **QUIET)
+    box.clear.click(
+        lambda: ([], [], "", "", *idle()), outputs=[*shown[:4], *buttons], cancels=running, queue=False, **QUIET
+    )
+    box.compare.change(None, inputs=box.compare, js=COMPARE, **QUIET)
+    knobs.dice.click(lambda: random.randrange(1_000_000), outputs=knobs.seed, **QUIET)
+    told = [box.message, knobs.system, knobs.temperature, knobs.top_p, knobs.max_tokens, knobs.seed]
+    panel.copy(None, inputs=told, js=GIVE_PANEL, **QUIET)
+    panel.select(
+        _chosen, outputs=[box.message, knobs.system, knobs.temperature, knobs.top_p], trigger_mode="multiple", **QUIET
+    )
 
 
-def _without_last(history: History) -> History:
-    at = max((i for i, m in enumerate(history) if m["role"] == "user"), default=len(history))
-    return history[:at]
+def _chosen(event: gr.EventData) -> tuple[Any, ...]:
+    """A persona was chosen: its starter question, system prompt and sampling."""
+    given: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+    sampling: dict[str, Any] = found if isinstance(found := given.get("sampling"), dict) else {}
+    numbers = [sampling[k] if isinstance(sampling.get(k), int | float) else gr.skip() for k in ("temperature", "top_p")]
+    return (
+        str(given["starter"])[:4000] if given.get("starter") else gr.skip(),
+        str(given.get("system") or "")[:4000],
+        *numbers,
+    )
 
 
-def _placeholder(name: str) -> str:
-    return {"default": "The model as it is.", "steered": "The same model, with your sliders."}[name]
+def _html(name: str, template: str, *scripts: str) -> gr.HTML:
+    return gr.HTML(
+        {},
+        html_template=_static(template),
+        js_on_load="\n".join(map(_static, scripts)) or None,
+        elem_id=name,
+        apply_default_css=False,
+    )
 
 
-def _theme() -> gr.themes.Base:
-    return gr.themes.Soft(
-        primary_hue="orange", neutral_hue="slate", radius_size="md", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+def _styles() -> str:
+    # Gradio puts its own prefix before each rule of `css`, and then none can look at the body.
+    return f"<style>{chr(10).join(map(_static, STYLES))}</style>"
+
+
+def _static(name: str) -> str:
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+def _theme() -> Base:
+    return Base(
+        primary_hue="orange",
+        neutral_hue="stone",
+        radius_size="lg",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(
+        body_background_fill="#f6f5f2",
+        body_background_fill_dark="#131417",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#1b1d21",
+        background_fill_primary="#ffffff",
+        background_fill_primary_dark="#1b1d21",
+        background_fill_secondary="#f6f5f2",
+        background_fill_secondary_dark="#24272c",
+        border_color_primary="#dedad3",
+        border_color_primary_dark="#363a41",
+        block_border_color="#dedad3",
+        block_border_color_dark="#363a41",
+        block_border_width="1px",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#1b1d21",
+        button_secondary_background_fill="#ffffff",
+        button_secondary_background_fill_dark="#24272c",
+        button_secondary_border_color="#dedad3",
+        button_secondary_border_color_dark="#363a41",
+        button_primary_background_fill="#b8400f",
+        button_primary_background_fill_hover="#9c350b",
+        button_primary_background_fill_dark="#b8400f",
+        button_primary_background_fill_hover_dark="#d0501b",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
+    )

@@ -1,9 +1,12 @@
-"""What comes back from the steering panel. The browser is not trusted: every field is checked again here."""
+"""What comes back from the steering panel, and what is told of it below a reply. The browser is not trusted:
+every field is checked again here, and every text is escaped."""
 
 import html
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+VERDICTS = {"ok": "coherence: OK", "strained": "coherence: strained", "broken": "coherence: broken"}
 
 
 class Slider(BaseModel):
@@ -11,8 +14,8 @@ class Slider(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    id: str = Field(max_length=256)
-    strength: float = Field(ge=-4, le=4, allow_inf_nan=False)
+    id: str = Field(min_length=1, max_length=256)
+    strength: float = Field(ge=-1000, le=1000, allow_inf_nan=False)
     mode: Literal["add", "clamp", "scale", "ablate"] = "add"
 
 
@@ -23,35 +26,71 @@ class Sliders(BaseModel):
 
     rows: tuple[Slider, ...] = Field(default=(), max_length=32)
     bypass: bool = False
+    scale: float = Field(default=1.0, allow_inf_nan=False)
     scope: Literal["assistant", "all", "generated"] = "assistant"
-    unit: Literal["dose", "max", "raw"] = "dose"
 
     def steering(self) -> dict[str, Any] | None:
         """The API's `steering` object; None if nothing is steered."""
         if self.bypass or not self.rows:
             return None
-        return {"features": [r.model_dump() for r in self.rows], "unit": self.unit, "scope": self.scope}
+        return {
+            "features": [r.model_dump() for r in self.rows],
+            "unit": "dose",
+            "scale": self.scale,
+            "scope": self.scope,
+        }
 
 
 def read(value: object) -> Sliders:
-    """Check what the browser sent; rubbish is an empty panel."""
+    """Check what the browser sent. Raises ValueError with a sentence."""
     try:
         return Sliders.model_validate(value if isinstance(value, dict) else {})
-    except ValidationError:
-        return Sliders()
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise ValueError(
+            f"the sliders cannot be read: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        ) from error
 
 
-def applied(steering: dict[str, Any]) -> str:
-    """What was applied and how it went, as escaped HTML below the steered reply."""
-    chips = [f'<span class="chip">{html.escape(str(a["label"] or a["id"]))} <b>{a["dose"]:+.2f}</b></span>' for a in steering.get("applied", [])]
-    words = {"ok": "holds together", "strained": "strained", "broken": "broken: lower the sliders"}
-    if coherence := steering.get("coherence"):
-        verdict = str(coherence["verdict"])
-        chips.append(f'<span class="chip verdict {html.escape(verdict)}">coherence: {words.get(verdict, "?")}</span>')
-    chips += [f'<span class="chip warn">{html.escape(str(w["message"]))}</span>' for w in steering.get("warnings", [])[:3]]
-    return "".join(chips) or '<span class="chip">unsteered</span>'
+def told(steering: dict[str, Any]) -> str:
+    """What was applied and how the reply holds together, as HTML."""
+    chips = [_chip(f"{a['label'] or a['id']} {_amount(a)}", "dose") for a in steering.get("applied", [])]
+    chips += [_chip(f"⚠ {w['message']}", "warn") for w in steering.get("warnings", [])[:3]]
+    return _verdict(steering) + "".join(chips or [_chip("not steered")])
+
+
+def drawn_with(sampling: dict[str, Any]) -> str:
+    """How the default reply was drawn, as HTML."""
+    return _chip("not steered") + _chip(f"seed {sampling['seed']} · temperature {sampling['temperature']:g}")
+
+
+def waiting() -> str:
+    """A reply is on its way, as HTML."""
+    return _chip("thinking…")
 
 
 def problem(message: str) -> str:
-    """An error as escaped HTML."""
-    return f'<span class="chip problem" role="alert">{html.escape(message)}</span>'
+    """An error as HTML."""
+    return f'<span class="chip problem" role="alert">No reply: {html.escape(message)}</span>'
+
+
+def _amount(applied: dict[str, Any]) -> str:
+    if applied["mode"] == "ablate":
+        return "off"
+    if applied["mode"] == "scale":
+        return f"×{applied['strength']:.2f}"
+    return f"{applied['dose']:+.2f}".replace("-", "−")
+
+
+def _verdict(steering: dict[str, Any]) -> str:
+    coherence = steering.get("coherence")
+    if not coherence or coherence["verdict"] not in VERDICTS:
+        return ""
+    verdict = coherence["verdict"]
+    halve = '<button type="button" class="chip act" data-tiller="halve">halve the sliders</button>'
+    title = f"repeats itself {coherence['repetition']:.0%}; {coherence['mean_logprob_unsteered']:.1f} nats a token to the default model"
+    return _chip(VERDICTS[verdict], f"verdict {verdict}", title) + ("" if verdict == "ok" else halve)
+
+
+def _chip(text: str, kind: str = "", title: str = "") -> str:
+    return f'<span class="chip {kind}" title="{html.escape(title or text)}">{html.escape(text)}</span>'

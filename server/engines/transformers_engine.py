@@ -52,7 +52,13 @@ class TransformersEngine:
     name = "transformers"
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, hooks: Sequence[str], live: int = 16, queue: int = 64
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        hooks: Sequence[str],
+        live: int = 16,
+        queue: int = 64,
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_model_len = int(model.config.get_text_config().max_position_embeddings)
@@ -73,8 +79,14 @@ class TransformersEngine:
 
     @staticmethod
     def load(
-        path: str, *, hooks: Sequence[str], revision: str | None = None, device: str = "auto", dtype: str = "auto",
-        live: int = 16, queue: int = 64,
+        path: str,
+        *,
+        hooks: Sequence[str],
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        live: int = 16,
+        queue: int = 64,
     ) -> "TransformersEngine":
         """Load a folder or a hub id. Raises BadBundle if it is no causal language model with a fast tokenizer."""
         place = torch.device(_best_device() if device == "auto" else device)
@@ -86,7 +98,13 @@ class TransformersEngine:
             raise BadBundle(f"cannot load a language model from {path!r}: {error}") from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise BadBundle(f"the tokenizer of {path!r} is not a fast one; steering by role needs character offsets")
-        return TransformersEngine(model.to(place), tokenizer, hooks=hooks, live=live, queue=queue)
+        return TransformersEngine(
+            model.to(place),  # pyright: ignore[reportArgumentType] - transformers wraps `to`
+            tokenizer,
+            hooks=hooks,
+            live=live,
+            queue=queue,
+        )
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:
         """Render a chat up to where the assistant speaks. Raises BadChat."""
@@ -96,11 +114,11 @@ class TransformersEngine:
         """Tokenize raw text, its beginning-of-text token first; the template's markers are plain text here."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
-        return (*([bos] if bos is not None else []), *ids)
+        return (*([bos] if isinstance(bos, int) else []), *ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some ids, special tokens left out."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
     def load_now(self) -> tuple[int, int]:
@@ -145,7 +163,9 @@ class TransformersEngine:
 
     async def record(self, ids: Sequence[int], hook: str) -> Tensor:
         """The unsteered residual stream of `ids` at a hook point, `[time, d_in]`."""
-        return await self._in_thread(lambda: read_stream(self.model, torch.tensor([list(ids)], device=self.device), hook)[0])
+        return await self._in_thread(
+            lambda: read_stream(self.model, torch.tensor([list(ids)], device=self.device), hook)[0]
+        )
 
     async def close(self) -> None:
         """Stop; running generations end with an error."""
@@ -182,7 +202,9 @@ class TransformersEngine:
         try:
             piece = self._step(sequence)
         except Exception:
-            log.exception("generation failed", fingerprint=sequence.request.fingerprint, prompt_tokens=len(sequence.request.ids))
+            log.exception(
+                "generation failed", fingerprint=sequence.request.fingerprint, prompt_tokens=len(sequence.request.ids)
+            )
             sequence.deliver(EngineFailed("the engine failed on this request; it was not retried"))
             return False
         if piece.text or piece.finish_reason:
@@ -203,7 +225,9 @@ class TransformersEngine:
 
     def _forward(self, sequence: _Sequence) -> Tensor:
         request = sequence.request
-        ids, steered = ([sequence.spoken[-1]], [request.steer_new]) if sequence.spoken else (request.ids, request.steered)
+        ids, steered = (
+            ([sequence.spoken[-1]], [request.steer_new]) if sequence.spoken else (request.ids, request.steered)
+        )
         where = torch.tensor([list(steered)], device=self.device)
         tokens = torch.tensor([list(ids)], device=self.device)
         with steer(self.model, request.edits, where=where):
@@ -237,7 +261,7 @@ class TransformersEngine:
         return self._token(token, float(logprobs[token]), tuple(self._token(i, v) for i, v in others))
 
     def _token(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        text = self.tokenizer.decode([token])
+        text = str(self.tokenizer.decode([token]))
         return TokenLogprob(text, token, max(logprob, -9999.0), tuple(text.encode()), top)
 
     def _new_sequence(self, request: Generation, deliver: Callable[[Piece | Exception], None]) -> _Sequence:
@@ -246,7 +270,9 @@ class TransformersEngine:
             generator.seed()
         else:
             generator.manual_seed(request.sampling.seed)
-        text = TextStream(self.tokenizer, request.sampling.stop, include_stop=request.sampling.include_stop_str_in_output)
+        text = TextStream(
+            self.tokenizer, request.sampling.stop, include_stop=request.sampling.include_stop_str_in_output
+        )
         return _Sequence(request, deliver, text, generator)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -270,7 +296,9 @@ def prove_tap(model: PreTrainedModel, hook: str) -> None:
     with steer(model, {hook: edit}), record(model, [hook]) as seen, torch.no_grad():
         model(input_ids=ids, use_cache=False)
     if not torch.equal(seen[hook], before + probe.to(before.dtype)) or len(decoder_layers(model)) == 0:
-        raise BadBundle(f"the tap at {hook!r} does not move the residual stream; refusing to serve unsteered replies as steered")
+        raise BadBundle(
+            f"the tap at {hook!r} does not move the residual stream; refusing to serve unsteered replies as steered"
+        )
 
 
 def _settle(work: Callable[[], object], future: Future[object]) -> None:
@@ -284,7 +312,7 @@ def _settle(work: Callable[[], object], future: Future[object]) -> None:
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
     configured = model.generation_config.eos_token_id if model.generation_config else None
     ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int))
 
 
 def _best_device() -> str:

@@ -42,7 +42,9 @@ class SqliteStore:
         try:
             found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             if found > VERSION:
-                raise BadStore(f"{str(path)!r} was written by a newer version of Tiller; update, or choose another --data-dir")
+                raise BadStore(
+                    f"{str(path)!r} was written by a newer version of Tiller; update, or choose another --data-dir"
+                )
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + SCHEMA)
             self._db.execute(f"PRAGMA user_version={VERSION}")
         except sqlite3.Error as error:

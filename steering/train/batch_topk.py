@@ -90,7 +90,9 @@ def train(batches: Iterator[Rows], recipe: Recipe, *, held_out: Rows) -> Iterato
     for step in range(recipe.steps):
         batch = next(batches, None)
         if batch is None:
-            raise ValueError(f"the activations ended after {step} of {recipe.steps} steps; give more text or fewer steps")
+            raise ValueError(
+                f"the activations ended after {step} of {recipe.steps} steps; give more text or fewer steps"
+            )
         optimizer.param_groups[0]["lr"] = recipe.lr * _schedule(step, recipe)
         error, loss, fired = _step(weights, batch * scale, _k_at(step, recipe), idle, recipe)
         loss.backward()
@@ -121,14 +123,15 @@ def export(
     wanted = int(k * len(held_out))
     threshold = values.kthvalue(len(values) - wanted).values if wanted < len(values) else torch.tensor(0.0)
     return SAE(
-        W_enc=W_enc.detach().clone(), b_enc=folded_b_enc.clone(), W_dec=W_dec.detach().clone(),
-        b_dec=(b_dec / scale).clone(), threshold=threshold.expand(W_dec.shape[0]).clone(),
+        W_enc=W_enc.detach().clone(),
+        b_enc=folded_b_enc.clone(),
+        W_dec=W_dec.detach().clone(),
+        b_dec=(b_dec / scale).clone(),
+        threshold=threshold.expand(W_dec.shape[0]).clone(),
     )
 
 
-def _step(
-    weights: _Weights, x: Rows, k: int, idle: Tensor, recipe: Recipe
-) -> tuple[float, Tensor, Tensor]:
+def _step(weights: _Weights, x: Rows, k: int, idle: Tensor, recipe: Recipe) -> tuple[float, Tensor, Tensor]:
     """One forward pass: squared error per row, the loss, and which features fired."""
     pre = weights.pre(x)
     kept = _batch_topk(pre, k)

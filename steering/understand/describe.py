@@ -35,8 +35,15 @@ class Tally:
 
 
 def describe(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sae: SAE, hook: str,
-    batches: Iterable[tuple[Tensor, Tensor]], *, bundle: str, examples: int = 6, context: int = 12,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    sae: SAE,
+    hook: str,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    bundle: str,
+    examples: int = 6,
+    context: int = 12,
 ) -> list[Feature]:
     """Return one catalogue row per feature, with a label drawn from the tokens on which it fires most."""
     tally: Tally | None = None
@@ -54,20 +61,27 @@ def describe(
 
 
 @torch.no_grad()
-def top_logits(model: PreTrainedModel, sae: SAE, tokenizer: PreTrainedTokenizerFast, *, top: int = 8) -> list[dict[str, list[str]]]:
+def top_logits(
+    model: PreTrainedModel, sae: SAE, tokenizer: PreTrainedTokenizerFast, *, top: int = 8
+) -> list[dict[str, list[str]]]:
     """Tokens that each direction raises and lowers most, read through the gain of the final norm."""
     norm = next((m for n, m in model.named_modules() if n.endswith(("model.norm", "ln_f"))), None)
-    gain = norm.weight if norm is not None and isinstance(norm.weight, Tensor) else torch.ones(sae.d_in)
-    head = model.get_output_embeddings().weight
+    gain = getattr(norm, "weight", torch.ones(sae.d_in))
+    head = getattr(model.get_output_embeddings(), "weight")  # noqa: B009 - transformers types it as optional
     scores = (sae.W_dec * gain.float()) @ head.float().T  # [d_sae, vocab]
     scores = scores - scores.mean(0)
     up, down = scores.topk(top).indices.tolist(), (-scores).topk(top).indices.tolist()
-    return [{"positive": [tokenizer.decode([t]) for t in p], "negative": [tokenizer.decode([t]) for t in n]} for p, n in zip(up, down, strict=True)]
+    return [
+        {"positive": [str(tokenizer.decode([t])) for t in p], "negative": [str(tokenizer.decode([t])) for t in n]}
+        for p, n in zip(up, down, strict=True)
+    ]
 
 
 def _new_tally(sae: SAE, limit: float) -> Tally:
     m = sae.d_sae
-    return Tally(0, torch.zeros(m, dtype=torch.long), torch.zeros(m), torch.zeros(m, BINS), limit, [[] for _ in range(m)])
+    return Tally(
+        0, torch.zeros(m, dtype=torch.long), torch.zeros(m), torch.zeros(m, BINS), limit, [[] for _ in range(m)]
+    )
 
 
 def _count(tally: Tally, a: Tensor, keep: Tensor) -> None:
@@ -93,18 +107,26 @@ def _keep_best(tally: Tally, a: Tensor, ids: Tensor, real: Tensor, examples: int
         del held[examples:]
 
 
-def _feature(index: int, tally: Tally, tokenizer: PreTrainedTokenizerFast, logits: dict[str, list[str]], bundle: str) -> Feature:
+def _feature(
+    index: int, tally: Tally, tokenizer: PreTrainedTokenizerFast, logits: dict[str, list[str]], bundle: str
+) -> Feature:
     best = tally.best[index]
-    words = [tokenizer.decode([ids[at]]).strip() for _, ids, at in best]
+    words = [str(tokenizer.decode([ids[at]])).strip() for _, ids, at in best]
     common = [w for w, _ in Counter(w for w in words if w).most_common(2)]
     said = [t.strip() for t in logits["positive"][:3] if t.strip()]
     return Feature(
-        id=f"{bundle}/{index}", index=index, label_source="auto" if best else "none",
+        id=f"{bundle}/{index}",
+        index=index,
+        label_source="auto" if best else "none",
         label=f"on “{' / '.join(common)}”, says “{' '.join(said)}”" if best else "never fired",
-        density=round(int(tally.fired[index]) / tally.tokens, 7), max_activation=round(float(tally.top[index]), 4),
-        typical_max=round(_quantile(tally, index, 0.995), 4), top_logits=logits,
-        examples=[{"text": tokenizer.decode(ids), "token": tokenizer.decode([ids[at]]), "at": at, "activation": round(v, 3)}
-                  for v, ids, at in best],
+        density=round(int(tally.fired[index]) / tally.tokens, 7),
+        max_activation=round(float(tally.top[index]), 4),
+        typical_max=round(_quantile(tally, index, 0.995), 4),
+        top_logits=logits,
+        examples=[
+            {"text": tokenizer.decode(ids), "token": tokenizer.decode([ids[at]]), "at": at, "activation": round(v, 3)}
+            for v, ids, at in best
+        ],
     )
 
 

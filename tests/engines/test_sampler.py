@@ -26,10 +26,18 @@ def test_high_temperature_draws_them_all():
     assert {draw(seed, temperature=5.0) for seed in range(200)} == {0, 1, 2, 3, 4}
 
 
-@pytest.mark.parametrize(("dials", "expected"), [
-    ({"top_k": 2}, [0, 1]), ({"top_k": 0}, [0, 1, 2, 3, 4]), ({"top_k": 99}, [0, 1, 2, 3, 4]),
-    ({"top_p": 0.01}, [0]), ({"top_p": 0.85}, [0, 1, 2]), ({"min_p": 0.3}, [0, 1]), ({"top_k": 3, "top_p": 0.8}, [0, 1]),
-])
+@pytest.mark.parametrize(
+    ("dials", "expected"),
+    [
+        ({"top_k": 2}, [0, 1]),
+        ({"top_k": 0}, [0, 1, 2, 3, 4]),
+        ({"top_k": 99}, [0, 1, 2, 3, 4]),
+        ({"top_p": 0.01}, [0]),
+        ({"top_p": 0.85}, [0, 1, 2]),
+        ({"min_p": 0.3}, [0, 1]),
+        ({"top_k": 3, "top_p": 0.8}, [0, 1]),
+    ],
+)
 def test_truncation_keeps_the_likely(dials, expected):
     assert kept(**dials) == expected
 
@@ -40,7 +48,9 @@ def test_repetition_penalty_lowers_what_was_seen_whatever_its_sign():
 
 
 def test_presence_and_frequency_count_only_what_was_generated():
-    out = penalised(LOGITS, torch.tensor([4]), torch.tensor([1, 1, 2]), Sampling(presence_penalty=0.5, frequency_penalty=0.25))
+    out = penalised(
+        LOGITS, torch.tensor([4]), torch.tensor([1, 1, 2]), Sampling(presence_penalty=0.5, frequency_penalty=0.25)
+    )
     assert out.tolist() == [2.0, 0.0, -0.25, -1.0, -3.0]
 
 

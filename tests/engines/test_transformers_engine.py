@@ -34,7 +34,12 @@ def edits(*items):
     return {HOOK: compile_edit([ResolvedIntervention(*i) for i in items], small.sae())}
 
 
-SPECS = [{}, edits((1, "add", 6.0)), edits((2, "clamp", 9.0), (3, "ablate", 0.0)), edits((4, "scale", 3.0), (5, "add", -6.0))]
+SPECS = [
+    {},
+    edits((1, "add", 6.0)),
+    edits((2, "clamp", 9.0), (3, "ablate", 0.0)),
+    edits((4, "scale", 3.0), (5, "add", -6.0)),
+]
 
 
 def request(engine, text="hello there", edit=None, sampling=GREEDY, scope="assistant"):
@@ -83,7 +88,9 @@ async def test_steering_changes_the_reply(engine):
 async def test_same_seed_gives_the_same_reply(engine):
     sampled = Sampling(temperature=1.0, max_tokens=20, seed=3, ignore_eos=True)
     first, second = [await text_of(engine, request(engine, sampling=sampled)) for _ in range(2)]
-    other = await text_of(engine, request(engine, sampling=Sampling(temperature=1.0, max_tokens=20, seed=4, ignore_eos=True)))
+    other = await text_of(
+        engine, request(engine, sampling=Sampling(temperature=1.0, max_tokens=20, seed=4, ignore_eos=True))
+    )
     assert first == second != other
 
 
@@ -106,7 +113,9 @@ async def test_full_queue_is_refused_and_drains(engine):
 
 async def test_broken_request_fails_alone(engine):
     width = torch.zeros(0, 3)
-    broken = ResidualEdit(push=torch.zeros(3), w=width, b=torch.zeros(0), threshold=torch.zeros(0), d=width, gate=torch.zeros(0))
+    broken = ResidualEdit(
+        push=torch.zeros(3), w=width, b=torch.zeros(0), threshold=torch.zeros(0), d=width, gate=torch.zeros(0)
+    )
     fine = asyncio.create_task(text_of(engine, request(engine)))
     with pytest.raises(EngineFailed):
         await text_of(engine, request(engine, edit={HOOK: broken}))

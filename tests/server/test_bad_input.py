@@ -31,12 +31,43 @@ BAD = {
     "unknown unit": ({"steering": {"unit": "kg"}}, "steering.unit", "dose"),
     "unknown scope": ({"steering": {"scope": "user"}}, "steering.scope", "generated"),
     "unknown extra": ({"steering": {"return": ["money"]}}, "steering.return.0", "coherence"),
-    "feature twice": ({"steering": {"features": [{"id": "small/1"}, {"id": "small/1"}]}}, None, "more than once"),
+    "feature twice": (
+        {"steering": {"features": [{"id": "small/1"}, {"id": "small/1"}]}},
+        "steering.features",
+        "more than once",
+    ),
+    "33 features with the preset's": (
+        {"steering": {"preset": "bridge", "features": [{"id": f"small/{i}", "strength": 0.01} for i in range(2, 34)]}},
+        "steering.features",
+        "32",
+    ),
+    "strength in quotes": (feature(strength="0.5"), "steering.features.0.strength", "number"),
+    "strength as a truth": (feature(strength=True), "steering.features.0.strength", "number"),
+    "strengths that overflow": (
+        {"steering": {"features": [{"id": "small/1", "strength": 1e308, "mode": "scale"}], "scale": 1e308}},
+        "steering.features",
+        "finite",
+    ),
+    "scale that a small clamp hides": (
+        {"steering": {"features": [{"id": "small/1", "strength": 1e-9, "mode": "clamp"}], "scale": 1e9}},
+        "steering.features",
+        "100",
+    ),
+    "scale that an ablation hides": (
+        {
+            "steering": {
+                "features": [{"id": "small/1", "strength": 1e-9, "mode": "clamp"}, {"id": "small/2", "mode": "ablate"}],
+                "scale": 1e9,
+            }
+        },
+        "steering.features",
+        "100",
+    ),
     "33 features": ({"steering": {"features": [{"id": f"small/{i}"} for i in range(33)]}}, "steering.features", "32"),
-    "steering as a list": ({"steering": []}, "steering", "valid"),
-    "messages missing": ({"messages": None}, "messages", "list"),
+    "steering as a list": ({"steering": []}, "steering", "object"),
+    "messages missing": ({"messages": None}, "messages", "array"),
     "no messages": ({"messages": []}, "messages", "1 item"),
-    "message as a string": ({"messages": ["hi"]}, "messages.0", "dictionary"),
+    "message as a string": ({"messages": ["hi"]}, "messages.0", "object"),
     "unknown role": (said("x", "wizard"), "messages.0.role", "wizard"),
     "tool role": (said("x", "tool"), "messages.0.role", "not supported"),
     "content null": (said(None), "messages.0.content", "string"),
@@ -46,6 +77,13 @@ BAD = {
     "too many tokens": ({"max_tokens": 4000}, "max_tokens", "512 tokens"),
     "no tokens": ({"max_tokens": 0}, "max_tokens", "greater"),
     "hot": ({"temperature": 3}, "temperature", "less"),
+    "temperature in quotes": ({"temperature": "0.5"}, "temperature", "number"),
+    "stream as a word": ({"stream": "yes"}, "stream", "boolean"),
+    "half a token": ({"max_tokens": 1.5}, "max_tokens", "integer"),
+    "stop as a number": ({"stop": 5}, "stop", "array"),
+    "a number among the stops": ({"stop": ["a", 5]}, "stop.1", "string"),
+    "bias on no number": ({"logit_bias": {"x": 1}}, "logit_bias.x", "integer"),
+    "repetition penalty of zero": ({"repetition_penalty": 0}, "repetition_penalty", "0.01"),
     "top_p zero": ({"top_p": 0}, "top_p", "greater"),
     "top_logprobs alone": ({"top_logprobs": 3}, "top_logprobs", "logprobs"),
     "21 top_logprobs": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
@@ -71,7 +109,7 @@ def test_bad_field_is_a_400_that_names_it(http, name):
     answer = http.post("/v1/chat/completions", json={**CHAT, **change})
     error = answer.json()["error"]
     assert answer.status_code == 400, error
-    assert error["param"] == param or param is None
+    assert error["param"] == param
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
     assert works(http)
@@ -79,10 +117,34 @@ def test_bad_field_is_a_400_that_names_it(http, name):
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 200_000, json.dumps(CHAT).encode()[:-1],
-     json.dumps(CHAT | feature(strength=float("nan"))).encode(), json.dumps(CHAT | feature(strength=float("inf"))).encode(),
-     json.dumps(CHAT | feature()).replace("0.5", "1e999").encode(), json.dumps(CHAT | said("\ud800")).encode()],
-    ids=["empty", "brace", "list", "null", "string", "not utf-8", "deep", "cut", "NaN", "Infinity", "1e999", "lone surrogate"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"\xff\xfe",
+        b"[" * 200_000,
+        json.dumps(CHAT).encode()[:-1],
+        json.dumps(CHAT | feature(strength=float("nan"))).encode(),
+        json.dumps(CHAT | feature(strength=float("inf"))).encode(),
+        json.dumps(CHAT | feature()).replace("0.5", "1e999").encode(),
+        json.dumps(CHAT | said("\ud800")).encode(),
+    ],
+    ids=[
+        "empty",
+        "brace",
+        "list",
+        "null",
+        "string",
+        "not utf-8",
+        "deep",
+        "cut",
+        "NaN",
+        "Infinity",
+        "1e999",
+        "lone surrogate",
+    ],
 )
 def test_bad_body_is_a_400(http, raw):
     answer = http.post("/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
@@ -125,8 +187,42 @@ def test_another_host_name_is_refused(live):
     assert answer.status_code == 421
 
 
+@pytest.mark.parametrize("host", ["[::1]", "LOCALHOST:80", "127.0.0.1"])
+def test_every_name_of_this_machine_is_answered(live, host):
+    assert httpx.get(f"{live[0]}/livez", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "param"),
+    [
+        ("/v1/features?limit=0", 400, "limit"),
+        ("/v1/features?limit=x", 400, "limit"),
+        (f"/v1/features/small/{'9' * 5000}", 404, "id"),
+    ],
+)
+def test_bad_address_is_an_openai_error(http, path, status, param):
+    answer = http.get(path)
+    assert answer.status_code == status
+    assert answer.json()["error"]["param"] == param
+
+
+def test_whole_numbers_may_be_written_with_a_point(http):
+    body = json.dumps(CHAT | {"max_tokens": 2.0, "top_k": 3.0, "seed": 7.0}).encode()
+    assert http.post("/v1/chat/completions", content=body).json()["usage"]["completion_tokens"] <= 2
+
+
+def test_coldest_temperature_is_greedy(http):
+    replies = [http.post("/v1/chat/completions", json=CHAT | {"temperature": t}).json()["choices"] for t in (0, 1e-300)]
+    assert replies[0] == replies[1]
+
+
 def test_raw_completion_refuses_what_is_not_built(http):
-    for change, param in (({"echo": True}, "echo"), ({"suffix": "x"}, "suffix"), ({"prompt": ["a"]}, "prompt"), ({"logprobs": 21}, "logprobs")):
+    for change, param in (
+        ({"echo": True}, "echo"),
+        ({"suffix": "x"}, "suffix"),
+        ({"prompt": ["a"]}, "prompt"),
+        ({"logprobs": 21}, "logprobs"),
+    ):
         answer = http.post("/v1/completions", json={"model": "small", "prompt": "x", "max_tokens": 2, **change})
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == param

@@ -31,7 +31,13 @@ def free_port():
 def served(bundle, tmp_path):
     """`tiller serve` in a process of its own, ready; its settings come from the environment."""
     port, said = free_port(), []
-    command, env = tiller("serve", "--no-browser", TILLER_PORT=str(port), TILLER_DATA_DIR=str(tmp_path / "data"), TILLER_BUNDLE=str(bundle))
+    command, env = tiller(
+        "serve",
+        "--no-browser",
+        TILLER_PORT=str(port),
+        TILLER_DATA_DIR=str(tmp_path / "data"),
+        TILLER_BUNDLE=str(bundle),
+    )
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     threading.Thread(target=lambda: said.extend(process.stdout), daemon=True).start()
     until(lambda: any("try" in line for line in said) or process.poll() is not None, seconds=60)
@@ -49,9 +55,14 @@ def test_serve_prints_page_api_and_a_curl_line_that_works_and_ends_on_sigterm(se
     assert f"http://127.0.0.1:{port}/" in text
     assert f"http://127.0.0.1:{port}/v1" in text
     curl = text[text.index("curl") :].strip()
-    answer = subprocess.run(["bash", "-c", curl.replace("curl", "curl -s", 1)], capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(
+        ["bash", "-c", curl.replace("curl", "curl -s", 1)], capture_output=True, text=True, timeout=60
+    )
     assert '"chat.completion"' in answer.stdout
-    assert "<title>Tiller</title>" in httpx.get(f"http://127.0.0.1:{port}/").text or httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+    assert (
+        "<title>Tiller</title>" in httpx.get(f"http://127.0.0.1:{port}/").text
+        or httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+    )
     process.send_signal(signal.SIGTERM)
     assert process.wait(15) == 0
 
@@ -66,7 +77,17 @@ def test_taken_port_gets_one_sentence(bundle):
 
 
 def test_chat_prints_both_replies_side_by_side(bundle, tmp_path):
-    result = run("chat", "hello", "--preset", "bridge", "--max-tokens", "8", "--bundle", str(bundle), TILLER_DATA_DIR=str(tmp_path))
+    result = run(
+        "chat",
+        "hello",
+        "--preset",
+        "bridge",
+        "--max-tokens",
+        "8",
+        "--bundle",
+        str(bundle),
+        TILLER_DATA_DIR=str(tmp_path),
+    )
     assert result.returncode == 0, result.stderr
     assert "Default" in result.stdout
     assert "bridge" in result.stdout
@@ -74,7 +95,11 @@ def test_chat_prints_both_replies_side_by_side(bundle, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--preset", "nobody"], "no preset 'nobody'"), (["--feature", "small/999=1"], "no feature"), (["--feature", "small/1=much"], "is no dose")],
+    [
+        (["--preset", "nobody"], "no preset 'nobody'"),
+        (["--feature", "small/999=1"], "no feature"),
+        (["--feature", "small/1=much"], "is no dose"),
+    ],
 )
 def test_bad_choice_is_one_sentence(bundle, tmp_path, arguments, words):
     result = run("chat", "hello", *arguments, "--bundle", str(bundle), TILLER_DATA_DIR=str(tmp_path))
@@ -94,7 +119,9 @@ def test_doctor_finds_what_is_wrong(bundle, tmp_path):
     fine = run("doctor", "--bundle", str(bundle), "--port", str(free_port()), "--data-dir", str(tmp_path))
     assert fine.returncode == 0, fine.stdout
     assert fine.stdout.count("ok") >= 6
-    wrong = run("doctor", "--bundle", str(tmp_path / "nothing"), "--port", str(free_port()), "--data-dir", str(tmp_path))
+    wrong = run(
+        "doctor", "--bundle", str(tmp_path / "nothing"), "--port", str(free_port()), "--data-dir", str(tmp_path)
+    )
     assert wrong.returncode == 1
     assert "problem" in wrong.stdout
 

@@ -72,7 +72,10 @@ def test_stream_echoes_the_steering_in_its_first_chunk(client):
     assert first.model_extra["steering"]["applied"][0]["id"] == "small/1"
 
 
-@pytest.mark.parametrize("nothing", [None, {}, {"features": []}, {"features": [{"id": "small/1", "strength": 0}]}, {"preset": "bridge", "scale": 0}])
+@pytest.mark.parametrize(
+    "nothing",
+    [None, {}, {"features": []}, {"features": [{"id": "small/1", "strength": 0}]}, {"preset": "bridge", "scale": 0}],
+)
 def test_empty_steering_is_no_steering(client, nothing):
     reply = say(client, **greedy({"steering": nothing}))
     assert reply.choices[0].message.content == say(client).choices[0].message.content
@@ -89,19 +92,26 @@ def test_preset_is_a_model_id_and_a_field(client):
 
 
 def test_explicit_entries_override_the_preset(client):
-    reply = say(client, model="small@bridge", **greedy({"steering": {"features": [{"id": "small/1", "strength": 0.1}]}}))
+    reply = say(
+        client, model="small@bridge", **greedy({"steering": {"features": [{"id": "small/1", "strength": 0.1}]}})
+    )
     assert [a["strength"] for a in reply.model_extra["steering"]["applied"]] == [0.1]
 
 
 def test_preset_brings_its_system_prompt_unless_there_is_one(client):
     own = [{"role": "system", "content": "Be calm."}, *ASK]
-    assert say(client, model="small@calm").usage.prompt_tokens == say(client, model="small@calm", messages=own).usage.prompt_tokens
+    assert (
+        say(client, model="small@calm").usage.prompt_tokens
+        == say(client, model="small@calm", messages=own).usage.prompt_tokens
+    )
     assert say(client).usage.prompt_tokens < say(client, model="small@calm").usage.prompt_tokens
 
 
 def test_concurrent_mixed_specs_equal_their_solo_replies(client):
-    wanted = [greedy({"steering": {"features": [{"id": f"small/{i}", "strength": s}], "scope": scope}})
-              for i, s, scope in [(1, 0.9, "assistant"), (2, -0.9, "all"), (3, 0.7, "generated"), (1, 0.0, "all")] * 2]
+    wanted = [
+        greedy({"steering": {"features": [{"id": f"small/{i}", "strength": s}], "scope": scope}})
+        for i, s, scope in [(1, 0.9, "assistant"), (2, -0.9, "all"), (3, 0.7, "generated"), (1, 0.0, "all")] * 2
+    ]
     alone = [say(client, **w).choices[0].message.content for w in wanted]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda w: say(client, **w).choices[0].message.content, wanted))
@@ -151,9 +161,14 @@ def test_without_max_tokens_the_rest_of_the_context_is_used(client, tiller):
 
 
 def test_text_parts_and_the_developer_role_are_understood(client):
-    parts = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "hello"}, {"type": "text", "text": " there"}]}]
+    parts = [
+        {"role": "developer", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "hello"}, {"type": "text", "text": " there"}]},
+    ]
     plain = [{"role": "system", "content": "Be kind."}, *ASK]
-    assert say(client, messages=parts).choices[0].message.content == say(client, messages=plain).choices[0].message.content
+    assert (
+        say(client, messages=parts).choices[0].message.content == say(client, messages=plain).choices[0].message.content
+    )
 
 
 def test_unknown_openai_fields_are_ignored(client):
@@ -172,9 +187,14 @@ def test_raw_completion_continues_text(client):
     reply = client.completions.create(model="small", prompt="the bridge", **GREEDY)
     assert reply.object == "text_completion"
     assert reply.id.startswith("cmpl-")
-    streamed = "".join(c.choices[0].text for c in client.completions.create(model="small", prompt="the bridge", stream=True, **GREEDY))
+    streamed = "".join(
+        c.choices[0].text for c in client.completions.create(model="small", prompt="the bridge", stream=True, **GREEDY)
+    )
     assert streamed == reply.choices[0].text
-    assert client.completions.create(model="small", prompt="the bridge", **greedy(STEER)).choices[0].text != reply.choices[0].text
+    assert (
+        client.completions.create(model="small", prompt="the bridge", **greedy(STEER)).choices[0].text
+        != reply.choices[0].text
+    )
 
 
 def test_models_are_the_base_and_its_presets(client):
@@ -195,7 +215,15 @@ def test_unknown_model_is_404(client, model):
 def test_leaving_stops_the_generation(live, tiller, stream):
     import httpx
 
-    body = {"model": "small", "messages": ASK, "max_tokens": 100, "n": 8, "ignore_eos": True, "stream": stream, "temperature": 2}
+    body = {
+        "model": "small",
+        "messages": ASK,
+        "max_tokens": 100,
+        "n": 8,
+        "ignore_eos": True,
+        "stream": stream,
+        "temperature": 2,
+    }
     left = threading.Event()
 
     def leave():

@@ -6,16 +6,22 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from server.store.sqlite import SqliteStore
-from server.store.store import Conflict
+from server.store.store import BadStore, Conflict
 from steering.spec import Preset
 from tests.live import serving
 
-MINE = {"id": "mine", "name": "Mine", "steering": {"features": [{"id": "small/1", "strength": 0.4}]}, "starter_prompts": ["hi?"]}
+MINE = {
+    "id": "mine",
+    "name": "Mine",
+    "steering": {"features": [{"id": "small/1", "strength": 0.4}]},
+    "starter_prompts": ["hi?"],
+}
 
 
 @pytest.fixture
@@ -67,9 +73,18 @@ def test_shipped_preset_cannot_be_changed(http, method):
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"id": "Bad Id"}, "id"), ({"name": ""}, "name"), ({"steering": {"features": [{"id": "small/999"}]}}, "steering.features"),
-        ({"steering": {"features": [{"id": "small/1", "strength": 1e9}]}}, "steering.features"), ({"colour": 1}, "colour"),
-        ({"model": "gpt-4"}, "model"), ({"steering": {"oops": 1}}, "steering.oops"),
+        ({"id": "Bad Id"}, "id"),
+        ({"name": ""}, "name"),
+        ({"steering": {"features": [{"id": "small/999"}]}}, "steering.features"),
+        ({"steering": {"features": [{"id": "small/1", "strength": 1e9}]}}, "steering.features"),
+        ({"colour": 1}, "colour"),
+        ({"model": "gpt-4"}, "model"),
+        ({"sampling": {"temperature": -5}}, "sampling.temperature"),
+        ({"sampling": {"top_k": 1.5}}, "sampling.top_k"),
+        ({"sampling": {"repetition_penalty": 0}}, "sampling.repetition_penalty"),
+        ({"sampling": {"seed": 1e30}}, "sampling.seed"),
+        ({"sampling": {"heat": 1}}, "sampling.heat"),
+        ({"steering": {"oops": 1}}, "steering.oops"),
     ],
 )
 def test_bad_preset_is_refused_by_name(http, change, param):
@@ -83,7 +98,9 @@ def test_put_under_another_address_is_refused(http):
 
 
 def test_validate_tells_what_would_be_done_without_the_model(http):
-    body = {"steering": {"features": [{"id": "small/1", "strength": 1.5}, {"id": "small/3", "strength": 0.2}], "scale": 1.0}}
+    body = {
+        "steering": {"features": [{"id": "small/1", "strength": 1.5}, {"id": "small/3", "strength": 0.2}], "scale": 1.0}
+    }
     answer = http.post("/v1/steering/validate", json=body).json()
     assert answer["valid"] is True
     assert [w["code"] for w in answer["warnings"]] == ["above_sweet_spot", "not_measured"]
@@ -106,9 +123,27 @@ def test_features_are_searched_paged_and_shown_whole(http):
 
 def test_health_says_what_serves(http):
     health = http.get("/health").json()
-    assert (health["status"], health["engine"], health["model"], health["store"]) == ("ok", "transformers", "small", "sqlite")
+    assert (health["status"], health["engine"], health["model"], health["store"]) == (
+        "ok",
+        "transformers",
+        "small",
+        "sqlite",
+    )
     assert http.get("/livez").json() == {"status": "ok"}
     assert http.get("/version").json()["version"]
+
+
+def test_only_one_of_many_creates_a_preset(live, http):
+    with ThreadPoolExecutor(6) as pool:
+        race = lambda _: httpx.post(f"{live[0]}/v1/presets", json=MINE | {"id": "race"}, timeout=30).status_code  # noqa: E731
+        answers = list(pool.map(race, range(6)))
+    http.delete("/v1/presets/race")
+    assert sorted(answers) == [201, 409, 409, 409, 409, 409]
+
+
+def test_ablation_is_not_called_unmeasured(http):
+    rows = [{"id": "small/3", "mode": "ablate"}, {"id": "small/2", "mode": "scale", "strength": 2}]
+    assert http.post("/v1/steering/validate", json={"steering": {"features": rows}}).json()["warnings"] == []
 
 
 def test_presets_survive_a_restart(bundle, tmp_path):
@@ -168,5 +203,12 @@ def test_file_of_a_newer_version_is_refused(tmp_path):
     db = sqlite3.connect(tmp_path / "t.db")
     db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(ValueError, match="newer version"):
+    with pytest.raises(BadStore, match="newer version"):
         SqliteStore(tmp_path / "t.db")
+
+
+def test_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "t.db").write_text("my diary " * 500)
+    with pytest.raises(BadStore, match="choose another --data-dir"):
+        SqliteStore(tmp_path / "t.db")
+    assert (tmp_path / "t.db").read_text() == "my diary " * 500

@@ -15,8 +15,16 @@ from transformers import (
 
 from steering.sae import SAE
 
-SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 97, "max_position_embeddings": 128}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 97,
+    "max_position_embeddings": 128,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -48,5 +56,10 @@ def sae():
 def random_sae(d_in: int = 32, d_sae: int = 64, seed: int = 0) -> SAE:
     g = torch.Generator().manual_seed(seed)
     rows = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=g), dim=1)
-    return SAE(W_enc=rows.T.contiguous(), b_enc=torch.randn(d_sae, generator=g) * 0.1, W_dec=rows,
-               b_dec=torch.randn(d_in, generator=g) * 0.1, threshold=torch.full((d_sae,), 0.05))
+    return SAE(
+        W_enc=rows.T.contiguous(),
+        b_enc=torch.randn(d_sae, generator=g) * 0.1,
+        W_dec=rows,
+        b_dec=torch.randn(d_in, generator=g) * 0.1,
+        threshold=torch.full((d_sae,), 0.05),
+    )

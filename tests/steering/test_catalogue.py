@@ -13,9 +13,22 @@ from .conftest import random_sae
 
 INFO = {"name": "tiny", "model": "model", "hook": "layers.1", "revision": "r1", "typical_norm": 10.0}
 ROWS = [
-    {"index": 3, "label": "bridges", "label_source": "hand", "typical_max": 4.0, "dose": 8.0, "density": 0.01,
-     "sweet_spot": {"low": 0.5, "high": 1.0, "method": "test", "n": 2, "date": "2026-01-01"}},
-    {"index": 4, "label": "on “bridge”", "label_source": "auto", "typical_max": 2.0, "top_logits": {"positive": ["span"]}},
+    {
+        "index": 3,
+        "label": "bridges",
+        "label_source": "hand",
+        "typical_max": 4.0,
+        "dose": 8.0,
+        "density": 0.01,
+        "sweet_spot": {"low": 0.5, "high": 1.0, "method": "test", "n": 2, "date": "2026-01-01"},
+    },
+    {
+        "index": 4,
+        "label": "on “bridge”",
+        "label_source": "auto",
+        "typical_max": 2.0,
+        "top_logits": {"positive": ["span"]},
+    },
 ]
 
 
@@ -95,7 +108,12 @@ def test_neighbours_are_the_nearest_directions(catalogue):
 
 @pytest.mark.parametrize(
     ("file", "text"),
-    [("bundle.json", "{"), ("bundle.json", "{}"), ("revisions/r1/features.jsonl", '{"index": 999}'), ("presets.json", '[{"id": "X Y"}]')],
+    [
+        ("bundle.json", "{"),
+        ("bundle.json", "{}"),
+        ("revisions/r1/features.jsonl", '{"index": 999}'),
+        ("presets.json", '[{"id": "X Y"}]'),
+    ],
 )
 def test_damaged_bundle_is_refused(folder, file, text):
     (folder / file).write_text(text)

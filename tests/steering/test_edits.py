@@ -14,7 +14,8 @@ SAE_64 = random_sae()
 MODES = ("add", "clamp", "scale", "ablate")
 some = st.lists(
     st.builds(ResolvedIntervention, index=st.integers(0, 63), mode=st.sampled_from(MODES), raw=st.floats(-4, 4)),
-    max_size=6, unique_by=lambda i: i.index,
+    max_size=6,
+    unique_by=lambda i: i.index,
 )
 
 
@@ -37,7 +38,9 @@ def by_the_book(x, items, sae):
 @settings(deadline=None)
 def test_edit_equals_the_formula(items):
     x = stream()
-    torch.testing.assert_close(x + compile_edit(items, SAE_64).delta(x), by_the_book(x, items, SAE_64), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        x + compile_edit(items, SAE_64).delta(x), by_the_book(x, items, SAE_64), atol=1e-5, rtol=1e-5
+    )
 
 
 @given(some, st.randoms())
@@ -45,7 +48,9 @@ def test_edit_equals_the_formula(items):
 def test_order_of_interventions_does_not_matter(items, random):
     x, mixed = stream(), list(items)
     random.shuffle(mixed)
-    torch.testing.assert_close(compile_edit(items, SAE_64).delta(x), compile_edit(mixed, SAE_64).delta(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        compile_edit(items, SAE_64).delta(x), compile_edit(mixed, SAE_64).delta(x), atol=1e-5, rtol=1e-5
+    )
 
 
 @given(st.lists(some, min_size=1, max_size=5))
@@ -59,7 +64,9 @@ def test_mixed_batch_equals_each_alone(batches):
     assert torch.equal(out[rows == 0], x[rows == 0])
     for row, items in enumerate(batches, 1):
         alone = x[rows == row]
-        torch.testing.assert_close(out[rows == row], alone + compile_edit(items, SAE_64).delta(alone), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            out[rows == row], alone + compile_edit(items, SAE_64).delta(alone), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_no_interventions_move_nothing():
@@ -68,7 +75,10 @@ def test_no_interventions_move_nothing():
 
 
 def test_push_moves_the_stream_by_exactly_its_vector():
-    x, edit = stream(), compile_edit([ResolvedIntervention(3, "add", 2.0), ResolvedIntervention(4, "add", -1.0)], SAE_64)
+    x, edit = (
+        stream(),
+        compile_edit([ResolvedIntervention(3, "add", 2.0), ResolvedIntervention(4, "add", -1.0)], SAE_64),
+    )
     assert torch.equal(apply_where(edit, x, torch.ones(5, dtype=torch.bool)), x + edit.push)
 
 

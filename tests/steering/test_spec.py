@@ -12,10 +12,13 @@ from steering.spec import Intervention, Preset, SteeringSpec
 MODES = ("add", "clamp", "scale", "ablate")
 interventions = st.lists(
     st.builds(
-        Intervention, id=st.integers(0, 40).map(lambda i: f"b/{i}"), mode=st.sampled_from(MODES),
+        Intervention,
+        id=st.integers(0, 40).map(lambda i: f"b/{i}"),
+        mode=st.sampled_from(MODES),
         strength=st.floats(-3, 3, allow_nan=False).map(lambda x: round(x, 2)),
     ),
-    max_size=8, unique_by=lambda f: f.id,
+    max_size=8,
+    unique_by=lambda f: f.id,
 )
 specs = st.builds(SteeringSpec, features=interventions.map(tuple), scale=st.sampled_from((0.0, 0.5, 1.0, 2.0)))
 
@@ -54,7 +57,9 @@ def test_master_scale_is_folded_into_additive_strengths():
 
 
 def test_half_an_ablation_is_half_the_live_activation():
-    assert spec(("b/1", 0.0, "ablate"), scale=0.5).canonical().features[0] == Intervention(id="b/1", strength=0.5, mode="scale")
+    assert spec(("b/1", 0.0, "ablate"), scale=0.5).canonical().features[0] == Intervention(
+        id="b/1", strength=0.5, mode="scale"
+    )
 
 
 def test_master_scale_of_zero_steers_nothing():
@@ -94,7 +99,9 @@ def test_spec_is_frozen():
 
 
 def test_explicit_entries_override_a_preset_by_id():
-    merged = spec(("b/1", 1.0, "add"), ("b/2", 1.0, "add"), unit="max").overridden_by(spec(("b/2", 3.0, "clamp")), {"features"})
+    merged = spec(("b/1", 1.0, "add"), ("b/2", 1.0, "add"), unit="max").overridden_by(
+        spec(("b/2", 3.0, "clamp")), {"features"}
+    )
     assert {f.id: f.strength for f in merged.features} == {"b/1": 1.0, "b/2": 3.0}
     assert merged.unit == "max"
 

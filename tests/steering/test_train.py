@@ -12,7 +12,9 @@ from steering.train.measures import measure
 
 def planted(n_features=48, d=24, seed=0):
     """Endless sparse sums of known directions, shifted."""
-    directions = torch.nn.functional.normalize(torch.randn(n_features, d, generator=torch.Generator().manual_seed(0)), dim=1)
+    directions = torch.nn.functional.normalize(
+        torch.randn(n_features, d, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     g = torch.Generator().manual_seed(seed + 1)
     while True:
         on = torch.rand(512, n_features, generator=g) < 0.06
@@ -54,7 +56,9 @@ def test_exported_reconstruction_equals_the_trainers():
     sae = export(weights.W_enc, weights.b_enc, weights.W_dec, weights.b_dec, scale=scale, k=6, held_out=x)
     pre = weights.pre(x * scale)
     kept = torch.where(pre > sae.threshold * scale, pre, 0.0)
-    torch.testing.assert_close(sae.decode(sae.encode(x)) * scale, kept @ weights.W_dec + weights.b_dec, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        sae.decode(sae.encode(x)) * scale, kept @ weights.W_dec + weights.b_dec, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_too_little_text_is_an_error_that_says_so():

@@ -1,5 +1,6 @@
-"""The real page on the real server, in Debian's Chromium."""
+"""The real page on the real server with the small bundle, in Debian's Chromium."""
 
+import asyncio
 import os
 import shutil
 
@@ -10,41 +11,93 @@ from playwright.sync_api import sync_playwright
 from tests import small
 from tests.live import serving
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Replies:
+    """The engine's replies, slowed down on demand; counts those that are under way."""
+
+    def __init__(self, engine):
+        self._generate, self.pause, self.open = engine.generate, 0.0, 0
+
+    async def __call__(self, request):
+        self.open += 1
+        try:
+            async for piece in self._generate(request):
+                yield piece
+                await asyncio.sleep(self.pause)
+        finally:
+            self.open -= 1
 
 
 @pytest.fixture(scope="session")
-def address(tmp_path_factory):
+def live(tmp_path_factory):
     from ui.page import mount
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("page")
-    with serving(small.write_bundle(folder / "bundle"), folder / "data", mount=mount) as (address, _):
-        yield address
+    with serving(small.write_bundle(folder / "bundle"), folder / "data", mount=mount) as (address, app):
+        engine = app.state.tiller.engine
+        engine.generate = Replies(engine)
+        yield address, engine.generate
+
+
+@pytest.fixture(scope="session")
+def address(live):
+    return live[0]
+
+
+@pytest.fixture
+def slow(live):
+    """Replies that take many seconds."""
+    live[1].pause = 0.1
+    yield live[1]
+    live[1].pause = 0.0
 
 
 @pytest.fixture(scope="session")
 def browser():
-    if not CHROMIUM:
+    chromium = shutil.which("chromium")
+    if not chromium:
         reason = "Chromium is missing; install it with: apt-get install chromium"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
         browser.close()
 
 
 @pytest.fixture
-def page(browser, address):
-    """A fresh page; fails on errors in the console and on requests to other hosts."""
-    page = browser.new_page(viewport={"width": 1360, "height": 900})
-    wrong = []
-    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" and "status of 4" not in m.text else None)
-    page.on("pageerror", lambda e: wrong.append(str(e)))
-    page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
-    page.goto(address)
-    page.wait_for_selector(".card")
-    yield page
-    page.close()
+def opened(browser, address):
+    """Open fresh pages; fail at the end on errors in the console and on requests to other hosts."""
+    wrong, contexts = [], []
+
+    def open_page(**options):
+        contexts.append(browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(20_000)
+        page.on(
+            "console", lambda m: wrong.append(m.text) if m.type == "error" and "status of 4" not in m.text else None
+        )
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
+        page.goto(address)
+        page.wait_for_selector("#cards .card")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
     assert not wrong
+
+
+@pytest.fixture
+def page(opened):
+    return opened()
