@@ -182,7 +182,16 @@ def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
     from ui.page import mount
 
     application = mount(create_app(settings, lambda: _open(settings)), api_base=f"{address}/v1")
-    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=5))
+
+    class Server(uvicorn.Server):
+        """Open replies get time to end; then the engine tells them, which is kinder than a cut connection."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            ending = asyncio.create_task(_end_replies(application))
+            await super().shutdown(sockets)
+            ending.cancel()
+
+    server = Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=8))
     threading.Thread(target=_announce, args=(application, server, settings, address), daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
@@ -193,6 +202,12 @@ def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
         pass
     if failure := application.state.failure:
         _fail(failure)
+
+
+async def _end_replies(application: "FastAPI", *, after: float = 4.0) -> None:
+    await asyncio.sleep(after)
+    if application.state.tiller:
+        await application.state.tiller.engine.close()
 
 
 async def _open(settings: Settings) -> "Tiller":

@@ -275,8 +275,10 @@ async def _sse(first: dict[str, Any], events: AsyncGenerator[dict[str, Any], Non
             async for event in events:
                 yield _event(event)
         except Exception as error:
-            log.exception("stream broke")
-            yield _event(as_api_error(error).body)
+            answer = as_api_error(error)
+            if answer.code == "internal_error":  # the engine logged its own
+                log.exception("stream broke")
+            yield _event(answer.body)
             return
         yield "data: [DONE]\n\n"
 

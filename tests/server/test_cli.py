@@ -67,6 +67,40 @@ def test_serve_prints_page_api_and_a_curl_line_that_works_and_ends_on_sigterm(se
     assert process.wait(15) == 0
 
 
+def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceback(served):
+    process, port, _ = served
+    body = {
+        "model": "small",
+        "messages": [{"role": "user", "content": "hi"}],
+        "ignore_eos": True,
+        "n": 8,
+        "stream": True,
+    }
+    body |= {"temperature": 1, "max_tokens": 490}
+    lines: list[str] = []
+
+    def talk():  # longer than the server waits: one reply after the other until it has gone
+        while process.poll() is None:
+            try:
+                with httpx.stream(
+                    "POST", f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60
+                ) as answer:
+                    lines.extend(line for line in answer.iter_lines() if line)
+            except httpx.HTTPError:
+                return
+
+    talkers = [threading.Thread(target=talk, daemon=True) for _ in range(3)]
+    for talker in talkers:
+        talker.start()
+    until(lambda: httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    for talker in talkers:
+        talker.join(30)
+    assert "Traceback" not in process.stderr.read()
+    assert all("shutting down" in line for line in lines if '"error"' in line)
+
+
 def test_taken_port_gets_one_sentence(bundle):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = run("serve", "--no-browser", "--port", str(taken.getsockname()[1]), "--bundle", str(bundle))
