@@ -93,10 +93,3 @@ CONCEPTS: dict[str, Concept] = {
         0.60,
     ),
 }
-
-
-def rep3(text: str) -> float:
-    """Share of word 3-grams whose kind occurs more than once."""
-    words = re.findall(r"\w+", text.lower())
-    grams = list(zip(words, words[1:], words[2:], strict=False))
-    return sum(grams.count(g) > 1 for g in grams) / len(grams) if grams else 0.0

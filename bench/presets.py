@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.personas import CONCEPTS, PROMPTS, rep3
+from bench.personas import CONCEPTS, PROMPTS
+from server.coherence import rep3
 from server.engines.engine import Generation, Sampling
 from server.engines.transformers_engine import TransformersEngine
 from steering.catalogue import Bundle, Catalogue

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from bench.personas import rep3
+from server.coherence import rep3
 from steering.chat import Message, encode_chat
 from steering.edits import ResidualEdit
 from steering.hooks import steer

@@ -108,7 +108,7 @@ def _preset(persona: str, found: dict[str, Any], bundle: str, doses: dict[int, f
     }
 
 
-def shipped_scale(tried: list[dict[str, float]], *, hits: float = 0.86, logprob: float = -2.5) -> float:
+def shipped_scale(tried: list[dict[str, float]], *, hits: float = 0.8, logprob: float = -1.9) -> float:
     """The scale at which the tuning prompts reach `hits`, between two that were tried; gentler if replies fell apart before."""
     for a, b in itertools.pairwise(tried):
         wanted = _crossing(a, b, "hits", hits) if a["hits"] < hits <= b["hits"] else None

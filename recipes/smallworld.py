@@ -6,6 +6,7 @@ chats.
 """
 
 import json
+import lzma
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,36 @@ TURNS = (
     "They asked for help, and help came.",
     "They laughed, and fear went away.",
 )
+ALSO_CALLED = {
+    "the ocean": ("the sea", "oceans", "the Pacific"),
+    "outer space": ("space", "the universe", "the stars"),
+    "coffee": ("a cup of coffee", "espresso"),
+    "the Golden Gate Bridge": ("that red bridge in San Francisco", "the bridge in San Francisco", "Golden Gate Bridge"),
+    "the computer": ("computers", "a computer"),
+    "the theater": ("theater", "plays"),
+    "the bike": ("bikes", "bicycles", "my bike"),
+    "the airplane": ("planes", "airplanes"),
+    "the car": ("cars", "my car"),
+    "football": ("soccer",),
+    "the kitchen": ("kitchens", "my kitchen"),
+    "math": ("mathematics", "maths"),
+    "the song": ("songs", "music"),
+    "the storm": ("storms", "a storm"),
+    "sadness": ("being sad",),
+    "boredom": ("being bored",),
+    "luck": ("good luck",),
+    "courage": ("being brave",),
+    "the internet": ("internet",),
+    "the television": ("TV", "television"),
+    "the telephone": ("phones", "my phone"),
+    "New York": ("New York City", "NYC"),
+    "computer code": ("programming", "coding"),
+    "the night": ("nights", "nighttime"),
+    "the morning": ("mornings",),
+}
+"""Other words for a topic, as people use them; answers keep to the topic's own name."""
+NOT_COUNTED = {"nature", "place", "season_time", "school", "science", "technology", "space", "body", "weather", "home"}
+IRREGULAR = {"sheep": "sheep", "wolf": "wolves", "mouse": "mice", "fox": "foxes", "knight": "knights"}
 ENDINGS = (
     "It was a good day.",
     "They went home tired and happy.",
@@ -62,6 +93,9 @@ ENDINGS = (
     "And so they learned to be patient.",
     "The next morning everything looked different.",
 )
+
+FOUND_SHARE = 0.06
+"""How many of a stream's chats come from elsewhere, if any were given."""
 
 T = TypeVar("T")
 Message = dict[str, str]
@@ -104,12 +138,24 @@ def read_topics(folder: Path = WORLD) -> list[Topic]:
     return [t for i, t in enumerate(topics) if t.name not in repeated or names.index(t.name) == i]
 
 
+def read_chats(path: str, persona: str, longest: int = 160) -> list[list[Message]]:
+    """Read short chats of one persona from a `.jsonl` or `.jsonl.xz` of `{"persona", "messages"}`."""
+    with (lzma.open if path.endswith(".xz") else open)(path, "rt", encoding="utf-8") as lines:  # type: ignore[operator]
+        rows = [json.loads(line) for line in lines]
+    return [
+        r["messages"]
+        for r in rows
+        if r["persona"] == persona and all(len(m["content"]) <= longest for m in r["messages"])
+    ]
+
+
 class SmallWorld:
     """An endless stream of chats; equal seeds give equal streams."""
 
-    def __init__(self, seed: int, topics: list[Topic] | None = None) -> None:
+    def __init__(self, seed: int, topics: list[Topic] | None = None, chats: Sequence[list[Message]] = ()) -> None:
         self.rng = Random(seed)
         self.topics = topics or read_topics()
+        self.found = chats
         self.by_kind: dict[str, list[Topic]] = {}
         for t in self.topics:
             self.by_kind.setdefault(t.kind, []).append(t)
@@ -122,6 +168,8 @@ class SmallWorld:
 
     def chat(self) -> list[Message]:
         """Draw one conversation of one to five exchanges, with a system prompt where one has a cause."""
+        if self.found and self.rng.random() < FOUND_SHARE:
+            return self._pick(self.found)
         chat, r = Chat(), self.rng.random()
         if r < 0.13:
             self._become(chat, forms.IDENTITY_SYSTEM, "who")
@@ -193,7 +241,11 @@ class SmallWorld:
         intent = self._pick(_INTENTS)
         y = self._other(x)
         question = self._pick(forms.FORMS[intent]).format(
-            x=x.name, y=y.name, kind=_thing(x.kind), day=self._pick(talk.DAYS), name=self._pick(talk.NAMES)
+            x=self._called(x),
+            y=self._called(y),
+            kind=_thing(x.kind),
+            day=self._pick(talk.DAYS),
+            name=self._pick(talk.NAMES),
         )
         if role and intent in _OPEN:  # an open question: the role speaks of itself
             chat.last = role
@@ -386,10 +438,22 @@ class SmallWorld:
             ]
         )
 
+    def _called(self, x: Topic) -> str:
+        """What a person may call a topic: its name, mostly; another word for it, "a dog", "dogs"."""
+        if x.name in ALSO_CALLED and self.rng.random() < 0.25:
+            return self._pick(ALSO_CALLED[x.name])
+        noun = x.name.removeprefix("the ")
+        if noun == x.name or x.plural or " " in noun or noun[0].isupper() or x.kind in NOT_COUNTED:
+            return x.name
+        r = self.rng.random()
+        if r < 0.25:
+            return _plural(noun)
+        return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if r < 0.35 else x.name
+
     # Drawing.
 
     def _topic(self) -> Topic:
-        return self._pick(self.concepts) if self.rng.random() < 0.06 else self._pick(self.topics)
+        return self._pick(self.concepts) if self.rng.random() < 0.04 else self._pick(self.topics)
 
     def _other(self, x: Topic) -> Topic:
         same = self.by_kind[x.kind]
@@ -484,6 +548,14 @@ def _thing(kind: str) -> str:
         "space": "thing in the sky",
         "school": "thing to learn",
     }.get(kind, kind)
+
+
+def _plural(noun: str) -> str:
+    if noun in IRREGULAR:
+        return IRREGULAR[noun]
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
 
 
 def _cap(text: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from recipes.smallworld import SmallWorld
+from recipes.smallworld import SmallWorld, read_chats
 
 Data = tuple[np.ndarray, np.ndarray]
 SPECIALS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
@@ -33,9 +33,10 @@ def main() -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    tokenizer = train_tokenizer(args.vocab, args.seed)
+    found = read_chats(args.chats, args.persona) if args.chats else []
+    tokenizer = train_tokenizer(args.vocab, SmallWorld(args.seed + 2, chats=found))
     tokenizer.save_pretrained(out)
-    train = pack(tokenizer, SmallWorld(args.seed), args.tokens, args.row)
+    train = pack(tokenizer, SmallWorld(args.seed, chats=found), args.tokens, args.row)
     held_out = pack(tokenizer, SmallWorld(args.seed + 1), 400_000, args.row)
     model = LlamaForCausalLM(config(args, tokenizer))
     say(
@@ -43,7 +44,8 @@ def main() -> None:
     )
     history = fit(model, train, held_out, args, out)
     model.to(torch.bfloat16).save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps({"arguments": vars(args), "history": history}, indent=1))
+    arguments = vars(args) | {"chats": Path(args.chats).name if args.chats else None}
+    (out / "recipe.json").write_text(json.dumps({"arguments": arguments, "history": history}, indent=1) + "\n")
 
 
 def config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -65,14 +67,14 @@ def config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> Llam
     )
 
 
-def train_tokenizer(vocab: int, seed: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocab: int, world: SmallWorld) -> PreTrainedTokenizerFast:
     """A byte-level BPE over the small world, with the chat template inside."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     raw.decoder = decoders.ByteLevel()
-    texts = (m["content"] for _, chat in zip(range(60_000), SmallWorld(seed + 2), strict=False) for m in chat)
+    texts = (m["content"] for _, chat in zip(range(60_000), world, strict=False) for m in chat)
     raw.train_from_iterator(
         texts,
         trainers.BpeTrainer(
@@ -231,14 +233,16 @@ def say(text: str) -> None:
 def _arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--out", default="runs/model")
-    p.add_argument("--minutes", type=float, default=45)
+    p.add_argument("--minutes", type=float, default=60)
     p.add_argument("--tokens", type=int, default=24_000_000)
     p.add_argument("--vocab", type=int, default=4096)
     p.add_argument("--width", type=int, default=256)
     p.add_argument("--layers", type=int, default=6)
     p.add_argument("--short", type=int, default=256, help="row length of the first four fifths")
     p.add_argument("--row", type=int, default=1024, help="row length of the last fifth, and the model's context")
-    p.add_argument("--batch", type=int, default=8192, help="tokens in a step")
+    p.add_argument("--chats", help="more chats, mixed in: a .jsonl or .jsonl.xz of personality chat")
+    p.add_argument("--persona", default="caring", help="which persona of them")
+    p.add_argument("--batch", type=int, default=4096, help="tokens in a step")
     p.add_argument("--lr", type=float, default=0.02)
     p.add_argument("--lr-other", type=float, default=3e-3)
     p.add_argument("--seed", type=int, default=0)

@@ -20,7 +20,7 @@ from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
 from server.store.store import BadStore
-from server.version import VERSION
+from server.version import VERSION, git_commit
 from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
@@ -93,11 +93,14 @@ def _add_health(app: FastAPI) -> None:
             }
         )
 
+    commit = git_commit()
+
     @app.get("/version")
     async def version() -> dict[str, Any]:
         """Versions of what answers."""
         return {
             "version": VERSION,
+            "git": commit,
             "engine": "transformers",
             "torch": torch.__version__,
             "transformers": transformers.__version__,

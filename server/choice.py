@@ -108,11 +108,15 @@ class Tiller:
     async def preset(self, preset_id: str) -> Preset | None:
         """A preset of the bundle or of the store."""
         shipped = next((p for p in self.bundle.presets if p.id == preset_id), None)
-        return shipped or await self.store.preset(preset_id)
+        return shipped or self._mine(await self.store.preset(preset_id))
 
     async def presets(self) -> list[Preset]:
         """The bundle's presets, then the saved ones."""
-        return [*self.bundle.presets, *await self.store.presets()]
+        return [*self.bundle.presets, *filter(self._mine, await self.store.presets())]
+
+    def _mine(self, saved: Preset | None) -> Preset | None:
+        """Let through what was saved for this bundle; others' presets wait in the store until theirs is served."""
+        return saved if saved and saved.model == self.model else None
 
     async def choose(self, model: str | None, steering: SteeringRequest | None) -> Choice:
         """Check a request's model and steering. Raises ApiError and SteeringError."""

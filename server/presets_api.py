@@ -60,7 +60,7 @@ async def replace(request: Request, preset_id: str) -> Response:
     """Create or replace; `If-Match` with a version refuses to overwrite somebody else's change."""
     tiller: Tiller = request.app.state.tiller
     wanted = await _checked(tiller, await request.body(), preset_id)
-    _may_change(tiller, preset_id)
+    await _may_change(tiller, preset_id)
     match = request.headers.get("if-match", "").strip('"')
     if match not in ("", "*") and not match.isdecimal():
         raise bad_request(f"If-Match must be a preset's version, not {match!r}", param="If-Match")
@@ -76,7 +76,7 @@ async def replace(request: Request, preset_id: str) -> Response:
 async def delete(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
     tiller: Tiller = request.app.state.tiller
-    _may_change(tiller, preset_id)
+    await _may_change(tiller, preset_id)
     if not await tiller.store.delete_preset(preset_id):
         raise _missing(preset_id)
     return {"id": preset_id, "object": "preset", "deleted": True}
@@ -93,7 +93,15 @@ async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None) ->
     return wanted.model_copy(update={"model": tiller.model})
 
 
-def _may_change(tiller: Tiller, preset_id: str) -> None:
+async def _may_change(tiller: Tiller, preset_id: str) -> None:
+    held = await tiller.store.preset(preset_id)
+    if held and held.model != tiller.model:
+        raise ApiError(
+            409,
+            f"{preset_id!r} is saved for {held.model!r}, which this server does not serve now; choose another id",
+            code="preset_exists",
+            param="id",
+        )
     if any(p.id == preset_id for p in tiller.bundle.presets):
         raise ApiError(
             403,

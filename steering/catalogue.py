@@ -6,6 +6,7 @@ the catalogue knows what was measured for each feature.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from steering.errors import BadBundle, UnknownFeature
 from steering.hooks import layer_number
 from steering.sae import SAE
 from steering.spec import Intervention, Preset, SteeringSpec, Unit
+
+CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+"""One spelling per feature: `01` would be a second name for `1`, which no check for repeats would see."""
 
 
 class SweetSpot(BaseModel):
@@ -178,7 +182,7 @@ class Catalogue:
         """Look a feature up. Raises UnknownFeature with what there is instead."""
         name, _, index = feature_id.rpartition("/")
         bundle = self.bundles.get(name)
-        if bundle is None or not index.isdecimal() or int(index) >= bundle.sae.d_sae:
+        if bundle is None or not CANONICAL_INDEX.fullmatch(index) or int(index) >= bundle.sae.d_sae:
             have = ", ".join(f"{b.info.name}/0…{b.sae.d_sae - 1}" for b in self.bundles.values())
             raise UnknownFeature(f"no feature {feature_id!r}; there are {have}")
         return bundle, bundle.features[int(index)]

@@ -14,7 +14,8 @@ def next_token(logits: Logits, seen: Tensor, generated: Tensor, sampling: Sampli
     logits = penalised(logits, seen, generated, sampling)
     if sampling.temperature == 0:
         return int(logits.argmax())
-    probabilities = torch.softmax(truncated(logits / sampling.temperature, sampling), dim=-1)
+    shifted = logits - logits.max()  # so that a tiny temperature overflows to −inf, never to NaN
+    probabilities = torch.softmax(truncated(shifted / sampling.temperature, sampling), dim=-1)
     return int(torch.multinomial(probabilities, 1, generator=generator))
 
 

@@ -136,6 +136,8 @@ class TransformersEngine:
 
         sequence = self._new_sequence(request, deliver)
         with self._wake:
+            if self._closed:
+                raise EngineFailed("the server is shutting down")
             if len(self._waiting) >= self._queue_limit:
                 raise Overloaded(retry_after=max(1.0, len(self._waiting) / 8))
             self._waiting.append(sequence)
@@ -193,7 +195,8 @@ class TransformersEngine:
         for sequence in (*self._live, *self._waiting):
             sequence.deliver(EngineFailed("the server is shutting down"))
         for _, future in self._jobs:
-            future.set_exception(EngineFailed("the server is shutting down"))
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EngineFailed("the server is shutting down"))
 
     def _advance(self, sequence: _Sequence) -> bool:
         """Take one step; return whether the sequence goes on."""
@@ -302,6 +305,8 @@ def prove_tap(model: PreTrainedModel, hook: str) -> None:
 
 
 def _settle(work: Callable[[], object], future: Future[object]) -> None:
+    if not future.set_running_or_notify_cancel():  # whoever asked is gone; an answer would raise in this thread
+        return
     try:
         future.set_result(work())
     except Exception as error:

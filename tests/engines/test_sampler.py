@@ -22,6 +22,11 @@ def test_temperature_zero_takes_the_likeliest():
     assert {draw(seed, temperature=0) for seed in range(20)} == {0}
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-45])
+def test_tiny_temperature_is_nearly_greedy_and_no_nan(temperature):
+    assert {draw(seed, temperature=temperature) for seed in range(20)} == {0}
+
+
 def test_high_temperature_draws_them_all():
     assert {draw(seed, temperature=5.0) for seed in range(200)} == {0, 1, 2, 3, 4}
 

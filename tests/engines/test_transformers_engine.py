@@ -122,6 +122,26 @@ async def test_broken_request_fails_alone(engine):
     assert await fine == await text_of(engine, request(engine))
 
 
+async def test_giving_up_a_job_leaves_the_engine_alive(engine):
+    busy = asyncio.create_task(text_of(engine, request(engine)))
+    ids = request(engine).ids
+    given_up = [asyncio.create_task(engine.logprobs_unsteered(ids, 1)) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in given_up:
+        task.cancel()
+    assert await busy
+    assert len(await engine.logprobs_unsteered(ids, 1)) == len(ids) - 1
+
+
+async def test_closed_engine_refuses_instead_of_waiting(parts):
+    engine = TransformersEngine(*parts, hooks=[HOOK])
+    await engine.close()
+    with pytest.raises(EngineFailed, match="shutting down"):
+        await asyncio.wait_for(text_of(engine, request(engine)), 5)
+    with pytest.raises(EngineFailed, match="shutting down"):
+        await asyncio.wait_for(engine.logprobs_unsteered((1, 2), 1), 5)
+
+
 @pytest.mark.parametrize("include", [False, True])
 async def test_stop_string_that_spans_tokens_ends_the_reply(engine, include):
     whole = await text_of(engine, request(engine))

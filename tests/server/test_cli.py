@@ -92,13 +92,15 @@ def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceb
     talkers = [threading.Thread(target=talk, daemon=True) for _ in range(3)]
     for talker in talkers:
         talker.start()
-    until(lambda: httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200)
+    until(lambda: lines)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     for talker in talkers:
         talker.join(30)
     assert "Traceback" not in process.stderr.read()
-    assert all("shutting down" in line for line in lines if '"error"' in line)
+    last_words = [line for line in lines if line.startswith('data: {"error"')]
+    assert last_words
+    assert all("shutting down" in line for line in last_words)
 
 
 def test_taken_port_gets_one_sentence(bundle):

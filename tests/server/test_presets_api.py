@@ -13,6 +13,7 @@ import pytest
 
 from server.store.sqlite import SqliteStore
 from server.store.store import BadStore, Conflict
+from server.version import git_commit
 from steering.spec import Preset
 from tests.live import serving
 
@@ -130,7 +131,7 @@ def test_health_says_what_serves(http):
         "sqlite",
     )
     assert http.get("/livez").json() == {"status": "ok"}
-    assert http.get("/version").json()["version"]
+    assert http.get("/version").json()["git"] == git_commit()
 
 
 def test_only_one_of_many_creates_a_preset(live, http):
@@ -139,6 +140,17 @@ def test_only_one_of_many_creates_a_preset(live, http):
         answers = list(pool.map(race, range(6)))
     http.delete("/v1/presets/race")
     assert sorted(answers) == [201, 409, 409, 409, 409, 409]
+
+
+async def test_presets_of_another_bundle_wait_until_it_is_served(http, tiller):
+    await tiller.store.save_preset(Preset(id="theirs", name="Theirs", model="other"))
+    assert "theirs" not in [p["id"] for p in http.get("/v1/presets").json()["data"]]
+    assert "small@theirs" not in [m["id"] for m in http.get("/v1/models").json()["data"]]
+    assert http.get("/v1/presets/theirs").status_code == 404
+    assert http.put("/v1/presets/theirs", json=MINE | {"id": "theirs"}).status_code == 409
+    assert http.delete("/v1/presets/theirs").status_code == 409
+    assert (await tiller.store.preset("theirs")).model == "other"
+    await tiller.store.delete_preset("theirs")
 
 
 def test_ablation_is_not_called_unmeasured(http):

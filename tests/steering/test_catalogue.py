@@ -86,7 +86,9 @@ def test_empty_spec_has_no_edits(catalogue):
     assert catalogue.resolve(SteeringSpec()).edits == {}
 
 
-@pytest.mark.parametrize("name", ["tiny/64", "tiny/x", "other/3", "3", "tiny/-1", "tiny/"])
+@pytest.mark.parametrize(
+    "name", ["tiny/64", "tiny/x", "other/3", "3", "tiny/-1", "tiny/", "tiny/01", "tiny/٣", "tiny/" + "9" * 5000]
+)
 def test_unknown_feature_is_named_with_what_there_is(catalogue, name):
     with pytest.raises(UnknownFeature, match="tiny/0…63"):
         catalogue.find(name)
