@@ -187,7 +187,7 @@ def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
         """Open replies get time to end; then the engine tells them, which is kinder than a cut connection."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            ending = asyncio.create_task(_end_replies(application))
+            ending = asyncio.create_task(_end_replies(application, self))
             await super().shutdown(sockets)
             ending.cancel()
 
@@ -204,10 +204,17 @@ def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
         _fail(failure)
 
 
-async def _end_replies(application: "FastAPI", *, after: float = 4.0) -> None:
-    await asyncio.sleep(after)
-    if application.state.tiller:
-        await application.state.tiller.engine.close()
+async def _end_replies(application: "FastAPI", server: "uvicorn.Server", *, after: float = 4.0) -> None:
+    """Wait for running replies, tell those that are not done, then drop what an open page holds on to."""
+    end = time.monotonic() + after
+    if tiller := application.state.tiller:
+        while time.monotonic() < end and any(tiller.engine.load_now):
+            await asyncio.sleep(0.05)
+        await tiller.engine.close()
+    await asyncio.sleep(0.5)  # the last words are on their way
+    for connection in list(server.server_state.connections):
+        if transport := getattr(connection, "transport", None):
+            transport.close()
 
 
 async def _open(settings: Settings) -> "Tiller":

@@ -25,6 +25,7 @@ class Form:
     system: str | None
     temperature: float | None
     top_p: float | None
+    repetition_penalty: float | None
     max_tokens: float | None
     seed: float | None
     keep_seed: bool
@@ -35,6 +36,7 @@ class Form:
         given = {
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "repetition_penalty": self.repetition_penalty,
             "max_tokens": self.max_tokens and int(self.max_tokens),
         }
         return {k: v for k, v in given.items() if v is not None} | {"seed": seed}

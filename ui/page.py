@@ -19,13 +19,15 @@ from ui.api import Api
 from ui.conversation import Form, Shown, idle, regenerate, send
 
 STATIC = Path(__file__).parent / "static"
-PANEL = ("dose.js", "row.js", "persona.js", "finder.js", "code.js", "panel.js")
+PANEL = ("dose.js", "row.js", "master.js", "persona.js", "finder.js", "code.js", "panel.js")
 STYLES = ("page.css", "panel.css")
 READ_PANEL = "(...all) => { all[0] = window.tiller ? window.tiller.read() : {}; return all; }"
 GIVE_PANEL = "(...values) => { window.tiller.given(values); }"
 COMPARE = "(on) => { document.body.dataset.compare = on ? 'on' : 'off'; }"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE = 16
+DRAWN = {"temperature": 0.5, "top_p": 1.0, "repetition_penalty": 1.0}
+"""How replies are drawn where a persona says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Knobs:
 
     temperature: gr.Number
     top_p: gr.Number
+    repetition_penalty: gr.Number
     max_tokens: gr.Number
     seed: gr.Number
     keep_seed: gr.Checkbox
@@ -148,9 +151,26 @@ def _knobs() -> Knobs:
     with gr.Accordion("Sampling and system prompt", open=False, elem_id="sampling"):
         with gr.Row(elem_id="knobs"):
             temperature = gr.Number(
-                0.5, label="Temperature", minimum=0, maximum=2, step=0.1, min_width=100, elem_id="temperature"
+                DRAWN["temperature"],
+                label="Temperature",
+                minimum=0,
+                maximum=2,
+                step=0.1,
+                min_width=100,
+                elem_id="temperature",
             )
-            top_p = gr.Number(1.0, label="Top-p", minimum=0.05, maximum=1, step=0.05, min_width=100, elem_id="top-p")
+            top_p = gr.Number(
+                DRAWN["top_p"], label="Top-p", minimum=0.05, maximum=1, step=0.05, min_width=100, elem_id="top-p"
+            )
+            penalty = gr.Number(
+                DRAWN["repetition_penalty"],
+                label="Repetition penalty",
+                minimum=0.5,
+                maximum=2,
+                step=0.05,
+                min_width=100,
+                elem_id="repetition-penalty",
+            )
             max_tokens = gr.Number(
                 160, label="Max tokens", minimum=1, maximum=8192, precision=0, min_width=100, elem_id="max-tokens"
             )
@@ -161,7 +181,7 @@ def _knobs() -> Knobs:
             )
             dice = gr.Button("New seed", size="sm", scale=0, min_width=100, elem_id="dice")
         system = gr.Textbox(label="System prompt, for both panes", lines=2, max_lines=8, elem_id="system")
-    return Knobs(temperature, top_p, max_tokens, seed, keep, dice, system)
+    return Knobs(temperature, top_p, penalty, max_tokens, seed, keep, dice, system)
 
 
 def _connect(api: Api, panel: gr.HTML, panes: Panes, box: Box, knobs: Knobs) -> None:
@@ -174,6 +194,7 @@ def _connect(api: Api, panel: gr.HTML, panes: Panes, box: Box, knobs: Knobs) -> 
         knobs.system,
         knobs.temperature,
         knobs.top_p,
+        knobs.repetition_penalty,
         knobs.max_tokens,
         knobs.seed,
         knobs.keep_seed,
@@ -212,18 +233,17 @@ def _connect(api: Api, panel: gr.HTML, panes: Panes, box: Box, knobs: Knobs) -> 
     )
     box.compare.change(None, inputs=box.compare, js=COMPARE, **QUIET)
     knobs.dice.click(lambda: random.randrange(1_000_000), outputs=knobs.seed, **QUIET)
-    told = [box.message, knobs.system, knobs.temperature, knobs.top_p, knobs.max_tokens, knobs.seed]
+    drawn = [knobs.temperature, knobs.top_p, knobs.repetition_penalty]
+    told = [box.message, knobs.system, *drawn, knobs.max_tokens, knobs.seed]
     panel.copy(None, inputs=told, js=GIVE_PANEL, **QUIET)
-    panel.select(
-        _chosen, outputs=[box.message, knobs.system, knobs.temperature, knobs.top_p], trigger_mode="multiple", **QUIET
-    )
+    panel.select(_chosen, outputs=[box.message, knobs.system, *drawn], trigger_mode="multiple", **QUIET)
 
 
 def _chosen(event: gr.EventData) -> tuple[Any, ...]:
     """A persona was chosen: its starter question, system prompt and sampling."""
     given: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
     sampling: dict[str, Any] = found if isinstance(found := given.get("sampling"), dict) else {}
-    numbers = [sampling[k] if isinstance(sampling.get(k), int | float) else gr.skip() for k in ("temperature", "top_p")]
+    numbers = [sampling[k] if isinstance(sampling.get(k), int | float) else default for k, default in DRAWN.items()]
     return (
         str(given["starter"])[:4000] if given.get("starter") else gr.skip(),
         str(given.get("system") or "")[:4000],

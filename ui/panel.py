@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 VERDICTS = {"ok": "coherence: OK", "strained": "coherence: strained", "broken": "coherence: broken"}
 
+FEW = 4
+"""More features than these are folded below a reply."""
+
 
 class Slider(BaseModel):
     """One row of the panel."""
@@ -55,8 +58,8 @@ def read(value: object) -> Sliders:
 def told(steering: dict[str, Any]) -> str:
     """What was applied and how the reply holds together, as HTML."""
     chips = [_chip(f"{a['label'] or a['id']} {_amount(a)}", "dose") for a in steering.get("applied", [])]
-    chips += [_chip(f"⚠ {w['message']}", "warn") for w in steering.get("warnings", [])[:3]]
-    return _verdict(steering) + "".join(chips or [_chip("not steered")])
+    warned = [_chip(f"⚠ {w['message']}", "warn") for w in steering.get("warnings", [])[:3]]
+    return _verdict(steering) + _folded(chips) + "".join(warned)
 
 
 def drawn_with(sampling: dict[str, Any]) -> str:
@@ -90,6 +93,12 @@ def _verdict(steering: dict[str, Any]) -> str:
     halve = '<button type="button" class="chip act" data-tiller="halve">halve the sliders</button>'
     title = f"repeats itself {coherence['repetition']:.0%}; {coherence['mean_logprob_unsteered']:.1f} nats a token to the default model"
     return _chip(VERDICTS[verdict], f"verdict {verdict}", title) + ("" if verdict == "ok" else halve)
+
+
+def _folded(chips: list[str]) -> str:
+    if len(chips) <= FEW:
+        return "".join(chips or [_chip("not steered")])
+    return f'<details><summary class="chip">{len(chips)} features</summary>{"".join(chips)}</details>'
 
 
 def _chip(text: str, kind: str = "", title: str = "") -> str:

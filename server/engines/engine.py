@@ -48,6 +48,10 @@ class Generation:
     steer_new: bool
     edits: dict[str, ResidualEdit] = field(default_factory=dict)
     fingerprint: str = "s_0"
+    revision: str = ""
+    """Of the SAE: what was computed with one is never used for another."""
+    tenant: str = ""
+    """Who asks. People take turns, and nobody is served what was computed for somebody else."""
     sampling: Sampling = Sampling()
 
 
@@ -73,6 +77,8 @@ class Piece:
     """The tokens since the piece before."""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    cached: int = 0
+    """How many of the prompt's tokens did not have to be computed again."""
 
 
 class Engine(Protocol):
@@ -81,6 +87,11 @@ class Engine(Protocol):
     name: str
     max_model_len: int
     vocab_size: int
+
+    @property
+    def load_now(self) -> tuple[int, int]:
+        """How many sequences are running and how many wait."""
+        ...
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:
         """Render a chat up to where the assistant speaks. Raises BadChat."""

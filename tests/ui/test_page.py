@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-RANGE = ".row input[type=range]"
+RANGE = "fieldset.row input[type=range]"
 BOT = ".bot-row"
 IMAGE = "<img src=x onerror=alert(1)>"
 
@@ -283,6 +283,41 @@ def test_undo_redo_and_reset(page):
     assert page.locator(RANGE).count() == 1
 
 
+def test_master_strength_scales_all_sliders_and_is_one_step_of_undo(page):
+    pick(page)
+    seen = requests(page)
+    master = page.locator("#master")
+    for key, expected in (("ArrowLeft", 0.95), ("PageDown", 0.45), ("Home", 0.0), ("End", 2.0)):
+        master.press(key)
+        assert float(master.input_value()) == pytest.approx(expected)
+    assert "above 1.0" in page.inner_text(".sum")
+    assert not seen
+    page.click("#undo")
+    assert float(page.locator("#master").input_value()) == 0
+
+    send(page, "hello there")
+    finished(page)
+    assert last(page, "default") == last(page, "steered")
+
+
+def test_many_features_are_folded_below_one_strength(page, address):
+    rows = [{"id": f"small/{i}", "strength": 0.2} for i in range(6)]
+    body = {"id": "crowd", "name": "Crowd", "steering": {"features": rows, "scale": 0.5}}
+    assert httpx.post(f"{address}/v1/presets", json=body).status_code == 201
+    page.reload()
+    pick(page, "crowd")
+    assert float(page.locator("#master").input_value()) == 0.5
+    assert not page.locator(RANGE).first.is_visible()
+    page.click(".rows summary")
+    assert page.locator(RANGE).first.is_visible()
+    assert page.locator(".dirty").is_hidden()
+
+    send(page, "hello there")
+    finished(page)
+    assert "6 features" in page.inner_text("#steered-notes summary")
+    httpx.delete(f"{address}/v1/presets/crowd")
+
+
 def test_bypass_lets_both_panes_be_the_default(page):
     pick(page)
     page.click("#bypass")
@@ -307,7 +342,7 @@ def test_label_is_shown_as_text(page):
 def test_search_adds_a_feature_once(page):
     page.fill("#find-feature", "bridges")
     page.click("#hits button")
-    assert page.inner_text(".label") == "bridges"
+    assert page.inner_text("fieldset.row .label") == "bridges"
     assert strength(page) == 0
 
     page.fill("#find-feature", "bridges")
@@ -388,7 +423,7 @@ def test_phone_has_no_sideways_scroll_and_large_targets(opened):
 
     assert phone.evaluate("document.documentElement.scrollWidth") <= 375
     assert phone.locator(".tiller .row button").first.bounding_box()["height"] >= 44
-    assert phone.locator(".track").bounding_box()["width"] >= 280
+    assert phone.locator("fieldset.row .track").bounding_box()["width"] >= 280
 
 
 def test_phone_shows_one_pane_at_a_time(opened):

@@ -6,6 +6,7 @@ const tidy = (x) => +(+x).toFixed(2) || 0;
 const stepped = (x) => tidy(Math.round(x / STEP) * STEP);
 const snapped = (x) => (Math.abs(x) <= STEP + 1e-9 ? 0 : x);
 const percent = (x) => ((clamp(x) - LOW) / (HIGH - LOW)) * 100;
+const push = ({ rows, features, scale }) => (rows || features).filter((r) => r.mode === "add").reduce((sum, r) => sum + Math.abs(r.strength), 0) * scale;
 const inSpot = (row) => row.spot && row.strength >= row.spot.low && row.strength <= row.spot.high;
 const inDanger = (row) => row.mode === "add" && Math.abs(row.strength) > SAFE + 1e-9;
 

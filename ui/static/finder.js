@@ -33,6 +33,7 @@ function add(feature) {
   if (state.rows.length >= 32) return notice("32 features are the most that one request may steer.", true);
   remember();
   state.rows.push(rowOf(feature, 0));
+  state.unfolded = true;
   draw();
   root.querySelector(`[data-key="range ${CSS.escape(feature.id)}"]`)?.focus();
 }

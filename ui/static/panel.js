@@ -1,10 +1,10 @@
 // The steering panel: its state, undo, and drawing. What one row, a persona or the search do is other files'.
 const BASE = new URL("v1", location.origin + location.pathname).href;
 const root = element.querySelector(".tiller");
-const state = { rows: [], preset: "", bypass: false, scale: 1, scope: "assistant", saved: "[]", presets: [], sent: null };
+const state = { rows: [], preset: "", bypass: false, scale: 1, scope: "assistant", saved: "", presets: [], sent: null, unfolded: null };
 const past = [], future = [];
 
-const fingerprint = () => JSON.stringify(state.rows.map(({ id, strength, mode }) => [id, strength, mode]));
+const fingerprint = () => JSON.stringify([state.scale, state.scope, ...state.rows.map(({ id, strength, mode }) => [id, strength, mode])]);
 const snapshot = () => { const { rows, preset, scale, scope, saved } = state; return JSON.stringify({ rows, preset, scale, scope, saved }); };
 const steering = () => ({ features: state.rows.map(({ id, strength, mode }) => ({ id, strength, mode })), unit: "dose", scale: state.scale, scope: state.scope });
 
@@ -36,16 +36,22 @@ function removeRow(index) {
   draw();
 }
 
-function scaleAll(by) {
+function resetAll() {
   remember();
-  for (const row of state.rows) row.strength = tidy(row.strength * by);
+  for (const row of state.rows) row.strength = 0;
+  draw();
+}
+
+function halve() {
+  remember();
+  state.scale = tidy(state.scale / 2);
   draw();
 }
 
 function bar() {
   const icon = (text, label, id, act) => el("button", { type: "button", class: "icon", title: label, "aria-label": label, id, "data-key": id, onclick: act }, text);
   return el("div", { class: "bar" }, el("h2", {}, "Steering"),
-    icon("↶", "Undo (Ctrl+Z)", "undo", undo), icon("↷", "Redo (Ctrl+Shift+Z)", "redo", redo), icon("⟲", "Reset all sliders to 0", "reset-all", () => scaleAll(0)),
+    icon("↶", "Undo (Ctrl+Z)", "undo", undo), icon("↷", "Redo (Ctrl+Shift+Z)", "redo", redo), icon("⟲", "Reset all sliders to 0", "reset-all", resetAll),
     el("button", { type: "button", id: "bypass", "data-key": "bypass", title: "Bypass the sliders (B): the next reply is not steered", "aria-pressed": String(state.bypass), onclick: bypass }, "Bypass"),
     icon("</>", "Show as code", "code", showCode));
 }
@@ -60,7 +66,7 @@ function draw() {
   root.classList.toggle("bypassed", state.bypass);
   const empty = el("p", { class: "empty" }, "No sliders yet. Choose a persona, or search for a feature below.");
   root.querySelector(".body").replaceChildren(bar(), personaBar(), el("div", { class: "notice", role: "status" }),
-    state.rows.length ? el("div", { class: "rows" }, ...state.rows.map(rowNode)) : empty, finder(), el("p", { class: "sum", role: "status" }));
+    ...(state.rows.length ? [masterNode(), rowsNode()] : [empty]), finder(), el("p", { class: "sum", role: "status" }));
   drawCards();
   changed();
   if (key) root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
@@ -68,8 +74,8 @@ function draw() {
 
 // What follows from the sliders' values: sums, marks, what can be undone.
 function changed() {
-  const total = state.rows.filter((r) => r.mode === "add").reduce((sum, r) => sum + Math.abs(r.strength), 0);
-  const words = state.bypass ? "Bypassed: the next reply is not steered." : `Total push ${total.toFixed(2)}${total > SAFE + 1e-9 ? " ⚠ above 1.0 often breaks" : ""}`;
+  const total = push(state), most = Math.max(SAFE, tried());
+  const words = state.bypass ? "Bypassed: the next reply is not steered." : `Total push ${total.toFixed(2)}${total > most + 0.005 ? ` ⚠ above ${most.toFixed(2)} often breaks` : ""}`;
   const stale = state.sent !== null && state.sent !== fingerprint() + state.bypass;
   root.querySelector(".sum").textContent = state.rows.length ? words + (stale ? " · changed since the last reply" : "") : "";
   root.querySelector(".dirty").hidden = !state.preset || state.saved === fingerprint();
@@ -98,7 +104,7 @@ function onKey(event) {
 }
 
 function onClick(event) {
-  if (event.target.closest?.("[data-tiller=halve]")) scaleAll(0.5);
+  if (event.target.closest?.("[data-tiller=halve]")) halve();
 }
 
 const drawer = root.querySelector(".handle");
@@ -107,7 +113,7 @@ drawer.addEventListener("click", () => drawer.setAttribute("aria-expanded", Stri
 // The other fields' values, which Gradio knows even where it does not draw them. Asks no server.
 async function fields() {
   const values = await new Promise((done) => { window.tiller.given = done; trigger("copy"); });
-  const names = ["message", "system", "temperature", "top_p", "max_tokens", "seed"];
+  const names = ["message", "system", "temperature", "top_p", "repetition_penalty", "max_tokens", "seed"];
   return Object.fromEntries(names.map((name, i) => [name, values[i]]));
 }
 

@@ -1,4 +1,6 @@
 // Personas: the presets of the API as cards and as a list; choosing, saving, deleting.
+const shipped = () => state.presets.find((p) => p.id === state.preset && p.readonly && p.steering.unit === "dose");
+const tried = () => (shipped() ? push(shipped().steering) : 0); // a shipped persona was measured as a whole
 const own = () => state.presets.find((p) => p.id === state.preset && !p.readonly);
 
 async function loadPersonas(tries = 120) {
@@ -17,6 +19,7 @@ function personaBar() {
   const choose = el("select", { id: "preset-select", "aria-label": "Persona", "data-key": "preset-select", onchange: (e) => pick(e.target.value) },
     el("option", { value: "" }, "No persona"), group("Personas", state.presets.filter((p) => p.readonly)), group("Yours", state.presets.filter((p) => !p.readonly)));
   return el("div", { class: "persona" }, el("div", { class: "choice" }, choose, el("span", { class: "dirty", hidden: true }, "● changed")),
+    state.preset ? el("p", { class: "about" }, state.presets.find((p) => p.id === state.preset)?.description || "") : null,
     el("div", { class: "acts" },
       textButton("Save as…", "save-as", askName), own() ? textButton("Save", "save", overwrite) : null,
       state.preset ? textButton("Revert", "revert", () => pick(state.preset, true)) : null, own() ? textButton("Delete", "delete-preset", forget) : null));
@@ -26,7 +29,7 @@ const textButton = (text, id, act) => el("button", { type: "button", id, "data-k
 
 function drawCards() {
   const place = document.querySelector("#cards");
-  if (place) place.replaceChildren(...state.presets.slice(0, 8).map((p) =>
+  if (place) place.replaceChildren(...state.presets.map((p) =>
     el("button", { type: "button", class: "card", "data-preset": p.id, "aria-pressed": String(p.id === state.preset), onclick: () => pick(p.id) },
       el("b", {}, p.name), p.description ? el("span", {}, p.description) : null)));
 }
@@ -37,7 +40,7 @@ async function pick(id, quietly = false) {
     const rows = preset ? await rowsOf(preset) : [];
     remember();
     const s = preset ? preset.steering : { scale: 1, scope: "assistant" };
-    Object.assign(state, { rows, preset: preset ? id : "", scope: s.scope, scale: rows.every((r) => r.mode === "add") ? 1 : s.scale, bypass: false });
+    Object.assign(state, { rows, preset: preset ? id : "", scope: s.scope, scale: s.scale, bypass: false, unfolded: null });
     state.saved = fingerprint();
     notice("");
     draw();
@@ -47,13 +50,12 @@ async function pick(id, quietly = false) {
 
 async function rowsOf({ steering }) {
   const doses = steering.unit === "dose" ? {} : await dosesOf(steering);
-  const fold = steering.features.every((f) => f.mode === "add") ? steering.scale : 1;
-  const one = async (f) => rowOf(await api(`features/${f.id}`), doses[f.id] ?? tidy(f.strength * fold), f.mode);
+  const one = async (f) => rowOf(await api(`features/${f.id}`), doses[f.id] ?? f.strength, f.mode);
   return Promise.all(steering.features.map(one));
 }
 
 async function dosesOf(steering) {
-  const { applied } = await api("steering/validate", "POST", { model: await model(), steering });
+  const { applied } = await api("steering/validate", "POST", { model: await model(), steering: { ...steering, scale: 1 } });
   return Object.fromEntries(applied.filter((a) => a.mode === "add" || a.mode === "clamp").map((a) => [a.id, tidy(a.dose)]));
 }
 
@@ -63,8 +65,8 @@ const rowOf = (feature, strength, mode = "add") =>
 const slug = (name) => name.normalize("NFKD").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 60);
 
 async function asPreset(id, name) {
-  const { message, system, temperature, top_p } = await fields();
-  const sampling = Object.fromEntries(Object.entries({ temperature, top_p }).filter(([, v]) => v != null));
+  const { message, system, temperature, top_p, repetition_penalty } = await fields();
+  const sampling = Object.fromEntries(Object.entries({ temperature, top_p, repetition_penalty }).filter(([, v]) => v != null));
   const starter = (message || "").trim(), before = state.presets.find((p) => p.id === id);
   return { id, name, description: before?.description || "", steering: steering(), system_prompt: system || null, sampling,
     starter_prompts: starter ? [starter] : before?.starter_prompts || [] };
