@@ -54,7 +54,7 @@ async def replies(
         sampling = Sampling(
             max_tokens=80, temperature=temperature, repetition_penalty=repetition_penalty, seed=1000 + i
         )
-        request = Generation(chat.ids, chat.assistant, True, resolved.edits, spec.fingerprint, sampling)
+        request = Generation(chat.ids, chat.assistant, True, resolved.edits, spec.fingerprint, sampling=sampling)
         text = "".join([piece.text async for piece in engine.generate(request)])
         spoken = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
         scores = await engine.logprobs_unsteered([*chat.ids, *spoken], len(chat.ids)) if spoken else [0.0]

@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import itertools
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--revision", default="r1")
-    p.add_argument("--date", default="2026-11-23")
+    p.add_argument("--date", default=date.today().isoformat(), help="when the doses were measured")
     args = p.parse_args()
     bundle = Path(args.bundle)
     folder = bundle / "revisions" / args.revision
@@ -48,6 +49,8 @@ def main() -> None:
     personas = {f.stem: json.loads(f.read_text()) for f in (folder / "personas").glob("*.json")}
     kept = {n: _at_shipped_scale(personas[n]) for n in PERSONAS if n in personas}
     rows = [json.loads(line) for line in (folder / "features.jsonl").read_text().splitlines()]
+    for row in rows:
+        _forget(row)
     for name, found in kept.items():
         for index, dose in found["doses"].items():
             _label(rows[int(index)], name, dose, args.date)
@@ -82,9 +85,17 @@ def _at_shipped_scale(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "strengths": {i: s * by for i, s in found["strengths"].items()}}
 
 
+def _forget(row: dict[str, Any]) -> None:
+    """Undo what an earlier run wrote, so that running twice is running once."""
+    row.pop("dose", None)
+    row.pop("note", None)
+    if row.get("label_source") == "fit":
+        row["label"], row["label_source"] = row["label"].partition(": ")[2], "auto"
+
+
 def _label(row: dict[str, Any], persona: str, dose: float, date: str) -> None:
     if row.get("label_source") != "fit":  # a feature that two personas share keeps the first one's name
-        row["label"] = f"{PERSONAS[persona][0]}: {row.get('label', '').removeprefix('on ')}"
+        row["label"] = f"{PERSONAS[persona][0]}: {row.get('label', '')}"
     row["label_source"] = "fit"
     row["dose"] = round(min(dose, row.get("dose", dose)), 4)
     row["note"] = f"dose: lone pushes on 8 prompts, {date}"

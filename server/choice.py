@@ -49,7 +49,15 @@ class Choice:
         n, scope = len(chat.ids), self.resolved.spec.scope
         # What is drawn first is read off the last prompt token, so `generated` begins there.
         steered = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
-        return Generation(chat.ids, steered, True, self.resolved.edits, self.resolved.spec.fingerprint, sampling)
+        return Generation(
+            chat.ids,
+            steered,
+            True,
+            self.resolved.edits,
+            self.resolved.spec.fingerprint,
+            revision=self.revision,
+            sampling=sampling,
+        )
 
     def echo(self) -> dict[str, Any]:
         """What was applied, as every reply carries it."""

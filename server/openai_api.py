@@ -40,6 +40,7 @@ class Spoken:
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tokens: int = 0
+    cached: int = 0
     finish_reason: str | None = None
 
     def add(self, piece: Piece) -> None:
@@ -47,7 +48,7 @@ class Spoken:
         self.text += piece.text
         self.ids += piece.ids
         self.logprobs += piece.logprobs
-        self.tokens, self.finish_reason = piece.tokens, piece.finish_reason
+        self.tokens, self.cached, self.finish_reason = piece.tokens, piece.cached, piece.finish_reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +80,15 @@ class Job:
             "system_fingerprint": system_fingerprint(self.tiller),
         }
 
-    def usage(self, spoken: list[Spoken]) -> dict[str, int]:
-        """Tokens in, out and together."""
+    def usage(self, spoken: list[Spoken]) -> dict[str, Any]:
+        """Tokens in, out and together, and how many of the prompt's an earlier turn had computed."""
         prompt, completion = len(self.prompt.ids), sum(s.tokens for s in spoken)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": max(s.cached for s in spoken)},
+        }
 
     async def coherence(self, spoken: Spoken) -> dict[str, Any]:
         """How well the reply holds together, if it was asked for."""

@@ -24,6 +24,9 @@ from steering.errors import BadStrength
 from steering.sae import SAE
 from steering.spec import MAX_FEATURES, Mode
 
+FEW_TOKENS = 64
+"""Up to so many, each token gathers its own features; beyond, each spec takes its tokens in one product."""
+
 
 @dataclass(frozen=True)
 class ResolvedIntervention:
@@ -101,7 +104,8 @@ class SteeringTable:
         self.b = torch.zeros(rows, gated, device=device)
         self.threshold = torch.zeros(rows, gated, device=device)
         self.gate = torch.zeros(rows, gated, device=device)
-        self.gated_rows: set[int] = set()
+        self.gated: dict[int, int] = {}
+        """Rows that read the stream, and how many features each of them does."""
 
     def set(self, row: int, edit: ResidualEdit) -> None:
         """Put a spec's edit into a row. Raises BadStrength if it holds anything that is not finite."""
@@ -117,22 +121,32 @@ class SteeringTable:
         for name in ("w", "d", "b", "threshold", "gate"):
             getattr(self, name)[row, :k] = getattr(edit, name)
         if k:
-            self.gated_rows.add(row)
+            self.gated[row] = k
 
     def clear(self, row: int) -> None:
         """Let a row steer nothing."""
         for buffer in (self.push, self.w, self.d, self.b, self.threshold, self.gate):
             buffer[row] = 0
-        self.gated_rows.discard(row)
+        self.gated.pop(row, None)
 
     def apply(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_in"]:
         """Return `x` with each token's row applied to it; tokens of row 0 are bit-identical."""
         moved = x + self.push[rows].to(x.dtype)
-        if self.gated_rows:
-            pre = torch.einsum("...d,...kd->...k", x.float(), self.w[rows]) + self.b[rows]
-            live = torch.where(pre > self.threshold[rows], pre, 0.0) * self.gate[rows]
-            moved = moved - torch.einsum("...k,...kd->...d", live, self.d[rows]).to(x.dtype)
+        if rows.numel() <= FEW_TOKENS:
+            if self.gated:
+                moved = moved - self._taken(x, rows, max(self.gated.values())).to(x.dtype)
+        else:
+            for row, k in self.gated.items():
+                here = rows == row
+                moved[here] -= self._taken(x[here], row, k).to(x.dtype)
         return torch.where((rows > 0)[..., None], moved, x)
+
+    def _taken(self, x: Float[Tensor, "*n d_in"], at: Int[Tensor, "*n"] | int, k: int) -> Float[Tensor, "*n d_in"]:
+        """What the gates take away, by the first `k` features of each token's row or of one row for all."""
+        w, d, b, threshold, gate = (t[:, :k][at] for t in (self.w, self.d, self.b, self.threshold, self.gate))
+        pre = torch.einsum("...d,...kd->...k", x.float(), w) + b
+        live = torch.where(pre > threshold, pre, 0.0) * gate
+        return torch.einsum("...k,...kd->...d", live, d)
 
 
 def apply_where(

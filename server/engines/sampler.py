@@ -1,4 +1,11 @@
-"""Logits → the next token. Knows one row of logits and what was generated before; draws from one generator."""
+"""Logits → the next tokens, many rows at once. Knows dials and generators; nothing of texts or models.
+
+A row's draw depends on its own logits, dials and generator alone: each generator gives one number
+between 0 and 1 per token, and the token is where the cumulated probabilities pass it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -9,28 +16,71 @@ from server.engines.engine import Sampling
 Logits = Float[Tensor, " vocab"]
 
 
-def next_token(logits: Logits, seen: Tensor, generated: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Draw a token id. `seen` are all ids so far, `generated` those that the model spoke; greedy at temperature 0."""
-    logits = penalised(logits, seen, generated, sampling)
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    shifted = logits - logits.max()  # so that a tiny temperature overflows to −inf, never to NaN
-    probabilities = torch.softmax(truncated(shifted / sampling.temperature, sampling), dim=-1)
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+@dataclass(eq=False)
+class Draw:
+    """One reply's dials, its generator and what it has seen."""
+
+    sampling: Sampling
+    generator: torch.Generator
+    blocked: Sequence[int] = ()
+    """Tokens that may not come now."""
+    seen: Tensor | None = None
+    """`[vocab]` bool: what prompt and reply hold; only kept if a penalty asks for it."""
+    counts: Tensor | None = None
+    """`[vocab]`: how often the reply holds each token."""
+    bias: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+
+    @staticmethod
+    def begin(sampling: Sampling, prompt: Sequence[int], vocab: int, device: torch.device) -> "Draw":
+        """Start a reply. Equal seeds give equal numbers on every device."""
+        generator = torch.Generator()
+        generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
+        draw = Draw(sampling, generator)
+        if draw.penalised:
+            draw.seen = torch.zeros(vocab, dtype=torch.bool, device=device)
+            draw.seen[torch.tensor(list(prompt), dtype=torch.long, device=device)] = True
+            draw.counts = torch.zeros(vocab, device=device)
+        if sampling.logit_bias:
+            ids, values = zip(*sampling.logit_bias, strict=True)
+            draw.bias = torch.tensor(ids, device=device), torch.tensor(values, device=device, dtype=torch.float)
+        return draw
+
+    @property
+    def penalised(self) -> bool:
+        """Whether what was said before changes what comes."""
+        s = self.sampling
+        return s.repetition_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether unlikely tokens are ruled out."""
+        return self.sampling.top_k > 0 or self.sampling.top_p < 1 or self.sampling.min_p > 0
+
+    def said(self, token: int) -> None:
+        """Note a token of the reply."""
+        if self.seen is not None and self.counts is not None:
+            self.seen[token] = True
+            self.counts[token] += 1
 
 
-def penalised(logits: Logits, seen: Tensor, generated: Tensor, sampling: Sampling) -> Logits:
-    """Return the logits with bias and the three penalties, as vLLM defines them."""
-    logits = logits.clone()
-    for token, bias in sampling.logit_bias:
-        logits[token] += bias
-    if sampling.repetition_penalty != 1 and len(seen):
-        old = logits[seen]
-        logits[seen] = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
-    if (sampling.presence_penalty or sampling.frequency_penalty) and len(generated):
-        ids, counts = generated.unique(return_counts=True)
-        logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts.to(logits.dtype)
-    return logits
+def next_tokens(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> list[int]:
+    """Draw one token per row; greedy where the temperature is 0."""
+    logits = _adjusted(logits, draws)
+    cold = [d.sampling.temperature == 0 for d in draws]
+    if all(cold):
+        return logits.argmax(-1).tolist()
+    heat = torch.tensor([d.sampling.temperature or 1.0 for d in draws], device=logits.device)
+    # Shifted first, so that a tiny temperature overflows to −inf and never to NaN.
+    scores = (logits - logits.amax(-1, keepdim=True)) / heat[:, None]
+    for i, draw in enumerate(draws):
+        if draw.truncated and not cold[i]:
+            scores[i] = truncated(scores[i], draw.sampling)
+    cumulated = torch.softmax(scores, -1).cumsum(-1)
+    at = torch.tensor([0.0 if c else _uniform(d) for c, d in zip(cold, draws, strict=True)], device=logits.device)
+    total = cumulated[:, -1:]
+    drawn = torch.searchsorted(cumulated, at[:, None] * total, right=True)
+    drawn = torch.minimum(drawn, (cumulated < total).sum(-1, keepdim=True))[:, 0]  # rounding may reach the very end
+    return torch.where(torch.tensor(cold, device=logits.device), logits.argmax(-1), drawn).tolist()
 
 
 def truncated(logits: Logits, sampling: Sampling) -> Logits:
@@ -47,3 +97,32 @@ def truncated(logits: Logits, sampling: Sampling) -> Logits:
         probabilities = torch.softmax(logits, dim=-1)
         logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
     return logits
+
+
+def _adjusted(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> Float[Tensor, "rows vocab"]:
+    """Apply bias, penalties as vLLM defines them, and what may not come."""
+    logits = logits.clone()
+    for i, draw in enumerate(draws):
+        if draw.bias is not None:
+            logits[i, draw.bias[0]] += draw.bias[1]
+    if rows := [i for i, d in enumerate(draws) if d.penalised]:
+        logits[rows] = _penalised(logits[rows], [draws[i] for i in rows])
+    for i, draw in enumerate(draws):
+        if draw.blocked:
+            logits[i, list(draw.blocked)] = -torch.inf
+    return logits
+
+
+def _penalised(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> Float[Tensor, "rows vocab"]:
+    def column(name: str) -> Tensor:
+        return torch.tensor([[getattr(d.sampling, name)] for d in draws], device=logits.device)
+
+    seen = torch.stack([d.seen for d in draws if d.seen is not None])
+    counts = torch.stack([d.counts for d in draws if d.counts is not None])
+    repeated = column("repetition_penalty")
+    logits = torch.where(seen, torch.where(logits > 0, logits / repeated, logits * repeated), logits)
+    return logits - column("presence_penalty") * (counts > 0) - column("frequency_penalty") * counts
+
+
+def _uniform(draw: Draw) -> float:
+    return float(torch.rand((), generator=draw.generator))

@@ -1,7 +1,8 @@
 """The embedded engine: a transformers model on CPU, CUDA or Apple. Knows tensors, threads and text.
 
-One thread owns the model. It gives each live sequence one step in turn, so nobody waits for another's
-reply to end; each has its own key-value cache and generator, so nobody's numbers depend on another's.
+One thread owns the model and gives all live sequences one forward pass per step, whatever their specs:
+each token carries a row of a steering table, each sequence has a row of the key-value cache. A prompt
+is computed in chunks between the others' steps, and only as far as no earlier turn has computed it.
 Python hooks steer, so the model is never compiled; a probe at start proves that they do.
 """
 
@@ -16,18 +17,23 @@ from typing import TypeVar
 import structlog
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from server.engines.engine import EngineFailed, FinishReason, Generation, Overloaded, Piece, TokenLogprob
-from server.engines.sampler import next_token
+from server.engines.prefixes import Prefixes
+from server.engines.sampler import Draw, next_tokens
+from server.engines.slots import Masks, SlotCache
 from server.engines.text import TextStream
+from server.engines.waiting import Waiting
 from steering.chat import EncodedChat, Message, encode_chat
-from steering.edits import ResidualEdit
-from steering.errors import BadBundle
-from steering.hooks import decoder_layers, read_stream, record, steer
+from steering.edits import ResidualEdit, SteeringTable
+from steering.errors import BadBundle, SteeringError
+from steering.hooks import decoder_layers, read_stream, record, steer, tap
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+CHUNK = 512
+"""So many prompt tokens are computed between two steps of those that already speak."""
 
 
 @dataclass(eq=False)
@@ -37,13 +43,38 @@ class _Sequence:
     request: Generation
     deliver: Callable[[Piece | Exception], None]
     text: TextStream
-    generator: torch.Generator
-    cache: DynamicCache = field(default_factory=DynamicCache)
+    draw: Draw
+    slot: int = -1
+    """Its row in the steering tables, for as long as it lives."""
+    row: int = -1
+    """Its row in the cache, which changes when others leave."""
+    fed: int = 0
+    """How many tokens' keys and values are in the cache."""
+    cached: int = 0
+    """How many of them an earlier turn had computed."""
     spoken: list[int] = field(default_factory=list)
     sent: int = 0
     """How many of the spoken tokens earlier pieces carried."""
     unsent: list[TokenLogprob] = field(default_factory=list)
     cancelled: bool = False
+
+    @property
+    def reading(self) -> bool:
+        """Whether some of its prompt was not computed yet."""
+        return self.fed < len(self.request.ids)
+
+    @property
+    def salt(self) -> str:
+        """What keys and values depend on beside the tokens."""
+        r = self.request
+        return "\0".join((r.tenant, r.revision, r.fingerprint if r.edits else ""))
+
+    def marks(self, start: int, end: int) -> tuple[list[int], list[bool]]:
+        """Ids and steered marks of its tokens from `start` to `end`; nothing is steered without an edit."""
+        r, n = self.request, len(self.request.ids)
+        ids = [*r.ids[start:end], *self.spoken[max(0, start - n) : max(0, end - n)]]
+        steered = [*r.steered[start:end], *[r.steer_new] * (max(0, end - n) - max(0, start - n))]
+        return ids, steered if r.edits else [False] * len(ids)
 
 
 class TransformersEngine:
@@ -59,17 +90,22 @@ class TransformersEngine:
         hooks: Sequence[str],
         live: int = 16,
         queue: int = 64,
+        prefix_mb: int = 256,
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.max_model_len = int(model.config.get_text_config().max_position_embeddings)
-        self.vocab_size = int(model.config.get_text_config().vocab_size)
-        self.device = model.device
-        self.width = int(model.config.get_text_config().hidden_size)
+        config = model.config.get_text_config()
+        self.max_model_len, self.vocab_size = int(config.max_position_embeddings), int(config.vocab_size)
+        self.device, self.width = model.device, int(config.hidden_size)
         self._eos = _eos_ids(model, tokenizer)
-        self._live_limit, self._queue_limit = live, queue
         for hook in hooks:
             prove_tap(model, hook)
-        self._waiting: deque[_Sequence] = deque()
+        self._tables = {h: SteeringTable(live + 1, self.width, device=self.device) for h in hooks}
+        self._masks = Masks(config, model.dtype)
+        self._cache = SlotCache(live, self.max_model_len)
+        self._prefixes = Prefixes(prefix_mb << 20)
+        self._steered_rows: Tensor | None = None
+        self._slots = list(range(1, live + 1))
+        self._waiting: Waiting[_Sequence] = Waiting(queue)
         self._live: list[_Sequence] = []
         self._jobs: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._wake = threading.Condition()
@@ -87,6 +123,7 @@ class TransformersEngine:
         dtype: str = "auto",
         live: int = 16,
         queue: int = 64,
+        prefix_mb: int = 256,
     ) -> "TransformersEngine":
         """Load a folder or a hub id. Raises BadBundle if it is no causal language model with a fast tokenizer."""
         place = torch.device(_best_device() if device == "auto" else device)
@@ -104,6 +141,7 @@ class TransformersEngine:
             hooks=hooks,
             live=live,
             queue=queue,
+            prefix_mb=prefix_mb,
         )
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:
@@ -138,9 +176,8 @@ class TransformersEngine:
         with self._wake:
             if self._closed:
                 raise EngineFailed("the server is shutting down")
-            if len(self._waiting) >= self._queue_limit:
+            if not self._waiting.add(request.tenant, sequence):
                 raise Overloaded(retry_after=max(1.0, len(self._waiting) / 8))
-            self._waiting.append(sequence)
             self._wake.notify()
         try:
             while True:
@@ -179,63 +216,189 @@ class TransformersEngine:
     # What runs in the engine's thread.
 
     def _run(self) -> None:
-        with torch.inference_mode():
-            while True:
-                with self._wake:
-                    while not (self._closed or self._waiting or self._live or self._jobs):
-                        self._wake.wait()
-                    if self._closed:
-                        break
-                    while self._waiting and len(self._live) < self._live_limit:
-                        self._live.append(self._waiting.popleft())
-                    jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
+        taps = {hook: self._tap(table) for hook, table in self._tables.items()}
+        with torch.inference_mode(), tap(self.model, taps):
+            while (jobs := self._work()) is not None:
                 for work, future in jobs:
                     _settle(work, future)
-                self._live = [s for s in self._live if self._advance(s)]
+                self._drop_cancelled()
+                self._take_in()
+                self._guarded(self._read, [s for s in self._live if s.reading])
+                self._guarded(self._speak, [s for s in self._live if not s.reading])
         for sequence in (*self._live, *self._waiting):
             sequence.deliver(EngineFailed("the server is shutting down"))
         for _, future in self._jobs:
             if future.set_running_or_notify_cancel():
                 future.set_exception(EngineFailed("the server is shutting down"))
 
-    def _advance(self, sequence: _Sequence) -> bool:
-        """Take one step; return whether the sequence goes on."""
-        if sequence.cancelled:
-            return False
-        try:
-            piece = self._step(sequence)
-        except Exception:
-            log.exception(
-                "generation failed", fingerprint=sequence.request.fingerprint, prompt_tokens=len(sequence.request.ids)
-            )
-            sequence.deliver(EngineFailed("the engine failed on this request; it was not retried"))
-            return False
-        if piece.text or piece.finish_reason:
-            sequence.deliver(piece)
-        return piece.finish_reason is None
+    def _work(self) -> list[tuple[Callable[[], object], "Future[object]"]] | None:
+        """Wait until there is something to do; None if it is to end."""
+        with self._wake:
+            while not (self._closed or self._waiting or self._live or self._jobs):
+                self._wake.wait()
+            return None if self._closed else [self._jobs.popleft() for _ in range(len(self._jobs))]
 
-    def _step(self, sequence: _Sequence) -> Piece:
-        logits = raw = self._forward(sequence)
-        request, sampling = sequence.request, sequence.request.sampling
-        if len(sequence.spoken) < sampling.min_tokens or sampling.ignore_eos:
-            blocked = [*self._eos, *(sampling.stop_token_ids if len(sequence.spoken) < sampling.min_tokens else ())]
-            logits = logits.index_fill(0, torch.tensor(blocked, device=logits.device), -torch.inf)
-        spoken = torch.tensor(sequence.spoken, dtype=torch.long, device=logits.device)
-        seen = torch.cat([torch.tensor(request.ids, device=logits.device), spoken])
-        token = next_token(logits, seen, spoken, sampling, sequence.generator)
-        sequence.spoken.append(token)
-        return self._piece(sequence, token, raw)
+    def _tap(self, table: SteeringTable) -> Callable[[Tensor], Tensor]:
+        def act(x: Tensor) -> Tensor:
+            rows = self._steered_rows
+            return x if rows is None else table.apply(x, rows)
 
-    def _forward(self, sequence: _Sequence) -> Tensor:
+        return act
+
+    def _take_in(self) -> None:
+        """Give waiting sequences a row, with what an earlier turn has computed of them."""
+        while self._slots:
+            with self._wake:
+                sequence = self._waiting.take()
+            if sequence is None:
+                return
+            if sequence.cancelled:
+                continue
+            sequence.slot = self._slots.pop()
+            try:
+                self._seat(sequence)
+            except Exception:
+                self._fail(sequence)
+                self._free(sequence)
+
+    def _seat(self, sequence: _Sequence) -> None:
         request = sequence.request
-        ids, steered = (
-            ([sequence.spoken[-1]], [request.steer_new]) if sequence.spoken else (request.ids, request.steered)
+        for hook, edit in request.edits.items():
+            if hook not in self._tables:
+                raise SteeringError(f"no tap was proven at {hook!r}")
+            self._tables[hook].set(sequence.slot, edit)
+        known, kept = self._prefixes.find(sequence.salt, *sequence.marks(0, len(request.ids) - 1))
+        sequence.row, sequence.fed, sequence.cached = len(self._live), known, known
+        self._live.append(sequence)
+        if kept is not None:
+            self._cache.put(sequence.row, kept, known)
+
+    def _guarded(self, step: Callable[[list[_Sequence]], None], sequences: list[_Sequence]) -> None:
+        if not sequences:
+            return
+        try:
+            step(sequences)
+        except Exception:  # nobody can tell whose fault it was, so all who took part end
+            for sequence in sequences:
+                self._fail(sequence)
+                self._leave(sequence, keep=False)
+
+    def _read(self, sequences: list[_Sequence]) -> None:
+        """Compute a chunk of the prompts that came first."""
+        longest = min(CHUNK, max(len(s.request.ids) - s.fed for s in sequences[:1]))
+        chosen = sequences[: max(1, CHUNK // longest)]
+        spans = [(s.fed, min(len(s.request.ids), s.fed + longest)) for s in chosen]
+        ids, steered = zip(*(s.marks(*span) for s, span in zip(chosen, spans, strict=True)), strict=True)
+        at = torch.full((len(chosen), max(map(len, ids))), -1)
+        tokens, rows = torch.zeros_like(at), torch.zeros_like(at)
+        for i, (s, (start, end)) in enumerate(zip(chosen, spans, strict=True)):
+            n = end - start
+            at[i, :n], tokens[i, :n] = torch.arange(start, end), torch.tensor(ids[i])
+            rows[i, :n] = torch.tensor(steered[i]) * s.slot
+        ends = torch.tensor([e - a - 1 for a, e in spans])
+        wanted = ends.unique()
+        view = torch.tensor([s.row for s in chosen], device=self.device)
+        logits = self._forward(view, tokens, at, rows, wanted)
+        for s, (_, end) in zip(chosen, spans, strict=True):
+            s.fed = end
+        done = [i for i, s in enumerate(chosen) if not s.reading]
+        if done:
+            last = torch.stack([logits[i, int((wanted == ends[i]).nonzero())] for i in done])
+            self._say([chosen[i] for i in done], last)
+
+    def _speak(self, sequences: list[_Sequence]) -> None:
+        """Give everybody who speaks one more token; those who still read ride along and write nowhere."""
+        at = torch.full((len(self._live), 1), -1)
+        tokens, rows = torch.zeros_like(at), torch.zeros_like(at)
+        for s in sequences:
+            at[s.row], tokens[s.row] = s.fed, s.spoken[-1]
+            rows[s.row] = s.slot if s.request.steer_new and s.request.edits else 0
+        logits = self._forward(slice(0, len(self._live)), tokens, at, rows, torch.tensor([0]))
+        for s in sequences:
+            s.fed += 1
+        self._say(sequences, logits[[s.row for s in sequences], 0])
+
+    def _forward(self, view: slice | Tensor, tokens: Tensor, at: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
+        """One pass over `tokens [batch, time]` at positions `at`; logits at the `wanted` times."""
+        tokens, at, rows = tokens.to(self.device), at.to(self.device), rows.to(self.device)
+        seen = int(at.max()) + 1
+        self._cache.begin(view, at, seen)
+        self._steered_rows = rows if bool(rows.any()) else None
+        try:
+            return self.model(
+                input_ids=tokens,
+                position_ids=at.clamp(min=0),
+                attention_mask=self._masks.of(at, seen),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=wanted.to(self.device),
+            ).logits.float()
+        finally:
+            self._steered_rows = None
+
+    def _say(self, sequences: list[_Sequence], logits: Tensor) -> None:
+        """Draw a token for each and tell it; whoever is done leaves."""
+        sound = torch.isfinite(logits).all(-1).tolist()
+        for s, fine in zip(sequences, sound, strict=True):
+            if not fine:
+                self._fail(s, "its numbers overflowed")
+                self._leave(s, keep=False)
+        if not all(sound):
+            logits = logits[sound]
+            sequences = [s for s, fine in zip(sequences, sound, strict=True) if fine]
+        for s in sequences:
+            s.draw.blocked = self._blocked(s)
+        for s, token, row in zip(sequences, next_tokens(logits, [s.draw for s in sequences]), logits, strict=True):
+            s.spoken.append(token)
+            s.draw.said(token)
+            piece = self._piece(s, token, row)
+            if piece.text or piece.finish_reason:
+                s.deliver(piece)
+            if piece.finish_reason:
+                self._leave(s)
+
+    def _blocked(self, sequence: _Sequence) -> list[int]:
+        sampling, young = sequence.request.sampling, len(sequence.spoken) < sequence.request.sampling.min_tokens
+        if not (young or sampling.ignore_eos):
+            return []
+        return [*self._eos, *(sampling.stop_token_ids if young else ())]
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [s for s in self._live if s.cancelled]:
+            self._leave(sequence)
+
+    def _leave(self, sequence: _Sequence, *, keep: bool = True) -> None:
+        """Give a sequence's places back and remember what was computed."""
+        if keep:
+            self._remember(sequence)
+        else:
+            self._cache.wipe(sequence.row)
+        last = self._live.pop()
+        if last is not sequence:
+            self._cache.move(last.row, sequence.row, last.fed)
+            self._live[sequence.row], last.row = last, sequence.row
+        self._free(sequence)
+
+    def _remember(self, sequence: _Sequence) -> None:
+        if sequence.fed > sequence.cached and self._prefixes.wants(self._cache.bytes_of(sequence.fed)):
+            kept = self._cache.take(sequence.row, sequence.fed)
+            self._prefixes.add(sequence.salt, *sequence.marks(0, sequence.fed), kept)
+
+    def _free(self, sequence: _Sequence) -> None:
+        for hook in sequence.request.edits:
+            if hook in self._tables:
+                self._tables[hook].clear(sequence.slot)
+        self._slots.append(sequence.slot)
+
+    def _fail(self, sequence: _Sequence, why: str = "") -> None:
+        log.error(
+            "generation failed",
+            fingerprint=sequence.request.fingerprint,
+            prompt_tokens=len(sequence.request.ids),
+            why=why,
+            exc_info=not why,
         )
-        where = torch.tensor([list(steered)], device=self.device)
-        tokens = torch.tensor([list(ids)], device=self.device)
-        with steer(self.model, request.edits, where=where):
-            output = self.model(input_ids=tokens, past_key_values=sequence.cache, use_cache=True, logits_to_keep=1)
-        return output.logits[0, -1].float()
+        sequence.deliver(EngineFailed("the engine failed on this request; it was not retried"))
 
     def _piece(self, sequence: _Sequence, token: int, logits: Tensor) -> Piece:
         sampling, count = sequence.request.sampling, len(sequence.spoken)
@@ -255,7 +418,7 @@ class TransformersEngine:
     def _send(self, sequence: _Sequence, text: str, reason: FinishReason | None = None) -> Piece:
         ids, logprobs = tuple(sequence.spoken[sequence.sent :]), tuple(sequence.unsent)
         sequence.sent, sequence.unsent = len(sequence.spoken), []
-        return Piece(text, len(sequence.spoken), ids, logprobs, reason)
+        return Piece(text, len(sequence.spoken), ids, logprobs, reason, sequence.cached)
 
     def _logprob(self, token: int, logits: Tensor, alternatives: int) -> TokenLogprob:
         logprobs = torch.log_softmax(logits, -1)
@@ -268,15 +431,12 @@ class TransformersEngine:
         return TokenLogprob(text, token, max(logprob, -9999.0), tuple(text.encode()), top)
 
     def _new_sequence(self, request: Generation, deliver: Callable[[Piece | Exception], None]) -> _Sequence:
-        generator = torch.Generator(device=self.device)
-        if request.sampling.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(request.sampling.seed)
         text = TextStream(
             self.tokenizer, request.sampling.stop, include_stop=request.sampling.include_stop_str_in_output
         )
-        return _Sequence(request, deliver, text, generator)
+        return _Sequence(
+            request, deliver, text, Draw.begin(request.sampling, request.ids, self.vocab_size, self.device)
+        )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         future: Future[object] = Future()

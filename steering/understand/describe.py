@@ -111,14 +111,11 @@ def _feature(
     index: int, tally: Tally, tokenizer: PreTrainedTokenizerFast, logits: dict[str, list[str]], bundle: str
 ) -> Feature:
     best = tally.best[index]
-    words = [str(tokenizer.decode([ids[at]])).strip() for _, ids, at in best]
-    common = [w for w, _ in Counter(w for w in words if w).most_common(2)]
-    said = [t.strip() for t in logits["positive"][:3] if t.strip()]
     return Feature(
         id=f"{bundle}/{index}",
         index=index,
         label_source="auto" if best else "none",
-        label=f"on “{' / '.join(common)}”, says “{' '.join(said)}”" if best else "never fired",
+        label=_label([ids[: at + 1] for _, ids, at in best], logits["positive"], tokenizer) if best else "never fired",
         density=round(int(tally.fired[index]) / tally.tokens, 7),
         max_activation=round(float(tally.top[index]), 4),
         typical_max=round(_quantile(tally, index, 0.995), 4),
@@ -128,6 +125,21 @@ def _feature(
             for v, ids, at in best
         ],
     )
+
+
+def _label(texts: list[list[int]], raised: list[str], tokenizer: PreTrainedTokenizerFast) -> str:
+    """Name a feature by the longest ending that half of its best texts share, and by the words that it raises."""
+    shared: list[str] = []
+    for length in range(1, 5):
+        ending, count = Counter(tuple(t[-length:]) for t in texts if len(t) >= length).most_common(1)[0]
+        if count * 2 < len(texts):
+            break
+        shared = [str(tokenizer.decode(list(ending))).strip()]
+    if not any(shared):
+        words = (str(tokenizer.decode(t[-1:])).strip() for t in texts)
+        shared = [w for w, _ in Counter(w for w in words if w).most_common(2)]
+    said = [t.strip() for t in raised if t[:1] == " " and t.strip().isalpha()][:2]  # words, no word's inside
+    return f"on “{' / '.join(shared)}”" + (f", says “{' '.join(said)}”" if said else "")
 
 
 def _quantile(tally: Tally, index: int, q: float) -> float:

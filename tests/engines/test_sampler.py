@@ -4,18 +4,25 @@ import pytest
 import torch
 
 from server.engines.engine import Sampling
-from server.engines.sampler import next_token, penalised, truncated
+from server.engines.sampler import Draw, _adjusted, next_tokens, truncated
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
-NONE = torch.tensor([], dtype=torch.long)
+CPU = torch.device("cpu")
 
 
 def kept(**dials):
     return torch.isfinite(truncated(LOGITS, Sampling(**dials))).nonzero()[:, 0].tolist()
 
 
+def begin(prompt=(), spoken=(), **dials):
+    reply = Draw.begin(Sampling(**{"seed": 0, **dials}), prompt, len(LOGITS), CPU)
+    for token in spoken:
+        reply.said(token)
+    return reply
+
+
 def draw(seed=0, **dials):
-    return next_token(LOGITS, NONE, NONE, Sampling(**dials), torch.Generator().manual_seed(seed))
+    return next_tokens(LOGITS[None], [begin(seed=seed, **dials)])[0]
 
 
 def test_temperature_zero_takes_the_likeliest():
@@ -48,15 +55,49 @@ def test_truncation_keeps_the_likely(dials, expected):
 
 
 def test_repetition_penalty_lowers_what_was_seen_whatever_its_sign():
-    out = penalised(LOGITS, torch.tensor([0, 3, 0]), NONE, Sampling(repetition_penalty=2.0))
-    assert out.tolist() == [1.0, 1.0, 0.5, -2.0, -3.0]
+    out = _adjusted(LOGITS[None], [begin((0, 3), (0,), repetition_penalty=2.0)])
+    assert out.tolist() == [[1.0, 1.0, 0.5, -2.0, -3.0]]
 
 
 def test_presence_and_frequency_count_only_what_was_generated():
-    out = penalised(
-        LOGITS, torch.tensor([4]), torch.tensor([1, 1, 2]), Sampling(presence_penalty=0.5, frequency_penalty=0.25)
-    )
-    assert out.tolist() == [2.0, 0.0, -0.25, -1.0, -3.0]
+    out = _adjusted(LOGITS[None], [begin((4,), (1, 1, 2), presence_penalty=0.5, frequency_penalty=0.25)])
+    assert out.tolist() == [[2.0, 0.0, -0.25, -1.0, -3.0]]
+
+
+def test_draws_follow_the_probabilities():
+    one = begin()
+    counts = torch.bincount(torch.tensor([next_tokens(LOGITS[None], [one])[0] for _ in range(4000)]), minlength=5)
+    heat = torch.softmax(LOGITS / Sampling().temperature, -1)
+    torch.testing.assert_close(counts / 4000, heat, atol=0.03, rtol=0)
+
+
+def test_a_row_draws_the_same_alone_and_among_others():
+    dials = [
+        {"temperature": 0},
+        {"seed": 1},
+        {"seed": 2, "top_k": 3},
+        {"seed": 3, "repetition_penalty": 1.3},
+        {"seed": 4, "top_p": 0.8, "temperature": 1.5},
+        {"seed": 5, "logit_bias": ((4, 6.0),)},
+    ]
+    together, alone = ([begin((0,), **d) for d in dials] for _ in range(2))
+    for _ in range(50):
+        tokens = next_tokens(LOGITS.expand(len(dials), -1), together)
+        assert tokens == [next_tokens(LOGITS[None], [d])[0] for d in alone]
+        for both in zip(together, alone, tokens, strict=True):
+            both[0].said(both[2])
+            both[1].said(both[2])
+
+
+def test_blocked_token_never_comes():
+    one = begin(temperature=2.0)
+    one.blocked = [0, 1]
+    assert {next_tokens(LOGITS[None], [one])[0] for _ in range(200)} == {2, 3, 4}
+
+
+def test_ruled_out_token_never_comes_even_at_the_end_of_the_range():
+    certain = torch.tensor([[-torch.inf, 0.0, -torch.inf, -torch.inf, -torch.inf]])
+    assert {next_tokens(certain, [begin(seed=s)])[0] for s in range(50)} == {1}
 
 
 def test_logit_bias_is_added():

@@ -45,7 +45,11 @@ SPECS = [
 def request(engine, text="hello there", edit=None, sampling=GREEDY, scope="assistant"):
     chat = engine.encode_chat([{"role": "user", "content": text}])
     steered = chat.assistant if scope == "assistant" else (scope == "all",) * len(chat.ids)
-    return Generation(chat.ids, steered, True, edit or {}, "s_test", sampling)
+    return Generation(chat.ids, steered, True, edit or {}, fingerprint(edit or {}), sampling=sampling)
+
+
+def fingerprint(edit):
+    return "".join(f"{hook} {e.push.tolist()} {e.gate.tolist()}" for hook, e in edit.items())
 
 
 async def text_of(engine, generation):
