@@ -35,7 +35,9 @@ def wanted(engine, number, sampling):
 
 def poisoned():
     none, empty = torch.zeros(0, small.WIDTH), torch.zeros(0)
-    return ResidualEdit(push=torch.full((small.WIDTH,), torch.nan), w=none, b=empty, threshold=empty, d=none, gate=empty)
+    return ResidualEdit(
+        push=torch.full((small.WIDTH,), torch.nan), w=none, b=empty, threshold=empty, d=none, gate=empty
+    )
 
 
 async def said(engine, generation):
