@@ -233,6 +233,7 @@ async def _open(settings: Settings) -> "Tiller":
             dtype=settings.dtype,
             live=settings.live,
             queue=settings.queue,
+            prefix_mb=settings.prefix_mb,
         )
         opened.check_fits(engine.width)
         return Tiller(

@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     """How many replies are generated at a time."""
     queue: int = Field(default=64, ge=1)
     """How many requests wait before new ones are turned away."""
+    prefix_mb: int = Field(default=256, ge=0)
+    """How much memory keeps what earlier turns have computed; 0 keeps nothing."""
     max_push: float = Field(default=4.0, gt=0)
     """Policy: the longest summed push, in typical lengths of the stream."""
     max_features: int = Field(default=MAX_FEATURES, ge=1, le=MAX_FEATURES)
