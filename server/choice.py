@@ -55,6 +55,7 @@ class Choice:
             True,
             self.resolved.edits,
             self.resolved.spec.fingerprint,
+            interventions=self.resolved.interventions,
             revision=self.revision,
             sampling=sampling,
         )

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from server.choice import Tiller
+    from server.engines.transformers_engine import TransformersEngine
+    from server.engines.vllm_engine import VLLMEngine
     from server.protocol import SteeringRequest
     from steering.catalogue import Bundle
 
@@ -51,8 +53,9 @@ Model_ = Annotated[
 Device_ = Annotated[str | None, typer.Option("--device", envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")]
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
+    context: typer.Context,
     host: Annotated[
         str | None, typer.Option(envvar="TILLER_HOST", help="Address to listen on; the default is this machine only.")
     ] = None,
@@ -63,6 +66,10 @@ def serve(
     bundle: Bundle_ = None,
     model: Model_ = None,
     device: Device_ = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(envvar="TILLER_ENGINE", help="transformers, or vllm; what follows that it knows is passed on."),
+    ] = None,
     browser: Annotated[
         bool | None, typer.Option("--browser/--no-browser", envvar="TILLER_BROWSER", help="Open the page when ready.")
     ] = None,
@@ -70,10 +77,21 @@ def serve(
     """Start the server and the page.
 
     Example: tiller serve --port 8080 --data-dir ./data --no-browser
+    With vLLM: tiller serve --engine vllm --tensor-parallel-size 2
     """
     settings = _settings(
-        host=host, port=port, data_dir=data_dir, bundle=bundle, model=model, device=device, browser=browser
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        bundle=bundle,
+        model=model,
+        device=device,
+        engine=engine,
+        vllm=tuple(context.args) or None,
+        browser=browser,
     )
+    if settings.vllm and settings.engine != "vllm":
+        _fail(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
     listening = _listen(settings)
     port = listening.getsockname()[1]
     _quiet_logs()
@@ -219,28 +237,44 @@ async def _end_replies(application: "FastAPI", server: "uvicorn.Server", *, afte
 
 async def _open(settings: Settings) -> "Tiller":
     from server.choice import Tiller
-    from server.engines.transformers_engine import TransformersEngine
     from server.store.sqlite import SqliteStore
     from steering.catalogue import Catalogue
 
-    def load() -> Tiller:
-        opened = _bundle(settings)
-        engine = TransformersEngine.load(
-            settings.model or opened.model_path,
-            hooks=[opened.info.hook],
-            revision=None if settings.model else opened.info.model_revision,
-            device=settings.device,
-            dtype=settings.dtype,
-            live=settings.live,
-            queue=settings.queue,
-            prefix_mb=settings.prefix_mb,
-        )
-        opened.check_fits(engine.width)
-        return Tiller(
-            engine, Catalogue([opened.to(engine.device)]), SqliteStore(settings.data_dir / "tiller.db"), settings
-        )
+    opened = await asyncio.to_thread(_bundle, settings)
+    engine = await (_vllm(settings, opened) if settings.engine == "vllm" else _transformers(settings, opened))
+    opened.check_fits(engine.width)
+    store = SqliteStore(settings.data_dir / "tiller.db")
+    return Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings)
 
-    return await asyncio.to_thread(load)
+
+async def _transformers(settings: Settings, opened: "Bundle") -> "TransformersEngine":
+    from server.engines.transformers_engine import TransformersEngine
+
+    return await asyncio.to_thread(
+        TransformersEngine.load,
+        settings.model or opened.model_path,
+        hooks=[opened.info.hook],
+        revision=None if settings.model else opened.info.model_revision,
+        device=settings.device,
+        dtype=settings.dtype,
+        live=settings.live,
+        queue=settings.queue,
+        prefix_mb=settings.prefix_mb,
+    )
+
+
+async def _vllm(settings: Settings, opened: "Bundle") -> "VLLMEngine":
+    from server.engines.vllm_engine import VLLMEngine, read_flags
+
+    given = {} if settings.model else {"revision": opened.info.model_revision}
+    given |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}
+    return await VLLMEngine.load(
+        settings.model or opened.model_path,
+        folders={opened.info.hook: opened.folder / "revisions" / opened.info.revision},
+        revision=opened.info.revision,
+        queue=settings.queue,
+        arguments=given | read_flags(settings.vllm),
+    )
 
 
 def _announce(application: "FastAPI", server: "uvicorn.Server", settings: Settings, address: str) -> None:

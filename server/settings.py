@@ -1,6 +1,7 @@
 """Settings: the one place that reads the environment. Every field is `TILLER_<NAME>` there and a flag of `tiller serve`."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,6 +24,9 @@ class Settings(BaseSettings):
     """A folder with `bundle.json`."""
     model: str | None = None
     """A folder or hub id that replaces the model which the bundle names."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    vllm: tuple[str, ...] = ()
+    """vLLM's own flags, as its command line takes them."""
     device: str = "auto"
     dtype: str = "auto"
     browser: bool = True

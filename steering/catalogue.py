@@ -103,6 +103,8 @@ class Resolved:
     spec: SteeringSpec
     applied: tuple[Applied, ...]
     edits: dict[str, ResidualEdit]
+    interventions: dict[str, tuple[ResolvedIntervention, ...]]
+    """What the edits were compiled from."""
     push_norm: dict[str, float]
     """Length of the summed push at each hook point, in typical norms of the stream there."""
 
@@ -216,8 +218,11 @@ class Catalogue:
             )
             applied.append(_applied(item, raw * (1 if item.mode == "scale" else spec.scale), feature, bundle))
         edits = {self.bundles[n].info.hook: compile_edit(items, self.bundles[n].sae) for n, items in chosen.items()}
+        asked = {self.bundles[n].info.hook: tuple(items) for n, items in chosen.items()}
         norms = {b.info.hook: b.info.typical_norm for b in self.bundles.values()}
-        return Resolved(spec, tuple(applied), edits, {h: float(e.push.norm()) / norms[h] for h, e in edits.items()})
+        return Resolved(
+            spec, tuple(applied), edits, asked, {h: float(e.push.norm()) / norms[h] for h, e in edits.items()}
+        )
 
 
 def dose_of(feature: Feature, info: BundleInfo) -> float:

@@ -129,9 +129,15 @@ class SteeringTable:
             buffer[row] = 0
         self.gated.pop(row, None)
 
-    def apply(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_in"]:
-        """Return `x` with each token's row applied to it; tokens of row 0 are bit-identical."""
-        moved = x + self.push[rows].to(x.dtype)
+    def apply(
+        self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], *, onto: Float[Tensor, "*n d_in"] | None = None
+    ) -> Float[Tensor, "*n d_in"]:
+        """Return `x`, or what is given as `onto`, moved by each token's row; tokens of row 0 are bit-identical.
+
+        `onto` is for models that carry the stream in two parts: what is read is the sum, what moves is one part.
+        """
+        onto = x if onto is None else onto
+        moved = onto + self.push[rows].to(onto.dtype)
         if rows.numel() <= FEW_TOKENS:
             if self.gated:
                 moved = moved - self._taken(x, rows, max(self.gated.values())).to(x.dtype)
@@ -139,7 +145,7 @@ class SteeringTable:
             for row, k in self.gated.items():
                 here = rows == row
                 moved[here] -= self._taken(x[here], row, k).to(x.dtype)
-        return torch.where((rows > 0)[..., None], moved, x)
+        return torch.where((rows > 0)[..., None], moved, onto)
 
     def _taken(self, x: Float[Tensor, "*n d_in"], at: Int[Tensor, "*n"] | int, k: int) -> Float[Tensor, "*n d_in"]:
         """What the gates take away, by the first `k` features of each token's row or of one row for all."""

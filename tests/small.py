@@ -41,7 +41,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def model(vocab: int) -> LlamaForCausalLM:
+def model(vocab: int, head_dim: int = 16) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocab,
@@ -50,7 +50,7 @@ def model(vocab: int) -> LlamaForCausalLM:
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
+        head_dim=head_dim,
         max_position_embeddings=CONTEXT,
         bos_token_id=0,
         eos_token_id=4,
@@ -72,11 +72,11 @@ def sae() -> SAE:
     )
 
 
-def write_bundle(folder: Path) -> Path:
+def write_bundle(folder: Path, head_dim: int = 16) -> Path:
     """Write the bundle `small` with the features 1 (labelled, measured), 2 and the presets `bridge`, `calm`."""
     tok = tokenizer()
     tok.save_pretrained(folder / "model")
-    model(len(tok)).save_pretrained(folder / "model")
+    model(len(tok), head_dim).save_pretrained(folder / "model")
     sae().save(folder / "revisions/r1", hook="layers.1", model="small")
     rows = [
         {

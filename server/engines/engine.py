@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from steering.chat import EncodedChat, Message
-from steering.edits import ResidualEdit
+from steering.edits import ResidualEdit, ResolvedIntervention
 
 FinishReason = Literal["stop", "length"]
 
@@ -48,6 +48,8 @@ class Generation:
     steer_new: bool
     edits: dict[str, ResidualEdit] = field(default_factory=dict)
     fingerprint: str = "s_0"
+    interventions: dict[str, tuple[ResolvedIntervention, ...]] = field(default_factory=dict)
+    """What the edits were compiled from, for an engine whose workers compile their own."""
     revision: str = ""
     """Of the SAE: what was computed with one is never used for another."""
     tenant: str = ""

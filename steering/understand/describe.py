@@ -131,10 +131,10 @@ def _label(texts: list[list[int]], raised: list[str], tokenizer: PreTrainedToken
     """Name a feature by the longest ending that half of its best texts share, and by the words that it raises."""
     shared: list[str] = []
     for length in range(1, 5):
-        ending, count = Counter(tuple(t[-length:]) for t in texts if len(t) >= length).most_common(1)[0]
-        if count * 2 < len(texts):
+        endings = Counter(tuple(t[-length:]) for t in texts if len(t) >= length).most_common(1)
+        if not endings or endings[0][1] * 2 < len(texts):
             break
-        shared = [str(tokenizer.decode(list(ending))).strip()]
+        shared = [str(tokenizer.decode(list(endings[0][0]))).strip()]
     if not any(shared):
         words = (str(tokenizer.decode(t[-1:])).strip() for t in texts)
         shared = [w for w, _ in Counter(w for w in words if w).most_common(2)]
