@@ -21,6 +21,7 @@ from steering.catalogue import Bundle, Catalogue
 from steering.spec import SteeringSpec
 
 console = Console(width=120)
+PLAIN_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ async def replies(
     *,
     temperature: float,
     repetition_penalty: float = 1.0,
+    first_seed: int = 1000,
 ) -> list[tuple[str, float]]:
     """Answer all prompts; return each text with its mean log-probability under the unsteered model."""
     resolved = catalogue.resolve(spec)
@@ -52,7 +54,7 @@ async def replies(
     async def one(i: int, prompt: str) -> tuple[str, float]:
         chat = engine.encode_chat([{"role": "user", "content": prompt}])
         sampling = Sampling(
-            max_tokens=80, temperature=temperature, repetition_penalty=repetition_penalty, seed=1000 + i
+            max_tokens=80, temperature=temperature, repetition_penalty=repetition_penalty, seed=first_seed + i
         )
         request = Generation(chat.ids, chat.assistant, True, resolved.edits, spec.fingerprint, sampling=sampling)
         text = "".join([piece.text async for piece in engine.generate(request)])
@@ -61,6 +63,17 @@ async def replies(
         return text, sum(scores) / len(scores)
 
     return list(await asyncio.gather(*(one(i, p) for i, p in enumerate(PROMPTS))))
+
+
+async def plain_replies(
+    engine: TransformersEngine, catalogue: Catalogue, temperature: float
+) -> list[tuple[str, float]]:
+    """Answer all prompts unsteered with several seeds: a line at 2 % cannot be drawn on twenty replies."""
+    rounds = [
+        await replies(engine, catalogue, SteeringSpec(), temperature=temperature, first_seed=1000 * (k + 1))
+        for k in range(PLAIN_ROUNDS)
+    ]
+    return [one for found in rounds for one in found]
 
 
 def row(persona: str, scale: float, steered: list[tuple[str, float]], plain: list[tuple[str, float]]) -> Row:
@@ -91,7 +104,7 @@ async def measure(
     """Run every preset at every scale; print ten replies at half strength, so that a person can judge them."""
     engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu")
     catalogue, rows = Catalogue([bundle]), []
-    plain = await replies(engine, catalogue, SteeringSpec(), temperature=temperature)
+    plain = await plain_replies(engine, catalogue, temperature)
     for preset in (p for p in bundle.presets if not only or p.id in only):
         for scale in scales:
             spec = preset.steering.model_copy(update={"scale": preset.steering.scale * scale})

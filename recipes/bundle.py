@@ -34,6 +34,8 @@ PERSONAS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "wise": ("Wise", "Speaks like a sage on a mountain.", ("Give me some advice.", "How do I make friends?")),
     "terse": ("Terse", "Says it in few words.", ("Tell me about the garden.", "Tell me a story.")),
 }
+WANTED = {"golden-gate": 0.97}
+"""Share of tuning replies that should show a persona, where it is not 0.85: this one is what people come for."""
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
     folder = bundle / "revisions" / args.revision
     recipe = json.loads((folder / "recipe.json").read_text())
     personas = {f.stem: json.loads(f.read_text()) for f in (folder / "personas").glob("*.json")}
-    kept = {n: _at_shipped_scale(personas[n]) for n in PERSONAS if n in personas}
+    kept = {n: _at_shipped_scale(personas[n], WANTED.get(n, 0.85)) for n in PERSONAS if n in personas}
     rows = [json.loads(line) for line in (folder / "features.jsonl").read_text().splitlines()]
     for row in rows:
         _forget(row)
@@ -80,8 +82,8 @@ def main() -> None:
     say(f"{len(kept)} personas: {', '.join(kept)}; {len(doses)} features have a measured dose")
 
 
-def _at_shipped_scale(found: dict[str, Any]) -> dict[str, Any]:
-    by = shipped_scale(found["tried"]) / found["best"]["scale"]
+def _at_shipped_scale(found: dict[str, Any], wanted: float) -> dict[str, Any]:
+    by = shipped_scale(found["tried"], hits=wanted) / found["best"]["scale"]
     return {**found, "strengths": {i: s * by for i, s in found["strengths"].items()}}
 
 
@@ -119,7 +121,7 @@ def _preset(persona: str, found: dict[str, Any], bundle: str, doses: dict[int, f
     }
 
 
-def shipped_scale(tried: list[dict[str, float]], *, hits: float = 0.8, logprob: float = -2.3) -> float:
+def shipped_scale(tried: list[dict[str, float]], *, hits: float = 0.85, logprob: float = -2.3) -> float:
     """The scale at which the tuning prompts reach `hits`, between two that were tried; gentler if replies fell apart before."""
     for a, b in itertools.pairwise(tried):
         wanted = _crossing(a, b, "hits", hits) if a["hits"] < hits <= b["hits"] else None
