@@ -99,7 +99,7 @@ def _label(row: dict[str, Any], persona: str, dose: float, date: str) -> None:
     if row.get("label_source") != "fit":  # a feature that two personas share keeps the first one's name
         row["label"] = f"{PERSONAS[persona][0]}: {row.get('label', '')}"
     row["label_source"] = "fit"
-    row["dose"] = round(min(dose, row.get("dose", dose)), 4)
+    row["dose"] = round(max(dose, row.get("dose", 0.0)), 4)  # the largest push at which replies held for anybody
     row["note"] = f"dose: lone pushes on 6 prompts, {date}"
 
 
