@@ -22,7 +22,7 @@ RUN useradd --uid 1000 --create-home tiller && mkdir /data && chown tiller /data
 COPY --from=builder --chown=tiller /app/.venv /app/.venv
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/data/hf \
     TILLER_HOST=0.0.0.0 TILLER_PORT=8000 TILLER_DATA_DIR=/data TILLER_BROWSER=false
-USER tiller
+USER 1000
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000

@@ -44,10 +44,11 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/pip install -q --disable-pip-version-check -e . pytest pytest-asyncio openai
 	touch $@
 
-check: install ## Lint, formatting and types
+check: install ## Lint, formatting, types and the Dockerfile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/hadolint Dockerfile
 
 format: install ## Format the code
 	$(BIN)/ruff format .

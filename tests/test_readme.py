@@ -74,5 +74,5 @@ def test_image_installs_what_the_makefile_installs():
     assert version
     assert f"torch=={version[1]}" in dockerfile
     assert "requirements.lock" in dockerfile
-    for line in ("USER tiller", "HEALTHCHECK", "STOPSIGNAL SIGTERM", 'CMD ["tiller", "serve"]'):
+    for line in ("USER 1000", "HEALTHCHECK", "STOPSIGNAL SIGTERM", 'CMD ["tiller", "serve"]'):
         assert line in dockerfile

@@ -33,7 +33,9 @@ async def engine(parts):
 
 def ask(engine, messages, edit, **changes):
     chat = engine.encode_chat(messages)
-    wanted = Generation(chat.ids, chat.assistant, True, edit, fingerprint(edit), "r1", "ada", GREEDY)
+    wanted = Generation(
+        chat.ids, chat.assistant, True, edit, fingerprint(edit), revision="r1", tenant="ada", sampling=GREEDY
+    )
     return replace(wanted, **changes)
 
 

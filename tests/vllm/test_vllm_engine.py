@@ -25,7 +25,9 @@ LONG = "what should I do this weekend? the bridge is red and long. hello there, 
 def request(engine, text, spec, **changes):
     chat = engine.encode_chat([{"role": "user", "content": text}])
     edits = {h: compile_edit(list(i), small.sae()) for h, i in spec.items()}
-    wanted = Generation(chat.ids, chat.assistant, True, edits, repr(spec), spec, "r1", "ada", GREEDY)
+    wanted = Generation(
+        chat.ids, chat.assistant, True, edits, repr(spec), spec, revision="r1", tenant="ada", sampling=GREEDY
+    )
     return replace(wanted, **changes)
 
 
