@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it when it is imported
 
+import json
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -28,6 +29,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE = 16
 DRAWN = {"temperature": 0.5, "top_p": 1.0, "repetition_penalty": 1.0}
 """How replies are drawn where a persona says nothing of it."""
+CHOSEN = f"(message) => window.tiller.chosen(message, {json.dumps(DRAWN)})"
 
 
 @dataclass(frozen=True)
@@ -236,19 +238,7 @@ def _connect(api: Api, panel: gr.HTML, panes: Panes, box: Box, knobs: Knobs) -> 
     drawn = [knobs.temperature, knobs.top_p, knobs.repetition_penalty]
     told = [box.message, knobs.system, *drawn, knobs.max_tokens, knobs.seed]
     panel.copy(None, inputs=told, js=GIVE_PANEL, **QUIET)
-    panel.select(_chosen, outputs=[box.message, knobs.system, *drawn], trigger_mode="multiple", **QUIET)
-
-
-def _chosen(event: gr.EventData) -> tuple[Any, ...]:
-    """A persona was chosen: its starter question, system prompt and sampling."""
-    given: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
-    sampling: dict[str, Any] = found if isinstance(found := given.get("sampling"), dict) else {}
-    numbers = [sampling[k] if isinstance(sampling.get(k), int | float) else default for k, default in DRAWN.items()]
-    return (
-        str(given["starter"])[:4000] if given.get("starter") else gr.skip(),
-        str(given.get("system") or "")[:4000],
-        *numbers,
-    )
+    panel.select(None, inputs=box.message, outputs=told[:5], js=CHOSEN, trigger_mode="multiple", **QUIET)
 
 
 def _html(name: str, template: str, *scripts: str) -> gr.HTML:

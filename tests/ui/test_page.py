@@ -38,7 +38,8 @@ def send(page, text=None):
 
 def finished(page):
     """Wait until a reply was judged and one may send again."""
-    page.wait_for_selector("#steered-notes .verdict", state="attached")
+    page.wait_for_selector("#steered-notes :is(.verdict, .problem)", state="attached")
+    assert page.locator(".notes .problem").all_inner_texts() == []
     page.wait_for_selector("#send")
 
 
@@ -177,8 +178,17 @@ def test_error_is_shown_the_text_is_kept_and_the_next_message_works(page):
     assert count(page, "steered", "user") == 0
 
     send(page, "hello")
+    page.wait_for_selector("#steered-notes .problem", state="detached")
     finished(page)
     assert last(page, "steered").strip()
+
+
+def test_what_is_typed_right_after_a_persona_was_chosen_stays(page):
+    page.click("#cards [data-preset=calm]")
+    page.fill("#message textarea", "hello there")
+    page.wait_for_selector(RANGE, state="attached")
+    page.wait_for_timeout(500)
+    assert page.input_value("#message textarea") == "hello there"
 
 
 def test_persona_sets_sliders_and_starter_but_sends_nothing(page):

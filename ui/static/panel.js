@@ -127,6 +127,6 @@ function read() {
 window.tiller?.leave();
 document.addEventListener("keydown", onKey);
 document.addEventListener("click", onClick);
-window.tiller = { read, given: () => {}, leave() { document.removeEventListener("keydown", onKey); document.removeEventListener("click", onClick); } };
+window.tiller = { read, given: () => {}, chosen: () => [], leave() { document.removeEventListener("keydown", onKey); document.removeEventListener("click", onClick); } };
 draw();
 loadPersonas().then(draw);

@@ -44,8 +44,16 @@ async function pick(id, quietly = false) {
     state.saved = fingerprint();
     notice("");
     draw();
-    if (!quietly) trigger("select", { starter: preset?.starter_prompts[0] || "", system: preset?.system_prompt || "", sampling: preset?.sampling || {} });
+    if (!quietly) begin(preset);
   } catch (error) { draw(); notice(error.message, true); }
+}
+
+// A persona brings its first question, system prompt and sampling. Gradio's fields take them without asking the server:
+// what came back from there would overwrite what was typed in the meantime.
+function begin(preset) {
+  window.tiller.chosen = (message, drawn) =>
+    [preset?.starter_prompts[0] || message, preset?.system_prompt || "", ...Object.entries(drawn).map(([name, usual]) => preset?.sampling?.[name] ?? usual)];
+  trigger("select");
 }
 
 async function rowsOf({ steering }) {
