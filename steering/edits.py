@@ -14,6 +14,7 @@ All interventions at a hook point read the unsteered stream and act together:
 move. Tokens outside the scope, and row 0 of a table, stay bit-identical.
 """
 
+import heapq
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +24,6 @@ from torch import Tensor
 from steering.errors import BadStrength
 from steering.sae import SAE
 from steering.spec import MAX_FEATURES, Mode
-
-FEW_TOKENS = 64
-"""Up to so many, each token gathers its own features; beyond, each spec takes its tokens in one product."""
 
 
 @dataclass(frozen=True)
@@ -93,66 +91,76 @@ def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> Residua
 class SteeringTable:
     """Many requests' edits at one hook point, in buffers that never move: one op for a whole batch.
 
-    Row 0 steers nothing. A token says by its row whose edit it gets; what stands in another row
-    cannot reach it, not even a NaN, because rows are looked up and never multiplied by zero.
+    Row 0 steers nothing. A token says by its row whose edit it gets. Pushes are looked up by row. Gates of
+    all rows lie in one pool, so that two products serve the whole batch, and a gate is masked for every
+    token but its owner's: by `where`, because 0 · NaN is NaN. Nothing that is not finite gets in.
     """
 
-    def __init__(self, rows: int, d_in: int, *, gated: int = MAX_FEATURES, device: torch.device | str = "cpu") -> None:
+    def __init__(self, rows: int, d_in: int, *, gates: int | None = None, device: torch.device | str = "cpu") -> None:
+        gates = (rows - 1) * MAX_FEATURES if gates is None else gates
         self.push = torch.zeros(rows, d_in, device=device)
-        self.w = torch.zeros(rows, gated, d_in, device=device)
-        self.d = torch.zeros(rows, gated, d_in, device=device)
-        self.b = torch.zeros(rows, gated, device=device)
-        self.threshold = torch.zeros(rows, gated, device=device)
-        self.gate = torch.zeros(rows, gated, device=device)
-        self.gated: dict[int, int] = {}
-        """Rows that read the stream, and how many features each of them does."""
+        self.w = torch.zeros(gates, d_in, device=device)
+        self.d = torch.zeros(gates, d_in, device=device)
+        self.b = torch.zeros(gates, device=device)
+        self.threshold = torch.zeros(gates, device=device)
+        self.gate = torch.zeros(gates, device=device)
+        self.owner = torch.zeros(gates, dtype=torch.long, device=device)
+        self._held: dict[int, list[int]] = {}
+        self._free = list(range(gates))  # a heap: low gates first, so that the products stay short
+        self.used = 0
+        """How many gates, from the first on, may belong to somebody."""
 
     def set(self, row: int, edit: ResidualEdit) -> None:
-        """Put a spec's edit into a row. Raises BadStrength if it holds anything that is not finite."""
+        """Put a spec's edit into a row. Raises BadStrength if it isn't finite or its gates don't fit."""
         if not 0 < row < len(self.push):
             raise ValueError(f"row {row} is not one of 1…{len(self.push) - 1}; row 0 steers nothing")
-        k = len(edit.gate)
-        if k > self.gate.shape[1]:
-            raise BadStrength(f"{k} gated features at one layer; at most {self.gate.shape[1]} fit")
-        if not all(torch.isfinite(t).all() for t in (edit.push, edit.gate)):
+        if not all(torch.isfinite(t).all() for t in (edit.push, edit.w, edit.b, edit.threshold, edit.d, edit.gate)):
             raise BadStrength("an edit holds NaN or infinity")
         self.clear(row)
+        if len(edit.gate) > len(self._free):
+            raise BadStrength(f"{len(edit.gate)} gated features; {len(self._free)} more fit beside the other requests'")
         self.push[row] = edit.push
-        for name in ("w", "d", "b", "threshold", "gate"):
-            getattr(self, name)[row, :k] = getattr(edit, name)
-        if k:
-            self.gated[row] = k
+        held = [heapq.heappop(self._free) for _ in range(len(edit.gate))]
+        if held:
+            self._held[row] = held
+            for name in ("w", "d", "b", "threshold", "gate"):
+                getattr(self, name)[held] = getattr(edit, name)
+            self.owner[held] = row
+            self.used = max(self.used, held[-1] + 1)
 
     def clear(self, row: int) -> None:
         """Let a row steer nothing."""
-        for buffer in (self.push, self.w, self.d, self.b, self.threshold, self.gate):
-            buffer[row] = 0
-        self.gated.pop(row, None)
+        self.push[row] = 0
+        if held := self._held.pop(row, None):
+            self.owner[held] = 0
+            for gate in held:
+                heapq.heappush(self._free, gate)
+            self.used = max((h[-1] + 1 for h in self._held.values()), default=0)
 
     def apply(
-        self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], *, onto: Float[Tensor, "*n d_in"] | None = None
+        self,
+        x: Float[Tensor, "*n d_in"],
+        rows: Int[Tensor, "*n"],
+        *,
+        onto: Float[Tensor, "*n d_in"] | None = None,
+        whole: bool = False,
     ) -> Float[Tensor, "*n d_in"]:
         """Return `x`, or what is given as `onto`, moved by each token's row; tokens of row 0 are bit-identical.
 
         `onto` is for models that carry the stream in two parts: what is read is the sum, what moves is one part.
+        `whole` computes the whole pool, used or not: the same operations each time, as a captured graph needs it.
         """
         onto = x if onto is None else onto
         moved = onto + self.push[rows].to(onto.dtype)
-        if rows.numel() <= FEW_TOKENS:
-            if self.gated:
-                moved = moved - self._taken(x, rows, max(self.gated.values())).to(x.dtype)
-        else:
-            for row, k in self.gated.items():
-                here = rows == row
-                moved[here] -= self._taken(x[here], row, k).to(x.dtype)
+        if whole or self.used:
+            moved = moved - self._taken(x, rows, len(self.owner) if whole else self.used).to(onto.dtype)
         return torch.where((rows > 0)[..., None], moved, onto)
 
-    def _taken(self, x: Float[Tensor, "*n d_in"], at: Int[Tensor, "*n"] | int, k: int) -> Float[Tensor, "*n d_in"]:
-        """What the gates take away, by the first `k` features of each token's row or of one row for all."""
-        w, d, b, threshold, gate = (t[:, :k][at] for t in (self.w, self.d, self.b, self.threshold, self.gate))
-        pre = torch.einsum("...d,...kd->...k", x.float(), w) + b
-        live = torch.where(pre > threshold, pre, 0.0) * gate
-        return torch.einsum("...k,...kd->...d", live, d)
+    def _taken(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], g: int) -> Float[Tensor, "*n d_in"]:
+        """What the first `g` gates take away from each token, if they are its row's."""
+        pre = x.float() @ self.w[:g].T + self.b[:g]  # [*n, g]
+        mine = (pre > self.threshold[:g]) & (rows[..., None] == self.owner[:g])
+        return torch.where(mine, pre * self.gate[:g], 0.0) @ self.d[:g]
 
 
 def apply_where(

@@ -115,8 +115,8 @@ class Engine(Protocol):
         """Log-probability of each of `ids[start:]` under the unsteered model."""
         ...
 
-    async def record(self, ids: Sequence[int], hook: str) -> Tensor:
-        """The unsteered residual stream of `ids` at a hook point, `[time, d_in]`."""
+    async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
+        """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
         ...
 
     async def close(self) -> None:

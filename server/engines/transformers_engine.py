@@ -17,7 +17,15 @@ from typing import TypeVar
 import structlog
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from server.engines.engine import EngineFailed, FinishReason, Generation, Overloaded, Piece, TokenLogprob
 from server.engines.prefixes import Prefixes
@@ -34,6 +42,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 CHUNK = 512
 """So many prompt tokens are computed between two steps of those that already speak."""
+RECORDED = 2048
+"""So many tokens are recorded at once."""
 
 
 @dataclass(eq=False)
@@ -129,7 +139,10 @@ class TransformersEngine:
         place = torch.device(_best_device() if device == "auto" else device)
         kind = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
         try:
-            model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=kind)
+            config = AutoConfig.from_pretrained(path, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, config=config, revision=revision, dtype=kind, attn_implementation=_attention(config)
+            )
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         except (OSError, ValueError) as error:
             raise BadBundle(f"cannot load a language model from {path!r}: {error}") from error
@@ -200,11 +213,18 @@ class TransformersEngine:
 
         return await self._in_thread(score)
 
-    async def record(self, ids: Sequence[int], hook: str) -> Tensor:
-        """The unsteered residual stream of `ids` at a hook point, `[time, d_in]`."""
-        return await self._in_thread(
-            lambda: read_stream(self.model, torch.tensor([list(ids)], device=self.device), hook)[0]
-        )
+    async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
+        """The unsteered residual stream of each text at a hook point, `[time, d_in]`; no layer after it runs."""
+        found: dict[int, Tensor] = {}
+        for group in _alike(texts):  # between two groups the others' replies go on
+
+            def read(group: list[int] = group) -> Tensor:
+                rows = [torch.tensor(texts[i]) for i in group]  # what is padded on the right is never looked back at
+                return read_stream(self.model, pad_sequence(rows, batch_first=True).to(self.device), hook)
+
+            streams = await self._in_thread(read)
+            found |= {i: stream[: len(texts[i])] for i, stream in zip(group, streams, strict=True)}
+        return [found[i] for i in range(len(texts))]
 
     async def close(self) -> None:
         """Stop; running generations end with an error."""
@@ -320,10 +340,10 @@ class TransformersEngine:
 
     def _forward(self, view: slice | Tensor, tokens: Tensor, at: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
         """One pass over `tokens [batch, time]` at positions `at`; logits at the `wanted` times."""
-        tokens, at, rows = tokens.to(self.device), at.to(self.device), rows.to(self.device)
-        seen = int(at.max()) + 1
+        seen, steered = int(at.max()) + 1, bool(rows.any())
+        tokens, at = tokens.to(self.device), at.to(self.device)
         self._cache.begin(view, at, seen)
-        self._steered_rows = rows if bool(rows.any()) else None
+        self._steered_rows = rows.to(self.device) if steered else None
         try:
             return self.model(
                 input_ids=tokens,
@@ -464,6 +484,16 @@ def prove_tap(model: PreTrainedModel, hook: str) -> None:
         )
 
 
+def _alike(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The texts' numbers in groups of similar length, each of at most RECORDED tokens with its padding."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
+        if not groups or (len(groups[-1]) + 1) * len(texts[groups[-1][0]]) > RECORDED:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
 def _settle(work: Callable[[], object], future: Future[object]) -> None:
     if not future.set_running_or_notify_cancel():  # whoever asked is gone; an answer would raise in this thread
         return
@@ -478,6 +508,11 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> froz
     configured = model.generation_config.eos_token_id if model.generation_config else None
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int))
+
+
+def _attention(config: PretrainedConfig) -> str | None:
+    """Gemma 2 caps its attention's scores, which torch's fused attention leaves out without a word."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 
 def _best_device() -> str:

@@ -7,8 +7,11 @@ conversation's next turn and nobody else.
 
 import asyncio
 import itertools
+import os
+import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from server.engines.engine import EngineFailed, Generation, Overloaded, Piece, Sampling, TokenLogprob
-from server.engines.vllm_plugin import KEY
+from server.engines.vllm_plugin import KEY, REPORT
 from steering.chat import EncodedChat, Message, encode_chat
 from steering.errors import BadBundle
 from steering.sae import SAE
@@ -25,8 +28,11 @@ from steering.sae import SAE
 MISSING = (
     "vLLM is not installed here; `pip install 'tiller[vllm]'` on a machine with a GPU, or see docs/vllm.md for a CPU"
 )
-PLUGIN = "1"
+PLUGIN = "2"
 """Part of vLLM's compile cache key: a graph that was compiled without the tap must not be found."""
+GATES = 512
+"""So many features may read the stream at a time, of all running requests; where graphs are captured,
+all of them are computed for every token. Who would need more waits."""
 
 
 class VLLMEngine:
@@ -35,7 +41,8 @@ class VLLMEngine:
     name = "vllm"
 
     def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerFast, *, revision: str, queue: int) -> None:  # noqa: ANN401
-        self.llm, self.tokenizer, self.revision = llm, tokenizer, revision
+        self.llm: Any = llm
+        self.tokenizer, self.revision = tokenizer, revision
         config = llm.vllm_config
         self.max_model_len = int(config.model_config.max_model_len)
         self.vocab_size, self.width = (
@@ -45,6 +52,8 @@ class VLLMEngine:
         self.device = torch.device("cpu")  # of what is handed in and out; vLLM has its own
         self._seats, self._queue = int(config.scheduler_config.max_num_seqs), queue
         self._numbers, self._open, self._closed = itertools.count(), 0, False
+        self._gates, self._room = GATES, asyncio.Condition()
+        self._revisions, self._users = [revision], Counter[str]()
 
     @staticmethod
     async def load(
@@ -56,24 +65,8 @@ class VLLMEngine:
         arguments: Mapping[str, Any] | None = None,
     ) -> "VLLMEngine":
         """Start vLLM with the SAEs in `folders`, by hook point. Raises BadBundle if the tap does not do what it says."""
-        try:
-            import vllm  # noqa: F401  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise BadBundle(MISSING) from error
-        from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports]
-        from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
-
-        asked = {"version": PLUGIN, "revision": revision, "folders": {h: str(f) for h, f in folders.items()}}
-        given = {"enable_prefix_caching": True, "disable_log_stats": True, **(arguments or {})}
-        more = dict(given.pop("additional_config", None) or {})
-        llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=path,
-                additional_config=more | {KEY: asked},
-                worker_extension_cls="server.engines.vllm_plugin.WorkerExtension",
-                **given,
-            )
-        )
+        asked = {"revision": revision, "folders": {h: str(f) for h, f in folders.items()}}
+        llm = await asyncio.to_thread(_start, path, asked, dict(arguments or {}))
         tokenizer = AutoTokenizer.from_pretrained(path)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise BadBundle(f"the tokenizer of {path!r} is not a fast one; steering by role needs character offsets")
@@ -111,18 +104,38 @@ class VLLMEngine:
             raise EngineFailed("the server is shutting down")
         if self._open >= self._seats + self._queue:
             raise Overloaded(retry_after=max(1.0, self._queue / 8))
+        if request.interventions and request.revision not in self._revisions:
+            raise EngineFailed(f"the SAE's revision {request.revision!r} is not served any more; ask again")
         name = f"r{next(self._numbers)}"
         asked = _asked(request, name)
         self._open += 1
         try:
-            stream = self._stream(request.ids, _sampling(request.sampling, asked), _salt(request), name)
-            async with aclosing(stream) as outputs:
-                async for piece in self._pieces(outputs, request.sampling):
-                    if piece.finish_reason and asked:
-                        await self._refuse_unsteered(name)
-                    yield piece
+            async with self._using(request):
+                stream = self._stream(request.ids, _sampling(request.sampling, asked), _salt(request), name)
+                async with aclosing(stream) as outputs:
+                    async for piece in self._pieces(outputs, request.sampling):
+                        if piece.finish_reason and asked:
+                            await self._refuse_unsteered(name)
+                        yield piece
         finally:
             self._open -= 1
+
+    @asynccontextmanager
+    async def _using(self, request: Generation) -> AsyncIterator[None]:
+        """Hold what a request needs in the workers: room for its gates, and its revision of the SAE."""
+        gates = max((sum(i.gate != 0 for i in some) for some in request.interventions.values()), default=0)
+        async with self._room:
+            await self._room.wait_for(lambda: self._gates >= gates)
+            self._gates -= gates
+        self._users[request.revision] += 1
+        try:
+            yield
+        finally:
+            self._users[request.revision] -= 1
+            self._gates += gates
+            async with self._room:
+                self._room.notify_all()
+            await self._drop_unused()
 
     async def logprobs_unsteered(self, ids: Sequence[int], start: int) -> list[float]:
         """Log-probability of each of `ids[start:]` under the unsteered model."""
@@ -135,19 +148,28 @@ class VLLMEngine:
                 found = output.prompt_logprobs or found
         return [float(found[i][ids[i]].logprob) for i in range(start, len(ids))]
 
-    async def record(self, ids: Sequence[int], hook: str) -> Tensor:
-        """The unsteered residual stream of `ids` at a hook point, `[time, d_in]`."""
-        return await self._recorded(ids, hook, {})
+    async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
+        """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
+        return list(await asyncio.gather(*(self._recorded(ids, hook, {}) for ids in texts)))
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
         """Give the workers another revision's SAEs; running requests end on theirs."""
         await self.llm.collective_rpc("tiller_add_revision", args=(revision, {h: str(f) for h, f in folders.items()}))
+        self._revisions.append(revision)
         self.revision = revision
+        await self._drop_unused()
+
+    async def _drop_unused(self) -> None:
+        """Free what no running request uses; the last revision but one stays for those that are on their way."""
+        for revision in [r for r in self._revisions[:-2] if not self._users[r]]:
+            self._revisions.remove(revision)
+            await self.llm.collective_rpc("tiller_drop_revision", args=(revision,))
 
     async def close(self) -> None:
         """Stop; running generations end with an error."""
         self._closed = True
         await asyncio.to_thread(self.llm.shutdown)
+        self.llm = None  # or it would be taken apart after what it needs for that
 
     async def _stream(self, ids: Sequence[int], params: Any, salt: str, name: str) -> AsyncGenerator[Any, None]:  # noqa: ANN401
         prompt = {"prompt_token_ids": list(ids)} | ({"cache_salt": salt} if salt else {})
@@ -199,7 +221,7 @@ class VLLMEngine:
         async with aclosing(self._stream(ids, params, name, name)) as outputs:  # its own salt: nothing is skipped
             async for _ in outputs:
                 pass
-        parts = await self.llm.collective_rpc("tiller_recorded", args=(hook, name))
+        parts = await self.llm.collective_rpc("tiller_recorded", args=(name,))
         rows = next((p for p in parts if p), None)
         if rows is None:
             raise EngineFailed(f"nothing was recorded at {hook!r}")
@@ -223,6 +245,27 @@ class VLLMEngine:
             raise BadBundle(
                 f"the tap at {hook!r} does not move the residual stream inside vLLM; refusing to serve unsteered replies as steered"
             )
+
+
+def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vLLM's class
+    """Start vLLM with the plugin told what to hook. Raises BadBundle with the reason if it doesn't come up."""
+    try:
+        from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports]
+        from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise BadBundle(MISSING) from error
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "why"
+        os.environ[REPORT] = str(report)  # workers are other processes, which inherit it
+        told = {KEY: asked | {"version": PLUGIN, "gates": GATES}}
+        given = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
+        given["additional_config"] = dict(given.get("additional_config") or {}) | told
+        given["worker_extension_cls"] = "server.engines.vllm_plugin.WorkerExtension"
+        try:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **given))
+        except Exception as error:
+            why = report.read_text(encoding="utf-8") if report.exists() else str(error)
+            raise BadBundle(f"vLLM cannot serve {path!r} steered: {why}") from error
 
 
 def read_flags(flags: Sequence[str]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 vLLM loads `register` by its entry point in every process. The hooked layers' forward then calls one op,
 `tiller::steer`, which survives compilation because a compiler cannot look into it. Before each forward
-the runner writes a table row for each token into a buffer that never moves; row 0 steers nothing. Specs
+the runner writes a table row for each token into a buffer that never moves; row 0 steers nothing. Where
+graphs are captured, the op's work depends on buffers alone, so a replay steers as a first run does. Specs
 arrive in `SamplingParams.extra_args["tiller"]` as ids and numbers, checked before they were sent: what
 went wrong here all the same is remembered by request, and the engine asks for it.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,43 +20,52 @@ import torch
 from torch import Tensor, nn
 
 from steering.edits import ResolvedIntervention, SteeringTable, compile_edit
+from steering.errors import UnknownArchitecture
 from steering.hooks import decoder_layers, layer_number
 from steering.sae import SAE
 
 log = logging.getLogger("vllm.tiller")
 KEY = "tiller"
+REPORT = "TILLER_REPORT"
+"""Names the file that takes the reason why a worker cannot start. What stands in vLLM's configuration instead
+would be part of the name under which compiled graphs are kept."""
 _TAPS: dict[int, "Tap"] = {}
 
 
 @dataclass(eq=False)
 class Tap:
-    """One hooked layer: its table, this step's rows, and who is recorded."""
+    """One hooked layer: its table and this step's rows. What it does depends on buffers alone where `captured`."""
 
     table: SteeringTable
     rows: Tensor
     """`[tokens]`: the table's row of each token of the step."""
+    stream: Tensor
+    """`[tokens, d_in]`: the stream as the layer gives it out, where it is looked at."""
+    captured: bool = False
+    """Whether the layer runs in a captured graph: then every step does the same operations, needed or not."""
     idle: bool = True
-    recorded: dict[str, list[Tensor]] = field(default_factory=dict)
-    spans: list[tuple[str, int, int]] = field(default_factory=list)
-    """Whose tokens of this step are recorded, as the layer gives them out, and where they are."""
+    looked_at: bool = False
 
-    def apply(self, hidden: Tensor, residual: Tensor) -> Tensor:
+    def apply(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
         """Return what the layer gives out instead of `hidden`; the stream is `hidden + residual`."""
-        moved = hidden.clone()
-        if not self.idle:
-            moved = self.table.apply(hidden + residual, self.rows[: len(hidden)], onto=hidden)
-        for who, start, end in self.spans:
-            self.recorded[who].append((moved[start:end] + residual[start:end]).float().cpu())
+        n = len(hidden)
+        if self.idle and not self.captured:
+            moved = hidden.clone()
+        else:
+            x = hidden if residual is None else hidden + residual
+            moved = self.table.apply(x, self.rows[:n], onto=hidden, whole=self.captured)
+        if self.looked_at or self.captured:
+            self.stream[:n] = moved if residual is None else moved + residual
         return moved
 
 
 @torch.library.custom_op("tiller::steer", mutates_args=())
-def _steer(hidden: Tensor, residual: Tensor, tap: int) -> Tensor:
+def _steer(hidden: Tensor, residual: Tensor | None, tap: int) -> Tensor:
     return _TAPS[tap].apply(hidden, residual)
 
 
 @_steer.register_fake
-def _(hidden: Tensor, residual: Tensor, tap: int) -> Tensor:  # noqa: ARG001 - shapes only
+def _(hidden: Tensor, residual: Tensor | None, tap: int) -> Tensor:  # noqa: ARG001 - shapes only
     return torch.empty_like(hidden)
 
 
@@ -66,41 +77,50 @@ class Steering:
     saes: dict[str, dict[str, SAE]]
     rows: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    recorded: dict[str, list[Tensor]] = field(default_factory=dict)
+    _spans: list[tuple[str, str, int, int]] = field(default_factory=list)
+    """Whose tokens of this step are recorded: under which name, at which hook point, from where to where."""
 
     def prepare(self, runner: Any) -> None:  # noqa: ANN401 - vLLM's class
         """Write the rows of the step that is about to run."""
         batch = runner.input_batch
         ids: list[str] = list(batch.req_ids[: batch.num_reqs])
         starts = runner.query_start_loc.np[: len(ids) + 1]
-        for tap in self.taps.values():
-            tap.rows.zero_()
-            tap.idle, tap.spans = True, []
-        self._forget_all_but(set(runner.requests))
+        rows = {hook: np.zeros(len(tap.rows), dtype=np.int64) for hook, tap in self.taps.items()}
+        self._spans = []
+        self._forget_all_but(set(ids))  # whoever was preempted gets a row again when its turn comes
         for i, request in enumerate(ids):
             sampling = runner.requests[request].sampling_params
             asked = (sampling.extra_args or {}).get(KEY) if sampling else None
             if asked:
-                at = int(batch.num_computed_tokens_cpu[i])
-                self._prepare_one(request, asked, int(starts[i]), int(starts[i + 1]), at)
+                start, end, at = int(starts[i]), int(starts[i + 1]), int(batch.num_computed_tokens_cpu[i])
+                self._prepare_one(request, asked, {h: r[start:end] for h, r in rows.items()}, start, at)
+        for hook, tap in self.taps.items():
+            tap.idle, tap.looked_at = not rows[hook].any(), any(s[1] == hook for s in self._spans)
+            tap.rows.copy_(torch.from_numpy(rows[hook]))
 
-    def _prepare_one(self, request: str, asked: dict[str, Any], start: int, end: int, at: int) -> None:
+    def collect(self) -> None:
+        """Keep what was looked at in the step that just ran."""
+        for name, hook, start, end in self._spans:
+            self.recorded[name].append(self.taps[hook].stream[start:end].to("cpu", torch.float32, copy=True))
+
+    def _prepare_one(
+        self, request: str, asked: dict[str, Any], rows: dict[str, np.ndarray], start: int, at: int
+    ) -> None:
         try:
-            if asked.get("record"):
-                tap = self.taps[asked["record"]]
-                tap.recorded.setdefault(asked["name"], [])
-                tap.spans.append((asked["name"], start, end))
+            if hook := asked.get("record"):
+                self.recorded.setdefault(asked["name"], [])
+                self._spans.append((asked["name"], hook, start, start + len(rows[hook])))
             if asked.get("edits"):
                 row = self._row(request, asked)
-                where = steered_at(asked["spans"], asked["new_from"], at, end - start)
                 for hook in asked["edits"]:
-                    tap = self.taps[hook]
-                    tap.rows[start:end] = torch.from_numpy(where * row).to(tap.rows.device)
-                    tap.idle = tap.idle and not where.any()
+                    rows[hook][:] = steered_at(asked["spans"], asked["new_from"], at, len(rows[hook])) * row
         except Exception as error:  # raising here would end the engine and everybody's replies with it
             log.exception("steering failed for one request")
             self.failed[asked.get("name", request)] = f"{type(error).__name__}: {error}"
 
     def _row(self, request: str, asked: dict[str, Any]) -> int:
+        """The request's row in all tables, filled when it has none."""
         if request in self.rows:
             return self.rows[request]
         taken, most = set(self.rows.values()), min(len(t.table.push) for t in self.taps.values())
@@ -111,8 +131,8 @@ class Steering:
         self.rows[request] = row
         return row
 
-    def _forget_all_but(self, known: set[str]) -> None:
-        for request in [r for r in self.rows if r not in known]:
+    def _forget_all_but(self, here: set[str]) -> None:
+        for request in [r for r in self.rows if r not in here]:
             row = self.rows.pop(request)
             for tap in self.taps.values():
                 tap.table.clear(row)
@@ -145,9 +165,9 @@ class WorkerExtension:
         steering: Steering = self.model_runner.tiller
         return steering.saes.pop(revision, None) is not None
 
-    def tiller_recorded(self, hook: str, name: str) -> list[list[float]] | None:
+    def tiller_recorded(self, name: str) -> list[list[float]] | None:
         """Hand over what was recorded under a name, `[tokens, d_in]`; None if nothing was."""
-        parts = self.model_runner.tiller.taps[hook].recorded.pop(name, None)
+        parts = self.model_runner.tiller.recorded.pop(name, None)
         return torch.cat(parts).tolist() if parts else None
 
     def tiller_failure(self, name: str) -> str | None:
@@ -171,7 +191,7 @@ def _teach(runner: Any) -> None:  # noqa: ANN401 - vLLM's class
     if "load_model" in vars(runner) and not hasattr(vars(runner)["load_model"], KEY):
         runner.load_model = _marked(_loading(vars(runner)["load_model"]))
     if "_model_forward" in vars(runner) and not hasattr(vars(runner)["_model_forward"], KEY):
-        runner._model_forward = _marked(_preparing(vars(runner)["_model_forward"]))
+        runner._model_forward = _marked(_steering(vars(runner)["_model_forward"]))
 
 
 def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -184,40 +204,70 @@ def _loading(load: Callable[..., None]) -> Callable[..., None]:
         load(self, *args, **kwargs)
         asked = (self.vllm_config.additional_config or {}).get(KEY)
         if asked and not hasattr(self, KEY):
-            self.tiller = _install(self, asked)
+            try:
+                self.tiller = _install(self, asked)
+            except Exception as error:
+                _report(str(error))
+                raise
 
     return load_model
 
 
-def _preparing(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _report(why: str) -> None:
+    """Tell the process that started this one why it ends: vLLM itself only says that it does."""
+    if path := os.environ.get(REPORT):
+        Path(path).write_text(why, encoding="utf-8")
+
+
+def _steering(forward: Callable[..., Any]) -> Callable[..., Any]:
     def model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        if steering := getattr(self, KEY, None):
-            steering.prepare(self)
-        return forward(self, *args, **kwargs)
+        steering = getattr(self, KEY, None)
+        if steering is None:
+            return forward(self, *args, **kwargs)
+        steering.prepare(self)
+        found = forward(self, *args, **kwargs)
+        steering.collect()
+        return found
 
     return model_forward
 
 
 def _install(runner: Any, asked: dict[str, Any]) -> Steering:  # noqa: ANN401
-    scheduler, device = runner.vllm_config.scheduler_config, runner.device
+    config, device, dtype = runner.vllm_config, runner.device, runner.model_config.dtype
+    scheduler, d_in = config.scheduler_config, config.model_config.get_hidden_size()
+    tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
+    graphs = config.compilation_config.cudagraph_mode
+    captured = device.type != "cpu" and graphs is not None and graphs.name != "NONE"
     layers, taps = decoder_layers(runner.get_model()), {}
     for hook in asked["folders"]:
-        d_in = runner.vllm_config.model_config.get_hidden_size()
-        table = SteeringTable(scheduler.max_num_seqs + 1, d_in, device=device)
-        rows = torch.zeros(scheduler.max_num_batched_tokens + scheduler.max_num_seqs, dtype=torch.long, device=device)
-        taps[hook] = Tap(table, rows)
-        number = len(_TAPS)
+        table = SteeringTable(scheduler.max_num_seqs + 1, d_in, gates=asked["gates"], device=device)
+        taps[hook] = Tap(
+            table,
+            rows=torch.zeros(tokens, dtype=torch.long, device=device),
+            stream=torch.zeros(tokens, d_in, dtype=dtype, device=device),
+            captured=captured,
+        )
+        number = layer_number(hook)  # a compiled graph that comes from the cache calls its tap by this number
+        if number >= len(layers):
+            raise UnknownArchitecture(f"no hook point {hook!r}: the model has layers 0…{len(layers) - 1}")
         _TAPS[number] = taps[hook]
-        _wrap(layers[layer_number(hook)], number)
+        _wrap(layers[number], hook)
     return Steering(taps, {asked["revision"]: _load(asked["folders"], device)})
 
 
-def _wrap(layer: nn.Module, tap: int) -> None:
-    original = layer.forward
+def _wrap(layer: nn.Module, hook: str) -> None:
+    """Let a decoder layer's output pass the tap, in either of the two forms that vLLM's models give it."""
+    original, kind, tap = layer.forward, type(layer).__name__, layer_number(hook)
 
     def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        hidden, residual = original(*args, **kwargs)
-        return torch.ops.tiller.steer(hidden, residual, tap), residual
+        out = original(*args, **kwargs)
+        if isinstance(out, Tensor):  # the stream itself
+            return torch.ops.tiller.steer(out, None, tap)
+        if isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], Tensor):
+            return torch.ops.tiller.steer(out[0], out[1], tap), out[1]
+        raise UnknownArchitecture(
+            f"the layer at {hook!r}, a {kind}, gives out neither the stream nor (hidden, residual); it cannot be steered"
+        )
 
     layer.forward = forward
 

@@ -174,9 +174,9 @@ async def test_logprobs_are_those_of_the_model(engine, parts):
 
 
 async def test_record_reads_the_unsteered_stream(engine):
-    x = await engine.record(range(5, 15), HOOK)
+    (x,) = await engine.record([range(5, 15)], HOOK)
     assert x.shape == (10, small.WIDTH)
-    assert torch.equal(x, await engine.record(range(5, 15), HOOK))
+    assert torch.equal(x, (await engine.record([range(5, 15)], HOOK))[0])
 
 
 async def test_raw_text_cannot_hold_special_tokens(engine):

@@ -1,9 +1,12 @@
 """One formula, four modes: alone, mixed in a batch, and poisoned."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from steering.edits import ResolvedIntervention, SteeringTable, apply_where, compile_edit
 from steering.errors import BadStrength
@@ -127,24 +130,56 @@ def test_strength_that_is_not_finite_is_refused(raw, mode):
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_poisoned_row_cannot_reach_its_neighbours(poison):
-    table = SteeringTable(3, 32)
-    fine = compile_edit([ResolvedIntervention(1, "clamp", 2.0)], SAE_64)
+    table, fine = SteeringTable(3, 32), compile_edit([ResolvedIntervention(1, "clamp", 2.0)], SAE_64)
     table.set(1, fine)
     table.set(2, fine)
-    for buffer in (table.push, table.w, table.d, table.b, table.gate):
-        buffer[2] = poison
     x = stream(3)
+    expected = x[1] + fine.delta(x[1])
+    table.push[2] = poison
+    for buffer in (table.w, table.b, table.gate):
+        buffer[1] = poison
+    x[2] = poison
     out = table.apply(x, torch.tensor([0, 1, 2]))
     assert torch.equal(out[0], x[0])
-    torch.testing.assert_close(out[1], x[1] + fine.delta(x[1]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out[1], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_table_refuses_a_poisoned_edit():
-    from dataclasses import replace
+@pytest.mark.parametrize("part", ["push", "w", "b", "threshold", "d", "gate"])
+def test_table_refuses_a_poisoned_edit(part):
+    edit = compile_edit([ResolvedIntervention(1, "clamp", 2.0)], SAE_64)
+    table = SteeringTable(2, 32)
+    with pytest.raises(BadStrength, match="NaN"):
+        table.set(1, replace(edit, **{part: getattr(edit, part) * float("nan")}))
+    assert table.used == 0
 
-    edit = compile_edit([ResolvedIntervention(1, "add", 2.0)], SAE_64)
-    with pytest.raises(BadStrength):
-        SteeringTable(2, 32).set(1, replace(edit, push=edit.push * float("nan")))
+
+def test_gates_of_rows_that_left_are_used_again():
+    table, edit = (
+        SteeringTable(4, 32, gates=4),
+        compile_edit([ResolvedIntervention(i, "ablate", 0) for i in (1, 2)], SAE_64),
+    )
+    table.set(1, edit)
+    table.set(2, edit)
+    with pytest.raises(BadStrength, match="2 gated features; 0 more fit"):
+        table.set(3, edit)
+    table.clear(1)
+    table.set(3, edit)
+    x = stream(3)
+    torch.testing.assert_close(table.apply(x, torch.tensor([3, 2, 1])), torch.stack([*(x + edit.delta(x))[:2], x[2]]))
+    for row in (2, 3):
+        table.clear(row)
+    assert table.used == 0
+
+
+def test_captured_graph_steers_by_what_is_in_the_table_when_it_runs():
+    table, x, rows = SteeringTable(3, 32, gates=8), stream(6), torch.zeros(6, dtype=torch.long)
+    graph = make_fx(lambda x, rows: table.apply(x, rows, whole=True))(x, rows)  # captured while nobody steers
+    assert torch.equal(graph(x, rows), x)
+    table.set(1, compile_edit([ResolvedIntervention(2, "clamp", 3.0), ResolvedIntervention(5, "add", 1.0)], SAE_64))
+    table.set(2, compile_edit([ResolvedIntervention(7, "scale", 4.0)], SAE_64))
+    rows = torch.tensor([0, 1, 2, 1, 0, 2])
+    assert not torch.equal(graph(x, rows), x)
+    torch.testing.assert_close(graph(x, rows), table.apply(x, rows))
 
 
 def test_row_zero_cannot_be_set():

@@ -1,0 +1,63 @@
+"""How the transformers engine shares its steps: long prompts in chunks, people by turns."""
+
+import asyncio
+
+import pytest
+import torch
+
+from server.engines.engine import Generation, Sampling
+from server.engines.transformers_engine import TransformersEngine
+from tests import small
+from tests.engines.test_transformers_engine import HOOK, SPECS, fingerprint
+
+WORDS = ["hello", "the bridge is red", "what should I do this weekend", "how are you " * 6, "long"]
+
+
+@pytest.fixture
+async def engine():
+    torch.set_num_threads(1)
+    tok = small.tokenizer()
+    engine = TransformersEngine(small.model(len(tok)), tok, hooks=[HOOK], live=6, queue=100)
+    yield engine
+    await engine.close()
+
+
+def wanted(engine, number, sampling):
+    edit = SPECS[number % 4]
+    messages = [{"role": "user", "content": WORDS[number % 5]}]
+    if number % 3 == 0:
+        messages += [{"role": "assistant", "content": "red"}, {"role": "user", "content": WORDS[number % 4]}]
+    chat = engine.encode_chat(messages)
+    return Generation(chat.ids, chat.assistant, True, edit, fingerprint(edit), sampling=sampling)
+
+
+async def said(engine, generation):
+    return "".join([p.text async for p in engine.generate(generation)])
+
+
+async def test_long_prompt_does_not_hold_up_those_who_speak(engine):
+    speaking = engine.generate(wanted(engine, 0, Sampling(temperature=0, max_tokens=200, ignore_eos=True)))
+    await anext(speaking)
+    chat = engine.encode_chat([{"role": "user", "content": "long " * 400}])
+    reading = asyncio.create_task(
+        said(engine, Generation(chat.ids, chat.assistant, True, sampling=Sampling(temperature=0, max_tokens=2)))
+    )
+    assert len([await anext(speaking) for _ in range(20)]) == 20
+    await reading
+    await speaking.aclose()
+
+
+async def test_somebody_with_one_request_does_not_wait_behind_anothers_many(engine):
+    sampling = Sampling(temperature=0, max_tokens=30, ignore_eos=True)
+    done = []
+
+    async def ask(name):
+        chat = engine.encode_chat([{"role": "user", "content": "hello"}])
+        await said(engine, Generation(chat.ids, chat.assistant, True, tenant=name, sampling=sampling))
+        done.append(name)
+
+    crowd = [asyncio.create_task(ask("many")) for _ in range(40)]
+    await asyncio.sleep(0.05)
+    await ask("one")
+    assert done.index("one") < 20
+    await asyncio.gather(*crowd)
