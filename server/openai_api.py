@@ -201,21 +201,13 @@ async def _whole(job: Job) -> dict[str, Any]:
 
 async def _pieces(job: Job) -> AsyncGenerator[tuple[int, Piece], None]:
     """All choices' pieces as they come, each with its index; seeds count up from the one that was given."""
+    if job.request.n == 1:
+        async with aclosing(job.tiller.engine.generate(job.generation)) as stream:
+            async for piece in stream:
+                yield 0, piece
+        return
     outbox: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
-
-    async def run(index: int) -> None:
-        sampling = job.generation.sampling
-        seed = None if sampling.seed is None else sampling.seed + index
-        try:
-            async with aclosing(
-                _closable(job, replace(job.generation, sampling=replace(sampling, seed=seed)))
-            ) as stream:
-                async for piece in stream:
-                    await outbox.put((index, piece))
-        except Exception as error:
-            await outbox.put(error)
-
-    tasks = [asyncio.create_task(run(i)) for i in range(job.request.n)]
+    tasks = [asyncio.create_task(_run(job, i, outbox)) for i in range(job.request.n)]
     open_choices = job.request.n
     try:
         while open_choices:
@@ -230,14 +222,16 @@ async def _pieces(job: Job) -> AsyncGenerator[tuple[int, Piece], None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _closable(job: Job, generation: Generation) -> AsyncGenerator[Piece, None]:
-    stream: AsyncIterator[Piece] = job.tiller.engine.generate(generation)
+async def _run(job: Job, index: int, outbox: "asyncio.Queue[tuple[int, Piece] | Exception]") -> None:
+    sampling = job.generation.sampling
+    seed = None if sampling.seed is None else sampling.seed + index
+    wanted = replace(job.generation, sampling=replace(sampling, seed=seed))
     try:
-        async for piece in stream:
-            yield piece
-    finally:
-        if isinstance(stream, AsyncGenerator):
-            await stream.aclose()
+        async with aclosing(job.tiller.engine.generate(wanted)) as stream:
+            async for piece in stream:
+                await outbox.put((index, piece))
+    except Exception as error:
+        await outbox.put(error)
 
 
 async def _events(job: Job) -> AsyncGenerator[dict[str, Any], None]:

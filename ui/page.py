@@ -27,6 +27,8 @@ GIVE_PANEL = "(...values) => { window.tiller.given(values); }"
 COMPARE = "(on) => { document.body.dataset.compare = on ? 'on' : 'off'; }"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE = 16
+LOOKS_EVERY = 0.02
+"""Seconds until a press of a button is noticed, at most."""
 DRAWN = {"temperature": 0.5, "top_p": 1.0, "repetition_penalty": 1.0}
 """How replies are drawn where a persona says nothing of it."""
 CHOSEN = f"(message) => window.tiller.chosen(message, {json.dumps(DRAWN)})"
@@ -70,9 +72,12 @@ class Knobs:
 
 def mount(app: fastapi.FastAPI, *, api_base: str) -> fastapi.FastAPI:
     """Put the page at `/` of the application whose API answers at `api_base`."""
+    page = build(Api(api_base))
+    # Gradio looks a thousand times a second whether somebody pressed a button, in the process that generates.
+    page._queue.sleep_when_free = LOOKS_EVERY
     return gr.mount_gradio_app(
         app,
-        build(Api(api_base)),
+        page,
         path="/",
         head=_styles(),
         theme=_theme(),

@@ -4,7 +4,7 @@ An engine knows nothing of JSON, presets or stores. The server hands it token id
 steered, and compiled edits that were checked; it gives back text as it comes.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -107,7 +107,7 @@ class Engine(Protocol):
         """Return the text of some ids, special tokens left out."""
         ...
 
-    def generate(self, request: Generation) -> AsyncIterator[Piece]:
+    def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full."""
         ...
 

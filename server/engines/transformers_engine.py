@@ -8,8 +8,9 @@ Python hooks steer, so the model is never compiled; a probe at start proves that
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from server.engines.engine import EngineFailed, FinishReason, Generation, Overloaded, Piece, TokenLogprob
+from server.engines.mail import Listener, Mail
 from server.engines.prefixes import Prefixes
 from server.engines.sampler import Draw, next_tokens
 from server.engines.slots import Masks, SlotCache
@@ -44,14 +46,18 @@ CHUNK = 512
 """So many prompt tokens are computed between two steps of those that already speak."""
 RECORDED = 2048
 """So many tokens are recorded at once."""
+SPEAK_EVERY = 0.02
+"""Seconds between two pieces of a reply. Every word that is handed over costs the engine its interpreter's lock."""
+THREAD_WORTH = 30_000_000
+"""With fewer parameters a further thread waits longer at each layer's end than it helps to give a token."""
 
 
 @dataclass(eq=False)
 class _Sequence:
-    """A generation in flight: owned by the engine's thread, but for `cancelled` and the outbox."""
+    """A generation in flight: owned by the engine's thread, but for `cancelled` and the listener."""
 
     request: Generation
-    deliver: Callable[[Piece | Exception], None]
+    listener: Listener[Piece | Exception]
     text: TextStream
     draw: Draw
     slot: int = -1
@@ -65,6 +71,8 @@ class _Sequence:
     spoken: list[int] = field(default_factory=list)
     sent: int = 0
     """How many of the spoken tokens earlier pieces carried."""
+    unsaid: str = ""
+    """Their text, until the next piece is due."""
     unsent: list[TokenLogprob] = field(default_factory=list)
     cancelled: bool = False
 
@@ -107,6 +115,7 @@ class TransformersEngine:
         self.max_model_len, self.vocab_size = int(config.max_position_embeddings), int(config.vocab_size)
         self.device, self.width = model.device, int(config.hidden_size)
         self._eos = _eos_ids(model, tokenizer)
+        self._cores, self._few = torch.get_num_threads(), _threads(model)
         for hook in hooks:
             prove_tap(model, hook)
         self._tables = {h: SteeringTable(live + 1, self.width, device=self.device) for h in hooks}
@@ -116,9 +125,11 @@ class TransformersEngine:
         self._steered_rows: Tensor | None = None
         self._slots = list(range(1, live + 1))
         self._waiting: Waiting[_Sequence] = Waiting(queue)
+        self._mail: Mail[Piece | Exception] = Mail()
         self._live: list[_Sequence] = []
         self._jobs: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._wake = threading.Condition()
+        self._due, self._spoke = True, 0.0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -176,16 +187,9 @@ class TransformersEngine:
         """How many sequences are running and how many wait."""
         return sum(not s.cancelled for s in self._live), sum(not s.cancelled for s in self._waiting)
 
-    async def generate(self, request: Generation) -> AsyncIterator[Piece]:
+    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
-        loop = asyncio.get_running_loop()
-        outbox: asyncio.Queue[Piece | Exception] = asyncio.Queue()
-
-        def deliver(item: Piece | Exception) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(outbox.put_nowait, item)
-
-        sequence = self._new_sequence(request, deliver)
+        sequence = self._new_sequence(request)
         with self._wake:
             if self._closed:
                 raise EngineFailed("the server is shutting down")
@@ -194,7 +198,7 @@ class TransformersEngine:
             self._wake.notify()
         try:
             while True:
-                item = await outbox.get()
+                item = await sequence.listener.get()
                 if isinstance(item, Exception):
                     raise item
                 yield item
@@ -239,14 +243,18 @@ class TransformersEngine:
         taps = {hook: self._tap(table) for hook, table in self._tables.items()}
         with torch.inference_mode(), tap(self.model, taps):
             while (jobs := self._work()) is not None:
+                torch.set_num_threads(self._cores)
                 for work, future in jobs:
                     _settle(work, future)
                 self._drop_cancelled()
                 self._take_in()
                 self._guarded(self._read, [s for s in self._live if s.reading])
+                self._mail.send()
                 self._guarded(self._speak, [s for s in self._live if not s.reading])
+                self._mail.send()
         for sequence in (*self._live, *self._waiting):
-            sequence.deliver(EngineFailed("the server is shutting down"))
+            self._mail.add(sequence.listener, EngineFailed("the server is shutting down"))
+        self._mail.send()
         for _, future in self._jobs:
             if future.set_running_or_notify_cancel():
                 future.set_exception(EngineFailed("the server is shutting down"))
@@ -305,6 +313,7 @@ class TransformersEngine:
 
     def _read(self, sequences: list[_Sequence]) -> None:
         """Compute a chunk of the prompts that came first."""
+        torch.set_num_threads(self._cores)
         longest = min(CHUNK, max(len(s.request.ids) - s.fed for s in sequences[:1]))
         chosen = sequences[: max(1, CHUNK // longest)]
         spans = [(s.fed, min(len(s.request.ids), s.fed + longest)) for s in chosen]
@@ -328,6 +337,7 @@ class TransformersEngine:
 
     def _speak(self, sequences: list[_Sequence]) -> None:
         """Give everybody who speaks one more token; those who still read ride along and write nowhere."""
+        torch.set_num_threads(self._few)
         at = torch.full((len(self._live), 1), -1)
         tokens, rows = torch.zeros_like(at), torch.zeros_like(at)
         for s in sequences:
@@ -366,6 +376,8 @@ class TransformersEngine:
         if not all(sound):
             logits = logits[sound]
             sequences = [s for s, fine in zip(sequences, sound, strict=True) if fine]
+        self._due = (now := time.monotonic()) - self._spoke >= SPEAK_EVERY
+        self._spoke = now if self._due else self._spoke
         for s in sequences:
             s.draw.blocked = self._blocked(s)
         for s, token, row in zip(sequences, next_tokens(logits, [s.draw for s in sequences]), logits, strict=True):
@@ -373,7 +385,7 @@ class TransformersEngine:
             s.draw.said(token)
             piece = self._piece(s, token, row)
             if piece.text or piece.finish_reason:
-                s.deliver(piece)
+                self._mail.add(s.listener, piece)
             if piece.finish_reason:
                 self._leave(s)
 
@@ -418,7 +430,7 @@ class TransformersEngine:
             why=why,
             exc_info=not why,
         )
-        sequence.deliver(EngineFailed("the engine failed on this request; it was not retried"))
+        self._mail.add(sequence.listener, EngineFailed("the engine failed on this request; it was not retried"))
 
     def _piece(self, sequence: _Sequence, token: int, logits: Tensor) -> Piece:
         sampling, count = sequence.request.sampling, len(sequence.spoken)
@@ -431,11 +443,13 @@ class TransformersEngine:
             return self._send(sequence, text, "stop")
         if count >= sampling.max_tokens or len(sequence.request.ids) + count >= self.max_model_len:
             return self._send(sequence, text + sequence.text.flush(), "length")
-        if not text:
-            return Piece("", count)
-        return self._send(sequence, text)
+        if (text or sequence.unsaid) and (self._due or not sequence.sent):
+            return self._send(sequence, text)
+        sequence.unsaid += text
+        return Piece("", count)
 
     def _send(self, sequence: _Sequence, text: str, reason: FinishReason | None = None) -> Piece:
+        text, sequence.unsaid = sequence.unsaid + text, ""
         ids, logprobs = tuple(sequence.spoken[sequence.sent :]), tuple(sequence.unsent)
         sequence.sent, sequence.unsent = len(sequence.spoken), []
         return Piece(text, len(sequence.spoken), ids, logprobs, reason, sequence.cached)
@@ -450,13 +464,12 @@ class TransformersEngine:
         text = str(self.tokenizer.decode([token]))
         return TokenLogprob(text, token, max(logprob, -9999.0), tuple(text.encode()), top)
 
-    def _new_sequence(self, request: Generation, deliver: Callable[[Piece | Exception], None]) -> _Sequence:
+    def _new_sequence(self, request: Generation) -> _Sequence:
         text = TextStream(
             self.tokenizer, request.sampling.stop, include_stop=request.sampling.include_stop_str_in_output
         )
-        return _Sequence(
-            request, deliver, text, Draw.begin(request.sampling, request.ids, self.vocab_size, self.device)
-        )
+        draw = Draw.begin(request.sampling, request.ids, self.vocab_size, self.device)
+        return _Sequence(request, Listener(), text, draw)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         future: Future[object] = Future()
@@ -513,6 +526,11 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> froz
 def _attention(config: PretrainedConfig) -> str | None:
     """Gemma 2 caps its attention's scores, which torch's fused attention leaves out without a word."""
     return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def _threads(model: PreTrainedModel) -> int:
+    """How many threads give a token: a core is left to the event loop, whose every word would else stop them all."""
+    return max(1, min(torch.get_num_threads() - 1, round(model.num_parameters() / THREAD_WORTH)))
 
 
 def _best_device() -> str:

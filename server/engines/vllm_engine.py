@@ -98,7 +98,7 @@ class VLLMEngine:
         """How many sequences are running and how many wait."""
         return min(self._open, self._seats), max(0, self._open - self._seats)
 
-    async def generate(self, request: Generation) -> AsyncIterator[Piece]:
+    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
         if self._closed:
             raise EngineFailed("the server is shutting down")

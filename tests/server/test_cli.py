@@ -89,7 +89,7 @@ def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceb
             except httpx.HTTPError:
                 return
 
-    talkers = [threading.Thread(target=talk, daemon=True) for _ in range(3)]
+    talkers = [threading.Thread(target=talk, daemon=True) for _ in range(12)]
     for talker in talkers:
         talker.start()
     until(lambda: lines)
