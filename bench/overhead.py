@@ -121,7 +121,7 @@ def main() -> None:
     """Print the table; `--json` writes it, too."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
-    p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--json", type=Path)
     args = p.parse_args()
     rows = asyncio.run(overhead(Bundle.open(args.bundle), args.rounds))
