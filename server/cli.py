@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from server import sae_commands
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Chat with a language model while you turn its features up and down.",
 )
+app.add_typer(sae_commands.app, name="sae")
 console, problems = Console(), Console(stderr=True)
 
 Bundle_ = Annotated[

@@ -6,7 +6,9 @@ the catalogue knows what was measured for each feature.
 """
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,6 +149,15 @@ class Bundle:
         cosines[index] = -2
         best = cosines.topk(min(top, self.sae.d_sae - 1))
         return [(self.features[i], float(c)) for c, i in zip(best.values, best.indices.tolist(), strict=True)]
+
+    @staticmethod
+    def create(folder: Path, info: BundleInfo, sae: SAE, *, about: dict[str, Any]) -> None:
+        """Write a new bundle without labels or presets; it is there whole or not at all."""
+        draft = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(draft, ignore_errors=True)
+        sae.save(draft / "revisions" / info.revision, hook=info.hook, model=info.model, about=about)
+        (draft / "bundle.json").write_text(info.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+        os.replace(draft, folder)
 
     @staticmethod
     def open(folder: Path) -> "Bundle":

@@ -1,0 +1,232 @@
+"""`tiller sae …`: bring an SAE in, take one out, judge one. Puts files, model and measures together; heavy imports wait."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steering.formats import Imported
+    from steering.sae import SAE
+    from steering.train.measures import Measures
+
+SAMPLE = Path(__file__).parent / "sample.txt"
+app = typer.Typer(no_args_is_help=True, help="Import, export and measure sparse autoencoders.")
+console, problems = Console(), Console(stderr=True)
+
+Place = Annotated[str, typer.Argument(help="Folder, file, or hub id such as org/name/folder.")]
+Text = Annotated[
+    Path | None,
+    typer.Option(help="Text to measure on: lines, or JSONL with `text` or `messages`. A sample if not given."),
+]
+Hook = Annotated[str | None, typer.Option(help="Where it reads, such as layers.12, if its files don't say.")]
+K = Annotated[int | None, typer.Option(min=1, help="Features per token of a TopK, if its files don't say.")]
+
+
+@app.command("import")
+def import_(
+    place: Place,
+    model: Annotated[str, typer.Option(help="Folder or hub id of the model that it reads.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; its name is the bundle's.")],
+    hook: Hook = None,
+    k: K = None,
+    text: Text = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the SAE's repository.")] = None,
+) -> None:
+    """Make a bundle of somebody's SAE, checked and measured on the model.
+
+    Reads SAELens, Gemma Scope, dictionary_learning, sparsify, OpenAI (ReLU), Goodfire, Llama Scope and Qwen-Scope.
+
+    Example: tiller sae import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --model google/gemma-2-2b-it --out gemma
+    """
+    from server.hub import find
+    from steering.catalogue import Bundle, BundleInfo
+    from steering.errors import SteeringError
+
+    try:
+        if out.exists():
+            raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
+        found, hook = _read(find(place, revision=revision), hook, k)
+        rows = _rows(model, hook, text, found.sae.d_in)
+        sae = _calibrated(found, rows)
+        measures = _measured(sae, rows)
+        info = BundleInfo(
+            name=out.name,
+            model=str(Path(model).resolve()) if Path(model).is_dir() else model,
+            hook=hook,
+            revision="r1",
+            typical_norm=float(rows.norm(dim=1).median()),
+            metrics={"explained_variance": measures.explained_variance, "l0": measures.l0, "tokens": measures.tokens},
+        )
+        Bundle.create(out, info, sae, about={"imported_from": place, "format": found.format})
+        _same_again(sae, Bundle.open(out).sae, rows)
+    except (SteeringError, OSError) as error:
+        _fail(str(error))
+    _summary(found.format, hook, sae, measures)
+    if found.k is not None:
+        console.print(f"It was a TopK of {found.k}: one threshold now keeps {measures.l0:.1f} features a token.")
+    console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE")] = Path("sae_weights/harbor"),
+) -> None:
+    """Write a bundle's SAE as SAELens reads it.
+
+    Example: tiller sae export ./harbor-sae
+    """
+    from steering.catalogue import Bundle
+    from steering.errors import SteeringError
+
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise SteeringError(f"{str(out)!r} is not empty; give a new folder")
+        opened = Bundle.open(bundle)
+        about = {"hf_hook_name": f"model.{opened.info.hook}"}
+        opened.sae.save(out, hook=f"blocks.{opened.layer}.hook_resid_post", model=opened.info.model, about=about)
+    except (SteeringError, OSError) as error:
+        _fail(str(error))
+    console.print(f"{out}: SAELens 6, jumprelu, {opened.sae.d_sae} features", soft_wrap=True)
+
+
+@app.command("eval")
+def evaluate(
+    place: Annotated[str | None, typer.Argument(help="An SAE of any known layout; the bundle's if not given.")] = None,
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE")] = Path("sae_weights/harbor"),
+    model: Annotated[str | None, typer.Option(help="Instead of the bundle's model.")] = None,
+    hook: Hook = None,
+    k: K = None,
+    text: Text = None,
+) -> None:
+    """Measure an SAE on a model's stream.
+
+    Example: tiller sae eval --text chats.jsonl
+    """
+    from server.hub import find
+    from steering.catalogue import Bundle
+    from steering.errors import SteeringError
+
+    try:
+        opened = Bundle.open(bundle) if place is None or model is None else None
+        if place is None and opened:
+            layout, sae, hook = opened.info.name, opened.sae, opened.info.hook
+            rows = _rows(model or opened.model_path, hook, text, sae.d_in)
+        else:
+            found, hook = _read(find(str(place)), hook, k)
+            rows = _rows(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
+            layout, sae = found.format, _calibrated(found, rows)
+        measures = _measured(sae, rows)
+    except (SteeringError, OSError) as error:
+        _fail(str(error))
+    _summary(layout, hook, sae, measures)
+
+
+def _read(place: Path, hook: str | None, k: int | None) -> "tuple[Imported, str]":
+    from steering.errors import SteeringError
+    from steering.formats import read
+    from steering.hooks import layer_number
+
+    found = read(place, hook=hook, k=k)
+    if found.hook is None:
+        raise SteeringError("its files don't say which layer it reads; add --hook layers.<number>")
+    layer_number(found.hook)
+    return found, found.hook
+
+
+def _rows(model: str, hook: str, text: Path | None, width: int) -> "Tensor":
+    """The stream of the text's tokens, `[tokens, d_in]`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from steering.activations import activations, padded_batches, tokenize_chats
+    from steering.errors import SteeringError
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        reader = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    except (OSError, ValueError) as error:
+        raise SteeringError(f"the model {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if (its := reader.get_input_embeddings().weight.shape[1]) != width:
+        raise SteeringError(f"the SAE reads a stream of width {width}; that of {model!r} is {its}")
+    tokens: list[list[int]] = []
+    for item in _texts(text or SAMPLE):
+        whole = item if isinstance(item, str) else None
+        tokens.extend([tokenizer(whole)["input_ids"]] if whole else tokenize_chats(tokenizer, [item]))  # type: ignore[list-item]
+    batches = padded_batches([t for t in tokens if len(t) > 1], batch=16, longest=512, pad=0)
+    return torch.cat(list(activations(reader, batches, hook)))
+
+
+def _texts(path: Path) -> "Iterator[str | list[dict[str, str]]]":
+    from steering.errors import SteeringError
+
+    some = False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        some = True
+        if path.suffix != ".jsonl":
+            yield line
+            continue
+        try:
+            row = json.loads(line)
+            yield row["text"] if "text" in row else row["messages"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SteeringError(
+                f"line {number} of {path.name} must be an object with `text` or `messages`: {error}"
+            ) from error
+    if not some:
+        raise SteeringError(f"{str(path)!r} holds no text")
+
+
+def _calibrated(found: "Imported", rows: "Tensor") -> "SAE":
+    from steering.formats import calibrated
+
+    return found.sae if found.k is None else calibrated(found.sae, rows, found.k)
+
+
+def _measured(sae: "SAE", rows: "Tensor") -> "Measures":
+    from steering.train.measures import measure
+
+    return measure(sae, rows.split(4096))
+
+
+def _same_again(sae: "SAE", written: "SAE", rows: "Tensor") -> None:
+    """Raise if what was written does not reconstruct what was read."""
+    from steering.errors import BadBundle
+
+    here, there = sae.decode(sae.encode(rows[:256])), written.decode(written.encode(rows[:256]))
+    if not here.equal(there):
+        raise BadBundle("the SAE on disk does not reconstruct what the one that was read did")
+
+
+def _summary(layout: str, hook: str, sae: "SAE", m: "Measures") -> None:
+    table = Table(show_header=False)
+    for name, value in (
+        ("layout", layout),
+        ("reads", f"{hook}, width {sae.d_in}"),
+        ("features", f"{sae.d_sae:,}"),
+        ("explained variance", f"{m.explained_variance:.3f}"),
+        ("L0", f"{m.l0:.1f}"),
+        ("reconstruction bias", f"{m.bias:.3f}"),
+        (f"never fired on {m.tokens:,} tokens", f"{m.dead:.1%}"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    if m.explained_variance < 0:
+        problems.print(
+            "warning: it explains less than the mean does. Is this the model, the layer and the file that belong together?",
+            soft_wrap=True,
+        )
+
+
+def _fail(message: str) -> NoReturn:
+    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1)
