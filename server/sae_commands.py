@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -11,11 +12,15 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
+    from steering.chat import Message
     from steering.formats import Imported
     from steering.sae import SAE
+    from steering.splice import Spliced
     from steering.train.measures import Measures
 
+LONGEST = 512
 SAMPLE = Path(__file__).parent / "sample.txt"
 app = typer.Typer(no_args_is_help=True, help="Import, export and measure sparse autoencoders.")
 console, problems = Console(), Console(stderr=True)
@@ -37,6 +42,7 @@ def import_(
     hook: Hook = None,
     k: K = None,
     text: Text = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder of Neuronpedia's export of this SAE.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the SAE's repository.")] = None,
 ) -> None:
     """Make a bundle of somebody's SAE, checked and measured on the model.
@@ -46,29 +52,34 @@ def import_(
     Example: tiller sae import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --model google/gemma-2-2b-it --out gemma
     """
     from server.hub import find
-    from steering.catalogue import Bundle, BundleInfo
+    from steering import neuronpedia
+    from steering.catalogue import Bundle, BundleInfo, Feature
     from steering.errors import SteeringError
 
     try:
         if out.exists():
             raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
         found, hook = _read(find(place, revision=revision), hook, k)
-        rows = _rows(model, hook, text, found.sae.d_in)
-        sae = _calibrated(found, rows)
-        measures = _measured(sae, rows)
+        subject = Subject.read(model, hook, text, found.sae.d_in)
+        sae = subject.calibrated(found)
+        measures, spliced = subject.judge(sae)
         info = BundleInfo(
             name=out.name,
             model=str(Path(model).resolve()) if Path(model).is_dir() else model,
             hook=hook,
             revision="r1",
-            typical_norm=float(rows.norm(dim=1).median()),
+            typical_norm=float(subject.rows.norm(dim=1).median()),
             metrics={"explained_variance": measures.explained_variance, "l0": measures.l0, "tokens": measures.tokens},
         )
-        Bundle.create(out, info, sae, about={"imported_from": place, "format": found.format})
-        _same_again(sae, Bundle.open(out).sae, rows)
+        features = [Feature(id=f"{out.name}/{i}", index=i) for i in range(sae.d_sae)]
+        features = neuronpedia.read(labels, features, found.unit.tolist()) if labels else features
+        Bundle.create(out, info, sae, features=features, about={"imported_from": place, "format": found.format})
+        _same_again(sae, Bundle.open(out).sae, subject.rows)
     except (SteeringError, OSError) as error:
         _fail(str(error))
-    _summary(found.format, hook, sae, measures)
+    _summary(found.format, hook, sae, measures, spliced)
+    if labels:
+        console.print(f"{sum(bool(f.label) for f in features):,} features have a label.")
     if found.k is not None:
         console.print(f"It was a TopK of {found.k}: one threshold now keeps {measures.l0:.1f} features a token.")
     console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
@@ -78,11 +89,13 @@ def import_(
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE")] = Path("sae_weights/harbor"),
+    labels: Annotated[bool, typer.Option("--labels", help="The catalogue, too, as Neuronpedia exports it.")] = False,
 ) -> None:
     """Write a bundle's SAE as SAELens reads it.
 
-    Example: tiller sae export ./harbor-sae
+    Example: tiller sae export ./harbor-sae --labels
     """
+    from steering import neuronpedia
     from steering.catalogue import Bundle
     from steering.errors import SteeringError
 
@@ -92,6 +105,10 @@ def export(
         opened = Bundle.open(bundle)
         about = {"hf_hook_name": f"model.{opened.info.hook}"}
         opened.sae.save(out, hook=f"blocks.{opened.layer}.hook_resid_post", model=opened.info.model, about=about)
+        if labels:
+            neuronpedia.write(
+                out, opened.features, model=opened.info.model, source=f"{opened.layer}-{opened.info.name}"
+            )
     except (SteeringError, OSError) as error:
         _fail(str(error))
     console.print(f"{out}: SAELens 6, jumprelu, {opened.sae.d_sae} features", soft_wrap=True)
@@ -118,15 +135,15 @@ def evaluate(
         opened = Bundle.open(bundle) if place is None or model is None else None
         if place is None and opened:
             layout, sae, hook = opened.info.name, opened.sae, opened.info.hook
-            rows = _rows(model or opened.model_path, hook, text, sae.d_in)
+            subject = Subject.read(model or opened.model_path, hook, text, sae.d_in)
         else:
             found, hook = _read(find(str(place)), hook, k)
-            rows = _rows(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
-            layout, sae = found.format, _calibrated(found, rows)
-        measures = _measured(sae, rows)
+            subject = Subject.read(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
+            layout, sae = found.format, subject.calibrated(found)
+        measures, spliced = subject.judge(sae)
     except (SteeringError, OSError) as error:
         _fail(str(error))
-    _summary(layout, hook, sae, measures)
+    _summary(layout, hook, sae, measures, spliced)
 
 
 def _read(place: Path, hook: str | None, k: int | None) -> "tuple[Imported, str]":
@@ -141,30 +158,58 @@ def _read(place: Path, hook: str | None, k: int | None) -> "tuple[Imported, str]
     return found, found.hook
 
 
-def _rows(model: str, hook: str, text: Path | None, width: int) -> "Tensor":
-    """The stream of the text's tokens, `[tokens, d_in]`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, the tokens of a text, and the stream of those tokens at one hook point."""
 
-    from steering.activations import activations, padded_batches, tokenize_chats
-    from steering.errors import SteeringError
+    model: "PreTrainedModel"
+    tokens: list[list[int]]
+    hook: str
+    rows: "Tensor"
+    """`[tokens, d_in]`, first tokens and sinks left out."""
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        reader = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    except (OSError, ValueError) as error:
-        raise SteeringError(f"the model {model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if (its := reader.get_input_embeddings().weight.shape[1]) != width:
-        raise SteeringError(f"the SAE reads a stream of width {width}; that of {model!r} is {its}")
-    tokens: list[list[int]] = []
-    for item in _texts(text or SAMPLE):
-        whole = item if isinstance(item, str) else None
-        tokens.extend([tokenizer(whole)["input_ids"]] if whole else tokenize_chats(tokenizer, [item]))  # type: ignore[list-item]
-    batches = padded_batches([t for t in tokens if len(t) > 1], batch=16, longest=512, pad=0)
-    return torch.cat(list(activations(reader, batches, hook)))
+    @staticmethod
+    def read(name: str, hook: str, text: Path | None, width: int) -> "Subject":
+        """Load a model and let it read. Raises SteeringError that says what does not fit."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        from steering.activations import activations, padded_batches, tokenize_chats
+        from steering.errors import SteeringError
+
+        logging.disable_progress_bar()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+        except (OSError, ValueError) as error:
+            raise SteeringError(f"the model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        if (its := model.config.get_text_config().hidden_size) != width:
+            raise SteeringError(f"the SAE reads a stream of width {width}; that of {name!r} is {its}")
+        tokens: list[list[int]] = []
+        for item in _texts(text or SAMPLE):
+            one = [tokenizer(item)["input_ids"]] if isinstance(item, str) else tokenize_chats(tokenizer, [item])
+            tokens.extend(t for t in one if len(t) > 2)
+        if not tokens:
+            raise SteeringError("no text of three tokens or more to measure on")
+        batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
+        return Subject(model, tokens, hook, torch.cat(list(activations(model, batches, hook))))
+
+    def calibrated(self, found: "Imported") -> "SAE":
+        """The SAE as it is served: a TopK gets its threshold here."""
+        return found.sae if found.k is None else found.sae.calibrated(self.rows, found.k)
+
+    def judge(self, sae: "SAE") -> "tuple[Measures, Spliced]":
+        """How well the SAE reconstructs, and what the model loses by it."""
+        from steering.activations import padded_batches
+        from steering.splice import splice
+        from steering.train.measures import measure
+
+        batches = padded_batches(self.tokens, batch=4, longest=LONGEST, pad=0)
+        return measure(sae, self.rows.split(4096)), splice(self.model, sae, batches, self.hook)
 
 
-def _texts(path: Path) -> "Iterator[str | list[dict[str, str]]]":
+def _texts(path: Path) -> "Iterator[str | list[Message]]":
     from steering.errors import SteeringError
 
     some = False
@@ -186,18 +231,6 @@ def _texts(path: Path) -> "Iterator[str | list[dict[str, str]]]":
         raise SteeringError(f"{str(path)!r} holds no text")
 
 
-def _calibrated(found: "Imported", rows: "Tensor") -> "SAE":
-    from steering.formats import calibrated
-
-    return found.sae if found.k is None else calibrated(found.sae, rows, found.k)
-
-
-def _measured(sae: "SAE", rows: "Tensor") -> "Measures":
-    from steering.train.measures import measure
-
-    return measure(sae, rows.split(4096))
-
-
 def _same_again(sae: "SAE", written: "SAE", rows: "Tensor") -> None:
     """Raise if what was written does not reconstruct what was read."""
     from steering.errors import BadBundle
@@ -207,7 +240,7 @@ def _same_again(sae: "SAE", written: "SAE", rows: "Tensor") -> None:
         raise BadBundle("the SAE on disk does not reconstruct what the one that was read did")
 
 
-def _summary(layout: str, hook: str, sae: "SAE", m: "Measures") -> None:
+def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") -> None:
     table = Table(show_header=False)
     for name, value in (
         ("layout", layout),
@@ -216,7 +249,11 @@ def _summary(layout: str, hook: str, sae: "SAE", m: "Measures") -> None:
         ("explained variance", f"{m.explained_variance:.3f}"),
         ("L0", f"{m.l0:.1f}"),
         ("reconstruction bias", f"{m.bias:.3f}"),
+        ("loss, with the reconstruction", f"{s.clean:.3f} {s.rise:+.3f} nats ({s.recovered:.1%} recovered)"),
+        ("KL of the next token", f"{s.kl:.3f} nats"),
         (f"never fired on {m.tokens:,} tokens", f"{m.dead:.1%}"),
+        ("fire on <10⁻⁵ … ≥10⁻¹ of tokens", " ".join(f"{n:,}" for n in m.densities)),
+        ("cosine to the nearest other", f"{m.cosine:.2f} on average"),
     ):
         table.add_row(name, value)
     console.print(table)

@@ -151,12 +151,17 @@ class Bundle:
         return [(self.features[i], float(c)) for c, i in zip(best.values, best.indices.tolist(), strict=True)]
 
     @staticmethod
-    def create(folder: Path, info: BundleInfo, sae: SAE, *, about: dict[str, Any]) -> None:
-        """Write a new bundle without labels or presets; it is there whole or not at all."""
+    def create(
+        folder: Path, info: BundleInfo, sae: SAE, *, features: list[Feature] | None = None, about: dict[str, Any]
+    ) -> None:
+        """Write a new bundle without presets; it is there whole or not at all."""
         draft = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
         sae.save(draft / "revisions" / info.revision, hook=info.hook, model=info.model, about=about)
         (draft / "bundle.json").write_text(info.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+        rows = [f.model_dump(exclude={"id"}, exclude_defaults=True) | {"index": f.index} for f in features or []]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (draft / "revisions" / info.revision / "features.jsonl").write_text(lines)
         os.replace(draft, folder)
 
     @staticmethod

@@ -13,9 +13,9 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,17 +31,34 @@ Tensors = dict[str, Tensor]
 Config = dict[str, Any]
 
 
+class Folded(NamedTuple):
+    """An SAE in the served form, and how long one of its former activations is in the stream, `[d_sae]`."""
+
+    sae: SAE
+    unit: Float[Tensor, " d_sae"]
+
+
 @dataclass(frozen=True, eq=False)
 class Imported:
     """An SAE that was read, and what its files say of it."""
 
-    sae: SAE
+    folded: Folded
     format: str
     hook: str | None
     """Where it reads, as `layers.N`; None if the files do not say."""
     k: int | None = None
     """Features per token that it was trained to keep, where its threshold must still be set on text."""
     about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sae(self) -> SAE:
+        """The SAE in the served form."""
+        return self.folded.sae
+
+    @property
+    def unit(self) -> Float[Tensor, " d_sae"]:
+        """What published activations are multiplied by to be lengths in the stream."""
+        return self.folded.unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +80,7 @@ class Loose:
     by_length: bool = False
     """Whether the threshold is compared with pre · ‖W_dec‖."""
 
-    def fold(self) -> SAE:
+    def fold(self) -> Folded:
         """The same function of the raw stream, with decoder rows of length 1.
 
         A decoder row of length 0 never writes anything: its feature is kept, at its index, and never fires.
@@ -75,13 +92,14 @@ class Loose:
         bias = b_enc - b_dec @ W_enc if self.subtracts else b_enc
         threshold = torch.as_tensor(self.threshold, dtype=torch.float64).expand(len(length)).clamp_min(0)
         first = torch.nn.functional.one_hot(torch.tensor(0), W_dec.shape[1]).double()
-        return SAE(
+        sae = SAE(
             W_enc=(W_enc * (self.scale_in * n)).float(),
             b_enc=(bias * n).float(),
             W_dec=torch.where(alive[:, None], W_dec / length.clamp_min(1e-300)[:, None], first).float(),
             b_dec=(b_dec / self.scale_out).float(),
             threshold=(threshold / self.scale_out if self.by_length else threshold * n).float(),
         )
+        return Folded(sae, (torch.ones_like(n) / self.scale_out if self.by_length else n).float())
 
 
 @dataclass(frozen=True)
@@ -177,22 +195,11 @@ def read(place: Path, *, hook: str | None = None, k: int | None = None) -> Impor
         if known.recognised(files):
             found = known.read(files)
             _check(found.sae, files.weights.name)
-            return Imported(
-                found.sae, known.name, hook or found.hook, k if found.k is not None and k else found.k, found.about
-            )
+            return replace(found, hook=hook or found.hook, k=found.k and (k or found.k))
     raise BadBundle(
         f"{files.weights.name} is of no known layout: it holds {', '.join(sorted(files.tensors)[:12])}. "
         f"Known are {', '.join(f.name for f in FORMATS)}"
     )
-
-
-@torch.no_grad()
-def calibrated(sae: SAE, rows: Float[Tensor, "rows d_in"], k: float) -> SAE:
-    """The SAE with the one threshold at which, on these rows, it keeps `k` features a token."""
-    pre = torch.relu(rows @ sae.W_enc + sae.b_enc)
-    values, wanted = pre[pre > 0], int(k * len(rows))
-    cut = values.kthvalue(len(values) - wanted).values if wanted < len(values) else values.new_zeros(())
-    return SAE(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, cut.expand(sae.d_sae).clone())
 
 
 def _open(path: Path) -> Tensors:
@@ -227,7 +234,7 @@ def _check(sae: SAE, name: str) -> None:
             raise BadBundle(f"{part} of {name} holds NaN or infinity")
 
 
-def _fold(loose: Loose, name: str) -> SAE:
+def _fold(loose: Loose, name: str) -> Folded:
     """Fold, and say which shapes do not fit together instead of failing in the middle of it."""
     m, d = loose.W_dec.shape if loose.W_dec.ndim == 2 else (0, 0)
     wanted = {"W_enc": (d, m), "b_enc": (m,), "b_dec": (d,)}
@@ -341,8 +348,8 @@ def _gemma_scope_2(files: Files) -> Imported:
     if (kind := config.get("architecture", "jump_relu")) not in ("jump_relu", "jumprelu"):
         raise BadBundle(f"architecture {kind!r} is not known for Gemma Scope; expected 'jump_relu'")
     W_enc, b_enc, W_dec, b_dec, threshold = files.take("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
-    sae = _fold(Loose(W_enc, b_enc, W_dec, b_dec, threshold), files.weights.name)
-    return Imported(sae, "gemma-scope-2", _after(files, r"layer_(\d+)"), about=config)
+    folded = _fold(Loose(W_enc, b_enc, W_dec, b_dec, threshold), files.weights.name)
+    return Imported(folded, "gemma-scope-2", _after(files, r"layer_(\d+)"), about=config)
 
 
 # Qwen-Scope; dictionary_learning; sparsify; those that keep two linear layers
@@ -357,9 +364,9 @@ def _is_qwen_scope(files: Files) -> bool:
 
 def _qwen_scope(files: Files) -> Imported:
     W_enc, b_enc, W_dec, b_dec = files.take("W_enc", "b_enc", "W_dec", "b_dec")
-    sae = _fold(Loose(W_enc.T, b_enc, W_dec.T, b_dec), files.weights.name)
+    folded = _fold(Loose(W_enc.T, b_enc, W_dec.T, b_dec), files.weights.name)
     k = files.number(r"L0_(\d+)")
-    return Imported(sae, "qwen-scope", _after(files, r"layer(\d+)\.sae"), k)
+    return Imported(folded, "qwen-scope", _after(files, r"layer(\d+)\.sae"), k)
 
 
 def _is_dictionary_learning(files: Files) -> bool:
@@ -427,8 +434,8 @@ def _sparsify(files: Files) -> Imported:
     if name.startswith("layers.") and not re.fullmatch(r"layers\.\d+", name):
         raise BadBundle(f"it reads {name!r}, which is not the stream after a block; only that can be steered")
     hook = name if name.startswith("layers.") else None
-    sae = _fold(Loose(W_enc.T, b_enc, W_dec, b_dec, subtracts=True), files.weights.name)
-    return Imported(sae, "sparsify", hook, int(config["k"]) if "k" in config else None, config)
+    folded = _fold(Loose(W_enc.T, b_enc, W_dec, b_dec, subtracts=True), files.weights.name)
+    return Imported(folded, "sparsify", hook, int(config["k"]) if "k" in config else None, config)
 
 
 def _is_openai(files: Files) -> bool:
@@ -457,8 +464,8 @@ def _goodfire(files: Files) -> Imported:
     W_enc, b_enc, W_dec, b_dec = files.take(
         "encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias"
     )
-    sae = _fold(Loose(W_enc.T, b_enc, W_dec.T, b_dec), files.weights.name)
-    return Imported(sae, "goodfire", _after(files, r"-l(\d+)\.pth?"))
+    folded = _fold(Loose(W_enc.T, b_enc, W_dec.T, b_dec), files.weights.name)
+    return Imported(folded, "goodfire", _after(files, r"-l(\d+)\.pth?"))
 
 
 # Llama Scope, old and new
@@ -525,8 +532,8 @@ def _llamascopium(files: Files) -> Imported:
     )
     point = str(config.get("hook_point_in", ""))
     k = int(config["top_k"]) if kind.endswith("topk") and "top_k" in config else None
-    sae = _fold(loose, files.weights.name)
-    return Imported(sae, "llamascopium", _lens_hook({"hook_name": point}) if point else None, k, config)
+    folded = _fold(loose, files.weights.name)
+    return Imported(folded, "llamascopium", _lens_hook({"hook_name": point}) if point else None, k, config)
 
 
 def _dataset_scale(files: Files, config: Config, d: int) -> float:
@@ -544,8 +551,8 @@ def _is_two_linear_layers(files: Files) -> bool:
 
 
 def _two_linear_layers(files: Files) -> Imported:
-    sae = _fold(_linear(files, None, subtracts=False), files.weights.name)
-    return Imported(sae, "two-linear-layers", _after(files, r"[_.-]l(\d+)\D"))
+    folded = _fold(_linear(files, None, subtracts=False), files.weights.name)
+    return Imported(folded, "two-linear-layers", _after(files, r"[_.-]l(\d+)\D"))
 
 
 def _after(files: Files, pattern: str) -> str | None:

@@ -6,7 +6,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,14 @@ class SAE:
     def decode(self, a: Float[Tensor, "*n d_sae"]) -> Float[Tensor, "*n d_in"]:
         """Return the stream that these activations stand for."""
         return a @ self.W_dec + self.b_dec
+
+    @torch.no_grad()
+    def calibrated(self, rows: Float[Tensor, "rows d_in"], k: float) -> "SAE":
+        """Return the SAE with the one threshold at which, on these rows, it keeps `k` features a token."""
+        pre = torch.relu(rows @ self.W_enc + self.b_enc)
+        values, wanted = pre[pre > 0], int(k * len(rows))
+        cut = values.kthvalue(len(values) - wanted).values if wanted < len(values) else values.new_zeros(())
+        return replace(self, threshold=cut.expand(self.d_sae).clone())
 
     def to(self, device: torch.device | str) -> "SAE":
         """Return the same weights on another device."""

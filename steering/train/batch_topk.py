@@ -117,18 +117,15 @@ def export(
 
     With s the scale: a(s·x)/s has the same encoder, biases over s, and the decoder stays unit-length.
     """
-    folded_b_enc = (b_enc - b_dec @ W_enc) / scale
-    pre = torch.relu(held_out @ W_enc + folded_b_enc)
-    values = pre[pre > 0]
-    wanted = int(k * len(held_out))
-    threshold = values.kthvalue(len(values) - wanted).values if wanted < len(values) else torch.tensor(0.0)
-    return SAE(
+    d_sae = W_dec.shape[0]
+    sae = SAE(
         W_enc=W_enc.detach().clone(),
-        b_enc=folded_b_enc.clone(),
+        b_enc=((b_enc - b_dec @ W_enc) / scale).clone(),
         W_dec=W_dec.detach().clone(),
         b_dec=(b_dec / scale).clone(),
-        threshold=threshold.expand(W_dec.shape[0]).clone(),
+        threshold=torch.zeros(d_sae),
     )
+    return sae.calibrated(held_out, k)
 
 
 def _step(weights: _Weights, x: Rows, k: int, idle: Tensor, recipe: Recipe) -> tuple[float, Tensor, Tensor]:

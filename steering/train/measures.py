@@ -9,6 +9,8 @@ from torch import Tensor
 
 from steering.sae import SAE
 
+DECADES = (-5, -4, -3, -2, -1)
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -21,6 +23,10 @@ class Measures:
     bias: float
     """E‖x̂‖² / E[x·x̂]: below 1 the reconstruction shrinks."""
     tokens: int
+    densities: tuple[int, ...]
+    """Features that fire on less than 10⁻⁵ of the tokens, on 10⁻⁵…10⁻⁴, …, on 10⁻¹ and more."""
+    cosine: float
+    """Mean over features of the cosine to the nearest other direction: near 1, features are doubled."""
 
 
 @torch.no_grad()
@@ -28,7 +34,7 @@ def measure(sae: SAE, rows: Iterable[Float[Tensor, "rows d_in"]]) -> Measures:
     """Stream over activations and measure, sums in float64."""
     n, error, square, hat, cross, active = 0, 0.0, 0.0, 0.0, 0.0, 0.0
     total = torch.zeros(sae.d_in, dtype=torch.float64)
-    fired = torch.zeros(sae.d_sae, dtype=torch.bool)
+    fired = torch.zeros(sae.d_sae, dtype=torch.float64)
     for x in rows:
         a = sae.encode(x)
         x_hat = sae.decode(a)
@@ -39,6 +45,30 @@ def measure(sae: SAE, rows: Iterable[Float[Tensor, "rows d_in"]]) -> Measures:
         cross += float((x * x_hat).double().sum())
         active += float((a > 0).sum())
         total += x.double().sum(0)
-        fired |= (a > 0).any(0)
+        fired += (a > 0).sum(0)
     variance = square / n - float((total / n).pow(2).sum())
-    return Measures(1 - error / n / variance, active / n, float((~fired).double().mean()), hat / cross, n)
+    return Measures(
+        explained_variance=1 - error / n / variance,
+        l0=active / n,
+        dead=float((fired == 0).double().mean()),
+        bias=hat / cross,
+        tokens=n,
+        densities=_densities(fired / n),
+        cosine=_nearest(sae.W_dec),
+    )
+
+
+def _densities(share: Float[Tensor, " d_sae"]) -> tuple[int, ...]:
+    edges = torch.tensor([10.0**e for e in DECADES], dtype=share.dtype)
+    return tuple(torch.bincount(torch.bucketize(share, edges, right=True), minlength=len(DECADES) + 1).tolist())
+
+
+def _nearest(directions: Float[Tensor, "d_sae d_in"]) -> float:
+    """In blocks: all cosines at once would be `d_sae²` numbers."""
+    best, start = [], 0
+    for rows in directions.split(1024):
+        cosines = rows @ directions.T
+        cosines[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = -1
+        best.append(cosines.amax(1))
+        start += len(rows)
+    return float(torch.cat(best).mean())

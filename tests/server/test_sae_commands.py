@@ -168,3 +168,13 @@ def test_an_sae_is_fetched_from_a_hub_by_its_folder(bundle, tmp_path):
     assert done.returncode == 0, done.stderr
     assert Bundle.open(tmp_path / "made").info.hook == "layers.1"
     assert not list((tmp_path / "cache").rglob("layers.2/*"))
+
+
+def test_labels_go_out_and_come_in_with_the_sae(bundle, tmp_path):
+    opened = Bundle.open(bundle)
+    assert tiller("export", tmp_path / "lens", "--bundle", bundle, "--labels").exit_code == 0
+    place = tmp_path / "lens"
+    done = tiller("import", place, "--model", opened.model_path, "--out", tmp_path / "in", "--labels", place)
+    assert done.exit_code == 0, done.output
+    assert "3 features have a label" in done.output
+    assert Bundle.open(tmp_path / "in").features[1].label == "bridges"

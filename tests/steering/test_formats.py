@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from steering.errors import BadBundle
-from steering.formats import calibrated, read
+from steering.formats import read
 
 D, M = 6, 10
 
@@ -40,7 +40,7 @@ def topk(pre, k):
     return torch.zeros_like(pre).scatter(-1, kept.indices, kept.values.relu())
 
 
-def says_the_same(sae, x, a, W_dec, b_dec):
+def says_the_same(sae, x, a, W_dec, b_dec):  # a: activations as published
     """The same reconstruction, and the same features on."""
     torch.testing.assert_close(sae.decode(sae.encode(x)), a @ W_dec + b_dec, atol=2e-5, rtol=2e-5)
     assert torch.equal(sae.encode(x) > 0, a > 0)
@@ -63,6 +63,7 @@ def test_saelens_standard_and_jumprelu_are_read_with_and_without_b_dec(parts, tm
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
     plain = lens(tmp_path / "s", "standard", {n: p[n] for n in names}, apply_b_dec_to_input=subtracts)
     says_the_same(read(plain).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    torch.testing.assert_close(read(plain).sae.encode(p["x"]), pre.relu() * read(plain).unit, atol=2e-5, rtol=2e-5)
     jumps = lens(tmp_path / "j", "jumprelu", {n: p[n] for n in (*names, "threshold")}, apply_b_dec_to_input=subtracts)
     says_the_same(read(jumps).sae, p["x"], jump(pre, p["threshold"]), p["W_dec"], p["b_dec"])
     assert read(jumps).hook == "layers.3"
@@ -105,6 +106,8 @@ def test_saelens_batchtopk_checkpoint_is_read_with_its_scale_not_folded_yet(part
     length = p["W_dec"].norm(dim=1) if rescale else torch.ones(M)
     a = jump(pre * length, cut) / length
     says_the_same(read(folder).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
+    published = a * length  # what SAELens calls an activation where it rescales
+    torch.testing.assert_close(read(folder).sae.encode(p["x"]), published * read(folder).unit, atol=2e-5, rtol=2e-5)
 
 
 def test_a_topk_is_calibrated_so_that_it_keeps_k(parts, tmp_path):
@@ -112,7 +115,7 @@ def test_a_topk_is_calibrated_so_that_it_keeps_k(parts, tmp_path):
     folder = lens(tmp_path, "topk", {n: p[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")}, k=3)
     found = read(folder)
     assert found.k == 3
-    sae = calibrated(found.sae, p["x"], found.k)
+    sae = found.sae.calibrated(p["x"], found.k)
     assert (sae.encode(p["x"]) > 0).sum() == 3 * len(p["x"])
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from steering.activations import padded_batches, shuffled
+from steering.sae import SAE
 from steering.train.batch_topk import Recipe, _Weights, export, train
 from steering.train.measures import measure
 
@@ -77,3 +78,23 @@ def test_padding_marks_what_is_real():
     ids, real = next(padded_batches([[1, 2, 3], [4]], batch=2, longest=8, pad=0))
     assert ids.tolist() == [[4, 0, 0], [1, 2, 3]]
     assert real.tolist() == [[True, False, False], [True, True, True]]
+
+
+def test_measures_count_features_by_how_often_they_fire():
+    rows = torch.eye(4)
+    sae = SAE(torch.eye(4), torch.zeros(4), rows, torch.zeros(4), torch.zeros(4))
+    x = torch.zeros(2000, 4)
+    x[:, 0] = 1 + torch.rand(2000)  # always
+    x[:30, 1] = 2  # 1.5 %
+    x[:1, 2] = 2  # 0.05 %
+    found = measure(sae, x.split(700))
+    assert found.densities == (1, 0, 1, 0, 1, 1)
+    assert found.dead == 0.25
+    assert found.explained_variance == pytest.approx(1)
+
+
+def test_doubled_directions_show_in_the_cosine():
+    rows = torch.nn.functional.normalize(torch.randn(6, 24, generator=torch.Generator().manual_seed(1)), dim=1)
+    rows[3:] = rows[:3]
+    sae = SAE(rows.T.contiguous(), torch.zeros(6), rows, torch.zeros(24), torch.zeros(6))
+    assert measure(sae, [torch.randn(50, 24)]).cosine == pytest.approx(1, abs=1e-5)
