@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
 from steering.activations import activations, padded_batches, shuffled, tokenize_chats
-from steering.train.batch_topk import Recipe, train
 from steering.train.measures import measure
+from steering.train.objectives import BatchTopK
+from steering.train.training import Recipe, train
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
         )
 
     held_out = _take(stream(args.seed + 101), 60_000)
-    recipe = Recipe(d_sae=args.d_sae, k=args.k, steps=args.steps, seed=args.seed, lr=args.lr)
+    recipe = Recipe(BatchTopK(k=args.k), d_sae=args.d_sae, steps=args.steps, seed=args.seed, lr=args.lr)
     batches = shuffled(stream(args.seed + 100), rows=args.rows, buffer=args.buffer, seed=args.seed)
     start, sae = time.time(), None
     for progress in train(batches, recipe, held_out=held_out[:30_000]):

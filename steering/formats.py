@@ -1,10 +1,7 @@
 """Other people's SAEs, read into ours. Knows files and their layouts; nothing of models or hubs.
 
 Every layout is a row of `FORMATS`: how to recognise it, and how its tensors become a `Loose` SAE: any
-orientation, with or without `b_dec` taken from the input, scaled, with any activation that keeps or drops a
-pre-activation by its size. `Loose.fold` turns that into the one form that is served (SAE.md §1.2):
-
-    a = s_out⁻¹·n·pre,   W_enc ← s_in·n/s_out·W_enc,   θ ← n/s_out·θ,   n = ‖W_dec‖ per row
+activation will do that keeps or drops a pre-activation by its size. `fold.py` does the rest.
 """
 
 import json
@@ -15,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,17 +22,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from steering.errors import BadBundle
+from steering.fold import Folded, Loose
 from steering.sae import SAE
 
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
-
-
-class Folded(NamedTuple):
-    """An SAE in the served form, and how long one of its former activations is in the stream, `[d_sae]`."""
-
-    sae: SAE
-    unit: Float[Tensor, " d_sae"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,47 +50,6 @@ class Imported:
     def unit(self) -> Float[Tensor, " d_sae"]:
         """What published activations are multiplied by to be lengths in the stream."""
         return self.folded.unit
-
-
-@dataclass(frozen=True, eq=False)
-class Loose:
-    """An SAE as somebody else keeps it: `d_sae` rows in `W_dec`, everything else to be folded."""
-
-    W_enc: Float[Tensor, "d_in d_sae"]
-    b_enc: Float[Tensor, " d_sae"]
-    W_dec: Float[Tensor, "d_sae d_in"]
-    b_dec: Float[Tensor, " d_in"]
-    threshold: Tensor | float = 0.0
-    """Pre-activations up to here are dropped; one for each feature, or one for all."""
-    subtracts: bool = False
-    """Whether the encoder sees `x − b_dec`."""
-    scale_in: float = 1.0
-    """What the stream is multiplied by before it is read."""
-    scale_out: float = 1.0
-    """What the reconstruction is divided by."""
-    by_length: bool = False
-    """Whether the threshold is compared with pre · ‖W_dec‖."""
-
-    def fold(self) -> Folded:
-        """The same function of the raw stream, with decoder rows of length 1.
-
-        A decoder row of length 0 never writes anything: its feature is kept, at its index, and never fires.
-        """
-        W_enc, b_enc, W_dec, b_dec = (t.double() for t in (self.W_enc, self.b_enc, self.W_dec, self.b_dec))
-        length = W_dec.norm(dim=1)
-        alive = length > 0
-        n = torch.where(alive, length, 0.0) / self.scale_out
-        bias = b_enc - b_dec @ W_enc if self.subtracts else b_enc
-        threshold = torch.as_tensor(self.threshold, dtype=torch.float64).expand(len(length)).clamp_min(0)
-        first = torch.nn.functional.one_hot(torch.tensor(0), W_dec.shape[1]).double()
-        sae = SAE(
-            W_enc=(W_enc * (self.scale_in * n)).float(),
-            b_enc=(bias * n).float(),
-            W_dec=torch.where(alive[:, None], W_dec / length.clamp_min(1e-300)[:, None], first).float(),
-            b_dec=(b_dec / self.scale_out).float(),
-            threshold=(threshold / self.scale_out if self.by_length else threshold * n).float(),
-        )
-        return Folded(sae, (torch.ones_like(n) / self.scale_out if self.by_length else n).float())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,209 @@
+"""What an SAE is trained towards. Knows weights and one batch; nothing of loops, schedules of lr, or files.
+
+An objective makes the first weights, turns a batch into a loss, and says what is served. Inputs have
+E‖x‖² = d, so that coefficients and thresholds carry over from model to model.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steering.sae import SAE
+from steering.train.weights import Rows, Weights
+
+Activations = Float[Tensor, "rows d_sae"]
+
+
+class Terms(NamedTuple):
+    """One batch's loss, the mean squared length of what is left over, and the activations that were kept."""
+
+    loss: Tensor
+    error: Tensor
+    kept: Activations
+
+
+class Moment(NamedTuple):
+    """Where in a run a batch comes, and for how many tokens each feature has been silent."""
+
+    step: int
+    steps: int
+    idle: Float[Tensor, " d_sae"]
+
+
+class Objective(Protocol):
+    """A way to be sparse."""
+
+    def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
+        """The weights before the first step."""
+        ...
+
+    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+        """Forward, and what is to be made smaller."""
+        ...
+
+    def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
+        """What is served of it; `held_out` is the raw stream."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchTopK:
+    """Keep the `k · rows` largest activations of a batch (Bussmann et al. 2024); AuxK for the dead (Gao et al. 2024).
+
+    Dead features explain what is left over, its loss normalised by the variance of that.
+    """
+
+    k: int = 32
+    aux: float = 1 / 32
+    aux_k: int = 64
+    anneal: int = 100
+    """Steps over which `k` falls from four times its value."""
+    dead_after: int = 100_000
+    """Tokens without firing after which a feature counts as dead."""
+
+    def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
+        """Random unit rows, the encoder their transpose, the decoder's bias the mean."""
+        rows = torch.nn.functional.normalize(torch.randn(d_sae, first.shape[1], generator=generator), dim=1)
+        rows = rows.to(first.device)
+        silent = torch.zeros(d_sae, device=first.device)
+        return Weights(rows.T.clone(), silent, rows, first.mean(0), subtracts=True, unit=True)
+
+    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+        """Squared error over d, and AuxK's."""
+        pre = torch.relu(weights.pre(x))
+        kept = self.keep(pre, round(self.k * (1 + 3 * max(0.0, 1 - now.step / self.anneal))))
+        left = x - weights.decode(kept)
+        error = left.pow(2).sum(1).mean()
+        loss = error / x.shape[1]
+        dead = (now.idle > self.dead_after).nonzero()[:, 0]
+        if len(dead):
+            loss = loss + self.aux * _rescue(pre[:, dead], weights.W_dec[dead], left.detach(), self.aux_k)
+        return Terms(loss, error, kept)
+
+    def keep(self, pre: Activations, k: int) -> Activations:
+        """The activations that count, the others zero."""
+        positive = pre.detach()[pre.detach() > 0]
+        wanted = k * len(pre)
+        if wanted >= len(positive):
+            return pre
+        cut = positive.kthvalue(len(positive) - wanted).values
+        return torch.where(pre > cut, pre, 0.0)
+
+    def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
+        """One threshold, at which `held_out` keeps `k` a token."""
+        return weights.served(scale).calibrated(held_out, self.k)
+
+
+@dataclass(frozen=True)
+class TopK(BatchTopK):
+    """Keep the `k` largest activations of each token (Gao et al. 2024)."""
+
+    def keep(self, pre: Activations, k: int) -> Activations:
+        """The activations that count, the others zero."""
+        top = pre.topk(min(k, pre.shape[1]), dim=1)
+        return torch.zeros_like(pre).scatter(1, top.indices, top.values)
+
+
+@dataclass(frozen=True)
+class ReluL1:
+    """`E[‖x − x̂‖² + λ Σ f_i ‖d_i‖]` with free lengths, folded when served (Templeton et al. 2024, Scaling Monosemanticity).
+
+    Decoder rows begin at length 0.1 with the encoder their transpose and no bias taken from the input; λ
+    rises over the first twentieth. Give the run `lr` 5e-5 and `decay` 0.2, as there; small runs bear more.
+    """
+
+    l1: float = 5.0
+    warmup: float = 0.05
+
+    def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
+        """Random rows of length 0.1."""
+        d = first.shape[1]
+        rows = 0.1 * torch.nn.functional.normalize(torch.randn(d_sae, d, generator=generator), dim=1)
+        rows, zeros = rows.to(first.device), first.new_zeros
+        return Weights(rows.T.clone(), zeros(d_sae), rows, zeros(d), subtracts=False, unit=False)
+
+    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+        """Squared error and the weighted penalty."""
+        f = torch.relu(weights.pre(x))
+        error = (x - weights.decode(f)).pow(2).sum(1).mean()
+        rise = min(1.0, (now.step + 1) / max(1.0, self.warmup * now.steps))
+        return Terms(error + self.l1 * rise * (f * weights.lengths).sum(1).mean(), error, f)
+
+    def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
+        """Every positive pre-activation fires: threshold 0."""
+        return weights.served(scale)
+
+
+@dataclass(frozen=True)
+class JumpReLU:
+    """Thresholds that learn through a window of width `bandwidth` around them (Rajamanoharan et al. 2024).
+
+    `Σ tanh(c·f_i·‖d_i‖)` is pressed down, with a small push for features far below their threshold
+    (Anthropic, January 2025). Their weight `sparsity` rises over the whole run: at once, it would kill
+    features before they mean anything.
+    """
+
+    sparsity: float = 10.0
+    c: float = 4.0
+    push: float = 3e-6
+    bandwidth: float = 2.0
+    first_threshold: float = 0.1
+    fires: float = 10_000.0
+    """At first each feature fires on `fires / d_sae` of the tokens, at most on a half."""
+
+    def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
+        """Uniform rows, a shrunken transpose, and biases at which all features fire equally often."""
+        d = first.shape[1]
+        rows = ((torch.rand(d_sae, d, generator=generator) * 2 - 1) / math.sqrt(d)).to(first.device)
+        W_enc = rows.T * (d / d_sae)
+        share = min(0.5, self.fires / d_sae)
+        b_enc = self.first_threshold - torch.quantile(first[:4096] @ W_enc, 1 - share, dim=0)
+        log = torch.full((d_sae,), math.log(self.first_threshold), device=first.device)
+        zeros = first.new_zeros(d)
+        return Weights(W_enc.contiguous(), b_enc, rows, zeros, subtracts=False, unit=False, log_threshold=log)
+
+    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+        """Squared error and the sparsity's term."""
+        assert weights.log_threshold is not None
+        pre, threshold = weights.pre(x), weights.log_threshold.exp()
+        f: Tensor = _Jump.apply(pre, threshold, self.bandwidth)  # type: ignore[assignment]
+        error = (x - weights.decode(f)).pow(2).sum(1).mean()
+        weight = self.sparsity * (now.step + 1) / now.steps
+        lengths = weights.lengths
+        below = (torch.relu(threshold - pre) * lengths).sum(1).mean()
+        dense = torch.tanh(self.c * f * lengths).sum(1).mean()
+        return Terms(error + weight * dense + self.push * below, error, f)
+
+    def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
+        """Its own thresholds."""
+        return weights.served(scale)
+
+
+def _rescue(pre: Tensor, rows: Tensor, left: Rows, k: int) -> Tensor:
+    top = pre.topk(min(k, len(rows)), dim=1)
+    explained = torch.zeros_like(pre).scatter(1, top.indices, top.values) @ rows
+    return (left - explained).pow(2).sum() / (left - left.mean(0)).pow(2).sum().clamp_min(1e-9)
+
+
+def _window(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    return ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype) / bandwidth
+
+
+class _Jump(torch.autograd.Function):
+    """`pre · 1[pre > θ]`; the step's gradient is a rectangle around θ, for θ and for what is read."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where((pre > threshold) & (pre > 0), pre, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        (gradient,), (pre, threshold) = grad_outputs, ctx.saved_tensors
+        through = gradient * threshold * _window(pre, threshold, ctx.bandwidth)
+        return gradient * (pre > threshold) + through, -through.sum(0), None
