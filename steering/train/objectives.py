@@ -13,25 +13,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.sae import SAE
+from steering.train.kernels import Cut, Pass, read
+from steering.train.ranks import ALONE, Ranks
 from steering.train.weights import Rows, Weights
 
 Activations = Float[Tensor, "rows d_sae"]
+SAMPLE = 1 << 17
+"""Of a batch's activations, so many show where the largest begin."""
 
 
 class Terms(NamedTuple):
-    """One batch's loss, the mean squared length of what is left over, and the activations that were kept."""
+    """One batch's loss, the mean squared length of what is left over, and on how many rows each feature fired."""
 
     loss: Tensor
     error: Tensor
-    kept: Activations
+    counts: Float[Tensor, " d_sae"]
 
 
 class Moment(NamedTuple):
-    """Where in a run a batch comes, and for how many tokens each feature has been silent."""
+    """Where in a run a batch comes, for how many tokens each feature has been silent, and who trains along."""
 
     step: int
     steps: int
     idle: Float[Tensor, " d_sae"]
+    ranks: Ranks = ALONE
 
 
 class Objective(Protocol):
@@ -54,7 +59,9 @@ class Objective(Protocol):
 class BatchTopK:
     """Keep the `k · rows` largest activations of a batch (Bussmann et al. 2024); AuxK for the dead (Gao et al. 2024).
 
-    Dead features explain what is left over, its loss normalised by the variance of that.
+    Dead features explain what is left over, its loss normalised by the variance of that. From `matryoshka`
+    features on, the first 1/16 and the first 1/4 of them have to reconstruct by themselves, too, so that
+    general features are not absorbed by special ones (Bussmann et al. 2025).
     """
 
     k: int = 32
@@ -64,6 +71,7 @@ class BatchTopK:
     """Steps over which `k` falls from four times its value."""
     dead_after: int = 100_000
     """Tokens without firing after which a feature counts as dead."""
+    matryoshka: int = 8192
 
     def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """Random unit rows, the encoder their transpose, the decoder's bias the mean."""
@@ -74,38 +82,45 @@ class BatchTopK:
 
     def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
         """Squared error over d, and AuxK's."""
-        pre = torch.relu(weights.pre(x))
-        kept = self.keep(pre, round(self.k * (1 + 3 * max(0.0, 1 - now.step / self.anneal))))
-        left = x - weights.decode(kept)
-        error = left.pow(2).sum(1).mean()
-        loss = error / x.shape[1]
+        batch = read(weights, x)
+        kept = batch.keep(
+            self.cut(batch.pre, round(self.k * (1 + 3 * max(0.0, 1 - now.step / self.anneal))), now.ranks)
+        )
+        left = x - weights.b_dec - kept.write(self.ends(weights.d_sae))
+        errors = left.pow(2).sum(2).mean(1)
+        loss = errors.mean() / x.shape[1]
         dead = (now.idle > self.dead_after).nonzero()[:, 0]
         if len(dead):
-            loss = loss + self.aux * _rescue(pre[:, dead], weights.W_dec[dead], left.detach(), self.aux_k)
-        return Terms(loss, error, kept)
+            loss = loss + self.aux * self._rescue(batch, dead, left[-1].detach(), now.ranks)
+        return Terms(loss, errors[-1], kept.counts)
 
-    def keep(self, pre: Activations, k: int) -> Activations:
-        """The activations that count, the others zero."""
-        positive = pre.detach()[pre.detach() > 0]
-        wanted = k * len(pre)
-        if wanted >= len(positive):
-            return pre
-        cut = positive.kthvalue(len(positive) - wanted).values
-        return torch.where(pre > cut, pre, 0.0)
+    def ends(self, d_sae: int) -> tuple[int, ...]:
+        """Up to where each reconstruction goes."""
+        return (d_sae // 16, d_sae // 4, d_sae) if d_sae >= self.matryoshka else (d_sae,)
+
+    def cut(self, pre: Activations, k: int, ranks: Ranks) -> Cut:
+        """Above which activations count."""
+        return _largest(pre, k * len(pre), ranks)
 
     def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
         """One threshold, at which `held_out` keeps `k` a token."""
         return weights.served(scale).calibrated(held_out, self.k)
+
+    def _rescue(self, batch: Pass, dead: Tensor, left: Rows, ranks: Ranks) -> Tensor:
+        """Squared error of the dead on what is left, over its variance in the whole batch."""
+        cut = _kth(batch.pre[:, dead], self.aux_k)
+        explained = batch.keep(cut, dead).write((batch.pre.shape[1],))[0]
+        total = ranks.mean((left - ranks.mean(left.mean(0))).pow(2).sum(1).mean())
+        return (left - explained).pow(2).sum(1).mean() / total.clamp_min(1e-9)
 
 
 @dataclass(frozen=True)
 class TopK(BatchTopK):
     """Keep the `k` largest activations of each token (Gao et al. 2024)."""
 
-    def keep(self, pre: Activations, k: int) -> Activations:
-        """The activations that count, the others zero."""
-        top = pre.topk(min(k, pre.shape[1]), dim=1)
-        return torch.zeros_like(pre).scatter(1, top.indices, top.values)
+    def cut(self, pre: Activations, k: int, ranks: Ranks) -> Cut:  # noqa: ARG002
+        """Above which activations count."""
+        return _kth(pre, k)
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ class ReluL1:
         f = torch.relu(weights.pre(x))
         error = (x - weights.decode(f)).pow(2).sum(1).mean()
         rise = min(1.0, (now.step + 1) / max(1.0, self.warmup * now.steps))
-        return Terms(error + self.l1 * rise * (f * weights.lengths).sum(1).mean(), error, f)
+        return Terms(error + self.l1 * rise * (f * weights.lengths).sum(1).mean(), error, _counts(f))
 
     def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
         """Every positive pre-activation fires: threshold 0."""
@@ -176,17 +191,37 @@ class JumpReLU:
         lengths = weights.lengths
         below = (torch.relu(threshold - pre) * lengths).sum(1).mean()
         dense = torch.tanh(self.c * f * lengths).sum(1).mean()
-        return Terms(error + weight * dense + self.push * below, error, f)
+        return Terms(error + weight * dense + self.push * below, error, _counts(f))
 
     def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
         """Its own thresholds."""
         return weights.served(scale)
 
 
-def _rescue(pre: Tensor, rows: Tensor, left: Rows, k: int) -> Tensor:
-    top = pre.topk(min(k, len(rows)), dim=1)
-    explained = torch.zeros_like(pre).scatter(1, top.indices, top.values) @ rows
-    return (left - explained).pow(2).sum() / (left - left.mean(0)).pow(2).sum().clamp_min(1e-9)
+def _counts(a: Activations) -> Float[Tensor, " d_sae"]:
+    return (a.detach() > 0).sum(0).float()
+
+
+def _kth(pre: Activations, k: int) -> Cut:
+    """The k+1-th largest of each row, so that k are above it."""
+    return pre.topk(k + 1, dim=1, sorted=False).values.amin(1, keepdim=True) if k < pre.shape[1] else pre.new_zeros(())
+
+
+def _largest(pre: Activations, wanted: int, ranks: Ranks) -> Cut:
+    """The value that `wanted` activations for each rank are above, over all ranks' batches.
+
+    A sorted sample says roughly where it lies; exactly it is then found among the few above that.
+    """
+    flat = pre.view(-1)
+    sample = flat[:: max(1, len(flat) // SAMPLE)]
+    above = min(len(sample) - 1, round(len(sample) * wanted / len(flat) * 1.3) + 32)
+    rough = sample.kthvalue(len(sample) - above).values
+    few = ranks.gather(flat[flat > rough])
+    if len(few) <= wanted * ranks.size:
+        few = ranks.gather(flat[flat > 0])
+    if len(few) <= wanted * ranks.size:
+        return flat.new_zeros(())
+    return few.kthvalue(len(few) - wanted * ranks.size).values
 
 
 def _window(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:

@@ -1,14 +1,20 @@
-"""Train an SAE. Knows an iterator of activations, an objective and a schedule; nothing of models or files."""
+"""Train an SAE. Knows batches of activations, an objective and a schedule; nothing of models or files."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from steering.sae import SAE
 from steering.train.objectives import BatchTopK, Moment, Objective
-from steering.train.weights import Rows
+from steering.train.ranks import ALONE, Ranks
+from steering.train.weights import Rows, Weights
+
+EVERY = 50
+"""Progress is the mean over so many steps."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,8 @@ class Recipe:
     objective: Objective = field(default_factory=BatchTopK)
     d_sae: int = 2048
     steps: int = 1500
-    lr: float = 6e-4
+    lr: float | None = None
+    """2·10⁻⁴ · √(16384 / d_sae), at most 10⁻³, if not given (Gao et al. 2024)."""
     warmup: int = 100
     """Steps over which the learning rate rises."""
     decay: float = 0.3
@@ -27,10 +34,15 @@ class Recipe:
     """Tokens without firing after which progress counts a feature as dead."""
     seed: int = 0
 
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        lr = min(1e-3, 2e-4 * math.sqrt(16384 / self.d_sae)) if self.lr is None else self.lr
+        return lr * min(1.0, (step + 1) / self.warmup) * min(1.0, (self.steps - step) / max(1, self.decay * self.steps))
+
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; the last one carries the SAE."""
+    """How far a run is, its figures the means of the last steps; the last one carries the SAE."""
 
     step: int
     loss: float
@@ -40,46 +52,99 @@ class Progress:
     sae: SAE | None = None
 
 
+class Training:
+    """One run: weights, moments, and how long each feature has been silent. `step` is the only thing that changes it."""
+
+    def __init__(self, recipe: Recipe, weights: Weights, scale: float, *, ranks: Ranks = ALONE) -> None:
+        """`scale` is what the stream is multiplied by, so that E‖x‖² = d."""
+        self.recipe, self.weights, self.scale, self.ranks = recipe, weights, scale, ranks
+        self.steps = 0
+        device = weights.W_dec.device
+        self._idle = torch.zeros(recipe.d_sae, device=device)
+        self._optimizer = torch.optim.Adam(weights.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    @staticmethod
+    def begin(recipe: Recipe, first: Rows, *, ranks: Ranks = ALONE) -> "Training":
+        """A new run; `first` are activations that say how long the stream is and where its middle lies."""
+        first = ranks.gather(first)
+        scale = math.sqrt(first.shape[1] / float(first.pow(2).sum(1).mean()))
+        weights = recipe.objective.begin(first * scale, recipe.d_sae, torch.Generator().manual_seed(recipe.seed))
+        return Training(recipe, weights, scale, ranks=ranks)
+
+    def step(self, batch: Rows) -> None:
+        """Learn from one batch of the raw stream."""
+        x = batch * self.scale
+        with _half(x):
+            terms = self.recipe.objective.terms(
+                self.weights, x, Moment(self.steps, self.recipe.steps, self._idle, self.ranks)
+            )
+        terms.loss.backward()
+        parameters = list(self.weights.parameters())
+        self.ranks.average_gradients(parameters)
+        self.weights.tangent()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        self._optimizer.param_groups[0]["lr"] = self.recipe.rate(self.steps)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.weights.project()
+        counts = self.ranks.sum(terms.counts)
+        self._idle = torch.where(counts > 0, 0.0, self._idle + len(batch) * self.ranks.size)
+        self.steps += 1
+        variance = (x - x.mean(0)).pow(2).sum(1).mean()
+        new = torch.stack([terms.loss.detach(), terms.error.detach(), variance, terms.counts.sum() / len(batch)])
+        self._sums += self.ranks.mean(new.double())
+
+    def progress(self) -> Progress:
+        """The means since the last time that this was asked for."""
+        loss, error, variance, l0 = (self._sums / EVERY).tolist()
+        self._sums.zero_()
+        return Progress(self.steps, loss, 1 - error / max(variance, 1e-12), l0, self.dead)
+
+    @property
+    def dead(self) -> int:
+        """How many features have been silent for longer than the recipe allows."""
+        return int((self._idle > self.recipe.dead_after).sum())
+
+    def served(self, held_out: Rows) -> SAE:
+        """What is served of it now; `held_out`, of the raw stream, sets the threshold where none is learnt."""
+        return self.recipe.objective.served(self.weights, self.scale, held_out)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for `restore`; right after `progress`, nothing is left out."""
+        return {
+            "steps": self.steps,
+            "scale": self.scale,
+            "idle": self._idle,
+            "weights": self.weights.state_dict(),
+            "moments": self._optimizer.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        self.steps, self.scale, self._idle = state["steps"], state["scale"], state["idle"]
+        self.weights.load_state_dict(state["weights"])
+        self._optimizer.load_state_dict(state["moments"])
+
+
 def train(batches: Iterator[Rows], recipe: Recipe, *, held_out: Rows) -> Iterator[Progress]:
     """Train on `batches` for `recipe.steps`, yielding progress every 50 steps and, last, the SAE.
 
     `held_out` sets the threshold where the objective has none. Raises ValueError if the batches end too early.
     """
-    first = next(batches)
-    scale = math.sqrt(first.shape[1] / float(first.pow(2).sum(1).mean()))
-    objective = recipe.objective
-    weights = objective.begin(first * scale, recipe.d_sae, torch.Generator().manual_seed(recipe.seed))
-    optimizer = torch.optim.Adam(weights.parameters(), lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
-    idle = torch.zeros(recipe.d_sae, device=first.device)
+    run = Training.begin(recipe, next(batches))
     for step in range(recipe.steps):
         batch = next(batches, None)
         if batch is None:
             raise ValueError(
                 f"the activations ended after {step} of {recipe.steps} steps; give more text or fewer steps"
             )
-        x = batch * scale
-        optimizer.param_groups[0]["lr"] = recipe.lr * _schedule(step, recipe)
-        terms = objective.terms(weights, x, Moment(step, recipe.steps, idle))
-        terms.loss.backward()
-        weights.tangent()
-        torch.nn.utils.clip_grad_norm_(weights.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        weights.project()
-        on = terms.kept.detach() > 0
-        idle = torch.where(on.any(0), 0.0, idle + len(batch))
-        if step % 50 == 49:
-            variance = float((x - x.mean(0)).pow(2).sum(1).mean())
-            yield Progress(
-                step + 1,
-                float(terms.loss.detach()),
-                1 - float(terms.error.detach()) / variance,
-                float(on.sum(1).double().mean()),
-                int((idle > recipe.dead_after).sum()),
-            )
-    sae = objective.served(weights, scale, held_out)
-    yield Progress(recipe.steps, 0.0, 0.0, 0.0, int((idle > recipe.dead_after).sum()), sae)
+        run.step(batch)
+        if run.steps % EVERY == 0:
+            yield run.progress()
+    yield Progress(recipe.steps, 0.0, 0.0, 0.0, run.dead, run.served(held_out))
 
 
-def _schedule(step: int, recipe: Recipe) -> float:
-    return min(1.0, (step + 1) / recipe.warmup) * min(1.0, (recipe.steps - step) / (recipe.decay * recipe.steps))
+def _half(x: Rows) -> AbstractContextManager[object]:
+    """bfloat16 products on a GPU; weights and moments stay float32."""
+    return torch.autocast("cuda", torch.bfloat16) if x.is_cuda else nullcontext()

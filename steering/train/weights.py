@@ -11,7 +11,10 @@ Rows = Float[Tensor, "rows d_in"]
 
 
 class Weights(torch.nn.Module):
-    """Encoder and decoder; `log_threshold [d_sae]` where thresholds are learnt."""
+    """Encoder and decoder; `log_threshold [d_sae]` where thresholds are learnt.
+
+    The encoder is kept by features, as the decoder is: a feature's gradient is then one stretch of memory.
+    """
 
     def __init__(
         self,
@@ -25,18 +28,28 @@ class Weights(torch.nn.Module):
         log_threshold: Float[Tensor, " d_sae"] | None = None,
     ) -> None:
         super().__init__()
-        self.W_enc, self.b_enc = torch.nn.Parameter(W_enc), torch.nn.Parameter(b_enc)
+        self.encoder, self.b_enc = torch.nn.Parameter(W_enc.T.contiguous()), torch.nn.Parameter(b_enc)
         self.W_dec, self.b_dec = torch.nn.Parameter(W_dec), torch.nn.Parameter(b_dec)
         self.log_threshold = None if log_threshold is None else torch.nn.Parameter(log_threshold)
         self.subtracts, self.unit = subtracts, unit
 
     def pre(self, x: Rows) -> Float[Tensor, "rows d_sae"]:
         """Pre-activations; `b_dec` is taken from the input where `subtracts`."""
-        return (x - self.b_dec if self.subtracts else x) @ self.W_enc + self.b_enc
+        return torch.addmm(self.b_enc, x - self.b_dec if self.subtracts else x, self.W_enc)
 
     def decode(self, a: Float[Tensor, "rows d_sae"]) -> Rows:
         """The reconstruction of these activations."""
         return a @ self.W_dec + self.b_dec
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
+        """What reads the stream, one column for each feature."""
+        return self.encoder.T
+
+    @property
+    def d_sae(self) -> int:
+        """How many features there are."""
+        return self.W_dec.shape[0]
 
     @property
     def lengths(self) -> Float[Tensor, " d_sae"]:
@@ -47,13 +60,14 @@ class Weights(torch.nn.Module):
     def tangent(self) -> None:
         """Where rows have unit length: take from their gradient what would only change that."""
         if self.unit and self.W_dec.grad is not None:
-            self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
+            along = torch.bmm(self.W_dec.grad[:, None], self.W_dec[:, :, None])[:, 0]
+            self.W_dec.grad.addcmul_(self.W_dec, along, value=-1)
 
     @torch.no_grad()
     def project(self) -> None:
         """Where rows have unit length: bring them back to it."""
         if self.unit:
-            self.W_dec.copy_(torch.nn.functional.normalize(self.W_dec, dim=1))
+            self.W_dec.div_(self.lengths[:, None])
 
     @torch.no_grad()
     def served(self, scale: float) -> SAE:

@@ -7,8 +7,11 @@ import torch
 
 from steering.activations import padded_batches, shuffled
 from steering.sae import SAE
+from steering.train import objectives
+from steering.train.kernels import Dense, Sparse
 from steering.train.measures import measure
-from steering.train.objectives import BatchTopK, JumpReLU, Moment, ReluL1, TopK
+from steering.train.objectives import BatchTopK, JumpReLU, Moment, ReluL1, TopK, _largest
+from steering.train.ranks import ALONE
 from steering.train.training import Recipe, train
 
 
@@ -86,10 +89,44 @@ def test_every_objective_learns_the_planted_features(name):
 
 def test_topk_keeps_k_of_each_token_and_batchtopk_k_on_average():
     pre = torch.relu(torch.randn(64, 40, generator=torch.Generator().manual_seed(2)))
-    each, together = TopK(k=4).keep(pre, 4), BatchTopK(k=4).keep(pre, 4)
-    assert ((each > 0).sum(1) == 4).all()
-    assert (together > 0).sum() == 4 * 64
-    assert together[together > 0].min() >= each[each > 0].min()
+    each, together = pre > TopK(k=4).cut(pre, 4, ALONE), pre > BatchTopK(k=4).cut(pre, 4, ALONE)
+    assert (each.sum(1) == 4).all()
+    assert together.sum() == 4 * 64
+    assert pre[together].min() >= pre[each].min()
+
+
+@pytest.mark.parametrize("wanted", [1, 50, 3000, 20_000, 70_000])
+def test_the_cut_is_exact_wherever_it_lies(wanted):
+    """The sample only says where to look, also when it misleads."""
+    pre = torch.relu(torch.randn(700, 100, generator=torch.Generator().manual_seed(2)))
+    pre[::7, ::9] *= 30
+    assert (pre > _largest(pre, wanted, ALONE)).sum() == min(wanted, int((pre > 0).sum()))
+
+
+@pytest.mark.parametrize("objective", [BatchTopK(k=3, dead_after=10), TopK(k=3), BatchTopK(k=4, matryoshka=64)])
+def test_sparse_gradients_are_the_dense_ones(objective, monkeypatch):
+    x, found = next(planted()), {}
+    idle = torch.where(torch.arange(64) % 3 == 0, 100.0, 0.0)
+    for way in (Sparse, Dense):
+        monkeypatch.setattr(objectives, "read", way)
+        weights = objective.begin(x, 64, torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(weights.b_enc, 0, 0.1, generator=torch.Generator().manual_seed(2))
+        loss, error, counts = objective.terms(weights, x, Moment(500, 1000, idle))
+        loss.backward()
+        found[way] = [loss.detach(), error.detach(), counts, *(p.grad for p in weights.parameters())]
+    for ours, reference in zip(found[Sparse], found[Dense], strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-4)
+
+
+def test_a_matryoshka_reconstructs_with_its_first_features_alone():
+    objective, x = BatchTopK(k=6, anneal=1, matryoshka=64, dead_after=10**9), next(planted())
+    weights = objective.begin(x, 64, torch.Generator().manual_seed(1))
+    pre = torch.relu(weights.pre(x))
+    kept = torch.where(pre > _largest(pre.detach(), 6 * len(x), ALONE), pre, 0.0)
+    errors = [(x - kept[:, :n] @ weights.W_dec[:n] - weights.b_dec).pow(2).sum(1).mean() for n in (4, 16, 64)]
+    loss, error, _ = objective.terms(weights, x, Moment(500, 1000, torch.zeros(64)))
+    torch.testing.assert_close(loss, torch.stack(errors).mean() / 24)
+    torch.testing.assert_close(error, errors[-1])
 
 
 def test_the_penalty_of_scaling_monosemanticity_is_the_published_one():
@@ -97,7 +134,8 @@ def test_the_penalty_of_scaling_monosemanticity_is_the_published_one():
     weights = objective.begin(x, 32, torch.Generator().manual_seed(1))
     torch.testing.assert_close(weights.lengths, torch.full((32,), 0.1))
     for step, rise in ((0, 1 / 50), (24, 0.5), (49, 1.0), (900, 1.0)):
-        loss, error, f = objective.terms(weights, x, Moment(step, 1000, torch.zeros(32)))
+        loss, error, _ = objective.terms(weights, x, Moment(step, 1000, torch.zeros(32)))
+        f = torch.relu(weights.pre(x))
         penalty = sum(float(row @ weights.W_dec.detach().norm(dim=1)) for row in f.detach()) / len(x)
         assert float((loss - error).detach()) == pytest.approx(5.0 * rise * penalty, rel=1e-4)
 
