@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
-from steering.activations import activations, padded_batches, shuffled, tokenize_chats
+from steering.activations import Stream, activations, padded_batches, tokenize_chats
+from steering.tokens import Tokens
 from steering.train.measures import measure
 from steering.train.objectives import BatchTopK
 from steering.train.training import Recipe, train
@@ -38,7 +39,10 @@ def main() -> None:
 
     held_out = _take(stream(args.seed + 101), 60_000)
     recipe = Recipe(BatchTopK(k=args.k), d_sae=args.d_sae, steps=args.steps, seed=args.seed, lr=args.lr)
-    batches = shuffled(stream(args.seed + 100), rows=args.rows, buffer=args.buffer, seed=args.seed)
+    chats = itertools.islice(tokenize_chats(tokenizer, SmallWorld(args.seed + 100)), args.chats)
+    batches = Stream(
+        model, Tokens.gather(chats), args.hook, rows=args.rows, buffer=args.buffer, seed=args.seed, passes=10
+    )
     start, sae = time.time(), None
     for progress in train(batches, recipe, held_out=held_out[:30_000]):
         if progress.sae or progress.step % 100 == 0:
@@ -74,6 +78,7 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--steps", type=int, default=1200)
     p.add_argument("--rows", type=int, default=2048)
+    p.add_argument("--chats", type=int, default=40_000)
     p.add_argument("--buffer", type=int, default=200_000)
     p.add_argument("--test", type=int, default=200_000)
     p.add_argument("--seed", type=int, default=0)

@@ -1,10 +1,10 @@
-"""`tiller sae …`: bring an SAE in, take one out, judge one. Puts files, model and measures together; heavy imports wait."""
+"""`tiller sae …`: bring an SAE in, take one out, train one, judge one. Puts files, model and measures together; heavy imports wait."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
 import typer
 from rich.console import Console
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from steering.chat import Message
     from steering.formats import Imported
     from steering.sae import SAE
     from steering.splice import Spliced
     from steering.train.measures import Measures
+    from steering.train.training import Progress
 
 LONGEST = 512
-SAMPLE = Path(__file__).parent / "sample.txt"
-app = typer.Typer(no_args_is_help=True, help="Import, export and measure sparse autoencoders.")
+app = typer.Typer(no_args_is_help=True, help="Import, export, train and measure sparse autoencoders.")
 console, problems = Console(), Console(stderr=True)
 
 Place = Annotated[str, typer.Argument(help="Folder, file, or hub id such as org/name/folder.")]
@@ -82,6 +81,99 @@ def import_(
         console.print(f"{sum(bool(f.label) for f in features):,} features have a label.")
     if found.k is not None:
         console.print(f"It was a TopK of {found.k}: one threshold now keeps {measures.l0:.1f} features a token.")
+    console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; the run lies beside it.")],
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Lines, or JSONL with `text` or `messages`; repeat it.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="A dataset of the hub, or a folder of one.")] = None,
+    split: Annotated[str, typer.Option(help="Of the dataset.")] = "train",
+    column: Annotated[str | None, typer.Option(help="Of the dataset: text, messages or conversation.")] = None,
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", help="Whose model, and layer.")] = Path(
+        "sae_weights/harbor"
+    ),
+    model: Annotated[str | None, typer.Option(help="Folder or hub id, instead of the bundle's.")] = None,
+    hook: Hook = None,
+    start: Annotated[
+        str | None, typer.Option(help="Go on from this SAE: a folder or hub id of any known layout.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="batchtopk, topk, relu, jumprelu or jumprelu-l0.")] = "batchtopk",
+    features: Annotated[int, typer.Option(min=16)] = 2048,
+    k: Annotated[int, typer.Option(min=1, help="Features a token, but for relu and jumprelu.")] = 32,
+    l1: Annotated[float, typer.Option(min=0, help="λ of relu.")] = 5.0,
+    sparsity: Annotated[float, typer.Option(min=0, help="λ of jumprelu.")] = 10.0,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Read so many at most; all if not given.")] = None,
+    passes: Annotated[int, typer.Option(min=1, help="How often the text is read.")] = 1,
+    rows: Annotated[int, typer.Option(min=16, help="Tokens a step.")] = 2048,
+    buffer: Annotated[int, typer.Option(min=1, help="Tokens that are shuffled together.")] = 200_000,
+    context: Annotated[int, typer.Option(min=8, help="Longest text, in tokens.")] = 512,
+    lr: Annotated[float | None, typer.Option(min=0, help="By the number of features if not given.")] = None,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(envvar="TILLER_DEVICE")] = "auto",
+    checkpoint: Annotated[int, typer.Option(min=50, help="Steps between checkpoints, a multiple of 50.")] = 500,
+) -> None:
+    """Train an SAE on a model's stream; given again, the same command goes on from its last checkpoint.
+
+    Example: tiller sae train --out mine --text chats.jsonl --text prose.txt --features 4096
+    Several processes: torchrun --nproc-per-node 2 -m server sae train --out mine --text chats.jsonl
+    """
+    from server import sae_training
+    from server.sae_training import Order, Run
+    from steering.catalogue import Bundle
+    from steering.errors import SteeringError
+    from steering.train.ranks import joined
+
+    try:
+        if out.exists():
+            raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
+        if checkpoint % 50 or objective not in get_args(sae_training.Kind):
+            raise SteeringError(
+                f"--checkpoint {checkpoint} is no multiple of 50"
+                if checkpoint % 50
+                else f"no objective {objective!r}; there are {', '.join(get_args(sae_training.Kind))}"
+            )
+        opened = Bundle.open(bundle) if model is None or hook is None else None
+        chosen = model or (opened.model_path if opened else "")
+        if model and not hook:
+            raise SteeringError("say which layer of the model: --hook layers.<number>")
+        place = sae_training.device_of(device)
+        ranks = joined("nccl" if place.type == "cuda" else "gloo")
+        order = Order(
+            model=chosen,
+            hook=hook or (opened.info.hook if opened else ""),
+            text=tuple(map(str, text or ())),
+            dataset=dataset,
+            split=split,
+            column=column,
+            start=start,
+            objective=cast("sae_training.Kind", objective),
+            features=features,
+            k=k,
+            l1=l1,
+            sparsity=sparsity,
+            tokens=tokens,
+            passes=passes,
+            rows=rows,
+            buffer=buffer,
+            context=context,
+            lr=lr,
+            seed=seed,
+            ranks=ranks.size,
+        )
+        run = Run(order, out.with_name(f"{out.name}.run"), device=place, ranks=ranks)
+        with _bar(run.steps, begin=run.training.steps, quiet=ranks.rank > 0) as tell:
+            run.go(tell, every=checkpoint)
+        if ranks.rank:
+            return
+        sae, measures, spliced = run.finish(out, "tiller sae train")
+    except (SteeringError, OSError) as error:
+        _fail(str(error))
+    _summary(f"{objective}, trained here", order.hook, sae, measures, spliced)
+    console.print(f"Metrics and plot: {run.folder}", soft_wrap=True)
     console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
 
 
@@ -172,24 +264,16 @@ class Subject:
     def read(name: str, hook: str, text: Path | None, width: int) -> "Subject":
         """Load a model and let it read. Raises SteeringError that says what does not fit."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
 
-        from steering.activations import activations, padded_batches, tokenize_chats
+        from server.sae_training import load
+        from server.texts import SAMPLE, from_file, tokenized
+        from steering.activations import activations, padded_batches
         from steering.errors import SteeringError
 
-        logging.disable_progress_bar()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
-        except (OSError, ValueError) as error:
-            raise SteeringError(f"the model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        model, tokenizer = load(name, "cpu")
         if (its := model.config.get_text_config().hidden_size) != width:
             raise SteeringError(f"the SAE reads a stream of width {width}; that of {name!r} is {its}")
-        tokens: list[list[int]] = []
-        for item in _texts(text or SAMPLE):
-            one = [tokenizer(item)["input_ids"]] if isinstance(item, str) else tokenize_chats(tokenizer, [item])
-            tokens.extend(t for t in one if len(t) > 2)
+        tokens = list(tokenized(tokenizer, from_file(text or SAMPLE), longest=LONGEST))
         if not tokens:
             raise SteeringError("no text of three tokens or more to measure on")
         batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
@@ -207,28 +291,6 @@ class Subject:
 
         batches = padded_batches(self.tokens, batch=4, longest=LONGEST, pad=0)
         return measure(sae, self.rows.split(4096)), splice(self.model, sae, batches, self.hook)
-
-
-def _texts(path: Path) -> "Iterator[str | list[Message]]":
-    from steering.errors import SteeringError
-
-    some = False
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        some = True
-        if path.suffix != ".jsonl":
-            yield line
-            continue
-        try:
-            row = json.loads(line)
-            yield row["text"] if "text" in row else row["messages"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise SteeringError(
-                f"line {number} of {path.name} must be an object with `text` or `messages`: {error}"
-            ) from error
-    if not some:
-        raise SteeringError(f"{str(path)!r} holds no text")
 
 
 def _same_again(sae: "SAE", written: "SAE", rows: "Tensor") -> None:
@@ -262,6 +324,33 @@ def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") ->
             "warning: it explains less than the mean does. Is this the model, the layer and the file that belong together?",
             soft_wrap=True,
         )
+
+
+@contextmanager
+def _bar(steps: int, *, begin: int, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
+    """A bar with the time that is left, on a terminal; a line now and then elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    if begin and not quiet:
+        problems.print(f"going on from step {begin} of {steps}")
+    with Bar(*columns, console=problems, disable=quiet or not problems.is_terminal) as bar:
+        task = bar.add_task("", total=steps, completed=begin)
+
+        def tell(now: "Progress") -> None:
+            figures = f"loss {now.loss:.4f}  EV {now.explained_variance:.3f}  L0 {now.l0:.1f}  dead {now.dead}"
+            bar.update(task, completed=now.step, description=figures)
+            if not problems.is_terminal and now.step % 500 == 0:
+                problems.print(f"step {now.step} of {steps}  {figures}", highlight=False)
+
+        yield tell
 
 
 def _fail(message: str) -> NoReturn:

@@ -4,7 +4,7 @@ Only tokens are kept; activations are computed as they are wanted. The first tok
 row longer than ten times the median are left out: attention sinks teach an SAE nothing (SAE.md §4).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.chat import Message
 from steering.hooks import read_stream
+from steering.tokens import Tokens
 
 SINK = 10.0
 
@@ -37,36 +38,100 @@ def padded_batches(rows: Iterable[list[int]], *, batch: int, longest: int, pad: 
 
 
 def activations(
-    model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]], hook: str
+    model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]], hook: str, *, skip: Collection[int] = ()
 ) -> Iterator[Float[Tensor, "rows d_in"]]:
-    """Yield the stream at `hook` of every token but the first of each text, sinks left out."""
+    """Yield the stream at `hook` of every token but the first of each text, sinks and the ids in `skip` left out."""
+    left_out = torch.tensor(sorted(skip), dtype=torch.long)
     for ids, real in batches:
         x = read_stream(model, ids.to(model.device), hook, attention_mask=real.long().to(model.device))
-        keep = real.clone()
+        keep = real & ~torch.isin(ids, left_out)
         keep[:, 0] = False
-        rows = x[keep].float()
+        rows = x[keep.to(x.device)].float()
         norms = rows.norm(dim=1)
-        yield rows[norms <= SINK * norms.median()]
+        yield rows[norms <= SINK * norms.median()] if len(rows) else rows
 
 
-def shuffled(
-    source: Iterable[Float[Tensor, "rows d_in"]], *, rows: int, buffer: int, seed: int = 0
-) -> Iterator[Float[Tensor, "{rows} d_in"]]:
-    """Yield batches of `rows`, drawn at random from a buffer that is kept at least half full."""
-    generator = torch.Generator().manual_seed(seed)
-    held: list[Tensor] = []
-    size = 0
-    for part in source:
-        held.append(part)
-        size += len(part)
-        if size < buffer:
-            continue
-        pool = torch.cat(held)[torch.randperm(size, generator=generator)]
-        cut = (size - buffer // 2) // rows * rows
-        yield from pool[:cut].split(rows)
-        held, size = [pool[cut:]], size - cut
-    pool = torch.cat(held)[torch.randperm(size, generator=generator)]
-    yield from pool[: size // rows * rows].split(rows)
+class Stream:
+    """Shuffled batches of the stream of `tokens`, pass after pass, each in another order of texts.
+
+    A block of about `buffer` rows is read at a time and shuffled whole. Everything follows from `seed` and
+    `position`, so that a stream begun at the position of another goes on as that one does.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokens: Tokens,
+        hook: str,
+        *,
+        rows: int,
+        buffer: int = 200_000,
+        skip: Collection[int] = (),
+        longest: int = 512,
+        batch: int = 32,
+        passes: int = 1,
+        seed: int = 0,
+        share: tuple[int, int] = (0, 1),
+        position: tuple[int, int] = (0, 0),
+    ) -> None:
+        """`share` (i, n): of every n texts, the i-th is read. Raises ValueError if there are no texts.
+
+        `position` is how many texts came before the block that is given out, and how many batches of that are gone.
+        """
+        if not len(tokens):
+            raise ValueError("there are no texts")
+        self._model, self._tokens, self._hook, self._skip = model, tokens, hook, skip
+        self._rows, self._buffer, self._longest, self._batch = rows, max(buffer, rows), longest, batch
+        self._passes, self._seed, self._share = passes, seed, share
+        self.position = position
+        self._texts_read = position[0]
+        self._block: list[Tensor] = []
+        if position[1]:
+            self._block = self._read()[position[1] :]
+
+    def __iter__(self) -> Iterator[Float[Tensor, "rows d_in"]]:
+        return self
+
+    def __next__(self) -> Float[Tensor, "rows d_in"]:
+        """The next batch. Raises StopIteration after the last pass; rows that fill no batch are left over."""
+        if not self._block:
+            self.position = (self._texts_read, 0)
+            self._block = self._read()
+        if not self._block:
+            raise StopIteration
+        self.position = (self.position[0], self.position[1] + 1)
+        return self._block.pop(0)
+
+    def _read(self) -> list[Tensor]:
+        held, size = [], 0
+        generator = torch.Generator().manual_seed(hash((self._seed, self._texts_read, self._share)) % 2**63)
+        while size < self._buffer and (texts := self._texts()):
+            for part in activations(self._model, _pad(texts, self._batch, 0), self._hook, skip=self._skip):
+                held.append(part)
+                size += len(part)
+        if size < self._rows:
+            return []
+        pool = torch.cat(held)
+        order = torch.randperm(size, generator=generator)[: size // self._rows * self._rows].to(pool.device)
+        # Copies, or each batch would keep the whole block in memory.
+        return [pool[some] for some in order.split(self._rows)]
+
+    def _texts(self) -> list[list[int]]:
+        """The next few texts, of about one length when sorted."""
+        found: list[list[int]] = []
+        mine = range(self._share[0], len(self._tokens), self._share[1])
+        while len(found) < self._batch * 16 and self._texts_read < len(mine) * self._passes:
+            pass_, at = divmod(self._texts_read, len(mine))
+            found.append(self._tokens[self._order(pass_)[mine[at]]][: self._longest])
+            self._texts_read += 1
+        return found
+
+    def _order(self, pass_: int) -> list[int]:
+        if getattr(self, "_ordered", None) != pass_:
+            self._ordered = pass_
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + pass_)
+            self._orders: list[int] = torch.randperm(len(self._tokens), generator=generator).tolist()
+        return self._orders
 
 
 def _pad(block: list[list[int]], batch: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:

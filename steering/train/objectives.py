@@ -159,10 +159,12 @@ class JumpReLU:
 
     `Σ tanh(c·f_i·‖d_i‖)` is pressed down, with a small push for features far below their threshold
     (Anthropic, January 2025). Their weight `sparsity` rises over the whole run: at once, it would kill
-    features before they mean anything.
+    features before they mean anything. With a `target`, it is `(L0 / target − 1)²` that is pressed down, its
+    gradient that of the same tanh, so that a run ends near so many features a token.
     """
 
     sparsity: float = 10.0
+    target: float | None = None
     c: float = 4.0
     push: float = 3e-6
     bandwidth: float = 2.0
@@ -191,6 +193,9 @@ class JumpReLU:
         lengths = weights.lengths
         below = (torch.relu(threshold - pre) * lengths).sum(1).mean()
         dense = torch.tanh(self.c * f * lengths).sum(1).mean()
+        if self.target is not None:
+            l0 = dense + ((f.detach() > 0).sum(1).float().mean() - dense).detach()
+            dense = (l0 / self.target - 1).pow(2)
         return Terms(error + weight * dense + self.push * below, error, _counts(f))
 
     def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002

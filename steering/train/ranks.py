@@ -41,6 +41,11 @@ class Ranks:
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(n)] for part, n in zip(parts, lengths, strict=True)])
 
+    def wait(self) -> None:
+        """Until everybody is here."""
+        if self.size > 1:
+            dist.barrier()
+
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Leave in every parameter the mean of everybody's gradient."""
         if self.size > 1:

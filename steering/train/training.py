@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from steering.sae import SAE
+from steering.train import checkpoint
 from steering.train.objectives import BatchTopK, Moment, Objective
 from steering.train.ranks import ALONE, Ranks
 from steering.train.weights import Rows, Weights
@@ -127,22 +129,54 @@ class Training:
         self._optimizer.load_state_dict(state["moments"])
 
 
+class Source(Protocol):
+    """Batches that can be gone on with: a new source at `position` gives what this one would give next."""
+
+    position: tuple[int, int]
+
+    def __next__(self) -> Rows:
+        """The next batch."""
+        ...
+
+
+def go(run: Training, source: Source, *, every: int, file: Path) -> Iterator[Progress]:
+    """Train to the recipe's last step, yielding progress every 50 and leaving a checkpoint in `file` every `every`.
+
+    Raises ValueError if the batches end too early.
+    """
+    while run.steps < run.recipe.steps:
+        try:
+            batch = next(source)
+        except StopIteration:
+            raise ValueError(_ended(run.steps, run.recipe.steps)) from None
+        run.step(batch)
+        if run.steps % EVERY:
+            continue
+        yield run.progress()
+        if run.steps % every == 0:
+            positions = run.ranks.gather(torch.tensor(source.position)).view(-1, 2).tolist()
+            if run.ranks.rank == 0:
+                checkpoint.save(file, {"training": run.state(), "positions": positions})
+
+
 def train(batches: Iterator[Rows], recipe: Recipe, *, held_out: Rows) -> Iterator[Progress]:
     """Train on `batches` for `recipe.steps`, yielding progress every 50 steps and, last, the SAE.
 
     `held_out` sets the threshold where the objective has none. Raises ValueError if the batches end too early.
     """
     run = Training.begin(recipe, next(batches))
-    for step in range(recipe.steps):
+    while run.steps < recipe.steps:
         batch = next(batches, None)
         if batch is None:
-            raise ValueError(
-                f"the activations ended after {step} of {recipe.steps} steps; give more text or fewer steps"
-            )
+            raise ValueError(_ended(run.steps, recipe.steps))
         run.step(batch)
         if run.steps % EVERY == 0:
             yield run.progress()
     yield Progress(recipe.steps, 0.0, 0.0, 0.0, run.dead, run.served(held_out))
+
+
+def _ended(step: int, steps: int) -> str:
+    return f"the activations ended after {step} of {steps} steps; give more text or fewer steps"
 
 
 def _half(x: Rows) -> AbstractContextManager[object]:

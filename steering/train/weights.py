@@ -33,6 +33,12 @@ class Weights(torch.nn.Module):
         self.log_threshold = None if log_threshold is None else torch.nn.Parameter(log_threshold)
         self.subtracts, self.unit = subtracts, unit
 
+    @staticmethod
+    def of(sae: SAE, scale: float) -> "Weights":
+        """A served SAE as it learns on: unit rows, `b_dec` taken from the input, thresholds left to the objective."""
+        b_enc = scale * (sae.b_enc + sae.b_dec @ sae.W_enc)
+        return Weights(sae.W_enc, b_enc, sae.W_dec.clone(), scale * sae.b_dec, subtracts=True, unit=True)
+
     def pre(self, x: Rows) -> Float[Tensor, "rows d_sae"]:
         """Pre-activations; `b_dec` is taken from the input where `subtracts`."""
         return torch.addmm(self.b_enc, x - self.b_dec if self.subtracts else x, self.W_enc)

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from steering.activations import padded_batches, shuffled
 from steering.sae import SAE
 from steering.train import objectives
 from steering.train.kernels import Dense, Sparse
@@ -154,19 +153,6 @@ def test_thresholds_learn_only_from_what_lies_near_them():
 def test_too_little_text_is_an_error_that_says_so():
     with pytest.raises(ValueError, match="ended after 2 of 5 steps"):
         list(train(itertools.islice(planted(), 3), Recipe(BatchTopK(k=3), d_sae=64, steps=5), held_out=next(planted())))
-
-
-def test_shuffling_loses_no_row_but_the_last_partial_batch():
-    parts = [torch.arange(i * 100, i * 100 + 100.0)[:, None] for i in range(7)]
-    seen = torch.cat(list(shuffled(parts, rows=32, buffer=128))).flatten().sort().values
-    assert len(seen) == 700 // 32 * 32
-    assert len(seen.unique()) == len(seen)
-
-
-def test_padding_marks_what_is_real():
-    ids, real = next(padded_batches([[1, 2, 3], [4]], batch=2, longest=8, pad=0))
-    assert ids.tolist() == [[4, 0, 0], [1, 2, 3]]
-    assert real.tolist() == [[True, False, False], [True, True, True]]
 
 
 def test_measures_count_features_by_how_often_they_fire():

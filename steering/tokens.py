@@ -1,0 +1,94 @@
+"""Texts as token ids, in memory or in a file. Knows numbers; nothing of tokenizers or models.
+
+Tokens are the only thing of a text that is kept on disk for training: a stream of width 2,304 would take a
+thousand times the space, and is computed again faster than it is read (SAE.md §6).
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt32
+
+from steering.errors import SteeringError
+
+IDS, EDGES = "tokens.u32", "edges.npy"
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Texts one after another; text `i` is `ids[starts[i]:ends[i]]`."""
+
+    ids: UInt32[np.ndarray, " tokens"]
+    starts: Int64[np.ndarray, " texts"]
+    ends: Int64[np.ndarray, " texts"]
+
+    @staticmethod
+    def gather(texts: Iterable[Sequence[int]]) -> "Tokens":
+        """Keep texts in memory."""
+        rows = [np.asarray(text, dtype=np.uint32) for text in texts]
+        edges = _edges(map(len, rows))
+        return Tokens(np.concatenate([np.empty(0, np.uint32), *rows]), edges[:-1], edges[1:])
+
+    @staticmethod
+    def write(folder: Path, texts: Iterable[Sequence[int]], *, most: int | None = None) -> "Tokens":
+        """Keep texts in `folder`, until there are `most` tokens; a folder cut off half-way counts as empty."""
+        folder.mkdir(parents=True, exist_ok=True)
+        lengths: list[int] = []
+        with (folder / f"{IDS}.tmp").open("wb") as file:
+            for text in texts:
+                file.write(np.asarray(text, dtype=np.uint32).tobytes())
+                lengths.append(len(text))
+                if most is not None and file.tell() >= 4 * most:
+                    break
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(folder / f"{IDS}.tmp", folder / IDS)
+        with (folder / f"{EDGES}.tmp").open("wb") as file:
+            np.save(file, _edges(lengths))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(folder / f"{EDGES}.tmp", folder / EDGES)
+        return Tokens.open(folder)
+
+    @staticmethod
+    def there(folder: Path) -> bool:
+        """Whether `folder` holds tokens, whole."""
+        return (folder / EDGES).exists()
+
+    @staticmethod
+    def open(folder: Path) -> "Tokens":
+        """Read from `folder` as needed. Raises SteeringError if what lies there does not fit together."""
+        try:
+            edges = np.load(folder / EDGES)
+            ids = np.memmap(folder / IDS, np.uint32, "r") if edges[-1] else np.empty(0, np.uint32)
+        except (OSError, ValueError, EOFError) as error:
+            raise SteeringError(f"cannot read tokens from {str(folder)!r}: {error}; delete the folder") from error
+        if len(ids) != edges[-1]:
+            raise SteeringError(
+                f"{str(folder / IDS)!r} holds {len(ids)} tokens, not the {edges[-1]} expected; delete the folder"
+            )
+        return Tokens(ids, edges[:-1], edges[1:])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, i: int) -> list[int]:
+        return self.ids[self.starts[i] : self.ends[i]].tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self[i] for i in range(len(self)))
+
+    def subset(self, texts: Sequence[int]) -> "Tokens":
+        """These texts alone, without a copy."""
+        return Tokens(self.ids, self.starts[list(texts)], self.ends[list(texts)])
+
+    def lengths(self) -> Int64[np.ndarray, " texts"]:
+        """How many tokens each text has."""
+        return self.ends - self.starts
+
+
+def _edges(lengths: Iterable[int]) -> Int64[np.ndarray, " edges"]:
+    return np.cumsum([0, *lengths], dtype=np.int64)
