@@ -243,13 +243,18 @@ async def _end_replies(application: "FastAPI", server: "uvicorn.Server", *, afte
 async def _open(settings: Settings) -> "Tiller":
     from server.choice import Tiller
     from server.store.sqlite import SqliteStore
+    from server.swap import open_wanted, revisions_of
     from steering.catalogue import Catalogue
 
-    opened = await asyncio.to_thread(_bundle, settings)
-    engine = await (_vllm(settings, opened) if settings.engine == "vllm" else _transformers(settings, opened))
-    opened.check_fits(engine.width)
-    store = SqliteStore(settings.data_dir / "tiller.db")
-    return Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings)
+    revisions, store = revisions_of(settings), SqliteStore(settings.data_dir / "tiller.db")
+    try:
+        opened = await open_wanted(revisions, store)
+        engine = await (_vllm(settings, opened) if settings.engine == "vllm" else _transformers(settings, opened))
+        opened.check_fits(engine.width)
+    except BaseException:
+        await store.close()
+        raise
+    return Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions)
 
 
 async def _transformers(settings: Settings, opened: "Bundle") -> "TransformersEngine":
@@ -275,7 +280,7 @@ async def _vllm(settings: Settings, opened: "Bundle") -> "VLLMEngine":
     given |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}
     return await VLLMEngine.load(
         settings.model or opened.model_path,
-        folders={opened.info.hook: opened.folder / "revisions" / opened.info.revision},
+        folders={opened.info.hook: opened.files},
         revision=opened.info.revision,
         queue=settings.queue,
         arguments=given | read_flags(settings.vllm),
