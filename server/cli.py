@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -254,7 +255,10 @@ async def _open(settings: Settings) -> "Tiller":
     except BaseException:
         await store.close()
         raise
-    return Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions)
+    tiller = Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions)
+    gc.collect()
+    gc.freeze()  # what is here now stays; looking through it for garbage would stop all replies for 0.1 s each time
+    return tiller
 
 
 async def _transformers(settings: Settings, opened: "Bundle") -> "TransformersEngine":

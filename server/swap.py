@@ -118,7 +118,7 @@ class Swap:
         tiller, started = self._tiller, time.monotonic()
 
         def read() -> Bundle:
-            found = tiller.revisions.open(revision)
+            found = tiller.revisions.open(revision, gently=True)
             found.check_fits(tiller.engine.width)
             return found.to(tiller.engine.device)
 

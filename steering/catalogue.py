@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,9 @@ from steering.spec import Intervention, Preset, Snapshot, SteeringSpec, Unit
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 """One spelling per feature: `01` would be a second name for `1`, which no check for repeats would see."""
+
+BREATH = 32
+"""So many features are read at a stretch where others wait for the interpreter: about a millisecond's worth."""
 
 
 class SweetSpot(BaseModel):
@@ -253,8 +257,12 @@ class Bundle:
         *,
         numbers: tuple[int, ...] = (),
         retired: Mapping[int, Retired] | None = None,
+        gently: bool = False,
     ) -> "Bundle":
-        """Read the revision whose SAE and features are in `files`. Raises BadBundle."""
+        """Read the revision whose SAE and features are in `files`. Raises BadBundle.
+
+        `gently` takes longer and leaves the interpreter to other threads in between.
+        """
         sae = SAE.load(files)
         presets_file = folder / "presets.json"
         try:
@@ -263,10 +271,9 @@ class Bundle:
                 if presets_file.exists()
                 else []
             )
-            features = _read_features(
-                files / "features.jsonl", info.name, numbers or tuple(range(sae.d_sae)), sae.d_sae
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            numbers = numbers or tuple(range(sae.d_sae))
+            features = _read_features(files / "features.jsonl", info.name, numbers, sae.d_sae, gently=gently)
+        except (OSError, ValueError) as error:
             raise BadBundle(f"the catalogue of {str(files)!r} is damaged: {error}") from error
         return Bundle(folder, info, sae, features, presets, retired or {}, files)
 
@@ -403,15 +410,18 @@ def _searchable(f: Feature) -> str:
     return " ".join([f.id, f.label, *f.top_logits.get("positive", [])]).lower()
 
 
-def _read_features(path: Path, bundle: str, numbers: tuple[int, ...], d_sae: int) -> list[Feature]:
+def _read_features(path: Path, bundle: str, numbers: tuple[int, ...], d_sae: int, *, gently: bool) -> list[Feature]:
     if len(numbers) != d_sae or len(set(numbers)) != d_sae:
         raise ValueError(f"{len(set(numbers))} features' numbers for {d_sae} rows")
     row_of = {number: row for row, number in enumerate(numbers)}
     told: dict[int, Feature] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for i, line in enumerate(lines):
+        if gently and i % BREATH == 0:
+            time.sleep(0.002)
         found = json.loads(line)
-        number = found["index"]
-        if number not in row_of:
+        number = found.get("index") if isinstance(found, dict) else None
+        if not isinstance(number, int) or number not in row_of:
             raise ValueError(f"{path.name} describes feature {number}, but the SAE has {d_sae}")
         told[number] = Feature.model_validate({**found, "id": f"{bundle}/{number}", "row": row_of[number]})
     return [told.get(n) or Feature(id=f"{bundle}/{n}", index=n, row=row) for row, n in enumerate(numbers)]

@@ -103,20 +103,22 @@ class Revisions:
             )
         return found
 
-    def open(self, revision: str) -> Bundle:
+    def open(self, revision: str, *, gently: bool = False) -> Bundle:
         """Read a revision, every file held against its SHA-256. Raises BadBundle that names the file.
 
+        `gently` takes longer and leaves the interpreter to other threads in between.
         Its presets are the shipped ones, with the units and snapshots of the revision they were made for.
         """
         manifest = self.manifest(revision)
         if revision == self.info.revision:
-            bundle = Bundle.open(self.base)
+            bundle = Bundle.read(self.base, self.info, self.base / "revisions" / revision, gently=gently)
         else:
             files = self.live / revision
             self._verify(files, manifest)
             changes = {"revision": revision, "typical_norm": manifest.typical_norm, "metrics": manifest.figures}
             info = self.info.model_copy(update=changes)
-            bundle = Bundle.read(self.base, info, files, numbers=manifest.numbers, retired=manifest.retired)
+            numbers, retired = manifest.numbers, manifest.retired
+            bundle = Bundle.read(self.base, info, files, numbers=numbers, retired=retired, gently=gently)
             bundle.check_fits(self._shipped.d_in)
         return replace(bundle, presets=self._presets)
 
