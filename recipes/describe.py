@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
 from steering.activations import padded_batches, tokenize_chats
+from steering.catalogue import write_features
 from steering.sae import SAE
 from steering.understand.describe import describe
 
@@ -31,11 +31,7 @@ def main() -> None:
     chats = itertools.islice(SmallWorld(300), args.chats)
     batches = padded_batches(tokenize_chats(tokenizer, chats), batch=16, longest=256, pad=0)
     features = describe(model, tokenizer, SAE.load(folder), args.hook, batches, bundle=bundle.name)
-    lines = [
-        json.dumps(f.model_dump(exclude={"id"}, exclude_defaults=True) | {"index": f.index}, ensure_ascii=False)
-        for f in features
-    ]
-    (folder / "features.jsonl").write_text("\n".join(lines) + "\n")
+    write_features(folder, features)
     dead = sum(f.density == 0 for f in features)
     say(
         f"{len(features)} features, {dead} never fired, {sum(f.density > 0.1 for f in features)} on more than a tenth of tokens"

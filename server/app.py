@@ -15,11 +15,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import errors, features_api, openai_api, presets_api
+from server import errors, features_api, openai_api, presets_api, saes_api
 from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
 from server.store.store import BadStore
+from server.swap import Swap
 from server.version import VERSION, git_commit, version_of
 from steering.errors import SteeringError
 
@@ -37,17 +38,19 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
         loading = asyncio.create_task(_open(app, opener))
         yield
         loading.cancel()
+        await asyncio.wait({loading})
         if tiller := app.state.tiller:
             await tiller.engine.close()
             await tiller.store.close()
 
     app = FastAPI(title="Tiller", version=VERSION, lifespan=lifespan, description="OpenAI's chat API, with steering.")
-    app.state.tiller, app.state.failure = None, None
+    app.state.tiller, app.state.failure, app.state.swap = None, None, Swap(app.state)
     app.add_middleware(Border, state=app.state, settings=settings)
     errors.install(app)
     app.include_router(openai_api.router)
     app.include_router(features_api.router)
     app.include_router(presets_api.router)
+    app.include_router(saes_api.router)
     _add_health(app, settings)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
@@ -67,6 +70,8 @@ async def _open(app: FastAPI, opener: Opener) -> None:
     except Exception as error:
         log.exception("could not start")
         app.state.failure = str(error)
+    else:
+        await app.state.swap.watch()
 
 
 def _add_health(app: FastAPI, settings: Settings) -> None:
@@ -87,6 +92,7 @@ def _add_health(app: FastAPI, settings: Settings) -> None:
                 "engine": tiller.engine.name,
                 "model": tiller.model,
                 "revision": tiller.bundle.info.revision,
+                "swap_error": app.state.swap.error,
                 "store": tiller.store.name,
                 "single_process": True,
                 "version": VERSION,

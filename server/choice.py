@@ -1,10 +1,10 @@
 """What a request means: which model, preset and steering, checked against catalogue and policy. Knows no routes.
 
-`Tiller` holds the four collaborators of every route. `choose` is the only way to a `Choice`, and no
+`Tiller` holds the collaborators of every route; another revision of the SAE is another `Tiller`. `choose` is the only way to a `Choice`, and no
 engine is called without one, so nothing passes the policy by.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,8 @@ from server.store.store import Store
 from steering.catalogue import Applied, Bundle, Catalogue, Resolved
 from steering.chat import EncodedChat
 from steering.errors import BadStrength
-from steering.spec import Preset, SteeringSpec
+from steering.revisions import Revisions
+from steering.spec import Preset, Snapshot, SteeringSpec
 
 MAX_FACTOR = 100.0
 """Policy: by how much a live activation may be multiplied."""
@@ -54,7 +55,7 @@ class Choice:
             steered,
             True,
             self.resolved.edits,
-            self.resolved.spec.fingerprint,
+            self.resolved.fingerprint,
             interventions=self.resolved.interventions,
             revision=self.revision,
             sampling=sampling,
@@ -64,7 +65,7 @@ class Choice:
         """What was applied, as every reply carries it."""
         spec = self.resolved.spec
         return {
-            "hash": spec.fingerprint,
+            "hash": self.resolved.fingerprint,
             "unit": spec.unit,
             "scope": spec.scope,
             "revision": self.revision,
@@ -74,10 +75,13 @@ class Choice:
         }
 
     def warnings(self) -> list[Warned]:
-        """Doses that nobody measured, or that are beyond what was measured to be good."""
+        """Doses that nobody measured, or that are beyond what was measured to be good; features that only a preset still has."""
         found = []
         for a in self.resolved.applied:
             spot, name = a.feature.sweet_spot, a.feature.label or a.feature.id
+            if a.gone:
+                kept = f"{name}: revision {self.revision} has it no more; what was saved with the preset steers"
+                found.append(Warned("retired", a.feature.id, kept))
             if a.mode in ("scale", "ablate"):
                 continue  # these have no dose
             if not a.measured:
@@ -103,6 +107,8 @@ class Tiller:
     catalogue: Catalogue
     store: Store
     settings: Settings
+    revisions: Revisions
+    """Of the bundle, on disk."""
 
     @property
     def bundle(self) -> Bundle:
@@ -139,17 +145,17 @@ class Tiller:
         preset = by_model or await self._preset_named(asked.preset)
         with _as_one_spec():
             spec = asked.over(preset)
-        resolved = self.resolve(spec)
+        resolved = self.resolve(spec, preset.pins if preset else {})
         return Choice(model or self.model, preset, resolved, self.bundle.info.revision, "coherence" in asked.wanted)
 
-    def resolve(self, spec: SteeringSpec) -> Resolved:
-        """Resolve a spec and hold it against the policy. Raises UnknownFeature and BadStrength."""
+    def resolve(self, spec: SteeringSpec, pins: Mapping[str, Snapshot]) -> Resolved:
+        """Resolve a spec, with its preset's snapshots, and hold it against the policy. Raises UnknownFeature and BadStrength."""
         if len(spec.features) > self.settings.max_features:
             raise BadStrength(
                 f"{len(spec.features)} features; this server steers at most {self.settings.max_features} at once"
             )
         with _as_one_spec():
-            resolved = self.catalogue.resolve(spec)
+            resolved = self.catalogue.resolve(spec, pins)
         for hook, norm in resolved.push_norm.items():
             most = self.settings.max_push
             if not norm <= most:
@@ -214,4 +220,4 @@ def _applied(a: Applied) -> dict[str, Any]:
         "layer": a.layer,
         "in_sweet_spot": a.in_sweet_spot,
         "measured": a.measured,
-    }
+    } | ({"retired": True} if a.gone else {})

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -243,13 +244,21 @@ async def _end_replies(application: "FastAPI", server: "uvicorn.Server", *, afte
 async def _open(settings: Settings) -> "Tiller":
     from server.choice import Tiller
     from server.store.sqlite import SqliteStore
+    from server.swap import open_wanted, revisions_of
     from steering.catalogue import Catalogue
 
-    opened = await asyncio.to_thread(_bundle, settings)
-    engine = await (_vllm(settings, opened) if settings.engine == "vllm" else _transformers(settings, opened))
-    opened.check_fits(engine.width)
-    store = SqliteStore(settings.data_dir / "tiller.db")
-    return Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings)
+    revisions, store = revisions_of(settings), SqliteStore(settings.data_dir / "tiller.db")
+    try:
+        opened = await open_wanted(revisions, store)
+        engine = await (_vllm(settings, opened) if settings.engine == "vllm" else _transformers(settings, opened))
+        opened.check_fits(engine.width)
+    except BaseException:
+        await store.close()
+        raise
+    tiller = Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions)
+    gc.collect()
+    gc.freeze()  # what is here now stays; looking through it for garbage would stop all replies for 0.1 s each time
+    return tiller
 
 
 async def _transformers(settings: Settings, opened: "Bundle") -> "TransformersEngine":
@@ -275,7 +284,7 @@ async def _vllm(settings: Settings, opened: "Bundle") -> "VLLMEngine":
     given |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}
     return await VLLMEngine.load(
         settings.model or opened.model_path,
-        folders={opened.info.hook: opened.folder / "revisions" / opened.info.revision},
+        folders={opened.info.hook: opened.files},
         revision=opened.info.revision,
         queue=settings.queue,
         arguments=given | read_flags(settings.vllm),

@@ -15,25 +15,25 @@ router = APIRouter(prefix="/v1/presets")
 
 
 @router.get("")
-async def presets(request: Request) -> dict[str, Any]:
-    """The bundle's presets and the saved ones."""
+async def presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
+    """The bundle's presets and the saved ones; with `snapshots`, what each keeps of its features."""
     tiller: Tiller = request.app.state.tiller
     return {
         "object": "list",
-        "data": [p.model_dump() for p in await tiller.presets()],
+        "data": [_told(p, snapshots=snapshots) for p in await tiller.presets()],
         "has_more": False,
         "next_cursor": None,
     }
 
 
 @router.get("/{preset_id}")
-async def preset(request: Request, preset_id: str) -> Response:
+async def preset(request: Request, preset_id: str, snapshots: bool = False) -> Response:
     """One preset; its version is the ETag."""
     tiller: Tiller = request.app.state.tiller
     found = await tiller.preset(preset_id)
     if found is None:
         raise _missing(preset_id)
-    return _answer(found)
+    return _answer(found, snapshots=snapshots)
 
 
 @router.post("")
@@ -89,8 +89,11 @@ async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None) ->
     if wanted.model not in ("", tiller.model):
         raise bad_request(f"this server serves {tiller.model!r}; the preset is for {wanted.model!r}", param="model")
     check_sampling(wanted.sampling)
-    tiller.resolve(wanted.steering)
-    return wanted.model_copy(update={"model": tiller.model})
+    held = await tiller.store.preset(wanted.id)
+    kept = held.pins if held and held.model == tiller.model else {}
+    tiller.resolve(wanted.steering, kept)
+    mine = wanted.model_copy(update={"model": tiller.model, "snapshots": ()})  # nobody brings vectors of their own
+    return tiller.bundle.pinned(mine, kept=kept)
 
 
 async def _may_change(tiller: Tiller, preset_id: str) -> None:
@@ -118,5 +121,9 @@ def _missing(preset_id: str) -> ApiError:
     )
 
 
-def _answer(preset: Preset, status: int = 200) -> Response:
-    return JSONResponse(preset.model_dump(), status, {"ETag": f'"{preset.version}"'})
+def _answer(preset: Preset, status: int = 200, *, snapshots: bool = False) -> Response:
+    return JSONResponse(_told(preset, snapshots=snapshots), status, {"ETag": f'"{preset.version}"'})
+
+
+def _told(preset: Preset, *, snapshots: bool) -> dict[str, Any]:
+    return preset.model_dump(exclude=set() if snapshots else {"snapshots"})

@@ -1,8 +1,10 @@
-"""`tiller sae …`: bring an SAE in, take one out, train one, judge one. Puts files, model and measures together; heavy imports wait."""
+"""`tiller sae …`: bring an SAE in, take one out, train one, judge one, go back to an earlier one. Puts files, model and measures together; heavy imports wait."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from server.store.sqlite import SqliteStore
     from steering.formats import Imported
+    from steering.revisions import Revisions
     from steering.sae import SAE
     from steering.splice import Spliced
     from steering.train.measures import Measures
@@ -30,6 +34,8 @@ Text = Annotated[
     typer.Option(help="Text to measure on: lines, or JSONL with `text` or `messages`. A sample if not given."),
 ]
 Hook = Annotated[str | None, typer.Option(help="Where it reads, such as layers.12, if its files don't say.")]
+Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="The bundle's folder.")]
+Data = Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="Where the server keeps its settings.")]
 K = Annotated[int | None, typer.Option(min=1, help="Features per token of a TopK, if its files don't say.")]
 
 
@@ -206,6 +212,54 @@ def export(
     console.print(f"{out}: SAELens 6, jumprelu, {opened.sae.d_sae} features", soft_wrap=True)
 
 
+@app.command()
+def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
+    """List the revisions of the SAE: figures, parents, and which one is served.
+
+    Example: tiller sae revisions
+    """
+    from steering.errors import SteeringError
+
+    with _revisions(bundle, data_dir) as (found, store):
+        served = _wanted(found, store)
+        table = Table("revision", "parent", "published", "features", "figures", "")
+        for name in found.names():
+            try:
+                m = found.manifest(name)
+            except SteeringError as error:
+                table.add_row(name, "", "", "", str(error), "damaged")
+                continue
+            figures = ", ".join(f"{k} {v:.4g}" for k, v in m.figures.items())
+            when = datetime.fromtimestamp(m.created, UTC).strftime("%Y-%m-%d %H:%M")
+            table.add_row(name, m.parent or "–", when, str(m.d_sae), figures, "served" if name == served else "")
+        console.print(table)
+
+
+@app.command()
+def rollback(
+    to: Annotated[
+        str | None, typer.Option(help="The revision to serve; the parent of the served one if not given.")
+    ] = None,
+    bundle: Bundle_ = None,
+    data_dir: Data = None,
+) -> None:
+    """Serve an earlier revision of the SAE; a running server follows within a second.
+
+    Example: tiller sae rollback --to r3
+    """
+    from server.swap import setting_of
+    from steering.errors import BadBundle
+
+    with _revisions(bundle, data_dir) as (found, store):
+        served = _wanted(found, store)
+        target = to or found.manifest(served).parent
+        if target is None:
+            raise BadBundle(f"{served!r} came with the bundle, there is nothing before it; name another with --to")
+        found.open(target)  # what cannot be opened is not asked for
+        asyncio.run(store.set_setting(setting_of(found.info.name), target))
+    console.print(f"{served} → {target}: new replies come from {target}; replies that run end on {served}.")
+
+
 @app.command("eval")
 def evaluate(
     place: Annotated[str | None, typer.Argument(help="An SAE of any known layout; the bundle's if not given.")] = None,
@@ -300,6 +354,33 @@ def _same_again(sae: "SAE", written: "SAE", rows: "Tensor") -> None:
     here, there = sae.decode(sae.encode(rows[:256])), written.decode(written.encode(rows[:256]))
     if not here.equal(there):
         raise BadBundle("the SAE on disk does not reconstruct what the one that was read did")
+
+
+@contextmanager
+def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Revisions, SqliteStore]]":
+    """The revisions and the store of a server, running or not; what a person can mend ends with its message."""
+    from server.settings import Settings
+    from server.store.sqlite import SqliteStore
+    from server.store.store import BadStore
+    from server.swap import revisions_of
+    from steering.errors import SteeringError
+
+    given = {"bundle": bundle, "data_dir": data_dir}
+    settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    try:
+        found, store = revisions_of(settings), SqliteStore(settings.data_dir / "tiller.db")
+        try:
+            yield found, store
+        finally:
+            asyncio.run(store.close())
+    except (SteeringError, BadStore, OSError) as error:
+        _fail(str(error))
+
+
+def _wanted(found: "Revisions", store: "SqliteStore") -> str:
+    from server.swap import setting_of
+
+    return asyncio.run(store.setting(setting_of(found.info.name))) or found.info.revision
 
 
 def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") -> None:

@@ -2,29 +2,36 @@
 
 A bundle is a folder: `bundle.json` (which model, hook point, revision), `revisions/<revision>/` with
 the SAE and `features.jsonl`, and `presets.json`. Strengths become raw activations here, because only
-the catalogue knows what was measured for each feature.
+the catalogue knows what was measured for each feature. A feature's number is its name for good; the row
+of the SAE that computes it may, once it is retired, compute another feature with another number.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
+from steering.edits import ResidualEdit, ResolvedIntervention, as_text, compile_edit
 from steering.errors import BadBundle, UnknownFeature
 from steering.hooks import layer_number
 from steering.sae import SAE
-from steering.spec import Intervention, Preset, SteeringSpec, Unit
+from steering.spec import Intervention, Preset, Snapshot, SteeringSpec, Unit
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 """One spelling per feature: `01` would be a second name for `1`, which no check for repeats would see."""
+
+BREATH = 32
+"""So many features are read at a stretch where others wait for the interpreter: about a millisecond's worth."""
 
 
 class SweetSpot(BaseModel):
@@ -44,8 +51,13 @@ class Feature(BaseModel):
 
     id: str
     index: int
+    """Its number, which never becomes another feature's."""
+    row: int = -1
+    """Which row of the SAE computes it; the one of its number if nothing is said."""
     label: str = ""
     label_source: str = "none"
+    stale: bool = False
+    """Whether its direction has turned so far since it was labelled that the label may be wrong."""
     density: float = 0.0
     """Share of tokens on which it fires."""
     max_activation: float = 0.0
@@ -58,6 +70,28 @@ class Feature(BaseModel):
     examples: list[dict[str, Any]] = []
     top_logits: dict[str, list[str]] = {}
     note: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_the_row_of_its_number(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was given
+        return {"row": data["index"], **data} if isinstance(data, dict) and "index" in data else data
+
+    def line(self) -> str:
+        """The feature as a line of `features.jsonl`."""
+        told = self.model_dump(exclude={"id"}, exclude_defaults=True)
+        if self.row == self.index:
+            del told["row"]
+        return json.dumps(told, ensure_ascii=False) + "\n"
+
+
+class Retired(BaseModel):
+    """What is left of a feature whose row was given to another."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: str
+    """The first that doesn't have it."""
+    label: str = ""
 
 
 class BundleInfo(BaseModel):
@@ -90,6 +124,8 @@ class Applied:
     raw: float
     layer: int
     measured: bool
+    gone: bool = False
+    """Whether the SAE has it no more, and a preset's snapshot steered."""
 
     @property
     def in_sweet_spot(self) -> bool | None:
@@ -109,17 +145,29 @@ class Resolved:
     """What the edits were compiled from."""
     push_norm: dict[str, float]
     """Length of the summed push at each hook point, in typical norms of the stream there."""
+    pinned: str = ""
+    """What snapshots changed, where they did."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name what will be done: the spec's fingerprint, told apart where a preset's snapshots mean something else."""
+        plain = self.spec.fingerprint
+        return "s_" + hashlib.sha256((plain + self.pinned).encode()).hexdigest()[:16] if self.pinned else plain
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """An open bundle."""
+    """An open bundle, at one revision of its SAE."""
 
     folder: Path
     info: BundleInfo
     sae: SAE
     features: list[Feature]
+    """One for each row of the SAE, in the order of the rows."""
     presets: list[Preset] = field(default_factory=list)
+    retired: Mapping[int, Retired] = field(default_factory=dict)
+    files: Path = Path()
+    """The folder of the SAE."""
 
     @property
     def model_path(self) -> str:
@@ -143,12 +191,45 @@ class Bundle:
         """The number of the hooked layer."""
         return layer_number(self.info.hook)
 
-    def neighbours(self, index: int, *, top: int = 8) -> list[tuple[Feature, float]]:
+    @cached_property
+    def numbered(self) -> dict[int, Feature]:
+        """The features by their numbers."""
+        return {f.index: f for f in self.features}
+
+    def neighbours(self, number: int, *, top: int = 8) -> list[tuple[Feature, float]]:
         """Return the features whose directions are nearest, with their cosines."""
-        cosines = self.sae.W_dec @ self.sae.W_dec[index]
-        cosines[index] = -2
+        row = self.numbered[number].row
+        cosines = self.sae.W_dec @ self.sae.W_dec[row]
+        cosines[row] = -2
         best = cosines.topk(min(top, self.sae.d_sae - 1))
         return [(self.features[i], float(c)) for c, i in zip(best.values, best.indices.tolist(), strict=True)]
+
+    def snapshot(self, feature: Feature) -> Snapshot:
+        """Return what a preset keeps of a feature."""
+        sae, row = self.sae, feature.row
+        return Snapshot(
+            id=feature.id,
+            revision=self.info.revision,
+            label=feature.label,
+            direction=as_text(sae.W_dec[row]),
+            encoder=as_text(sae.W_enc[:, row]),
+            bias=float(sae.b_enc[row]),
+            threshold=float(sae.threshold[row]),
+            typical_max=feature.typical_max,
+            dose=dose_of(feature, self.info),
+            measured=feature.dose is not None,
+        )
+
+    def pinned(self, preset: Preset, *, kept: Mapping[str, Snapshot] | None = None) -> Preset:
+        """Return the preset with a snapshot of each of its features: its own, one that is `kept`, or as it is here."""
+        held, taken = {**(kept or {}), **preset.pins}, []
+        for item in preset.steering.features:
+            here = self.numbered.get(number_of(item.id))
+            if item.id in held:
+                taken.append(held[item.id])
+            elif here and here.id == item.id:
+                taken.append(self.snapshot(here))
+        return preset.model_copy(update={"snapshots": tuple(taken)})
 
     @staticmethod
     def create(
@@ -159,20 +240,30 @@ class Bundle:
         shutil.rmtree(draft, ignore_errors=True)
         sae.save(draft / "revisions" / info.revision, hook=info.hook, model=info.model, about=about)
         (draft / "bundle.json").write_text(info.model_dump_json(indent=1, exclude_defaults=True) + "\n")
-        rows = [f.model_dump(exclude={"id"}, exclude_defaults=True) | {"index": f.index} for f in features or []]
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (draft / "revisions" / info.revision / "features.jsonl").write_text(lines)
+        write_features(draft / "revisions" / info.revision, features or [])
         os.replace(draft, folder)
 
     @staticmethod
     def open(folder: Path) -> "Bundle":
-        """Read a bundle. Raises BadBundle that names the file and what is wrong with it."""
-        try:
-            info = BundleInfo.model_validate_json((folder / "bundle.json").read_text())
-        except (OSError, ValidationError) as error:
-            raise BadBundle(f"{str(folder)!r} is not a bundle: {error}") from error
-        revision = folder / "revisions" / info.revision
-        sae = SAE.load(revision)
+        """Read a bundle as it was shipped. Raises BadBundle that names the file and what is wrong with it."""
+        info = read_info(folder)
+        return Bundle.read(folder, info, folder / "revisions" / info.revision)
+
+    @staticmethod
+    def read(
+        folder: Path,
+        info: BundleInfo,
+        files: Path,
+        *,
+        numbers: tuple[int, ...] = (),
+        retired: Mapping[int, Retired] | None = None,
+        gently: bool = False,
+    ) -> "Bundle":
+        """Read the revision whose SAE and features are in `files`. Raises BadBundle.
+
+        `gently` takes longer and leaves the interpreter to other threads in between.
+        """
+        sae = SAE.load(files)
         presets_file = folder / "presets.json"
         try:
             presets = (
@@ -180,10 +271,11 @@ class Bundle:
                 if presets_file.exists()
                 else []
             )
-            features = _read_features(revision / "features.jsonl", info.name, sae.d_sae)
+            numbers = numbers or tuple(range(sae.d_sae))
+            features = _read_features(files / "features.jsonl", info.name, numbers, sae.d_sae, gently=gently)
         except (OSError, ValueError) as error:
-            raise BadBundle(f"the catalogue of {str(folder)!r} is damaged: {error}") from error
-        return Bundle(folder, info, sae, features, presets)
+            raise BadBundle(f"the catalogue of {str(files)!r} is damaged: {error}") from error
+        return Bundle(folder, info, sae, features, presets, retired or {}, files)
 
 
 class Catalogue:
@@ -198,12 +290,18 @@ class Catalogue:
 
     def find(self, feature_id: str) -> tuple[Bundle, Feature]:
         """Look a feature up. Raises UnknownFeature with what there is instead."""
-        name, _, index = feature_id.rpartition("/")
+        name, number = feature_id.rpartition("/")[0], number_of(feature_id)
         bundle = self.bundles.get(name)
-        if bundle is None or not CANONICAL_INDEX.fullmatch(index) or int(index) >= bundle.sae.d_sae:
-            have = ", ".join(f"{b.info.name}/0…{b.sae.d_sae - 1}" for b in self.bundles.values())
-            raise UnknownFeature(f"no feature {feature_id!r}; there are {have}")
-        return bundle, bundle.features[int(index)]
+        if bundle and (feature := bundle.numbered.get(number)):
+            return bundle, feature
+        if bundle and (gone := bundle.retired.get(number)):
+            label = f" ({gone.label})" if gone.label else ""
+            raise UnknownFeature(
+                f"the feature {feature_id!r}{label} was retired in revision {gone.revision!r}; presets that were saved "
+                "with it still steer by it, GET /v1/features finds what there is now"
+            )
+        have = ", ".join(f"{b.info.name}/0…{max(b.numbered)}" for b in self.bundles.values())
+        raise UnknownFeature(f"no feature {feature_id!r}; there are {have}")
 
     def search(self, words: str = "") -> list[Feature]:
         """Features whose label, top logits or id hold all the words; labelled ones first, then the frequent."""
@@ -218,27 +316,64 @@ class Catalogue:
             ),
         )
 
-    def resolve(self, spec: SteeringSpec) -> Resolved:
+    def resolve(self, spec: SteeringSpec, pins: Mapping[str, Snapshot] | None = None) -> Resolved:
         """Turn a spec's strengths into raw activations and its interventions into edits.
 
-        Raises UnknownFeature and BadStrength.
+        A feature with a snapshot among the `pins` has its strength in the snapshot's units, and is steered by the
+        snapshot itself where this revision doesn't have it. Raises UnknownFeature and BadStrength.
         """
         spec = spec.canonical()
         chosen: dict[str, list[ResolvedIntervention]] = {}
-        applied = []
+        applied, changed = [], []
         for item in spec.features:
-            bundle, feature = self.find(item.id)
-            raw = raw_strength(item, spec.unit, feature, bundle.info)
+            pin = (pins or {}).get(item.id)
+            bundle, feature, gone = self._meant(item, pin)
+            unit = pin.typical_max if pin and spec.unit == "max" else pin.dose if pin and spec.unit == "dose" else None
+            raw = raw_strength(item, spec.unit, feature, bundle.info, pinned=unit)
             chosen.setdefault(bundle.info.name, []).append(
-                ResolvedIntervention(feature.index, item.mode, raw, spec.scale)
+                ResolvedIntervention(feature.row, item.mode, raw, spec.scale, pin if gone else None)
             )
-            applied.append(_applied(item, raw * (1 if item.mode == "scale" else spec.scale), feature, bundle))
+            if gone or raw != raw_strength(item, spec.unit, feature, bundle.info):
+                changed.append([item.id, raw, pin.model_dump() if pin and gone else None])
+            whole = raw * (1 if item.mode == "scale" else spec.scale)
+            applied.append(replace(_applied(item, whole, feature, bundle), gone=gone))
         edits = {self.bundles[n].info.hook: compile_edit(items, self.bundles[n].sae) for n, items in chosen.items()}
         asked = {self.bundles[n].info.hook: tuple(items) for n, items in chosen.items()}
         norms = {b.info.hook: b.info.typical_norm for b in self.bundles.values()}
-        return Resolved(
-            spec, tuple(applied), edits, asked, {h: float(e.push.norm()) / norms[h] for h, e in edits.items()}
-        )
+        push_norm = {h: float(e.push.norm()) / norms[h] for h, e in edits.items()}
+        return Resolved(spec, tuple(applied), edits, asked, push_norm, json.dumps(changed) if changed else "")
+
+    def _meant(self, item: Intervention, pin: Snapshot | None) -> tuple[Bundle, Feature, bool]:
+        """The feature that an intervention names, and whether only its snapshot is left."""
+        try:
+            return *self.find(item.id), False
+        except UnknownFeature:
+            bundle = self.bundles.get(item.id.rpartition("/")[0])
+            if bundle is None or pin is None:
+                raise
+            dose = pin.dose if pin.measured else None
+            number = number_of(pin.id)
+            told = Feature(id=pin.id, index=number, label=pin.label, typical_max=pin.typical_max, dose=dose)
+            return bundle, told, True
+
+
+def number_of(feature_id: str) -> int:
+    """The number in a feature's id; −1 if there is none."""
+    number = feature_id.rpartition("/")[2]
+    return int(number) if CANONICAL_INDEX.fullmatch(number) else -1
+
+
+def read_info(folder: Path) -> BundleInfo:
+    """Read `bundle.json`. Raises BadBundle."""
+    try:
+        return BundleInfo.model_validate_json((folder / "bundle.json").read_text())
+    except (OSError, ValidationError) as error:
+        raise BadBundle(f"{str(folder)!r} is not a bundle: {error}") from error
+
+
+def write_features(files: Path, features: Iterable[Feature]) -> None:
+    """Write `features.jsonl`."""
+    (files / "features.jsonl").write_text("".join(f.line() for f in features), encoding="utf-8")
 
 
 def dose_of(feature: Feature, info: BundleInfo) -> float:
@@ -246,10 +381,14 @@ def dose_of(feature: Feature, info: BundleInfo) -> float:
     return feature.dose if feature.dose is not None else 0.5 * info.typical_norm
 
 
-def raw_strength(item: Intervention, unit: Unit, feature: Feature, info: BundleInfo) -> float:
-    """A strength as a raw activation; the factor of a `scale` has no unit."""
+def raw_strength(
+    item: Intervention, unit: Unit, feature: Feature, info: BundleInfo, *, pinned: float | None = None
+) -> float:
+    """A strength as a raw activation, with the unit `pinned` if one is; the factor of a `scale` has no unit."""
     if item.mode == "scale":
         return item.strength
+    if pinned is not None:
+        return item.strength * pinned
     return item.strength * {"dose": dose_of(feature, info), "max": feature.typical_max, "raw": 1.0}[unit]
 
 
@@ -271,12 +410,18 @@ def _searchable(f: Feature) -> str:
     return " ".join([f.id, f.label, *f.top_logits.get("positive", [])]).lower()
 
 
-def _read_features(path: Path, bundle: str, d_sae: int) -> list[Feature]:
-    rows = {i: Feature(id=f"{bundle}/{i}", index=i) for i in range(d_sae)}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            feature = Feature.model_validate({**json.loads(line), "id": ""})
-            if feature.index not in rows:
-                raise ValueError(f"{path.name} describes feature {feature.index}, but the SAE has {d_sae}")
-            rows[feature.index] = feature.model_copy(update={"id": f"{bundle}/{feature.index}"})
-    return list(rows.values())
+def _read_features(path: Path, bundle: str, numbers: tuple[int, ...], d_sae: int, *, gently: bool) -> list[Feature]:
+    if len(numbers) != d_sae or len(set(numbers)) != d_sae:
+        raise ValueError(f"{len(set(numbers))} features' numbers for {d_sae} rows")
+    row_of = {number: row for row, number in enumerate(numbers)}
+    told: dict[int, Feature] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for i, line in enumerate(lines):
+        if gently and i % BREATH == 0:
+            time.sleep(0.002)
+        found = json.loads(line)
+        number = found.get("index") if isinstance(found, dict) else None
+        if not isinstance(number, int) or number not in row_of:
+            raise ValueError(f"{path.name} describes feature {number}, but the SAE has {d_sae}")
+        told[number] = Feature.model_validate({**found, "id": f"{bundle}/{number}", "row": row_of[number]})
+    return [told.get(n) or Feature(id=f"{bundle}/{n}", index=n, row=row) for row, n in enumerate(numbers)]

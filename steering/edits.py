@@ -14,16 +14,18 @@ All interventions at a hook point read the unsteered stream and act together:
 move. Tokens outside the scope, and row 0 of a table, stay bit-identical.
 """
 
+import base64
 import heapq
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steering.errors import BadStrength
+from steering.errors import BadBundle, BadStrength
 from steering.sae import SAE
-from steering.spec import MAX_FEATURES, Mode
+from steering.spec import MAX_FEATURES, Mode, Snapshot
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class ResolvedIntervention:
     raw: float
     """The strength in units of the activation; for `scale` the plain factor."""
     scale: float = 1.0
+    pinned: Snapshot | None = None
+    """What steers in place of the row, for a feature that the SAE has no more."""
 
     @property
     def target(self) -> float:
@@ -75,17 +79,43 @@ def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> Residua
             raise BadStrength(f"the strength of feature {i.index} is {i.raw}; it must be a finite number")
     place = sae.W_dec.device
     target = torch.tensor([i.target for i in interventions], device=place)
-    rows = torch.tensor([i.index for i in interventions], dtype=torch.long, device=place)
     gated = [i for i in interventions if i.gate != 0]
-    k = torch.tensor([i.index for i in gated], dtype=torch.long, device=place)
-    return ResidualEdit(
-        push=target @ sae.W_dec[rows] if len(rows) else torch.zeros(sae.d_in, device=place),
-        w=sae.W_enc.T[k].contiguous(),
-        b=sae.b_enc[k],
-        threshold=sae.threshold[k],
-        d=sae.W_dec[k],
-        gate=torch.tensor([i.gate for i in gated], device=place),
+    rows, k = (
+        torch.tensor([0 if i.pinned else i.index for i in some], dtype=torch.long, device=place)
+        for some in (interventions, gated)
     )
+    directions, w, b, threshold, d = (
+        sae.W_dec[rows],
+        sae.W_enc.T[k].contiguous(),
+        sae.b_enc[k],
+        sae.threshold[k],
+        sae.W_dec[k],
+    )
+    for n, i in enumerate(interventions):
+        if i.pinned:
+            directions[n] = as_vector(i.pinned.direction, sae.d_in)
+    for n, i in enumerate(gated):
+        if i.pinned:
+            w[n], d[n] = as_vector(i.pinned.encoder, sae.d_in), as_vector(i.pinned.direction, sae.d_in)
+            b[n], threshold[n] = i.pinned.bias, i.pinned.threshold
+    push = target @ directions if len(rows) else torch.zeros(sae.d_in, device=place)
+    return ResidualEdit(push, w, b, threshold, d, gate=torch.tensor([i.gate for i in gated], device=place))
+
+
+def as_text(vector: Float[Tensor, " d_in"]) -> str:
+    """A vector as a snapshot keeps it."""
+    return base64.b64encode(vector.detach().cpu().float().numpy().astype("<f4").tobytes()).decode()
+
+
+def as_vector(text: str, width: int) -> Float[Tensor, " width"]:
+    """The vector that `as_text` wrote. Raises BadBundle if it is none of this width."""
+    try:
+        found = torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32))
+    except ValueError as error:
+        raise BadBundle(f"a snapshot of a feature is damaged ({error}); save the preset anew") from error
+    if len(found) != width or not torch.isfinite(found).all():
+        raise BadBundle(f"a snapshot of a feature is no vector of width {width}; save the preset anew for this model")
+    return found
 
 
 class SteeringTable:

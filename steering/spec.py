@@ -92,6 +92,27 @@ class SteeringSpec(_Value):
         return SteeringSpec(**{**self.model_dump(), **given, "features": tuple(merged.values())})
 
 
+class Snapshot(_Value):
+    """A feature as it was when a preset was saved: its units, and enough to steer it when it is gone.
+
+    The vectors are float32, little-endian, in base64: exact, and a third of what digits would take.
+    """
+
+    id: str = Field(min_length=1, max_length=256)
+    revision: str
+    label: str = ""
+    direction: str
+    """Its row of the decoder."""
+    encoder: str
+    """What reads its activation off the stream."""
+    bias: float = Field(allow_inf_nan=False)
+    threshold: float = Field(allow_inf_nan=False)
+    typical_max: float = Field(allow_inf_nan=False)
+    dose: float = Field(allow_inf_nan=False)
+    """Raw strength of dose 1.0, measured or drawn from the layer's typical norm."""
+    measured: bool = False
+
+
 class Preset(_Value):
     """A persona: a named spec with all that makes a chat begin well."""
 
@@ -106,6 +127,13 @@ class Preset(_Value):
     readonly: bool = False
     version: int = 1
     updated: int = 0
+    snapshots: tuple[Snapshot, ...] = ()
+    """Of its features; the server takes them when the preset is saved."""
+
+    @property
+    def pins(self) -> dict[str, Snapshot]:
+        """The snapshots by feature."""
+        return {s.id: s for s in self.snapshots}
 
 
 def _canonical(f: Intervention) -> Intervention:

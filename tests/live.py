@@ -16,16 +16,23 @@ from server.choice import Tiller
 from server.engines.transformers_engine import TransformersEngine
 from server.settings import Settings
 from server.store.sqlite import SqliteStore
-from steering.catalogue import Bundle, Catalogue
+from server.swap import open_wanted, revisions_of
+from steering.catalogue import Catalogue
 
 
-def opened(bundle: Path, settings: Settings) -> Tiller:
+async def opened(settings: Settings) -> Tiller:
     """Engine, catalogue and store as `tiller serve` puts them together."""
-    found = Bundle.open(bundle)
-    engine = TransformersEngine.load(
-        found.model_path, hooks=[found.info.hook], device="cpu", live=settings.live, queue=settings.queue
+    revisions, store = revisions_of(settings), SqliteStore(settings.data_dir / "tiller.db")
+    found = await open_wanted(revisions, store)
+    engine = await asyncio.to_thread(
+        TransformersEngine.load,
+        found.model_path,
+        hooks=[found.info.hook],
+        device="cpu",
+        live=settings.live,
+        queue=settings.queue,
     )
-    return Tiller(engine, Catalogue([found]), SqliteStore(settings.data_dir / "tiller.db"), settings)
+    return Tiller(engine, Catalogue([found]), store, settings, revisions)
 
 
 @contextmanager
@@ -34,7 +41,7 @@ def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator
     configured = Settings(bundle=bundle, data_dir=data_dir, **settings)
 
     async def opener() -> Tiller:
-        return await asyncio.to_thread(opened, bundle, configured)
+        return await opened(configured)
 
     listening = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -4,10 +4,12 @@ An engine knows nothing of JSON, presets or stores. The server hands it token id
 steered, and compiled edits that were checked; it gives back text as it comes.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from steering.chat import EncodedChat, Message
@@ -89,6 +91,10 @@ class Engine(Protocol):
     name: str
     max_model_len: int
     vocab_size: int
+    width: int
+    """Of the residual stream."""
+    device: torch.device
+    """Where edits are expected."""
 
     @property
     def load_now(self) -> tuple[int, int]:
@@ -117,6 +123,10 @@ class Engine(Protocol):
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
         """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
+        ...
+
+    async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
+        """Make another revision's SAEs, by hook point, ready for the requests to come; running ones end on theirs."""
         ...
 
     async def close(self) -> None:

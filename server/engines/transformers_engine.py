@@ -10,9 +10,10 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -229,6 +230,9 @@ class TransformersEngine:
             streams = await self._in_thread(read)
             found |= {i: stream[: len(texts[i])] for i, stream in zip(group, streams, strict=True)}
         return [found[i] for i in range(len(texts))]
+
+    async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
+        """Nothing: every request brings its compiled edits, and its revision salts what is kept of it."""
 
     async def close(self) -> None:
         """Stop; running generations end with an error."""

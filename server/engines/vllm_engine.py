@@ -1,6 +1,7 @@
 """The production engine: an unmodified vLLM with our tap inside. Knows vLLM's public API; the tap is the plugin's.
 
-A spec travels as ids and numbers, never as vectors; the workers hold the SAEs. `cache_salt` is what keys
+A spec travels as ids and numbers; the workers hold the SAEs. Only a feature that the SAE has no more
+travels as its vectors. `cache_salt` is what keys
 and values depend on beside the tokens (who asks, revision, spec), so vLLM's prefix cache serves a
 conversation's next turn and nobody else.
 """
@@ -22,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from server.engines.engine import EngineFailed, Generation, Overloaded, Piece, Sampling, TokenLogprob
 from server.engines.vllm_plugin import KEY, REPORT
 from steering.chat import EncodedChat, Message, encode_chat
+from steering.edits import ResolvedIntervention
 from steering.errors import BadBundle
 from steering.sae import SAE
 
@@ -153,16 +155,23 @@ class VLLMEngine:
         return list(await asyncio.gather(*(self._recorded(ids, hook, {}) for ids in texts)))
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
-        """Give the workers another revision's SAEs; running requests end on theirs."""
-        await self.llm.collective_rpc("tiller_add_revision", args=(revision, {h: str(f) for h, f in folders.items()}))
+        """Give the workers another revision's SAEs; running requests end on theirs. Raises BadBundle if they can't load it."""
+        if revision in self._revisions:  # after a rollback it may still be there
+            self._revisions.remove(revision)
+        else:
+            asked = {h: str(f) for h, f in folders.items()}
+            try:
+                await self.llm.collective_rpc("tiller_add_revision", args=(revision, asked))
+            except Exception as error:
+                raise BadBundle(f"vLLM's workers cannot load revision {revision!r}: {error}") from error
         self._revisions.append(revision)
         self.revision = revision
         await self._drop_unused()
 
     async def _drop_unused(self) -> None:
         """Free what no running request uses; the last revision but one stays for those that are on their way."""
-        for revision in [r for r in self._revisions[:-2] if not self._users[r]]:
-            self._revisions.remove(revision)
+        while unused := [r for r in self._revisions[:-2] if not self._users[r]]:
+            self._revisions.remove(revision := unused[0])
             await self.llm.collective_rpc("tiller_drop_revision", args=(revision,))
 
     async def close(self) -> None:
@@ -297,9 +306,13 @@ def _asked(request: Generation, name: str) -> dict[str, Any] | None:
             spans.append([i, i])
         if before and not now:
             spans[-1][1] = i
-    edits = {h: [[i.index, i.mode, i.raw, i.scale] for i in some] for h, some in request.interventions.items()}
+    edits = {h: [_told(i) for i in some] for h, some in request.interventions.items()}
     new_from = len(request.ids) if request.steer_new else None
     return {"name": name, "edits": edits, "revision": request.revision, "spans": spans, "new_from": new_from}
+
+
+def _told(i: ResolvedIntervention) -> list[Any]:
+    return [i.index, i.mode, i.raw, i.scale, *([i.pinned.model_dump()] if i.pinned else [])]
 
 
 def _salt(request: Generation) -> str:

@@ -23,6 +23,7 @@ from steering.edits import ResolvedIntervention, SteeringTable, compile_edit
 from steering.errors import UnknownArchitecture
 from steering.hooks import decoder_layers, layer_number
 from steering.sae import SAE
+from steering.spec import Mode, Snapshot
 
 log = logging.getLogger("vllm.tiller")
 KEY = "tiller"
@@ -127,7 +128,7 @@ class Steering:
         row = next(r for r in range(1, most) if r not in taken)
         for hook, rows in asked["edits"].items():
             sae = self.saes[asked["revision"]][hook]
-            self.taps[hook].table.set(row, compile_edit([ResolvedIntervention(*r) for r in rows], sae))
+            self.taps[hook].table.set(row, compile_edit([_intervention(*r) for r in rows], sae))
         self.rows[request] = row
         return row
 
@@ -136,6 +137,12 @@ class Steering:
             row = self.rows.pop(request)
             for tap in self.taps.values():
                 tap.table.clear(row)
+
+
+def _intervention(
+    index: int, mode: Mode, raw: float, scale: float, pinned: dict[str, Any] | None = None
+) -> ResolvedIntervention:
+    return ResolvedIntervention(index, mode, raw, scale, Snapshot.model_validate(pinned) if pinned else None)
 
 
 def steered_at(spans: list[list[int]], new_from: int | None, at: int, count: int) -> np.ndarray:

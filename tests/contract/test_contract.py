@@ -9,9 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from server.engines.engine import EngineFailed, Generation, Overloaded, Sampling
+from steering.catalogue import Catalogue
 from steering.edits import ResidualEdit, ResolvedIntervention
 from steering.hooks import read_stream, steer
-from steering.spec import Intervention, SteeringSpec
+from steering.spec import Intervention, Preset, SteeringSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GREEDY = Sampling(temperature=0, max_tokens=24)
@@ -230,6 +231,37 @@ async def test_next_turn_reuses_the_first_and_any_change_does_not(engine, catalo
         "unsteered": {"edits": {}, "interventions": {}, "fingerprint": "s_0"},
     }.items():
         assert (await said(engine, replace(second, **change)))[1].cached == 0, name
+
+
+@pytest.mark.parametrize("number", [1, 7, 8, 10], ids=["persona", "clamp", "ablate", "mixed"])
+async def test_features_that_the_sae_has_no_more_steer_by_their_snapshots(engine, catalogue, bundle, specs, number):
+    pins = bundle.pinned(Preset(id="mine", name="Mine", steering=specs[number])).pins
+    numbered = [f.model_copy(update={"id": f"harbor/{9000 + f.row}", "index": 9000 + f.row}) for f in bundle.features]
+    without = Catalogue([replace(bundle, features=numbered)])
+    resolved = without.resolve(specs[number], pins)
+    here = request(engine, catalogue, specs[number], tenant="here")
+    gone = replace(here, edits=resolved.edits, interventions=resolved.interventions, tenant="gone")
+    assert all(a.gone for a in resolved.applied)
+    assert (await said(engine, gone))[0] == (await said(engine, here))[0]
+
+
+async def test_revision_is_changed_and_changed_back_while_somebody_speaks(engine, catalogue, bundle, specs, tmp_path):
+    hook, sae = bundle.info.hook, bundle.sae
+    turned = replace(sae, W_dec=-sae.W_dec)
+    turned.save(tmp_path / "r2", hook=hook, model="harbor")
+    other = Catalogue([replace(bundle, sae=turned)])
+    old = request(engine, catalogue, specs[1])
+    new = request(engine, other, specs[1], revision="r2")
+    before, _ = await said(engine, old)
+    running = engine.generate(replace(old, tenant="running"))
+    first = await anext(running)
+    await engine.add_revision("r2", {hook: tmp_path / "r2"})
+    after, last = await said(engine, new)
+    assert "".join([first.text, *[p.text async for p in running]]) == before != after
+    assert last.cached == 0
+    await engine.add_revision("r1", {hook: bundle.files})
+    assert (await said(engine, old))[0] == before
+    assert (await said(engine, new))[0] == after  # somebody may still be on his way with it
 
 
 async def test_recorded_streams_are_the_models(engine, model):

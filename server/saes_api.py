@@ -1,0 +1,91 @@
+"""The SAE's revisions: which there are, which is served, another one. Knows manifests and the swap, no tensors."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from server.choice import Tiller
+from server.errors import ApiError
+from server.swap import Swap
+from steering.errors import BadBundle
+from steering.revisions import Manifest
+
+router = APIRouter(prefix="/v1/saes")
+
+
+@router.get("")
+async def saes(request: Request) -> dict[str, Any]:
+    """All revisions, the shipped one first."""
+    tiller: Tiller = request.app.state.tiller
+    data = await asyncio.to_thread(lambda: [_listed(tiller, name) for name in tiller.revisions.names()])
+    return {"object": "list", "data": data, "has_more": False, "next_cursor": None}
+
+
+@router.get("/{revision}")
+async def sae(request: Request, revision: str) -> dict[str, Any]:
+    """One revision with its report, and which features were retired."""
+    tiller: Tiller = request.app.state.tiller
+    manifest = await _manifest(tiller, revision)
+    retired = [{"id": f"{tiller.model}/{n}", **gone.model_dump()} for n, gone in manifest.retired.items()]
+    return _told(tiller, manifest) | {"report": manifest.report, "retired": retired, "sha256": manifest.sha256}
+
+
+@router.post("/rollback")
+async def rollback(request: Request) -> dict[str, str]:
+    """Serve the parent of the revision that is served."""
+    tiller: Tiller = request.app.state.tiller
+    active = tiller.bundle.info.revision
+    parent = (await _manifest(tiller, active)).parent
+    if parent is None:
+        raise ApiError(
+            409,
+            f"{active!r} came with the bundle, there is nothing before it; GET /v1/saes lists what there is",
+            code="no_parent",
+            param="revision",
+        )
+    return await _activated(request, parent)
+
+
+@router.post("/{revision}/activate")
+async def activate(request: Request, revision: str) -> dict[str, str]:
+    """Serve a revision; the answer comes when new requests get it."""
+    await _manifest(request.app.state.tiller, revision)
+    return await _activated(request, revision)
+
+
+async def _activated(request: Request, revision: str) -> dict[str, str]:
+    swap: Swap = request.app.state.swap
+    try:
+        return {"previous": await swap.activate(revision), "active": revision}
+    except BadBundle as error:
+        serving = request.app.state.tiller.bundle.info.revision
+        raise ApiError(
+            409, f"{error}; {serving!r} is served as before", code="revision_refused", param="revision"
+        ) from error
+
+
+async def _manifest(tiller: Tiller, revision: str) -> Manifest:
+    if revision not in await asyncio.to_thread(tiller.revisions.names):
+        names = ", ".join(tiller.revisions.names())
+        raise ApiError(
+            404, f"no revision {revision[:64]!r}; there are {names}", code="revision_not_found", param="revision"
+        )
+    try:
+        return await asyncio.to_thread(tiller.revisions.manifest, revision)
+    except BadBundle as error:
+        raise ApiError(409, str(error), code="revision_refused", param="revision") from error
+
+
+def _listed(tiller: Tiller, revision: str) -> dict[str, Any]:
+    """A revision, or what is wrong with it: one that is damaged must not hide the others."""
+    try:
+        return _told(tiller, tiller.revisions.manifest(revision))
+    except BadBundle as error:
+        return {"id": revision, "object": "sae", "active": False, "error": str(error)}
+
+
+def _told(tiller: Tiller, manifest: Manifest) -> dict[str, Any]:
+    told = {"id": manifest.revision, "object": "sae"}
+    told |= manifest.model_dump(include={"bundle", "parent", "created", "model", "hook", "d_in", "d_sae", "figures"})
+    return told | {"active": manifest.revision == tiller.bundle.info.revision}
