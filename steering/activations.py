@@ -83,7 +83,7 @@ class Stream:
         self._model, self._tokens, self._hook, self._skip = model, tokens, hook, skip
         self._rows, self._buffer, self._longest, self._batch = rows, max(buffer, rows), longest, batch
         self._passes, self._seed, self._share = passes, seed, share
-        self.position = position
+        self.position: tuple[int, ...] = position
         self._texts_read = position[0]
         self._block: list[Tensor] = []
         if position[1]:
@@ -132,6 +132,25 @@ class Stream:
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + pass_)
             self._orders: list[int] = torch.randperm(len(self._tokens), generator=generator).tolist()
         return self._orders
+
+
+class Mixed:
+    """Batches of two streams side by side: `rows` of each are one batch. It goes on where another was, as they do."""
+
+    def __init__(self, one: Stream, other: Stream) -> None:
+        self._streams = (one, other)
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Both streams' positions, one after the other."""
+        return self._streams[0].position + self._streams[1].position
+
+    def __iter__(self) -> Iterator[Float[Tensor, "rows d_in"]]:
+        return self
+
+    def __next__(self) -> Float[Tensor, "rows d_in"]:
+        """The next batch, as long as both have one."""
+        return torch.cat([next(stream) for stream in self._streams])
 
 
 def _pad(block: list[list[int]], batch: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:

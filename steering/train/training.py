@@ -132,7 +132,10 @@ class Training:
 class Source(Protocol):
     """Batches that can be gone on with: a new source at `position` gives what this one would give next."""
 
-    position: tuple[int, int]
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Where it is, in whatever numbers it needs."""
+        ...
 
     def __next__(self) -> Rows:
         """The next batch."""
@@ -154,7 +157,7 @@ def go(run: Training, source: Source, *, every: int, file: Path) -> Iterator[Pro
             continue
         yield run.progress()
         if run.steps % every == 0:
-            positions = run.ranks.gather(torch.tensor(source.position)).view(-1, 2).tolist()
+            positions = run.ranks.gather(torch.tensor(source.position)).view(run.ranks.size, -1).tolist()
             if run.ranks.rank == 0:
                 checkpoint.save(file, {"training": run.state(), "positions": positions})
 

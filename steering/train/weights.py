@@ -1,7 +1,7 @@
 """An SAE while it learns, on inputs scaled so that E‖x‖² = d. Knows tensors; nothing of losses or loops."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steering.fold import Loose
@@ -26,8 +26,11 @@ class Weights(torch.nn.Module):
         subtracts: bool,
         unit: bool,
         log_threshold: Float[Tensor, " d_sae"] | None = None,
+        held: Bool[Tensor, " d_sae"] | None = None,
     ) -> None:
+        """`held` rows of the decoder never move."""
         super().__init__()
+        self.held = held
         self.encoder, self.b_enc = torch.nn.Parameter(W_enc.T.contiguous()), torch.nn.Parameter(b_enc)
         self.W_dec, self.b_dec = torch.nn.Parameter(W_dec), torch.nn.Parameter(b_dec)
         self.log_threshold = None if log_threshold is None else torch.nn.Parameter(log_threshold)
@@ -64,7 +67,9 @@ class Weights(torch.nn.Module):
 
     @torch.no_grad()
     def tangent(self) -> None:
-        """Where rows have unit length: take from their gradient what would only change that."""
+        """Where rows have unit length: take from their gradient what would only change that; of held rows, all."""
+        if self.held is not None and self.W_dec.grad is not None:
+            self.W_dec.grad[self.held] = 0
         if self.unit and self.W_dec.grad is not None:
             along = torch.bmm(self.W_dec.grad[:, None], self.W_dec[:, :, None])[:, 0]
             self.W_dec.grad.addcmul_(self.W_dec, along, value=-1)

@@ -1,0 +1,99 @@
+"""A published SAE learns on: which rows stay where they are, which are new. Knows tensors; nothing of text, files or users.
+
+A second training from scratch would share a third to a half of the features with the first, and every preset would
+break. So rows that matter are anchored (SAE.md §7.1, K4): those of presets don't move at all, labelled and frequent
+ones are held by a spring, the rare ones are free, and what is new gets rows of its own.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steering.sae import SAE
+from steering.train.objectives import BatchTopK, Moment, Terms
+from steering.train.weights import Rows, Weights
+
+CROWDED = 0.7
+"""Cosine above which two new rows would be one."""
+RARE = 0.02
+"""A new row begins by firing on so many of the tokens at which the published SAE does badly."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anchored(BatchTopK):
+    """BatchTopK, and `anchor · Σ pull_i ‖d_i − d_i published‖²` for the rows that are to stay."""
+
+    published: Float[Tensor, "published d_in"] | None = None
+    pull: Float[Tensor, " published"] | None = None
+    anchor: float = 0.05
+
+    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+        """Those of BatchTopK, and the springs'."""
+        found = super().terms(weights, x, now)
+        if self.published is None or self.pull is None:
+            return found
+        moved = (weights.W_dec[: len(self.pull)] - self.published).pow(2).sum(1)
+        return found._replace(loss=found.loss + self.anchor * (self.pull * moved).sum())
+
+
+def pulls(
+    fired: Float[Tensor, " d_sae"], labelled: Bool[Tensor, " d_sae"], *, frequent: float = 0.7
+) -> Float[Tensor, " d_sae"]:
+    """1 for labelled rows and for the `frequent` share that fires most, 0 for the rest."""
+    often = torch.zeros_like(labelled)
+    often[fired.topk(int(frequent * len(fired))).indices] = True
+    return (often | labelled).float()
+
+
+@torch.no_grad()
+def grown(
+    sae: SAE,
+    scale: float,
+    x: Rows,
+    *,
+    recycled: Int[Tensor, " recycled"],
+    append: int,
+    held: Bool[Tensor, " d_sae"],
+    generator: torch.Generator,
+) -> Weights:
+    """The published SAE with `append` rows more, and `recycled` ones begun anew, pointing where it does badly on `x`.
+
+    Rows of `x`, of the raw stream, are drawn with the square of their error (Bricken et al. 2023), and no two
+    that point the same way.
+    """
+    weights = Weights.of(sae, scale)
+    x = x * scale
+    left = x - weights.decode(_served(sae, x / scale) * scale)
+    wanted = append + len(recycled)
+    draws = torch.multinomial(left.pow(2).sum(1).pow(2), min(len(x), 20 * wanted), generator=generator)
+    new = _apart(torch.nn.functional.normalize(left[draws], dim=1), wanted)
+    along = (x - weights.b_dec) @ new.T
+    bias = -torch.quantile(along[torch.randperm(len(x), generator=generator)[:8192]], 1 - RARE, dim=0)
+    encoder = torch.cat([weights.encoder.data, new[len(recycled) :]])
+    decoder = torch.cat([weights.W_dec.data, new[len(recycled) :]])
+    b_enc = torch.cat([weights.b_enc.data, bias[len(recycled) :]])
+    encoder[recycled], decoder[recycled], b_enc[recycled] = (
+        new[: len(recycled)],
+        new[: len(recycled)],
+        bias[: len(recycled)],
+    )
+    held = torch.cat([held, torch.zeros(append, dtype=torch.bool)])
+    return Weights(encoder.T, b_enc, decoder, weights.b_dec.data, subtracts=True, unit=True, held=held)
+
+
+def _served(sae: SAE, x: Rows) -> Tensor:
+    return torch.cat([sae.encode(part) for part in x.split(4096)])
+
+
+def _apart(directions: Rows, n: int) -> Rows:
+    """`n` of the directions, in their order, each unlike those before; if there are too few, the first that are left."""
+    chosen: list[int] = []
+    spare: list[int] = []
+    for i in range(len(directions)):
+        near = directions[chosen] @ directions[i] if chosen else torch.zeros(1)
+        (spare if float(near.max()) > CROWDED else chosen).append(i)
+        if len(chosen) == n:
+            break
+    return directions[(chosen + spare)[:n]]
