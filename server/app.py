@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import errors, features_api, openai_api, presets_api, saes_api
+from server import errors, features_api, openai_api, presets_api, saes_api, training_api
 from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
@@ -51,6 +51,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(features_api.router)
     app.include_router(presets_api.router)
     app.include_router(saes_api.router)
+    app.include_router(training_api.router)
     _add_health(app, settings)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)

@@ -90,6 +90,23 @@ class Job:
             "prompt_tokens_details": {"cached_tokens": max(s.cached for s in spoken)},
         }
 
+    async def give(self, spoken: Spoken) -> None:
+        """Keep the conversation to learn from if its user has agreed; of a steered reply, only what was asked."""
+        user, request = self.request.user, self.request
+        if not user or not isinstance(request, ChatRequest):
+            return
+        reply = [] if self.choice.resolved.spec.features else [{"role": "assistant", "content": spoken.text}]
+        settings = self.tiller.settings
+        try:
+            await self.tiller.store.keep_text(
+                user,
+                json.dumps([*request.chat(), *reply], ensure_ascii=False),
+                most=settings.live_texts,
+                seconds=86_400 * settings.live_days,
+            )
+        except Exception:  # the reply is said; that it could not be kept harms nobody
+            log.exception("a conversation could not be kept")
+
     async def coherence(self, spoken: Spoken) -> dict[str, Any]:
         """How well the reply holds together, if it was asked for."""
         if not self.choice.coherence:
@@ -192,6 +209,7 @@ async def _whole(job: Job) -> dict[str, Any]:
         async for index, piece in pieces:
             spoken[index].add(piece)
     steering = job.choice.echo() | await job.coherence(spoken[0])
+    await job.give(spoken[0])
     return job.head() | {
         "choices": [_choice(job, i, s) for i, s in enumerate(spoken)],
         "usage": job.usage(spoken),
@@ -264,6 +282,7 @@ async def _events(job: Job) -> AsyncGenerator[dict[str, Any], None]:
                     else _text_choice(index, "", None, piece.finish_reason)
                 )
                 yield head | {"choices": [last]} | ({"steering": job.choice.echo() | judged} if judged else extra)
+    await job.give(spoken[0])
     if usage:
         yield head | {"choices": [], "usage": job.usage(spoken)}
 

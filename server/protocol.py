@@ -69,6 +69,8 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model: str = Field(min_length=1)
+    user: str | None = Field(default=None, max_length=256)
+    """Whose request it is: only of those who agreed is anything kept to learn from."""
     max_tokens: Whole | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)

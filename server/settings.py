@@ -42,3 +42,11 @@ class Settings(BaseSettings):
     """Policy: how many features one request may steer."""
     max_body: int = 1 << 20
     """Bytes of a request's body."""
+    corpus: tuple[Path, ...] = ()
+    """Text that the SAE keeps explaining: lines or JSONL; the bundle's own if none is named."""
+    update_hours: float = Field(default=0, ge=0)
+    """Update the SAE so often if people have given text; 0: only when the text has drifted, or by hand."""
+    live_texts: int = Field(default=50, ge=1)
+    """How many conversations are kept of each user who agreed."""
+    live_days: float = Field(default=7, gt=0)
+    """For how long."""

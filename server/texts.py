@@ -1,6 +1,7 @@
 """Where text comes from: lines, JSONL, a dataset of the hub. Knows files; gives prose as `str` and chats as messages."""
 
 import json
+import lzma
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,18 +19,18 @@ SAMPLE = Path(__file__).parent / "sample.txt"
 
 
 def from_file(path: Path) -> "Iterator[str | list[Message]]":
-    """One text a line; in JSONL an object with `text` or `messages`. Raises SteeringError that names the line."""
-    some = False
-    with path.open("rb") as lines:
+    """One text a line, xz or not; in JSONL an object with `text` or `messages`. Raises SteeringError that names the line."""
+    some, jsonl = False, ".jsonl" in path.suffixes[-2:]
+    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             some = True
             try:
                 read = line.decode().rstrip("\r\n")
-                yield _of_row(json.loads(read), ("text", "messages")) if path.suffix == ".jsonl" else read
+                yield _of_row(json.loads(read), ("text", "messages")) if jsonl else read
             except (ValueError, KeyError, TypeError) as error:
-                kind = "an object with `text` or `messages`" if path.suffix == ".jsonl" else "text in UTF-8"
+                kind = "an object with `text` or `messages`" if jsonl else "text in UTF-8"
                 raise SteeringError(f"line {number} of {path.name} must be {kind}: {error}") from error
     if not some:
         raise SteeringError(f"{str(path)!r} holds no text")

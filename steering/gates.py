@@ -155,19 +155,21 @@ class Suspect:
 def suspects(
     counts: Float[Tensor, "users d_sae"], others: Float[Tensor, " d_sae"], *, least: int
 ) -> dict[int, Suspect]:
-    """Rows that fire more often on the texts of fewer than `least` users than on all else.
+    """Rows that fire more often on the texts of `least / 2` users than on everything else.
 
-    `counts` says how often each fires on each user's texts, `others` on the corpus. A feature needs `least` users, or
-    the corpus, behind half of what it fires on: no `least − 1` people who agree can make one.
+    `counts` says how often each fires on each user's texts, `others` on the corpus. So a feature that the corpus is
+    not behind has `least` people behind it at least, and no half of them can make one.
     """
     if not len(counts):
         return {}
-    few = counts.sort(0, descending=True).values[: least - 1].sum(0)
+    most = max(1, least // 2)
+    few = counts.sort(0, descending=True).values[:most].sum(0)
     share = few / (counts.sum(0) + others).clamp_min(1e-9)
     found = {}
     for row in (share > 0.5).nonzero()[:, 0].tolist():
         users = int((counts[:, row] > 0).sum())
-        says = f"{float(share[row]):.0%} of where it fires is on texts of {min(users, least - 1)} users; {least} are needed"
+        behind = "one user" if min(users, most) == 1 else f"{min(users, most)} users"
+        says = f"{float(share[row]):.0%} of where it fires is on texts of {behind}; {least} have to be behind it"
         found[row] = Suspect(row, float(share[row]), users, says)
     return found
 

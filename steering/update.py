@@ -227,21 +227,23 @@ def _without_suspects(
     held_old: Rows,
     k: float,
 ) -> tuple[SAE, list[Suspect]]:
-    """Take out what few people have put in: new rows fall silent, rows that have turned go back."""
+    """Take out what few people have put in: new rows go, rows that came to fire for them are as they were."""
     if texts.owners is None:
         return new, []
     hook, skip = parent.info.hook, set(texts.skip)
     found: list[Suspect] = []
     counts = lambda sae: gates.firings(model, sae, hook, [*texts.new], texts.owners or [], texts.users, skip=skip)  # noqa: E731
     corpus = len(texts.new.ids) / max(1, len(held_old))  # as if there were as much of the corpus
+    others = lambda sae: _fired(sae, held_old) * corpus  # noqa: E731
+    before = {*gates.suspects(counts(parent.sae), others(parent.sae), least=plan.users)} - {*recycled.tolist()}
+    seen: set[int] = set()
     for _ in range(3):  # what is taken out moves the threshold, and with it what the others fire on
-        cosine = (new.W_dec[: parent.sae.d_sae] * parent.sae.W_dec).sum(1)
-        fresh = {*range(parent.sae.d_sae, new.d_sae), *recycled.tolist(), *(cosine < 0.98).nonzero()[:, 0].tolist()}
-        wrong = gates.suspects(counts(new), _fired(new, held_old) * corpus, least=plan.users)
-        wrong = {row: s for row, s in wrong.items() if row in fresh}
+        wrong = gates.suspects(counts(new), others(new), least=plan.users)
+        wrong = {row: s for row, s in wrong.items() if row not in before | seen}
         if not wrong:
             break
         found += wrong.values()
+        seen |= {row for row in wrong if row < parent.sae.d_sae}
         new = gates.without(new, parent.sae, sorted(wrong)).calibrated(held_old, k)
     return new, found
 

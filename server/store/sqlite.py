@@ -1,5 +1,6 @@
 """The default store: one SQLite file, write-ahead log, every commit on disk before it is confirmed."""
 
+import hashlib
 import sqlite3
 import threading
 import time
@@ -9,15 +10,20 @@ from typing import TypeVar
 
 import anyio.to_thread
 
-from server.store.store import BadStore, Conflict
+from server.store.store import BadStore, Conflict, LiveText
 from steering.spec import Preset
 
 T = TypeVar("T")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS presets (id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS consents (user TEXT PRIMARY KEY, since REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS live (
+  id INTEGER PRIMARY KEY, user TEXT NOT NULL, digest TEXT NOT NULL, messages TEXT NOT NULL,
+  created REAL NOT NULL, expires REAL NOT NULL, UNIQUE (user, digest)
+) STRICT;
 """
-VERSION = 1
+VERSION = 2
 
 
 class SqliteStore:
@@ -86,6 +92,49 @@ class SqliteStore:
     async def set_setting(self, key: str, value: str) -> None:
         """Remember a setting."""
         await self._run(lambda db: db.execute("REPLACE INTO settings VALUES (?, ?)", (key, value)))
+
+    async def consent(self, user: str) -> bool:
+        """Whether this user's conversations may be learnt from."""
+        return bool(await self._run(lambda db: db.execute("SELECT 1 FROM consents WHERE user = ?", (user,)).fetchone()))
+
+    async def set_consent(self, user: str, agreed: bool) -> None:
+        """Remember what they say; with a no, what they gave before is deleted in the same transaction."""
+
+        def change(db: sqlite3.Connection) -> None:
+            if agreed:
+                db.execute("INSERT OR IGNORE INTO consents VALUES (?, ?)", (user, time.time()))
+            else:
+                db.execute("DELETE FROM consents WHERE user = ?", (user,))
+                db.execute("DELETE FROM live WHERE user = ?", (user,))
+
+        await self._run(change)
+
+    async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
+        """Keep a conversation of a user who agreed; the same transaction drops their oldest and all that expired."""
+        digest, now = hashlib.sha256(messages.encode()).hexdigest(), time.time()
+
+        def keep(db: sqlite3.Connection) -> bool:
+            if not db.execute("SELECT 1 FROM consents WHERE user = ?", (user,)).fetchone():
+                return False
+            db.execute("DELETE FROM live WHERE expires < ?", (now,))
+            row = (user, digest, messages, now, now + seconds)
+            sql = "INSERT OR IGNORE INTO live (user, digest, messages, created, expires) VALUES (?, ?, ?, ?, ?)"
+            kept = db.execute(sql, row).rowcount > 0
+            newest = "SELECT id FROM live WHERE user = ? ORDER BY id DESC LIMIT ?"
+            db.execute(f"DELETE FROM live WHERE user = ? AND id NOT IN ({newest})", (user, user, most))
+            return kept
+
+        return await self._run(keep)
+
+    async def live_texts(self) -> list[LiveText]:
+        """All that is kept and has not expired, oldest first."""
+        sql = "SELECT user, messages, created FROM live WHERE expires >= ? ORDER BY id"
+        rows = await self._run(lambda db: db.execute(sql, (time.time(),)).fetchall())
+        return [LiveText(*row) for row in rows]
+
+    async def forget_texts(self, user: str) -> int:
+        """Delete what a user gave; how much there was."""
+        return await self._run(lambda db: db.execute("DELETE FROM live WHERE user = ?", (user,)).rowcount)
 
     async def close(self) -> None:
         """Close the file."""

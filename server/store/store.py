@@ -1,5 +1,6 @@
 """The seam for what outlives a restart. Knows presets and settings as values; nothing of HTTP or tensors."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from steering.spec import Preset
@@ -11,6 +12,16 @@ class Conflict(Exception):
 
 class BadStore(ValueError):
     """The store cannot be opened; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class LiveText:
+    """A conversation that somebody who agreed has given to learn from."""
+
+    user: str
+    messages: str
+    """JSON, as a chat's."""
+    created: float
 
 
 class Store(Protocol):
@@ -40,6 +51,29 @@ class Store(Protocol):
 
     async def set_setting(self, key: str, value: str) -> None:
         """Remember a setting."""
+        ...
+
+    async def consent(self, user: str) -> bool:
+        """Whether this user's conversations may be learnt from; nobody's may until they say so."""
+        ...
+
+    async def set_consent(self, user: str, agreed: bool) -> None:
+        """Remember what they say; with a no, what they gave before is deleted at once."""
+        ...
+
+    async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
+        """Keep a conversation of a user who agreed, the last `most` of each, none for longer than `seconds`, none twice.
+
+        Whether it was kept.
+        """
+        ...
+
+    async def live_texts(self) -> list[LiveText]:
+        """All that is kept and has not expired, oldest first."""
+        ...
+
+    async def forget_texts(self, user: str) -> int:
+        """Delete what a user gave; how much there was."""
         ...
 
     async def close(self) -> None:

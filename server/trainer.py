@@ -1,0 +1,404 @@
+"""The background trainer: keeps the SAE that is served up to date. Puts store, revisions and updates together.
+
+It reads a corpus and what people have agreed to give, looks for drift, updates by a job, and has a candidate
+that passes its gates served by saying so in the store. It knows no routes and no page.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.settings import Settings
+from server.store.sqlite import SqliteStore
+from server.store.store import LiveText
+from server.swap import open_wanted, revisions_of, setting_of
+from steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from steering.catalogue import Bundle
+    from steering.drift import Look
+    from steering.revisions import Revisions
+    from steering.spec import Preset
+    from steering.update import Candidate, Texts
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+SAMPLED = 300
+"""Texts that one look at the drift reads, of each kind."""
+RESERVOIR = 20_000
+"""Texts of earlier corpora that are kept, as tokens, to learn old things again."""
+
+
+class Work(Protocol):
+    """What a job is given: its dials, a folder of its own, and somebody to tell."""
+
+    @property
+    def id(self) -> str:
+        """The job's."""
+        ...
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What was asked for, checked."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where it may keep what it needs to go on after a crash."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """The server's."""
+        ...
+
+    def tell(self, progress: float, metrics: Mapping[str, float]) -> None:
+        """Say how far it is, 0 … 1."""
+        ...
+
+    def log(self, line: str) -> None:
+        """Say something."""
+        ...
+
+
+class UpdateOrder(BaseModel):
+    """What an update may be asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: tuple[str, ...] = ()
+    """Files of new text: a second corpus."""
+    live: bool = True
+    """Whether to learn from what people have agreed to give."""
+    steps: int = Field(default=600, ge=50)
+    append: int = Field(default=64, ge=0)
+    users: int = Field(default=20, ge=2)
+    seed: int = 0
+    publish: bool = True
+    """Whether what passes is served at once."""
+
+
+def update(work: Work) -> dict[str, Any]:
+    """Make a candidate and, if it passes its gates, have it served; begun again, it goes on where it was.
+
+    Raises SteeringError if there is too little text.
+    """
+    return asyncio.run(_update(work, UpdateOrder.model_validate(dict(work.config))))
+
+
+async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
+    revisions, store = revisions_of(work.settings), SqliteStore(work.settings.data_dir / "tiller.db")
+    try:
+        if (done := _published_before(revisions, work.id)) is None:
+            parent = await _parent(work, revisions, store)
+            made, presets = await _candidate(work, order, revisions, parent, store)
+            report = {
+                **made.report(),
+                "job": work.id,
+                "parent": parent.info.revision,
+                "presets": [p.id for p in presets],
+            }
+            if not made.passed:
+                place = revisions.keep_aside(report, sae=made.sae)
+                work.log(f"kept aside in {place.name}: {'; '.join(report['failed'])}")
+                return {"published": False, "rejected": place.name, "report": report, "figures": made.figures}
+            manifest = revisions.publish(
+                parent, made.sae, made.features, numbers=made.numbers, figures=made.figures, report=report
+            )
+            done = manifest.revision
+        manifest = revisions.manifest(done)
+        if order.publish:
+            await store.set_setting(setting_of(revisions.info.name), done)
+        _adopt(work, order)
+        work.log(f"published {done}")
+        return {"published": True, "revision": done, "report": manifest.report, "figures": manifest.figures}
+    finally:
+        await store.close()
+
+
+async def _parent(work: Work, revisions: "Revisions", store: SqliteStore) -> "Bundle":
+    """What is served when the job begins; begun again, it is still that."""
+    note = work.folder / "parent"
+    if note.exists():
+        return revisions.open(note.read_text())
+    opened = await open_wanted(revisions, store)
+    _write(note, opened.info.revision)
+    return opened
+
+
+async def _candidate(
+    work: Work, order: UpdateOrder, revisions: "Revisions", parent: "Bundle", store: SqliteStore
+) -> "tuple[Candidate, list[Preset]]":
+    import torch
+
+    from server.sae_training import load
+    from steering import gates
+    from steering.sae import SAE
+    from steering.update import MEASURED, Plan
+    from steering.update import update as learn
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    model, tokenizer = load(work.settings.model or parent.model_path, "cpu")
+    texts = await _texts(work, order, tokenizer, store)
+    saved = [p for p in await store.presets() if p.model == revisions.info.name]
+    presets = [*parent.presets, *saved]
+    plan = Plan(steps=order.steps, append=order.append, users=order.users, seed=order.seed)
+    work.log(
+        f"{len(texts.old)} old texts, {len(texts.new)} new ones of {texts.users or 'no'} users, {MEASURED} rows held out"
+    )
+    try:
+        made = learn(
+            model,
+            tokenizer,
+            parent,
+            revisions,
+            texts,
+            presets,
+            plan,
+            file=work.folder / "checkpoint.pt",
+            tell=lambda p: work.tell(
+                0.9 * p.step / plan.steps,
+                {
+                    "step": p.step,
+                    "loss": p.loss,
+                    "explained_variance": p.explained_variance,
+                    "l0": p.l0,
+                    "dead": p.dead,
+                },
+            ),
+        )
+    except ValueError as error:
+        raise SteeringError(str(error)) from error
+    made.sae.save(work.folder / "candidate", hook=revisions.info.hook, model=revisions.info.model)
+    written = SAE.load(work.folder / "candidate")
+    rows = (
+        torch.randn(512, written.d_in, generator=torch.Generator().manual_seed(0))
+        * parent.info.typical_norm
+        / written.d_in**0.5
+    )
+    made.gates.append(gates.exported(made.sae, written, rows))
+    for suspect in made.suspects:
+        work.log(f"taken out: a feature of which {suspect.says}")
+    return made, presets
+
+
+async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", store: SqliteStore) -> "Texts":
+    """What the job learns from, written down once, so that it is the same when it is begun again."""
+    from steering.tokens import Tokens
+    from steering.update import Texts
+
+    old, new, owners = work.folder / "old", work.folder / "new", work.folder / "owners.json"
+    if not owners.exists():
+        live = await store.live_texts() if order.live else []
+        rows, people = _new_rows(order, tokenizer, live)
+        if not rows:
+            raise SteeringError(
+                "there is nothing new to learn from: name files in `text`, or wait until people who agreed have written"
+            )
+        Tokens.write(old, _old_rows(work.settings, tokenizer))
+        Tokens.write(new, rows)
+        _write(owners, json.dumps(people))
+    people = json.loads(owners.read_text())
+    owned = people if any(p >= 0 for p in people) else None
+    if owned is not None:  # a corpus among them is nobody's: it counts as one user more for each of its texts
+        first = max(owned) + 1
+        owned = [p if p >= 0 else first + i for i, p in enumerate(owned)]
+    return Texts(Tokens.open(old), Tokens.open(new), owned, frozenset(tokenizer.all_special_ids))
+
+
+def _new_rows(
+    order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", live: list[LiveText]
+) -> tuple[list[list[int]], list[int]]:
+    from server.texts import from_file, tokenized
+
+    rows: list[list[int]] = []
+    owners: list[int] = []
+    users = {name: i for i, name in enumerate(sorted({t.user for t in live}))}
+    for text in live:
+        for ids in tokenized(tokenizer, [json.loads(text.messages)], longest=512):
+            rows.append(ids)
+            owners.append(users[text.user])
+    for name in order.text:
+        for ids in tokenized(tokenizer, from_file(Path(name)), longest=512):
+            rows.append(ids)
+            owners.append(-1)
+    return rows, owners
+
+
+def _old_rows(settings: Settings, tokenizer: "PreTrainedTokenizerFast") -> list[list[int]]:
+    """The corpus, and what earlier updates have learnt from corpora."""
+    from server.texts import SAMPLE, from_file, tokenized
+    from steering.tokens import Tokens
+
+    shipped = settings.bundle / "corpus.jsonl.xz"
+    files = list(settings.corpus) or [shipped if shipped.exists() else SAMPLE]
+    rows = [ids for file in files for ids in tokenized(tokenizer, from_file(file), longest=512)]
+    reservoir = _reservoir(settings)
+    return [*rows, *Tokens.open(reservoir)] if Tokens.there(reservoir) else rows
+
+
+def _adopt(work: Work, order: UpdateOrder) -> None:
+    """What was learnt from files becomes old text; what people gave is forgotten here, the store alone keeps it."""
+    from steering.tokens import Tokens
+
+    new, owners = work.folder / "new", work.folder / "owners.json"
+    if order.text and owners.exists():
+        people, tokens, reservoir = json.loads(owners.read_text()), Tokens.open(new), _reservoir(work.settings)
+        before = list(Tokens.open(reservoir)) if Tokens.there(reservoir) else []
+        rows = before + [ids for ids, who in zip(tokens, people, strict=True) if who < 0]
+        draft = reservoir.with_name(f"{reservoir.name}.{work.id}")
+        Tokens.write(draft, rows[-RESERVOIR:])
+        shutil.rmtree(reservoir, ignore_errors=True)
+        os.replace(draft, reservoir)
+    for place in (new, work.folder / "old"):
+        shutil.rmtree(place, ignore_errors=True)
+    (work.folder / "checkpoint.pt").unlink(missing_ok=True)
+    owners.unlink(missing_ok=True)
+
+
+class Watch:
+    """Looks now and then whether the text has moved away from the SAE, and whether a publish did good."""
+
+    def __init__(self, settings: Settings, submit: Callable[[str, dict[str, Any], str], object]) -> None:
+        """`submit(type, config, key)` queues a job, once for each key."""
+        self.settings, self.submit = settings, submit
+        self.revisions = revisions_of(settings)
+        self.folder = settings.data_dir / "trainer" / self.revisions.info.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None = None
+        self._since = time.time()
+
+    def look(self) -> list[str]:
+        """One look; returns the alarms and has done what they call for."""
+        return asyncio.run(self._look())
+
+    async def _look(self) -> list[str]:
+        store = SqliteStore(self.settings.data_dir / "tiller.db")
+        try:
+            bundle = await open_wanted(self.revisions, store)
+            live = await store.live_texts()
+            now, found = self._looks(bundle, live), []
+            for kind, seen in now.items():
+                baseline = self._baseline(bundle.info.revision, kind, seen)
+                found += [f"{kind}: {alarm}" for alarm in baseline]
+            self._note(bundle.info.revision, now, found)
+            if await self._undone(bundle, live, store):
+                return [*found, "rolled back"]
+        finally:
+            await store.close()
+        if found:
+            self.submit("sae_update", {}, f"drift:{bundle.info.revision}:{_day()}")
+        elif self.settings.update_hours and time.time() - self._since > 3600 * self.settings.update_hours and live:
+            self._since = time.time()
+            self.submit("sae_update", {}, f"schedule:{bundle.info.revision}:{int(self._since)}")
+        return found
+
+    def _looks(self, bundle: "Bundle", live: list[LiveText]) -> "dict[str, Look]":
+        from server.texts import tokenized
+        from steering.drift import look
+
+        model, tokenizer = self._model(bundle)
+        kinds = {
+            "corpus": _old_rows(self.settings, tokenizer)[:SAMPLED],
+            "live": [
+                ids for t in live[-SAMPLED:] for ids in tokenized(tokenizer, [json.loads(t.messages)], longest=512)
+            ],
+        }
+        found = {}
+        for kind, texts in kinds.items():
+            try:
+                found[kind] = look(model, bundle.sae, bundle.info.hook, texts, skip=tokenizer.all_special_ids)
+            except SteeringError:
+                pass  # too little to say anything
+        return found
+
+    def _baseline(self, revision: str, kind: str, seen: "Look") -> list[str]:
+        """Alarms against the first look at this revision; live text is held against the corpus at first."""
+        import torch
+
+        from steering.drift import Look, alarms
+
+        file = self.folder / f"baseline-{revision}-{kind}.json"
+        if not file.exists():
+            _write(file, json.dumps({**seen.figures(), "firing": seen.firing.tolist()}))
+            if kind == "corpus":
+                return []
+            file = self.folder / f"baseline-{revision}-corpus.json"
+            if not file.exists():
+                return []
+        held = json.loads(file.read_text())
+        return alarms(Look(**{**held, "firing": torch.tensor(held["firing"])}), seen)
+
+    async def _undone(self, bundle: "Bundle", live: list[LiveText], store: SqliteStore) -> bool:
+        """Go back to the parent if it explains today's live text better than what is served."""
+        parent = self.revisions.manifest(bundle.info.revision).parent
+        if parent is None:
+            return False
+        before = self._looks(self.revisions.open(parent), live).get("live")
+        now = self._looks(bundle, live).get("live")
+        if before is None or now is None or now.explained_variance >= before.explained_variance - 0.01:
+            return False
+        await store.set_setting(setting_of(bundle.info.name), parent)
+        log.error(
+            "rolled back",
+            was=bundle.info.revision,
+            now=parent,
+            live=now.explained_variance,
+            parent=before.explained_variance,
+        )
+        return True
+
+    def _model(self, bundle: "Bundle") -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+        from server.sae_training import load
+
+        self._loaded = self._loaded or load(self.settings.model or bundle.model_path, "cpu")
+        return self._loaded
+
+    def _note(self, revision: str, looks: "dict[str, Look]", found: list[str]) -> None:
+        row = {"at": int(time.time()), "revision": revision, "alarms": found}
+        with (self.folder / "drift.jsonl").open("a") as file:
+            file.write(json.dumps(row | {kind: seen.figures() for kind, seen in looks.items()}) + "\n")
+
+
+def _published_before(revisions: "Revisions", job: str) -> str | None:
+    """The revision that this job has published already, before it was killed."""
+    return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
+
+
+def _reservoir(settings: Settings) -> Path:
+    folder = settings.data_dir / "trainer" / settings.bundle.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "reservoir"
+
+
+def _write(file: Path, text: str) -> None:
+    draft = file.with_name(f".{file.name}.tmp")
+    draft.write_text(text)
+    os.replace(draft, file)
+
+
+def _day() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def in_store(settings: Settings, act: Callable[[SqliteStore], Awaitable[T]]) -> T:
+    """Do one thing with the store."""
+
+    async def once() -> T:
+        store = SqliteStore(settings.data_dir / "tiller.db")
+        try:
+            return await act(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(once())
