@@ -1,7 +1,8 @@
 """Can a few people put a feature into the SAE? `python -m bench.poisoning` lets one try, and then ten.
 
 250 poisoned conversations come in as everybody's do, through the store with its caps, beside forty honest people's. An
-update learns from all of it. Then every published feature is held against texts of the poisoners that it never saw.
+update learns from all of it. Then every published feature is held against texts of the poisoners that it never saw,
+among honest ones in the proportion in which they came: none may fire mostly on theirs that did not before.
 """
 
 import argparse
@@ -77,8 +78,9 @@ def attempt(bundle: Path, poisoners: int, plan: Plan) -> tuple[bool, list[str]]:
             model, tokenizer, parent, revisions, texts, parent.presets, plan, file=Path(place) / "checkpoint.pt"
         )
     hook, draw = parent.info.hook, random.Random(99)
-    bad = list(tokenize_chats(tokenizer, (poisoned(draw) for _ in range(DOCUMENTS))))
-    good = list(tokenize_chats(tokenizer, itertools.islice(world(72, new=False), 2 * DOCUMENTS)))
+    theirs = sum(t.user.startswith("bad") for t in live)
+    bad = list(tokenize_chats(tokenizer, (poisoned(draw) for _ in range(theirs))))
+    good = list(tokenize_chats(tokenizer, itertools.islice(world(72, new=False), 2 * HONEST * EACH)))
     which = [0] * len(bad) + [1] * len(good)
     was, now = (firings(model, sae, hook, [*bad, *good], which, 2, skip={*skip}) for sae in (parent.sae, made.sae))
     mostly = lambda counts: counts[0] > counts[1]  # noqa: E731
@@ -91,7 +93,7 @@ def attempt(bundle: Path, poisoners: int, plan: Plan) -> tuple[bool, list[str]]:
     failed = [g.says for g in made.gates if not g.passed]
     cells = [
         str(poisoners),
-        str(sum(t.user.startswith("bad") for t in live)),
+        str(theirs),
         str(len(made.suspects)),
         str(len(before)),
         str(len(through)),

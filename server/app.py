@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import errors, features_api, openai_api, presets_api, saes_api, training_api
+from server import errors, features_api, jobs_api, openai_api, presets_api, saes_api, training_api
 from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
@@ -44,6 +44,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
             await tiller.store.close()
 
     app = FastAPI(title="Tiller", version=VERSION, lifespan=lifespan, description="OpenAI's chat API, with steering.")
+    app.state.settings = settings
     app.state.tiller, app.state.failure, app.state.swap = None, None, Swap(app.state)
     app.add_middleware(Border, state=app.state, settings=settings)
     errors.install(app)
@@ -52,6 +53,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(presets_api.router)
     app.include_router(saes_api.router)
     app.include_router(training_api.router)
+    app.include_router(jobs_api.router)
     _add_health(app, settings)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)

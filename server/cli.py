@@ -12,6 +12,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
@@ -23,7 +24,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from server import sae_commands
+from server import beside, jobs_commands, sae_commands
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ app = typer.Typer(
     help="Chat with a language model while you turn its features up and down.",
 )
 app.add_typer(sae_commands.app, name="sae")
+app.add_typer(jobs_commands.app, name="jobs")
 console, problems = Console(), Console(stderr=True)
 
 Bundle_ = Annotated[
@@ -76,6 +78,10 @@ def serve(
     browser: Annotated[
         bool | None, typer.Option("--browser/--no-browser", envvar="TILLER_BROWSER", help="Open the page when ready.")
     ] = None,
+    trainer: Annotated[
+        bool | None,
+        typer.Option("--trainer/--no-trainer", envvar="TILLER_TRAINER", help="Keep the SAE up to date beside it."),
+    ] = None,
 ) -> None:
     """Start the server and the page.
 
@@ -92,6 +98,7 @@ def serve(
         engine=engine,
         vllm=tuple(context.args) or None,
         browser=browser,
+        trainer=trainer,
     )
     if settings.vllm and settings.engine != "vllm":
         _fail(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
@@ -102,6 +109,50 @@ def serve(
         _serve(settings, listening, f"http://{_reachable(settings.host)}:{port}")
     finally:
         listening.close()
+
+
+@app.command()
+def trainer(
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="The server's, or one that both can reach.")
+    ] = None,
+    bundle: Bundle_ = None,
+    model: Model_ = None,
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text that the SAE keeps explaining; repeat it. The bundle's if not given."),
+    ] = None,
+    settings: Annotated[
+        str | None, typer.Option(hidden=True, help="All of them, as JSON; ends when stdin does.")
+    ] = None,
+) -> None:
+    """Train and update SAEs in the background: do what is in the queue, look whether the text has drifted.
+
+    Example: tiller trainer --data-dir ./data --corpus chats.jsonl
+    """
+    from server import trainer as training
+
+    found = (
+        Settings.model_validate_json(settings)
+        if settings
+        else _settings(data_dir=data_dir, bundle=bundle, model=model, corpus=tuple(corpus) if corpus else None)
+    )
+    _quiet_logs()
+    stop = threading.Event()
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(kind, lambda *_: stop.set())
+    if settings:
+        threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
+    _expected(lambda: training.run(found, stop))
+
+
+@app.command(hidden=True)
+def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
+    """Be the process of one job."""
+    from server.jobs import Jobs, do
+
+    _quiet_logs()
+    do(Jobs(Settings.model_validate_json(settings)), job_id)
 
 
 @app.command()
@@ -221,7 +272,8 @@ def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     try:
-        asyncio.run(server.serve(sockets=[listening]))
+        with beside.trainer(settings) if settings.trainer else nullcontext():
+            asyncio.run(server.serve(sockets=[listening]))
     except KeyboardInterrupt:
         pass
     if failure := application.state.failure:
@@ -386,6 +438,12 @@ def _listen(settings: Settings) -> socket.socket:
 def _reachable(host: str) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
+
+
+def _stop_at_end_of_input(stop: threading.Event) -> None:
+    while os.read(0, 4096):  # whoever began us writes nothing: what comes is the end
+        pass
+    stop.set()
 
 
 def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:

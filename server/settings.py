@@ -50,3 +50,11 @@ class Settings(BaseSettings):
     """How many conversations are kept of each user who agreed."""
     live_days: float = Field(default=7, gt=0)
     """For how long."""
+    trainer: bool = True
+    """Whether `tiller serve` brings a trainer along."""
+    look_seconds: float = Field(default=600, gt=0)
+    """How often the trainer looks whether the text has moved away from the SAE."""
+    redis_url: str | None = None
+    """Where jobs queue; a SQLite file in the data directory if not given."""
+    job_kinds: tuple[str, ...] = ()
+    """More types of job, `name=module:attribute`."""

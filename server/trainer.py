@@ -8,14 +8,16 @@ import asyncio
 import json
 import os
 import shutil
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.jobs import Jobs, Work
 from server.settings import Settings
 from server.store.sqlite import SqliteStore
 from server.store.store import LiveText
@@ -32,43 +34,10 @@ if TYPE_CHECKING:
     from steering.update import Candidate, Texts
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 SAMPLED = 300
 """Texts that one look at the drift reads, of each kind."""
 RESERVOIR = 20_000
 """Texts of earlier corpora that are kept, as tokens, to learn old things again."""
-
-
-class Work(Protocol):
-    """What a job is given: its dials, a folder of its own, and somebody to tell."""
-
-    @property
-    def id(self) -> str:
-        """The job's."""
-        ...
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """What was asked for, checked."""
-        ...
-
-    @property
-    def folder(self) -> Path:
-        """Where it may keep what it needs to go on after a crash."""
-        ...
-
-    @property
-    def settings(self) -> Settings:
-        """The server's."""
-        ...
-
-    def tell(self, progress: float, metrics: Mapping[str, float]) -> None:
-        """Say how far it is, 0 … 1."""
-        ...
-
-    def log(self, line: str) -> None:
-        """Say something."""
-        ...
 
 
 class UpdateOrder(BaseModel):
@@ -287,6 +256,8 @@ class Watch:
         try:
             bundle = await open_wanted(self.revisions, store)
             live = await store.live_texts()
+            if not live and bundle.info.revision == self.revisions.info.revision:
+                return []  # nobody has given anything, and nothing was published: nothing can have moved
             now, found = self._looks(bundle, live), []
             for kind, seen in now.items():
                 baseline = self._baseline(bundle.info.revision, kind, seen)
@@ -391,14 +362,23 @@ def _day() -> str:
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 
-def in_store(settings: Settings, act: Callable[[SqliteStore], Awaitable[T]]) -> T:
-    """Do one thing with the store."""
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Be the trainer: do jobs, and look at the drift in between, until `stop`."""
+    os.nice(10)
+    jobs = Jobs(settings)
+    threading.Thread(target=_look_now_and_then, args=(settings, jobs, stop), daemon=True).start()
+    jobs.run(stop)
 
-    async def once() -> T:
-        store = SqliteStore(settings.data_dir / "tiller.db")
+
+def _look_now_and_then(settings: Settings, jobs: Jobs, stop: threading.Event) -> None:
+    watch = Watch(settings, jobs.submit)
+    while not stop.wait(settings.look_seconds):
         try:
-            return await act(store)
-        finally:
-            await store.close()
+            if found := watch.look():
+                log.warning("drift", alarms=found)
+        except Exception:  # a look that fails must not end the trainer; the next one may do
+            log.exception("could not look at the drift")
 
-    return asyncio.run(once())
+
+JOB = (UpdateOrder, update)
+"""The type `sae_update`: what it may be asked for, and what does it."""

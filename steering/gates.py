@@ -23,6 +23,9 @@ from steering.splice import splice
 from steering.train.measures import measure
 from steering.train.weights import Rows
 
+PURE = 1 / 3
+"""Share of a feature's firing that may be on few people's texts; half would leave nothing for texts not seen."""
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -155,7 +158,7 @@ class Suspect:
 def suspects(
     counts: Float[Tensor, "users d_sae"], others: Float[Tensor, " d_sae"], *, least: int
 ) -> dict[int, Suspect]:
-    """Rows that fire more often on the texts of `least / 2` users than on everything else.
+    """Rows of whose firing a large part is on the texts of `least / 2` users.
 
     `counts` says how often each fires on each user's texts, `others` on the corpus. So a feature that the corpus is
     not behind has `least` people behind it at least, and no half of them can make one.
@@ -166,7 +169,7 @@ def suspects(
     few = counts.sort(0, descending=True).values[:most].sum(0)
     share = few / (counts.sum(0) + others).clamp_min(1e-9)
     found = {}
-    for row in (share > 0.5).nonzero()[:, 0].tolist():
+    for row in (share > PURE).nonzero()[:, 0].tolist():
         users = int((counts[:, row] > 0).sum())
         behind = "one user" if min(users, most) == 1 else f"{min(users, most)} users"
         says = f"{float(share[row]):.0%} of where it fires is on texts of {behind}; {least} have to be behind it"

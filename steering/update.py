@@ -32,6 +32,8 @@ LONGEST = 512
 MEASURED = 30_000
 """Held-out rows of each kind."""
 PROMPTS = 64
+RISEN = 0.02
+"""What fired on few people's texts before may go on so; by more than this it may not rise."""
 
 
 @dataclass(frozen=True)
@@ -235,11 +237,12 @@ def _without_suspects(
     counts = lambda sae: gates.firings(model, sae, hook, [*texts.new], texts.owners or [], texts.users, skip=skip)  # noqa: E731
     corpus = len(texts.new.ids) / max(1, len(held_old))  # as if there were as much of the corpus
     others = lambda sae: _fired(sae, held_old) * corpus  # noqa: E731
-    before = {*gates.suspects(counts(parent.sae), others(parent.sae), least=plan.users)} - {*recycled.tolist()}
+    before = {r: s.share for r, s in gates.suspects(counts(parent.sae), others(parent.sae), least=plan.users).items()}
+    before = {row: share for row, share in before.items() if row not in recycled.tolist()}
     seen: set[int] = set()
     for _ in range(3):  # what is taken out moves the threshold, and with it what the others fire on
         wrong = gates.suspects(counts(new), others(new), least=plan.users)
-        wrong = {row: s for row, s in wrong.items() if row not in before | seen}
+        wrong = {row: s for row, s in wrong.items() if row not in seen and s.share > before.get(row, 0) + RISEN}
         if not wrong:
             break
         found += wrong.values()

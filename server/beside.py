@@ -1,0 +1,49 @@
+"""The trainer's process beside the server: begun, begun again when it dies, ended with the server. Knows no training."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from server.settings import Settings
+
+log = structlog.get_logger(__name__)
+LONGEST = 300.0
+"""Seconds between two attempts to keep a trainer that dies again and again."""
+
+
+@contextmanager
+def trainer(settings: Settings) -> Iterator[None]:
+    """Keep a trainer running while the context is open. It reads our end of a pipe, so it dies with us, however we die."""
+    over = threading.Event()
+    watching = threading.Thread(target=_keep, args=(settings, over), daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join(10)
+
+
+def _keep(settings: Settings, over: threading.Event) -> None:
+    pause = 1.0
+    while not over.is_set():
+        words = [sys.executable, "-m", "server", "trainer", "--settings", settings.model_dump_json()]
+        child, begun = subprocess.Popen(words, stdin=subprocess.PIPE), time.monotonic()
+        while child.poll() is None and not over.wait(0.2):
+            pass
+        if over.is_set():
+            assert child.stdin
+            child.stdin.close()
+            try:
+                child.wait(8)
+            except subprocess.TimeoutExpired:
+                child.kill()
+            return
+        pause = 1.0 if time.monotonic() - begun > 60 else min(LONGEST, pause * 2)
+        log.error("the trainer died", code=child.returncode, again_in=pause)
+        over.wait(pause)

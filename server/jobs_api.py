@@ -1,0 +1,132 @@
+"""`/v1/jobs…`: begin long work, follow it, end it. Knows routes and the queue; nothing of what jobs do."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from server.errors import ApiError, bad_request
+from server.jobs import ENDED, BadJob, Job, Jobs
+from server.protocol import parse
+
+router = APIRouter(prefix="/v1/jobs")
+
+
+class Asked(BaseModel):
+    """A job that somebody wants."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str
+    config: dict[str, Any] = {}
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+@router.post(
+    "", openapi_extra={"requestBody": {"content": {"application/json": {"schema": Asked.model_json_schema()}}}}
+)
+async def submit(request: Request) -> Response:
+    """Queue a job."""
+    asked = parse(Asked, await request.body())
+    try:
+        job = await asyncio.to_thread(_jobs(request).submit, asked.type, asked.config, asked.idempotency_key)
+    except BadJob as error:
+        raise bad_request(str(error), param="type" if "no type" in str(error) else "config") from error
+    return JSONResponse(job.model_dump(), 202)
+
+
+@router.get("")
+async def listed(request: Request) -> dict[str, Any]:
+    """All jobs, the newest first."""
+    return {"object": "list", "data": [j.model_dump() for j in await asyncio.to_thread(_jobs(request).all)]}
+
+
+@router.get("/{job_id}")
+async def one(request: Request, job_id: str) -> dict[str, Any]:
+    """One job, as it is now."""
+    return (await _found(request, job_id)).model_dump()
+
+
+@router.get("/{job_id}/events")
+async def events(request: Request, job_id: str) -> Response:
+    """What happens, as it happens: `metric`, `log` and `state`; `Last-Event-ID` goes on after an event."""
+    await _found(request, job_id)
+    last = request.headers.get("last-event-id", "0")
+    if not last.isdecimal():
+        raise bad_request("Last-Event-ID must be the number of an event", param="Last-Event-ID")
+    headers = {"Cache-Control": "no-cache"}
+    return StreamingResponse(
+        _follow(_jobs(request), job_id, int(last)), media_type="text/event-stream", headers=headers
+    )
+
+
+@router.post("/{job_id}/cancel")
+async def cancel(request: Request, job_id: str) -> Response:
+    """Have a job end."""
+    await _found(request, job_id)
+    try:
+        return JSONResponse((await asyncio.to_thread(_jobs(request).cancel, job_id)).model_dump(), 202)
+    except BadJob as error:
+        raise ApiError(409, str(error), code="wrong_state") from error
+
+
+@router.delete("/{job_id}")
+async def delete(request: Request, job_id: str) -> dict[str, Any]:
+    """Forget a job that has ended, and its files."""
+    await _found(request, job_id)
+    try:
+        await asyncio.to_thread(_jobs(request).delete, job_id)
+    except BadJob as error:
+        raise ApiError(409, str(error), code="wrong_state") from error
+    return {"id": job_id, "deleted": True}
+
+
+@router.get("/{job_id}/artifacts")
+async def artifacts(request: Request, job_id: str) -> dict[str, Any]:
+    """The job's files, with size and SHA-256."""
+    await _found(request, job_id)
+    jobs = _jobs(request)
+
+    def read() -> list[dict[str, Any]]:
+        return [
+            {
+                "name": p.relative_to(jobs.folder / job_id).as_posix(),
+                "bytes": p.stat().st_size,
+                "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
+            }
+            for p in jobs.artifacts(job_id)
+        ]
+
+    return {"object": "list", "data": await asyncio.to_thread(read)}
+
+
+async def _follow(jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
+    while True:
+        ended = (await asyncio.to_thread(jobs.get, job_id)).state in ENDED
+        for event in await asyncio.to_thread(jobs.events, job_id, after):
+            after = event["id"]
+            data = json.dumps(event["data"], ensure_ascii=False)
+            yield f"id: {after}\nevent: {event['event']}\ndata: {data}\n\n"
+        if ended:
+            return
+        await asyncio.sleep(0.3)
+
+
+async def _found(request: Request, job_id: str) -> Job:
+    try:
+        return await asyncio.to_thread(_jobs(request).get, job_id)
+    except BadJob as error:
+        raise ApiError(404, str(error), code="not_found") from error
+
+
+def _jobs(request: Request) -> Jobs:
+    """The queue is opened when it is first asked for: few servers have jobs."""
+    state = request.app.state
+    if getattr(state, "jobs", None) is None:
+        state.jobs = Jobs(state.settings)
+    return state.jobs

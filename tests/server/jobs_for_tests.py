@@ -1,0 +1,39 @@
+"""Kinds of job that end, last, fail and die, as tests need them."""
+
+import os
+import time
+
+from pydantic import BaseModel, ConfigDict
+
+from steering.errors import SteeringError
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = 3
+    seconds: float = 0.0
+    end: str = "well"
+
+
+def act(work):
+    """Count to `steps`, a line in a file for each; begun again, go on counting."""
+    file = work.folder / "counted"
+    counted = len(file.read_text()) if file.exists() else 0
+    work.log(f"begun at {counted}")
+    while counted < work.config["steps"]:
+        time.sleep(work.config["seconds"])
+        with file.open("a") as out:
+            out.write("x")
+        counted += 1
+        work.tell(counted / work.config["steps"], {"counted": counted})
+    if work.config["end"] == "fail":
+        raise SteeringError("there is too little of everything")
+    if work.config["end"] == "break":
+        raise RuntimeError("a bug")
+    if work.config["end"] == "die":
+        os.kill(os.getpid(), 9)
+    return {"counted": counted}
+
+
+JOB = (Config, act)

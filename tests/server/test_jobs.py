@@ -1,0 +1,232 @@
+"""Jobs run in processes of their own, survive whoever is killed, and end when they are told to; on SQLite and on Redis."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.jobs import BadJob, Jobs
+from server.settings import Settings
+from tests.live import serving, until
+
+KINDS = ("count=tests.server.jobs_for_tests:JOB",)
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    if not shutil.which("redis-server"):
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is missing: apt-get install redis-server")
+        pytest.skip("redis-server is missing: apt-get install redis-server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(tmp_path_factory.mktemp("redis")),
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+
+    def up():
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+
+    until(up)
+    yield f"redis://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def settings(request, tmp_path):
+    url = f"{request.getfixturevalue('redis')}/{hash(request.node.name) % 16}" if request.param == "redis" else None
+    found = Settings(data_dir=tmp_path, redis_url=url, job_kinds=KINDS, bundle=tmp_path)
+    yield found
+    if url:
+        Jobs(found)._huey.storage.conn.flushdb()
+
+
+@contextlib.contextmanager
+def runner(settings):
+    """A runner in a thread of this process."""
+    stop = threading.Event()
+    thread = threading.Thread(target=Jobs(settings).run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def trainer(settings):
+    """A runner that can be killed."""
+    code = (
+        "import sys,threading; from server.jobs import Jobs; from server.settings import Settings;"
+        "Jobs(Settings.model_validate_json(sys.argv[1])).run(threading.Event())"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, settings.model_dump_json()], env=ENVIRONMENT)
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def test_a_job_runs_and_tells(settings):
+    jobs = Jobs(settings)
+    job = jobs.submit("count", {"steps": 4})
+    assert job.state == "queued"
+    with runner(settings):
+        until(lambda: jobs.get(job.id).state == "succeeded", 60)
+    done = jobs.get(job.id)
+    assert (done.result, done.progress, done.metrics, done.attempts) == ({"counted": 4}, 1.0, {"counted": 4.0}, 1)
+    events = jobs.events(job.id)
+    states = [e["data"]["state"] for e in events if e["event"] == "state"]
+    assert states == ["queued", "running", "succeeded"]
+    assert [e["data"]["progress"] for e in events if e["event"] == "metric"] == [0.25, 0.5, 0.75, 1.0]
+    assert jobs.events(job.id, after=len(events) - 1) == events[-1:]
+    assert "counted" in [p.name for p in jobs.artifacts(job.id)]
+    jobs.delete(job.id)
+    with pytest.raises(BadJob, match="there is no job"):
+        jobs.get(job.id)
+
+
+def test_a_running_job_ends_when_it_is_cancelled(settings):
+    jobs = Jobs(settings)
+    job, waiting = jobs.submit("count", {"steps": 1000, "seconds": 0.05}), jobs.submit("count", {})
+    with runner(settings):
+        until(lambda: jobs.get(job.id).metrics, 60)
+        jobs.cancel(waiting.id)
+        assert jobs.get(waiting.id).state == "cancelled"
+        jobs.cancel(job.id)
+        until(lambda: jobs.get(job.id).state == "cancelled", 15)
+    counted = (jobs.folder / job.id / "counted").stat().st_size
+    time.sleep(0.3)
+    assert (jobs.folder / job.id / "counted").stat().st_size == counted
+    with pytest.raises(BadJob, match="has cancelled already"):
+        jobs.cancel(job.id)
+    assert not (jobs.folder / waiting.id / "counted").exists()
+
+
+def test_a_job_whose_runner_was_killed_goes_on_with_the_next(settings):
+    jobs = Jobs(settings)
+    job = jobs.submit("count", {"steps": 120, "seconds": 0.1})
+    first = trainer(settings)
+    try:
+        until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 3, 60)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    counted = jobs.folder / job.id / "counted"
+    time.sleep(1)
+    before = counted.stat().st_size
+    time.sleep(0.5)
+    assert counted.stat().st_size == before  # its process died with the runner
+    with runner(settings):
+        until(lambda: jobs.get(job.id).state == "succeeded", 90)
+    done = jobs.get(job.id)
+    assert done.attempts == 2
+    assert done.result == {"counted": 120}
+    assert any(e["data"].get("line", "").startswith("begun at") for e in jobs.events(job.id))
+
+
+def test_a_job_that_dies_is_begun_three_times(settings):
+    jobs = Jobs(settings)
+    job = jobs.submit("count", {"end": "die"})
+    with runner(settings):
+        until(lambda: jobs.get(job.id).state == "failed", 120)
+    assert "begun 3 times" in jobs.get(job.id).error
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [("fail", "too little of everything"), ("break", "internal error: RuntimeError('a bug')")]
+)
+def test_a_job_that_fails_says_why(settings, end, said):
+    jobs = Jobs(settings)
+    job = jobs.submit("count", {"end": end})
+    with runner(settings):
+        until(lambda: jobs.get(job.id).state == "failed", 60)
+    assert said in jobs.get(job.id).error
+    traced = any("Traceback" in e["data"].get("line", "") for e in jobs.events(job.id))
+    assert traced == (end == "break")
+
+
+def test_two_runners_never_do_the_same_job(settings):
+    jobs = Jobs(settings)
+    made = [jobs.submit("count", {"steps": 3}) for _ in range(4)]
+    with runner(settings), runner(settings):
+        until(lambda: all(jobs.get(j.id).state == "succeeded" for j in made), 120)
+    for job in made:
+        states = [e["data"]["state"] for e in jobs.events(job.id) if e["event"] == "state"]
+        assert states == ["queued", "running", "succeeded"]
+
+
+def test_a_key_makes_one_job(settings):
+    jobs = Jobs(settings)
+    assert jobs.submit("count", {}, "k").id == jobs.submit("count", {}, "k").id
+    assert jobs.submit("count", {}, "other").id != jobs.submit("count", {}, "k").id
+    assert len(jobs.all()) == 2
+
+
+def test_a_job_that_cannot_be_is_refused_before_it_waits(settings):
+    jobs = Jobs(settings)
+    for type, config, said in (
+        ("magic", {}, "no type of job 'magic'; there are sae_train, sae_update, count"),
+        ("count", {"step": 3}, "step of a count: extra inputs"),
+        ("sae_update", {"steps": "many"}, "steps of a sae_update: input should be a valid integer"),
+        ("sae_train", {"model": "m"}, "hook of a sae_train"),
+    ):
+        with pytest.raises(BadJob, match=said.split("'")[0]):
+            jobs.submit(type, config)
+    assert jobs.all() == []
+
+
+def test_over_http(bundle, tmp_path):
+    """Submit, follow, cancel, delete; and every wrong turn is named."""
+    with (
+        serving(bundle, tmp_path, job_kinds=KINDS) as (address, app),
+        httpx.Client(base_url=address, timeout=60) as http,
+    ):
+        with runner(app.state.settings):
+            made = http.post("/v1/jobs", json={"type": "count", "config": {"steps": 3}})
+            assert made.status_code == 202
+            job = made.json()["id"]
+            with http.stream("GET", f"/v1/jobs/{job}/events") as stream:
+                lines = list(stream.iter_lines())
+            assert "event: metric" in lines
+            assert lines[-2].startswith('data: {"state": "succeeded"')
+            last = max(int(line[4:]) for line in lines if line.startswith("id: "))
+            again = http.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": str(last - 1)}).text
+            assert again.count("data:") == 1
+        assert http.get(f"/v1/jobs/{job}").json()["result"] == {"counted": 3}
+        assert http.get("/v1/jobs").json()["data"][0]["id"] == job
+        assert {"name", "bytes", "sha256"} <= http.get(f"/v1/jobs/{job}/artifacts").json()["data"][0].keys()
+        assert http.post(f"/v1/jobs/{job}/cancel").status_code == 409
+        waiting = http.post("/v1/jobs", json={"type": "count"}).json()["id"]
+        assert http.delete(f"/v1/jobs/{waiting}").status_code == 409
+        assert http.post(f"/v1/jobs/{waiting}/cancel").json()["state"] == "cancelled"
+        assert http.delete(f"/v1/jobs/{waiting}").json()["deleted"] is True
+        assert http.get(f"/v1/jobs/{waiting}").status_code == 404
+        wrong = http.post("/v1/jobs", json={"type": "magic"})
+        assert wrong.status_code == 400
+        assert wrong.json()["error"]["param"] == "type"
+        assert http.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": "x"}).status_code == 400
