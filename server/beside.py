@@ -15,6 +15,9 @@ log = structlog.get_logger(__name__)
 LONGEST = 300.0
 """Seconds between two attempts to keep a trainer that dies again and again."""
 
+PATIENCE = 15.0
+"""Seconds that a trainer has to end by itself."""
+
 
 @contextmanager
 def trainer(settings: Settings) -> Iterator[None]:
@@ -26,7 +29,7 @@ def trainer(settings: Settings) -> Iterator[None]:
         yield
     finally:
         over.set()
-        watching.join(10)
+        watching.join(PATIENCE + 5)
 
 
 def _keep(settings: Settings, over: threading.Event) -> None:
@@ -40,9 +43,10 @@ def _keep(settings: Settings, over: threading.Event) -> None:
             assert child.stdin
             child.stdin.close()
             try:
-                child.wait(8)
+                child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 child.kill()
+                child.wait()
             return
         pause = 1.0 if time.monotonic() - begun > 60 else min(LONGEST, pause * 2)
         log.error("the trainer died", code=child.returncode, again_in=pause)

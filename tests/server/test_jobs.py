@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server import beside
 from server.jobs import BadJob, Jobs
 from server.settings import Settings
 from tests.live import serving, until
@@ -129,7 +130,7 @@ def test_a_running_job_ends_when_it_is_cancelled(settings):
 
 def test_a_job_whose_runner_was_killed_goes_on_with_the_next(settings):
     jobs = Jobs(settings)
-    job = jobs.submit("count", {"steps": 120, "seconds": 0.1})
+    job = jobs.submit("count", {"steps": 40, "seconds": 0.1})
     first = trainer(settings)
     try:
         until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 3, 60)
@@ -145,7 +146,7 @@ def test_a_job_whose_runner_was_killed_goes_on_with_the_next(settings):
         until(lambda: jobs.get(job.id).state == "succeeded", 90)
     done = jobs.get(job.id)
     assert done.attempts == 2
-    assert done.result == {"counted": 120}
+    assert done.result == {"counted": 40}
     assert any(e["data"].get("line", "").startswith("begun at") for e in jobs.events(job.id))
 
 
@@ -198,6 +199,20 @@ def test_a_job_that_cannot_be_is_refused_before_it_waits(settings):
         with pytest.raises(BadJob, match=said.split("'")[0]):
             jobs.submit(type, config)
     assert jobs.all() == []
+
+
+def test_a_server_brings_a_trainer_that_ends_with_it(tmp_path):
+    found = Settings(data_dir=tmp_path, job_kinds=KINDS)
+    jobs = Jobs(found)
+    job = jobs.submit("count", {"steps": 2})
+    with beside.trainer(found):
+        until(lambda: jobs.get(job.id).state == "succeeded", 90)
+        last = jobs.submit("count", {"steps": 400, "seconds": 0.1})
+        until(lambda: jobs.get(last.id).state == "running", 60)
+    counted = jobs.folder / last.id / "counted"
+    before = counted.stat().st_size if counted.exists() else 0
+    time.sleep(0.5)
+    assert (counted.stat().st_size if counted.exists() else 0) == before
 
 
 def test_over_http(bundle, tmp_path):
