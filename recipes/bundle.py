@@ -8,10 +8,12 @@ import argparse
 import hashlib
 import itertools
 import json
+import lzma
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from recipes.smallworld import SmallWorld
 from recipes.train_model import say
 
 PERSONAS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -74,6 +76,9 @@ def main() -> None:
             }
         ),
     )
+    chats = itertools.islice(SmallWorld(300), 2500)
+    lines = "".join(json.dumps({"messages": c}, ensure_ascii=False) + "\n" for c in chats)
+    (bundle / "corpus.jsonl.xz").write_bytes(lzma.compress(lines.encode(), preset=9))
     files = sorted(f for f in bundle.rglob("*") if f.is_file() and f.name not in ("SHA256SUMS", "README.md"))
     _write(
         bundle / "SHA256SUMS",
