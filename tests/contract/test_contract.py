@@ -168,7 +168,7 @@ async def test_streamed_pieces_are_the_whole_reply(engine, catalogue, specs):
     sampling = Sampling(temperature=0.9, seed=11, max_tokens=40, ignore_eos=True)
     pieces = [p async for p in engine.generate(request(engine, catalogue, specs[3], sampling=sampling))]
     ids = [i for p in pieces for i in p.ids]
-    assert len(pieces) > 10
+    assert len(pieces) > 2  # how many depends on how fast they are fetched
     assert len(ids) == pieces[-1].tokens == 40
     assert [p.finish_reason for p in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert pieces[-1].finish_reason == "length"

@@ -19,6 +19,8 @@ from steering.catalogue import Bundle
 from steering.sae import SAE
 from tests import small
 
+# As `--standalone`, but never by this machine's own name, which need not resolve.
+ALONE_HERE = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1")
 WORDS = [
     "the",
     "bridge",
@@ -199,9 +201,13 @@ def test_bytes_that_are_no_text_are_named(bundle, tmp_path):
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     """The same loss curve, step for step, and the same SAE."""
     script = Path(__file__).with_name("two_ranks.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", *ALONE_HERE, "--nproc-per-node", "2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([*command, str(tmp_path / "two.pt")], check=True, capture_output=True, timeout=120, env=environment)
+    environment["GLOO_SOCKET_IFNAME"] = "lo"  # a machine's own name need not resolve
+    done = subprocess.run(
+        [*command, str(tmp_path / "two.pt")], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
     subprocess.run([sys.executable, str(script), str(tmp_path / "one.pt")], check=True, timeout=120, env=environment)
     two, one = (torch.load(tmp_path / name, weights_only=True) for name in ("two.pt", "one.pt"))
     torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-4, atol=1e-5)
