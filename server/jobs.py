@@ -302,7 +302,7 @@ class Work:
 
 def do(jobs: Jobs, job_id: str) -> None:
     """Be the job's process: gentle to others, gone when its runner is."""
-    os.nice(10)
+    give_way()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     work = Work(jobs.get(job_id), jobs, time.time())
     _, act = jobs._kind(work.job.type)
@@ -314,6 +314,16 @@ def do(jobs: Jobs, job_id: str) -> None:
         work.log(traceback.format_exc())
         end = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
     _replace(work.folder / "end.json", json.dumps(end))
+
+
+def give_way() -> None:
+    """Let this process and its threads run on what others leave: on Linux, only while a core has nothing else to do."""
+    os.nice(10)
+    if hasattr(os, "SCHED_IDLE"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError:
+            pass  # a container may forbid it; the niceness stays
 
 
 def _die_with_parent() -> None:

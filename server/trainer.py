@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.jobs import Jobs, Work
+from server.jobs import Jobs, Work, give_way
 from server.settings import Settings
 from server.store.sqlite import SqliteStore
 from server.store.store import LiveText
@@ -82,7 +82,13 @@ async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
                 work.log(f"kept aside in {place.name}: {'; '.join(report['failed'])}")
                 return {"published": False, "rejected": place.name, "report": report, "figures": made.figures}
             manifest = revisions.publish(
-                parent, made.sae, made.features, numbers=made.numbers, figures=made.figures, report=report
+                parent,
+                made.sae,
+                made.features,
+                numbers=made.numbers,
+                figures=made.figures,
+                report=report,
+                moments=made.moments,
             )
             done = manifest.revision
         manifest = revisions.manifest(done)
@@ -364,7 +370,7 @@ def _day() -> str:
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Be the trainer: do jobs, and look at the drift in between, until `stop`."""
-    os.nice(10)
+    give_way()
     jobs = Jobs(settings)
     threading.Thread(target=_look_now_and_then, args=(settings, jobs, stop), daemon=True).start()
     jobs.run(stop)

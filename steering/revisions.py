@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from steering.catalogue import Bundle, Feature, Retired, read_info, write_features
 from steering.errors import BadBundle
 from steering.sae import CONFIG, SAE, WEIGHTS
 from steering.spec import Preset
 
-MANIFEST = "manifest.json"
+MANIFEST, MOMENTS = "manifest.json", "moments.safetensors"
 NAME = re.compile(r"r([1-9][0-9]{0,8})")
 STALE = 0.95
 """A label was found for a direction; below this cosine to the parent's it may be wrong."""
@@ -140,12 +143,14 @@ class Revisions:
         typical_norm: float | None = None,
         figures: Mapping[str, float] | None = None,
         report: Mapping[str, Any] | None = None,
+        moments: Mapping[str, Tensor] | None = None,
     ) -> Manifest:
         """Write a new revision and return its manifest; nobody is told, and what is served stays what it is.
 
         `features` say what was measured, by their numbers: a field that one sets is taken, every other is carried over
         from the parent's feature of that number. `numbers` are those of the rows (`numbers_after`; the parent's if not
-        given): what the parent has and they lack is retired. Raises BadBundle for what does not fit together.
+        given): what the parent has and they lack is retired. `moments`, of whoever trained it, are kept for the next
+        training (`moments`). Raises BadBundle for what does not fit together.
         """
         with self._publishing():
             revision = f"r{self._next_name()}"
@@ -157,6 +162,8 @@ class Revisions:
             about = {"tiller_bundle": self.info.name, "tiller_revision": revision}
             sae.save(draft, hook=self.info.hook, model=self.info.model, about=about)
             write_features(draft, carried(parent, sae, rows, features))
+            if moments:  # half as long: they only say how large a step may be
+                save_file({n: t.bfloat16().contiguous() for n, t in moments.items()}, draft / MOMENTS)
             manifest = Manifest(
                 bundle=self.info.name,
                 revision=revision,
@@ -180,6 +187,16 @@ class Revisions:
             draft.rename(self.live / revision)
             _sync(self.live)
         return manifest
+
+    def moments(self, revision: str) -> dict[str, Tensor]:
+        """What the training of a revision left for the next one; nothing if it came without. Raises BadBundle."""
+        path = self.live / revision / MOMENTS
+        if not path.exists():
+            return {}
+        try:
+            return {n: t.float() for n, t in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise BadBundle(f"{str(path)!r} is damaged: {error}; delete it to begin without") from error
 
     def keep_aside(self, report: Mapping[str, Any], *, sae: SAE | None = None) -> Path:
         """Keep what failed its gates, with the reasons, in `rejected/`; only the last few stay."""

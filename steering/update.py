@@ -84,6 +84,8 @@ class Candidate:
     gates: list[Gate]
     suspects: list[Suspect]
     figures: dict[str, float] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    """The optimizer's, of the rows that the next update may go on with."""
 
     @property
     def passed(self) -> bool:
@@ -134,6 +136,10 @@ def update(
     training = _training(
         parent, plan, k, held_old, reader.rows(new, MEASURED), pulls(fired_old, labelled | held), held, recycled
     )
+    if warm := revisions.moments(parent.info.revision):
+        begun_anew = torch.zeros(training.weights.d_sae, dtype=torch.bool)
+        begun_anew[recycled] = True
+        training.warm(warm, new=begun_anew)
     if file.exists():
         saved = checkpoint.load(file)
         training.restore(saved["training"])
@@ -144,6 +150,7 @@ def update(
     for progress in go(training, source, every=100, file=file):
         tell(progress)
     served = training.weights.served(training.scale).calibrated(held_old, k)
+    trained = training.weights.d_sae
     served, found = _without_suspects(model, parent, served, texts, recycled, plan, held_old, k)
     kept = torch.tensor([i for i in range(sae.d_sae) if i not in {*recycled.tolist()}])
     numbers = revisions.numbers_after(parent.info.revision, recycled=recycled.tolist(), grown=served.d_sae - sae.d_sae)
@@ -166,7 +173,11 @@ def update(
         "grown": float(served.d_sae - sae.d_sae),
         "retired": float(len(recycled)),
     }
-    return Candidate(served, numbers, measured, judged, found, figures)
+    # Where new rows were taken out, those left have moved up: all of the new ones begin without a past next time.
+    moments = training.moments()
+    if served.d_sae != trained:
+        moments = {n: t[: sae.d_sae] if len(t) == trained else t for n, t in moments.items()}
+    return Candidate(served, numbers, measured, judged, found, figures, moments)
 
 
 class _Reader:

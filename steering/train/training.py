@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from steering.sae import SAE
 from steering.train import checkpoint
@@ -16,6 +17,9 @@ from steering.train.ranks import ALONE, Ranks
 from steering.train.weights import Rows, Weights
 
 EVERY = 50
+MOMENTS = ("exp_avg", "exp_avg_sq")
+LONG = 10_000
+"""Steps after which Adam's moments need no correction for having begun at zero."""
 """Progress is the mean over so many steps."""
 
 
@@ -121,6 +125,36 @@ class Training:
             "weights": self.weights.state_dict(),
             "moments": self._optimizer.state_dict(),
         }
+
+    def moments(self) -> dict[str, Tensor]:
+        """Adam's moments by weight, for `warm`: a later run of the same features begins with them."""
+        state = self._optimizer.state_dict()["state"]
+        names = [name for name, _ in self.weights.named_parameters()]
+        return {f"{name}.{part}": state[i][part] for i, name in enumerate(names) if i in state for part in MOMENTS}
+
+    def warm(self, moments: Mapping[str, Tensor], *, new: Tensor) -> None:
+        """Begin with the moments of an earlier run. Its features are the first ones here; those in `new`, a mask over all,
+        and those beyond, have no past: they begin at rest, with the usual size of the others' gradients.
+
+        Raises ValueError if they are of other weights.
+        """
+        state = self._optimizer.state_dict()
+        for i, (name, weight) in enumerate(self.weights.named_parameters()):
+            held: dict[str, Tensor] = {}
+            for part in MOMENTS:
+                before = moments[f"{name}.{part}"].to(weight)
+                if before.shape[1:] != weight.shape[1:] or len(before) > len(weight):
+                    raise ValueError(
+                        f"moments of {name} are {list(before.shape)}; the weights are {list(weight.shape)}"
+                    )
+                usual = before.mean(0) if part == "exp_avg_sq" else torch.zeros_like(before[0])
+                held[part] = torch.cat([before, usual.expand(len(weight) - len(before), *usual.shape)])
+                if weight.shape[:1] == new.shape and name != "b_dec":
+                    held[part][new] = usual
+                if name == "W_dec" and self.weights.held is not None and part == "exp_avg":
+                    held[part][self.weights.held] = 0  # what does not move must not coast, either
+            state["state"][i] = {"step": torch.tensor(float(LONG)), **held}
+        self._optimizer.load_state_dict(state)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state` was taken."""

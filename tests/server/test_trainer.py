@@ -18,6 +18,7 @@ from server.swap import revisions_of, setting_of
 from server.trainer import UpdateOrder, Watch, update
 from steering.errors import SteeringError
 from steering.gates import Gate
+from steering.train.training import Training
 from tests import small
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,19 @@ def test_an_update_is_published_served_and_known(place, lenient):
     assert any(f.density > 0 and f.examples for f in after.features[96:])
     assert stored(place, lambda s: s.setting(setting_of("made"))) == "r2"
     assert not (place / "data" / "jobs" / "job_1" / "new").exists()
+
+
+def test_an_update_leaves_its_moments_to_the_next_one(place, lenient, monkeypatch):
+    begun = []
+    warm = Training.warm
+    monkeypatch.setattr(Training, "warm", lambda run, moments, new: (begun.append(moments), warm(run, moments, new=new)))
+    update(work(place))
+    assert not begun
+    kept = revisions_of(settings(place)).moments("r2")
+    assert len(kept["W_dec.exp_avg"]) == 104
+    assert kept["encoder.exp_avg_sq"].max() > 0
+    assert update(work(place, job_id="job_2"))["revision"] == "r3"
+    assert begun[0]["W_dec.exp_avg"].equal(kept["W_dec.exp_avg"])
 
 
 def test_what_fails_a_gate_is_kept_aside_with_the_reason(place, monkeypatch):

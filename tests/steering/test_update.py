@@ -15,6 +15,7 @@ from steering.train.growth import Anchored, grown, pulls
 from steering.train.measures import measure
 from steering.train.objectives import BatchTopK
 from steering.train.training import Recipe, Training, train
+from steering.train.weights import Weights
 from tests import small
 
 D, OLD, NEW = 32, 24, 4
@@ -73,6 +74,38 @@ def test_new_things_get_rows_and_held_rows_do_not_move(published):
     assert (new_directions() @ published.W_dec.T).amax(1).max() < 0.8
     was, now = (measure(s, itertools.islice(planted(7, new=False), 4)) for s in (published, after))
     assert now.explained_variance > was.explained_variance - 0.01
+
+
+def test_a_run_goes_on_with_the_moments_of_the_last_and_held_rows_do_not_coast(published):
+    weights = lambda append: grown(  # noqa: E731
+        published, 1.0, next(planted(4, new=True)), recycled=torch.tensor([1]), append=append,
+        held=torch.arange(OLD) == 0, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    first = Training(Recipe(BatchTopK(k=3), OLD + 2, 20, 1e-3, 5), weights(2), 1.0)
+    for batch in itertools.islice(planted(2, new=False), 20):
+        first.step(batch)
+    kept = first.moments()
+    kept["W_dec.exp_avg"][0] = 1.0  # it was free before
+    new = torch.arange(OLD + 4) == 1
+    second = Training(Recipe(BatchTopK(k=3), OLD + 4, 20, 1e-3, 5), weights(4), 1.0)
+    second.warm(kept, new=new)
+    warm = second.moments()
+    assert warm["encoder.exp_avg_sq"][5].equal(kept["encoder.exp_avg_sq"][5])
+    assert warm["encoder.exp_avg"][5].equal(kept["encoder.exp_avg"][5])
+    for row in (1, OLD + 2, OLD + 3):
+        assert warm["encoder.exp_avg"][row].abs().max() == 0
+        torch.testing.assert_close(warm["encoder.exp_avg_sq"][row], kept["encoder.exp_avg_sq"].mean(0))
+    second.step(next(planted(3, new=True)))
+    torch.testing.assert_close(second.weights.W_dec[0], published.W_dec[0], rtol=0, atol=1e-6)
+
+
+def test_moments_of_other_weights_are_refused(published):
+    run = Training(Recipe(BatchTopK(k=3), OLD, 20, 1e-3, 5), Weights.of(published, 1.0), 1.0)
+    run.step(next(planted(2, new=False)))
+    kept = run.moments()
+    kept["encoder.exp_avg"] = kept["encoder.exp_avg"][:, :-1]
+    with pytest.raises(ValueError, match="moments of encoder are"):
+        run.warm(kept, new=torch.zeros(OLD, dtype=torch.bool))
 
 
 def test_springs_hold_what_fires_often(published):
