@@ -1,0 +1,190 @@
+"""What survives `kill -9`? `python -m bench.kills` kills a server, its trainer or its job at random moments of an update.
+
+After each kill everything that is published has to open, every file equal to its SHA-256; what the store names as served
+has to be among it; a server (the same one, or the next on the same data) has to answer a chat with a steered reply from a
+whole revision. A job has to go on, or to fail with a sentence that says why.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from bench.background import below
+from bench.live_update import world
+from steering.revisions import Revisions
+
+console = Console(width=120)
+TARGETS = ("server", "trainer", "job")
+
+
+@dataclass
+class Served:
+    """A server on one data directory, begun again whenever it is gone."""
+
+    bundle: Path
+    data: Path
+    process: "subprocess.Popen[bytes] | None" = None
+    url: str = ""
+
+    def up(self) -> None:
+        """Have it answer."""
+        if self.process and self.process.poll() is None:
+            return
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "server", "serve", "--no-browser", "--port", str(port)]
+        self.process = subprocess.Popen(
+            [*command, "--bundle", str(self.bundle), "--data-dir", str(self.data)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.url = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            try:
+                if httpx.get(f"{self.url}/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise RuntimeError("the server did not come up within a minute")
+
+    def pid(self, target: str) -> int | None:
+        """The process of the server, of its trainer, or of the job that runs; None if there is none now."""
+        assert self.process
+        if target == "server":
+            return self.process.pid
+        words = {"trainer": "\0trainer\0", "job": "\0job\0"}[target]
+        return next((p for p in below(self.process.pid) if words in _command(p)), None)
+
+    def job(self, text: Path, steps: int) -> str:
+        """Queue an update."""
+        order = {"type": "sae_update", "config": {"text": [str(text)], "steps": steps, "append": 16}}
+        return httpx.post(f"{self.url}/v1/jobs", json=order, timeout=30).raise_for_status().json()["id"]
+
+    def state(self, job: str) -> dict:
+        """What is known of a job."""
+        return httpx.get(f"{self.url}/v1/jobs/{job}", timeout=30).raise_for_status().json()
+
+    def speaks(self) -> str:
+        """The revision of a steered reply."""
+        body = {
+            "model": f"{self.bundle.name}@golden-gate",
+            "messages": [{"role": "user", "content": "Hello!"}],
+            "max_tokens": 8,
+        }
+        answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60).raise_for_status().json()
+        assert answer["choices"][0]["message"]["content"].strip()
+        return answer["steering"]["revision"]
+
+
+@dataclass
+class Record:
+    """What happened."""
+
+    killed: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def whole(served: Served) -> list[str]:
+    """What is not as it must be."""
+    revisions = Revisions(served.bundle, served.data / "revisions" / served.bundle.name)
+    wrong = []
+    for name in revisions.names():
+        try:
+            revisions.open(name)
+            revisions.moments(name)
+        except Exception as error:  # whatever it is, it is what is looked for
+            wrong.append(f"{name}: {error}")
+    if (speaks := served.speaks()) not in revisions.names():
+        wrong.append(f"a reply is of {speaks!r}, which is not published")
+    return wrong
+
+
+def run(bundle: Path, kills: int, steps: int, longest: float, seed: int) -> Record:
+    """Kill so often; what came of it."""
+    draw, found = random.Random(seed), Record()
+    with tempfile.TemporaryDirectory() as folder:
+        text, chats = Path(folder) / "new.jsonl", world(61, new=True)
+        text.write_text("".join(json.dumps({"messages": next(chats)}) + "\n" for _ in range(400)))
+        served, job = Served(bundle, Path(folder) / "data"), ""
+        try:
+            while found.killed.total() < kills or not _ended(served, job, found):
+                served.up()
+                if not job or (found.killed.total() < kills and _ended(served, job, found)):
+                    job = served.job(text, steps)
+                if found.killed.total() == kills:
+                    time.sleep(1)
+                    continue
+                time.sleep(draw.uniform(0, longest))
+                target = draw.choice(TARGETS)
+                if pid := served.pid(target):
+                    os.kill(pid, signal.SIGKILL)
+                    found.killed[target] += 1
+                    if target == "server" and served.process:
+                        served.process.wait()
+                    served.up()
+                    found.broken += whole(served)
+                    console.print(f"{found.killed.total():>3} killed the {target}; {served.state(job)['state']}")
+        finally:
+            if served.process and served.process.poll() is None:
+                served.process.terminate()
+                served.process.wait(60)
+    return found
+
+
+def _ended(served: Served, job: str, found: Record) -> bool:
+    if not job:
+        return False
+    now = served.state(job)
+    if now["state"] in ("queued", "running"):
+        return False
+    if now["state"] == "failed" and not now["error"]:
+        found.broken.append(f"{job} failed without saying why")
+    kept = "published" if now["result"].get("published") else "kept aside" if now["result"] else now["error"]
+    found.ends[f"{now['state']}: {kept}"] += 1
+    return True
+
+
+def main() -> None:
+    """Print what survived; rc 1 if anything did not."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
+    p.add_argument("--kills", type=int, default=20)
+    p.add_argument("--steps", type=int, default=100)
+    p.add_argument("--longest", type=float, default=30.0, help="seconds between two kills, at most")
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args()
+    found = run(args.bundle, args.kills, args.steps, args.longest, args.seed)
+    table = Table("", "")
+    table.add_row("killed", ", ".join(f"{n} × {what}" for what, n in sorted(found.killed.items())))
+    for what, n in found.ends.items():
+        table.add_row("jobs ended", f"{n} × {what}")
+    table.add_row("broken", "; ".join(found.broken) or "nothing")
+    console.print(table)
+    raise SystemExit(1 if found.broken else 0)
+
+
+if __name__ == "__main__":
+    main()
