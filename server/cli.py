@@ -320,6 +320,7 @@ async def _transformers(settings: Settings, opened: "Bundle") -> "TransformersEn
         TransformersEngine.load,
         settings.model or opened.model_path,
         hooks=[opened.info.hook],
+        scaling={opened.info.hook: opened.sae.scaling},
         revision=None if settings.model else opened.info.model_revision,
         device=settings.device,
         dtype=settings.dtype,

@@ -99,7 +99,7 @@ def _model(tiller: Tiller, preset: Preset | None) -> dict[str, Any]:
     steering = {
         "saes": [tiller.bundle.info.revision],
         "hook": tiller.bundle.info.hook,
-        "modes": ["add", "clamp", "scale", "ablate"],
+        "modes": ["add", "clamp", "scale", "ablate"] if tiller.bundle.sae.reads else ["add"],
         "scopes": ["assistant", "all", "generated"],
         "max_features": tiller.settings.max_features,
     }

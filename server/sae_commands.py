@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from steering.train.training import Progress
 
 LONGEST = 512
+SCALES = {"none": (), "length": (("each token over", "its length"),), "spread": (("each token over", "its spread"),)}
 app = typer.Typer(no_args_is_help=True, help="Import, export, train and measure sparse autoencoders.")
 console, problems = Console(), Console(stderr=True)
 
@@ -52,7 +53,8 @@ def import_(
 ) -> None:
     """Make a bundle of somebody's SAE, checked and measured on the model.
 
-    Reads SAELens, Gemma Scope, dictionary_learning, sparsify, OpenAI (ReLU), Goodfire, Llama Scope and Qwen-Scope.
+    Reads SAELens, Gemma Scope, dictionary_learning, sparsify, OpenAI, Goodfire, Llama Scope and Qwen-Scope. Of
+    transcoders and the like, the directions alone: they can be added, and not measured.
 
     Example: tiller sae import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --model google/gemma-2-2b-it --out gemma
     """
@@ -66,27 +68,31 @@ def import_(
             raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
         found, hook = _read(find(place, revision=revision), hook, k)
         subject = Subject.read(model, hook, text, found.sae.d_in)
-        sae = subject.calibrated(found)
-        measures, spliced = subject.judge(sae)
+        sae, norm = subject.calibrated(found), float(subject.rows.norm(dim=1).median())
+        judged = subject.judge(sae) if sae.reads else None
         info = BundleInfo(
             name=out.name,
             model=str(Path(model).resolve()) if Path(model).is_dir() else model,
             hook=hook,
             revision="r1",
-            typical_norm=float(subject.rows.norm(dim=1).median()),
-            metrics={"explained_variance": measures.explained_variance, "l0": measures.l0, "tokens": measures.tokens},
+            typical_norm=norm,
+            metrics=_figures(judged[0]) if judged else {},
         )
         features = [Feature(id=f"{out.name}/{i}", index=i) for i in range(sae.d_sae)]
-        features = neuronpedia.read(labels, features, found.unit.tolist()) if labels else features
+        if labels:
+            features = neuronpedia.read(labels, features, _lengths(found, norm))
         Bundle.create(out, info, sae, features=features, about={"imported_from": place, "format": found.format})
         _same_again(sae, Bundle.open(out).sae, subject.rows)
     except (SteeringError, OSError) as error:
         _fail(str(error))
-    _summary(found.format, hook, sae, measures, spliced)
+    if judged:
+        _summary(found.format, hook, sae, *judged)
+    else:
+        _directions(found.format, hook, sae)
     if labels:
         console.print(f"{sum(bool(f.label) for f in features):,} features have a label.")
-    if found.k is not None:
-        console.print(f"It was a TopK of {found.k}: one threshold now keeps {measures.l0:.1f} features a token.")
+    if found.k is not None and judged:
+        console.print(f"It was a TopK of {found.k}: one threshold now keeps {judged[0].l0:.1f} features a token.")
     console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
 
 
@@ -196,16 +202,26 @@ def export(
     from steering import neuronpedia
     from steering.catalogue import Bundle
     from steering.errors import SteeringError
+    from steering.sae import WEIGHTS
 
     try:
         if out.exists() and any(out.iterdir()):
             raise SteeringError(f"{str(out)!r} is not empty; give a new folder")
         opened = Bundle.open(bundle)
+        if not opened.sae.reads:
+            raise SteeringError(
+                f"{opened.info.name!r} is directions only, for which SAELens has no layout; as plain rows of length 1 "
+                f"they are W_dec in {str(opened.files / WEIGHTS)!r}"
+            )
         about = {"hf_hook_name": f"model.{opened.info.hook}"}
         opened.sae.save(out, hook=f"blocks.{opened.layer}.hook_resid_post", model=opened.info.model, about=about)
         if labels:
             neuronpedia.write(
-                out, opened.features, model=opened.info.model, source=f"{opened.layer}-{opened.info.name}"
+                out,
+                opened.features,
+                model=opened.info.model,
+                source=f"{opened.layer}-{opened.info.name}",
+                unit=opened.sae.typical_scale(opened.info.typical_norm),
             )
     except (SteeringError, OSError) as error:
         _fail(str(error))
@@ -281,9 +297,11 @@ def evaluate(
         opened = Bundle.open(bundle) if place is None or model is None else None
         if place is None and opened:
             layout, sae, hook = opened.info.name, opened.sae, opened.info.hook
+            sae.check_reads()
             subject = Subject.read(model or opened.model_path, hook, text, sae.d_in)
         else:
             found, hook = _read(find(str(place)), hook, k)
+            found.sae.check_reads()
             subject = Subject.read(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
             layout, sae = found.format, subject.calibrated(found)
         measures, spliced = subject.judge(sae)
@@ -351,9 +369,25 @@ def _same_again(sae: "SAE", written: "SAE", rows: "Tensor") -> None:
     """Raise if what was written does not reconstruct what was read."""
     from steering.errors import BadBundle
 
-    here, there = sae.decode(sae.encode(rows[:256])), written.decode(written.encode(rows[:256]))
-    if not here.equal(there):
-        raise BadBundle("the SAE on disk does not reconstruct what the one that was read did")
+    same = sae.reconstruct(rows[:256]).equal(written.reconstruct(rows[:256])) if sae.reads else True
+    if not (same and sae.W_dec.equal(written.W_dec)):
+        raise BadBundle("the SAE on disk does not do what the one that was read did")
+
+
+def _figures(m: "Measures") -> dict[str, float]:
+    return {"explained_variance": m.explained_variance, "l0": m.l0, "tokens": m.tokens}
+
+
+def _lengths(found: "Imported", norm: float) -> list[float]:
+    """How long a published activation of each feature is in a stream of that length."""
+    from steering.errors import SteeringError
+
+    if not found.unit.isfinite().all():
+        raise SteeringError(
+            "its activations are in units of tokens that lie at another place, so that those of an export have no "
+            "length here; leave out --labels"
+        )
+    return (found.unit * found.sae.typical_scale(norm)).tolist()
 
 
 @contextmanager
@@ -388,6 +422,7 @@ def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") ->
     for name, value in (
         ("layout", layout),
         ("reads", f"{hook}, width {sae.d_in}"),
+        *SCALES[sae.scaling],
         ("features", f"{sae.d_sae:,}"),
         ("explained variance", f"{m.explained_variance:.3f}"),
         ("L0", f"{m.l0:.1f}"),
@@ -405,6 +440,18 @@ def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") ->
             "warning: it explains less than the mean does. Is this the model, the layer and the file that belong together?",
             soft_wrap=True,
         )
+
+
+def _directions(layout: str, hook: str, sae: "SAE") -> None:
+    table = Table(show_header=False)
+    for name, value in (("layout", layout), ("writes", f"{hook}, width {sae.d_in}"), ("features", f"{sae.d_sae:,}")):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(
+        "Directions only: features can be pushed along (mode 'add'), not read, clamped or scaled, for the stream here does "
+        "not decide what they do. So there is no explained variance and no L0, and a dose is a share of the stream's length.",
+        soft_wrap=True,
+    )
 
 
 @contextmanager

@@ -180,6 +180,7 @@ class Run:
         from steering.formats import read
 
         sae = read(find(str(self.order.start)), hook=self.order.hook, k=self.order.k).sae
+        sae.check_learns()
         if (sae.d_sae, sae.d_in) != (self.order.features, self.held_out.shape[1]):
             raise SteeringError(
                 f"the SAE to start from is {sae.d_sae} × {sae.d_in}; asked for are {self.order.features} features"

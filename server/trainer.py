@@ -70,6 +70,7 @@ async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
     try:
         if (done := _published_before(revisions, work.id)) is None:
             parent = await _parent(work, revisions, store)
+            parent.sae.check_learns()
             made, presets = await _candidate(work, order, revisions, parent, store)
             report = {
                 **made.report(),
@@ -261,6 +262,8 @@ class Watch:
         store = SqliteStore(self.settings.data_dir / "tiller.db")
         try:
             bundle = await open_wanted(self.revisions, store)
+            if not bundle.sae.learns:
+                return []  # no update could do anything about it
             live = await store.live_texts()
             if not live and bundle.info.revision == self.revisions.info.revision:
                 return []  # nobody has given anything, and nothing was published: nothing can have moved

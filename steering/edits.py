@@ -4,6 +4,8 @@ All interventions at a hook point read the unsteered stream and act together:
 
     x ← x + s · Σ_i (target_i − gate_i · a_i(x)) · d_i        a_i(x) = JumpReLU(x·w_i + b_i, θ_i)
 
+(for an SAE that scales each token by itself, b_i and θ_i times that scale; see `sae`)
+
     mode     target     gate           meaning
     add      strength   0              push by a constant
     clamp    strength   1              set the feature, its live activation taken away
@@ -24,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steering.errors import BadBundle, BadStrength
-from steering.sae import SAE
+from steering.sae import SAE, Scaling, at_scale
 from steering.spec import MAX_FEATURES, Mode, Snapshot
 
 
@@ -61,22 +63,30 @@ class ResidualEdit:
     threshold: Float[Tensor, " k"]
     d: Float[Tensor, "k d_in"]
     gate: Float[Tensor, " k"]
+    scaling: Scaling = "none"
 
     def delta(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
         """Return what is to be added to `x`; `x` itself is unchanged."""
         push = self.push.to(x.dtype).expand_as(x)
         if not len(self.gate):
             return push
-        pre = x.float() @ self.w.T + self.b  # [*n, k]
-        live = torch.where(pre > self.threshold, pre, 0.0)
+        read = x.float()
+        b, threshold = at_scale(read, self.scaling, self.b, self.threshold)
+        pre = read @ self.w.T + b  # [*n, k]
+        live = torch.where(pre > threshold, pre, 0.0)
         return push - ((live * self.gate) @ self.d).to(x.dtype)
 
 
 def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> ResidualEdit:
-    """Gather the chosen rows of `sae`. Raises BadStrength if a number is not finite."""
+    """Gather the chosen rows of `sae`. Raises BadStrength if a number is not finite, or a gate has nothing to read."""
     for i in interventions:
         if not torch.isfinite(torch.tensor([i.target, i.gate])).all():
             raise BadStrength(f"the strength of feature {i.index} is {i.raw}; it must be a finite number")
+        if i.gate and not sae.reads:
+            raise BadStrength(
+                f"feature {i.index} cannot be steered by {i.mode!r}: this SAE is directions only, and what the feature "
+                "does at a token cannot be read; use the mode 'add'"
+            )
     place = sae.W_dec.device
     target = torch.tensor([i.target for i in interventions], device=place)
     gated = [i for i in interventions if i.gate != 0]
@@ -99,7 +109,8 @@ def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> Residua
             w[n], d[n] = as_vector(i.pinned.encoder, sae.d_in), as_vector(i.pinned.direction, sae.d_in)
             b[n], threshold[n] = i.pinned.bias, i.pinned.threshold
     push = target @ directions if len(rows) else torch.zeros(sae.d_in, device=place)
-    return ResidualEdit(push, w, b, threshold, d, gate=torch.tensor([i.gate for i in gated], device=place))
+    gate = torch.tensor([i.gate for i in gated], device=place)
+    return ResidualEdit(push, w, b, threshold, d, gate, sae.scaling)
 
 
 def as_text(vector: Float[Tensor, " d_in"]) -> str:
@@ -123,11 +134,21 @@ class SteeringTable:
 
     Row 0 steers nothing. A token says by its row whose edit it gets. Pushes are looked up by row. Gates of
     all rows lie in one pool, so that two products serve the whole batch, and a gate is masked for every
-    token but its owner's: by `where`, because 0 · NaN is NaN. Nothing that is not finite gets in.
+    token but its owner's: by `where`, because 0 · NaN is NaN. Nothing that is not finite gets in. One SAE reads
+    at a hook point, so how tokens are scaled is the table's, for good.
     """
 
-    def __init__(self, rows: int, d_in: int, *, gates: int | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        rows: int,
+        d_in: int,
+        *,
+        gates: int | None = None,
+        device: torch.device | str = "cpu",
+        scaling: Scaling = "none",
+    ) -> None:
         gates = (rows - 1) * MAX_FEATURES if gates is None else gates
+        self.scaling: Scaling = scaling
         self.push = torch.zeros(rows, d_in, device=device)
         self.w = torch.zeros(gates, d_in, device=device)
         self.d = torch.zeros(gates, d_in, device=device)
@@ -146,6 +167,8 @@ class SteeringTable:
             raise ValueError(f"row {row} is not one of 1…{len(self.push) - 1}; row 0 steers nothing")
         if not all(torch.isfinite(t).all() for t in (edit.push, edit.w, edit.b, edit.threshold, edit.d, edit.gate)):
             raise BadStrength("an edit holds NaN or infinity")
+        if len(edit.gate) and edit.scaling != self.scaling:
+            raise ValueError(f"an edit whose scaling is {edit.scaling!r} in a table whose is {self.scaling!r}")
         self.clear(row)
         if len(edit.gate) > len(self._free):
             raise BadStrength(f"{len(edit.gate)} gated features; {len(self._free)} more fit beside the other requests'")
@@ -188,8 +211,10 @@ class SteeringTable:
 
     def _taken(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], g: int) -> Float[Tensor, "*n d_in"]:
         """What the first `g` gates take away from each token, if they are its row's."""
-        pre = x.float() @ self.w[:g].T + self.b[:g]  # [*n, g]
-        mine = (pre > self.threshold[:g]) & (rows[..., None] == self.owner[:g])
+        read = x.float()
+        b, threshold = at_scale(read, self.scaling, self.b[:g], self.threshold[:g])
+        pre = read @ self.w[:g].T + b  # [*n, g]
+        mine = (pre > threshold) & (rows[..., None] == self.owner[:g])
         return torch.where(mine, pre * self.gate[:g], 0.0) @ self.d[:g]
 
 

@@ -1,7 +1,8 @@
 """Other people's SAEs, read into ours. Knows files and their layouts; nothing of models or hubs.
 
 Every layout is a row of `FORMATS`: how to recognise it, and how its tensors become a `Loose` SAE: any
-activation will do that keeps or drops a pre-activation by its size. `fold.py` does the rest.
+activation will do that keeps or drops a pre-activation by its size. `fold.py` does the rest. Where something else
+decides, or where what is read is not the stream, the directions are read alone: they can still be added to it.
 """
 
 import json
@@ -22,8 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from steering.errors import BadBundle
-from steering.fold import Folded, Loose
-from steering.sae import SAE
+from steering.fold import Folded, Loose, fold_directions
+from steering.sae import NORMALISED, PARTS, SAE, Scaling
 
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
@@ -48,7 +49,10 @@ class Imported:
 
     @property
     def unit(self) -> Float[Tensor, " d_sae"]:
-        """What published activations are multiplied by to be lengths in the stream."""
+        """What published activations are multiplied by to be lengths in the stream, beside a token's own scale.
+
+        NaN where that scale is not the stream's, so that nobody can say.
+        """
         return self.folded.unit
 
 
@@ -69,7 +73,7 @@ class Files:
             raise BadBundle(f"there is nothing at {str(place)!r}")
         self.place = place
         self.folder = place if place.is_dir() else place.parent
-        self._tensors: Tensors | None = None
+        self._held: dict[str, Any] | None = None
 
     def json(self, name: str) -> Config | None:
         """A JSON file beside the weights; None if there is none."""
@@ -100,9 +104,14 @@ class Files:
     @property
     def tensors(self) -> Tensors:
         """All tensors of the file; plain Python values of a `.pt` become tensors of no dimension where they are numbers."""
-        if self._tensors is None:
-            self._tensors = _open(self.weights)
-        return self._tensors
+        return {n: torch.as_tensor(v) for n, v in self.held.items() if isinstance(v, Tensor | int | float)}
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """All that the file holds, words included."""
+        if self._held is None:
+            self._held = _open(self.weights)
+        return self._held
 
     def has(self, *names: str) -> bool:
         """Whether all these tensors are there."""
@@ -152,7 +161,7 @@ def read(place: Path, *, hook: str | None = None, k: int | None = None) -> Impor
     )
 
 
-def _open(path: Path) -> Tensors:
+def _open(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -171,7 +180,7 @@ def _open(path: Path) -> Tensors:
             f"{path.name} is the backup of an unfinished run (step {held.get('step', '?')}), whose scale "
             "is not folded in; give the file that the finished run wrote"
         )
-    return {n: torch.as_tensor(v) for n, v in held.items() if isinstance(v, Tensor | int | float)}
+    return held
 
 
 def _check(sae: SAE, name: str) -> None:
@@ -179,7 +188,7 @@ def _check(sae: SAE, name: str) -> None:
     for part, shape in {"W_enc": (d, m), "b_enc": (m,), "b_dec": (d,), "threshold": (m,)}.items():
         if tuple(getattr(sae, part).shape) != shape:
             raise BadBundle(f"{part} of {name} must be {list(shape)}, not {list(getattr(sae, part).shape)}")
-    for part in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
+    for part in PARTS if sae.reads else ("W_dec",):
         if not torch.isfinite(getattr(sae, part)).all():
             raise BadBundle(f"{part} of {name} holds NaN or infinity")
 
@@ -210,21 +219,52 @@ def _is_saelens(files: Files) -> bool:
 def _saelens(files: Files) -> Imported:
     config = files.json("cfg.json") or {}
     kind = config.get("architecture", "standard")
-    reader = {"standard": _plain, "jumprelu": _plain, "gated": _gated, "topk": _topk}.get(
-        kind, _topk if kind in ("batchtopk", "matryoshka_batchtopk") else None
-    )
-    if reader is None:
+    if kind not in READABLE and kind not in DIRECTIONS_ONLY:
         raise BadBundle(
-            f"architecture {kind!r} is not a residual-stream SAE that decides by size; "
-            "served are standard, gated, jumprelu, topk, batchtopk and matryoshka_batchtopk"
+            f"architecture {kind!r} is not known; known are {', '.join(READABLE)}, and, as directions only, "
+            f"{', '.join(DIRECTIONS_ONLY)}"
         )
-    if (normal := config.get("normalize_activations", "none")) not in ("none", None, "expected_average_only_in"):
-        raise BadBundle(f"normalize_activations {normal!r} changes with every token and cannot be folded in")
-    scaler = files.json("activation_scaler.json") or {}
-    loose = reader(files, config, float(scaler.get("scaling_factor") or 1.0))
     about = config.get("metadata") or {"hook_name": config.get("hook_name")}
+    place = about.get("hook_name_out") if kind.endswith("transcoder") else _lens_place(about)
+    if kind in DIRECTIONS_ONLY or _mlp_out(place):
+        return _lens_directions(files, config, about, place)
+    scaling = _lens_scaling(config)
+    loose = READABLE[kind](files, config, _lens_factor(files))
     k = int(config["k"]) if kind == "topk" and "k" in config else None
-    return Imported(_fold(loose, files.weights.name), "saelens", _lens_hook(about), k, about)
+    folded = _fold(replace(loose, scaling=scaling), files.weights.name)
+    return Imported(folded, "saelens", _lens_hook(about), k, about)
+
+
+def _lens_directions(files: Files, config: Config, about: Config, place: str | None) -> Imported:
+    """Only where features write is taken: something else than their size at the stream decides whether they do."""
+    kind, (W_dec,) = config.get("architecture", "standard"), files.take("W_dec")
+    factor = _lens_factor(files)
+    if config.get("normalize_activations") == "constant_scalar_rescale":
+        factor = float(config["activation_normalization_factor"])
+    elif not kind.endswith("transcoder") and _lens_scaling(config) != "none":
+        factor = math.nan  # its output is multiplied by each token's scale; only a transcoder's is not
+    by_length = "topk" in kind and bool(config.get("rescale_acts_by_decoder_norm", True))
+    layer = _mlp_out(place)
+    hook = f"layers.{layer}" if layer else _lens_hook({"hook_name": place})
+    if W_dec.ndim != 2:
+        raise BadBundle(f"W_dec of {files.weights.name} must be [d_sae, width], not {list(W_dec.shape)}")
+    return Imported(fold_directions(W_dec, scale_out=factor, by_length=by_length), "saelens", hook, about=about)
+
+
+def _lens_scaling(config: Config) -> Scaling:
+    if (normal := config.get("normalize_activations")) not in NORMALISED:
+        raise BadBundle(f"normalize_activations {normal!r} is not known, or not folded in yet as a finished run does")
+    return NORMALISED[normal]
+
+
+def _lens_factor(files: Files) -> float:
+    return float((files.json("activation_scaler.json") or {}).get("scaling_factor") or 1.0)
+
+
+def _mlp_out(place: str | None) -> str | None:
+    """The block whose MLP's output this is: it is summed into the stream after that block, so to push the one is to push the other."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(?:hook_mlp_out|mlp\.hook_out)", place or "")
+    return found[1] if found else None
 
 
 def _plain(files: Files, config: Config, scale: float) -> Loose:
@@ -256,8 +296,32 @@ def _topk(files: Files, config: Config, scale: float) -> Loose:
     return Loose(W_enc, b_enc, W_dec, b_dec, threshold, subtracts, scale, scale, by_length)
 
 
+READABLE: dict[str, Callable[[Files, Config, float], Loose]] = {
+    "standard": _plain,
+    "jumprelu": _plain,
+    "gated": _gated,
+    "topk": _topk,
+    "batchtopk": _topk,
+    "matryoshka_batchtopk": _topk,
+}
+DIRECTIONS_ONLY = (
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
+    "abstopk",
+    "matching_pursuit",
+    "temporal",
+)
+"""They read another place than they write, keep what is negative, choose one after the other, or look at earlier tokens."""
+
+
+def _lens_place(about: Config) -> str | None:
+    return about.get("hook_name") or about.get("hf_hook_name")
+
+
 def _lens_hook(about: Config) -> str | None:
-    name = str(about.get("hook_name") or about.get("hf_hook_name") or "")
+    name = str(_lens_place(about) or "")
     if not name:
         return None
     if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_(post|pre)", name):
@@ -266,7 +330,7 @@ def _lens_hook(about: Config) -> str | None:
             return f"layers.{layer}"
     elif found := re.fullmatch(r"(?:(?:model|transformer|gpt_neox)\.)?(?:layers|h)\.(\d+)", name):
         return f"layers.{found[1]}"
-    raise BadBundle(f"it reads {name!r}, which is not the stream after a block; only that can be steered")
+    raise BadBundle(f"its place is {name!r}, which is not the stream after a block; only that can be steered")
 
 
 # Gemma Scope
@@ -330,6 +394,8 @@ def _dictionary_learning(files: Files) -> Imported:
     reader = DICTIONARIES.get(kind)
     if reader is None:
         raise BadBundle(f"dict_class {kind!r} is not known; known are {', '.join(DICTIONARIES)}")
+    if re.search("mlp|att", name := str(trainer.get("submodule_name") or "")):
+        raise BadBundle(f"its place is {name!r}, which is not the stream after a block; only that can be steered")
     loose = reader(files)
     layer = trainer.get("layer")
     unset = kind == "AutoEncoderTopK" or (kind.endswith("BatchTopKSAE") and float(files.tensors["threshold"]) < 0)
@@ -393,17 +459,32 @@ def _is_openai(files: Files) -> bool:
 
 
 def _openai(files: Files) -> Imported:
-    if _mentions_topk(files.weights):
-        raise BadBundle(
-            f"{files.weights.name} normalises every token by its own spread, which cannot be folded into weights; "
-            "the ReLU versions (v1, v4) of the same SAEs can be read"
-        )
     W_enc, latent, W_dec, pre = files.take("encoder.weight", "latent_bias", "decoder.weight", "pre_bias")
-    return Imported(_fold(Loose(W_enc.T, latent, W_dec.T, pre, subtracts=True), files.weights.name), "openai", None)
+    hook, directions = _openai_place(files)
+    kind, told = files.held.get("activation", "ReLU"), files.held.get("activation_state_dict") or {}
+    if directions:
+        scale = math.nan if kind == "TopK" else 1.0
+        return Imported(fold_directions(W_dec.T, scale_out=scale), "openai", hook)
+    loose = Loose(W_enc.T, latent, W_dec.T, pre, subtracts=True)
+    if kind == "ReLU":
+        return Imported(_fold(loose, files.weights.name), "openai", hook)
+    if kind != "TopK" or told.get("postact_fn", "ReLU") != "ReLU":
+        raise BadBundle(
+            f"{files.weights.name} has the activation {kind} {told.get('postact_fn', '')}; known are ReLU and TopK"
+        )
+    folded = _fold(replace(loose, scaling="spread"), files.weights.name)  # it normalises exactly if it is a TopK
+    return Imported(folded, "openai", hook, int(told.get("k", 32)))  # all that are published keep 32
 
 
-def _mentions_topk(path: Path) -> bool:
-    return torch.load(path, map_location="cpu", weights_only=True).get("activation") == "TopK"
+def _openai_place(files: Files) -> tuple[str | None, bool]:
+    """Where it reads, if the path says so as the publisher's does, and whether that is not the stream."""
+    path = files.weights.absolute().as_posix()
+    found = re.search(r"/(mlp_post_act|resid_(?:delta|post)_(?:attn|mlp))(?:_v\d\w*)?/autoencoders/(\d+)\.pt$", path)
+    if found is None:
+        return None, False
+    if found[1] not in ("resid_post_mlp", "resid_delta_mlp"):
+        raise BadBundle(f"its place is {found[1]!r}, which is not the stream after a block; only that can be steered")
+    return f"layers.{found[2]}", found[1] == "resid_delta_mlp"
 
 
 def _is_goodfire(files: Files) -> bool:

@@ -139,7 +139,7 @@ def behaviour(
 
 def exported(new: SAE, written: SAE, rows: Rows) -> Gate:
     """What lies on disk reconstructs as what was trained."""
-    here, there = new.decode(new.encode(rows)), written.decode(written.encode(rows))
+    here, there = new.reconstruct(rows), written.reconstruct(rows)
     off = float((here - there).norm() / here.norm())
     return Gate("export", off, 1e-4, True, "what lies on disk reconstructs as what was trained")
 

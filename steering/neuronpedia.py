@@ -44,10 +44,13 @@ def read(folder: Path, features: Sequence[Feature], unit: Sequence[float]) -> li
     return [_strongest(found[f.index]) for f in features]
 
 
-def write(folder: Path, features: Iterable[Feature], *, model: str, source: str) -> None:
-    """Write the rows of features that have something to say, 1,024 indices to a batch."""
+def write(folder: Path, features: Iterable[Feature], *, model: str, source: str, unit: float = 1.0) -> None:
+    """Write the rows of features that have something to say, 1,024 indices to a batch.
+
+    `unit` is how long an activation of 1, as the reader counts them, is in our stream.
+    """
     name = {"modelId": model, "layer": source}
-    described = [f for f in features if f.label or f.density or f.max_activation]
+    described = [_in_units(f, unit) for f in features if f.label or f.density or f.max_activation]
     for kind, rows in (("features", _features), ("explanations", _explanations), ("activations", _activations)):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for batch in sorted({f.index // BATCH for f in described}):
@@ -114,6 +117,18 @@ def _example(feature: Feature, row: Row, unit: float) -> Feature:
     at = max(range(len(values)), key=values.__getitem__)
     example = {"text": "".join(tokens), "token": tokens[at], "at": at, "activation": values[at]}
     return feature.model_copy(update={"examples": [*feature.examples, {**example, "tokens": tokens, "values": values}]})
+
+
+def _in_units(feature: Feature, unit: float) -> Feature:
+    if unit == 1:
+        return feature
+    examples = [
+        e
+        | {"activation": e["activation"] / unit}
+        | ({"values": [v / unit for v in e["values"]]} if "values" in e else {})
+        for e in feature.examples
+    ]
+    return feature.model_copy(update={"max_activation": feature.max_activation / unit, "examples": examples})
 
 
 def _strongest(feature: Feature) -> Feature:

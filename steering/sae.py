@@ -1,24 +1,45 @@
 """The sparse autoencoder as it is served. Knows tensors and one folder; nothing of models or training.
 
-`a = pre · 1[pre > threshold]` with `pre = x W_enc + b_enc`, and `x̂ = a W_dec + b_dec`: a JumpReLU
-(Rajamanoharan et al. 2024), whatever it was trained as. On disk it is SAELens' `jumprelu` layout.
+`a = pre · 1[pre > s·threshold]` with `pre = x W_enc + s·b_enc`, and `x̂ = a W_dec + s·b_dec`: a JumpReLU
+(Rajamanoharan et al. 2024), whatever it was trained as. Mostly s is 1; some were trained on tokens that were each
+divided by a scale of their own, and then s(x) is that scale: linear but for it, so an activation stays a length in
+the stream. On disk it is SAELens' `jumprelu` layout.
+
+Of some, whose activation isn't decided by one product with the stream, only the directions are kept: they can be
+added to the stream, not read off it.
 """
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steering.errors import BadBundle
+from steering.errors import BadBundle, SteeringError
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+PARTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+DIRECTIONS = "directions"
+"""The architecture, on disk, of those that cannot be read: `W_dec` is all there is."""
+Scaling = Literal["none", "length", "spread"]
+"""What s(x) is: 1, ‖x‖/√d, or the standard deviation of x, whose mean is then left out of the reading."""
+NORMALISED: dict[str | None, Scaling] = {
+    "none": "none",
+    None: "none",
+    "expected_average_only_in": "none",  # folded into the weights, or to be
+    "constant_norm_rescale": "length",
+    "layer_norm": "spread",  # but for the 1e-5, which it adds to the deviation only where it divides by it
+}
+"""SAELens' words for it; what it does at them is the same function."""
+NAMED: dict[Scaling, str] = {"none": "none", "length": "constant_norm_rescale", "spread": "layer_norm"}
+ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +51,16 @@ class SAE:
     W_dec: Float[Tensor, "d_sae d_in"]
     b_dec: Float[Tensor, " d_in"]
     threshold: Float[Tensor, " d_sae"]
+    scaling: Scaling = "none"
+    reads: bool = True
+    """Whether it has activations; else it is directions only."""
+
+    @staticmethod
+    def directions(W_dec: Float[Tensor, "d_sae d_in"]) -> "SAE":
+        """Return directions alone; what would read is zeros that take no memory."""
+        m, d = W_dec.shape
+        zero = W_dec.new_zeros(1)
+        return SAE(zero.expand(d, m), zero.expand(m), W_dec, zero.expand(d), zero.expand(m), reads=False)
 
     @property
     def d_in(self) -> int:
@@ -42,37 +73,93 @@ class SAE:
         return self.W_dec.shape[0]
 
     def encode(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
-        """Return every feature's activation; most are zero."""
-        pre = x @ self.W_enc + self.b_enc
-        return torch.where(pre > self.threshold, pre, 0.0)
+        """Return every feature's activation; most are zero. Raises SteeringError if it has directions only."""
+        self.check_reads()
+        b_enc, threshold = at_scale(x, self.scaling, self.b_enc, self.threshold)
+        pre = x @ self.W_enc + b_enc
+        return torch.where(pre > threshold, pre, 0.0)
 
-    def decode(self, a: Float[Tensor, "*n d_sae"]) -> Float[Tensor, "*n d_in"]:
-        """Return the stream that these activations stand for."""
-        return a @ self.W_dec + self.b_dec
+    def decode(self, a: Float[Tensor, "*n d_sae"], x: Float[Tensor, "*n d_in"] | None = None) -> Tensor:
+        """Return the stream that these activations stand for; `x`, which was read, gives the scale where there is one."""
+        if self.scaling == "none":
+            return a @ self.W_dec + self.b_dec
+        if x is None:
+            raise ValueError("this SAE scales each token by itself; give the stream that was read, too")
+        (b_dec,) = at_scale(x, self.scaling, self.b_dec)
+        middle = x.mean(-1, keepdim=True) if self.scaling == "spread" else 0.0
+        return a @ self.W_dec + b_dec + middle
+
+    def reconstruct(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
+        """Return the stream as its features alone tell it."""
+        return self.decode(self.encode(x), x)
+
+    def only(self, rows: Int[Tensor, " rows"]) -> "SAE":
+        """Return these features alone, in this order."""
+        parts = {"W_enc": self.W_enc[:, rows], "b_enc": self.b_enc[rows], "threshold": self.threshold[rows]}
+        return replace(self, W_dec=self.W_dec[rows], **parts)
 
     @torch.no_grad()
     def calibrated(self, rows: Float[Tensor, "rows d_in"], k: float) -> "SAE":
         """Return the SAE with the one threshold at which, on these rows, it keeps `k` features a token."""
-        pre = torch.relu(rows @ self.W_enc + self.b_enc)
-        values, wanted = pre[pre > 0], int(k * len(rows))
-        cut = values.kthvalue(len(values) - wanted).values if wanted < len(values) else values.new_zeros(())
+        self.check_reads()
+        wanted, kept, floor = int(k * len(rows)), rows.new_zeros(0), rows.new_zeros(())
+        for x in rows.split(ROWS):
+            pre = x @ self.W_enc + self.b_enc if self.scaling == "none" else self._normalised(x)
+            kept = torch.cat([kept, pre[pre > floor]])
+            if len(kept) > wanted:
+                kept = kept.topk(wanted + 1, sorted=False).values
+                floor = kept.min()
+        last = kept.topk(min(2, len(kept)), largest=False).values  # the threshold lies between two, not on one
+        cut = last.mean() if len(kept) > wanted else floor
         return replace(self, threshold=cut.expand(self.d_sae).clone())
+
+    def _normalised(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
+        """Pre-activations in units of each token's scale: what `threshold` is compared with."""
+        return x @ self.W_enc / scale_of(x, self.scaling).clamp_min(1e-12) + self.b_enc
+
+    def typical_scale(self, norm: float) -> float:
+        """About how large s(x) is where the stream is of length `norm`."""
+        return 1.0 if self.scaling == "none" else norm / math.sqrt(self.d_in)
+
+    def check_reads(self) -> None:
+        """Raise SteeringError if it has directions only."""
+        if not self.reads:
+            raise SteeringError(
+                "this SAE is directions only: its features can be pushed along (mode 'add'), "
+                "but their activations are not decided by the stream here and cannot be read"
+            )
+
+    @property
+    def learns(self) -> bool:
+        """Whether training can go on from it."""
+        return self.reads and self.scaling == "none"
+
+    def check_learns(self) -> None:
+        """Raise SteeringError if training cannot go on from it."""
+        self.check_reads()
+        if not self.learns:
+            raise SteeringError(
+                f"this SAE divides each token by its own {self.scaling} (SAELens' {NAMED[self.scaling]}), which training "
+                "does not do; it can be served and measured, and another one be trained from the start"
+            )
 
     def to(self, device: torch.device | str) -> "SAE":
         """Return the same weights on another device."""
-        return SAE(**{k: v.to(device) for k, v in _tensors(self).items()})
+        if not self.reads:
+            return SAE.directions(self.W_dec.to(device))
+        return replace(self, **{k: v.to(device) for k, v in _tensors(self).items()})
 
     def save(self, folder: Path, *, hook: str, model: str, about: dict[str, Any] | None = None) -> None:
         """Write `cfg.json` and the weights; a reader sees the old files or the new, never half of one."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {
-            "architecture": "jumprelu",
+            "architecture": "jumprelu" if self.reads else DIRECTIONS,
             "d_in": self.d_in,
             "d_sae": self.d_sae,
             "dtype": "float32",
             "device": "cpu",
             "apply_b_dec_to_input": False,
-            "normalize_activations": "none",
+            "normalize_activations": NAMED[self.scaling],
             "reshape_activations": "none",
             "metadata": {"sae_lens_version": "6.0.0", "model_name": model, "hook_name": hook, **(about or {})},
         }
@@ -89,27 +176,53 @@ class SAE:
             tensors = load_file(folder / WEIGHTS)
         except (OSError, ValueError, SafetensorError) as error:
             raise BadBundle(f"cannot read an SAE from {str(folder)!r}: {error}") from error
-        if config.get("architecture") != "jumprelu":
-            raise BadBundle(f"{str(folder)!r} holds a {config.get('architecture')!r} SAE; only 'jumprelu' is served")
+        if (kind := config.get("architecture")) == DIRECTIONS:
+            return SAE.directions(_checked(tensors, folder, ("W_dec",))["W_dec"]).to(device)
+        if kind != "jumprelu":
+            raise BadBundle(f"{str(folder)!r} holds a {kind!r} SAE; only 'jumprelu' is served")
         if config.get("apply_b_dec_to_input", True):
             raise BadBundle(f"{str(folder)!r} subtracts b_dec from its input; fold it into b_enc first")
-        sae = SAE(**_checked(tensors, folder))
+        if (normal := config.get("normalize_activations")) not in NORMALISED:
+            raise BadBundle(
+                f"{str(folder)!r} normalises activations by {normal!r}; known are {', '.join(NAMED.values())}"
+            )
+        W_enc, b_enc, W_dec, b_dec, threshold = _checked(tensors, folder, PARTS).values()
+        sae = SAE(W_enc, b_enc, W_dec, b_dec, threshold, NORMALISED[normal])
+        if sae.scaling == "spread" and sae.W_enc.mean(0).abs().max() > 1e-4 * sae.W_enc.abs().max():
+            raise BadBundle(f"{str(folder)!r} reads the mean of a token; `tiller sae import` folds that away")
         return sae.to(device)
 
 
+def scale_of(x: Float[Tensor, "*n d_in"], scaling: Scaling) -> Float[Tensor, "*n 1"]:
+    """s(x) of each token."""
+    if scaling == "length":
+        return x.norm(dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
+    if scaling == "spread":
+        return x.std(dim=-1, keepdim=True) + 1e-5
+    return torch.ones_like(x[..., :1])
+
+
+def at_scale(x: Float[Tensor, "*n d_in"], scaling: Scaling, *parts: Tensor) -> tuple[Tensor, ...]:
+    """Return biases or thresholds as they count for each token of `x`: as they are, or times the token's scale."""
+    if scaling == "none":
+        return parts
+    s = scale_of(x, scaling)
+    return tuple(s * part for part in parts)
+
+
 def _tensors(sae: SAE) -> dict[str, Tensor]:
-    return {k: getattr(sae, k) for k in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
+    return {k: getattr(sae, k) for k in (PARTS if sae.reads else ("W_dec",))}
 
 
-def _checked(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+def _checked(tensors: dict[str, Tensor], folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     if missing := [n for n in names if n not in tensors]:
         raise BadBundle(f"the SAE in {str(folder)!r} lacks {', '.join(missing)}")
     if tensors["W_dec"].ndim != 2:
         raise BadBundle(f"W_dec in {str(folder)!r} must be [d_sae, d_in], not {list(tensors['W_dec'].shape)}")
     m, d = tensors["W_dec"].shape
-    for name, shape in {"W_enc": (d, m), "b_enc": (m,), "b_dec": (d,), "threshold": (m,)}.items():
-        if tuple(tensors[name].shape) != shape:
+    wanted = {"W_enc": (d, m), "b_enc": (m,), "W_dec": (m, d), "b_dec": (d,), "threshold": (m,)}
+    for name in names:
+        if tuple(tensors[name].shape) != (shape := wanted[name]):
             raise BadBundle(f"{name} in {str(folder)!r} must be {list(shape)}, not {list(tensors[name].shape)}")
     for name in names:
         if not torch.isfinite(tensors[name]).all():

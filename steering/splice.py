@@ -42,7 +42,7 @@ def splice(model: PreTrainedModel, sae: SAE, batches: Iterable[tuple[Tensor, Ten
         scored = where[:, :-1] & mask[:, 1:]
         if not scored.any():
             continue
-        streams = (x, sae.decode(sae.encode(x.float())), torch.zeros_like(x))
+        streams = (x, sae.reconstruct(x.float()), torch.zeros_like(x))
         clean, spliced, zeroed = (_scores(model, ids, mask, {hook: _at(where, s)})[scored] for s in streams)
         target = ids[:, 1:][scored][:, None]
         kl = (clean.exp() * (clean - spliced)).sum()

@@ -118,8 +118,9 @@ def update(
 ) -> Candidate:
     """Learn on, and judge. `file` is the checkpoint: given the same again, it goes on from there.
 
-    Raises ValueError if there is too little text.
+    Raises ValueError if there is too little text, SteeringError if training cannot go on from that SAE.
     """
+    parent.sae.check_learns()
     old, old_held = _split(texts.old)
     new, new_held = _split(texts.new)
     reader = _Reader(model, parent.info.hook, texts.skip)

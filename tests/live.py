@@ -28,6 +28,7 @@ async def opened(settings: Settings) -> Tiller:
         TransformersEngine.load,
         found.model_path,
         hooks=[found.info.hook],
+        scaling={found.info.hook: found.sae.scaling},
         device="cpu",
         live=settings.live,
         queue=settings.queue,

@@ -40,6 +40,7 @@ from steering.chat import EncodedChat, Message, encode_chat
 from steering.edits import ResidualEdit, SteeringTable
 from steering.errors import BadBundle, SteeringError
 from steering.hooks import decoder_layers, read_stream, record, steer, tap
+from steering.sae import Scaling
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -107,6 +108,7 @@ class TransformersEngine:
         tokenizer: PreTrainedTokenizerFast,
         *,
         hooks: Sequence[str],
+        scaling: Mapping[str, Scaling] | None = None,
         live: int = 16,
         queue: int = 64,
         prefix_mb: int = 256,
@@ -119,7 +121,10 @@ class TransformersEngine:
         self._cores, self._few = torch.get_num_threads(), _threads(model)
         for hook in hooks:
             prove_tap(model, hook)
-        self._tables = {h: SteeringTable(live + 1, self.width, device=self.device) for h in hooks}
+        scaling = scaling or {}
+        self._tables = {
+            h: SteeringTable(live + 1, self.width, device=self.device, scaling=scaling.get(h, "none")) for h in hooks
+        }
         self._masks = Masks(config, model.dtype)
         self._cache = SlotCache(live, self.max_model_len)
         self._prefixes = Prefixes(prefix_mb << 20)
@@ -140,6 +145,7 @@ class TransformersEngine:
         path: str,
         *,
         hooks: Sequence[str],
+        scaling: Mapping[str, Scaling] | None = None,
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
@@ -164,6 +170,7 @@ class TransformersEngine:
             model.to(place),  # pyright: ignore[reportArgumentType] - transformers wraps `to`
             tokenizer,
             hooks=hooks,
+            scaling=scaling,
             live=live,
             queue=queue,
             prefix_mb=prefix_mb,

@@ -245,9 +245,10 @@ def _install(runner: Any, asked: dict[str, Any]) -> Steering:  # noqa: ANN401
     tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
     graphs = config.compilation_config.cudagraph_mode
     captured = device.type != "cpu" and graphs is not None and graphs.name != "NONE"
-    layers, taps = decoder_layers(runner.get_model()), {}
-    for hook in asked["folders"]:
-        table = SteeringTable(scheduler.max_num_seqs + 1, d_in, gates=asked["gates"], device=device)
+    layers, taps, saes = decoder_layers(runner.get_model()), {}, _load(asked["folders"], device)
+    for hook, sae in saes.items():
+        seats, gates = scheduler.max_num_seqs + 1, asked["gates"]
+        table = SteeringTable(seats, d_in, gates=gates, device=device, scaling=sae.scaling)
         taps[hook] = Tap(
             table,
             rows=torch.zeros(tokens, dtype=torch.long, device=device),
@@ -259,7 +260,7 @@ def _install(runner: Any, asked: dict[str, Any]) -> Steering:  # noqa: ANN401
             raise UnknownArchitecture(f"no hook point {hook!r}: the model has layers 0…{len(layers) - 1}")
         _TAPS[number] = taps[hook]
         _wrap(layers[number], hook)
-    return Steering(taps, {asked["revision"]: _load(asked["folders"], device)})
+    return Steering(taps, {asked["revision"]: saes})
 
 
 def _wrap(layer: nn.Module, hook: str) -> None:

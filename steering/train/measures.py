@@ -37,7 +37,7 @@ def measure(sae: SAE, rows: Iterable[Float[Tensor, "rows d_in"]]) -> Measures:
     fired = torch.zeros(sae.d_sae, dtype=torch.float64)
     for x in rows:
         a = sae.encode(x)
-        x_hat = sae.decode(a)
+        x_hat = sae.decode(a, x)
         n += len(x)
         error += float((x - x_hat).double().pow(2).sum())
         square += float(x.double().pow(2).sum())

@@ -8,15 +8,22 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import openai
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 from server.cli import app
+from server.settings import Settings
+from server.trainer import Watch, update
 from steering.catalogue import Bundle
+from steering.errors import SteeringError
 from tests import small
+from tests.live import serving
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +185,169 @@ def test_labels_go_out_and_come_in_with_the_sae(bundle, tmp_path):
     assert done.exit_code == 0, done.output
     assert "3 features have a label" in done.output
     assert Bundle.open(tmp_path / "in").features[1].label == "bridges"
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """A small GPT-2 with a chat template, and an SAE in the layout of OpenAI's v5 under the publisher's path."""
+    folder, tok = tmp_path_factory.mktemp("gpt2"), small.tokenizer()
+    ends = {"bos_token_id": 0, "eos_token_id": 4, "pad_token_id": 0}
+    sizes = {"n_embd": small.WIDTH, "n_layer": 3, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tok), **sizes, **ends)).save_pretrained(folder / "model")
+    tok.save_pretrained(folder / "model")
+    sae, place = small.sae(), folder / "resid_post_mlp_v5_32k" / "autoencoders"
+    weights = {"pre_bias": torch.randn(small.WIDTH) * 0.1, "latent_bias": torch.zeros(small.FEATURES)}
+    weights |= {"encoder.weight": sae.W_enc.T.contiguous(), "decoder.weight": sae.W_dec.T * 0.8}
+    weights |= {"activation": "TopK", "activation_state_dict": {"k": 6, "postact_fn": "ReLU"}}
+    place.mkdir(parents=True)
+    torch.save(weights, place / "1.pt")
+    return folder / "model", place / "1.pt"
+
+
+@pytest.fixture(scope="module")
+def v5(gpt2, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "v5"
+    done = tiller("import", gpt2[1], "--model", gpt2[0], "--out", out)
+    assert done.exit_code == 0, done.output
+    return out, done.output
+
+
+def test_openais_v5_comes_in_and_steers_a_gpt2_that_is_served(v5, tmp_path):
+    out, said = v5
+    made = Bundle.open(out)
+    assert (made.info.hook, made.sae.scaling) == ("layers.1", "spread")
+    assert made.info.metrics["l0"] == pytest.approx(6, abs=0.01)
+    assert "its spread" in said
+    ask = {"model": "v5", "messages": [{"role": "user", "content": "hello there"}], "temperature": 0, "max_tokens": 12}
+    with (
+        serving(out, tmp_path / "data") as (address, _),
+        openai.OpenAI(base_url=f"{address}/v1", api_key="x") as client,
+    ):
+
+        def reply(mode=None, strength=0.0):
+            features = [{"id": f"v5/{i}", "mode": mode, "strength": strength} for i in range(16)]
+            steering = {"steering": {"features": features, "unit": "raw"}} if mode else {}
+            return client.chat.completions.create(**ask, extra_body={"ignore_eos": True, **steering})
+
+        texts = {}
+        for mode, strength in ((None, 0), ("ablate", 0), ("add", 2), ("clamp", 2)):
+            found = reply(mode, strength)
+            texts[mode, strength] = found.choices[0].message.content
+        applied = found.model_extra["steering"]["applied"][0]
+        assert reply().choices[0].message.content == texts[None, 0]
+    assert len(set(texts.values())) == 4
+    assert (applied["mode"], applied["raw"]) == ("clamp", 2)
+
+
+def test_a_scaled_sae_goes_out_and_comes_back_as_it_was(v5, gpt2, tmp_path):
+    assert tiller("export", tmp_path / "lens", "--bundle", v5[0]).exit_code == 0
+    assert json.loads((tmp_path / "lens" / "cfg.json").read_text())["normalize_activations"] == "layer_norm"
+    done = tiller("import", tmp_path / "lens", "--model", gpt2[0], "--out", tmp_path / "again")
+    assert done.exit_code == 0, done.output
+    before, after = Bundle.open(v5[0]), Bundle.open(tmp_path / "again")
+    torch.testing.assert_close(after.sae.W_enc, before.sae.W_enc)
+    torch.testing.assert_close(after.sae.threshold, before.sae.threshold)
+    assert after.info.metrics["explained_variance"] == pytest.approx(
+        before.info.metrics["explained_variance"], abs=1e-4
+    )
+    assert tiller("eval", "--bundle", v5[0]).exit_code == 0
+
+
+def test_labels_of_a_scaled_sae_are_lengths_here_and_published_activations_there(v5, gpt2, tmp_path):
+    folder = tmp_path / "labels"
+    (folder / "features").mkdir(parents=True)
+    (folder / "features" / "batch-0.jsonl").write_text('{"index": "3", "maxActApprox": 2.0, "frac_nonzero": 0.1}')
+    done = tiller("import", gpt2[1], "--model", gpt2[0], "--out", tmp_path / "in", "--labels", folder)
+    assert done.exit_code == 0, done.output
+    made = Bundle.open(tmp_path / "in")
+    scale = made.info.typical_norm / small.WIDTH**0.5
+    assert made.features[3].typical_max == pytest.approx(2.0 * 0.8 * scale, rel=1e-4)
+    assert tiller("export", tmp_path / "out", "--bundle", tmp_path / "in", "--labels").exit_code == 0
+    words = ("--model", gpt2[0], "--out", tmp_path / "again", "--labels", tmp_path / "out")
+    assert tiller("import", tmp_path / "out", *words).exit_code == 0
+    assert Bundle.open(tmp_path / "again").features[3].typical_max == pytest.approx(2.0 * 0.8 * scale, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def transcoder(bundle, tmp_path_factory):
+    """A bundle of a transcoder, made by `import`, and what that printed."""
+    place, out = tmp_path_factory.mktemp("lens"), tmp_path_factory.mktemp("bundles") / "trans"
+    sae = small.sae()
+    tensors = {"W_enc": sae.W_enc.contiguous(), "b_enc": sae.b_enc, "W_dec": 2 * sae.W_dec, "b_dec": sae.b_dec}
+    save_file(tensors, place / "sae_weights.safetensors")
+    about = {"hook_name": "blocks.1.ln2.hook_normalized", "hook_name_out": "blocks.1.hook_mlp_out"}
+    (place / "cfg.json").write_text(json.dumps({"architecture": "transcoder", "metadata": about}))
+    done = tiller("import", place, "--model", Bundle.open(bundle).model_path, "--out", out)
+    assert done.exit_code == 0, done.output
+    return out, done.output, place
+
+
+def test_a_transcoder_comes_in_as_directions_and_no_figure_is_made_up(transcoder):
+    out, said, _ = transcoder
+    made = Bundle.open(out)
+    assert (made.info.hook, made.info.metrics, made.sae.reads) == ("layers.1", {}, False)
+    assert made.info.typical_norm > 0
+    torch.testing.assert_close(made.sae.W_dec, small.sae().W_dec)
+    assert "Directions only: features can be pushed along (mode 'add')" in said
+    assert "explained variance 0" not in said
+    assert "reads" not in said
+
+
+def test_what_would_have_to_read_directions_says_that_it_cannot(transcoder, bundle, tmp_path):
+    out, _, place = transcoder
+    for words, said in (
+        (("eval", "--bundle", out), "directions only"),
+        (("eval", place, "--model", Bundle.open(bundle).model_path), "directions only"),
+        (("export", tmp_path / "lens", "--bundle", out), "SAELens has no layout"),
+    ):
+        done = tiller(*words)
+        assert done.exit_code == 1
+        assert said in done.output
+        assert "Traceback" not in done.output
+    assert not (tmp_path / "lens").exists()
+
+
+def test_directions_are_served_for_adding_and_refuse_the_rest_with_the_way_out(transcoder, tmp_path):
+    ask = {
+        "model": "trans",
+        "messages": [{"role": "user", "content": "hello there"}],
+        "temperature": 0,
+        "max_tokens": 12,
+    }
+    with (
+        serving(transcoder[0], tmp_path / "data") as (address, _),
+        openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client,
+    ):
+
+        def reply(mode, strength):
+            steering = {"features": [{"id": "trans/3", "mode": mode, "strength": strength}]}
+            return client.chat.completions.create(**ask, extra_body={"ignore_eos": True, "steering": steering})
+
+        assert client.models.retrieve("trans").model_extra["steering"]["modes"] == ["add"]
+        assert reply("add", 1.5).choices[0].message.content != reply("add", 0).choices[0].message.content
+        for mode in ("clamp", "ablate", "scale"):
+            with pytest.raises(openai.BadRequestError, match=r"directions only.*use the mode 'add'"):
+                reply(mode, 2.0)
+
+
+def test_neither_is_trained_on(v5, transcoder, gpt2, bundle, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the bridge is red and long, hello there\n" * 200)
+    for place, model, said in (
+        (gpt2[1], gpt2[0], "divides each token by its own spread"),
+        (transcoder[2], Bundle.open(bundle).model_path, "directions only"),
+    ):
+        words = ("--model", model, "--hook", "layers.1", "--text", text, "--rows", 64, "--features", small.FEATURES)
+        done = tiller("train", "--out", tmp_path / f"on-{place.stem}", "--start", place, *words)
+        assert done.exit_code == 1
+        assert said in done.output, done.output
+    for out, said in ((v5[0], "divides each token"), (transcoder[0], "directions only")):
+        settings = Settings(bundle=out, data_dir=tmp_path / out.name)
+        work = SimpleNamespace(
+            id="1", config={"text": [str(text)]}, settings=settings, folder=tmp_path / out.name / "job"
+        )
+        work.folder.mkdir(parents=True)
+        with pytest.raises(SteeringError, match=said):
+            update(work)
+        assert Watch(settings, lambda *_: pytest.fail("no update may be asked for")).look() == []

@@ -13,7 +13,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from steering.sae import SAE
+from steering.sae import SAE, Scaling
 
 SIZES = {
     "hidden_size": 32,
@@ -53,13 +53,15 @@ def sae():
     return random_sae()
 
 
-def random_sae(d_in: int = 32, d_sae: int = 64, seed: int = 0) -> SAE:
+def random_sae(d_in: int = 32, d_sae: int = 64, seed: int = 0, scaling: Scaling = "none") -> SAE:
     g = torch.Generator().manual_seed(seed)
     rows = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=g), dim=1)
+    reading = rows.T - rows.T.mean(0) if scaling == "spread" else rows.T
     return SAE(
-        W_enc=rows.T.contiguous(),
+        W_enc=reading.contiguous(),
         b_enc=torch.randn(d_sae, generator=g) * 0.1,
         W_dec=rows,
         b_dec=torch.randn(d_in, generator=g) * 0.1,
         threshold=torch.full((d_sae,), 0.05),
+        scaling=scaling,
     )

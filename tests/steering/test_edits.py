@@ -10,10 +10,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from steering.edits import ResolvedIntervention, SteeringTable, apply_where, compile_edit
 from steering.errors import BadStrength
+from steering.sae import SAE
 
 from .conftest import random_sae
 
 SAE_64 = random_sae()
+SCALED = [random_sae(scaling=s) for s in ("length", "spread")]
 MODES = ("add", "clamp", "scale", "ablate")
 some = st.lists(
     st.builds(ResolvedIntervention, index=st.integers(0, 63), mode=st.sampled_from(MODES), raw=st.floats(-4, 4)),
@@ -31,8 +33,9 @@ def by_the_book(x, items, sae):
     out = x.clone().double()
     for t in range(len(x)):
         for i in items:
-            pre = float(x[t].double() @ sae.W_enc[:, i.index].double() + sae.b_enc[i.index].double())
-            live = pre if pre > float(sae.threshold[i.index]) else 0.0
+            s = {"none": 1.0, "length": float(x[t].norm()) / 32**0.5, "spread": float(x[t].std()) + 1e-5}[sae.scaling]
+            pre = float(x[t].double() @ sae.W_enc[:, i.index].double() + s * sae.b_enc[i.index].double())
+            live = pre if pre > s * float(sae.threshold[i.index]) else 0.0
             out[t] += i.scale * (i.target / i.scale - i.gate / i.scale * live) * sae.W_dec[i.index].double()
     return out.float()
 
@@ -86,8 +89,6 @@ def test_push_moves_the_stream_by_exactly_its_vector():
 
 
 def orthonormal_sae():
-    from steering.sae import SAE
-
     eye = torch.eye(32)
     return SAE(W_enc=eye, b_enc=torch.zeros(32), W_dec=eye, b_dec=torch.zeros(32), threshold=torch.zeros(32))
 
@@ -193,3 +194,66 @@ def test_cleared_row_steers_nothing():
     table.clear(1)
     x = stream(2)
     assert torch.equal(table.apply(x, torch.tensor([1, 1])), x)
+
+
+@given(some, st.sampled_from(SCALED))
+@settings(deadline=None)
+def test_edit_of_a_scaled_sae_equals_the_formula(items, sae):
+    x = stream() * 4 + 1
+    torch.testing.assert_close(x + compile_edit(items, sae).delta(x), by_the_book(x, items, sae), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", ["length", "spread"])
+def test_clamp_sets_a_scaled_activation_to_what_was_asked(scaling):
+    rows = torch.randn(8, 32)
+    rows = torch.nn.functional.normalize(rows - rows.mean(1, keepdim=True), dim=1)
+    parts = {"W_enc": rows.T, "b_enc": torch.full((8,), 0.3), "W_dec": rows, "b_dec": torch.randn(32)}
+    sae, x = SAE(**parts, threshold=torch.full((8,), 0.1), scaling=scaling), stream(40) * 5
+    on = sae.encode(x)[:, 3] > 0
+    moved = x + compile_edit([ResolvedIntervention(3, "clamp", 12.0)], sae).delta(x)
+    scale = {"length": x.norm(dim=1) / 32**0.5, "spread": x.std(dim=1) + 1e-5}[scaling]
+    torch.testing.assert_close(  # read at the scale of the token that was there
+        (moved @ sae.W_enc + scale[:, None] * sae.b_enc)[on, 3], torch.full((int(on.sum()),), 12.0)
+    )
+    assert 0 < int(on.sum()) < 40
+    gone = x + compile_edit([ResolvedIntervention(3, "ablate", 0.0)], sae).delta(x)
+    assert torch.equal(gone[~on], x[~on])
+
+
+@pytest.mark.parametrize("sae", SCALED, ids=lambda s: s.scaling)
+def test_mixed_batch_of_a_scaled_sae_equals_each_alone_captured_or_not(sae):
+    table, x = SteeringTable(4, 32, gates=8, scaling=sae.scaling), stream(12) * 3
+    graph = make_fx(lambda x, rows: table.apply(x, rows, whole=True))(x, torch.zeros(12, dtype=torch.long))
+    edits = [
+        compile_edit([ResolvedIntervention(i, m, 2.0), ResolvedIntervention(i + 9, "add", 1.0)], sae)
+        for i, m in enumerate(("clamp", "scale", "ablate"))
+    ]
+    for row, edit in enumerate(edits, 1):
+        table.set(row, edit)
+    rows = torch.arange(12) % 4
+    out = table.apply(x, rows)
+    assert torch.equal(out[rows == 0], x[rows == 0])
+    for row, edit in enumerate(edits, 1):
+        alone = x[rows == row]
+        torch.testing.assert_close(out[rows == row], alone + edit.delta(alone), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(graph(x, rows), out)
+    x[rows == 2] = float("nan")
+    beside = table.apply(x, rows)
+    assert torch.equal(beside[rows == 1], out[rows == 1])
+    assert torch.equal(beside[rows == 0], x[rows == 0])
+
+
+def test_a_table_takes_gates_of_its_own_kind_alone():
+    table = SteeringTable(2, 32)
+    table.set(1, compile_edit([ResolvedIntervention(1, "add", 2.0)], SCALED[0]))  # a push reads nothing
+    with pytest.raises(ValueError, match="scaling is 'length' in a table whose is 'none'"):
+        table.set(1, compile_edit([ResolvedIntervention(1, "clamp", 2.0)], SCALED[0]))
+
+
+@pytest.mark.parametrize("mode", ["clamp", "scale", "ablate"])
+def test_directions_can_be_added_and_nothing_else(mode):
+    sae, x = SAE.directions(SAE_64.W_dec), stream()
+    moved = x + compile_edit([ResolvedIntervention(5, "add", 3.0)], sae).delta(x)
+    torch.testing.assert_close(moved, x + 3 * SAE_64.W_dec[5])
+    with pytest.raises(BadStrength, match=f"feature 5 cannot be steered by '{mode}'.*use the mode 'add'"):
+        compile_edit([ResolvedIntervention(5, mode, 3.0)], sae)

@@ -2,13 +2,14 @@
 
 import json
 import math
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from steering.errors import BadBundle
+from steering.errors import BadBundle, SteeringError
 from steering.formats import read
 
 D, M = 6, 10
@@ -138,6 +139,76 @@ def test_gemma_scope_is_read_from_npz_and_from_safetensors(parts, tmp_path):
     says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
 
 
+def normalised(x, kind):
+    """What SAELens reads of a token, and how it puts a reconstruction back."""
+    if kind == "layer_norm":
+        middle = x.mean(-1, keepdim=True)
+        spread = (x - middle).std(-1, keepdim=True)
+        return (x - middle) / (spread + 1e-5), lambda y: y * spread + middle
+    length = x.norm(dim=-1, keepdim=True)
+    return x * (D**0.5 / length), lambda y: y / (D**0.5 / length)
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("subtracts", [True, False])
+def test_saelens_that_normalises_each_token_is_read_and_goes_out_and_in_again(parts, tmp_path, kind, subtracts):
+    p, x = parts, parts["x"] * 5 + 3
+    names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+    config = {"normalize_activations": kind, "apply_b_dec_to_input": subtracts}
+    found = read(lens(tmp_path / "in", "jumprelu", {n: p[n] for n in names}, **config))
+    seen, back = normalised(x, kind)
+    a = jump((seen - p["b_dec"] * subtracts) @ p["W_enc"] + p["b_enc"], p["threshold"])
+    torch.testing.assert_close(found.sae.reconstruct(x), back(a @ p["W_dec"] + p["b_dec"]), atol=2e-4, rtol=2e-4)
+    assert torch.equal(found.sae.encode(x) > 0, a > 0)
+
+    found.sae.save(tmp_path / "out", hook="blocks.3.hook_resid_post", model="m")
+    out, again = load_file(tmp_path / "out" / "sae_weights.safetensors"), read(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "cfg.json").read_text())["normalize_activations"] == kind
+    a = jump(seen @ out["W_enc"] + out["b_enc"], out["threshold"])  # as SAELens reads what was written
+    torch.testing.assert_close(back(a @ out["W_dec"] + out["b_dec"]), found.sae.reconstruct(x), atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(again.sae.reconstruct(x), found.sae.reconstruct(x), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"])
+def test_a_transcoder_is_read_for_where_it_writes(parts, tmp_path, kind):
+    tensors = {"W_enc": torch.randn(4, M), "b_enc": parts["b_enc"], "W_dec": parts["W_dec"], "b_dec": parts["b_dec"]}
+    more = {"W_skip": torch.randn(D, 4)} if "skip" in kind else {}
+    more |= {"threshold": parts["threshold"]} if "jumprelu" in kind else {}
+    about = {"hook_name": "blocks.5.ln2.hook_normalized", "hook_name_out": "blocks.5.hook_mlp_out"}
+    found = read(lens(tmp_path, kind, tensors | more, d_out=D, metadata=about))
+    assert (found.format, found.hook, found.k, found.sae.reads) == ("saelens", "layers.5", None, False)
+    torch.testing.assert_close(found.sae.W_dec * found.unit[:, None], parts["W_dec"])
+    torch.testing.assert_close(found.sae.W_dec.norm(dim=1), torch.ones(M))
+    with pytest.raises(SteeringError, match="directions only"):
+        found.sae.encode(parts["x"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("abstopk", {"k": 3, "rescale_acts_by_decoder_norm": False}),
+        ("matching_pursuit", {"residual_threshold": 0.01}),
+        ("temporal", {"n_heads": 2, "normalize_activations": "constant_scalar_rescale"}),
+    ],
+)
+def test_an_activation_that_one_product_does_not_decide_leaves_the_directions(parts, tmp_path, kind, more):
+    factor = 0.5 if kind == "temporal" else 1.0
+    tensors = {"W_dec": parts["W_dec"], "b_dec": parts["b_dec"]}
+    found = read(lens(tmp_path, kind, tensors, activation_normalization_factor=factor, **more))
+    assert (found.hook, found.sae.reads) == ("layers.3", False)
+    torch.testing.assert_close(found.sae.W_dec * found.unit[:, None], parts["W_dec"] / factor)
+
+
+def test_an_sae_of_an_mlps_output_can_be_added_to_the_stream_after_its_block(parts, tmp_path):
+    tensors = {n: parts[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    about = {"hook_name": "blocks.7.hook_mlp_out"}
+    found = read(lens(tmp_path / "plain", "standard", tensors, metadata=about))
+    assert (found.hook, found.sae.reads) == ("layers.7", False)
+    torch.testing.assert_close(found.unit, parts["W_dec"].norm(dim=1))
+    scaled = lens(tmp_path / "scaled", "topk", tensors, k=3, metadata=about, normalize_activations="layer_norm")
+    assert read(scaled).unit.isnan().all()  # a token of the MLP's output has a scale that is not the stream's
+
+
 def dictionary(folder, kind, tensors, **trainer):
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(tensors, folder / "ae.pt")
@@ -177,6 +248,15 @@ def test_every_class_of_dictionary_learning_is_read(parts, tmp_path):
     assert read(dictionary(tmp_path / "topk", "AutoEncoderTopK", tensors)).k == 3
 
 
+def test_dictionary_learning_of_another_place_is_not_taken_for_the_stream(parts, tmp_path):
+    tensors = {n: parts[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
+    there = dictionary(tmp_path / "there", "JumpReluAutoEncoder", tensors, submodule_name="resid_post_layer_8")
+    assert read(there).hook == "layers.8"
+    for name in ("mlp_out_layer_8", "attention_layer8"):
+        with pytest.raises(BadBundle, match=f"'{name}', which is not the stream"):
+            read(dictionary(tmp_path / name, "JumpReluAutoEncoder", tensors, submodule_name=name))
+
+
 def test_a_crash_backup_of_dictionary_learning_is_told_apart(parts, tmp_path):
     backup = {"step": 12, "ae": {"W_enc": parts["W_enc"]}, "optimizer": {}, "config": {}, "norm_factor": 2.0}
     with pytest.raises(BadBundle, match=r"backup of an unfinished run .step 12"):
@@ -203,9 +283,6 @@ def test_openai_relu_goodfire_and_qwen_scope_are_read(parts, tmp_path):
     openai |= {"pre_bias": p["b_dec"], "latent_bias": p["b_enc"], "stats_last_nonzero": torch.zeros(M)}
     torch.save({**openai, "activation": "ReLU"}, tmp_path / "6.pt")
     says_the_same(read(tmp_path / "6.pt", hook="layers.6").sae, p["x"], pre_less.relu(), p["W_dec"], p["b_dec"])
-    torch.save({**openai, "activation": "TopK"}, tmp_path / "7.pt")
-    with pytest.raises(BadBundle, match="cannot be folded"):
-        read(tmp_path / "7.pt")
 
     goodfire = {"encoder_linear.weight": p["W_enc"].T, "encoder_linear.bias": p["b_enc"]}
     goodfire |= {"decoder_linear.weight": p["W_dec"].T, "decoder_linear.bias": p["b_dec"]}
@@ -221,6 +298,70 @@ def test_openai_relu_goodfire_and_qwen_scope_are_read(parts, tmp_path):
     found = read(folder)
     assert (found.format, found.hook, found.k) == ("qwen-scope", "layers.7", 50)
     says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+
+
+def v5(parts, k=4, **more):
+    """The state_dict of a TopK as `openai/sparse_autoencoder` saves it."""
+    linear = {"encoder.weight": parts["W_enc"].T.contiguous(), "decoder.weight": parts["W_dec"].T.contiguous()}
+    buffers = {n: torch.zeros(M) for n in ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")}
+    words = {"activation": "TopK", "activation_state_dict": OrderedDict(k=k, postact_fn="ReLU")}
+    return OrderedDict(
+        {"pre_bias": parts["b_dec"], "latent_bias": parts["b_enc"], **buffers, **linear, **words, **more}
+    )
+
+
+def as_published(p, x, k):
+    """What that repository's autoencoder makes of `x`: its activations and its reconstruction."""
+    middle = x.mean(-1, keepdim=True)
+    spread = (x - middle).std(-1, keepdim=True)
+    pre = ((x - middle) / (spread + 1e-5) - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
+    a = topk(pre, k)
+    return a, (a @ p["W_dec"] + p["b_dec"]) * spread + middle
+
+
+def test_openai_v5_reconstructs_as_the_publishers_own_code(parts, tmp_path):
+    p, x = parts, parts["x"] * 6 + 2
+    torch.save(v5(p, k=M), tmp_path / "6.pt")  # so large that no activation is left out
+    found = read(tmp_path / "6.pt", hook="layers.6")
+    assert (found.format, found.hook, found.k, found.sae.scaling) == ("openai", "layers.6", M, "spread")
+    a, wanted = as_published(p, x, M)
+    torch.testing.assert_close(found.sae.reconstruct(x), wanted, atol=2e-4, rtol=2e-4)
+    scale = x.std(-1, keepdim=True)
+    torch.testing.assert_close(found.sae.encode(x), a * found.unit * scale, atol=2e-4, rtol=2e-4)
+
+
+def test_openai_v5_is_served_with_one_threshold_that_keeps_k(parts, tmp_path):
+    p, x = parts, parts["x"] * 6 + 2
+    torch.save(v5(p, k=3), tmp_path / "6.pt")
+    found = read(tmp_path / "6.pt", hook="layers.6")
+    sae = found.sae.calibrated(x, found.k)
+    assert found.k == 3
+    assert int((sae.encode(x) > 0).sum()) == 3 * len(x)
+    ours, theirs = sae.encode(x) > 0, as_published(p, x, 3)[0] > 0
+    assert (ours == theirs).float().mean() > 0.8  # one threshold for all tokens is nearly the same choice
+
+
+def test_openai_says_by_its_path_where_it_reads(parts, tmp_path):
+    def put(location, layer):
+        folder = tmp_path / location / "autoencoders"
+        folder.mkdir(parents=True)
+        torch.save(v5(parts), folder / f"{layer}.pt")
+        return folder / f"{layer}.pt"
+
+    found = read(put("resid_post_mlp_v5_32k", 6))
+    assert (found.hook, found.sae.reads) == ("layers.6", True)
+    found = read(put("resid_delta_mlp_v5_128k", 11))
+    assert (found.hook, found.sae.reads) == ("layers.11", False)
+    torch.testing.assert_close(found.sae.W_dec * parts["W_dec"].norm(dim=1)[:, None], parts["W_dec"])
+    for location in ("resid_post_attn_v5_32k", "resid_delta_attn_v5_32k", "mlp_post_act"):
+        with pytest.raises(BadBundle, match="not the stream after a block"):
+            read(put(location, 6))
+
+
+def test_openai_with_another_activation_is_refused(parts, tmp_path):
+    torch.save(v5(parts, activation_state_dict={"k": 3, "postact_fn": "Identity"}), tmp_path / "6.pt")
+    with pytest.raises(BadBundle, match="has the activation TopK Identity; known are ReLU and TopK"):
+        read(tmp_path / "6.pt")
 
 
 def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
@@ -290,9 +431,11 @@ def test_what_does_not_fit_is_named(parts, tmp_path, spoil, said):
 def test_what_cannot_be_read_says_why(parts, tmp_path):
     tensors = {n: parts[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
     for name, config, said in (
-        ("transcoder", {}, "not a residual-stream SAE"),
-        ("standard", {"normalize_activations": "layer_norm"}, "changes with every token"),
-        ("standard", {"metadata": {"hook_name": "blocks.3.hook_mlp_out"}}, "not the stream after a block"),
+        ("crosscoder", {}, "'crosscoder' is not known; known are standard, .*as directions only, transcoder"),
+        ("standard", {"normalize_activations": "covariance_whitening"}, "not folded in yet"),
+        ("standard", {"metadata": {"hook_name": "blocks.3.hook_attn_out"}}, "not the stream after a block"),
+        ("standard", {"metadata": {"hook_name": "blocks.3.hook_resid_mid"}}, "not the stream after a block"),
+        ("transcoder", {"metadata": {"hook_name_out": "blocks.3.hook_attn_out"}}, "not the stream after a block"),
     ):
         with pytest.raises(BadBundle, match=said):
             read(lens(tmp_path / "lens", name, tensors, **config))
