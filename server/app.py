@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import errors, features_api, jobs_api, openai_api, presets_api, saes_api, training_api
+from server import analyze_api, errors, features_api, jobs_api, openai_api, presets_api, saes_api, training_api
 from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
@@ -50,6 +50,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     errors.install(app)
     app.include_router(openai_api.router)
     app.include_router(features_api.router)
+    app.include_router(analyze_api.router)
     app.include_router(presets_api.router)
     app.include_router(saes_api.router)
     app.include_router(training_api.router)

@@ -6,7 +6,7 @@ engine is called without one, so nothing passes the policy by.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from server.settings import Settings
 from server.store.store import Store
 from steering.catalogue import Applied, Bundle, Catalogue, Resolved
 from steering.chat import EncodedChat
+from steering.composition import Composition, compose
 from steering.errors import BadStrength
 from steering.revisions import Revisions
 from steering.spec import Preset, Snapshot, SteeringSpec
@@ -43,7 +44,10 @@ class Choice:
     preset: Preset | None
     resolved: Resolved
     revision: str
+    composition: Composition
     coherence: bool = False
+    cut: float | None = None
+    """By what all strengths were multiplied, where the sum was too long and the caller asked for that."""
 
     def generation(self, chat: EncodedChat, sampling: Sampling) -> Generation:
         """The engine's request: which prompt tokens are steered follows from the scope."""
@@ -71,32 +75,39 @@ class Choice:
             "revision": self.revision,
             "preset": self.preset.id if self.preset else None,
             "applied": [_applied(a) for a in self.resolved.applied],
+            "load": self.composition.load,
+            "predicted": self.composition.verdict,
             "warnings": [w.__dict__ for w in self.warnings()],
-        }
+        } | ({"cut": self.cut} if self.cut is not None else {})
 
     def warnings(self) -> list[Warned]:
-        """Doses that nobody measured, or that are beyond what was measured to be good; features that only a preset still has."""
-        found = []
-        for a in self.resolved.applied:
-            spot, name = a.feature.sweet_spot, a.feature.label or a.feature.id
-            if a.gone:
-                kept = f"{name}: revision {self.revision} has it no more; what was saved with the preset steers"
-                found.append(Warned("retired", a.feature.id, kept))
-            if a.mode in ("scale", "ablate"):
-                continue  # these have no dose
-            if not a.measured:
-                found.append(
-                    Warned(
-                        "not_measured",
-                        a.feature.id,
-                        f"{name}: its dose was not measured; 1.0 is half of a typical length",
-                    )
-                )
-            elif abs(a.dose) > (spot.high if spot else 1.0) + 1e-9:
-                found.append(
-                    Warned("above_sweet_spot", a.feature.id, f"{name}: dose {a.dose:.2f} is beyond what stays coherent")
-                )
+        """What the caller should know of the doses, of how features go together, and of a cut."""
+        found = [w for a in self.resolved.applied for w in _warned(a, self.revision)]
+        found += [Warned("overlap", o.one, o.says) for o in self.composition.overlaps]
+        if self.cut is not None:
+            says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
+            found.append(Warned("cut", "", says))
         return found
+
+
+def _warned(a: Applied, revision: str) -> list[Warned]:
+    found, name = [], a.feature.label or a.feature.id
+    if a.gone:
+        kept = f"{name}: revision {revision} has it no more; what was saved with the preset steers"
+        found.append(Warned("retired", a.feature.id, kept))
+    if a.mode in ("scale", "ablate"):
+        return found  # these have no dose
+    if not a.measured:
+        said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
+        return [*found, Warned("not_measured", a.feature.id, said)]
+    if a.feature.calibration and a.feature.calibration.points and not a.feature.calibration.works:
+        said = f"{name}: no dose of it had an effect that a random direction does not have"
+        found.append(Warned("no_effect", a.feature.id, said))
+    edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0
+    if abs(a.dose) > edge + 1e-6:
+        said = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
+        found.append(Warned("above_sweet_spot", a.feature.id, said))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +156,29 @@ class Tiller:
         preset = by_model or await self._preset_named(asked.preset)
         with _as_one_spec():
             spec = asked.over(preset)
-        resolved = self.resolve(spec, preset.pins if preset else {})
-        return Choice(model or self.model, preset, resolved, self.bundle.info.revision, "coherence" in asked.wanted)
+        pins = preset.pins if preset else {}
+        resolved, cut = self._cut(spec, pins) if asked.over_budget == "cut" else (self.resolve(spec, pins), None)
+        return Choice(
+            model or self.model,
+            preset,
+            resolved,
+            self.bundle.info.revision,
+            compose(resolved, self.bundle),
+            "coherence" in asked.wanted,
+            cut,
+        )
+
+    def _cut(self, spec: SteeringSpec, pins: Mapping[str, Snapshot]) -> tuple[Resolved, float | None]:
+        """Resolve a spec, made weaker until its push is as long as is allowed; by how much, if so."""
+        factor, tried = 1.0, spec
+        for _ in range(12):  # a dose is no straight line, so the first guess need not be the last
+            with _as_one_spec():
+                longest = max(self.catalogue.resolve(tried, pins).push_norm.values(), default=0.0)
+            if longest <= self.settings.max_push:
+                break
+            factor *= 0.999 * self.settings.max_push / longest
+            tried = spec.model_copy(update={"scale": spec.scale * factor})
+        return self.resolve(tried, pins), None if factor == 1.0 else round(factor, 4)
 
     def resolve(self, spec: SteeringSpec, pins: Mapping[str, Snapshot]) -> Resolved:
         """Resolve a spec, with its preset's snapshots, and hold it against the policy. Raises UnknownFeature and BadStrength."""
@@ -161,7 +193,7 @@ class Tiller:
             if not norm <= most:
                 raise BadStrength(
                     f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
-                    f"lower the strengths, or set steering.scale to {spec.scale * most / norm:.2g}"
+                    f"lower the strengths, set steering.scale to {spec.scale * most / norm:.2g}, or steering.over_budget to 'cut'"
                 )
         for edit in resolved.edits.values():
             # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
@@ -172,6 +204,12 @@ class Tiller:
                     "lower the strength of the scale, or steering.scale"
                 )
         return resolved
+
+    def eased(self, choice: Choice, factor: float) -> Choice:
+        """The same choice with all strengths multiplied."""
+        spec = choice.resolved.spec
+        pins = choice.preset.pins if choice.preset else {}
+        return replace(choice, resolved=self.resolve(spec.model_copy(update={"scale": spec.scale * factor}), pins))
 
     async def _preset_of_model(self, model: str | None) -> Preset | None:
         name, at, preset_id = (model or self.model).partition("@")

@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from server import beside, jobs_commands, sae_commands
+from server import beside, dose_commands, jobs_commands, sae_commands
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(sae_commands.app, name="sae")
 app.add_typer(jobs_commands.app, name="jobs")
+app.command()(dose_commands.calibrate)
 console, problems = Console(), Console(stderr=True)
 
 Bundle_ = Annotated[

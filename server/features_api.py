@@ -82,7 +82,8 @@ async def validate(request: Request) -> dict[str, Any]:
         "valid": True,
         "normalized": choice.resolved.spec.model_dump(),
         "push_norm": choice.resolved.push_norm,
-        **{k: echo[k] for k in ("applied", "warnings", "hash")},
+        **{k: echo[k] for k in ("applied", "load", "predicted", "warnings", "hash")},
+        **({"cut": echo["cut"]} if "cut" in echo else {}),
     }
 
 

@@ -31,7 +31,11 @@ from steering.errors import SteeringError
 log = structlog.get_logger(__name__)
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED = ("succeeded", "failed", "cancelled")
-KINDS = {"sae_train": "server.sae_training:JOB", "sae_update": "server.trainer:JOB"}
+KINDS = {
+    "sae_train": "server.sae_training:JOB",
+    "sae_update": "server.trainer:JOB",
+    "calibrate": "server.calibrating:JOB",
+}
 """Where each type's schema and function are: a pair that is only imported when it is needed."""
 ATTEMPTS = 3
 LEASE = 5.0

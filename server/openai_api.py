@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from server.choice import Choice, Tiller
 from server.coherence import judge
 from server.engines.engine import Generation, Piece, TokenLogprob
 from server.errors import as_api_error, bad_request
+from server.guard import Easing, Guard
 from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, parse
 from server.version import VERSION
 from steering.chat import EncodedChat
@@ -42,6 +43,7 @@ class Spoken:
     tokens: int = 0
     cached: int = 0
     finish_reason: str | None = None
+    easings: list[Easing] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
         """Take one more piece."""
@@ -107,13 +109,30 @@ class Job:
         except Exception:  # the reply is said; that it could not be kept harms nobody
             log.exception("a conversation could not be kept")
 
-    async def coherence(self, spoken: Spoken) -> dict[str, Any]:
-        """How well the reply holds together, if it was asked for."""
-        if not self.choice.coherence:
-            return {}
-        ids = [*self.prompt.ids, *spoken.ids]
-        logprobs = await self.tiller.engine.logprobs_unsteered(ids, len(self.prompt.ids)) if spoken.ids else []
-        return {"coherence": judge(spoken.text, logprobs).model_dump()}
+    async def judged(self, spoken: Spoken) -> dict[str, Any]:
+        """How well the reply holds together and where the guard eased it, as far as that was asked for."""
+        found: dict[str, Any] = {"eased": [asdict(e) for e in spoken.easings]} if self.guarded else {}
+        if self.choice.coherence:
+            ids = [*self.prompt.ids, *spoken.ids]
+            logprobs = await self.tiller.engine.logprobs_unsteered(ids, len(self.prompt.ids)) if spoken.ids else []
+            found["coherence"] = judge(spoken.text, logprobs).model_dump()
+        return found
+
+    @property
+    def guarded(self) -> bool:
+        """Whether somebody looks after the reply; an unsteered one needs nobody."""
+        return bool(self.request.steering and self.request.steering.guard and self.choice.resolved.spec.features)
+
+    def generate(self, spoken: Spoken, index: int) -> AsyncGenerator[Piece, None]:
+        """The pieces of one choice; seeds count up from the one that was given."""
+        sampling, engine = self.generation.sampling, self.tiller.engine
+        seed = None if sampling.seed is None else sampling.seed + index
+        wanted = replace(self.generation, sampling=replace(sampling, seed=seed))
+        if not self.guarded:
+            return engine.generate(wanted)
+        eased = lambda factor: self.tiller.eased(self.choice, factor).generation(self.prompt, wanted.sampling)  # noqa: E731
+        guard = Guard(engine, eased, spoken.easings)
+        return guard.generate(wanted)
 
 
 @router.post(
@@ -205,10 +224,10 @@ async def _cancelled(task: "asyncio.Future[T]") -> T:
 
 async def _whole(job: Job) -> dict[str, Any]:
     spoken = [Spoken() for _ in range(job.request.n)]
-    async with aclosing(_pieces(job)) as pieces:
+    async with aclosing(_pieces(job, spoken)) as pieces:
         async for index, piece in pieces:
             spoken[index].add(piece)
-    steering = job.choice.echo() | await job.coherence(spoken[0])
+    steering = job.choice.echo() | await job.judged(spoken[0])
     await job.give(spoken[0])
     return job.head() | {
         "choices": [_choice(job, i, s) for i, s in enumerate(spoken)],
@@ -217,15 +236,15 @@ async def _whole(job: Job) -> dict[str, Any]:
     }
 
 
-async def _pieces(job: Job) -> AsyncGenerator[tuple[int, Piece], None]:
-    """All choices' pieces as they come, each with its index; seeds count up from the one that was given."""
+async def _pieces(job: Job, spoken: list[Spoken]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """All choices' pieces as they come, each with its index."""
     if job.request.n == 1:
-        async with aclosing(job.tiller.engine.generate(job.generation)) as stream:
+        async with aclosing(job.generate(spoken[0], 0)) as stream:
             async for piece in stream:
                 yield 0, piece
         return
     outbox: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
-    tasks = [asyncio.create_task(_run(job, i, outbox)) for i in range(job.request.n)]
+    tasks = [asyncio.create_task(_run(job, i, spoken[i], outbox)) for i in range(job.request.n)]
     open_choices = job.request.n
     try:
         while open_choices:
@@ -240,12 +259,9 @@ async def _pieces(job: Job) -> AsyncGenerator[tuple[int, Piece], None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _run(job: Job, index: int, outbox: "asyncio.Queue[tuple[int, Piece] | Exception]") -> None:
-    sampling = job.generation.sampling
-    seed = None if sampling.seed is None else sampling.seed + index
-    wanted = replace(job.generation, sampling=replace(sampling, seed=seed))
+async def _run(job: Job, index: int, spoken: Spoken, outbox: "asyncio.Queue[tuple[int, Piece] | Exception]") -> None:
     try:
-        async with aclosing(job.tiller.engine.generate(wanted)) as stream:
+        async with aclosing(job.generate(spoken, index)) as stream:
             async for piece in stream:
                 await outbox.put((index, piece))
     except Exception as error:
@@ -259,7 +275,7 @@ async def _events(job: Job) -> AsyncGenerator[dict[str, Any], None]:
         {"usage": None} if job.request.stream_options and job.request.stream_options.include_usage else {}
     )
     head, begun = job.head(chunk=True) | usage, False
-    async with aclosing(_pieces(job)) as pieces:
+    async with aclosing(_pieces(job, spoken)) as pieces:
         async for index, piece in pieces:
             if not begun:
                 for i in range(job.request.n if job.is_chat else 0):
@@ -275,7 +291,7 @@ async def _events(job: Job) -> AsyncGenerator[dict[str, Any], None]:
                 yield head | {"choices": [_chunk_choice(job, index, piece, spoken[index])]} | extra
                 extra = {}
             if piece.finish_reason:
-                judged = await job.coherence(spoken[index])
+                judged = await job.judged(spoken[index])
                 last = (
                     _delta(index, {}, piece.finish_reason)
                     if job.is_chat

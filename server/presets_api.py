@@ -92,7 +92,10 @@ async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None) ->
     held = await tiller.store.preset(wanted.id)
     kept = held.pins if held and held.model == tiller.model else {}
     tiller.resolve(wanted.steering, kept)
-    mine = wanted.model_copy(update={"model": tiller.model, "snapshots": ()})  # nobody brings vectors of their own
+    # Nobody brings vectors or measurements of their own; what was measured stays while the steering does.
+    same = held is not None and held.steering == wanted.steering
+    found = {k: getattr(held, k) if same else None for k in ("sweet_spot", "calibration")}
+    mine = wanted.model_copy(update={"model": tiller.model, "snapshots": (), **found})
     return tiller.bundle.pinned(mine, kept=kept)
 
 

@@ -46,6 +46,10 @@ class SteeringRequest(BaseModel):
     unit: Unit = "dose"
     scale: Finite = 1.0
     scope: Scope = "assistant"
+    over_budget: Literal["refuse", "cut"] = "refuse"
+    """What becomes of a summed push that is longer than allowed; a cut is told in `warnings`."""
+    guard: bool = False
+    """Ease the strengths for the rest of a reply that strains; where and why is told in `eased`."""
     wanted: tuple[Literal["applied", "coherence"], ...] = Field(default=("applied",), alias="return")
 
     def spec(self) -> SteeringSpec:
@@ -163,7 +167,7 @@ class ChatRequest(GenerationRequest):
 
     def chat(self) -> list[Message]:
         """The messages as role and text. Raises a 400 for what is no text."""
-        return [_message(m, f"messages.{i}") for i, m in enumerate(self.messages)]
+        return messages_of(self.messages)
 
 
 class CompletionRequest(GenerationRequest):
@@ -218,6 +222,11 @@ def check_sampling(sampling: dict[str, float]) -> None:
         GenerationRequest.model_validate({"model": "any", **sampling})
     except ValidationError as error:
         raise first_problem(error, within="sampling") from error
+
+
+def messages_of(messages: list[dict[str, Any]]) -> list[Message]:
+    """Messages as role and text. Raises a 400 for what is no text."""
+    return [_message(m, f"messages.{i}") for i, m in enumerate(messages)]
 
 
 def unsupported(param: str, message: str) -> ApiError:

@@ -12,6 +12,7 @@ from steering.errors import SteeringError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from server.settings import Settings
     from steering.chat import Message
 
 SAMPLE = Path(__file__).parent / "sample.txt"
@@ -76,6 +77,22 @@ def tokenized(
         else:
             pieces = (ids[:longest] for ids in tokenize_chats(tokenizer, [text]))
         yield from (piece for piece in pieces if len(piece) > 2)
+
+
+def corpus_rows(settings: "Settings", tokenizer: "PreTrainedTokenizerFast", *, longest: int = 512) -> list[list[int]]:
+    """The corpus of a server as token ids: files that are named, else the bundle's own; and what updates have learnt from."""
+    from steering.tokens import Tokens
+
+    shipped = settings.bundle / "corpus.jsonl.xz"
+    files = list(settings.corpus) or [shipped if shipped.exists() else SAMPLE]
+    rows = [ids for file in files for ids in tokenized(tokenizer, from_file(file), longest=longest)]
+    kept = reservoir(settings)
+    return [*rows, *Tokens.open(kept)] if Tokens.there(kept) else rows
+
+
+def reservoir(settings: "Settings") -> Path:
+    """Where updates keep what they have learnt from files, as tokens."""
+    return settings.data_dir / "trainer" / settings.bundle.name / "reservoir"
 
 
 def all_of(

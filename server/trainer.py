@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from steering.errors import SteeringError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from steering.catalogue import Bundle
+    from steering.catalogue import Bundle, Feature
     from steering.drift import Look
     from steering.revisions import Revisions
     from steering.spec import Preset
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 SAMPLED = 300
 """Texts that one look at the drift reads, of each kind."""
+TURNED = 0.99
+"""A dose was measured along a direction; below this cosine to it, it is measured again."""
+CALIBRATED_ON = 1500
+"""Texts in which the words of a feature are counted."""
 RESERVOIR = 20_000
 """Texts of earlier corpora that are kept, as tokens, to learn old things again."""
 
@@ -155,6 +160,8 @@ async def _candidate(
         )
     except ValueError as error:
         raise SteeringError(str(error)) from error
+    if made.passed:
+        made = replace(made, features=_with_doses(work, model, tokenizer, parent, made))
     made.sae.save(work.folder / "candidate", hook=revisions.info.hook, model=revisions.info.model)
     written = SAE.load(work.folder / "candidate")
     rows = (
@@ -168,8 +175,37 @@ async def _candidate(
     return made, presets
 
 
+def _with_doses(
+    work: Work, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", parent: "Bundle", made: "Candidate"
+) -> "list[Feature]":
+    """Measure anew the doses that the update has made doubtful: of features that turned, and of the new ones."""
+    from server.calibrating import measured
+    from steering.revisions import carried
+    from steering.tokens import Tokens
+
+    features = carried(parent, made.sae, made.numbers, made.features)
+    bundle = replace(parent, sae=made.sae, features=features)
+    doubtful = []
+    for f in features:
+        before = parent.numbered.get(f.index)
+        turned = before is not None and float(made.sae.W_dec[f.row] @ parent.sae.W_dec[before.row]) < TURNED
+        if f.typical_max > 0 and (before is None or (turned and before.dose is not None)):
+            doubtful.append(f)
+    if not doubtful:
+        return made.features
+    work.log(f"measuring the doses of {len(doubtful)} features that are new or have turned")
+    texts = list(Tokens.open(work.folder / "old"))[:CALIBRATED_ON]
+    anew = {f.index: f for f in measured(model, tokenizer, bundle, doubtful, texts)}
+    told = {"dose", "sweet_spot", "calibration", "note"}
+    return [
+        f.model_copy(update={k: getattr(anew[f.index], k) for k in told}) if f.index in anew else f
+        for f in made.features
+    ]
+
+
 async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", store: SqliteStore) -> "Texts":
     """What the job learns from, written down once, so that it is the same when it is begun again."""
+    from server.texts import corpus_rows
     from steering.tokens import Tokens
     from steering.update import Texts
 
@@ -181,7 +217,7 @@ async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizer
             raise SteeringError(
                 "there is nothing new to learn from: name files in `text`, or wait until people who agreed have written"
             )
-        Tokens.write(old, _old_rows(work.settings, tokenizer))
+        Tokens.write(old, corpus_rows(work.settings, tokenizer))
         Tokens.write(new, rows)
         _write(owners, json.dumps(people))
     people = json.loads(owners.read_text())
@@ -211,31 +247,21 @@ def _new_rows(
     return rows, owners
 
 
-def _old_rows(settings: Settings, tokenizer: "PreTrainedTokenizerFast") -> list[list[int]]:
-    """The corpus, and what earlier updates have learnt from corpora."""
-    from server.texts import SAMPLE, from_file, tokenized
-    from steering.tokens import Tokens
-
-    shipped = settings.bundle / "corpus.jsonl.xz"
-    files = list(settings.corpus) or [shipped if shipped.exists() else SAMPLE]
-    rows = [ids for file in files for ids in tokenized(tokenizer, from_file(file), longest=512)]
-    reservoir = _reservoir(settings)
-    return [*rows, *Tokens.open(reservoir)] if Tokens.there(reservoir) else rows
-
-
 def _adopt(work: Work, order: UpdateOrder) -> None:
     """What was learnt from files becomes old text; what people gave is forgotten here, the store alone keeps it."""
+    from server.texts import reservoir
     from steering.tokens import Tokens
 
     new, owners = work.folder / "new", work.folder / "owners.json"
     if order.text and owners.exists():
-        people, tokens, reservoir = json.loads(owners.read_text()), Tokens.open(new), _reservoir(work.settings)
-        before = list(Tokens.open(reservoir)) if Tokens.there(reservoir) else []
+        people, tokens, kept = json.loads(owners.read_text()), Tokens.open(new), reservoir(work.settings)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        before = list(Tokens.open(kept)) if Tokens.there(kept) else []
         rows = before + [ids for ids, who in zip(tokens, people, strict=True) if who < 0]
-        draft = reservoir.with_name(f"{reservoir.name}.{work.id}")
+        draft = kept.with_name(f"{kept.name}.{work.id}")
         Tokens.write(draft, rows[-RESERVOIR:])
-        shutil.rmtree(reservoir, ignore_errors=True)
-        os.replace(draft, reservoir)
+        shutil.rmtree(kept, ignore_errors=True)
+        os.replace(draft, kept)
     for place in (new, work.folder / "old"):
         shutil.rmtree(place, ignore_errors=True)
     (work.folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -284,12 +310,12 @@ class Watch:
         return found
 
     def _looks(self, bundle: "Bundle", live: list[LiveText]) -> "dict[str, Look]":
-        from server.texts import tokenized
+        from server.texts import corpus_rows, tokenized
         from steering.drift import look
 
         model, tokenizer = self._model(bundle)
         kinds = {
-            "corpus": _old_rows(self.settings, tokenizer)[:SAMPLED],
+            "corpus": corpus_rows(self.settings, tokenizer)[:SAMPLED],
             "live": [
                 ids for t in live[-SAMPLED:] for ids in tokenized(tokenizer, [json.loads(t.messages)], longest=512)
             ],
@@ -353,12 +379,6 @@ class Watch:
 def _published_before(revisions: "Revisions", job: str) -> str | None:
     """The revision that this job has published already, before it was killed."""
     return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
-
-
-def _reservoir(settings: Settings) -> Path:
-    folder = settings.data_dir / "trainer" / settings.bundle.name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "reservoir"
 
 
 def _write(file: Path, text: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from steering.calibration import Calibration, Knots, SweetSpot, dose_at, raw_at
 from steering.edits import ResidualEdit, ResolvedIntervention, as_text, compile_edit
 from steering.errors import BadBundle, UnknownFeature
 from steering.hooks import layer_number
@@ -32,16 +33,6 @@ CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 BREATH = 32
 """So many features are read at a stretch where others wait for the interpreter: about a millisecond's worth."""
-
-
-class SweetSpot(BaseModel):
-    """The measured interval of doses in which the concept shows and the reply is still good."""
-
-    low: float
-    high: float
-    method: str = ""
-    n: int = 0
-    date: str = ""
 
 
 class Feature(BaseModel):
@@ -67,6 +58,9 @@ class Feature(BaseModel):
     dose: float | None = None
     """Raw strength of dose 1.0, where it was measured."""
     sweet_spot: SweetSpot | None = None
+    """Of doses above 0; those below are in the calibration."""
+    calibration: Calibration | None = None
+    """The dose–response curve, where it was measured."""
     examples: list[dict[str, Any]] = []
     top_logits: dict[str, list[str]] = {}
     note: str = ""
@@ -130,8 +124,14 @@ class Applied:
     @property
     def in_sweet_spot(self) -> bool | None:
         """Whether the dose lies where the concept shows and the reply holds; None if not measured."""
-        spot = self.feature.sweet_spot
-        return None if spot is None else spot.low <= self.dose <= spot.high
+        spot = self.spot
+        return None if spot is None else spot.holds(self.dose)
+
+    @property
+    def spot(self) -> SweetSpot | None:
+        """The sweet spot on the dose's side of 0."""
+        told = self.feature.calibration
+        return (told.negative if told else None) if self.dose < 0 else self.feature.sweet_spot
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,7 @@ class Bundle:
             threshold=float(sae.threshold[row]),
             typical_max=feature.typical_max,
             dose=dose_of(feature, self.info),
+            knots=feature.calibration.knots if feature.calibration else (),
             measured=feature.dose is not None,
         )
 
@@ -328,8 +329,7 @@ class Catalogue:
         for item in spec.features:
             pin = (pins or {}).get(item.id)
             bundle, feature, gone = self._meant(item, pin)
-            unit = pin.typical_max if pin and spec.unit == "max" else pin.dose if pin and spec.unit == "dose" else None
-            raw = raw_strength(item, spec.unit, feature, bundle.info, pinned=unit)
+            raw = raw_strength(item, spec.unit, feature, bundle.info, pin=pin)
             chosen.setdefault(bundle.info.name, []).append(
                 ResolvedIntervention(feature.row, item.mode, raw, spec.scale, pin if gone else None)
             )
@@ -353,7 +353,15 @@ class Catalogue:
                 raise
             dose = pin.dose if pin.measured else None
             number = number_of(pin.id)
-            told = Feature(id=pin.id, index=number, label=pin.label, typical_max=pin.typical_max, dose=dose)
+            curve = Calibration(knots=pin.knots) if pin.knots else None
+            told = Feature(
+                id=pin.id,
+                index=number,
+                label=pin.label,
+                typical_max=pin.typical_max,
+                dose=dose,
+                calibration=curve,
+            )
             return bundle, told, True
 
 
@@ -381,15 +389,21 @@ def dose_of(feature: Feature, info: BundleInfo) -> float:
     return feature.dose if feature.dose is not None else 0.5 * info.typical_norm
 
 
+def knots_of(measured: Feature | Snapshot, dose: float) -> Knots:
+    """Pairs of dose and raw strength: as measured, else the line through the raw strength of dose 1.0."""
+    told = measured.knots if isinstance(measured, Snapshot) else measured.calibration and measured.calibration.knots
+    return told or ((-1.0, -dose), (0.0, 0.0), (1.0, dose))
+
+
 def raw_strength(
-    item: Intervention, unit: Unit, feature: Feature, info: BundleInfo, *, pinned: float | None = None
+    item: Intervention, unit: Unit, feature: Feature, info: BundleInfo, *, pin: Snapshot | None = None
 ) -> float:
-    """A strength as a raw activation, with the unit `pinned` if one is; the factor of a `scale` has no unit."""
-    if item.mode == "scale":
+    """A strength as a raw activation, in the units of the `pin` if there is one; the factor of a `scale` has no unit."""
+    if item.mode == "scale" or unit == "raw":
         return item.strength
-    if pinned is not None:
-        return item.strength * pinned
-    return item.strength * {"dose": dose_of(feature, info), "max": feature.typical_max, "raw": 1.0}[unit]
+    if unit == "max":
+        return item.strength * (pin or feature).typical_max
+    return raw_at(item.strength, knots_of(pin or feature, pin.dose if pin else dose_of(feature, info)))
 
 
 def _applied(item: Intervention, raw: float, feature: Feature, bundle: Bundle) -> Applied:
@@ -399,7 +413,7 @@ def _applied(item: Intervention, raw: float, feature: Feature, bundle: Bundle) -
         mode=item.mode,
         strength=item.strength,
         raw=raw,
-        dose=raw if plain else raw / dose_of(feature, bundle.info),
+        dose=raw if plain else dose_at(raw, knots_of(feature, dose_of(feature, bundle.info))),
         max=raw if plain or not feature.typical_max else raw / feature.typical_max,
         layer=bundle.layer,
         measured=feature.dose is not None,

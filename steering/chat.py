@@ -24,6 +24,8 @@ class EncodedChat:
     ids: tuple[int, ...]
     assistant: tuple[bool, ...]
     text: str
+    offsets: tuple[tuple[int, int], ...] = ()
+    """Which characters of `text` each token stands for."""
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool = True) -> EncodedChat:
@@ -34,7 +36,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, 
     batch = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = batch["input_ids"], batch["offset_mapping"]
     mask = tuple(any(a <= start and start < b for a, b in spans) for start, _ in offsets)
-    return EncodedChat(tuple(ids), mask, text)
+    return EncodedChat(tuple(ids), mask, text, tuple((a, b) for a, b in offsets))
 
 
 def markers(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:

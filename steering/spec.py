@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from steering.calibration import Calibration, SweetSpot
+
 Mode = Literal["add", "clamp", "scale", "ablate"]
 Unit = Literal["dose", "max", "raw"]
 Scope = Literal["assistant", "all", "generated"]
@@ -110,6 +112,8 @@ class Snapshot(_Value):
     typical_max: float = Field(allow_inf_nan=False)
     dose: float = Field(allow_inf_nan=False)
     """Raw strength of dose 1.0, measured or drawn from the layer's typical norm."""
+    knots: tuple[tuple[float, float], ...] = ()
+    """The curve from dose to raw strength, where one was measured."""
     measured: bool = False
 
 
@@ -127,6 +131,10 @@ class Preset(_Value):
     readonly: bool = False
     version: int = 1
     updated: int = 0
+    sweet_spot: SweetSpot | None = None
+    """Of its `scale`, where it was measured."""
+    calibration: Calibration | None = None
+    """The same as a curve; its raw strength is the scale."""
     snapshots: tuple[Snapshot, ...] = ()
     """Of its features; the server takes them when the preset is saved."""
 

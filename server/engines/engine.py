@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from steering.chat import EncodedChat, Message
 from steering.edits import ResidualEdit, ResolvedIntervention
@@ -95,6 +96,7 @@ class Engine(Protocol):
     """Of the residual stream."""
     device: torch.device
     """Where edits are expected."""
+    tokenizer: PreTrainedTokenizerFast
 
     @property
     def load_now(self) -> tuple[int, int]:

@@ -134,7 +134,9 @@ def test_an_update_is_published_served_and_known(place, lenient):
 def test_an_update_leaves_its_moments_to_the_next_one(place, lenient, monkeypatch):
     begun = []
     warm = Training.warm
-    monkeypatch.setattr(Training, "warm", lambda run, moments, new: (begun.append(moments), warm(run, moments, new=new)))
+    monkeypatch.setattr(
+        Training, "warm", lambda run, moments, new: (begun.append(moments), warm(run, moments, new=new))
+    )
     update(work(place))
     assert not begun
     kept = revisions_of(settings(place)).moments("r2")

@@ -1,0 +1,147 @@
+"""`/v1/analyze` and tokens: which features a text evokes. Knows the wire; the engine reads, `understand.analyse` looks."""
+
+import asyncio
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from server.choice import Tiller
+from server.protocol import Finite, messages_of, parse
+from steering.catalogue import Bundle
+from steering.understand.analyse import Analysis, analyse, compare
+from steering.understand.passage import NOBODY, Passage, of_anything, of_chat, of_text
+
+router = APIRouter(prefix="/v1")
+LONGEST = 20_000
+"""Tokens that are looked at; of what is longer, the beginning."""
+
+
+class Looked(BaseModel):
+    """A text, or a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str | None = Field(default=None, min_length=1)
+    messages: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=2000)
+    plain: bool = False
+    """Take a text as it is, also if it looks like a transcript (`speaker: line`)."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Looked":
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("give text or messages, one of them")
+        return self
+
+
+class AnalyzeRequest(Looked):
+    """POST /v1/analyze."""
+
+    model: str | None = None
+    other: Looked | None = None
+    """A second text to hold against the first."""
+    top_k: int = Field(default=8, ge=1, le=64)
+    """How many features of each token."""
+    limit: int = Field(default=24, ge=1, le=256)
+    """How many of the whole."""
+    features: list[str] | None = Field(default=None, max_length=256)
+    """Look at these instead of at what matters most."""
+    threshold: Finite = Field(default=0.0, ge=0)
+
+
+@router.post(
+    "/analyze",
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": AnalyzeRequest.model_json_schema()}}}},
+)
+async def analyze(request: Request) -> dict[str, Any]:
+    """Token by token, by speaker, along the text; with `other`, what tells the two apart."""
+    body = parse(AnalyzeRequest, await request.body())
+    tiller: Tiller = request.app.state.tiller
+    await tiller.choose(body.model, None)  # the model has to be there
+    bundle = tiller.bundle
+    bundle.sae.check_reads()
+    rows = None if body.features is None else [tiller.catalogue.find(f)[1].row for f in body.features]
+    passage, stream, cut = await read(tiller, body)
+
+    def look() -> Analysis:
+        return analyse(
+            bundle, passage, stream, top=body.top_k, features=body.limit, only=rows, threshold=body.threshold
+        )
+
+    found = await asyncio.to_thread(look)
+    told = told_of(bundle, found) | {"model": tiller.model, "revision": bundle.info.revision, "truncated": cut}
+    if body.other:
+        there, other, _ = await read(tiller, body.other)
+        differences = await asyncio.to_thread(compare, bundle, (passage, stream), (there, other), features=body.limit)
+        told["compared"] = [
+            {**d.__dict__, "id": bundle.features[d.row].id, "label": bundle.features[d.row].label} for d in differences
+        ]
+    return told
+
+
+async def read(tiller: Tiller, asked: Looked) -> tuple[Passage, Tensor, bool]:
+    """Tokenize what is asked and read its unsteered stream, in stretches as long as the context; whether it was cut."""
+    tokenizer, longest = tiller.engine.tokenizer, tiller.engine.max_model_len
+
+    def tokenize() -> Passage:
+        if asked.messages is not None:
+            return of_chat(tokenizer, messages_of(asked.messages))
+        assert asked.text is not None
+        return of_text(tokenizer, asked.text) if asked.plain else of_anything(tokenizer, asked.text)
+
+    passage = await asyncio.to_thread(tokenize)
+    cut = len(passage.ids) > LONGEST
+    if cut:
+        passage = passage.until(LONGEST)
+    bos = tokenizer.bos_token_id
+    head = [bos] if isinstance(bos, int) and passage.ids[0] == bos else []
+    step = longest - len(head)
+    ids = passage.ids[len(head) :]
+    stretches = [[*head, *ids[i : i + step]] for i in range(0, max(1, len(ids)), step)]
+    hook = tiller.bundle.info.hook
+    streams = await tiller.engine.record(stretches, hook)
+    # The first token is kept of the first stretch alone: the others repeat it.
+    parts = [s if i == 0 else s[len(head) :] for i, s in enumerate(streams)]
+    return passage, torch.cat(parts), cut
+
+
+def told_of(bundle: Bundle, found: Analysis) -> dict[str, Any]:
+    """An analysis as JSON: features by id."""
+    passage, name = found.passage, [f.id for f in bundle.features]
+    tokens = [
+        {
+            "id": passage.ids[i],
+            "text": passage.text_of(i),
+            "part": passage.part[i],
+            "start": passage.spans[i][0],
+            "end": passage.spans[i][1],
+            "top": [{"feature": name[r], "activation": a} for r, a in found.top[i]],
+            "error": round(float(found.error[i]), 4),
+        }
+        for i in range(len(passage.ids))
+        if passage.part[i] != NOBODY
+    ]
+    mine = [i for i in range(len(passage.ids)) if passage.part[i] != NOBODY]
+    features = [
+        {
+            "id": name[e.row],
+            "label": bundle.features[e.row].label,
+            "max": round(e.maximum, 4),
+            "mean": round(e.mean, 4),
+            "count": e.count,
+            "score": round(e.score, 4),
+            "activations": [round(v, 4) for v in e.activations[mine].tolist()],
+            "along": list(found.along[n]),
+        }
+        for n, e in enumerate(found.features)
+    ]
+    return {
+        "object": "analysis",
+        "parts": [{"speaker": p.speaker, "text": p.text} for p in passage.parts],
+        "tokens": tokens,
+        "features": features,
+        "speakers": {who: {name[r]: v for r, v in means.items()} for who, means in found.speakers.items()},
+        "error": round(float(found.error[mine].mean()), 4),
+    }

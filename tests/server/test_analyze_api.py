@@ -1,0 +1,73 @@
+"""`/v1/analyze` over HTTP: what the model itself would say of the text, and clear words for what cannot be looked at."""
+
+import pytest
+import torch
+
+from steering.catalogue import Bundle
+from steering.hooks import read_stream
+from tests import small
+
+TEXT = "the bridge is red 👩‍👩‍👧 and long"
+
+
+def look(http, **body):
+    return http.post("/v1/analyze", json=body).json()
+
+
+def test_activations_are_those_of_the_unsteered_model(http, bundle):
+    found = look(http, text=TEXT, features=["small/1", "small/5"])
+    tokenizer, opened = small.tokenizer(), Bundle.open(bundle)
+    ids = [0, *tokenizer(TEXT, add_special_tokens=False)["input_ids"]]
+    stream = read_stream(small.model(len(tokenizer)), torch.tensor([ids]), "layers.1")[0]
+    expected = opened.sae.encode(stream)[1:]
+    for feature, row in zip(found["features"], (1, 5), strict=True):
+        assert feature["activations"] == pytest.approx(expected[:, row].tolist(), abs=2e-3)
+    assert [t["id"] for t in found["tokens"]] == ids[1:]
+
+
+def test_spans_lead_back_to_the_text(http):
+    found = look(http, text=TEXT)
+    assert all(TEXT[t["start"] : t["end"]] == t["text"] for t in found["tokens"])
+    assert {i for t in found["tokens"] for i in range(t["start"], t["end"])} == set(range(len(TEXT)))
+
+
+def test_a_chat_and_a_transcript_are_told_by_speaker(http):
+    chat = look(http, messages=[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the bridge"}])
+    assert set(chat["speakers"]) == {"user", "assistant"}
+    told = look(http, text="Ada: hello\nBob: the bridge")
+    assert set(told["speakers"]) == {"Ada", "Bob"}
+    assert [t["id"] for t in told["tokens"]] == [t["id"] for t in chat["tokens"]]
+    plain = look(http, text="Ada: hello\nBob: the bridge", plain=True)
+    assert len(plain["parts"]) == 1
+
+
+def test_two_texts_are_held_against_each_other(http):
+    found = look(http, text="the bridge is red", other={"text": "hello there, how are you"})
+    assert found["compared"]
+    assert {"id", "label", "here", "there", "log_odds", "sure"} <= set(found["compared"][0])
+
+
+def test_a_text_longer_than_the_context_is_read_in_stretches(http):
+    long = "the bridge is red and long " * 150
+    found = look(http, text=long)
+    assert not found["truncated"]
+    assert found["tokens"][-1]["end"] == len(long)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "give text or messages"),
+        ({"text": "a", "messages": [{"role": "user", "content": "b"}]}, "give text or messages"),
+        ({"text": ""}, "text"),
+        ({"text": "a", "features": ["small/999"]}, "no feature 'small/999'"),
+        ({"text": "a", "unknown": 1}, "unknown"),
+        ({"text": "a", "top_k": 0}, "top_k"),
+        ({"messages": [{"role": "user", "content": "<|end|>"}]}, "marker"),
+        ({"text": "a", "model": "other"}, "does not exist"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_named(http, body, says):
+    answer = http.post("/v1/analyze", json=body)
+    assert 400 <= answer.status_code < 500
+    assert says in answer.json()["error"]["message"]
