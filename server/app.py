@@ -15,7 +15,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import analyze_api, errors, features_api, jobs_api, openai_api, presets_api, saes_api, training_api
+from server import (
+    analyze_api,
+    errors,
+    features_api,
+    feedback_api,
+    jobs_api,
+    openai_api,
+    presets_api,
+    saes_api,
+    training_api,
+)
 from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
@@ -51,6 +61,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(openai_api.router)
     app.include_router(features_api.router)
     app.include_router(analyze_api.router)
+    app.include_router(feedback_api.router)
     app.include_router(presets_api.router)
     app.include_router(saes_api.router)
     app.include_router(training_api.router)

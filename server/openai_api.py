@@ -23,8 +23,9 @@ from server.choice import Choice, Tiller
 from server.coherence import judge
 from server.engines.engine import Generation, Piece, TokenLogprob
 from server.errors import as_api_error, bad_request
+from server.feedback_api import own
 from server.guard import Easing, Guard
-from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, parse
+from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, SteeringRequest, parse
 from server.version import VERSION
 from steering.chat import EncodedChat
 
@@ -143,7 +144,7 @@ async def chat_completions(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
     body = parse(ChatRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
-    choice = await tiller.choose(body.model, body.steering)
+    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body))
     messages = body.chat()
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
@@ -159,7 +160,7 @@ async def completions(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
     body = parse(CompletionRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
-    choice = await tiller.choose(body.model, body.steering)
+    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body))
     ids = await asyncio.to_thread(tiller.engine.encode, body.prompt)
     if not ids:
         raise bad_request("the prompt is empty and this model has no token to begin with", param="prompt")
@@ -167,6 +168,17 @@ async def completions(request: Request) -> Response:
     return await _answer(
         request, _job(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt")
     )
+
+
+async def _with_own_defaults(tiller: Tiller, body: GenerationRequest) -> SteeringRequest | None:
+    """The steering that is asked for, with what its user came to like where it leaves that open."""
+    asked = body.steering
+    if asked is None or not asked.personal:
+        return asked
+    if not body.user:
+        raise bad_request("steering.personal takes a user's own defaults; say whose with `user`", param="user")
+    _, _, preset = body.model.partition("@")
+    return await own(tiller, body.user, asked.model_copy(update={"preset": asked.preset or preset or None}))
 
 
 def system_fingerprint(tiller: Tiller) -> str:

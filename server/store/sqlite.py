@@ -4,13 +4,13 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import anyio.to_thread
 
-from server.store.store import BadStore, Conflict, LiveText
+from server.store.store import BadStore, Conflict, LiveText, StoredVote
 from steering.spec import Preset
 
 T = TypeVar("T")
@@ -22,8 +22,13 @@ CREATE TABLE IF NOT EXISTS live (
   id INTEGER PRIMARY KEY, user TEXT NOT NULL, digest TEXT NOT NULL, messages TEXT NOT NULL,
   created REAL NOT NULL, expires REAL NOT NULL, UNIQUE (user, digest)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS votes (
+  id INTEGER PRIMARY KEY, user TEXT NOT NULL, model TEXT NOT NULL, said INTEGER NOT NULL, kind TEXT NOT NULL,
+  subject TEXT NOT NULL, dose REAL NOT NULL, liked REAL NOT NULL, weight REAL NOT NULL, created REAL NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS votes_of ON votes (user, model, id);
 """
-VERSION = 2
+VERSION = 3
 
 
 class SqliteStore:
@@ -135,6 +140,33 @@ class SqliteStore:
     async def forget_texts(self, user: str) -> int:
         """Delete what a user gave; how much there was."""
         return await self._run(lambda db: db.execute("DELETE FROM live WHERE user = ?", (user,)).rowcount)
+
+    async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
+        """Remember what was said at once, under one number, and drop what is too old."""
+
+        def add(db: sqlite3.Connection) -> None:
+            (said,) = db.execute("SELECT COALESCE(MAX(said), 0) + 1 FROM votes").fetchone()
+            rows = [(user, model, said, kind, v.subject, v.dose, v.liked, v.weight, v.created) for v in votes]
+            names = "user, model, said, kind, subject, dose, liked, weight, created"
+            db.executemany(f"INSERT INTO votes ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            newest = "SELECT id FROM votes WHERE user = ? AND model = ? ORDER BY id DESC LIMIT ?"
+            old = f"DELETE FROM votes WHERE user = ? AND model = ? AND id NOT IN ({newest})"
+            db.execute(old, (user, model, user, model, most))
+
+        await self._run(add)
+
+    async def votes(self, user: str, model: str) -> list[StoredVote]:
+        """What a user has said, oldest first."""
+        sql = "SELECT subject, dose, liked, weight, created FROM votes WHERE user = ? AND model = ? ORDER BY id"
+        return [StoredVote(*row) for row in await self._run(lambda db: db.execute(sql, (user, model)).fetchall())]
+
+    async def drop_votes(self, user: str, model: str, *, last: bool) -> int:
+        """Forget what was said last, or everything."""
+        whose, who = "user = ? AND model = ?", (user, model)
+        only = f" AND said = (SELECT MAX(said) FROM votes WHERE {whose})" if last else ""
+        return await self._run(
+            lambda db: db.execute(f"DELETE FROM votes WHERE {whose}{only}", who + (who if last else ())).rowcount
+        )
 
     async def close(self) -> None:
         """Close the file."""

@@ -1,5 +1,6 @@
 """The seam for what outlives a restart. Knows presets and settings as values; nothing of HTTP or tensors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,18 @@ class LiveText:
     user: str
     messages: str
     """JSON, as a chat's."""
+    created: float
+
+
+@dataclass(frozen=True)
+class StoredVote:
+    """What somebody said of one slider."""
+
+    subject: str
+    """`preset:<id>`, about its scale, or `feature:<id>`."""
+    dose: float
+    liked: float
+    weight: float
     created: float
 
 
@@ -74,6 +87,18 @@ class Store(Protocol):
 
     async def forget_texts(self, user: str) -> int:
         """Delete what a user gave; how much there was."""
+        ...
+
+    async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
+        """Remember what was said at once; of each user and model the last `most` votes are kept."""
+        ...
+
+    async def votes(self, user: str, model: str) -> list[StoredVote]:
+        """What a user has said, oldest first."""
+        ...
+
+    async def drop_votes(self, user: str, model: str, *, last: bool) -> int:
+        """Forget what was said last, or everything; how many votes that were."""
         ...
 
     async def close(self) -> None:
