@@ -24,6 +24,7 @@ from server import (
     openai_api,
     presets_api,
     saes_api,
+    suggest_api,
     training_api,
 )
 from server.choice import Tiller
@@ -62,6 +63,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(features_api.router)
     app.include_router(analyze_api.router)
     app.include_router(feedback_api.router)
+    app.include_router(suggest_api.router)
     app.include_router(presets_api.router)
     app.include_router(saes_api.router)
     app.include_router(training_api.router)

@@ -4,18 +4,19 @@ An engine knows nothing of JSON, presets or stores. The server hands it token id
 steered, and compiled edits that were checked; it gives back text as it comes.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.chat import EncodedChat, Message
 from steering.edits import ResidualEdit, ResolvedIntervention
 
+T = TypeVar("T")
 FinishReason = Literal["stop", "length"]
 
 
@@ -125,6 +126,13 @@ class Engine(Protocol):
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
         """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
+        ...
+
+    async def study(self, work: Callable[[PreTrainedModel], T]) -> T:
+        """Let a function look at the unsteered model itself, gradients and all, between two steps; others' replies wait.
+
+        Raises SteeringError where the model is not in this process.
+        """
         ...
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:

@@ -238,6 +238,15 @@ class TransformersEngine:
             found |= {i: stream[: len(texts[i])] for i, stream in zip(group, streams, strict=True)}
         return [found[i] for i in range(len(texts))]
 
+    async def study(self, work: Callable[[PreTrainedModel], T]) -> T:
+        """Let a function look at the unsteered model itself, gradients and all, between two steps; others' replies wait."""
+
+        def look() -> T:
+            with torch.inference_mode(False):
+                return work(self.model)
+
+        return await self._in_thread(look)
+
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
         """Nothing: every request brings its compiled edits, and its revision salts what is kept of it."""
 

@@ -11,22 +11,23 @@ import itertools
 import os
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from server.engines.engine import EngineFailed, Generation, Overloaded, Piece, Sampling, TokenLogprob
 from server.engines.vllm_plugin import KEY, REPORT
 from steering.chat import EncodedChat, Message, encode_chat
 from steering.edits import ResolvedIntervention
-from steering.errors import BadBundle
+from steering.errors import BadBundle, SteeringError
 from steering.sae import SAE
 
+T = TypeVar("T")
 MISSING = (
     "vLLM is not installed here; `pip install 'tiller[vllm]'` on a machine with a GPU, or see docs/vllm.md for a CPU"
 )
@@ -153,6 +154,13 @@ class VLLMEngine:
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
         """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
         return list(await asyncio.gather(*(self._recorded(ids, hook, {}) for ids in texts)))
+
+    async def study(self, work: Callable[[PreTrainedModel], T]) -> T:  # noqa: ARG002
+        """Refuse: the model is in vLLM's workers, without gradients."""
+        raise SteeringError(
+            "this needs the model's gradients, which vLLM's workers do not keep; ask a server that runs "
+            "`--engine transformers`, or use the command line"
+        )
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
         """Give the workers another revision's SAEs; running requests end on theirs. Raises BadBundle if they can't load it."""
