@@ -16,12 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from steering.calibration import Calibration, Knots, SweetSpot, dose_at, raw_at
+from steering.edited import Before, Edited
 from steering.edits import ResidualEdit, ResolvedIntervention, as_text, compile_edit
 from steering.errors import BadBundle, UnknownFeature
 from steering.hooks import layer_number
@@ -33,6 +34,35 @@ CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 BREATH = 32
 """So many features are read at a stretch where others wait for the interpreter: about a millisecond's worth."""
+
+
+Kind = Literal["dead", "dense", "input-only"]
+
+
+class Histogram(BaseModel):
+    """How often a feature fires how strongly: counts of equal parts, from 0 on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    width: float
+    counts: tuple[int, ...]
+
+
+class LabelScores(BaseModel):
+    """How well a label predicts, on texts that it was not made from; each from 0 to 1, where guessing gets 0.5."""
+
+    model_config = ConfigDict(frozen=True)
+
+    detection: float
+    """Balanced accuracy: which of some texts the feature fires in."""
+    fuzzing: float | None = None
+    """Balanced accuracy: whether it fires on the token that is marked."""
+    control: float | None = None
+    """Detection with another feature's label."""
+    specificity: float | None = None
+    """0 … 3, as a language model rates it; None if none was asked."""
+    n: int = 0
+    """How many texts."""
 
 
 class Feature(BaseModel):
@@ -47,6 +77,12 @@ class Feature(BaseModel):
     """Which row of the SAE computes it; the one of its number if nothing is said."""
     label: str = ""
     label_source: str = "none"
+    """`none`, `auto` (drawn from examples), `contrast` (and scored), `llm:<model>`, `fit`, `hand`, `neuronpedia…`."""
+    label_scores: LabelScores | None = None
+    words: tuple[str, ...] = ()
+    """Words that come where it fires and seldom elsewhere."""
+    kind: tuple[Kind, ...] = ()
+    """What to know before it is used: it never fires, fires nearly everywhere, or says nothing when it is pushed."""
     stale: bool = False
     """Whether its direction has turned so far since it was labelled that the label may be wrong."""
     density: float = 0.0
@@ -61,21 +97,48 @@ class Feature(BaseModel):
     """Of doses above 0; those below are in the calibration."""
     calibration: Calibration | None = None
     """The dose–response curve, where it was measured."""
+    histogram: Histogram | None = None
+    output_score: float | None = None
+    """How much likelier a strong push makes the tokens that its direction raises (`understand.outputs`)."""
     examples: list[dict[str, Any]] = []
+    """Where it fires most: `text`, `token`, `at`, `activation`, and `tokens` with their `activations`."""
+    samples: list[dict[str, Any]] = []
+    """The same, from lower levels of its activation."""
     top_logits: dict[str, list[str]] = {}
     note: str = ""
+    edited: Edited | None = None
+    """What people here say of it, if anything; never in a bundle."""
 
     @model_validator(mode="before")
     @classmethod
     def _in_the_row_of_its_number(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was given
         return {"row": data["index"], **data} if isinstance(data, dict) and "index" in data else data
 
+    @field_validator("examples", "samples", mode="before")
+    @classmethod
+    def _whole(cls, told: Any) -> Any:  # noqa: ANN401 - whatever was given
+        """Examples are kept without what their tokens say, too."""
+        return [_whole_example(e) for e in told] if isinstance(told, list | tuple) else told
+
+    def with_edit(self, edit: Edited | None) -> "Feature":
+        """The feature as people here call it; without an edit, as it is in the bundle."""
+        before = self.edited and self.edited.before
+        plain = self.model_copy(update={**before.model_dump(), "edited": None}) if before else self
+        if edit is None:
+            return plain
+        under = Before.model_validate(plain.model_dump(include=set(Before.model_fields)))
+        changes: dict[str, Any] = {"edited": edit.model_copy(update={"before": under})}
+        if edit.label is not None:
+            changes |= {"label": edit.label, "label_source": "hand", "stale": False}
+        return plain.model_copy(update=changes | ({"note": edit.note} if edit.note is not None else {}))
+
     def line(self) -> str:
         """The feature as a line of `features.jsonl`."""
-        told = self.model_dump(exclude={"id"}, exclude_defaults=True)
+        told = self.model_dump(exclude={"id", "edited"}, exclude_defaults=True)
+        told |= {k: [_short_example(e) for e in told[k]] for k in ("examples", "samples") if k in told}
         if self.row == self.index:
             del told["row"]
-        return json.dumps(told, ensure_ascii=False) + "\n"
+        return json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 class Retired(BaseModel):
@@ -195,6 +258,11 @@ class Bundle:
     def numbered(self) -> dict[int, Feature]:
         """The features by their numbers."""
         return {f.index: f for f in self.features}
+
+    def with_edits(self, edits: Mapping[int, Edited]) -> "Bundle":
+        """The same bundle with its features as people call them, by number."""
+        changed = any(f.edited for f in self.features) or any(n in self.numbered for n in edits)
+        return replace(self, features=[f.with_edit(edits.get(f.index)) for f in self.features]) if changed else self
 
     def neighbours(self, number: int, *, top: int = 8) -> list[tuple[Feature, float]]:
         """Return the features whose directions are nearest, with their cosines."""
@@ -380,8 +448,9 @@ def read_info(folder: Path) -> BundleInfo:
 
 
 def write_features(files: Path, features: Iterable[Feature]) -> None:
-    """Write `features.jsonl`."""
-    (files / "features.jsonl").write_text("".join(f.line() for f in features), encoding="utf-8")
+    """Write `features.jsonl`; a reader sees the old one or the new, never half of one."""
+    (files / "features.jsonl.tmp").write_text("".join(f.line() for f in features), encoding="utf-8")
+    os.replace(files / "features.jsonl.tmp", files / "features.jsonl")
 
 
 def dose_of(feature: Feature, info: BundleInfo) -> float:
@@ -418,6 +487,19 @@ def _applied(item: Intervention, raw: float, feature: Feature, bundle: Bundle) -
         layer=bundle.layer,
         measured=feature.dose is not None,
     )
+
+
+def _short_example(example: dict[str, Any]) -> dict[str, Any]:
+    """Without what follows from the tokens."""
+    short = {k: v for k, v in example.items() if k not in ("text", "token")}
+    return short if "tokens" in example and _whole_example(short) == example else example
+
+
+def _whole_example(example: Any) -> Any:  # noqa: ANN401 - whatever was given
+    if not isinstance(example, dict) or not {"tokens", "at"} <= example.keys() or "text" in example:
+        return example
+    tokens, at = example["tokens"], example["at"]
+    return {"text": "".join(tokens), "token": tokens[at], **example}
 
 
 def _searchable(f: Feature) -> str:

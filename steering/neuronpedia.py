@@ -116,7 +116,8 @@ def _example(feature: Feature, row: Row, unit: float) -> Feature:
         raise ValueError(f"{len(tokens)} tokens and {len(values)} values")
     at = max(range(len(values)), key=values.__getitem__)
     example = {"text": "".join(tokens), "token": tokens[at], "at": at, "activation": values[at]}
-    return feature.model_copy(update={"examples": [*feature.examples, {**example, "tokens": tokens, "values": values}]})
+    example |= {"tokens": tokens, "activations": values}
+    return feature.model_copy(update={"examples": [*feature.examples, example]})
 
 
 def _in_units(feature: Feature, unit: float) -> Feature:
@@ -125,7 +126,7 @@ def _in_units(feature: Feature, unit: float) -> Feature:
     examples = [
         e
         | {"activation": e["activation"] / unit}
-        | ({"values": [v / unit for v in e["values"]]} if "values" in e else {})
+        | {k: [v / unit for v in e[k]] for k in ("values", "activations") if k in e}
         for e in feature.examples
     ]
     return feature.model_copy(update={"max_activation": feature.max_activation / unit, "examples": examples})
@@ -169,7 +170,8 @@ def _activations(feature: Feature) -> list[Row]:
 def _activation(example: Row) -> Row:
     """Where only the strongest token of a text is known, the text is cut around it."""
     if "tokens" in example:
-        tokens, values = example["tokens"], example["values"]
+        tokens = example["tokens"]
+        values = example["activations"] if "activations" in example else example["values"]  # the older name
     else:
         before, token, after = str(example["text"]).partition(str(example["token"]))
         tokens, values = [before, token, after], [0.0, example["activation"], 0.0]

@@ -26,7 +26,7 @@ from steering.train.growth import Anchored, grown, pulls
 from steering.train.measures import measure
 from steering.train.training import Progress, Recipe, Training, go
 from steering.train.weights import Rows
-from steering.understand.describe import describe
+from steering.understand.describe import FIELDS, describe
 
 LONGEST = 512
 MEASURED = 30_000
@@ -279,11 +279,7 @@ def _measured(
         fields: dict[str, Any] = {
             "id": f"{parent.info.name}/{number}",
             "index": number,
-            "density": row.density,
-            "max_activation": row.max_activation,
-            "typical_max": row.typical_max,
-            "examples": row.examples,
-            "top_logits": row.top_logits,
+            **{name: getattr(row, name) for name in FIELDS},
         }
         if number not in parent.numbered:
             fields |= {"label": row.label, "label_source": row.label_source}

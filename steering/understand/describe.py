@@ -1,37 +1,35 @@
 """Describe every feature of an SAE in one pass: how often and how strongly it fires, where, and what it says.
 
-Knows a model, an SAE and token batches; nothing of labels by people. Memory is bounded: per feature it
-keeps a histogram and the few best examples.
+Knows a model, an SAE and token batches; nothing of labels by people. What is kept while texts pass by is in `examples`.
 """
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.catalogue import Feature
-from steering.hooks import read_stream
+from steering.catalogue import Bundle, Feature, Histogram, Kind
 from steering.sae import SAE
+from steering.understand.examples import ABSENT, BEFORE, BINS, LAST, Seen, Windows, look
+from steering.understand.label import Labeller, Texts, level_of, places_of
+from steering.understand.outputs import SHOWN, lens, output_scores
 
-BINS = 200
-
-
-@dataclass
-class Tally:
-    """What one pass has seen of each feature so far."""
-
-    tokens: int
-    fired: Tensor
-    top: Float[Tensor, " d_sae"]
-    histogram: Tensor
-    """Counts of firing activations in `BINS` equal parts of `[0, limit]`, per feature."""
-    limit: float
-    best: list[list[tuple[float, list[int], int]]]
-    """Per feature: activation, context ids, position in it; strongest first."""
+TYPICAL = 0.995
+SHOWN_BINS = 16
+"""Of a histogram, as it is kept with a feature."""
+SAMPLES = 5
+"""At most so many examples from below the strongest level."""
+DENSE = 0.2
+"""A feature that fires on a larger share of tokens says little of any of them."""
+SPEAKS = 0.01
+"""The least output score of a feature that says something: below it, Arad et al. found, steering mostly fails."""
+FIELDS = frozenset(
+    {"kind", "density", "max_activation", "typical_max", "histogram", "examples", "samples", "top_logits"}
+    | {"output_score", "words"}
+)
+"""The fields that are measured anew whenever a feature is described; labels are not among them."""
 
 
 def describe(
@@ -43,108 +41,99 @@ def describe(
     *,
     bundle: str,
     examples: int = 6,
-    context: int = 12,
 ) -> list[Feature]:
-    """Return one catalogue row per feature, with a label drawn from the tokens on which it fires most."""
-    tally: Tally | None = None
-    for ids, real in batches:
-        keep = real.clone()
-        keep[:, 0] = False
-        a = sae.encode(read_stream(model, ids, hook, attention_mask=real.long()).float())
-        a = torch.where(keep[..., None], a, 0.0)
-        tally = tally or _new_tally(sae, float(a.max()) * 2)
-        _count(tally, a, keep)
-        _keep_best(tally, a, ids, real, examples, context)
-    assert tally is not None, "nothing to describe: no batches"
-    logits = top_logits(model, sae, tokenizer)
-    return [_feature(i, tally, tokenizer, logits[i], bundle) for i in range(sae.d_sae)]
+    """Return one catalogue row per feature, with a label drawn from the words that come where it fires.
+
+    Raises SteeringError if the SAE cannot be read.
+    """
+    seen = look(model, sae, hook, batches, top=examples)
+    assert seen.tokens, "nothing to describe: no texts"
+    typical = torch.minimum(seen.levels.quantile(TYPICAL), seen.maximum)
+    up, down = lens(model, sae)
+    scores = output_scores(model, tokenizer, sae, hook, typical, up)
+    text = Texts(tokenizer)
+    labeller = Labeller.of(text, seen.anywhere)
+    found = []
+    for i in range(sae.d_sae):
+        alive = bool(seen.maximum[i] > 0)
+        raised = [text.raw(t) for t in up[i, :SHOWN].tolist()]
+        silent = (seen.anywhere.peaks[seen.anywhere.filled, i] == 0).numpy()
+        contrast = labeller.contrast(*places_of(seen, i), silent) if alive else None
+        density, score = round(int(seen.fired[i]) / seen.tokens, 7), round(float(scores[i]), 4) if alive else None
+        found.append(
+            Feature(
+                id=f"{bundle}/{i}",
+                index=i,
+                label=contrast.text(raised) if contrast else "never fired",
+                label_source="auto" if contrast else "none",
+                words=contrast.words if contrast else (),
+                kind=kinds(density, score),
+                density=density,
+                max_activation=round(float(seen.maximum[i]), 4),
+                typical_max=round(float(typical[i]), 4),
+                histogram=_histogram(seen, i) if alive else None,
+                output_score=score,
+                top_logits={"positive": raised, "negative": [text.raw(t) for t in down[i, :SHOWN].tolist()]},
+                examples=_examples(text, seen.top.windows, i, seen.top.values[i]),
+                samples=_samples(text, seen, i),
+            )
+        )
+    return found
 
 
-@torch.no_grad()
-def top_logits(
-    model: PreTrainedModel, sae: SAE, tokenizer: PreTrainedTokenizerFast, *, top: int = 8
-) -> list[dict[str, list[str]]]:
-    """Tokens that each direction raises and lowers most, read through the gain of the final norm."""
-    norm = next((m for n, m in model.named_modules() if n.endswith(("model.norm", "ln_f"))), None)
-    gain = getattr(norm, "weight", torch.ones(sae.d_in))
-    head = getattr(model.get_output_embeddings(), "weight")  # noqa: B009 - transformers types it as optional
-    scores = (sae.W_dec * gain.float()) @ head.float().T  # [d_sae, vocab]
-    scores = scores - scores.mean(0)
-    up, down = scores.topk(top).indices.tolist(), (-scores).topk(top).indices.tolist()
+def kinds(density: float, score: float | None) -> tuple[Kind, ...]:
+    """What is to be known of a feature before it is used."""
+    if not density:
+        return ("dead",)
+    dense: tuple[Kind, ...] = ("dense",) if density > DENSE else ()
+    return (*dense, "input-only") if score is not None and score < SPEAKS else dense
+
+
+def refreshed(bundle: Bundle, found: Sequence[Feature]) -> list[Feature]:
+    """The features of a bundle as they are `found`, described anew row by row; labels that are not `auto` stay."""
+    anew = []
+    for old, new in zip(bundle.features, found, strict=True):
+        fields: dict[str, Any] = {name: getattr(new, name) for name in FIELDS}
+        if old.label_source in ("auto", "none"):
+            fields |= {"label": new.label, "label_source": new.label_source, "stale": False}
+        anew.append(Feature(id=old.id, index=old.index, row=old.row, **fields))
+    return anew
+
+
+def _histogram(seen: Seen, row: int) -> Histogram:
+    """Sixteenths of the range, up to the one that holds the maximum."""
+    counts = seen.levels.counts[row].view(SHOWN_BINS, BINS // SHOWN_BINS).sum(1)
+    width = float(seen.levels.range[row]) / SHOWN_BINS
+    return Histogram(width=width, counts=tuple(counts[: int(float(seen.maximum[row]) / width) + 1].tolist()))
+
+
+def _samples(text: Texts, seen: Seen, row: int) -> list[dict[str, Any]]:
+    """One from each level below the strongest, the strongest first; what is among the examples is left out."""
+    levels, strongest = level_of(seen, row)
+    shown = seen.top.windows.marks[row][seen.top.values[row] > 0]
+    windows = seen.levels.windows
+    there = (seen.levels.keys[row] < LAST) & (levels < strongest) & ~torch.isin(windows.marks[row], shown)
+    places = there.nonzero()[:, 0].flip(0)
+    if len(places) > SAMPLES:
+        places = places[torch.linspace(0, len(places) - 1, SAMPLES).round().long()]
+    return [_example(text, windows.ids[row, i], windows.activations[row, i]) for i in places.tolist()]
+
+
+def _examples(text: Texts, windows: Windows, row: int, values: Tensor) -> list[dict[str, Any]]:
     return [
-        {"positive": [str(tokenizer.decode([t])) for t in p], "negative": [str(tokenizer.decode([t])) for t in n]}
-        for p, n in zip(up, down, strict=True)
+        _example(text, windows.ids[row, i], windows.activations[row, i]) for i in (values > 0).nonzero()[:, 0].tolist()
     ]
 
 
-def _new_tally(sae: SAE, limit: float) -> Tally:
-    m = sae.d_sae
-    return Tally(
-        0, torch.zeros(m, dtype=torch.long), torch.zeros(m), torch.zeros(m, BINS), limit, [[] for _ in range(m)]
-    )
-
-
-def _count(tally: Tally, a: Tensor, keep: Tensor) -> None:
-    tally.tokens += int(keep.sum())
-    tally.fired += (a > 0).sum((0, 1))
-    tally.top = torch.maximum(tally.top, a.amax((0, 1)))
-    b, t, f = (a > 0).nonzero(as_tuple=True)
-    bins = (a[b, t, f] / tally.limit * BINS).long().clamp(max=BINS - 1)
-    tally.histogram.view(-1).index_add_(0, f * BINS + bins, torch.ones(len(f)))
-
-
-def _keep_best(tally: Tally, a: Tensor, ids: Tensor, real: Tensor, examples: int, context: int) -> None:
-    """One candidate per text and feature: the token on which it fires most."""
-    peak, where = a.max(dim=1)  # [batch, d_sae]
-    for row, f in (peak > 0).nonzero().tolist():
-        value, held = float(peak[row, f]), tally.best[f]
-        if len(held) == examples and value <= held[-1][0]:
-            continue
-        at = int(where[row, f])
-        start, end = max(0, at - context), min(int(real[row].sum()), at + context // 2)
-        held.append((value, ids[row, start:end].tolist(), at - start))
-        held.sort(key=lambda e: -e[0])
-        del held[examples:]
-
-
-def _feature(
-    index: int, tally: Tally, tokenizer: PreTrainedTokenizerFast, logits: dict[str, list[str]], bundle: str
-) -> Feature:
-    best = tally.best[index]
-    return Feature(
-        id=f"{bundle}/{index}",
-        index=index,
-        label_source="auto" if best else "none",
-        label=_label([ids[: at + 1] for _, ids, at in best], logits["positive"], tokenizer) if best else "never fired",
-        density=round(int(tally.fired[index]) / tally.tokens, 7),
-        max_activation=round(float(tally.top[index]), 4),
-        typical_max=round(_quantile(tally, index, 0.995), 4),
-        top_logits=logits,
-        examples=[
-            {"text": tokenizer.decode(ids), "token": tokenizer.decode([ids[at]]), "at": at, "activation": round(v, 3)}
-            for v, ids, at in best
-        ],
-    )
-
-
-def _label(texts: list[list[int]], raised: list[str], tokenizer: PreTrainedTokenizerFast) -> str:
-    """Name a feature by the longest ending that half of its best texts share, and by the words that it raises."""
-    shared: list[str] = []
-    for length in range(1, 5):
-        endings = Counter(tuple(t[-length:]) for t in texts if len(t) >= length).most_common(1)
-        if not endings or endings[0][1] * 2 < len(texts):
-            break
-        shared = [str(tokenizer.decode(list(endings[0][0]))).strip()]
-    if not any(shared):
-        words = (str(tokenizer.decode(t[-1:])).strip() for t in texts)
-        shared = [w for w, _ in Counter(w for w in words if w).most_common(2)]
-    said = [t.strip() for t in raised if t[:1] == " " and t.strip().isalpha()][:2]  # words, no word's inside
-    return f"on “{' / '.join(shared)}”" + (f", says “{' '.join(said)}”" if said else "")
-
-
-def _quantile(tally: Tally, index: int, q: float) -> float:
-    counts = tally.histogram[index].cumsum(0)
-    if not counts[-1]:
-        return 0.0
-    reached = int(torch.searchsorted(counts, q * counts[-1]))
-    return min(float(tally.top[index]), (reached + 1) / BINS * tally.limit)
+def _example(text: Texts, ids: Tensor, activations: Tensor) -> dict[str, Any]:
+    tokens, begins = [text.raw(i) for i in ids.tolist() if i != ABSENT], int((ids[:BEFORE] == ABSENT).sum())
+    told = activations.tolist()[begins : begins + len(tokens)]
+    at = BEFORE - begins
+    return {
+        "text": text.whole(ids.tolist()),
+        "token": tokens[at],
+        "at": at,
+        "activation": round(told[at], 3),
+        "tokens": tokens,
+        "activations": [0 if v == 0 else float(f"{v:.3g}") for v in told],
+    }

@@ -66,7 +66,7 @@ def test_what_is_written_is_read_again(tmp_path):
         typical_max=3.0,
         top_logits={"positive": [" a"], "negative": [" b"]},
         examples=[
-            {"text": "a b", "token": " b", "at": 1, "activation": 3.0, "tokens": ["a", " b"], "values": [0.0, 3.0]}
+            {"text": "a b", "token": " b", "at": 1, "activation": 3.0, "tokens": ["a", " b"], "activations": [0.0, 3.0]}
         ],
     )
     write(tmp_path, [*rows(), feature], model="m", source="3-b")
