@@ -1,0 +1,96 @@
+"""Whether a difference could be chance, for thousands of features at once. Knows counts and arrays; no models, no texts.
+
+Documents are what is independent, not tokens: every test here counts or shuffles documents. Of many tests, the
+Benjamini–Hochberg procedure keeps the expected share of false ones among those that it calls discoveries.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Draw = Callable[[int], Floats]
+"""So many shuffles' statistics, `[shuffles, features]`."""
+
+ALMOST = 1e-7
+"""Relative; tables that are as unlikely but for rounding count as unlikely."""
+FIRST, MORE, RARE = 999, 39_000, 10
+"""Shuffles that every feature gets, further ones of those that fewer than `RARE` of them reached."""
+BLOCK = 1000
+
+
+def fisher(hits_a: NDArray[np.int64], n_a: int, hits_b: NDArray[np.int64], n_b: int) -> Floats:
+    """Fisher's exact test, two-sided, for each pair of counts out of `n_a` and `n_b`.
+
+    The probability, with the sum of both counts given, of a table no likelier than this one.
+    """
+    log = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n_a + n_b + 1)))])  # log k!
+    p = np.ones(len(hits_a))
+    total = hits_a + hits_b
+    for k in np.unique(total):
+        x = np.arange(max(0, k - n_b), min(k, n_a) + 1)
+        # C(n_a, x) · C(n_b, k − x), without what is the same for all x
+        ways = -(log[x] + log[n_a - x] + log[k - x] + log[n_b - k + x])
+        weight = np.exp(ways - ways.max())
+        weight /= weight.sum()
+        tail = np.array([weight[weight <= w * (1 + ALMOST)].sum() for w in weight])
+        some = total == k
+        p[some] = tail[hits_a[some] - x[0]]
+    return np.minimum(p, 1.0)
+
+
+def between(a: Floats, b: Floats, *, seed: int = 0) -> Floats:
+    """Permutation test of the difference of two sets' means, `[documents, features]` each, two-sided.
+
+    Whose documents are whose is shuffled.
+    """
+    both, n, g = np.concatenate([a, b]), len(a), np.random.default_rng(seed)
+    both = both - both.mean(0)
+
+    def draw(shuffles: int) -> Floats:
+        mine = np.argsort(g.random((shuffles, len(both))), axis=1) < n
+        return mine.astype(np.float64)
+
+    return _shuffled(both, np.arange(len(both)) < n, draw)
+
+
+def paired(differences: Floats, *, seed: int = 0) -> Floats:
+    """Permutation test of the mean of paired differences, `[documents, features]`, two-sided: signs are shuffled."""
+    g = np.random.default_rng(seed)
+
+    def draw(shuffles: int) -> Floats:
+        return 1.0 - 2.0 * g.integers(0, 2, (shuffles, len(differences)))
+
+    return _shuffled(differences, np.ones(len(differences)), draw)
+
+
+def adjusted(p: Floats) -> Floats:
+    """Benjamini and Hochberg's q of each p: the least false-discovery rate at which it would be a discovery."""
+    if not len(p):
+        return p
+    order = np.argsort(p)
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    q = np.empty(len(p))
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return q
+
+
+def log_odds(hits: NDArray[np.int64], n: int) -> Floats:
+    """Log-odds with Jeffreys' prior: half a count more on either side."""
+    return np.asarray(np.log((hits + 0.5) / (n - hits + 0.5)), dtype=np.float64)
+
+
+def _shuffled(values: Floats, given: NDArray, draw: Draw) -> Floats:
+    """Share of shuffles whose sum is as far from 0 as the given one's; the rarer, the more shuffles."""
+    far = np.abs(given.astype(np.float64) @ values)
+    far = far - ALMOST * (far + 1e-12)
+    reached = (np.abs(draw(FIRST) @ values) >= far).sum(0)
+    tried = np.full(values.shape[1], FIRST)
+    rare = np.flatnonzero(reached < RARE)
+    if len(rare):
+        some = np.ascontiguousarray(values[:, rare])
+        for _ in range(MORE // BLOCK):
+            reached[rare] += (np.abs(draw(BLOCK) @ some) >= far[rare]).sum(0)
+        tried[rare] += MORE
+    return (1 + reached) / (1 + tried)
