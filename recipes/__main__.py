@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-STAGES = ("train_model", "train_sae", "describe", "personas", "bundle")
+STAGES = ("train_model", "train_sae", "describe", "personas", "bundle", "doses")
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "recipe.json")
 MORE_MODEL_FILES = ("tokenizer_config.json", "chat_template.jinja")
 

@@ -79,12 +79,15 @@ def main() -> None:
     chats = itertools.islice(SmallWorld(300), 2500)
     lines = "".join(json.dumps({"messages": c}, ensure_ascii=False) + "\n" for c in chats)
     (bundle / "corpus.jsonl.xz").write_bytes(lzma.compress(lines.encode(), preset=9))
-    files = sorted(f for f in bundle.rglob("*") if f.is_file() and f.name not in ("SHA256SUMS", "README.md"))
-    _write(
-        bundle / "SHA256SUMS",
-        "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(bundle)}\n" for f in files),
-    )
+    write_sums(bundle)
     say(f"{len(kept)} personas: {', '.join(kept)}; {len(doses)} features have a measured dose")
+
+
+def write_sums(bundle: Path) -> None:
+    """Write SHA256SUMS of every file that is shipped."""
+    files = sorted(f for f in bundle.rglob("*") if f.is_file() and f.name not in ("SHA256SUMS", "README.md"))
+    lines = (f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(bundle)}\n" for f in files)
+    _write(bundle / "SHA256SUMS", "".join(lines))
 
 
 def _at_shipped_scale(found: dict[str, Any], wanted: float) -> dict[str, Any]:

@@ -82,7 +82,8 @@ class Choice:
 
     def warnings(self) -> list[Warned]:
         """What the caller should know of the doses, of how features go together, and of a cut."""
-        found = [w for a in self.resolved.applied for w in _warned(a, self.revision)]
+        its_own = {f.id for f in self.preset.steering.features} if self.preset else set()
+        found = [w for a in self.resolved.applied for w in _warned(a, self.revision, of_preset=a.feature.id in its_own)]
         found += [Warned("overlap", o.one, o.says) for o in self.composition.overlaps]
         if self.cut is not None:
             says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
@@ -90,7 +91,7 @@ class Choice:
         return found
 
 
-def _warned(a: Applied, revision: str) -> list[Warned]:
+def _warned(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:
     found, name = [], a.feature.label or a.feature.id
     if a.gone:
         kept = f"{name}: revision {revision} has it no more; what was saved with the preset steers"
@@ -100,7 +101,8 @@ def _warned(a: Applied, revision: str) -> list[Warned]:
     if not a.measured:
         said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
         return [*found, Warned("not_measured", a.feature.id, said)]
-    if a.feature.calibration and a.feature.calibration.points and not a.feature.calibration.works:
+    told = a.feature.calibration
+    if told and told.points and not told.works and not of_preset:  # a preset was made of what works together
         said = f"{name}: no dose of it had an effect that a random direction does not have"
         found.append(Warned("no_effect", a.feature.id, said))
     edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0

@@ -99,7 +99,7 @@ def test_what_fits_is_not_cut(http):
 def test_a_spec_tells_how_far_it_goes_in_all(http):
     one, two = (
         http.post("/v1/steering/validate", json={"steering": {"features": features}}).json()
-        for features in ([{"id": "small/1", "strength": 0.6}], [{"id": "small/1", "strength": 1.5}])
+        for features in ([{"id": "small/1", "strength": 0.6}], [{"id": "small/1", "strength": 2.0}])
     )
     assert one["load"] == pytest.approx(0.6, abs=1e-3)
     assert (one["predicted"], two["predicted"]) == ("ok", "strained")

@@ -47,8 +47,8 @@ def test_right_angles_add_like_lengths_and_the_same_way_like_numbers(bundle):
 
 def test_the_load_says_what_to_expect(bundle):
     assert look(bundle, (0, 0.9, "add")).verdict == "ok"
-    assert look(bundle, (0, 1.3, "add")).verdict == "strained"
-    assert look(bundle, (0, 1.3, "add"), (1, 1.3, "add")).verdict == "broken"
+    assert look(bundle, (0, 2.1, "add")).verdict == "strained"
+    assert look(bundle, (0, 2.1, "add"), (1, 2.1, "add")).verdict == "broken"
 
 
 def test_what_pushes_the_same_way_is_told_and_what_works_against_each_other(bundle):
