@@ -23,7 +23,7 @@ SHARED = 1 / 3
 """Share of their words that two features have in common, from which on they do the same."""
 STRAINED, BROKEN = 1.85, 2.5
 """Loads from which on most replies strain, and break. On the embedded model's personas, seven at six scales: below 1.8
-96 % of 220 replies held, of those from 1.9 to 2.5 a quarter, of those beyond one in two hundred."""
+96 % of 220 replies held, of those from 1.9 to 2.5 one in seven, of those beyond none."""
 
 
 @dataclass(frozen=True)
