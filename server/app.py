@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import (
     analyze_api,
+    attribute_api,
     contrast_api,
     errors,
     features_api,
@@ -64,6 +65,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(features_api.router)
     app.include_router(analyze_api.router)
     app.include_router(contrast_api.router)
+    app.include_router(attribute_api.router)
     app.include_router(feedback_api.router)
     app.include_router(suggest_api.router)
     app.include_router(presets_api.router)

@@ -25,6 +25,8 @@ By = Literal["any", "mean"]
 Read = tuple[Passage, Float[Tensor, "tokens d_in"]]
 Q = 0.05
 """The false-discovery rate that is allowed."""
+FEW = 6
+"""Documents in which a feature has to fire, in both sets together, to be tested (fewer if the sets are smaller)."""
 ROWS = 1024
 
 
@@ -114,8 +116,8 @@ def contrast(a: Fired, b: Fired, *, by: By = "any", seed: int = 0) -> Contrast:
     """Hold two sets of documents against each other, feature by feature."""
     n, m = len(a), len(b)
     hits_a, hits_b = a.hits.sum(0, dtype=np.int64), b.hits.sum(0, dtype=np.int64)
-    # Whatever the split, a feature that fires in too few documents cannot be told apart: it costs the others nothing.
-    rows = np.flatnonzero(hits_a + hits_b >= 2)
+    # Whatever the split, a feature that fires in so few documents cannot be told apart, and would only cost the others.
+    rows = np.flatnonzero(hits_a + hits_b >= min(FEW, n, m))
     if not len(rows):
         return Contrast((), (n, m), (a.tokens, b.tokens), by)
     hits_a, hits_b = hits_a[rows], hits_b[rows]

@@ -60,7 +60,7 @@ def paired(differences: Floats, *, seed: int = 0) -> Floats:
     g = np.random.default_rng(seed)
 
     def draw(shuffles: int) -> Floats:
-        return 1.0 - 2.0 * g.integers(0, 2, (shuffles, len(differences)))
+        return (1 - 2 * g.integers(0, 2, (shuffles, len(differences)))).astype(np.float64)
 
     return _shuffled(differences, np.ones(len(differences)), draw)
 
