@@ -154,7 +154,7 @@ def read(place: Path, *, hook: str | None = None, k: int | None = None) -> Impor
         if known.recognised(files):
             found = known.read(files)
             _check(found.sae, files.weights.name)
-            return replace(found, hook=hook or found.hook, k=found.k and (k or found.k))
+            return replace(found, hook=hook or found.hook, k=_kept(found, k, files.weights.name))
     raise BadBundle(
         f"{files.weights.name} is of no known layout: it holds {', '.join(sorted(files.tensors)[:12])}. "
         f"Known are {', '.join(f.name for f in FORMATS)}"
@@ -181,6 +181,13 @@ def _open(path: Path) -> dict[str, Any]:
             "is not folded in; give the file that the finished run wrote"
         )
     return held
+
+
+def _kept(found: Imported, k: int | None, name: str) -> int | None:
+    """How many features a TopK keeps: as was asked, else as its files say."""
+    if found.k == 0 and not k:
+        raise BadBundle(f"{name} is a TopK whose cfg.json does not say how many it keeps; give k")
+    return found.k if found.k is None else k or found.k
 
 
 def _check(sae: SAE, name: str) -> None:
@@ -451,7 +458,7 @@ def _sparsify(files: Files) -> Imported:
         raise BadBundle(f"it reads {name!r}, which is not the stream after a block; only that can be steered")
     hook = name if name.startswith("layers.") else None
     folded = _fold(Loose(W_enc.T, b_enc, W_dec, b_dec, subtracts=True), files.weights.name)
-    return Imported(folded, "sparsify", hook, int(config["k"]) if "k" in config else None, config)
+    return Imported(folded, "sparsify", hook, int(config.get("k", 0)), config)
 
 
 def _is_openai(files: Files) -> bool:

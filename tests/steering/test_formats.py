@@ -274,6 +274,10 @@ def test_sparsify_is_read_as_it_is_and_not_as_others_transpose_it(parts, tmp_pat
     assert (found.format, found.hook, found.k) == ("sparsify", "layers.10", 4)
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    (folder / "cfg.json").unlink()
+    with pytest.raises(BadBundle, match="does not say how many it keeps"):
+        read(folder)
+    assert read(folder, k=3).k == 3
 
 
 def test_openai_relu_goodfire_and_qwen_scope_are_read(parts, tmp_path):
