@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from server import beside, dose_commands, jobs_commands, sae_commands
+from server import beside, dose_commands, feature_commands, jobs_commands, sae_commands
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ app = typer.Typer(
 app.add_typer(sae_commands.app, name="sae")
 app.add_typer(jobs_commands.app, name="jobs")
 app.command()(dose_commands.calibrate)
+bench = typer.Typer(no_args_is_help=True, help="Measure what steering does, and what a prompt does better.")
+app.add_typer(bench, name="bench")
+for command in (feature_commands.features, feature_commands.describe, feature_commands.label):
+    app.command()(command)
+app.command(name="map")(feature_commands.map_)
 console, problems = Console(), Console(stderr=True)
 
 Bundle_ = Annotated[
@@ -156,6 +161,24 @@ def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
     do(Jobs(Settings.model_validate_json(settings)), job_id)
 
 
+@bench.command("steering")
+def bench_steering(
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE")] = Path("sae_weights/harbor"),
+    concepts: Annotated[str, typer.Option(help="harbor, general (for real models), or a JSON file.")] = "harbor",
+    out: Annotated[Path, typer.Option(help="Folder for JSON, Markdown and charts.")] = Path("steering-report"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    most: Annotated[int | None, typer.Option(min=1, help="Only the first so many concepts.")] = None,
+) -> None:
+    """Compare steering with a prompt, other directions and nulls, equally tuned; write a report.
+
+    Example: tiller bench steering --out report
+    """
+    from bench.steering import run
+
+    _expected(lambda: run(bundle, concepts, out, device=device, seeds=seeds, most=most))
+
+
 @app.command()
 def chat(
     question: Annotated[str, typer.Argument(help="What to ask.")],
@@ -207,30 +230,6 @@ def presets(
         )
     asyncio.run(store.close())
     console.print(table)
-
-
-@app.command()
-def features(
-    words: Annotated[
-        list[str] | None, typer.Argument(help="Words that the label or the feature's tokens must hold.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 20,
-    bundle: Bundle_ = None,
-) -> None:
-    """Search the features.
-
-    Example: tiller features bridge
-    """
-    from steering.catalogue import Catalogue
-
-    opened = _expected(lambda: _bundle(_settings(bundle=bundle)))
-    found = Catalogue([opened]).search(" ".join(words or ()))
-    table = Table("feature", "label", "fires on", "typical max", "dose 1.0")
-    for f in found[:limit]:
-        table.add_row(
-            f.id, f.label, f"{f.density:.2%}", f"{f.typical_max:.2f}", f"{f.dose:.2f}" if f.dose else "not measured"
-        )
-    console.print(table, f"{min(limit, len(found))} of {len(found)} features")
 
 
 @app.command()

@@ -18,7 +18,7 @@ WITHIN = {
     "steering/train": {"transformers", "steering.hooks", "steering.activations"},
     "steering/spec.py": {"torch", "steering.sae"},
 }
-EXEMPT = {("server/cli.py", "ui")}
+EXEMPT = {("server/cli.py", "ui"), ("server/cli.py", "bench")}
 
 
 def imports(path: Path) -> set[str]:
