@@ -28,6 +28,7 @@ from server import (
     saes_api,
     suggest_api,
     training_api,
+    vectors_api,
 )
 from server.choice import Tiller
 from server.errors import ApiError
@@ -66,6 +67,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(analyze_api.router)
     app.include_router(contrast_api.router)
     app.include_router(attribute_api.router)
+    app.include_router(vectors_api.router)
     app.include_router(feedback_api.router)
     app.include_router(suggest_api.router)
     app.include_router(presets_api.router)

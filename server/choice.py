@@ -6,7 +6,7 @@ engine is called without one, so nothing passes the policy by.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,7 +21,7 @@ from steering.chat import EncodedChat
 from steering.composition import Composition, compose
 from steering.errors import BadStrength
 from steering.revisions import Revisions
-from steering.spec import Preset, Snapshot, SteeringSpec
+from steering.spec import VECTOR, Preset, Snapshot, SteeringSpec
 
 MAX_FACTOR = 100.0
 """Policy: by how much a live activation may be multiplied."""
@@ -48,6 +48,8 @@ class Choice:
     coherence: bool = False
     cut: float | None = None
     """By what all strengths were multiplied, where the sum was too long and the caller asked for that."""
+    pins: Mapping[str, Snapshot] = field(default_factory=dict)
+    """The preset's snapshots and the user's own vectors, as they were resolved with."""
 
     def generation(self, chat: EncodedChat, sampling: Sampling) -> Generation:
         """The engine's request: which prompt tokens are steered follows from the scope."""
@@ -93,7 +95,7 @@ class Choice:
 
 def _warned(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:
     found, name = [], a.feature.label or a.feature.id
-    if a.gone:
+    if a.gone and not a.vector:
         kept = f"{name}: revision {revision} has it no more; what was saved with the preset steers"
         found.append(Warned("retired", a.feature.id, kept))
     if a.mode in ("scale", "ablate"):
@@ -146,8 +148,8 @@ class Tiller:
         """Let through what was saved for this bundle; others' presets wait in the store until theirs is served."""
         return saved if saved and saved.model == self.model else None
 
-    async def choose(self, model: str | None, steering: SteeringRequest | None) -> Choice:
-        """Check a request's model and steering. Raises ApiError and SteeringError."""
+    async def choose(self, model: str | None, steering: SteeringRequest | None, *, user: str | None = None) -> Choice:
+        """Check a request's model and steering; vectors are those of its `user`. Raises ApiError and SteeringError."""
         asked = steering or SteeringRequest()
         by_model = await self._preset_of_model(model)
         if asked.preset and by_model and asked.preset != by_model.id:
@@ -158,7 +160,7 @@ class Tiller:
         preset = by_model or await self._preset_named(asked.preset)
         with _as_one_spec():
             spec = asked.over(preset)
-        pins = preset.pins if preset else {}
+        pins = await self.vectors(user, spec) | (preset.pins if preset else {})
         resolved, cut = self._cut(spec, pins) if asked.over_budget == "cut" else (self.resolve(spec, pins), None)
         return Choice(
             model or self.model,
@@ -168,7 +170,14 @@ class Tiller:
             compose(resolved, self.bundle),
             "coherence" in asked.wanted,
             cut,
+            pins,
         )
+
+    async def vectors(self, user: str | None, spec: SteeringSpec) -> dict[str, Snapshot]:
+        """Those vectors among a spec's features that this user has; another's is as if it did not exist."""
+        names = [f.id.removeprefix(VECTOR) for f in spec.features if f.id.startswith(VECTOR)] if user else []
+        held = [await self.store.vector(user or "", self.model, name) for name in names]
+        return {v.snapshot.id: v.snapshot for v in held if v}
 
     def _cut(self, spec: SteeringSpec, pins: Mapping[str, Snapshot]) -> tuple[Resolved, float | None]:
         """Resolve a spec, made weaker until its push is as long as is allowed; by how much, if so."""
@@ -210,8 +219,8 @@ class Tiller:
     def eased(self, choice: Choice, factor: float) -> Choice:
         """The same choice with all strengths multiplied."""
         spec = choice.resolved.spec
-        pins = choice.preset.pins if choice.preset else {}
-        return replace(choice, resolved=self.resolve(spec.model_copy(update={"scale": spec.scale * factor}), pins))
+        eased = spec.model_copy(update={"scale": spec.scale * factor})
+        return replace(choice, resolved=self.resolve(eased, choice.pins))
 
     async def _preset_of_model(self, model: str | None) -> Preset | None:
         name, at, preset_id = (model or self.model).partition("@")
@@ -260,4 +269,4 @@ def _applied(a: Applied) -> dict[str, Any]:
         "layer": a.layer,
         "in_sweet_spot": a.in_sweet_spot,
         "measured": a.measured,
-    } | ({"retired": True} if a.gone else {})
+    } | ({"vector": True} if a.vector else {"retired": True} if a.gone else {})

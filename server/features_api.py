@@ -76,7 +76,7 @@ async def validate(request: Request) -> dict[str, Any]:
     """What a steering object would do, without running the model."""
     body = parse(ValidateRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
-    choice = await tiller.choose(body.model, body.steering)
+    choice = await tiller.choose(body.model, body.steering, user=body.user)
     echo = choice.echo()
     return {
         "valid": True,

@@ -17,6 +17,7 @@ from server.protocol import SteeringRequest, parse
 from server.store.store import StoredVote
 from steering.errors import UnknownFeature
 from steering.preference import Range, Vote, liked_most, preferred
+from steering.spec import VECTOR
 
 router = APIRouter(prefix="/v1")
 MOST = 2000
@@ -108,7 +109,8 @@ async def _votes(tiller: Tiller, asked: SteeringRequest, liked: float, weight: f
     """What is said of each slider of a reply; of several, each says less."""
     sliders = [(f"preset:{asked.preset}", asked.scale)] if asked.preset else []
     if asked.unit == "dose":
-        sliders += [(f"feature:{i.id}", i.strength) for i in asked.features if i.mode == "add"]
+        mine = [i for i in asked.features if not i.id.startswith(VECTOR)]  # a vector has no range of its own to learn in
+        sliders += [(f"feature:{i.id}", i.strength) for i in mine if i.mode == "add"]
     for subject, _ in sliders:
         if await _range(tiller, subject) is None:
             kind, _, name = subject.partition(":")

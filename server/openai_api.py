@@ -144,7 +144,7 @@ async def chat_completions(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
     body = parse(ChatRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
-    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body))
+    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body), user=body.user)
     messages = body.chat()
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
@@ -160,7 +160,7 @@ async def completions(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
     body = parse(CompletionRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
-    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body))
+    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body), user=body.user)
     ids = await asyncio.to_thread(tiller.engine.encode, body.prompt)
     if not ids:
         raise bad_request("the prompt is empty and this model has no token to begin with", param="prompt")

@@ -37,10 +37,10 @@ async def preset(request: Request, preset_id: str, snapshots: bool = False) -> R
 
 
 @router.post("")
-async def create(request: Request) -> Response:
-    """Save a new preset."""
+async def create(request: Request, user: str | None = None) -> Response:
+    """Save a new preset; with `user`, it may hold that user's vectors, and keeps them."""
     tiller: Tiller = request.app.state.tiller
-    wanted = await _checked(tiller, await request.body())
+    wanted = await _checked(tiller, await request.body(), user=user)
     taken = ApiError(
         409,
         f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it",
@@ -56,10 +56,10 @@ async def create(request: Request) -> Response:
 
 
 @router.put("/{preset_id}")
-async def replace(request: Request, preset_id: str) -> Response:
+async def replace(request: Request, preset_id: str, user: str | None = None) -> Response:
     """Create or replace; `If-Match` with a version refuses to overwrite somebody else's change."""
     tiller: Tiller = request.app.state.tiller
-    wanted = await _checked(tiller, await request.body(), preset_id)
+    wanted = await _checked(tiller, await request.body(), preset_id, user=user)
     await _may_change(tiller, preset_id)
     match = request.headers.get("if-match", "").strip('"')
     if match not in ("", "*") and not match.isdecimal():
@@ -82,7 +82,7 @@ async def delete(request: Request, preset_id: str) -> dict[str, Any]:
     return {"id": preset_id, "object": "preset", "deleted": True}
 
 
-async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None) -> Preset:
+async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None, *, user: str | None) -> Preset:
     wanted = parse(Preset, body)
     if preset_id is not None and wanted.id != preset_id:
         raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
@@ -90,7 +90,7 @@ async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None) ->
         raise bad_request(f"this server serves {tiller.model!r}; the preset is for {wanted.model!r}", param="model")
     check_sampling(wanted.sampling)
     held = await tiller.store.preset(wanted.id)
-    kept = held.pins if held and held.model == tiller.model else {}
+    kept = await tiller.vectors(user, wanted.steering) | (held.pins if held and held.model == tiller.model else {})
     tiller.resolve(wanted.steering, kept)
     # Nobody brings vectors or measurements of their own; what was measured stays while the steering does.
     same = held is not None and held.steering == wanted.steering

@@ -198,6 +198,8 @@ class ValidateRequest(BaseModel):
 
     model: str | None = None
     steering: SteeringRequest | None = None
+    user: str | None = Field(default=None, max_length=256)
+    """Whose vectors it may steer by."""
 
 
 def parse(kind: type[T], body: bytes) -> T:

@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 from steering.calibration import Calibration, Knots, SweetSpot, dose_at, raw_at
 from steering.edited import Before, Edited
 from steering.edits import ResidualEdit, ResolvedIntervention, as_text, compile_edit
-from steering.errors import BadBundle, UnknownFeature
+from steering.errors import BadBundle, BadStrength, UnknownFeature
 from steering.hooks import layer_number
 from steering.sae import SAE
-from steering.spec import Intervention, Preset, Snapshot, SteeringSpec, Unit
+from steering.spec import VECTOR, Intervention, Preset, Snapshot, SteeringSpec, Unit
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 """One spelling per feature: `01` would be a second name for `1`, which no check for repeats would see."""
@@ -182,7 +182,12 @@ class Applied:
     layer: int
     measured: bool
     gone: bool = False
-    """Whether the SAE has it no more, and a preset's snapshot steered."""
+    """Whether the SAE does not have it, and a snapshot steered."""
+
+    @property
+    def vector(self) -> bool:
+        """Whether it is somebody's named vector, and no feature of an SAE."""
+        return self.feature.id.startswith(VECTOR)
 
     @property
     def in_sweet_spot(self) -> bool | None:
@@ -389,7 +394,8 @@ class Catalogue:
         """Turn a spec's strengths into raw activations and its interventions into edits.
 
         A feature with a snapshot among the `pins` has its strength in the snapshot's units, and is steered by the
-        snapshot itself where this revision doesn't have it. Raises UnknownFeature and BadStrength.
+        snapshot itself where this revision doesn't have it; of a named vector there is nothing else. Raises
+        UnknownFeature and BadStrength.
         """
         spec = spec.canonical()
         chosen: dict[str, list[ResolvedIntervention]] = {}
@@ -397,6 +403,11 @@ class Catalogue:
         for item in spec.features:
             pin = (pins or {}).get(item.id)
             bundle, feature, gone = self._meant(item, pin)
+            if gone and pin and not pin.encoder and item.mode != "add":
+                raise BadStrength(
+                    f"{item.id!r} cannot be steered by {item.mode!r}, for nothing reads it; use the mode 'add', or make it "
+                    "by the method 'probe'"
+                )
             raw = raw_strength(item, spec.unit, feature, bundle.info, pin=pin)
             chosen.setdefault(bundle.info.name, []).append(
                 ResolvedIntervention(feature.row, item.mode, raw, spec.scale, pin if gone else None)
@@ -416,7 +427,8 @@ class Catalogue:
         try:
             return *self.find(item.id), False
         except UnknownFeature:
-            bundle = self.bundles.get(item.id.rpartition("/")[0])
+            own = next(iter(self.bundles.values())) if item.id.startswith(VECTOR) else None
+            bundle = own or self.bundles.get(item.id.rpartition("/")[0])
             if bundle is None or pin is None:
                 raise
             dose = pin.dose if pin.measured else None

@@ -17,6 +17,8 @@ Unit = Literal["dose", "max", "raw"]
 Scope = Literal["assistant", "all", "generated"]
 
 MAX_FEATURES = 32
+VECTOR = "vector/"
+"""What the ids of named vectors begin with; they are no bundle's."""
 
 
 class _Value(BaseModel):
@@ -27,7 +29,7 @@ class Intervention(_Value):
     """One feature, what to do to it, and how much."""
 
     id: str = Field(min_length=1, max_length=256)
-    """`<bundle>/<index>`"""
+    """`<bundle>/<index>`, or `vector/<name>`"""
     strength: float = Field(default=1.0, allow_inf_nan=False)
     """In the spec's unit; for `scale` a plain factor, for `ablate` unused."""
     mode: Mode = "add"
@@ -106,7 +108,7 @@ class Snapshot(_Value):
     direction: str
     """Its row of the decoder."""
     encoder: str
-    """What reads its activation off the stream."""
+    """What reads its activation off the stream; empty for a vector that nothing reads, which can only be added."""
     bias: float = Field(allow_inf_nan=False)
     threshold: float = Field(allow_inf_nan=False)
     typical_max: float = Field(allow_inf_nan=False)
@@ -115,6 +117,24 @@ class Snapshot(_Value):
     knots: tuple[tuple[float, float], ...] = ()
     """The curve from dose to raw strength, where one was measured."""
     measured: bool = False
+
+
+class Vector(_Value):
+    """A direction that somebody made from examples, to steer by like a feature; its snapshot is all that steers."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$")
+    method: Literal["diffmean", "probe"]
+    snapshot: Snapshot
+    auroc: float | None = None
+    """How well it tells texts apart that were held out; None if there were too few to hold any out."""
+    texts: tuple[int, int] = (0, 0)
+    """How many it was made from, with it and without."""
+    created: int = 0
+
+    @property
+    def id(self) -> str:
+        """Its id among a spec's features."""
+        return VECTOR + self.name
 
 
 class Preset(_Value):

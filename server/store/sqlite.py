@@ -11,7 +11,7 @@ from typing import TypeVar
 import anyio.to_thread
 
 from server.store.store import BadStore, Conflict, LiveText, StoredVote
-from steering.spec import Preset
+from steering.spec import Preset, Vector
 
 T = TypeVar("T")
 SCHEMA = """
@@ -27,6 +27,9 @@ CREATE TABLE IF NOT EXISTS votes (
   subject TEXT NOT NULL, dose REAL NOT NULL, liked REAL NOT NULL, weight REAL NOT NULL, created REAL NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS votes_of ON votes (user, model, id);
+CREATE TABLE IF NOT EXISTS vectors (
+  user TEXT NOT NULL, model TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (user, model, name)
+) STRICT;
 """
 VERSION = 3
 
@@ -167,6 +170,37 @@ class SqliteStore:
         return await self._run(
             lambda db: db.execute(f"DELETE FROM votes WHERE {whose}{only}", who + (who if last else ())).rowcount
         )
+
+    async def vectors(self, user: str, model: str) -> list[Vector]:
+        """A user's vectors for a model, in the order of their names."""
+        sql = "SELECT body FROM vectors WHERE user = ? AND model = ? ORDER BY name"
+        rows = await self._run(lambda db: db.execute(sql, (user, model)).fetchall())
+        return [Vector.model_validate_json(body) for (body,) in rows]
+
+    async def vector(self, user: str, model: str, name: str) -> Vector | None:
+        """One of them; nobody else's."""
+        sql = "SELECT body FROM vectors WHERE user = ? AND model = ? AND name = ?"
+        row = await self._run(lambda db: db.execute(sql, (user, model, name)).fetchone())
+        return Vector.model_validate_json(row[0]) if row else None
+
+    async def save_vector(self, user: str, model: str, vector: Vector, *, replace: bool, most: int) -> None:
+        """Keep a vector in one transaction. Raises Conflict if its name is taken and not to be replaced, or `most` are kept."""
+
+        def save(db: sqlite3.Connection) -> None:
+            names = [n for (n,) in db.execute("SELECT name FROM vectors WHERE user = ? AND model = ?", (user, model))]
+            if vector.name in names and not replace:
+                raise Conflict(f"there is a vector {vector.name!r} already")
+            if vector.name not in names and len(names) >= most:
+                raise Conflict(f"{user!r} has {len(names)} vectors, as many as are kept")
+            row = (user, model, vector.name, vector.model_dump_json())
+            db.execute("REPLACE INTO vectors VALUES (?, ?, ?, ?)", row)
+
+        await self._run(save)
+
+    async def delete_vector(self, user: str, model: str, name: str) -> bool:
+        """Forget a vector; whether there was one."""
+        sql = "DELETE FROM vectors WHERE user = ? AND model = ? AND name = ?"
+        return await self._run(lambda db: db.execute(sql, (user, model, name)).rowcount > 0)
 
     async def close(self) -> None:
         """Close the file."""

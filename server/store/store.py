@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from steering.spec import Preset
+from steering.spec import Preset, Vector
 
 
 class Conflict(Exception):
@@ -99,6 +99,22 @@ class Store(Protocol):
 
     async def drop_votes(self, user: str, model: str, *, last: bool) -> int:
         """Forget what was said last, or everything; how many votes that were."""
+        ...
+
+    async def vectors(self, user: str, model: str) -> list[Vector]:
+        """A user's vectors for a model, in the order of their names."""
+        ...
+
+    async def vector(self, user: str, model: str, name: str) -> Vector | None:
+        """One of them; nobody else's."""
+        ...
+
+    async def save_vector(self, user: str, model: str, vector: Vector, *, replace: bool, most: int) -> None:
+        """Keep a vector. Raises Conflict if there is one of that name and it is not to be replaced, or `most` are kept."""
+        ...
+
+    async def delete_vector(self, user: str, model: str, name: str) -> bool:
+        """Forget a vector; whether there was one."""
         ...
 
     async def close(self) -> None:

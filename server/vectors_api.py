@@ -1,0 +1,131 @@
+"""`/v1/vectors`: directions from examples, each user's own. Knows the wire and the store; `understand.vectors` makes them."""
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.choice import Tiller
+from server.contrast_api import TOGETHER, Sample, passages, streams
+from server.errors import ApiError, bad_request
+from server.protocol import parse
+from server.store.store import Conflict
+from steering.dose import Found
+from steering.errors import SteeringError
+from steering.spec import Vector
+from steering.understand.directions import Direction, Method
+from steering.understand.vectors import direction_of, mean_row, measured, vector_of
+
+router = APIRouter(prefix="/v1/vectors")
+PAIRS = 64
+MOST = 100
+"""Vectors of one user."""
+
+
+class VectorRequest(BaseModel):
+    """POST /v1/vectors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: str = Field(min_length=1, max_length=256)
+    """Whose it is: nobody else can list it or steer by it."""
+    name: str = Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$")
+    """It steers as the feature `vector/<name>`."""
+    model: str | None = None
+    method: Method = "diffmean"
+    a: list[Sample] = Field(min_length=1, max_length=PAIRS)
+    """Texts or chats that have it."""
+    b: list[Sample] = Field(min_length=1, max_length=PAIRS)
+    """Such that have not; best the same in all else."""
+    replace: bool = False
+
+
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": VectorRequest.model_json_schema()}}}},
+)
+async def create(request: Request) -> dict[str, Any]:
+    """Make a vector of examples and measure its dose."""
+    body = parse(VectorRequest, await request.body())
+    tiller: Tiller = request.app.state.tiller
+    await tiller.choose(body.model, None)
+    if not body.replace and await tiller.store.vector(body.user, tiller.model, body.name):
+        raise _taken(f"there is a vector {body.name!r} already; choose another name, or set replace to true")
+    found = await _direction(tiller, body)
+    bundle, sizes = tiller.bundle, (len(body.a), len(body.b))
+    dose = await _dose(tiller, found)
+    vector = vector_of(body.name, body.method, found, dose, bundle.sae, bundle.info, texts=sizes)
+    vector = vector.model_copy(update={"created": int(time.time())})
+    try:
+        await tiller.store.save_vector(body.user, tiller.model, vector, replace=body.replace, most=MOST)
+    except Conflict as error:
+        raise _taken(f"{error}; choose another name and replace, or delete one") from error
+    return _told(vector)
+
+
+@router.get("")
+async def vectors(request: Request, user: str = "") -> dict[str, Any]:
+    """A user's own vectors."""
+    tiller: Tiller = request.app.state.tiller
+    held = await tiller.store.vectors(_named(user), tiller.model)
+    return {"object": "list", "data": [_told(v) for v in held], "has_more": False, "next_cursor": None}
+
+
+@router.delete("/{name}")
+async def delete(request: Request, name: str, user: str = "") -> dict[str, Any]:
+    """Forget one; presets that were saved with it keep it."""
+    tiller: Tiller = request.app.state.tiller
+    if not await tiller.store.delete_vector(_named(user), tiller.model, name):
+        raise ApiError(
+            404, f"{user!r} has no vector {name!r}; GET /v1/vectors?user=… lists theirs", code="not_found", param="name"
+        )
+    return {"id": f"vector/{name}", "object": "vector", "deleted": True}
+
+
+async def _direction(tiller: Tiller, body: VectorRequest) -> Direction:
+    sides = [await passages(tiller, samples, name) for name, samples in (("a", body.a), ("b", body.b))]
+    if sum(len(p.ids) for side in sides for p in side) > TOGETHER:
+        raise bad_request(f"more than {TOGETHER} tokens in all; give shorter texts", param="a")
+    rows = [[mean_row(p, x) for p, x in await streams(tiller, side)] for side in sides]
+    try:
+        return await asyncio.to_thread(direction_of, body.method, *rows)
+    except SteeringError as error:
+        raise bad_request(str(error), param="b") from error
+
+
+async def _dose(tiller: Tiller, found: Direction) -> Found | None:
+    """As measured; None where the model cannot be looked at, or does not chat."""
+    info, tokenizer = tiller.bundle.info, tiller.engine.tokenizer
+    try:
+        return await tiller.engine.study(lambda model: measured(model, tokenizer, info, found.direction))
+    except SteeringError:  # it steers all the same: dose 1.0 is then half of a typical length, and every reply says so
+        return None
+
+
+def _told(v: Vector) -> dict[str, Any]:
+    s = v.snapshot
+    return {
+        "object": "vector",
+        "id": v.id,
+        "name": v.name,
+        "method": v.method,
+        "auroc": v.auroc,
+        "texts": {"a": v.texts[0], "b": v.texts[1]},
+        "dose": s.dose,
+        "measured": s.measured,
+        "modes": ["add", "clamp", "scale", "ablate"] if s.encoder else ["add"],
+        "created": v.created,
+    }
+
+
+def _taken(message: str) -> ApiError:
+    return ApiError(409, message, code="vector_exists", param="name")
+
+
+def _named(user: str) -> str:
+    if not user:
+        raise bad_request("say whose: ?user=…, the `user` that their requests carry", param="user")
+    return user
