@@ -1,17 +1,20 @@
 """`/v1/analyze` and tokens: which features a text evokes. Knows the wire; the engine reads, `understand.analyse` looks."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from server.choice import Tiller
 from server.protocol import Finite, messages_of, parse
 from steering.catalogue import Bundle
 from steering.understand.analyse import Analysis, analyse, compare
+from steering.understand.axes import Axes
 from steering.understand.passage import NOBODY, Passage, of_anything, of_chat, of_text
 
 router = APIRouter(prefix="/v1")
@@ -74,37 +77,49 @@ async def analyze(request: Request) -> dict[str, Any]:
     told = told_of(bundle, found) | {"model": tiller.model, "revision": bundle.info.revision, "truncated": cut}
     if body.other:
         there, other, _ = await read(tiller, body.other)
-        differences = await asyncio.to_thread(compare, bundle, (passage, stream), (there, other), features=body.limit)
-        told["compared"] = [
-            {**d.__dict__, "id": bundle.features[d.row].id, "label": bundle.features[d.row].label} for d in differences
-        ]
+        told["compared"] = await asyncio.to_thread(
+            told_apart, bundle, (passage, stream), (there, other), features=body.limit
+        )
     return told
 
 
 async def read(tiller: Tiller, asked: Looked) -> tuple[Passage, Tensor, bool]:
     """Tokenize what is asked and read its unsteered stream, in stretches as long as the context; whether it was cut."""
-    tokenizer, longest = tiller.engine.tokenizer, tiller.engine.max_model_len
+    tokenizer = tiller.engine.tokenizer
+    whole = await asyncio.to_thread(passage_of, tokenizer, asked)
+    passage = whole.until(LONGEST)
+    head, stretches = in_stretches(tokenizer, passage, tiller.engine.max_model_len)
+    streams = await tiller.engine.record(stretches, tiller.bundle.info.hook)
+    return passage, joined(streams, head), len(whole.ids) > LONGEST
 
-    def tokenize() -> Passage:
-        if asked.messages is not None:
-            return of_chat(tokenizer, messages_of(asked.messages))
-        assert asked.text is not None
-        return of_text(tokenizer, asked.text) if asked.plain else of_anything(tokenizer, asked.text)
 
-    passage = await asyncio.to_thread(tokenize)
-    cut = len(passage.ids) > LONGEST
-    if cut:
-        passage = passage.until(LONGEST)
+def passage_of(tokenizer: PreTrainedTokenizerFast, asked: Looked) -> Passage:
+    """What is asked, as tokens. Raises BadChat and ApiError."""
+    if asked.messages is not None:
+        return of_chat(tokenizer, messages_of(asked.messages))
+    assert asked.text is not None
+    return of_text(tokenizer, asked.text) if asked.plain else of_anything(tokenizer, asked.text)
+
+
+def in_stretches(tokenizer: PreTrainedTokenizerFast, passage: Passage, longest: int) -> tuple[int, list[list[int]]]:
+    """Its tokens in stretches as long as the context; each begins with the first token if that begins every text."""
     bos = tokenizer.bos_token_id
     head = [bos] if isinstance(bos, int) and passage.ids[0] == bos else []
-    step = longest - len(head)
-    ids = passage.ids[len(head) :]
-    stretches = [[*head, *ids[i : i + step]] for i in range(0, max(1, len(ids)), step)]
-    hook = tiller.bundle.info.hook
-    streams = await tiller.engine.record(stretches, hook)
-    # The first token is kept of the first stretch alone: the others repeat it.
-    parts = [s if i == 0 else s[len(head) :] for i, s in enumerate(streams)]
-    return passage, torch.cat(parts), cut
+    step, ids = longest - len(head), passage.ids[len(head) :]
+    return len(head), [[*head, *ids[i : i + step]] for i in range(0, max(1, len(ids)), step)]
+
+
+def joined(streams: Sequence[Tensor], head: int) -> Tensor:
+    """The stretches' streams as one; the first token is kept of the first alone, since the others repeat it."""
+    return torch.cat([s if i == 0 else s[head:] for i, s in enumerate(streams)])
+
+
+def told_apart(
+    bundle: Bundle, one: tuple[Passage, Tensor], other: tuple[Passage, Tensor], *, features: int
+) -> list[dict[str, Any]]:
+    """A comparison as JSON: features by id."""
+    differences = compare(bundle, one, other, features=features)
+    return [{**d.__dict__, "id": bundle.features[d.row].id, "label": bundle.features[d.row].label} for d in differences]
 
 
 def told_of(bundle: Bundle, found: Analysis) -> dict[str, Any]:
@@ -137,11 +152,14 @@ def told_of(bundle: Bundle, found: Analysis) -> dict[str, Any]:
         }
         for n, e in enumerate(found.features)
     ]
+    mean, axes = round(float(found.error[mine].mean()), 4), Axes.open(bundle.files)
     return {
         "object": "analysis",
         "parts": [{"speaker": p.speaker, "text": p.text} for p in passage.parts],
         "tokens": tokens,
         "features": features,
         "speakers": {who: {name[r]: v for r, v in means.items()} for who, means in found.speakers.items()},
-        "error": round(float(found.error[mine].mean()), 4),
+        "error": mean,
+        "anomaly": {"experimental": True, "error": mean, "percentile": axes.unusual(mean) if axes else None},
+        "axes": axes.told(bundle, found) if axes else [],
     }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steering.catalogue import Bundle
@@ -19,6 +19,8 @@ from steering.understand.passage import NOBODY, Passage
 ROWS = 1024
 PARTS = 10
 """Stretches of equal length along the text."""
+STRETCH = 32
+"""Tokens at most of the stretches that axes look at, about as many as the texts have that these were made from."""
 COMMON = 1e-4
 """A feature that was never seen counts as this rare, not as infinitely so."""
 
@@ -51,6 +53,10 @@ class Analysis:
     """Of each of those features, its mean in ten stretches of the text."""
     error: Float[Tensor, " tokens"]
     """Share of the stream's length that the SAE leaves unexplained, squared; NaN where a token belongs to nobody."""
+    fired: Bool[Tensor, "stretches d_sae"]
+    """Which features fire at all in each stretch of one speaker's tokens, whatever the threshold."""
+    fired_by: tuple[str, ...]
+    """Whose stretch it is."""
 
 
 @torch.no_grad()
@@ -74,8 +80,12 @@ def analyse(
     sums, maxima, counts = (torch.zeros(sae.d_sae, device=stream.device) for _ in range(3))
     strongest: list[tuple[tuple[int, float], ...]] = []
     errors = []
-    for x, mine in zip(stream.split(ROWS), owned.split(ROWS), strict=True):
+    stretch, fired_by = _stretches(passage)
+    fired = torch.zeros(len(fired_by), sae.d_sae, dtype=torch.bool, device=stream.device)
+    parts = zip(stream.split(ROWS), owned.split(ROWS), stretch.to(stream.device).split(ROWS), strict=True)
+    for x, mine, where in parts:
         a = sae.encode(x)
+        _note(fired, where, a)
         errors.append((x - sae.decode(a, x)).pow(2).sum(1) / x.pow(2).sum(1).clamp(min=1e-9))
         a = torch.where((a > threshold) & mine[:, None], a, 0.0)
         sums, counts, maxima = sums + a.sum(0), counts + (a > 0).sum(0), torch.maximum(maxima, a.amax(0))
@@ -92,7 +102,14 @@ def analyse(
     )
     error = torch.where(owned, torch.cat(errors), torch.nan).cpu()
     return Analysis(
-        passage, tuple(strongest), found, _speakers(passage, rows, shown), _along(owned.cpu(), shown), error
+        passage,
+        tuple(strongest),
+        found,
+        _speakers(passage, rows, shown),
+        _along(owned.cpu(), shown),
+        error,
+        fired.cpu(),
+        fired_by,
     )
 
 
@@ -139,6 +156,28 @@ def _fired(bundle: Bundle, passage: Passage, stream: Tensor) -> tuple[Float[Tens
         a = bundle.sae.encode(x).cpu()
         counts, sums = counts + (a > 0).sum(0), sums + a.sum(0)
     return counts, int(owned.sum()), sums / max(1, int(owned.sum()))
+
+
+def _stretches(passage: Passage) -> tuple[Int[Tensor, " tokens"], tuple[str, ...]]:
+    """Which stretch each token belongs to, −1 for nobody's, and who speaks in each: parts, in pieces of equal length."""
+    where, whose = torch.full((len(passage.part),), NOBODY), []
+    part = torch.tensor(passage.part)
+    for i, p in enumerate(passage.parts):
+        mine = (part == i).nonzero()[:, 0]
+        for piece in mine.tensor_split(math.ceil(len(mine) / STRETCH)) if len(mine) else ():
+            where[piece] = len(whose)
+            whose.append(p.speaker)
+    return where, tuple(whose)
+
+
+def _note(fired: Bool[Tensor, "stretches d_sae"], where: Int[Tensor, " rows"], a: Float[Tensor, "rows d_sae"]) -> None:
+    """Mark what fires in each stretch; these are consecutive, so a product with few rows does it."""
+    some = where[where >= 0]
+    if not len(some):
+        return
+    first, last = int(some.min()), int(some.max()) + 1
+    member = (where == torch.arange(first, last, device=where.device)[:, None]).to(a)  # [stretches, rows]
+    fired[first:last] |= (member @ a) > 0
 
 
 def _strongest(a: Float[Tensor, "rows d_sae"], top: int) -> list[tuple[tuple[int, float], ...]]:

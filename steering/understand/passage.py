@@ -50,6 +50,20 @@ class Passage:
         return self.parts[self.part[token]].text[start:end] if self.part[token] != NOBODY else ""
 
 
+def one_after_another(passages: Sequence[Passage]) -> Passage:
+    """Several passages as one to count in; each is still to be read by itself."""
+    owners, before = [], 0
+    for p in passages:
+        owners += [i + before if i != NOBODY else NOBODY for i in p.part]
+        before += len(p.parts)
+    return Passage(
+        tuple(x for p in passages for x in p.parts),
+        tuple(x for p in passages for x in p.ids),
+        tuple(owners),
+        tuple(x for p in passages for x in p.spans),
+    )
+
+
 def of_text(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
     """Plain text after the beginning-of-text token. Raises BadChat for an empty one."""
     found = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)

@@ -5,6 +5,7 @@ import torch
 
 from steering.catalogue import Bundle
 from steering.hooks import read_stream
+from steering.understand.axes import FILE, Axes, Axis
 from tests import small
 
 TEXT = "the bridge is red 👩‍👩‍👧 and long"
@@ -71,3 +72,24 @@ def test_what_cannot_be_looked_at_is_named(http, body, says):
     answer = http.post("/v1/analyze", json=body)
     assert 400 <= answer.status_code < 500
     assert says in answer.json()["error"]["message"]
+
+
+def test_axes_beside_the_sae_are_told_of_the_whole_and_of_each_speaker(http, bundle):
+    assert look(http, text=TEXT)["axes"] == []
+    figures = {k: {"value": 0.9, "low": 0.85, "high": 0.95} for k in ("auroc", "raw")}
+    figures |= {k: {"value": 0.8, "low": 0.75, "high": 0.85} for k in ("bag_of_words", "length")}
+    named = {"name": "red", "high": "red", "low": "not red", "source": "test", "n_train": 1, "n_test": 1}
+    axis = Axis.model_validate({**named, **figures, "weights": [1.0, 2.0], "bias": 0.0, "prevalence": 0.5})
+    file = Axes(method="test", date="2026-01-01", features=(1, 2), axes=(axis,), errors=(0.0, 0.1))
+    folder = bundle / "revisions/r1"
+    file.save(folder)
+    try:
+        found = look(http, text="Ada: hello\nBob: the bridge")
+    finally:
+        (folder / FILE).unlink()
+    (told,) = found["axes"]
+    assert told["shown_as"] == "score"
+    assert 0.5 <= told["score"] < 1
+    assert set(told["speakers"]) == {"Ada", "Bob"}
+    assert told["bag_of_words"] == 0.8
+    assert found["anomaly"] == {"experimental": True, "error": found["error"], "percentile": 100.0}
