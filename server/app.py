@@ -23,6 +23,7 @@ from server import (
     features_api,
     feedback_api,
     jobs_api,
+    map_api,
     openai_api,
     presets_api,
     saes_api,
@@ -34,7 +35,7 @@ from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
 from server.store.store import BadStore
-from server.swap import Swap
+from server.swap import Swap, as_called
 from server.version import VERSION, git_commit, version_of
 from steering.errors import SteeringError
 
@@ -64,6 +65,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     errors.install(app)
     app.include_router(openai_api.router)
     app.include_router(features_api.router)
+    app.include_router(map_api.router)
     app.include_router(analyze_api.router)
     app.include_router(contrast_api.router)
     app.include_router(attribute_api.router)
@@ -87,7 +89,8 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
 
 async def _open(app: FastAPI, opener: Opener) -> None:
     try:
-        app.state.tiller = await opener()
+        tiller = await opener()
+        app.state.tiller = await as_called(tiller, tiller.bundle)
     except (SteeringError, BadStore, OSError) as error:  # the person who started it can mend these
         app.state.failure = str(error)
     except Exception as error:

@@ -1,19 +1,65 @@
-"""Models, features and steering without text: what there is, and what a spec would do. Knows the catalogue, runs no model."""
+"""Models, features and steering: what there is, what people call it, what a spec would do. Knows the catalogue and the wire."""
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import Tensor
 
+from server.analyze_api import Looked, read
 from server.choice import Tiller
-from server.errors import ApiError, bad_request
+from server.errors import ApiError
+from server.finding import FeatureQuery, Filters, Index, Text, find
 from server.protocol import ValidateRequest, parse
-from steering.catalogue import Feature
+from steering.catalogue import Bundle, Feature
 from steering.errors import UnknownFeature
 from steering.spec import Preset
+from steering.understand.passage import Passage
 
 router = APIRouter(prefix="/v1")
 STARTED = int(time.time())
+LONG = {"examples", "samples", "histogram", "top_logits"}
+"""What is told of one feature, not in a list of many."""
+
+
+class SearchRequest(Filters):
+    """POST /v1/features/search."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompts: list[Text] = Field(min_length=1, max_length=32)
+    without: list[Text] = Field(default=[], max_length=32)
+
+
+class EditRequest(BaseModel):
+    """PATCH /v1/features/{id}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str | None = Field(default=None, max_length=200)
+    note: str | None = Field(default=None, max_length=4000)
+    starred: bool = False
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    """Who says so."""
+
+    @field_validator("label")
+    @classmethod
+    def _one_line(cls, label: str | None) -> str | None:
+        found = label and " ".join(label.split())
+        if found == "":
+            raise ValueError("a label may not be empty; null takes it back")
+        return found
+
+    @model_validator(mode="after")
+    def _something(self) -> "EditRequest":
+        if not self.model_fields_set - {"user"}:
+            raise ValueError("give label, note or starred")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        """What is to be changed."""
+        return self.model_dump(include=self.model_fields_set - {"user"})
 
 
 @router.get("/models")
@@ -31,44 +77,39 @@ async def model(request: Request, model_id: str) -> dict[str, Any]:
 
 
 @router.get("/features")
-async def features(
-    request: Request,
-    q: str = "",
-    limit: int = Query(default=50, ge=1, le=500),
-    cursor: str = "0",
-) -> dict[str, Any]:
-    """Search by words in label, tokens or id; page with `cursor`."""
-    tiller: Tiller = request.app.state.tiller
-    if not cursor.isdecimal() or len(cursor) > 9:
-        raise bad_request(f"{cursor!r} is no cursor; pass the next_cursor of the page before", param="cursor")
-    found, start = tiller.catalogue.search(q), int(cursor)
-    more = len(found) > start + limit
-    return {
-        "object": "list",
-        "data": [_feature(f) for f in found[start : start + limit]],
-        "total": len(found),
-        "has_more": more,
-        "next_cursor": str(start + limit) if more else None,
-    }
+async def features(request: Request, query: Annotated[FeatureQuery, Query()]) -> dict[str, Any]:
+    """Search by words, by meaning, by what a prompt evokes, or by id; page with `cursor`."""
+    return await _found(request, query)
+
+
+@router.post(
+    "/features/search",
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": SearchRequest.model_json_schema()}}}},
+)
+async def search(request: Request) -> dict[str, Any]:
+    """What several prompts have in common, and others have not."""
+    asked = parse(SearchRequest, await request.body())
+    return await _found(request, FeatureQuery.model_validate({**asked.model_dump(), "mode": "common"}))
 
 
 @router.get("/features/{feature_id:path}")
 async def feature(request: Request, feature_id: str) -> dict[str, Any]:
     """All that is known of one feature."""
+    return _whole(*_named(request, feature_id))
+
+
+@router.patch(
+    "/features/{feature_id:path}",
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": EditRequest.model_json_schema()}}}},
+)
+async def edit(request: Request, feature_id: str) -> dict[str, Any]:
+    """Call a feature something, note something, star it; null takes a label or a note back. Updates leave it alone."""
+    asked = parse(EditRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
-    if len(feature_id) > 256:
-        raise ApiError(404, "no feature has an id of more than 256 characters", code="feature_not_found", param="id")
-    try:
-        bundle, found = tiller.catalogue.find(feature_id)
-    except UnknownFeature as error:
-        raise ApiError(404, str(error), code="feature_not_found", param="id") from error
-    similar = [{"id": f.id, "label": f.label, "cosine": round(c, 4)} for f, c in bundle.neighbours(found.index)]
-    return _feature(found) | {
-        "examples": found.examples,
-        "top_logits": found.top_logits,
-        "layer": bundle.layer,
-        "similar": similar,
-    }
+    bundle, found = _named(request, feature_id)
+    await tiller.store.edit_feature(bundle.info.name, found.index, asked.changes(), by=asked.user)
+    await request.app.state.swap.relabel()
+    return _whole(*_named(request, feature_id))
 
 
 @router.post("/steering/validate")
@@ -107,5 +148,52 @@ def _model(tiller: Tiller, preset: Preset | None) -> dict[str, Any]:
     return {"id": tiller.model, **about, "steering": steering}
 
 
+async def _found(request: Request, query: FeatureQuery) -> dict[str, Any]:
+    tiller: Tiller = request.app.state.tiller
+
+    async def read_(text: str, chat: bool) -> tuple[Passage, Tensor]:
+        chat = chat and bool(tiller.engine.tokenizer.chat_template)
+        asked = Looked(messages=[{"role": "user", "content": text}]) if chat else Looked(text=text, plain=True)
+        passage, stream, _ = await read(tiller, asked)
+        return passage, stream
+
+    hits, start = await find(_index(request, tiller), query, read_), int(query.cursor)
+    more = len(hits) > start + query.limit
+    return {
+        "object": "list",
+        "data": [
+            _feature(f) | {"score": score and float(f"{score:.4g}")} for f, score in hits[start : start + query.limit]
+        ],
+        "total": len(hits),
+        "has_more": more,
+        "next_cursor": str(start + query.limit) if more else None,
+    }
+
+
+def _index(request: Request, tiller: Tiller) -> Index:
+    """The index of what is served; another revision or another label is another catalogue, and so another index."""
+    state = request.app.state
+    if getattr(state, "index", None) is None or state.index.catalogue is not tiller.catalogue:
+        state.index = Index(tiller.catalogue, tiller.settings.meaning_model)
+    return state.index
+
+
+def _named(request: Request, feature_id: str) -> tuple[Bundle, Feature]:
+    tiller: Tiller = request.app.state.tiller
+    if len(feature_id) > 256:
+        raise ApiError(404, "no feature has an id of more than 256 characters", code="feature_not_found", param="id")
+    try:
+        return tiller.catalogue.find(feature_id)
+    except UnknownFeature as error:
+        raise ApiError(404, str(error), code="feature_not_found", param="id") from error
+
+
+def _whole(bundle: Bundle, found: Feature) -> dict[str, Any]:
+    similar = [{"id": f.id, "label": f.label, "cosine": round(c, 4)} for f, c in bundle.neighbours(found.index)]
+    more = found.model_dump(include=LONG)
+    return _feature(found) | more | {"layer": bundle.layer, "similar": similar}
+
+
 def _feature(f: Feature) -> dict[str, Any]:
-    return f.model_dump(exclude={"examples", "top_logits"}) | {"object": "feature"}
+    starred = bool(f.edited and f.edited.starred)
+    return f.model_dump(exclude=LONG) | {"object": "feature", "starred": starred}

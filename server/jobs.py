@@ -35,6 +35,9 @@ KINDS = {
     "sae_train": "server.sae_training:JOB",
     "sae_update": "server.trainer:JOB",
     "calibrate": "server.calibrating:JOB",
+    "describe": "server.describing:JOB",
+    "label": "server.labelling:JOB",
+    "map": "server.mapping:JOB",
 }
 """Where each type's schema and function are: a pair that is only imported when it is needed."""
 ATTEMPTS = 3

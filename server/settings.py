@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from steering.spec import MAX_FEATURES
@@ -56,5 +56,13 @@ class Settings(BaseSettings):
     """How often the trainer looks whether the text has moved away from the SAE."""
     redis_url: str | None = None
     """Where jobs queue; a SQLite file in the data directory if not given."""
+    label_url: str | None = None
+    """An endpoint in OpenAI's shape, such as `https://host/v1`, whose model names features and judges the names."""
+    label_model: str | None = None
+    """Which model of it."""
+    label_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """Its key; never written anywhere: a job's process reads it from the environment again."""
+    meaning_model: str | None = None
+    """A model of sentence-transformers, a folder or hub id, by which features are searched by meaning."""
     job_kinds: tuple[str, ...] = ()
     """More types of job, `name=module:attribute`."""

@@ -58,6 +58,12 @@ def _parent(revisions: Revisions, revision: str) -> str | None:
         return None
 
 
+async def as_called(tiller: Tiller, bundle: Bundle) -> Tiller:
+    """The tiller with another bundle, whose features are called what people here call them."""
+    edits = await tiller.store.feature_edits(bundle.info.name)
+    return replace(tiller, catalogue=Catalogue([bundle.with_edits(edits)]))
+
+
 class Swap:
     """Keeps `state.tiller` at the revision that the store wants."""
 
@@ -103,12 +109,17 @@ class Swap:
             before = tiller.bundle.info.revision
             opened = await self._open(revision) if revision != before else None
             await tiller.store.set_setting(setting_of(tiller.model), revision)
-            self._take(opened)
+            await self._take(opened)
         return before
+
+    async def relabel(self) -> None:
+        """Serve the same revision with what people call its features by now."""
+        async with self._one_at_a_time:
+            self.state.tiller = await as_called(self._tiller, self._tiller.bundle)
 
     async def _serve(self, revision: str) -> None:
         try:
-            self._take(await self._open(revision))
+            await self._take(await self._open(revision))
         except BadBundle as error:
             self.error, self._refused = f"revision {revision!r} is not served: {error}", revision
             log.error("revision refused", revision=revision, serving=self._tiller.bundle.info.revision, why=str(error))
@@ -127,10 +138,10 @@ class Swap:
         log.info("revision opened", revision=revision, seconds=round(time.monotonic() - started, 3))
         return found
 
-    def _take(self, opened: Bundle | None) -> None:
+    async def _take(self, opened: Bundle | None) -> None:
         self.error, self._refused = None, None
         if opened:
-            self.state.tiller = replace(self._tiller, catalogue=Catalogue([opened]))
+            self.state.tiller = await as_called(self._tiller, opened)
 
     async def _pin_presets(self) -> None:
         """Give presets that were saved before there were snapshots theirs, while their features are there."""

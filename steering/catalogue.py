@@ -377,19 +377,6 @@ class Catalogue:
         have = ", ".join(f"{b.info.name}/0…{max(b.numbered)}" for b in self.bundles.values())
         raise UnknownFeature(f"no feature {feature_id!r}; there are {have}")
 
-    def search(self, words: str = "") -> list[Feature]:
-        """Features whose label, top logits or id hold all the words; labelled ones first, then the frequent."""
-        wanted = words.lower().split()
-        found = [f for f in self if all(w in _searchable(f) for w in wanted)]
-        return sorted(
-            found,
-            key=lambda f: (
-                f.label_source not in ("hand", "fit"),
-                -sum(w in f.label.lower() for w in wanted),
-                -f.density,
-            ),
-        )
-
     def resolve(self, spec: SteeringSpec, pins: Mapping[str, Snapshot] | None = None) -> Resolved:
         """Turn a spec's strengths into raw activations and its interventions into edits.
 
@@ -512,10 +499,6 @@ def _whole_example(example: Any) -> Any:  # noqa: ANN401 - whatever was given
         return example
     tokens, at = example["tokens"], example["at"]
     return {"text": "".join(tokens), "token": tokens[at], **example}
-
-
-def _searchable(f: Feature) -> str:
-    return " ".join([f.id, f.label, *f.top_logits.get("positive", [])]).lower()
 
 
 def _read_features(path: Path, bundle: str, numbers: tuple[int, ...], d_sae: int, *, gently: bool) -> list[Feature]:

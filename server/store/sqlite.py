@@ -4,13 +4,14 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
 
 from server.store.store import BadStore, Conflict, LiveText, StoredVote
+from steering.edited import Edited
 from steering.spec import Preset, Vector
 
 T = TypeVar("T")
@@ -30,8 +31,11 @@ CREATE INDEX IF NOT EXISTS votes_of ON votes (user, model, id);
 CREATE TABLE IF NOT EXISTS vectors (
   user TEXT NOT NULL, model TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (user, model, name)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS feature_edits (
+  bundle TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (bundle, number)
+) STRICT;
 """
-VERSION = 3
+VERSION = 4
 
 
 class SqliteStore:
@@ -170,6 +174,29 @@ class SqliteStore:
         return await self._run(
             lambda db: db.execute(f"DELETE FROM votes WHERE {whose}{only}", who + (who if last else ())).rowcount
         )
+
+    async def feature_edits(self, bundle: str) -> dict[int, Edited]:
+        """What people say of a bundle's features, by number."""
+        sql = "SELECT number, body FROM feature_edits WHERE bundle = ?"
+        rows = await self._run(lambda db: db.execute(sql, (bundle,)).fetchall())
+        return {number: Edited.model_validate_json(body) for number, body in rows}
+
+    async def edit_feature(self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None) -> Edited:
+        """Change what is said of a feature, in one transaction; where nothing is said any more, the row goes."""
+
+        def change(db: sqlite3.Connection) -> Edited:
+            sql = "SELECT body FROM feature_edits WHERE bundle = ? AND number = ?"
+            row = db.execute(sql, (bundle, number)).fetchone()
+            held = Edited.model_validate_json(row[0]) if row else Edited()
+            now = {**held.model_dump(exclude={"before"}), **changes, "by": by, "at": int(time.time())}
+            edit = Edited.model_validate(now)
+            if edit.empty:
+                db.execute("DELETE FROM feature_edits WHERE bundle = ? AND number = ?", (bundle, number))
+            else:
+                db.execute("REPLACE INTO feature_edits VALUES (?, ?, ?)", (bundle, number, edit.model_dump_json()))
+            return edit
+
+        return await self._run(change)
 
     async def vectors(self, user: str, model: str) -> list[Vector]:
         """A user's vectors for a model, in the order of their names."""

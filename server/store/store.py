@@ -1,9 +1,10 @@
 """The seam for what outlives a restart. Knows presets and settings as values; nothing of HTTP or tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from steering.edited import Edited
 from steering.spec import Preset, Vector
 
 
@@ -99,6 +100,14 @@ class Store(Protocol):
 
     async def drop_votes(self, user: str, model: str, *, last: bool) -> int:
         """Forget what was said last, or everything; how many votes that were."""
+        ...
+
+    async def feature_edits(self, bundle: str) -> dict[int, Edited]:
+        """What people say of a bundle's features, by number."""
+        ...
+
+    async def edit_feature(self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None) -> Edited:
+        """Change what is said of a feature: `label`, `note`, `starred`; None takes a label or note back."""
         ...
 
     async def vectors(self, user: str, model: str) -> list[Vector]:

@@ -58,15 +58,15 @@ def describe(
         alive = bool(seen.maximum[i] > 0)
         raised = [text.raw(t) for t in up[i, :SHOWN].tolist()]
         silent = (seen.anywhere.peaks[seen.anywhere.filled, i] == 0).numpy()
-        contrast = labeller.contrast(*places_of(seen, i), silent) if alive else None
+        named = labeller.label(*places_of(seen, i), silent) if alive else None
         density, score = round(int(seen.fired[i]) / seen.tokens, 7), round(float(scores[i]), 4) if alive else None
         found.append(
             Feature(
                 id=f"{bundle}/{i}",
                 index=i,
-                label=contrast.text(raised) if contrast else "never fired",
-                label_source="auto" if contrast else "none",
-                words=contrast.words if contrast else (),
+                label=named.text(raised) if named else "never fired",
+                label_source="auto" if named else "none",
+                words=named.words if named else (),
                 kind=kinds(density, score),
                 density=density,
                 max_activation=round(float(seen.maximum[i]), 4),

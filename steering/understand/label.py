@@ -80,7 +80,7 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast:
+class WordLabel:
     """A label from contrast, which can tell where its feature fires."""
 
     texts: Texts
@@ -139,12 +139,12 @@ class Labeller:
         counts = tuple(_present(words[:, _columns(slot)], len(texts.names)) for slot in SLOTS)
         return Labeller(texts, ids, words, counts)
 
-    def contrast(
+    def label(
         self,
         ids: Ids,
         activations: Float[np.ndarray, "windows window"],
         silent: Bool[np.ndarray, " anywhere"],
-    ) -> Contrast:
+    ) -> WordLabel:
         """Find the label of a feature that fires in these windows, each at its column `BEFORE`.
 
         `silent` says in which windows of the corpus it never fires.
@@ -156,7 +156,7 @@ class Labeller:
         wrong = here[(activations == 0) & (words > 0)]
         common = self.texts.names[int(np.bincount(words[:, BEFORE]).argmax())]
         in_text = _cut(here.max(1), there.max(1, initial=-np.inf))
-        return Contrast(self.texts, slots, common, in_text, _cut(here[:, BEFORE], wrong))
+        return WordLabel(self.texts, slots, common, in_text, _cut(here[:, BEFORE], wrong))
 
     def _slot(self, words: Ids, i: int) -> Slot:
         columns, names = _columns(SLOTS[i]), len(self.texts.names)

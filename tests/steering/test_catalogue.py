@@ -1,4 +1,4 @@
-"""A bundle on disk becomes features that can be looked up, searched and dosed."""
+"""A bundle on disk becomes features that can be looked up and dosed."""
 
 import json
 
@@ -92,12 +92,6 @@ def test_empty_spec_has_no_edits(catalogue):
 def test_unknown_feature_is_named_with_what_there_is(catalogue, name):
     with pytest.raises(UnknownFeature, match="tiny/0…63"):
         catalogue.find(name)
-
-
-def test_search_finds_labels_and_what_a_feature_says(catalogue):
-    assert [f.index for f in catalogue.search("bridge")] == [3, 4]
-    assert [f.index for f in catalogue.search("SPAN")] == [4]
-    assert catalogue.search("nothing like this") == []
 
 
 def test_neighbours_are_the_nearest_directions(catalogue):

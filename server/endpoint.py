@@ -1,0 +1,75 @@
+"""A language model at somebody's endpoint, in OpenAI's shape. Knows HTTP; nothing of features.
+
+Only what may pass is tried again: 429 and 5xx. Redirects are not followed, since the key would go along.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import httpx
+
+from steering.errors import SteeringError
+
+TRIES = 4
+LONGEST_WAIT = 30.0
+
+
+class Endpoint:
+    """A model that answers questions, several at a time. Close it at the end: it is an async context manager."""
+
+    def __init__(
+        self, url: str, model: str, key: str | None = None, *, at_once: int = 8, timeout: float = 120, wait: float = 1.0
+    ) -> None:
+        """`url` is the base, such as `https://host/v1`; `wait` is how many seconds pass before the second try."""
+        self.model, self._wait = model, wait
+        self._gate = asyncio.Semaphore(at_once)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout)
+
+    async def __aenter__(self) -> "Endpoint":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def ask(self, system: str, question: str, *, max_tokens: int = 200) -> str:
+        """One answer. Raises SteeringError that says what the endpoint said."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+        async with self._gate:
+            answer = await self._post(body)
+        try:
+            return str(answer.json()["choices"][0]["message"]["content"])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise SteeringError(
+                f"{self._http.base_url} does not answer in OpenAI's shape: {answer.text[:200]!r}"
+            ) from error
+
+    async def _post(self, body: dict[str, object]) -> httpx.Response:
+        attempt = 0
+        while True:
+            try:
+                answer = await self._http.post("chat/completions", json=body)
+            except httpx.HTTPError as error:
+                raise SteeringError(
+                    f"{self._http.base_url} cannot be asked: {str(error) or type(error).__name__}"
+                ) from error
+            if answer.is_success:
+                return answer
+            attempt += 1
+            if attempt == TRIES or not (answer.status_code == 429 or answer.status_code >= 500):
+                raise SteeringError(f"{self._http.base_url} answers {answer.status_code}: {answer.text[:200]}")
+            await asyncio.sleep(_pause(answer, self._wait * 2 ** (attempt - 1)))
+
+
+def numbers_in(answer: str) -> Sequence[int]:
+    """The last list of whole numbers in an answer. Raises ValueError if there is none."""
+    start, end = answer.rfind("["), answer.rfind("]")
+    if not 0 <= start < end:
+        raise ValueError(f"no list of numbers in {answer[:80]!r}")
+    return [int(part) for part in answer[start + 1 : end].replace(",", " ").split()]
+
+
+def _pause(answer: httpx.Response, otherwise: float) -> float:
+    asked = answer.headers.get("retry-after", "")
+    return min(LONGEST_WAIT, float(asked) if asked.isdecimal() else otherwise)
