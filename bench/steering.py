@@ -297,12 +297,6 @@ def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     return found
 
 
-def bakeoff(kit: Kit, concepts: Sequence[Concept], seeds: Sequence[int]) -> list[Result]:
-    """Q13: every arm on every concept."""
-    told = lambda line: console.print(f"  {line}", highlight=False)  # noqa: E731
-    return [r for c in concepts for r in bake(kit, c, seeds=seeds, told=told)]
-
-
 def compared(results: Sequence[Result]) -> list[Check]:
     """What may be claimed of the bake-off, and what not."""
     by = {arm: _of(results, arm) for arm in ARMS}
@@ -472,24 +466,33 @@ def run(
     tokenizer = AutoTokenizer.from_pretrained(opened.model_path)
     wanted = load(concepts)[:most]
     kit = Kit.of(model, tokenizer, opened.to(device), TUNING, PROMPTS)
-    checks = quality(Lab(kit), wanted)
-    results = bakeoff(kit, wanted, range(seeds))
-    checks += compared(results)
-    about = {
+    checks, results = quality(Lab(kit), wanted), list[Result]()
+    told = lambda line: console.print(f"  {line}", highlight=False)  # noqa: E731
+    for n, concept in enumerate(wanted, 1):
+        results += bake(kit, concept, seeds=range(seeds), told=told)
+        about = _about(opened, kit, f"{n} of {len(wanted)} ({concepts})", device, seeds, started)
+        write(out, about, [*checks, *compared(results)], results)  # whoever stops it has what was done
+    _print([*checks, *compared(results)])
+    console.print(f"report: {out / 'steering.md'}")
+
+
+def _about(opened: Bundle, kit: Kit, concepts: str, device: str, seeds: int, started: float) -> dict[str, str]:
+    return {
         "model": opened.info.model if opened.info.model != "model" else f"{opened.info.name} (embedded)",
         "SAE": f"{opened.info.revision}, {opened.sae.d_sae} features at {opened.info.hook}",
-        "concepts": f"{len(wanted)} ({concepts}), fixed before anything was tuned",
+        "concepts": f"{concepts}, fixed before anything was tuned",
         "questions": f"{len(kit.tune)} to tune on, {len(kit.test)} to score on, {seeds} seeds",
         "measured": f"{time.strftime('%Y-%m-%d')} on {device}, in {(time.perf_counter() - started) / 60:.0f} minutes",
     }
-    write(out, about, checks, results)
+
+
+def _print(checks: Sequence[Check]) -> None:
     table = Table("", "what", "figure", "line", "")
     for c in checks:
         table.add_row(
             c.id, c.says, f"{c.value:.3g}", c.line, {True: "passed", False: "[red]missed[/]", None: ""}[c.passed]
         )
     console.print(table)
-    console.print(f"report: {out / 'steering.md'}")
 
 
 def main() -> None:
