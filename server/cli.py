@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from server import analyze_commands, beside, dose_commands, feature_commands, jobs_commands, sae_commands
+from server import analyze_commands, beside, dose_commands, feature_commands, jobs_commands, sae_commands, understanding_commands
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ app = typer.Typer(
 app.add_typer(sae_commands.app, name="sae")
 app.add_typer(jobs_commands.app, name="jobs")
 app.command()(dose_commands.calibrate)
+app.command()(understanding_commands.contrast)
+app.command()(understanding_commands.attribute)
+app.command()(understanding_commands.diff)
 app.command()(analyze_commands.analyze)
 bench = typer.Typer(no_args_is_help=True, help="Measure what steering does, and what a prompt does better.")
 app.add_typer(bench, name="bench")
