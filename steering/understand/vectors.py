@@ -16,15 +16,12 @@ from steering.catalogue import BundleInfo
 from steering.dose import Found, Subject, along, calibrate
 from steering.edits import as_text
 from steering.errors import SteeringError
-from steering.rollouts import QUESTIONS
 from steering.sae import SAE
 from steering.spec import VECTOR, Snapshot, Vector
 from steering.understand.directions import METHODS, Direction, Method
 from steering.understand.doses import LONGEST, START, stage_for
 from steering.understand.passage import NOBODY, Passage
 
-PROMPTS = 8
-"""Of the questions on which features are measured; half of them."""
 _NO_WORDS = torch.zeros(0, dtype=torch.long)
 
 
@@ -48,11 +45,9 @@ def measured(
     tokenizer: PreTrainedTokenizerFast,
     info: BundleInfo,
     direction: Float[Tensor, " d_in"],
-    *,
-    prompts: int = PROMPTS,
 ) -> Found:
-    """Its dose, in eight evaluations at most: 1.0 is as far as KL and repetition allow, as for features. Raises BadChat."""
-    stage = stage_for(model, tokenizer, info.hook, QUESTIONS[:prompts])
+    """Its dose, on the questions that features are measured on, in eight evaluations at most. Raises BadChat."""
+    stage = stage_for(model, tokenizer, info.hook)
     push = along(direction.to(model.device))
     subject = Subject(push, _NO_WORDS, START * info.typical_norm, LONGEST * info.typical_norm)
     return calibrate(stage, [subject])[0]

@@ -71,7 +71,7 @@ def test_its_owner_steers_by_it_like_by_a_feature(made):
 def test_dose_one_is_as_far_as_kl_allows(made, tiller):
     told = made.get("/v1/vectors", params={"user": "ada"}).json()["data"][0]
     model = small.model(len(small.tokenizer()))
-    stage = stage_for(model, small.tokenizer(), "layers.1", QUESTIONS[:8])
+    stage = stage_for(model, small.tokenizer(), "layers.1", QUESTIONS)
     held = asyncio.run(tiller.store.vector("ada", "small", "red"))
     direction = as_vector(held.snapshot.direction, small.WIDTH)
     subject = Subject(along(direction), torch.zeros(0, dtype=torch.long), 1.0, 16.0)
