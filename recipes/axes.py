@@ -26,7 +26,7 @@ from server.texts import from_file
 from steering.catalogue import Bundle
 from steering.hooks import read_stream
 from steering.understand.analyse import analyse
-from steering.understand.axes import Axes, Axis
+from steering.understand.axes import Axes, Axis, mark_of
 from steering.understand.detectors import Auroc, judged, learn
 from steering.understand.passage import of_chat, of_text
 
@@ -227,6 +227,7 @@ def main() -> None:
     axes = Axes(
         method="L2 logistic regression over binarised sum-pooled features; penalty by a fifth of the training texts",
         date=time.strftime("%Y-%m-%d", time.gmtime()),
+        sae=mark_of(bundle.sae),
         features=tuple(f.index for f in bundle.features),
         axes=tuple(found),
         errors=errors_of(model, tokenizer, bundle),

@@ -152,7 +152,7 @@ def told_of(bundle: Bundle, found: Analysis) -> dict[str, Any]:
         }
         for n, e in enumerate(found.features)
     ]
-    mean, axes = round(float(found.error[mine].mean()), 4), Axes.open(bundle.files)
+    mean, axes = round(float(found.error[mine].mean()), 4), Axes.open(bundle.files, bundle.sae)
     return {
         "object": "analysis",
         "parts": [{"speaker": p.speaker, "text": p.text} for p in passage.parts],

@@ -5,6 +5,7 @@ detectors, and often a bag of words is better than all of them: so an axis is a 
 saw, the lower end of its AUROC's interval reached the bag of words' value. Else it shows features, as evidence.
 """
 
+import hashlib
 import os
 from bisect import bisect_left
 from functools import lru_cache
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from steering.catalogue import Bundle
 from steering.errors import BadBundle
+from steering.sae import SAE
 from steering.understand.analyse import Analysis
 from steering.understand.detectors import Auroc
 
@@ -65,6 +67,8 @@ class Axes(BaseModel):
 
     method: str
     date: str
+    sae: str
+    """Which SAE they were learnt with: `mark_of` it."""
     features: tuple[int, ...]
     """The numbers of the features that weights are of."""
     axes: tuple[Axis, ...]
@@ -78,10 +82,11 @@ class Axes(BaseModel):
         return self
 
     @staticmethod
-    def open(folder: Path) -> "Axes | None":
-        """Read those beside an SAE; None if there are none. Raises BadBundle that names the file."""
+    def open(folder: Path, sae: SAE) -> "Axes | None":
+        """Read those beside an SAE; None if there are none for it. Raises BadBundle that names the file."""
         file = folder / FILE
-        return _read(file, file.stat().st_mtime_ns) if file.exists() else None
+        found = _read(file, file.stat().st_mtime_ns) if file.exists() else None
+        return found if found and found.sae == mark_of(sae) else None
 
     def save(self, folder: Path) -> None:
         """Write them beside an SAE; a reader sees the old file or the new."""
@@ -124,6 +129,12 @@ class Axes(BaseModel):
             places, rows = (torch.tensor(p) for p in zip(*here, strict=True))
             weights[:, rows] = torch.tensor([a.weights for a in self.axes])[:, places]
         return weights
+
+
+def mark_of(sae: SAE) -> str:
+    """Tell SAEs apart by their biases and thresholds: what another training makes other."""
+    told = torch.cat([sae.b_enc.flatten(), sae.threshold.flatten()]).float().cpu()
+    return hashlib.sha256(told.numpy().tobytes()).hexdigest()[:16]
 
 
 def _said(axis: Axis, weights: Tensor, fired: Float[Tensor, "stretches d_sae"], bundle: Bundle) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from bench.presets import replies
 from server.engines.transformers_engine import TransformersEngine
 from steering.catalogue import Bundle, Catalogue
 from steering.spec import SteeringSpec
+from steering.understand.axes import Axes
 
 FOLDER = Path(__file__).parents[2] / "sae_weights" / "harbor"
 
@@ -61,3 +62,12 @@ def test_golden_gate_shows_when_steered_and_not_otherwise(bundle):
     shows = CONCEPTS["golden-gate"].shows
     assert sum(shows(text) for text, _ in plain) / len(PROMPTS) <= 0.05
     assert sum(shows(text) for text, _ in steered) / len(PROMPTS) >= 0.6
+
+
+def test_moods_are_shown_as_scores_only_where_they_reach_a_bag_of_words(bundle):
+    axes = Axes.open(bundle.files, bundle.sae)
+    assert axes is not None
+    assert {a.name for a in axes.axes} >= {"joy", "anger", "sentiment", "formality"}
+    assert all((a.shown_as == "score") == (a.auroc.low >= a.bag_of_words.value) for a in axes.axes)
+    assert not any(a.shown_as == "score" for a in axes.axes)  # as the card says
+    assert (bundle.files / "axes.json").stat().st_size < 1e6

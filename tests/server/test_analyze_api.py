@@ -5,7 +5,7 @@ import torch
 
 from steering.catalogue import Bundle
 from steering.hooks import read_stream
-from steering.understand.axes import FILE, Axes, Axis
+from steering.understand.axes import FILE, Axes, Axis, mark_of
 from tests import small
 
 TEXT = "the bridge is red 👩‍👩‍👧 and long"
@@ -80,7 +80,9 @@ def test_axes_beside_the_sae_are_told_of_the_whole_and_of_each_speaker(http, bun
     figures |= {k: {"value": 0.8, "low": 0.75, "high": 0.85} for k in ("bag_of_words", "length")}
     named = {"name": "red", "high": "red", "low": "not red", "source": "test", "n_train": 1, "n_test": 1}
     axis = Axis.model_validate({**named, **figures, "weights": [1.0, 2.0], "bias": 0.0, "prevalence": 0.5})
-    file = Axes(method="test", date="2026-01-01", features=(1, 2), axes=(axis,), errors=(0.0, 0.1))
+    file = Axes(
+        method="test", date="2026-01-01", sae=mark_of(small.sae()), features=(1, 2), axes=(axis,), errors=(0.0, 0.1)
+    )
     folder = bundle / "revisions/r1"
     file.save(folder)
     try:

@@ -10,7 +10,7 @@ import torch
 from steering.catalogue import Bundle, BundleInfo, Feature
 from steering.errors import BadBundle
 from steering.understand.analyse import analyse
-from steering.understand.axes import FILE, Axes, Axis
+from steering.understand.axes import FILE, Axes, Axis, mark_of
 from steering.understand.detectors import Auroc, auroc, fit, judged, learn
 from steering.understand.passage import NOBODY, of_chat, of_text
 from tests import small
@@ -35,7 +35,7 @@ def axis(features: Auroc, words: Auroc, weights=None, bias=0.0):
 
 
 def axes(*found, features=range(small.FEATURES)):
-    return Axes(method="test", date="2026-01-01", features=tuple(features), axes=found)
+    return Axes(method="test", date="2026-01-01", sae=mark_of(small.sae()), features=tuple(features), axes=found)
 
 
 def planted(n=600, d=40, *, told_by=(3, 7)):
@@ -155,10 +155,16 @@ def test_weights_belong_to_features_numbers_whatever_their_rows(bundle):
 
 
 def test_axes_are_the_same_after_saving_and_none_where_there_is_no_file(tmp_path):
-    assert Axes.open(tmp_path) is None
+    assert Axes.open(tmp_path, small.sae()) is None
     found = axes(axis(Auroc(value=0.9, low=0.8, high=1), Auroc(value=0.5, low=0.4, high=0.6), [0.5] * small.FEATURES))
     found.save(tmp_path)
-    assert Axes.open(tmp_path) == found
+    assert Axes.open(tmp_path, small.sae()) == found
+
+
+def test_axes_of_another_sae_are_none(tmp_path):
+    axes().save(tmp_path)
+    other = replace(small.sae(), threshold=torch.full((small.FEATURES,), 0.2))
+    assert Axes.open(tmp_path, other) is None
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -168,7 +174,7 @@ def test_a_damaged_file_is_named(tmp_path):
     for damaged in (whole[:200], whole.replace('"features":[0,', '"features":['), "[]"):
         (tmp_path / FILE).write_text(damaged)
         with pytest.raises(BadBundle, match=r"axes\.json.*damaged.*recipes\.axes"):
-            Axes.open(tmp_path)
+            Axes.open(tmp_path, small.sae())
 
 
 def test_an_error_is_placed_among_those_of_the_corpus():

@@ -1,0 +1,100 @@
+"""What does looking cost? `python -m bench.analyse`: a text read and analysed ÷ the model's bare forward pass over it.
+
+Texts are the bundle's own chats, put one after another until they fill the context; goal: 0.85 of the forward's tokens a
+second. Reading runs no layer after the hook, which pays for the SAE; so the share depends on where the hook is.
+"""
+
+import argparse
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from transformers import PreTrainedModel
+
+from bench.lab import Case, Ratio, by_turns, show
+from server.analyze_api import told_of
+from server.sae_training import device_of, load
+from server.texts import from_file
+from steering.catalogue import Bundle
+from steering.hooks import read_stream
+from steering.understand.analyse import analyse
+from steering.understand.passage import Passage, of_chat, of_text
+
+GOAL = 0.85
+
+
+def passages(bundle: Bundle, tokenizer, *, length: int, count: int) -> list[Passage]:  # noqa: ANN001 - transformers' own
+    """So many chats of about that many tokens each, of the bundle's corpus."""
+    found, turns, n = [], [], 0
+    for text in from_file(bundle.folder / "corpus.jsonl.xz"):
+        passage = of_text(tokenizer, text) if isinstance(text, str) else None
+        messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
+        size = len(passage.ids if passage else of_chat(tokenizer, messages).ids)
+        if turns and n + size > length:
+            found.append(of_chat(tokenizer, turns))
+            turns, n = [], 0
+        if len(found) == count:
+            break
+        turns, n = [*turns, *messages], n + size
+    return found
+
+
+def cases(model: PreTrainedModel, bundle: Bundle, texts: list[Passage]) -> dict[str, Case]:
+    """The bare forward, reading alone, reading and analysing, and all that with the answer's JSON."""
+    ids = [torch.tensor([p.ids], device=model.device) for p in texts]
+    hook, tokens = bundle.info.hook, sum(len(p.ids) for p in texts)
+
+    def look(i: int) -> object:
+        return analyse(bundle, texts[i], read_stream(model, ids[i], hook)[0])
+
+    works: dict[str, Callable[[int], object]] = {
+        "forward": lambda i: model(input_ids=ids[i], use_cache=False),
+        "read": lambda i: read_stream(model, ids[i], hook),
+        "analyse": look,
+        "answer": lambda i: told_of(bundle, look(i)),  # pyright: ignore[reportArgumentType]
+    }
+    return {name: _case(work, len(texts), tokens, model.device) for name, work in works.items()}
+
+
+def _case(work: Callable[[int], object], texts: int, tokens: int, device: torch.device) -> Case:
+    async def run() -> float:
+        start = perf_counter()
+        for i in range(texts):
+            work(i)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return tokens / (perf_counter() - start)
+
+    return run
+
+
+def main() -> None:
+    """Print the table."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--bundle", type=Path, default="sae_weights/harbor")
+    p.add_argument("--rounds", type=int, default=12)
+    p.add_argument("--texts", type=int, default=4)
+    p.add_argument("--length", type=int, default=1000, help="tokens of each, about")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--json", type=Path, default=None)
+    args = p.parse_args()
+    device = device_of(args.device)
+    bundle = Bundle.open(args.bundle).to(device)
+    model, tokenizer = load(bundle.model_path, device)
+    texts = passages(bundle, tokenizer, length=args.length, count=args.texts)
+    with torch.inference_mode():
+        found = asyncio.run(by_turns(cases(model, bundle, texts), args.rounds))
+    title = f"{bundle.info.name}, {device.type}, {os.cpu_count()} cores: of the forward's {found.median('forward').value:,.0f} tokens/s"
+    rows = [
+        Ratio("read the stream ÷ forward", found.ratio("read", "forward"), None),
+        Ratio("read and analyse ÷ forward", found.ratio("analyse", "forward"), GOAL),
+        Ratio("with the answer's JSON ÷ forward", found.ratio("answer", "forward"), None),
+    ]
+    show(title, rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
