@@ -2,8 +2,12 @@
 
 A pass reads a batch once. `keep(cut)` says which activations count; what comes back writes them into the
 stream. On a CPU only the encoder's product is dense: of `d_sae` activations a few dozen are kept, and
-decoder and both gradients touch no others (Gao et al. 2024, appendix D). On a GPU dense products are
+decoder and both gradients touch no others (Gao et al. 2024, appendix D). Where the CPU multiplies bfloat16, that
+product only says which activations may be kept, and those few are then computed exactly. On a GPU dense products are
 faster up to some hundred thousand features, and are taken in bfloat16 where autocast says so.
+
+What is as large as the weights is written into memory that stays: to get 50 MB from the system takes longer than to
+fill them.
 """
 
 from collections.abc import Sequence
@@ -11,11 +15,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steering.train.weights import Rows, Weights
+from steering.train.ranks import ALONE, Ranks
+from steering.train.weights import PIECE, Rows, Weights
 
+SAMPLE = 1 << 17
+"""Of a batch's activations, so many show where the largest begin."""
+HALVED = 1 << 18
+"""From so many weights on the encoder's product is taken in bfloat16, if the CPU has instructions for it."""
 Cut = Float[Tensor, "*rows"]
 """Activations above it are kept: one number, or `[rows, 1]`. Never negative."""
 
@@ -43,6 +52,10 @@ class Pass(Protocol):
         """The activations above `cut`, of all features or of `columns`."""
         ...
 
+    def largest(self, wanted: int, ranks: Ranks = ALONE) -> Kept:
+        """The `wanted` largest of the batch; of all ranks' batches as many for each."""
+        ...
+
 
 def read(weights: Weights, x: Rows) -> Pass:
     """A batch's pass, by whichever way is faster on its device."""
@@ -65,6 +78,10 @@ class Dense:
             on &= among
         return DenseKept(torch.where(on, self._live, 0.0), self._weights)
 
+    def largest(self, wanted: int, ranks: Ranks = ALONE) -> "DenseKept":
+        """The `wanted` largest of the batch."""
+        return self.keep(largest(self.pre, wanted, ranks))
+
 
 @dataclass(frozen=True, eq=False)
 class DenseKept:
@@ -86,22 +103,51 @@ class DenseKept:
 
 
 class Sparse:
-    """One dense product, the encoder's; everything else by the activations that are kept."""
+    """One dense product, the encoder's; everything else by the activations that are kept.
 
+    Good until the next one of the same weights and size is made, which takes over its memory.
+    """
+
+    @torch.no_grad()
     def __init__(self, weights: Weights, x: Rows) -> None:
-        with torch.no_grad():
-            self.pre = weights.pre(x).relu_()
         self._weights, self._x = weights, x
+        self._seen = x - weights.b_dec if weights.subtracts else x
+        kind = torch.bfloat16 if _halves(weights) else torch.float32
+        encoder = weights.encoder
+        if kind != torch.float32:
+            encoder = weights.room("encoder", encoder.shape, kind).copy_(encoder)
+        out = weights.room("pre", (len(x), weights.d_sae), kind)
+        self.pre = torch.addmm(weights.b_enc.to(kind), self._seen.to(kind), encoder.T, out=out).relu_()
 
     def keep(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> "SparseKept":
-        """The activations above `cut`."""
-        w, pre = self._weights, self.pre if columns is None else self.pre[:, columns]
-        flat = (pre > cut).view(-1).nonzero()[:, 0]
-        row, column = flat // pre.shape[1], flat % pre.shape[1]
+        """The activations above `cut`; in bfloat16, what is equal to it is dropped, too."""
+        pre = self.pre if columns is None else self.pre[:, columns]
+        row, column = _places(pre > cut)
         column = column if columns is None else columns[column]
-        code = _Code(row, column, len(pre), w.W_dec.shape[0])
-        known = pre.reshape(-1)[flat]
-        values: Tensor = _Values.apply(known, self._x, w.encoder, w.b_enc, w.b_dec, code, w.subtracts)  # type: ignore[assignment]
+        return self._kept(row, column, self._exactly(row, column))
+
+    def largest(self, wanted: int, ranks: Ranks = ALONE) -> "SparseKept":
+        """The `wanted` largest of the batch."""
+        if self.pre.dtype == torch.float32:
+            return self.keep(largest(self.pre, wanted, ranks))
+        pre = self.pre.view(torch.int16)  # in the order of the numbers themselves, and faster to compare
+        row, column = _places(pre > _rough(pre, wanted))
+        if int(ranks.sum(torch.tensor(len(row)))) <= wanted * ranks.size:
+            row, column = _places(pre > 0)
+        values = self._exactly(row, column)
+        on = values > _below(ranks.gather(values), wanted * ranks.size)
+        return self._kept(row[on], column[on], values[on])
+
+    def _exactly(self, row: Tensor, column: Tensor) -> Tensor:
+        w = self._weights
+        if self.pre.dtype == torch.float32:
+            return self.pre[row, column]
+        return _products(self._seen, w.encoder.detach(), row, column).add_(w.b_enc.detach()[column])
+
+    def _kept(self, row: Tensor, column: Tensor, known: Tensor) -> "SparseKept":
+        w = self._weights
+        code = _Code(row, column, len(self.pre), w.d_sae)
+        values: Tensor = _Values.apply(known, self._seen, w.encoder, w.b_enc, w.b_dec, code, w)  # type: ignore[assignment]
         return SparseKept(values, code, w)
 
 
@@ -121,13 +167,13 @@ class SparseKept:
     def write(self, ends: Sequence[int]) -> Float[Tensor, "ends rows d_in"]:
         """The reconstruction by the features below each of `ends`."""
         if len(ends) == 1:
-            return _Write.apply(self.values, self.weights.W_dec, self.code)[None]  # type: ignore[index]
+            return _Write.apply(self.values, self.weights.W_dec, self.code, self.weights)[None]  # type: ignore[index]
         # Entries of one band of features after those of another: each band is a block of bags of its own.
         band = torch.bucketize(self.code.column, torch.tensor(ends), right=True)
         order = torch.sort(band, stable=True).indices
         code, rows = self.code.taken(order), self.code.rows
         code = replace(code, row=code.row + band[order] * rows, rows=rows * len(ends))
-        parts: Tensor = _Write.apply(self.values[order], self.weights.W_dec, code)  # type: ignore[assignment]
+        parts: Tensor = _Write.apply(self.values[order], self.weights.W_dec, code, self.weights)  # type: ignore[assignment]
         return parts.view(len(ends), rows, -1).cumsum(0)
 
 
@@ -149,17 +195,16 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:  # noqa: ANN401
-        known, x, encoder, _, b_dec, ctx.code, ctx.subtracts = args
-        ctx.save_for_backward(x, encoder, b_dec)
+        known, seen, encoder, _, _, ctx.code, ctx.weights = args
+        ctx.save_for_backward(seen, encoder)
         return known
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        (gradient,), (x, encoder, b_dec), code = grad_outputs, ctx.saved_tensors, ctx.code
-        seen = x - b_dec if ctx.subtracts else x
-        columns = _by_column(code, gradient, seen)
+        (gradient,), (seen, encoder), code = grad_outputs, ctx.saved_tensors, ctx.code
+        _add_by_column(ctx.weights, "encoder", code, gradient, seen)
         bias = torch.zeros(code.d_sae).index_add_(0, code.column, gradient)
-        return None, None, columns, bias, (-(bias @ encoder) if ctx.subtracts else None), None, None
+        return None, None, None, bias, (-(bias @ encoder) if ctx.weights.subtracts else None), None, None
 
 
 class _Write(torch.autograd.Function):
@@ -167,7 +212,7 @@ class _Write(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:  # noqa: ANN401
-        values, W_dec, ctx.code = args
+        values, W_dec, ctx.code, ctx.weights = args
         ctx.save_for_backward(values, W_dec)
         return _bags(W_dec, ctx.code.column, _starts(ctx.code.row, ctx.code.rows), values)
 
@@ -175,17 +220,30 @@ class _Write(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         (gradient,), (values, W_dec), code = grad_outputs, ctx.saved_tensors, ctx.code
         gradient = gradient.contiguous()
-        starts = _starts(code.row, code.rows)
-        back = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            gradient, W_dec, code.column, starts, code.row, 0, -1
-        )
-        return back, _by_column(code, values, gradient), None
+        _add_by_column(ctx.weights, "W_dec", code, values, gradient)
+        return _products(gradient, W_dec, code.row, code.column), None, None, None
 
 
-def _by_column(code: _Code, values: Tensor, table: Float[Tensor, "rows d_in"]) -> Float[Tensor, "d_sae d_in"]:
-    """`codeᵀ @ table`, with these values in the code."""
+def _add_by_column(weights: Weights, name: str, code: _Code, values: Tensor, table: Float[Tensor, "rows d_in"]) -> None:
+    """Add `codeᵀ @ table`, with these values in the code, to the gradient of a parameter, in pieces that fit a cache."""
     column, order = torch.sort(code.column, stable=True)
-    return _bags(table, code.row[order], _starts(column, code.d_sae), values[order])
+    row, values, starts = code.row[order], values[order], _starts(column, code.d_sae + 1)
+    parameter = weights.get_parameter(name)
+    fresh = parameter.grad is None
+    if parameter.grad is None:
+        parameter.grad = weights.room(f"{name}.grad", parameter.shape)
+    step = max(1, PIECE // table.shape[1])
+    ends = [*starts[::step].tolist(), len(column)]
+    for at, first, last in zip(range(0, code.d_sae, step), ends, ends[1:], strict=False):
+        into = parameter.grad[at : at + step]
+        bags = _bags(table, row[first:last], starts[at : at + len(into)] - first, values[first:last])
+        into.copy_(bags) if fresh else into.add_(bags)
+
+
+def _products(one: Tensor, other: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """`one[row] · other[column]` of each pair, without gathering either; `row` never falls."""
+    one, starts = one.contiguous(), _starts(row, len(one))
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(one, other, column, starts, row, 0, -1)
 
 
 def _bags(table: Tensor, index: Tensor, starts: Tensor, values: Tensor) -> Tensor:
@@ -194,3 +252,46 @@ def _bags(table: Tensor, index: Tensor, starts: Tensor, values: Tensor) -> Tenso
 
 def _starts(rising: Int[Tensor, " kept"], n: int) -> Int[Tensor, " n"]:
     return torch.searchsorted(rising, torch.arange(n))
+
+
+def largest(pre: Float[Tensor, "rows d_sae"], wanted: int, ranks: Ranks) -> Cut:
+    """The value that `wanted` activations for each rank are above, over all ranks' batches.
+
+    A sample says roughly where it lies; exactly it is then found among the few above that.
+    """
+    flat = pre.view(-1)
+    few = ranks.gather(flat[flat > _rough(pre, wanted)])
+    if len(few) <= wanted * ranks.size:
+        few = ranks.gather(flat[flat > 0])
+    return _below(few, wanted * ranks.size)
+
+
+def _rough(pre: Tensor, wanted: int) -> Tensor:
+    """What some more than `wanted` are above, most probably."""
+    flat = pre.view(-1)
+    sample = flat[:: len(flat) // SAMPLE | 1]  # odd, so that it meets all columns
+    above = min(len(sample), round(len(sample) * wanted / len(flat) * 1.2) + 32)
+    return sample.topk(above, sorted=False).values.amin()
+
+
+def _below(values: Tensor, wanted: int) -> Tensor:
+    """What exactly `wanted` of these are above; 0 if there are not so many."""
+    if len(values) <= wanted:
+        return values.new_zeros(())
+    return values.kthvalue(len(values) - wanted).values.clamp_min(0)
+
+
+def _places(on: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of what is true. It is rare: eight at a time are looked at first."""
+    flat = on.view(-1)
+    if len(flat) % 8:
+        at = flat.nonzero()[:, 0]
+    else:
+        eight = flat.view(torch.int64).nonzero()[:, 0]
+        inside = flat.view(-1, 8)[eight].nonzero()
+        at = eight[inside[:, 0]] * 8 + inside[:, 1]
+    return at // on.shape[1], at % on.shape[1]
+
+
+def _halves(weights: Weights) -> bool:
+    return weights.encoder.numel() >= HALVED and torch.cpu._is_avx512_bf16_supported()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steering.sae import SAE
 from steering.train import checkpoint
-from steering.train.objectives import BatchTopK, Moment, Objective
+from steering.train.objectives import BatchTopK, Moment, Objective, Pace
 from steering.train.ranks import ALONE, Ranks
 from steering.train.weights import Rows, Weights
 
@@ -31,19 +31,23 @@ class Recipe:
     d_sae: int = 2048
     steps: int = 1500
     lr: float | None = None
-    """2·10⁻⁴ · √(16384 / d_sae), at most 10⁻³, if not given (Gao et al. 2024)."""
+    """The objective's own pace, if not given; else this with Adam's usual moments."""
     warmup: int = 100
     """Steps over which the learning rate rises."""
-    decay: float = 0.3
-    """Share of the run, at its end, over which the learning rate falls to zero."""
+    decay: float | None = None
+    """Share of the run, at its end, over which the learning rate falls to zero; the pace's, if not given."""
     dead_after: int = 100_000
     """Tokens without firing after which progress counts a feature as dead."""
     seed: int = 0
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
-        lr = min(1e-3, 2e-4 * math.sqrt(16384 / self.d_sae)) if self.lr is None else self.lr
-        return lr * min(1.0, (step + 1) / self.warmup) * min(1.0, (self.steps - step) / max(1, self.decay * self.steps))
+    def pace(self, d_in: int) -> Pace:
+        """How fast to learn."""
+        return self.objective.pace(d_in, self.d_sae) if self.lr is None else Pace(self.lr)
+
+    def slope(self, step: int, decay: float) -> float:
+        """Of the learning rate, what is used at a step."""
+        decay = decay if self.decay is None else self.decay
+        return min(1.0, (step + 1) / self.warmup) * min(1.0, (self.steps - step) / max(1, decay * self.steps))
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Training:
         self.steps = 0
         device = weights.W_dec.device
         self._idle = torch.zeros(recipe.d_sae, device=device)
-        self._optimizer = torch.optim.Adam(weights.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self._pace = recipe.pace(weights.W_dec.shape[1])
+        self._optimizer = torch.optim.Adam(self._groups(), betas=self._pace.moments, eps=1e-8, fused=True)
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
 
     @staticmethod
@@ -90,7 +95,8 @@ class Training:
         self.ranks.average_gradients(parameters)
         self.weights.tangent()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        self._optimizer.param_groups[0]["lr"] = self.recipe.rate(self.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["full"] * self.recipe.slope(self.steps, self._pace.decay)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.weights.project()
@@ -100,6 +106,14 @@ class Training:
         variance = (x - x.mean(0)).pow(2).sum(1).mean()
         new = torch.stack([terms.loss.detach(), terms.error.detach(), variance, terms.counts.sum() / len(batch)])
         self._sums += self.ranks.mean(new.double())
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """A group for each weight, in their order, so that moments can be found by it."""
+        pace, biases = self._pace, ("b_enc", "b_dec")
+        return [
+            {"params": [p], "lr": 0.0, "full": pace.lr * (pace.biases if name in biases else 1.0)}
+            for name, p in self.weights.named_parameters()
+        ]
 
     def progress(self) -> Progress:
         """The means since the last time that this was asked for."""

@@ -1,5 +1,7 @@
 """An SAE while it learns, on inputs scaled so that E‖x‖² = d. Knows tensors; nothing of losses or loops."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -8,6 +10,8 @@ from steering.fold import Loose
 from steering.sae import SAE
 
 Rows = Float[Tensor, "rows d_in"]
+PIECE = 1 << 20
+"""Large matrices are gone through in pieces of so many numbers, which stay in the cache."""
 
 
 class Weights(torch.nn.Module):
@@ -35,6 +39,7 @@ class Weights(torch.nn.Module):
         self.W_dec, self.b_dec = torch.nn.Parameter(W_dec), torch.nn.Parameter(b_dec)
         self.log_threshold = None if log_threshold is None else torch.nn.Parameter(log_threshold)
         self.subtracts, self.unit = subtracts, unit
+        self._rooms: dict[str, Tensor] = {}
 
     @staticmethod
     def of(sae: SAE, scale: float) -> "Weights":
@@ -49,6 +54,13 @@ class Weights(torch.nn.Module):
     def decode(self, a: Float[Tensor, "rows d_sae"]) -> Rows:
         """The reconstruction of these activations."""
         return a @ self.W_dec + self.b_dec
+
+    def room(self, name: str, shape: Sequence[int], kind: torch.dtype = torch.float32) -> Tensor:
+        """Memory for one step, the same in every step; what is in it is what was left there."""
+        held = self._rooms.get(name)
+        if held is None or held.shape != torch.Size(shape) or held.dtype != kind:
+            held = self._rooms[name] = torch.empty(*shape, dtype=kind, device=self.W_dec.device)
+        return held
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
@@ -71,8 +83,9 @@ class Weights(torch.nn.Module):
         if self.held is not None and self.W_dec.grad is not None:
             self.W_dec.grad[self.held] = 0
         if self.unit and self.W_dec.grad is not None:
-            along = torch.bmm(self.W_dec.grad[:, None], self.W_dec[:, :, None])[:, 0]
-            self.W_dec.grad.addcmul_(self.W_dec, along, value=-1)
+            step = max(1, PIECE // self.W_dec.shape[1])
+            for gradient, rows in zip(self.W_dec.grad.split(step), self.W_dec.split(step), strict=True):
+                gradient.addcmul_(rows, (gradient * rows).sum(1, keepdim=True), value=-1)
 
     @torch.no_grad()
     def project(self) -> None:

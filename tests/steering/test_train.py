@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steering.sae import SAE
-from steering.train import objectives
+from steering.train import kernels, objectives
 from steering.train.kernels import Dense, Sparse
 from steering.train.measures import measure
 from steering.train.objectives import BatchTopK, JumpReLU, Moment, ReluL1, TopK, _largest
@@ -115,6 +115,34 @@ def test_sparse_gradients_are_the_dense_ones(objective, monkeypatch):
         found[way] = [loss.detach(), error.detach(), counts, *(p.grad for p in weights.parameters())]
     for ours, reference in zip(found[Sparse], found[Dense], strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", [BatchTopK(k=3, dead_after=10), TopK(k=3), BatchTopK(k=4, matryoshka=64)])
+def test_where_the_product_is_taken_in_bfloat16_what_is_kept_is_exact(objective, monkeypatch):
+    monkeypatch.setattr(kernels, "_halves", lambda weights: True)
+    x = next(planted())
+    weights = objective.begin(x, 64, torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(weights.b_enc, 0, 0.1, generator=torch.Generator().manual_seed(2))
+    kept = objective.kept(Sparse(weights, x), 3, ALONE)
+    exact = objective.kept(Dense(weights, x), 3, ALONE)
+    code = kept.code
+    torch.testing.assert_close(kept.values, weights.pre(x)[code.row, code.column], atol=1e-5, rtol=1e-5)
+    assert len(kept.values) == pytest.approx(3 * len(x), rel=0.03)  # rows of a TopK may have two equals at their end
+    assert (exact.a[code.row, code.column] > 0).float().mean() > 0.97
+
+
+def test_a_second_step_writes_into_the_memory_of_the_first():
+    objective, x = BatchTopK(k=3), next(planted())
+    weights = objective.begin(x, 64, torch.Generator().manual_seed(1))
+    places, gradients = set(), []
+    for _ in range(2):
+        objective.terms(weights, x, Moment(500, 1000, torch.zeros(64))).loss.backward()
+        assert weights.W_dec.grad is not None
+        places.add(weights.W_dec.grad.data_ptr())
+        gradients.append(weights.W_dec.grad.clone())
+        weights.zero_grad(set_to_none=True)
+    assert len(places) == 1
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_matryoshka_reconstructs_with_its_first_features_alone():
