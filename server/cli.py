@@ -24,7 +24,15 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from server import analyze_commands, beside, dose_commands, feature_commands, jobs_commands, sae_commands, understanding_commands
+from server import (
+    analyze_commands,
+    beside,
+    dose_commands,
+    feature_commands,
+    jobs_commands,
+    sae_commands,
+    understanding_commands,
+)
 from server.settings import Settings
 
 if TYPE_CHECKING:
