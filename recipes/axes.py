@@ -1,8 +1,8 @@
 """Make a bundle's mood axes and say what they are worth: `python -m recipes.axes --eval FOLDER --tones FILE`.
 
 Emotions and sentiment are learnt from GoEmotions' training texts and judged on its development texts; formality from
-Personality Chat's professional answers against its friendly, witty and enthusiastic ones, judged on questions that were not
-learnt from. Beside the features stand a bag of the same texts' words, the stream's mean, saying always the same, and length.
+Personality Chat's professional answers against its friendly, witty and enthusiastic ones, judged on answers to
+other questions. Beside the features stand a bag of the same texts' words, the stream's mean, saying always the same, and length.
 Writes `axes.json` beside the SAE, and the checksums again; prints the table for the bundle's card.
 """
 
