@@ -74,7 +74,7 @@ def label(
 
     found = _working("naming", work)
     table = Table("feature", "label", "detection", "fuzzing", "control", "specificity")
-    for f in found.features[:20]:
+    for f in [f for f in found.features if f.label][:20]:
         s = f.label_scores
         shown = [s.detection, s.fuzzing, s.control, s.specificity] if s else [None] * 4
         table.add_row(f.id, escape(f.label[:70]), *("" if v is None else f"{v:.2f}" for v in shown))

@@ -109,7 +109,9 @@ async def _votes(tiller: Tiller, asked: SteeringRequest, liked: float, weight: f
     """What is said of each slider of a reply; of several, each says less."""
     sliders = [(f"preset:{asked.preset}", asked.scale)] if asked.preset else []
     if asked.unit == "dose":
-        mine = [i for i in asked.features if not i.id.startswith(VECTOR)]  # a vector has no range of its own to learn in
+        mine = [
+            i for i in asked.features if not i.id.startswith(VECTOR)
+        ]  # a vector has no range of its own to learn in
         sliders += [(f"feature:{i.id}", i.strength) for i in mine if i.mode == "add"]
     for subject, _ in sliders:
         if await _range(tiller, subject) is None:

@@ -93,7 +93,8 @@ class Index:
             return None
         with self._lock:
             self._meaning = self._meaning or _sentences(self._meaning_model, self.features)
-        return [(f, float(s)) for f, s in zip(self.features, self._meaning(words), strict=True)]
+        scores = zip(self.features, self._meaning(words), strict=True)
+        return [(f, float(score)) for f, score in scores if "dead" not in f.kind]
 
 
 async def find(index: Index, query: FeatureQuery, read: Read) -> Hits:

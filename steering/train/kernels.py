@@ -12,6 +12,7 @@ fill them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -131,7 +132,7 @@ class Sparse:
         if self.pre.dtype == torch.float32:
             return self.keep(largest(self.pre, wanted, ranks))
         pre = self.pre.view(torch.int16)  # in the order of the numbers themselves, and faster to compare
-        row, column = _places(pre > _rough(pre, wanted))
+        row, column = _above(pre, _rough(pre, wanted))
         if int(ranks.sum(torch.tensor(len(row)))) <= wanted * ranks.size:
             row, column = _places(pre > 0)
         values = self._exactly(row, column)
@@ -166,15 +167,14 @@ class SparseKept:
 
     def write(self, ends: Sequence[int]) -> Float[Tensor, "ends rows d_in"]:
         """The reconstruction by the features below each of `ends`."""
-        if len(ends) == 1:
-            return _Write.apply(self.values, self.weights.W_dec, self.code, self.weights)[None]  # type: ignore[index]
-        # Entries of one band of features after those of another: each band is a block of bags of its own.
-        band = torch.bucketize(self.code.column, torch.tensor(ends), right=True)
-        order = torch.sort(band, stable=True).indices
-        code, rows = self.code.taken(order), self.code.rows
-        code = replace(code, row=code.row + band[order] * rows, rows=rows * len(ends))
-        parts: Tensor = _Write.apply(self.values[order], self.weights.W_dec, code, self.weights)  # type: ignore[assignment]
-        return parts.view(len(ends), rows, -1).cumsum(0)
+        values, code = self.values, self.code
+        if len(ends) > 1:
+            # Entries of one band of features after those of another: each band is a block of bags of its own.
+            band = torch.bucketize(code.column, torch.tensor(ends), right=True)
+            order = torch.sort(band, stable=True).indices
+            row = code.row[order] + band[order] * code.rows
+            values, code = values[order], replace(code, row=row, column=code.column[order], rows=code.rows * len(ends))
+        return _Write.apply(values, self.weights.W_dec, code, self.weights, len(ends))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +185,6 @@ class _Code:
     column: Int[Tensor, " kept"]
     rows: int
     d_sae: int
-
-    def taken(self, order: Int[Tensor, " kept"]) -> "_Code":
-        return replace(self, row=self.row[order], column=self.column[order])
 
 
 class _Values(torch.autograd.Function):
@@ -208,20 +205,28 @@ class _Values(torch.autograd.Function):
 
 
 class _Write(torch.autograd.Function):
-    """Σ of kept values times their decoder rows, for each row of the code."""
+    """Σ of kept values times their decoder rows, for each row of the code; each of its `bands` on top of those before."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:  # noqa: ANN401
-        values, W_dec, ctx.code, ctx.weights = args
+        values, W_dec, ctx.code, ctx.weights, bands = args
         ctx.save_for_backward(values, W_dec)
-        return _bags(W_dec, ctx.code.column, _starts(ctx.code.row, ctx.code.rows), values)
+        found = _bags(W_dec, ctx.code.column, _starts(ctx.code.row, ctx.code.rows), values).view(
+            bands, -1, len(W_dec[0])
+        )
+        for before, after in pairwise(found):
+            after += before
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         (gradient,), (values, W_dec), code = grad_outputs, ctx.saved_tensors, ctx.code
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        for after, before in pairwise(list(gradient)[::-1]):
+            before += after
+        gradient = gradient.view(code.rows, -1)
         _add_by_column(ctx.weights, "W_dec", code, values, gradient)
-        return _products(gradient, W_dec, code.row, code.column), None, None, None
+        return _products(gradient, W_dec, code.row, code.column), None, None, None, None
 
 
 def _add_by_column(weights: Weights, name: str, code: _Code, values: Tensor, table: Float[Tensor, "rows d_in"]) -> None:
@@ -291,6 +296,16 @@ def _places(on: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
         inside = flat.view(-1, 8)[eight].nonzero()
         at = eight[inside[:, 0]] * 8 + inside[:, 1]
     return at // on.shape[1], at % on.shape[1]
+
+
+def _above(pre: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of what is above. The largest of eight columns each is looked at first."""
+    if pre.shape[1] % 8:
+        return _places(pre > cut)
+    eight = pre.view(len(pre), 8, -1)
+    row, at = _places(eight.amax(1) > cut)
+    inside, which = (eight[row, :, at] > cut).nonzero().unbind(1)
+    return row[inside], at[inside] + which * eight.shape[2]
 
 
 def _halves(weights: Weights) -> bool:

@@ -96,6 +96,12 @@ class Weights(torch.nn.Module):
     @torch.no_grad()
     def served(self, scale: float) -> SAE:
         """The same function of the raw stream as a JumpReLU; thresholds 0 where none are learnt."""
+        self._rooms.clear()
+        if self.unit and self.log_threshold is None:  # nothing to fold, and what folds needs several times the memory
+            bias = self.b_enc - self.b_dec @ self.W_enc if self.subtracts else self.b_enc
+            parts = (self.W_enc, bias / scale, self.W_dec, self.b_dec / scale, torch.zeros_like(bias))
+            W_enc, b_enc, W_dec, b_dec, threshold = (part.detach().clone() for part in parts)
+            return SAE(W_enc, b_enc, W_dec, b_dec, threshold)
         threshold = 0.0 if self.log_threshold is None else self.log_threshold.exp()
         parts = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
         return Loose(*parts, threshold, self.subtracts, scale, scale).fold().sae

@@ -1,6 +1,7 @@
 """The map: near directions are near, clusters are found and named, files come back as they were."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -87,10 +88,9 @@ def test_a_map_that_is_damaged_or_of_another_sae_is_refused(bundle, tmp_path, fi
         Map.read(tmp_path, 60)
 
 
+@pytest.mark.filterwarnings("ignore")  # of umap, about what it can do with TensorFlow
 def test_umap_is_asked_for_by_name_only_where_it_is_installed(bundle):
-    try:
-        import umap  # noqa: F401
-    except ImportError:
+    if find_spec("umap") is None:
         with pytest.raises(SteeringError, match=r"tiller\[map\]"):
             draw(bundle[0], "umap")
     else:
