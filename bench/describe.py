@@ -1,0 +1,80 @@
+"""How long does describing take? `python -m bench.describe`: every feature of a widened SAE on the embedded corpus.
+
+The embedded SAE is made as wide as asked by repeating its rows with a little noise, so that the features are of the kind
+that they are. What is timed is all of `describe`; the memory is the most that the process held, model included. With
+`--label` the labels are made and tried, too. One process, so many threads as torch is given (OMP_NUM_THREADS).
+"""
+
+import argparse
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import torch
+
+from server.cataloguing import Ground, counted
+from server.labelling import LabelOrder, labelled
+from server.sae_training import load
+from server.settings import EMBEDDED, Settings
+from server.texts import corpus_rows
+from steering.catalogue import Bundle, Feature
+from steering.sae import SAE
+from steering.understand.describe import describe
+
+GOAL = 600.0
+"""Seconds for 4,096 features."""
+
+
+def widened(sae: SAE, features: int, noise: float = 0.02) -> SAE:
+    """As many rows as asked, each one of the SAE's with a little noise; thresholds stay."""
+    g = torch.Generator().manual_seed(0)
+    rows = torch.arange(features) % sae.d_sae
+    wide = sae.only(rows)
+    W_dec = torch.nn.functional.normalize(wide.W_dec + noise * torch.randn(wide.W_dec.shape, generator=g), dim=1)
+    W_enc = wide.W_enc + noise * wide.W_enc.norm(dim=0) * torch.randn(wide.W_enc.shape, generator=g) / sae.d_in**0.5
+    return replace(wide, W_enc=W_enc, W_dec=W_dec)
+
+
+def show(what: str, found: str) -> None:
+    """Print one line."""
+    sys.stdout.write(f"{what:14} {found}\n")
+
+
+def main() -> None:
+    """Measure and print."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--features", type=int, default=4096)
+    p.add_argument("--texts", type=int, default=None)
+    p.add_argument("--label", action="store_true")
+    args = p.parse_args()
+    settings = Settings(bundle=EMBEDDED, corpus=(EMBEDDED / "corpus.jsonl.xz",))
+    shipped = Bundle.open(EMBEDDED)
+    model, tokenizer = load(shipped.model_path, "cpu")
+    texts = corpus_rows(settings, tokenizer, longest=256)[: args.texts]
+    sae = widened(shipped.sae, args.features)
+    begun = time.monotonic()
+    batches = counted(texts, lambda *_: None)
+    found = describe(model, tokenizer, sae, shipped.info.hook, batches, bundle="wide")
+    took = time.monotonic() - begun
+    size = sum(len(f.line().encode()) for f in found)
+    kinds = Counter(kind for f in found for kind in f.kind)
+    show("features", f"{len(found)}, of them {', '.join(f'{n} {k}' for k, n in kinds.items()) or 'none of a kind'}")
+    show("texts", f"{len(texts)}, {sum(map(len, texts))} tokens")
+    show("describing", f"{took:.0f} s ({os.cpu_count()} cores, {torch.get_num_threads()} threads)")
+    show("features.jsonl", f"{size / 1e6:.1f} MB, {size / len(found):.0f} bytes a feature")
+    if args.features == 4096:
+        show("goal", f"{GOAL:.0f} s: {'met' if took <= GOAL else 'not met'}")
+    if args.label:
+        features = [Feature(id=f"wide/{f.index}", index=f.index, top_logits=f.top_logits) for f in found]
+        bundle = replace(shipped, sae=sae, features=features)
+        begun = time.monotonic()
+        figures = labelled(Ground(model, tokenizer, bundle, texts), LabelOrder(), None, lambda *_: None).figures
+        show("labelling", f"{time.monotonic() - begun:.0f} s; {', '.join(f'{k} {v:g}' for k, v in figures.items())}")
+    show("most memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
