@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.lab import Ratio, Rounds, by_turns, show
+from bench.lab import Case, Ratio, Rounds, by_turns, show
 from bench.live_update import world
 from bench.overhead import over_http, serving
 
@@ -82,7 +82,10 @@ async def compare(url: str, preset: str, process: int, rounds: int) -> Rounds:
         await asyncio.sleep(0.2)
         return await over_http(url, stream=True, preset=preset)
 
-    cases = {"training": lambda: streams(signal.SIGCONT), "stopped": lambda: streams(signal.SIGSTOP)}
+    cases: dict[str, Case] = {
+        "training": lambda: streams(signal.SIGCONT),
+        "stopped": lambda: streams(signal.SIGSTOP),
+    }
     try:
         return await by_turns(cases, rounds)
     finally:
