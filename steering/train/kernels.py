@@ -16,18 +16,15 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from steering.train.largest import Cut, above, below, largest, places, rough
 from steering.train.ranks import ALONE, Ranks
 from steering.train.weights import PIECE, Rows, Weights
 
-SAMPLE = 1 << 17
-"""Of a batch's activations, so many show where the largest begin."""
 HALVED = 1 << 18
 """From so many weights on the encoder's product is taken in bfloat16, if the CPU has instructions for it."""
-Cut = Float[Tensor, "*rows"]
-"""Activations above it are kept: one number, or `[rows, 1]`. Never negative."""
 
 
 class Kept(Protocol):
@@ -111,7 +108,7 @@ class Sparse:
 
     @torch.no_grad()
     def __init__(self, weights: Weights, x: Rows) -> None:
-        self._weights, self._x = weights, x
+        self._weights = weights
         self._seen = x - weights.b_dec if weights.subtracts else x
         kind = torch.bfloat16 if _halves(weights) else torch.float32
         encoder = weights.encoder
@@ -123,7 +120,7 @@ class Sparse:
     def keep(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> "SparseKept":
         """The activations above `cut`; in bfloat16, what is equal to it is dropped, too."""
         pre = self.pre if columns is None else self.pre[:, columns]
-        row, column = _places(pre > cut)
+        row, column = places(pre > cut)
         column = column if columns is None else columns[column]
         return self._kept(row, column, self._exactly(row, column))
 
@@ -132,11 +129,11 @@ class Sparse:
         if self.pre.dtype == torch.float32:
             return self.keep(largest(self.pre, wanted, ranks))
         pre = self.pre.view(torch.int16)  # in the order of the numbers themselves, and faster to compare
-        row, column = _above(pre, _rough(pre, wanted))
+        row, column = above(pre, rough(pre, wanted))
         if int(ranks.sum(torch.tensor(len(row)))) <= wanted * ranks.size:
-            row, column = _places(pre > 0)
+            row, column = places(pre > 0)
         values = self._exactly(row, column)
-        on = values > _below(ranks.gather(values), wanted * ranks.size)
+        on = values > below(ranks.gather(values), wanted * ranks.size)
         return self._kept(row[on], column[on], values[on])
 
     def _exactly(self, row: Tensor, column: Tensor) -> Tensor:
@@ -257,55 +254,6 @@ def _bags(table: Tensor, index: Tensor, starts: Tensor, values: Tensor) -> Tenso
 
 def _starts(rising: Int[Tensor, " kept"], n: int) -> Int[Tensor, " n"]:
     return torch.searchsorted(rising, torch.arange(n))
-
-
-def largest(pre: Float[Tensor, "rows d_sae"], wanted: int, ranks: Ranks) -> Cut:
-    """The value that `wanted` activations for each rank are above, over all ranks' batches.
-
-    A sample says roughly where it lies; exactly it is then found among the few above that.
-    """
-    flat = pre.view(-1)
-    few = ranks.gather(flat[flat > _rough(pre, wanted)])
-    if len(few) <= wanted * ranks.size:
-        few = ranks.gather(flat[flat > 0])
-    return _below(few, wanted * ranks.size)
-
-
-def _rough(pre: Tensor, wanted: int) -> Tensor:
-    """What some more than `wanted` are above, most probably."""
-    flat = pre.view(-1)
-    sample = flat[:: len(flat) // SAMPLE | 1]  # odd, so that it meets all columns
-    above = min(len(sample), round(len(sample) * wanted / len(flat) * 1.2) + 32)
-    return sample.topk(above, sorted=False).values.amin()
-
-
-def _below(values: Tensor, wanted: int) -> Tensor:
-    """What exactly `wanted` of these are above; 0 if there are not so many."""
-    if len(values) <= wanted:
-        return values.new_zeros(())
-    return values.kthvalue(len(values) - wanted).values.clamp_min(0)
-
-
-def _places(on: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
-    """Rows and columns of what is true. It is rare: eight at a time are looked at first."""
-    flat = on.view(-1)
-    if len(flat) % 8:
-        at = flat.nonzero()[:, 0]
-    else:
-        eight = flat.view(torch.int64).nonzero()[:, 0]
-        inside = flat.view(-1, 8)[eight].nonzero()
-        at = eight[inside[:, 0]] * 8 + inside[:, 1]
-    return at // on.shape[1], at % on.shape[1]
-
-
-def _above(pre: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of what is above. The largest of eight columns each is looked at first."""
-    if pre.shape[1] % 8:
-        return _places(pre > cut)
-    eight = pre.view(len(pre), 8, -1)
-    row, at = _places(eight.amax(1) > cut)
-    inside, which = (eight[row, :, at] > cut).nonzero().unbind(1)
-    return row[inside], at[inside] + which * eight.shape[2]
 
 
 def _halves(weights: Weights) -> bool:

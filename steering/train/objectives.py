@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.sae import SAE
-from steering.train.kernels import Cut, Kept, Pass, read
-from steering.train.kernels import largest as _largest
+from steering.train.kernels import Kept, Pass, read
+from steering.train.largest import Cut
+from steering.train.largest import largest as _largest
 from steering.train.ranks import ALONE, Ranks
 from steering.train.weights import Rows, Weights
 
