@@ -113,7 +113,7 @@ def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     good, quiet = sum(z >= 4 for z in zs), sum(abs(z) < 3 for z in shuffled)
     return [
         Check("Q1", f"personas whose words rise by z ≥ 4 over random directions, of {len(zs)}", good, "≥ 3 of 4", good >= 0.75 * len(zs)),
-        Check("Q1", f"features with another concept's words: |z| < 3, of {len(shuffled)}", quiet, "all", quiet == len(shuffled)),
+        Check("Q1", f"features with another concept's words: z within ±3, of {len(shuffled)}", quiet, "all", quiet == len(shuffled)),
         Check("Q9", "share of prompts on which a persona lowers its own words", statistics.mean(wrong), "≤ 0.05", statistics.mean(wrong) <= 0.05),
     ]  # fmt: skip
 
