@@ -70,6 +70,37 @@ def _(hidden: Tensor, residual: Tensor | None, tap: int) -> Tensor:  # noqa: ARG
     return torch.empty_like(hidden)
 
 
+class Rewindable(torch.Generator):
+    """A seeded request's draws on a CPU, which can be taken back.
+
+    When vLLM throws a draw away, because a prompt is computed in pieces, it moves the generator's offset back. A CPU's has no
+    offset, and the error would end the engine and everybody's replies with it. Here it goes back to where the step began.
+    """
+
+    begun: Tensor
+
+    def get_offset(self) -> int:
+        """Any number; only differences are used."""
+        return 0
+
+    def set_offset(self, offset: int) -> torch.Generator:  # noqa: ARG002 - vLLM's signature
+        """Take back what was drawn in this step."""
+        return self.set_state(self.begun)
+
+
+def _make_rewindable(runner: Any) -> None:  # noqa: ANN401 - vLLM's class
+    """Let the CPU generators of the step that is about to run be taken back to here."""
+    batch = runner.input_batch
+    for i, generator in list(batch.generators.items()):
+        if generator.device.type != "cpu":
+            continue
+        if not isinstance(generator, Rewindable):
+            found = Rewindable("cpu")
+            found.set_state(generator.get_state())
+            batch.generators[i] = runner.requests[batch.req_ids[i]].generator = generator = found
+        generator.begun = generator.get_state()
+
+
 @dataclass(eq=False)
 class Steering:
     """All taps of one model runner, the SAEs by revision and hook point, and which request has which row."""
@@ -89,6 +120,7 @@ class Steering:
         starts = runner.query_start_loc.np[: len(ids) + 1]
         rows = {hook: np.zeros(len(tap.rows), dtype=np.int64) for hook, tap in self.taps.items()}
         self._spans = []
+        _make_rewindable(runner)
         self._forget_all_but(set(ids))  # whoever was preempted gets a row again when its turn comes
         for i, request in enumerate(ids):
             sampling = runner.requests[request].sampling_params
