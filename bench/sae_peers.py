@@ -215,14 +215,14 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--size", choices=SIZES, action="append", help="all, if none is given")
-    p.add_argument("--steps", type=int, help="of each; 301 at the small size, 43 at the large")
+    p.add_argument("--steps", type=int, help="of each; 201 at the small size, 31 at the large")
     p.add_argument("--only", action="append", choices=FOUND_IN, help="beside ours")
     p.add_argument("--json", type=Path)
     args = p.parse_args()
     names = [n for n in FOUND_IN if n == "ours" or (find_spec(n) and n in (args.only or FOUND_IN))]
     if len(names) == 1:
         p.error("none of the others is installed: make bench-sae-peers")
-    steps = {"small": args.steps or 301, "large": args.steps or 43}
+    steps = {"small": args.steps or 201, "large": args.steps or 31}
     rows = [row for size in args.size or SIZES for row in table(size, steps[size], args.bundle, names)]
     show(
         f"median of {', '.join(f'{(steps[s] - 1) // TURN[s] - 1} turns' for s in args.size or SIZES)}", rows, args.json

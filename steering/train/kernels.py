@@ -237,6 +237,8 @@ def _add_by_column(weights: Weights, name: str, code: _Code, values: Tensor, tab
     step = max(1, PIECE // table.shape[1])
     ends = [*starts[::step].tolist(), len(column)]
     for at, first, last in zip(range(0, code.d_sae, step), ends, ends[1:], strict=False):
+        if first == last and not fresh:
+            continue
         into = parameter.grad[at : at + step]
         bags = _bags(table, row[first:last], starts[at : at + len(into)] - first, values[first:last])
         into.copy_(bags) if fresh else into.add_(bags)
