@@ -48,7 +48,7 @@ $(VLLM)/.installed: pyproject.toml
 test-peers: $(PEERS)/.installed ## Round trips with the real SAELens, dictionary_learning and sparsify in .venv-peers (2.3 GB)
 	$(PEERS)/bin/python -m pytest -q -W ignore tests/peers
 
-bench-sae-peers: $(PEERS)/.installed ## Our SAE trainer beside theirs, a quarter of an hour
+bench-sae-peers: $(PEERS)/.installed ## Our SAE trainer beside theirs, eight minutes
 	$(PEERS)/bin/python -W ignore -m bench.sae_peers
 
 # Theirs in one go with torch's version named, or pip takes a newer torch with CUDA; torchvision goes as above.

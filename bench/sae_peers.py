@@ -80,7 +80,7 @@ def write(parts: Iterator[Tensor], rows: int, file: Path) -> Tensor:
 class Contender:
     """A trainer's process, waiting for its turn."""
 
-    def __init__(self, name: str, size: str, steps: int, folder: Path) -> None:
+    def __init__(self, name: str, size: str, steps: int, folder: Path, waiting: dict[str, str]) -> None:
         self.name, self._steps, self._size = name, TURN[size], SIZES[size]
         self.out = folder / name / FOUND_IN[name]
         self._log = (folder / f"{name}.log").open("w+")
@@ -91,8 +91,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            # On cores that somebody else uses, too, threads that wait spinning make everybody's steps ten times as long.
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+            env=os.environ | waiting,
         )
         self._said()  # it is ready
 
@@ -156,7 +155,9 @@ def judged(out: Path, held_out: Tensor) -> Measures:
     return max((measure(way, held_out.split(2048)) for way in ways), key=lambda m: m.explained_variance)
 
 
-def compete(size: str, steps: int, bundle: Path, names: list[str]) -> tuple[Rounds, dict[str, Result]]:
+def compete(
+    size: str, steps: int, bundle: Path, names: list[str], waiting: dict[str, str]
+) -> tuple[Rounds, dict[str, Result]]:
     """Train everybody by turns, the first of which warms up, and judge what they made."""
     s = SIZES[size]
     with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as stack:
@@ -164,7 +165,7 @@ def compete(size: str, steps: int, bundle: Path, names: list[str]) -> tuple[Roun
         held, rest = stream(bundle) if size == "small" else (planted(s.d, seed=1), planted(s.d, seed=2))
         held_out = write(held, HELD_OUT, folder / "held_out")
         write(rest, (steps + 1) * s.rows, folder / "rows")
-        everybody = [Contender(n, size, steps, folder) for n in names]
+        everybody = [Contender(n, size, steps, folder, waiting) for n in names]
         for each in everybody:
             stack.callback(each.stop)
         values: dict[str, list[float]] = {n: [] for n in names}
@@ -178,9 +179,9 @@ def compete(size: str, steps: int, bundle: Path, names: list[str]) -> tuple[Roun
         return Rounds(values), {e.name: Result(judged(e.out, held_out), memory[e.name]) for e in everybody}
 
 
-def table(size: str, steps: int, bundle: Path, names: list[str]) -> list[Ratio]:
+def table(size: str, steps: int, bundle: Path, names: list[str], waiting: dict[str, str]) -> list[Ratio]:
     """One size's lines."""
-    rounds, found = compete(size, steps, bundle, names)
+    rounds, found = compete(size, steps, bundle, names, waiting)
     others = [n for n in names if n != "ours"]
     us, them = found["ours"], [found[n] for n in others]
     lines = [
@@ -217,13 +218,16 @@ def main() -> None:
     p.add_argument("--size", choices=SIZES, action="append", help="all, if none is given")
     p.add_argument("--steps", type=int, help="of each; 201 at the small size, 31 at the large")
     p.add_argument("--only", action="append", choices=FOUND_IN, help="beside ours")
+    p.add_argument("--shared", action="store_true", help="others use the cores, too: threads then wait asleep")
     p.add_argument("--json", type=Path)
     args = p.parse_args()
     names = [n for n in FOUND_IN if n == "ours" or (find_spec(n) and n in (args.only or FOUND_IN))]
     if len(names) == 1:
         p.error("none of the others is installed: make bench-sae-peers")
+    # A thread that spins while the other's core is somebody else's makes steps ten times as long.
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if args.shared else {}
     steps = {"small": args.steps or 201, "large": args.steps or 31}
-    rows = [row for size in args.size or SIZES for row in table(size, steps[size], args.bundle, names)]
+    rows = [row for size in args.size or SIZES for row in table(size, steps[size], args.bundle, names, waiting)]
     show(
         f"median of {', '.join(f'{(steps[s] - 1) // TURN[s] - 1} turns' for s in args.size or SIZES)}", rows, args.json
     )

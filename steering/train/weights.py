@@ -10,7 +10,7 @@ from steering.fold import Loose
 from steering.sae import SAE
 
 Rows = Float[Tensor, "rows d_in"]
-PIECE = 1 << 18
+PIECE = 1 << 19
 """Large matrices are gone through in pieces of so many numbers, which stay in the cache."""
 
 
