@@ -28,11 +28,11 @@ from bench.personas import PROMPTS, TUNING
 from bench.replies import reply
 from steering.calibration import raw_at
 from steering.catalogue import Bundle, Catalogue, Feature, dose_of, knots_of
-from steering.chat import encode_chat
+from steering.chat import EncodedChat, encode_chat
 from steering.composition import compose
 from steering.dose import Null, along
 from steering.edits import ResidualEdit
-from steering.hooks import read_stream
+from steering.hooks import read_stream, steer
 from steering.rollouts import Stage, rep3
 from steering.spec import Intervention, SteeringSpec
 from steering.understand.doses import stage_for
@@ -164,8 +164,6 @@ def _defaults(lab: Lab) -> list[Check]:
 def _agreement(lab: Lab, edit: ResidualEdit) -> float:
     """Share of the unsteered replies' tokens that are still the likeliest ones."""
     stage, kit = lab.other, lab.kit
-    from steering.hooks import steer
-
     ids = torch.cat([stage.ids, stage.replies], 1)
     real = torch.cat([stage.real, torch.ones_like(stage.spoken)], 1)
     where = torch.cat([stage.steered, torch.ones_like(stage.spoken)], 1)
@@ -211,20 +209,20 @@ def _drift(lab: Lab) -> Check:
         chat, by_turn = [], []
         for turn in range(10):
             chat.append({"role": "user", "content": kit.test[turn % len(kit.test)]})
-            text = _next(lab, chat, edit, seed=turn)
+            encoded = encode_chat(kit.tokenizer, chat)
+            text = _next(lab, encoded, edit, encoded.assistant, seed=turn)
             chat.append({"role": "assistant", "content": text or "."})
             by_turn.append(rep3(text.split()))
         slopes.append(_slope(by_turn))
     return Check("Q10", "rise of repetition a turn over ten turns (worst of four personas)", max(slopes), "≤ 0.005", max(slopes) <= 0.005)  # fmt: skip
 
 
-def _next(lab: Lab, chat: list[dict[str, str]], edit: ResidualEdit, *, seed: int) -> str:
-    from steering.hooks import steer
-
-    kit, encoded = lab.kit, encode_chat(lab.kit.tokenizer, chat)
-    ids = torch.tensor([encoded.ids], device=kit.model.device)
+def _next(lab: Lab, chat: EncodedChat, edit: ResidualEdit, where: Sequence[bool], *, seed: int) -> str:
+    """What is said next, drawn, with an edit on some of the chat's tokens and on all that are new."""
+    kit, ids = lab.kit, torch.tensor([chat.ids], device=lab.kit.model.device)
+    mask = torch.tensor([where], device=ids.device)
     torch.manual_seed(seed)
-    with torch.no_grad(), steer(kit.model, {kit.bundle.info.hook: edit}, where=torch.tensor([encoded.assistant])):
+    with torch.no_grad(), steer(kit.model, {kit.bundle.info.hook: edit}, where=mask):
         out = kit.model.generate(  # pyright: ignore[reportCallIssue] - transformers types its mixin as a tensor
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -271,28 +269,13 @@ def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     edit = (
         Catalogue([kit.bundle]).resolve(persona.steering.model_copy(update={"scale": 0.7})).edits[kit.bundle.info.hook]
     )
-    from steering.hooks import steer
-
     for scope in ("assistant", "all", "generated"):
         hits = 0
         for i, question in enumerate(kit.test):
-            encoded = encode_chat(kit.tokenizer, [{"role": "user", "content": question}])
-            n = len(encoded.ids)
-            mask = {"assistant": encoded.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[
-                scope
-            ]
-            ids = torch.tensor([encoded.ids], device=kit.model.device)
-            torch.manual_seed(i)
-            with torch.no_grad(), steer(kit.model, {kit.bundle.info.hook: edit}, where=torch.tensor([mask])):
-                out = kit.model.generate(  # pyright: ignore[reportCallIssue] - transformers types its mixin as a tensor
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=40,
-                    do_sample=True,
-                    temperature=0.7,
-                    pad_token_id=0,
-                )
-            hits += concept.shows(str(kit.tokenizer.decode(out[0, n:], skip_special_tokens=True)))
+            chat = encode_chat(kit.tokenizer, [{"role": "user", "content": question}])
+            n = len(chat.ids)
+            masks = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}
+            hits += concept.shows(_next(lab, chat, edit, masks[scope], seed=i))
         found.append(Check("Q12", f"{persona.name} at 0.7, scope {scope}: share of replies that show it", hits / len(kit.test), "reported", None))  # fmt: skip
     return found
 

@@ -141,17 +141,11 @@ def update(
         begun_anew = torch.zeros(training.weights.d_sae, dtype=torch.bool)
         begun_anew[recycled] = True
         training.warm(warm, new=begun_anew)
-    if file.exists():
-        saved = checkpoint.load(file)
-        training.restore(saved["training"])
-        position = tuple(saved["positions"][0])
-    else:
-        position = (0, 0, 0, 0)
+    position = _resumed(training, file)
     source = Mixed(reader.stream(old, plan, position[:2]), reader.stream(new, plan, position[2:]))
     for progress in go(training, source, every=100, file=file):
         tell(progress)
     served = training.weights.served(training.scale).calibrated(held_old, k)
-    trained = training.weights.d_sae
     served, found = _without_suspects(model, parent, served, texts, recycled, plan, held_old, k)
     kept = torch.tensor([i for i in range(sae.d_sae) if i not in {*recycled.tolist()}])
     numbers = revisions.numbers_after(parent.info.revision, recycled=recycled.tolist(), grown=served.d_sae - sae.d_sae)
@@ -165,20 +159,37 @@ def update(
         *gates.identity(sae, served, fired_old, {i: d for i, d in pinned.items() if i < sae.d_sae}, kept),
         *gates.behaviour(model, parent, bundle, presets, prompts),
     ]
+    figures = _figures(served, held_old, held_new)
+    figures |= {"grown": float(served.d_sae - sae.d_sae), "retired": float(len(recycled))}
+    return Candidate(served, numbers, measured, judged, found, figures, _left_over(training, sae.d_sae, served.d_sae))
+
+
+def _resumed(training: Training, file: Path) -> tuple[int, ...]:
+    """Where both streams were when the checkpoint was written, with the training as it was then."""
+    if not file.exists():
+        return (0, 0, 0, 0)
+    saved = checkpoint.load(file)
+    training.restore(saved["training"])
+    return tuple(saved["positions"][0])
+
+
+def _figures(served: SAE, held_old: Rows, held_new: Rows) -> dict[str, float]:
     now = measure(served, held_old.split(4096))
-    figures = {
+    return {
         "explained_variance": now.explained_variance,
         "l0": now.l0,
         "dead": now.dead,
         "explained_variance_new": measure(served, held_new.split(4096)).explained_variance,
-        "grown": float(served.d_sae - sae.d_sae),
-        "retired": float(len(recycled)),
     }
-    # Where new rows were taken out, those left have moved up: all of the new ones begin without a past next time.
-    moments = training.moments()
-    if served.d_sae != trained:
-        moments = {n: t[: sae.d_sae] if len(t) == trained else t for n, t in moments.items()}
-    return Candidate(served, numbers, measured, judged, found, figures, moments)
+
+
+def _left_over(training: Training, before: int, after: int) -> dict[str, Tensor]:
+    """The optimizer's moments for the next update.
+
+    Where new rows were taken out, those left have moved up: all of the new ones begin without a past next time.
+    """
+    moments, trained = training.moments(), training.weights.d_sae
+    return moments if after == trained else {n: t[:before] if len(t) == trained else t for n, t in moments.items()}
 
 
 class _Reader:
