@@ -1,0 +1,292 @@
+"""A checked request and the reply to it, whole or as the chunks of a stream. Knows the wire's shape; no routes.
+
+The engine makes the text; a request only becomes a `Reply` when nothing about it has to be refused any more.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
+from typing import Any
+
+import structlog
+
+from server.choice import Choice, Tiller
+from server.coherence import judge
+from server.engines.engine import Generation, Piece, TokenLogprob
+from server.errors import bad_request
+from server.feedback_api import own
+from server.guard import Easing, Guard
+from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, SteeringRequest
+from server.streaming import together
+from server.version import VERSION
+from steering.chat import EncodedChat
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Spoken:
+    """One choice as it grows."""
+
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: int = 0
+    cached: int = 0
+    finish_reason: str | None = None
+    easings: list[Easing] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        """Take one more piece."""
+        self.text += piece.text
+        self.ids += piece.ids
+        self.logprobs += piece.logprobs
+        self.tokens, self.cached, self.finish_reason = piece.tokens, piece.cached, piece.finish_reason
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """A checked request, ready to run: what every answer to it has in common."""
+
+    tiller: Tiller
+    choice: Choice
+    request: GenerationRequest
+    prompt: EncodedChat
+    generation: Generation
+    kind: str
+    """`chat.completion` or `text_completion`."""
+    id: str
+    created: int
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether messages were asked, and not raw text."""
+        return self.kind == "chat.completion"
+
+    def head(self, *, chunk: bool = False) -> dict[str, Any]:
+        """The fields that begin every answer."""
+        return {
+            "id": self.id,
+            "object": self.kind + ".chunk" * (chunk and self.is_chat),
+            "created": self.created,
+            "model": self.choice.model,
+            "system_fingerprint": system_fingerprint(self.tiller),
+        }
+
+    def usage(self, spoken: list[Spoken]) -> dict[str, Any]:
+        """Tokens in, out and together, and how many of the prompt's an earlier turn had computed."""
+        prompt, completion = len(self.prompt.ids), sum(s.tokens for s in spoken)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": max(s.cached for s in spoken)},
+        }
+
+    async def give(self, spoken: Spoken) -> None:
+        """Keep the conversation to learn from if its user has agreed; of a steered reply, only what was asked."""
+        user, request = self.request.user, self.request
+        if not user or not isinstance(request, ChatRequest):
+            return
+        reply = [] if self.choice.resolved.spec.features else [{"role": "assistant", "content": spoken.text}]
+        settings = self.tiller.settings
+        try:
+            await self.tiller.store.keep_text(
+                user,
+                json.dumps([*request.chat(), *reply], ensure_ascii=False),
+                most=settings.live_texts,
+                seconds=86_400 * settings.live_days,
+            )
+        except Exception:  # the reply is said; that it could not be kept harms nobody
+            log.exception("a conversation could not be kept")
+
+    async def judged(self, spoken: Spoken) -> dict[str, Any]:
+        """How well the reply holds together and where the guard eased it, as far as that was asked for."""
+        found: dict[str, Any] = {"eased": [asdict(e) for e in spoken.easings]} if self.guarded else {}
+        if self.choice.coherence:
+            ids = [*self.prompt.ids, *spoken.ids]
+            logprobs = await self.tiller.engine.logprobs_unsteered(ids, len(self.prompt.ids)) if spoken.ids else []
+            found["coherence"] = judge(spoken.text, logprobs).model_dump()
+        return found
+
+    @property
+    def guarded(self) -> bool:
+        """Whether somebody looks after the reply; an unsteered one needs nobody."""
+        return bool(self.request.steering and self.request.steering.guard and self.choice.resolved.spec.features)
+
+    def generate(self, spoken: Spoken, index: int) -> AsyncGenerator[Piece, None]:
+        """The pieces of one choice; seeds count up from the one that was given."""
+        sampling, engine = self.generation.sampling, self.tiller.engine
+        seed = None if sampling.seed is None else sampling.seed + index
+        wanted = replace(self.generation, sampling=replace(sampling, seed=seed))
+        if not self.guarded:
+            return engine.generate(wanted)
+        eased = lambda factor: self.tiller.eased(self.choice, factor).generation(self.prompt, wanted.sampling)  # noqa: E731
+        guard = Guard(engine, eased, spoken.easings)
+        return guard.generate(wanted)
+
+
+async def chat_reply(tiller: Tiller, body: ChatRequest) -> Reply:
+    """Check a chat. Raises ApiError and SteeringError."""
+    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body), user=body.user)
+    messages = body.chat()
+    if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
+        messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
+    prompt = await asyncio.to_thread(tiller.engine.encode_chat, messages)
+    return _reply(tiller, choice, body, prompt, "chat.completion", "messages")
+
+
+async def text_reply(tiller: Tiller, body: CompletionRequest) -> Reply:
+    """Check raw text that is to be continued. It has no roles, so the scope `assistant` means `generated`."""
+    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body), user=body.user)
+    ids = await asyncio.to_thread(tiller.engine.encode, body.prompt)
+    if not ids:
+        raise bad_request("the prompt is empty and this model has no token to begin with", param="prompt")
+    mask = (False,) * (len(ids) - 1) + (True,)
+    return _reply(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt")
+
+
+async def whole(reply: Reply) -> dict[str, Any]:
+    """The reply when all of it is said."""
+    spoken = [Spoken() for _ in range(reply.request.n)]
+    async with aclosing(_pieces(reply, spoken)) as pieces:
+        async for index, piece in pieces:
+            spoken[index].add(piece)
+    steering = reply.choice.echo() | await reply.judged(spoken[0])
+    await reply.give(spoken[0])
+    return reply.head() | {
+        "choices": [_choice(reply, i, s) for i, s in enumerate(spoken)],
+        "usage": reply.usage(spoken),
+        "steering": steering,
+    }
+
+
+async def chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
+    """The reply as the chunks of a stream, `[DONE]` left out."""
+    spoken = [Spoken() for _ in range(reply.request.n)]
+    usage: dict[str, Any] = (
+        {"usage": None} if reply.request.stream_options and reply.request.stream_options.include_usage else {}
+    )
+    head, begun = reply.head(chunk=True) | usage, False
+    async with aclosing(_pieces(reply, spoken)) as pieces:
+        async for index, piece in pieces:
+            if not begun:
+                for i in range(reply.request.n if reply.is_chat else 0):
+                    yield (
+                        head
+                        | {"choices": [_delta(i, {"role": "assistant", "content": ""})]}
+                        | ({"steering": reply.choice.echo()} if i == 0 else {})
+                    )
+            spoken[index].add(piece)
+            extra = {} if begun or reply.is_chat else {"steering": reply.choice.echo()}
+            begun = True
+            if piece.text or piece.logprobs:
+                yield head | {"choices": [_chunk_choice(reply, index, piece, spoken[index])]} | extra
+                extra = {}
+            if piece.finish_reason:
+                judged = await reply.judged(spoken[index])
+                last = (
+                    _delta(index, {}, piece.finish_reason)
+                    if reply.is_chat
+                    else _text_choice(index, "", None, piece.finish_reason)
+                )
+                yield head | {"choices": [last]} | ({"steering": reply.choice.echo() | judged} if judged else extra)
+    await reply.give(spoken[0])
+    if usage:
+        yield head | {"choices": [], "usage": reply.usage(spoken)}
+
+
+def system_fingerprint(tiller: Tiller) -> str:
+    """Changes whenever an equal seed may no longer give an equal reply."""
+    info = tiller.bundle.info
+    parts = (info.name, tiller.settings.model or info.model, info.revision, tiller.engine.name, VERSION)
+    return "fp_" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
+
+async def _with_own_defaults(tiller: Tiller, body: GenerationRequest) -> SteeringRequest | None:
+    """The steering that is asked for, with what its user came to like where it leaves that open."""
+    asked = body.steering
+    if asked is None or not asked.personal:
+        return asked
+    if not body.user:
+        raise bad_request("steering.personal takes a user's own defaults; say whose with `user`", param="user")
+    _, _, preset = body.model.partition("@")
+    return await own(tiller, body.user, asked.model_copy(update={"preset": asked.preset or preset or None}))
+
+
+def _reply(
+    tiller: Tiller, choice: Choice, body: GenerationRequest, prompt: EncodedChat, kind: str, param: str
+) -> Reply:
+    used, room, asked = len(prompt.ids), tiller.engine.max_model_len - len(prompt.ids), body.asked_max_tokens
+    if room <= 0 or (asked or 0) > room:
+        wanted = f"{used} tokens" + (f" and max_tokens asks for {asked}" if asked else "")
+        raise bad_request(
+            f"the context holds {tiller.engine.max_model_len} tokens; the {param} take {wanted}: shorten the {param} or lower max_tokens",
+            param=param if room <= 0 else "max_tokens",
+            code="context_length_exceeded",
+        )
+    for name, ids in (("logit_bias", body.logit_bias or ()), ("stop_token_ids", body.stop_token_ids or ())):
+        if outside := [i for i in ids if not 0 <= i < tiller.engine.vocab_size]:
+            raise bad_request(
+                f"token {outside[0]} is not in the vocabulary of {tiller.engine.vocab_size} tokens", param=name
+            )
+    generation = choice.generation(prompt, body.sampling(choice.preset, asked or room))
+    prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"
+    return Reply(tiller, choice, body, prompt, generation, kind, prefix + uuid.uuid4().hex[:24], int(time.time()))
+
+
+async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """All choices' pieces as they come, each with its index."""
+    async with aclosing(together([reply.generate(s, i) for i, s in enumerate(spoken)])) as pieces:
+        async for index, piece in pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield index, piece
+
+
+def _choice(reply: Reply, index: int, spoken: Spoken) -> dict[str, Any]:
+    logprobs = _logprobs(reply, spoken.logprobs)
+    if not reply.is_chat:
+        return _text_choice(index, spoken.text, logprobs, spoken.finish_reason)
+    message = {"role": "assistant", "content": spoken.text, "refusal": None}
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": spoken.finish_reason}
+
+
+def _chunk_choice(reply: Reply, index: int, piece: Piece, said: Spoken) -> dict[str, Any]:
+    before = said.logprobs[: len(said.logprobs) - len(piece.logprobs)]
+    logprobs = _logprobs(reply, list(piece.logprobs), sum(len(t.token) for t in before))
+    if not reply.is_chat:
+        return _text_choice(index, piece.text, logprobs, None)
+    return _delta(index, {"content": piece.text}) | {"logprobs": logprobs}
+
+
+def _delta(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _text_choice(index: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _logprobs(reply: Reply, tokens: list[TokenLogprob], offset: int = 0) -> dict[str, Any] | None:
+    if reply.request.alternatives is None:
+        return None
+    if reply.is_chat:
+        return {"content": [_token(t) | {"top_logprobs": [_token(o) for o in t.top]} for t in tokens], "refusal": None}
+    starts = accumulate((len(t.token) for t in tokens), initial=offset)
+    return {
+        "tokens": [t.token for t in tokens],
+        "token_logprobs": [t.logprob for t in tokens],
+        "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens],
+        "text_offset": [start for start, _ in zip(starts, tokens, strict=False)],
+    }
+
+
+def _token(t: TokenLogprob) -> dict[str, Any]:
+    return {"token": t.token, "logprob": t.logprob, "bytes": list(t.bytes)}
