@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import (
     analyze_api,
     attribute_api,
+    compare_api,
     contrast_api,
     errors,
     features_api,
@@ -64,6 +65,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.add_middleware(Border, state=app.state, settings=settings)
     errors.install(app)
     app.include_router(openai_api.router)
+    app.include_router(compare_api.router)
     app.include_router(features_api.router)
     app.include_router(map_api.router)
     app.include_router(analyze_api.router)

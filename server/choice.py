@@ -19,7 +19,7 @@ from server.store.store import Store
 from steering.catalogue import Applied, Bundle, Catalogue, Resolved
 from steering.chat import EncodedChat
 from steering.composition import Composition, compose
-from steering.errors import BadStrength
+from steering.errors import BadStrength, UnknownFeature
 from steering.revisions import Revisions
 from steering.spec import VECTOR, Preset, Snapshot, SteeringSpec
 
@@ -161,7 +161,8 @@ class Tiller:
         with _as_one_spec():
             spec = asked.over(preset)
         pins = await self.vectors(user, spec) | (preset.pins if preset else {})
-        resolved, cut = self._cut(spec, pins) if asked.over_budget == "cut" else (self.resolve(spec, pins), None)
+        with _as_asked(asked):
+            resolved, cut = self._cut(spec, pins) if asked.over_budget == "cut" else (self.resolve(spec, pins), None)
         return Choice(
             model or self.model,
             preset,
@@ -255,6 +256,17 @@ def _as_one_spec() -> Iterator[None]:
         raise BadStrength(
             f"preset, features and scale together: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
         ) from error
+
+
+@contextmanager
+def _as_asked(asked: SteeringRequest) -> Iterator[None]:
+    """Name the place of an unknown feature, where the request names it and not its preset."""
+    try:
+        yield
+    except UnknownFeature as error:
+        at = next((i for i, f in enumerate(asked.features) if f.id == error.feature), None)
+        error.param = error.param if at is None else f"steering.features.{at}.id"
+        raise
 
 
 def _applied(a: Applied) -> dict[str, Any]:

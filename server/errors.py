@@ -43,7 +43,7 @@ def bad_request(message: str, *, param: str | None, code: str = "invalid_value")
     return ApiError(400, message, code=code, param=param)
 
 
-def as_api_error(error: Exception) -> ApiError:
+def as_api_error(error: BaseException) -> ApiError:
     """Translate whatever was raised; what is in no row of the table is a bug, and a 500."""
     match error:
         case ApiError():

@@ -372,10 +372,11 @@ class Catalogue:
             label = f" ({gone.label})" if gone.label else ""
             raise UnknownFeature(
                 f"the feature {feature_id!r}{label} was retired in revision {gone.revision!r}; presets that were saved "
-                "with it still steer by it, GET /v1/features finds what there is now"
+                "with it still steer by it, GET /v1/features finds what there is now",
+                feature=feature_id,
             )
         have = ", ".join(f"{b.info.name}/0…{max(b.numbered)}" for b in self.bundles.values())
-        raise UnknownFeature(f"no feature {feature_id!r}; there are {have}")
+        raise UnknownFeature(f"no feature {feature_id!r}; there are {have}", feature=feature_id)
 
     def resolve(self, spec: SteeringSpec, pins: Mapping[str, Snapshot] | None = None) -> Resolved:
         """Turn a spec's strengths into raw activations and its interventions into edits.

@@ -16,6 +16,11 @@ class UnknownFeature(SteeringError):
 
     param = "steering.features"
 
+    def __init__(self, message: str, *, feature: str = "") -> None:
+        super().__init__(message)
+        self.feature = feature
+        """Its id."""
+
 
 class BadStrength(SteeringError):
     """A strength that is not finite, or more than the policy allows."""

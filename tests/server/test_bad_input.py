@@ -17,8 +17,8 @@ def said(content, role="user"):
 
 
 BAD = {
-    "unknown feature": (feature(id="small/999"), "steering.features", "small/0…47"),
-    "unknown bundle": (feature(id="other/1"), "steering.features", "other/1"),
+    "unknown feature": (feature(id="small/999"), "steering.features.0.id", "small/0…47"),
+    "unknown bundle": (feature(id="other/1"), "steering.features.0.id", "other/1"),
     "unknown preset": ({"steering": {"preset": "nobody"}}, "steering.preset", "nobody"),
     "two presets": ({"model": "small@bridge", "steering": {"preset": "calm"}}, "steering.preset", "give one"),
     "unknown key in steering": ({"steering": {"feature": []}}, "steering.feature", "unknown key"),
