@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.files import write
 from server.jobs import Work
 from server.settings import Settings
 from server.store.sqlite import SqliteStore
@@ -24,8 +25,6 @@ from steering.errors import BadBundle
 from steering.spec import Preset
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 CHUNK = 512
@@ -193,13 +192,7 @@ def _write_bundle(bundle: Bundle, presets: Sequence[Preset]) -> None:
     draft.rmdir()
     if presets:
         told = [p.model_dump(exclude_defaults=True, mode="json") for p in presets]
-        _replace(bundle.folder / "presets.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-
-
-def _replace(file: "Path", text: str) -> None:
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
+        write(bundle.folder / "presets.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 JOB = (CalibrationOrder, calibrate)

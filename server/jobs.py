@@ -25,6 +25,7 @@ import structlog
 from huey import Huey, RedisHuey, SqliteHuey
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from server.files import write
 from server.settings import Settings
 from steering.errors import SteeringError
 
@@ -299,7 +300,7 @@ class Work:
     def tell(self, progress: float, metrics: Mapping[str, float]) -> None:
         """Say how far it is, 0 … 1."""
         now = {"share": progress, "metrics": dict(metrics), "at": time.time(), "begun": self.begun}
-        _replace(self.folder / "progress.json", json.dumps(now))
+        write(self.folder / "progress.json", json.dumps(now))
         self.jobs._event(self.id, "metric", {"progress": round(progress, 4), **metrics})
 
     def log(self, line: str) -> None:
@@ -320,7 +321,7 @@ def do(jobs: Jobs, job_id: str) -> None:
     except Exception as error:
         work.log(traceback.format_exc())
         end = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
-    _replace(work.folder / "end.json", json.dumps(end))
+    write(work.folder / "end.json", json.dumps(end))
 
 
 def give_way() -> None:
@@ -355,12 +356,6 @@ def _end_group(child: "subprocess.Popen[bytes]") -> None:
             return
 
     threading.Thread(target=end, daemon=True).start()
-
-
-def _replace(file: Path, text: str) -> None:
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(text)
-    os.replace(draft, file)
 
 
 def _text(stored: object) -> str:

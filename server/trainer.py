@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.files import write
 from server.jobs import Jobs, Work, give_way
+from server.looks import Looks
 from server.settings import Settings
 from server.store.sqlite import SqliteStore
 from server.store.store import LiveText
@@ -43,6 +45,8 @@ CALIBRATED_ON = 1500
 """Texts in which the words of a feature are counted."""
 RESERVOIR = 20_000
 """Texts of earlier corpora that are kept, as tokens, to learn old things again."""
+Did = Literal["update", "rolled back"]
+"""What a look has led to."""
 
 
 class UpdateOrder(BaseModel):
@@ -113,7 +117,7 @@ async def _parent(work: Work, revisions: "Revisions", store: SqliteStore) -> "Bu
     if note.exists():
         return revisions.open(note.read_text())
     opened = await open_wanted(revisions, store)
-    _write(note, opened.info.revision)
+    write(note, opened.info.revision)
     return opened
 
 
@@ -219,7 +223,7 @@ async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizer
             )
         Tokens.write(old, corpus_rows(work.settings, tokenizer))
         Tokens.write(new, rows)
-        _write(owners, json.dumps(people))
+        write(owners, json.dumps(people))
     people = json.loads(owners.read_text())
     owned = people if any(p >= 0 for p in people) else None
     if owned is not None:  # a corpus among them is nobody's: it counts as one user more for each of its texts
@@ -275,8 +279,7 @@ class Watch:
         """`submit(type, config, key)` queues a job, once for each key."""
         self.settings, self.submit = settings, submit
         self.revisions = revisions_of(settings)
-        self.folder = settings.data_dir / "trainer" / self.revisions.info.name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.seen = Looks(settings.data_dir, self.revisions.info.name)
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None = None
         self._since = time.time()
 
@@ -297,17 +300,22 @@ class Watch:
             for kind, seen in now.items():
                 baseline = self._baseline(bundle.info.revision, kind, seen)
                 found += [f"{kind}: {alarm}" for alarm in baseline]
-            self._note(bundle.info.revision, now, found)
-            if await self._undone(bundle, live, store):
-                return [*found, "rolled back"]
+            did = "rolled back" if await self._undone(bundle, live, store) else self._called_for(bundle, found, live)
+            self._note(bundle.info.revision, now, found, did)
         finally:
             await store.close()
+        return [*found, did] if did == "rolled back" else found
+
+    def _called_for(self, bundle: "Bundle", found: list[str], live: list[LiveText]) -> Did | None:
+        """Ask for an update if there are alarms, or if it is time for one."""
         if found:
             self.submit("sae_update", {}, f"drift:{bundle.info.revision}:{_day()}")
-        elif self.settings.update_hours and time.time() - self._since > 3600 * self.settings.update_hours and live:
+            return "update"
+        if self.settings.update_hours and time.time() - self._since > 3600 * self.settings.update_hours and live:
             self._since = time.time()
             self.submit("sae_update", {}, f"schedule:{bundle.info.revision}:{int(self._since)}")
-        return found
+            return "update"
+        return None
 
     def _looks(self, bundle: "Bundle", live: list[LiveText]) -> "dict[str, Look]":
         from server.texts import corpus_rows, tokenized
@@ -334,15 +342,12 @@ class Watch:
 
         from steering.drift import Look, alarms
 
-        file = self.folder / f"baseline-{revision}-{kind}.json"
-        if not file.exists():
-            _write(file, json.dumps({**seen.figures(), "firing": seen.firing.tolist()}))
-            if kind == "corpus":
-                return []
-            file = self.folder / f"baseline-{revision}-corpus.json"
-            if not file.exists():
-                return []
-        held = json.loads(file.read_text())
+        held = self.seen.first(revision, kind)
+        if held is None:
+            self.seen.keep_first(revision, kind, {**seen.figures(), "firing": seen.firing.tolist()})
+            held = None if kind == "corpus" else self.seen.first(revision, "corpus")
+        if held is None:
+            return []
         return alarms(Look(**{**held, "firing": torch.tensor(held["firing"])}), seen)
 
     async def _undone(self, bundle: "Bundle", live: list[LiveText], store: SqliteStore) -> bool:
@@ -370,21 +375,14 @@ class Watch:
         self._loaded = self._loaded or load(self.settings.model or bundle.model_path, "cpu")
         return self._loaded
 
-    def _note(self, revision: str, looks: "dict[str, Look]", found: list[str]) -> None:
-        row = {"at": int(time.time()), "revision": revision, "alarms": found}
-        with (self.folder / "drift.jsonl").open("a") as file:
-            file.write(json.dumps(row | {kind: seen.figures() for kind, seen in looks.items()}) + "\n")
+    def _note(self, revision: str, looks: "dict[str, Look]", found: list[str], did: Did | None) -> None:
+        row = {"at": round(time.time(), 3), "revision": revision, "alarms": found, "did": did}
+        self.seen.note(row | {kind: seen.figures() for kind, seen in looks.items()})
 
 
 def _published_before(revisions: "Revisions", job: str) -> str | None:
     """The revision that this job has published already, before it was killed."""
     return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
-
-
-def _write(file: Path, text: str) -> None:
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(text)
-    os.replace(draft, file)
 
 
 def _day() -> str:

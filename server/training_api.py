@@ -1,12 +1,17 @@
-"""`/v1/training…`: who agrees that their conversations are learnt from, and who takes it back. Nobody does until they say so."""
+"""`/v1/training…`: who agrees that their conversations are learnt from, who takes it back, and what the trainer has seen.
 
-from typing import Any
+Nobody agrees until they say so. What is seen are figures; nothing that anybody wrote is among them.
+"""
 
-from fastapi import APIRouter, Request
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.choice import Tiller
 from server.errors import bad_request
+from server.looks import MOST, Looks
 from server.protocol import parse
 
 router = APIRouter()
@@ -44,6 +49,38 @@ async def forget(request: Request, user: str = "") -> dict[str, Any]:
     """Delete what is kept of a user, who may go on giving."""
     tiller: Tiller = request.app.state.tiller
     return {"user": _named(user), "deleted": await tiller.store.forget_texts(user)}
+
+
+@router.get("/v1/training/drift")
+async def drift(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=MOST)] = 500,
+    cursor: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
+) -> dict[str, Any]:
+    """What the trainer's looks have measured, the oldest first; `cursor` leads to those before."""
+    tiller: Tiller = request.app.state.tiller
+    looks, served = Looks(tiller.settings.data_dir, tiller.model), tiller.bundle.info.revision
+
+    def read() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        return looks.rows(before=cursor), {kind: _figures(looks.first(served, kind)) for kind in ("corpus", "live")}
+
+    rows, baseline = await asyncio.to_thread(read)
+    page, more = rows[-limit:], len(rows) > limit
+    empty = {"did": None, "corpus": None, "live": None}
+    return {
+        "object": "list",
+        "data": [empty | row for row in page],
+        "has_more": more,
+        "next_cursor": str(page[0]["at"]) if more else None,
+        "revision": served,
+        "baseline": baseline,
+        "look_seconds": tiller.settings.look_seconds,
+        "update_hours": tiller.settings.update_hours,
+    }
+
+
+def _figures(look: dict[str, Any] | None) -> dict[str, Any] | None:
+    return look and {k: v for k, v in look.items() if k != "firing"}
 
 
 async def _state(tiller: Tiller, user: str) -> dict[str, Any]:

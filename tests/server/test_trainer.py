@@ -227,6 +227,7 @@ def test_live_text_that_is_unlike_the_corpus_begins_an_update(place):
     assert asked[0][1].startswith("drift:r1:")
     rows = [json.loads(line) for line in (place / "data/trainer/made/drift.jsonl").read_text().splitlines()]
     assert rows[-1]["alarms"] == found
+    assert rows[-1]["did"] == "update"
     assert rows[-1]["live"]["explained_variance"] < rows[-1]["corpus"]["explained_variance"]
 
 
