@@ -26,7 +26,7 @@ async def saes(request: Request) -> dict[str, Any]:
 async def sae(request: Request, revision: str) -> dict[str, Any]:
     """One revision with its report, and which features were retired."""
     tiller: Tiller = request.app.state.tiller
-    manifest = await _manifest(tiller, revision)
+    manifest = await manifest_of(tiller, revision)
     retired = [{"id": f"{tiller.model}/{n}", **gone.model_dump()} for n, gone in manifest.retired.items()]
     return _told(tiller, manifest) | {"report": manifest.report, "retired": retired, "sha256": manifest.sha256}
 
@@ -36,7 +36,7 @@ async def rollback(request: Request) -> dict[str, str]:
     """Serve the parent of the revision that is served."""
     tiller: Tiller = request.app.state.tiller
     active = tiller.bundle.info.revision
-    parent = (await _manifest(tiller, active)).parent
+    parent = (await manifest_of(tiller, active)).parent
     if parent is None:
         raise ApiError(
             409,
@@ -50,8 +50,21 @@ async def rollback(request: Request) -> dict[str, str]:
 @router.post("/{revision}/activate")
 async def activate(request: Request, revision: str) -> dict[str, str]:
     """Serve a revision; the answer comes when new requests get it."""
-    await _manifest(request.app.state.tiller, revision)
+    await manifest_of(request.app.state.tiller, revision)
     return await _activated(request, revision)
+
+
+async def manifest_of(tiller: Tiller, revision: str, *, param: str = "revision") -> Manifest:
+    """What is known of a revision. Raises a 404 with those there are, or a 409 if it is damaged."""
+    names = await asyncio.to_thread(tiller.revisions.names)
+    if revision not in names:
+        raise ApiError(
+            404, f"no revision {revision[:64]!r}; there are {', '.join(names)}", code="revision_not_found", param=param
+        )
+    try:
+        return await asyncio.to_thread(tiller.revisions.manifest, revision)
+    except BadBundle as error:
+        raise ApiError(409, str(error), code="revision_refused", param=param) from error
 
 
 async def _activated(request: Request, revision: str) -> dict[str, str]:
@@ -63,18 +76,6 @@ async def _activated(request: Request, revision: str) -> dict[str, str]:
         raise ApiError(
             409, f"{error}; {serving!r} is served as before", code="revision_refused", param="revision"
         ) from error
-
-
-async def _manifest(tiller: Tiller, revision: str) -> Manifest:
-    if revision not in await asyncio.to_thread(tiller.revisions.names):
-        names = ", ".join(tiller.revisions.names())
-        raise ApiError(
-            404, f"no revision {revision[:64]!r}; there are {names}", code="revision_not_found", param="revision"
-        )
-    try:
-        return await asyncio.to_thread(tiller.revisions.manifest, revision)
-    except BadBundle as error:
-        raise ApiError(409, str(error), code="revision_refused", param="revision") from error
 
 
 def _listed(tiller: Tiller, revision: str) -> dict[str, Any]:
