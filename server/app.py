@@ -18,12 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import (
     analyze_api,
     attribute_api,
+    changes_api,
     compare_api,
     contrast_api,
     errors,
     features_api,
     feedback_api,
     jobs_api,
+    limits_api,
     map_api,
     openai_api,
     presets_api,
@@ -76,8 +78,10 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(suggest_api.router)
     app.include_router(presets_api.router)
     app.include_router(saes_api.router)
+    app.include_router(changes_api.router)
     app.include_router(training_api.router)
     app.include_router(jobs_api.router)
+    app.include_router(limits_api.router)
     _add_health(app, settings)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)

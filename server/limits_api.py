@@ -1,0 +1,71 @@
+"""`GET /v1/limits`: what this server is, what it allows, and what is switched on. Knows settings and bounds; changes nothing."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from server import compare_api, feedback_api, vectors_api
+from server.choice import MAX_FACTOR, Tiller
+from server.version import VERSION
+from steering.spec import Mode, Scope, Unit
+
+router = APIRouter(prefix="/v1")
+MODES, UNITS, SCOPES = (list(kind.__args__) for kind in (Mode, Unit, Scope))
+
+
+@router.get("/limits")
+async def limits(request: Request) -> dict[str, Any]:
+    """What a page of settings shows."""
+    tiller: Tiller = request.app.state.tiller
+    running, waiting = tiller.engine.load_now
+    settings = tiller.settings
+    return {
+        "object": "limits",
+        "server": {
+            "version": VERSION,
+            "engine": tiller.engine.name,
+            "device": str(tiller.engine.device),
+            "store": tiller.store.name,
+        },
+        "model": {
+            "id": tiller.model,
+            "context": tiller.engine.max_model_len,
+            "vocabulary": tiller.engine.vocab_size,
+            "width": tiller.engine.width,
+        },
+        "sae": {
+            "revision": tiller.bundle.info.revision,
+            "hook": tiller.bundle.info.hook,
+            "features": tiller.bundle.sae.d_sae,
+            "swap_error": request.app.state.swap.error,
+        },
+        "steering": {
+            "max_features": settings.max_features,
+            "max_push": settings.max_push,
+            "max_factor": MAX_FACTOR,
+            "modes": MODES if tiller.bundle.sae.reads else ["add"],
+            "units": UNITS,
+            "scopes": SCOPES,
+            "variants": compare_api.VARIANTS,
+        },
+        "requests": {
+            "max_tokens": tiller.engine.max_model_len,
+            "max_body": settings.max_body,
+            "live": settings.live,
+            "queue": settings.queue,
+            "running": running,
+            "waiting": waiting,
+        },
+        "users": {"vectors": vectors_api.MOST, "votes": feedback_api.MOST},
+        "training": {
+            "on": settings.trainer,
+            "learns": tiller.bundle.sae.learns,
+            "look_seconds": settings.look_seconds,
+            "update_hours": settings.update_hours,
+            "live_texts": settings.live_texts,
+            "live_days": settings.live_days,
+        },
+        "labels": {"on": settings.label_url is not None, "model": settings.label_model},
+        "meaning": {"on": settings.meaning_model is not None, "model": settings.meaning_model},
+        "keys": {"on": False},
+    }
