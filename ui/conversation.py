@@ -1,133 +1,191 @@
-"""What Send and Regenerate do: from the form's values to what the page shows. Knows Gradio's updates, not its layout."""
+"""What happens when somebody sends a message: from the browser's form to what the page is told. Knows the API, no components.
 
-import random
-from collections.abc import AsyncGenerator
+The browser is not trusted: every field is checked again here. What it keeps of a conversation is all that there is of
+it; nothing is remembered between two messages.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import gradio as gr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ui.api import Api, ApiProblem
-from ui.panel import drawn_with, problem, read, told, waiting
-from ui.turn import Ask, History, asked, exchange
+
+Messages = list[dict[str, str]]
+News = dict[str, Any]
+Signal = asyncio.Queue[ApiProblem | None]
+REDRAW = 0.04
+"""Seconds; tokens that come closer together are told together."""
+ALTERNATIVES = 4
 
 
-@dataclass(frozen=True)
-class Form:
-    """The values of all inputs, in the order in which the page lists them."""
+class Slider(BaseModel):
+    """One row of the panel."""
 
-    sliders: object
-    message: str
-    default: list[Any]
-    steered: list[Any]
-    compare: bool
-    system: str | None
-    temperature: float | None
-    top_p: float | None
-    repetition_penalty: float | None
-    max_tokens: float | None
-    seed: float | None
-    keep_seed: bool
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
-    def sampling(self) -> dict[str, Any]:
-        """How to draw: what is left empty is the server's choice, but the seed, which both panes share."""
-        seed = int(self.seed) if self.keep_seed and self.seed is not None else random.randrange(1_000_000)
-        given = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "repetition_penalty": self.repetition_penalty,
-            "max_tokens": self.max_tokens and int(self.max_tokens),
-        }
-        return {k: v for k, v in given.items() if v is not None} | {"seed": seed}
+    id: str = Field(min_length=1, max_length=256)
+    strength: float = Field(ge=-1000, le=1000, allow_inf_nan=False)
+    mode: Literal["add", "clamp", "scale", "ablate"] = "add"
 
 
-class Shown(NamedTuple):
-    """The values of all outputs, in the order in which the page lists them; a skip leaves one as it is."""
+class Sliders(BaseModel):
+    """All rows, as the API's `steering`."""
 
-    default: Any
-    steered: Any
-    default_notes: Any
-    steered_notes: Any
-    message: Any
-    seed: Any
-    send: Any
-    stop: Any
-    regenerate: Any
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    features: tuple[Slider, ...] = Field(default=(), max_length=32)
+    unit: Literal["dose"] = "dose"
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    scope: Literal["assistant", "all", "generated"] = "assistant"
 
 
-BUTTONS = ("send", "stop", "regenerate")
+class Turn(BaseModel):
+    """An earlier question and what either side replied; None where it was not asked."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    question: str
+    default: str | None = None
+    steered: str | None = None
 
 
-async def send(api: Api, form: Form) -> AsyncGenerator[Shown, None]:
-    """Ask both; show the replies as they grow. A refusal gives the text back."""
-    if not (form.message or "").strip():
-        return
-    default, steered, sampling = plain(form.default), plain(form.steered), form.sampling()
+class Form(BaseModel):
+    """All that the browser says with a message."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str = Field(min_length=1, max_length=64)
+    message: str = Field(min_length=1)
+    history: tuple[Turn, ...] = Field(default=(), max_length=200)
+    steering: Sliders | None = None
+    system: str = ""
+    sampling: dict[str, float | None] = {}
+    """What is left empty is the server's choice."""
+    compare: bool = True
+    """Whether the default model answers, too."""
+    user: str | None = Field(default=None, max_length=256)
+
+    def messages(self, side: Literal["default", "steered"]) -> Messages:
+        """What one side is asked, after its own history."""
+        found: Messages = [{"role": "system", "content": self.system}] if self.system.strip() else []
+        for turn in self.history:
+            if (said := getattr(turn, side)) is not None:
+                found += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": said}]
+        return [*found, {"role": "user", "content": self.message}]
+
+    def drawn(self) -> dict[str, Any]:
+        """How replies are drawn, whole numbers as such."""
+        given = {k: v for k, v in self.sampling.items() if v is not None}
+        return {k: int(v) if v == int(v) else v for k, v in given.items()}
+
+
+@dataclass
+class Reply:
+    """One side's reply as it grows."""
+
+    text: str = ""
+    steering: dict[str, Any] = field(default_factory=dict)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
+
+    def take(self, chunk: dict[str, Any]) -> None:
+        """Add one chunk of the stream."""
+        self.steering |= chunk.get("steering") or {}
+        for choice in chunk["choices"]:
+            self.text += choice["delta"].get("content") or ""
+            self.tokens += [_token(t) for t in (choice.get("logprobs") or {}).get("content") or ()]
+
+    def told(self) -> News:
+        """For the page; tokens come with the end, since they weigh more than the text."""
+        if not self.ended:
+            return {"text": self.text}
+        return {"text": self.text, "steering": self.steering, "tokens": self.tokens}
+
+
+async def talk(api: Api, value: object) -> AsyncGenerator[News, None]:
+    """Ask both sides and tell how the replies grow; the last word is `done` or `problem`. Closing it ends both replies."""
+    form = None
     try:
-        ask = Ask(form.message.strip(), read(form.sliders).steering(), form.system or "", sampling, form.compare)
-        async with aclosing(_replies(api, ask, default, steered)) as updates:
-            async for update in updates:
-                yield update
+        form = read(value)
+        async with aclosing(_exchange(api, form)) as replies:
+            async for news in replies:
+                yield {"id": form.id, **news}
     except (ApiProblem, ValueError) as error:
-        yield Shown(default, steered, "", problem(str(error)), form.message, gr.skip(), *idle())
-    else:
-        yield unchanged()._replace(**dict(zip(BUTTONS, idle(), strict=True)))
+        yield {"id": form.id if form else _id_of(value), "problem": str(error)}
 
 
-async def regenerate(api: Api, form: Form) -> AsyncGenerator[Shown, None]:
-    """Ask the last question again, with the sliders as they are now."""
-    default, steered = plain(form.default), plain(form.steered)
-    kept, question = without_last(steered)
-    kept_default, default_question = without_last(default)
-    if default_question != question or not form.compare:
-        kept_default = default  # the default model was not asked this, or is not asked again
-    again = replace(form, message=question, default=kept_default, steered=kept)
-    async with aclosing(send(api, again)) as updates:
-        async for update in updates:
-            yield update._replace(message=gr.skip())
+def read(value: object) -> Form:
+    """Check what the browser sent. Raises ValueError with a sentence."""
+    try:
+        return Form.model_validate(value if isinstance(value, dict) else {})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise ValueError(
+            f"the message cannot be read: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        ) from error
 
 
-async def _replies(api: Api, ask: Ask, default: History, steered: History) -> AsyncGenerator[Shown, None]:
-    seed = ask.sampling["seed"]
-    left = asked(default, ask.message) if ask.compare else default
-    yield Shown(left, asked(steered, ask.message), "", waiting(), "", seed, *busy())
-    temperature = {"temperature": 1.0, **ask.sampling}
-    async with aclosing(exchange(api, ask, default, steered)) as panes:
-        async for one, other in panes:
-            notes = drawn_with(temperature) if ask.compare else ""
-            yield unchanged()._replace(
-                default=one.history, steered=other.history, default_notes=notes, steered_notes=told(other.steering)
-            )
+async def _exchange(api: Api, form: Form) -> AsyncGenerator[News, None]:
+    about = {"model": await api.model(), **form.drawn(), "logprobs": True, "top_logprobs": ALTERNATIVES}
+    if form.user:
+        about["user"] = form.user
+    steering = {**(form.steering.model_dump() if form.steering else {}), "return": ["applied", "coherence"]}
+    replies = {"steered": Reply()} | ({"default": Reply()} if form.compare else {})
+    signal: Signal = asyncio.Queue()
+    jobs = [_follow(api, {**about, "messages": form.messages("steered"), "steering": steering}, replies["steered"], signal)]  # fmt: skip
+    if form.compare:
+        jobs.append(_follow(api, {**about, "messages": form.messages("default")}, replies["default"], signal))
+    async with aclosing(_growing(jobs, replies, signal)) as all_news:
+        async for news in all_news:
+            yield news
 
 
-def unchanged() -> Shown:
-    """Leave every output as it is."""
-    return Shown(*(gr.skip() for _ in Shown._fields))
+async def _growing(
+    jobs: Sequence[Coroutine[Any, Any, None]], replies: dict[str, Reply], signal: Signal
+) -> AsyncGenerator[News, None]:
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        while not (all(r.ended for r in replies.values()) and signal.empty()):
+            await _latest(signal)
+            done = all(r.ended for r in replies.values())
+            yield {side: reply.told() for side, reply in replies.items()} | ({"done": True} if done else {})
+            await asyncio.sleep(REDRAW)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def busy() -> tuple[Any, Any, Any]:
-    """Send, Stop and Regenerate while replies grow."""
-    return gr.Button(visible=False), gr.Button(visible=True), gr.Button(interactive=False)
+async def _follow(api: Api, body: dict[str, Any], reply: Reply, signal: Signal) -> None:
+    try:
+        async with aclosing(api.stream(body)) as chunks:
+            async for chunk in chunks:
+                reply.take(chunk)
+                signal.put_nowait(None)
+    except ApiProblem as error:
+        signal.put_nowait(error)
+    finally:
+        reply.ended = True
+        signal.put_nowait(None)
 
 
-def idle() -> tuple[Any, Any, Any]:
-    """Send, Stop and Regenerate while nothing happens."""
-    return gr.Button(visible=True), gr.Button(visible=False), gr.Button(interactive=True)
+async def _latest(signal: Signal) -> None:
+    items = [await signal.get()]
+    while not signal.empty():
+        items.append(signal.get_nowait())
+    for item in items:
+        if item is not None:
+            raise item
 
 
-def plain(history: list[Any] | None) -> History:
-    """Gradio hands content back as parts; the API wants text."""
-    return [{"role": m["role"], "content": _text(m["content"])} for m in history or []]
+def _token(told: dict[str, Any]) -> dict[str, Any]:
+    top = [(t["token"], round(t["logprob"], 3)) for t in told.get("top_logprobs") or ()]
+    return {"token": told["token"], "logprob": round(told["logprob"], 3), "top": top}
 
 
-def without_last(history: History) -> tuple[History, str]:
-    """The history before its last question, and that question."""
-    at = max((i for i, m in enumerate(history) if m["role"] == "user"), default=-1)
-    return (history[:at], history[at]["content"]) if at >= 0 else (history, "")
-
-
-def _text(content: Any) -> str:  # noqa: ANN401 - what Gradio hands back
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content if isinstance(part, dict))
+def _id_of(value: object) -> str:
+    return str(value.get("id", ""))[:64] if isinstance(value, dict) else ""

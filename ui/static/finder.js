@@ -1,7 +1,14 @@
-// Find a feature by words as they are typed, and add it.
+// Two ways to a slider from the panel: search for a feature, or say what replies should be like.
+import { api, model } from "./api.js";
+import { signed } from "./dose.js";
+import { button, el, icon } from "./dom.js";
+import { notice } from "./panel.js";
+import { add, addRows, has, rowOf } from "./sliders.js";
+import { featurePath } from "./api.js";
+
 let searching = 0;
 
-function finder() {
+export function finder() {
   const hits = el("ul", { class: "hits", id: "hits", "aria-label": "Features found" });
   const input = el("input", { type: "search", id: "find-feature", placeholder: "Add a feature: type to search…", "aria-label": "Search features to add", "data-key": "find" });
   let timer;
@@ -24,16 +31,42 @@ async function search(words, hits) {
 }
 
 function hit(feature) {
-  const there = state.rows.some((r) => r.id === feature.id), label = feature.label || feature.id;
+  const there = has(feature.id), label = feature.label || feature.id;
   return el("li", {}, el("span", { class: "name", title: label }, label), el("code", {}, feature.id),
-    el("button", { type: "button", class: "icon", disabled: there, title: there ? "It is there already" : "Add", "aria-label": `Add ${label}`, onclick: () => add(feature) }, there ? "✓" : "+"));
+    icon(there ? "✓" : "+", `Add ${label}`, () => addOne(feature), { disabled: there, title: there ? "It is there already" : "Add" }));
 }
 
-function add(feature) {
-  if (state.rows.length >= 32) return notice("32 features are the most that one request may steer.", true);
-  remember();
-  state.rows.push(rowOf(feature, 0));
-  state.unfolded = true;
-  draw();
-  root.querySelector(`[data-key="range ${CSS.escape(feature.id)}"]`)?.focus();
+export function addOne(feature, strength = 0) {
+  try {
+    add(feature, strength);
+    document.querySelector(`[data-key="range ${CSS.escape(feature.id)}"]`)?.focus();
+  } catch (error) { notice(error.message, true); }
 }
+
+export function wisher() {
+  const input = el("input", { type: "text", id: "wish", maxlength: 300, placeholder: "Make it more… poetic, formal, about ships", "aria-label": "Say what replies should be like", "data-key": "wish" });
+  const go = button("Suggest", null, { id: "suggest", type: "submit" });
+  const form = el("form", { class: "wisher" }, input, go);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (!input.value.trim()) return;
+    go.disabled = true;
+    notice("Trying features on a few prompts…");
+    await wish(input.value.trim());
+    go.disabled = false;
+  });
+  return form;
+}
+
+async function wish(words) {
+  try {
+    const found = await api("steering/suggest", "POST", { model: await model(), wish: words });
+    if (!found.features.length) return notice(`No feature was found that makes replies “${words}”.`, true);
+    const features = await Promise.all(found.features.map((f) => api(featurePath(f.id))));
+    addRows(features.map((f, i) => rowOf(f, found.features[i].strength)));
+    const said = found.features.map((f) => `${signed(f.strength)} ${f.label || f.id}: ${f.why}`).join(" · ");
+    notice(`Added ${said}${promptIsBetter(found) ? " A system prompt with that wish did more." : ""}`);
+  } catch (error) { notice(error.message, true); }
+}
+
+const promptIsBetter = ({ gain, prompt_gain }) => gain != null && prompt_gain != null && prompt_gain > gain;

@@ -1,0 +1,73 @@
+"""What the browser sends is checked before anything is asked."""
+
+import pytest
+
+from ui.api import Api
+from ui.conversation import Reply, read, talk
+
+ROW = {"id": "small/1", "strength": 0.5, "mode": "add"}
+FORM = {"id": "t1", "message": "and now?", "steering": {"features": [ROW]}}
+HISTORY = [{"question": "hello", "default": "good day", "steered": "arr"}, {"question": "so", "default": None, "steered": "arr!"}]  # fmt: skip
+
+
+def test_sliders_are_the_apis_steering():
+    steering = read(FORM).steering
+    assert steering is not None
+    assert steering.model_dump()["features"] == (ROW,)
+    assert (steering.unit, steering.scale, steering.scope) == ("dose", 1.0, "assistant")
+
+
+def test_each_side_is_asked_after_its_own_history():
+    form = read({**FORM, "history": HISTORY, "system": "Be brief."})
+    assert [m["content"] for m in form.messages("steered")] == ["Be brief.", "hello", "arr", "so", "arr!", "and now?"]
+    assert [m["content"] for m in form.messages("default")] == ["Be brief.", "hello", "good day", "and now?"]
+
+
+def test_empty_fields_are_the_servers_choice_and_whole_numbers_are_whole():
+    drawn = read({**FORM, "sampling": {"temperature": 0.5, "max_tokens": 160.0, "top_p": None}}).drawn()
+    assert drawn == {"temperature": 0.5, "max_tokens": 160}
+    assert isinstance(drawn["max_tokens"], int)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"message": ""},
+        {"message": None},
+        {"id": ""},
+        {"steering": {"features": [{**ROW, "strength": float("nan")}]}},
+        {"steering": {"features": [{**ROW, "mode": "explode"}]}},
+        {"steering": {"features": [ROW] * 33}},
+        {"sampling": {"temperature": "hot"}},
+        {"history": "long"},
+    ],
+)
+def test_rubbish_is_refused_with_a_sentence(wrong):
+    with pytest.raises(ValueError, match="the message cannot be read"):
+        read({**FORM, **wrong})
+
+
+@pytest.mark.parametrize("value", [None, "rubbish", {}, {"id": 3}])
+async def test_what_is_no_form_is_told_as_a_problem(value):
+    news = [n async for n in talk(Api("http://127.0.0.1:9/v1"), value)]
+    assert len(news) == 1
+    assert "cannot be read" in news[0]["problem"]
+
+
+async def test_a_server_that_is_gone_is_told_as_a_problem():
+    news = [n async for n in talk(Api("http://127.0.0.1:9/v1"), FORM)]
+    assert news[0]["id"] == "t1"
+    assert "cannot be reached" in news[0]["problem"]
+
+
+def test_tokens_and_what_was_applied_are_told_with_the_end():
+    reply = Reply()
+    token = {"token": "hi", "logprob": -0.10001, "top_logprobs": [{"token": "ho", "logprob": -2.0}]}
+    reply.take({"choices": [{"delta": {"content": "hi"}, "logprobs": {"content": [token]}}], "steering": {"hash": "s"}})
+    assert reply.told() == {"text": "hi"}
+    reply.ended = True
+    assert reply.told() == {
+        "text": "hi",
+        "steering": {"hash": "s"},
+        "tokens": [{"token": "hi", "logprob": -0.1, "top": [("ho", -2.0)]}],
+    }

@@ -1,0 +1,86 @@
+// One turn in one pane: the question, the reply with its tokens, and below it what made it and how it holds together.
+import { signed } from "./dose.js";
+import { button, el, icon, sign, toast } from "./dom.js";
+import { ease } from "./sliders.js";
+import { restore, talk, thumb } from "./talk.js";
+
+const FEW = 3;
+const VERDICTS = { ok: "coherence: OK", strained: "coherence: strained", broken: "coherence: broken" };
+
+export function turnNode(turn, side) {
+  const reply = turn[side];
+  if (!reply) return el("div", { class: "turn unasked" }, question(turn), el("p", { class: "quiet" }, "not asked"));
+  return el("div", { class: "turn" }, question(turn), el("div", { class: "bot-row" }, said(reply)), notes(turn, side, reply));
+}
+
+const question = (turn) => el("div", { class: "user-row" }, turn.question);
+
+// Each token with how likely it was, where that is known and the pieces are the text.
+function said(reply) {
+  if (!reply.text && !reply.done) return el("p", { class: "said quiet" }, talk.waiting || "thinking…");
+  const pieces = reply.tokens || [];
+  if (!reply.done || pieces.map((t) => t.token).join("") !== reply.text) return el("p", { class: "said" }, reply.text);
+  return el("p", { class: "said tokens" }, pieces.map((t) => el("span", { class: `token p${Math.min(4, Math.floor(Math.exp(t.logprob) * 5))}`, title: chances(t) }, t.token)));
+}
+
+const percentOf = (logprob) => { const p = 100 * Math.exp(logprob); return p < 0.1 ? "<0.1 %" : `${p.toFixed(p < 10 ? 1 : 0)} %`; };
+const chances = ({ token, logprob, top }) => [`“${token}” ${percentOf(logprob)}`, ...top.map(([other, lp]) => `${percentOf(lp)}  ${other}`)].join("\n");
+
+function notes(turn, side, reply) {
+  if (!reply.done) return el("div", { class: "notes" });
+  const chips = side === "steered" ? steeredChips(turn, reply) : [chip("not steered"), chip(`seed ${turn.seed} · temperature ${turn.sampling.temperature ?? 1}`)];
+  return el("div", { class: "notes" }, problemOf(reply), chips,
+    el("span", { class: "tools" }, icon(sign("copy"), "Copy the reply", (event) => copy(event.currentTarget, reply.text)), side === "steered" && turn.asked?.features.length ? thumbs(turn) : null));
+}
+
+const problemOf = (reply) => (reply.problem ? el("span", { class: "chip problem", role: "alert" }, reply.problem) : reply.stopped ? chip("stopped") : null);
+
+async function copy(button, text) {
+  await navigator.clipboard.writeText(text).catch(() => {});
+  button.replaceChildren(sign("done"));
+}
+
+const thumbs = (turn) => [[true, "up", "Good reply"], [false, "down", "Bad reply"]].map(([up, name, words]) =>
+  icon(sign(name), words, () => thumb(turn, up).catch((error) => toast(error.message, { problem: true })), { "aria-pressed": String(turn.thumb === up) }));
+
+function steeredChips(turn, reply) {
+  const { applied = [], warnings = [], coherence } = reply.steering || {};
+  return [verdict(coherence), made(turn, applied), warned(warnings)];
+}
+
+function verdict(coherence) {
+  if (!VERDICTS[coherence?.verdict]) return null;
+  const { verdict, repetition, mean_logprob_unsteered } = coherence;
+  const title = `repeats itself ${Math.round(100 * repetition)} %; ${mean_logprob_unsteered.toFixed(1)} nats a token to the default model`;
+  return [chip(VERDICTS[verdict], `verdict ${verdict}`, title), verdict === "ok" ? null : button("Ease off: halve the strength", ease, { class: "chip act", "data-act": "ease" })];
+}
+
+// What was changed or goes too far is said at once; what is merely not known of single features waits behind a word.
+const LOUD = new Set(["above_sweet_spot", "cut"]);
+function warned(warnings) {
+  const loud = warnings.filter((w) => LOUD.has(w.code)), rest = warnings.filter((w) => !LOUD.has(w.code));
+  const said = (w) => chip(`⚠ ${w.message}`, "warn");
+  return [loud.slice(0, 3).map(said), rest.length ? el("details", { class: "warned" }, el("summary", { class: "chip" }, rest.length === 1 ? "1 note" : `${rest.length} notes`), rest.map(said)) : null];
+}
+
+// What the reply was made with; a click puts the sliders back there.
+function made(turn, applied) {
+  if (!applied.length) return chip("not steered");
+  const words = applied.map((a) => `${a.label || a.id} ${amount(a)}`);
+  const label = turn.persona ? `${turn.persona} ×${turn.asked.scale.toFixed(2)}` : applied.length > FEW ? `${words[0]} + ${applied.length - 1} more` : words.join(" · ");
+  return el("button", { type: "button", class: "chip act dose", title: `Made with ${words.join(", ")}; seed ${turn.seed}.\nClick to put the sliders back there.`, "aria-label": `Put the sliders back to ${words.join(", ")}`, "data-act": "restore", onclick: () => back(turn) }, `${label} · seed ${turn.seed}`);
+}
+
+async function back(turn) {
+  try {
+    const missing = await restore(turn);
+    toast(missing.length ? `These features are not there any more: ${missing.join(", ")}.` : "The sliders are as they were for this reply.", { problem: missing.length > 0 });
+  } catch (error) { toast(error.message, { problem: true }); }
+}
+
+export function amount(applied) {
+  if (applied.mode === "ablate") return "off";
+  return applied.mode === "scale" ? `×${applied.strength.toFixed(2)}` : signed(applied.dose);
+}
+
+export const chip = (text, kind = "", title = "") => el("span", { class: `chip ${kind}`, title: title || text }, text);

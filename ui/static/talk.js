@@ -1,0 +1,159 @@
+// The conversation: its turns, how replies are drawn, and what is sent. Knows no elements; the page's Python asks the API.
+import { api, HERE } from "./api.js";
+import { keepInTab, me, ofTab } from "./kept.js";
+import { asked, asMade, markSent, state, take } from "./sliders.js";
+
+export const DRAWN = { temperature: 0.5, top_p: 1, repetition_penalty: 1, max_tokens: 160 };
+export const talk = { turns: [], draft: "", system: "", sampling: { ...DRAWN }, seed: 7, keepSeed: true, compare: true, ...ofTab("talk", {}), busy: null, waiting: "" };
+const LONGEST = 200;
+const followers = [];
+let submit = () => {}, cancel = () => {};
+
+export const onTalk = (act) => followers.push(act);
+export function tell(what = "turns") {
+  const { busy, waiting, ...kept } = talk;
+  if (!busy) keepInTab("talk", kept);
+  for (const act of followers) act(what);
+}
+
+// What was cut off by a reload says so, and can be asked again.
+for (const turn of talk.turns) for (const side of [turn.default, turn.steered]) if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || "The page was reloaded while this was said." });
+
+// A persona brings its first question, system prompt and sampling; what is typed meanwhile stays.
+export function begin(preset) {
+  talk.draft = preset?.starter_prompts[0] || talk.draft;
+  talk.system = preset?.system_prompt || "";
+  for (const [name, usual] of Object.entries(DRAWN)) talk.sampling[name] = preset?.sampling?.[name] ?? usual;
+  tell("form");
+}
+
+export function connect(how) {
+  [submit, cancel] = [how.submit, how.cancel];
+}
+
+const fresh = () => ({ text: "", done: false });
+
+// Asks both sides. Nothing is sent without a word to say, or while a reply is on its way.
+export function send(words = talk.draft) {
+  const question = words.trim();
+  if (!question || talk.busy) return;
+  if (!talk.keepSeed) talk.seed = Math.floor(Math.random() * 1e6);
+  const steering = asked();
+  const turn = { id: crypto.randomUUID?.() ?? String(Math.random()), question, asked: steering, preset: state.preset, persona: asMade(), seed: talk.seed, default: talk.compare ? fresh() : null, steered: fresh() };
+  ask(turn, { system: talk.system, sampling: { ...talk.sampling } });
+  if (words === talk.draft) talk.draft = "";
+  tell("form");
+}
+
+// The last question again, with the sliders as they are now.
+export function regenerate() {
+  const last = talk.turns.at(-1);
+  if (!last || talk.busy) return;
+  talk.turns.pop();
+  const turn = { ...last, asked: asked(), preset: state.preset, persona: asMade(), seed: talk.keepSeed ? talk.seed : Math.floor(Math.random() * 1e6), default: talk.compare ? fresh() : last.default, steered: fresh() };
+  ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, last);
+}
+
+// Takes the last question back into the box.
+export function editLast() {
+  if (talk.busy || !talk.turns.length) return;
+  talk.draft = talk.turns.pop().question;
+  tell("turns");
+  tell("form");
+}
+
+export function clear() {
+  stop();
+  const gone = talk.turns;
+  talk.turns = [];
+  tell("turns");
+  return () => { talk.turns = gone; tell("turns"); };
+}
+
+function ask(turn, how, before = null) {
+  turn.system = how.system;
+  turn.sampling = how.sampling;
+  const history = talk.turns.map(({ question, default: left, steered }) => ({ question, default: left?.text || null, steered: steered.text }));
+  talk.turns = [...talk.turns, turn].slice(-LONGEST);
+  talk.busy = { turn, before, at: Date.now(), seen: Date.now() };
+  markSent();
+  tell("turns");
+  const again = turn.default && !turn.default.text;
+  submit({ id: turn.id, message: turn.question, history, steering: turn.asked, system: how.system, sampling: { ...how.sampling, seed: turn.seed }, compare: Boolean(again), user: me() });
+  watch();
+}
+
+// What the page's Python tells of the turn that is on its way.
+export function news(told) {
+  const busy = talk.busy;
+  if (!busy || told?.id !== busy.turn.id) return;
+  busy.seen = Date.now();
+  talk.waiting = "";
+  for (const name of ["default", "steered"]) if (told[name] && busy.turn[name]) Object.assign(busy.turn[name], told[name]);
+  if (told.problem) return failed(told.problem);
+  if (told.done) return ended();
+  tell("reply");
+}
+
+function ended() {
+  const { turn } = talk.busy;
+  for (const side of [turn.default, turn.steered]) if (side) side.done = true;
+  talk.busy = null;
+  talk.waiting = "";
+  tell("turns");
+}
+
+// A refusal before the first word gives the text back; what was said until a break is kept.
+function failed(problem) {
+  const { turn, before } = talk.busy;
+  const said = turn.steered.text || turn.default?.text;
+  talk.waiting = "";
+  if (said) turn.steered.problem = problem;
+  else {
+    talk.turns = [...talk.turns.filter((t) => t !== turn), ...(before ? [before] : [])];
+    if (!before && !talk.draft) talk.draft = turn.question;
+  }
+  talk.problem = said ? "" : problem;
+  ended();
+  tell("form");
+  talk.problem = "";
+}
+
+export function stop() {
+  if (!talk.busy) return;
+  cancel();
+  const { turn } = talk.busy;
+  turn.steered.stopped = true;
+  ended();
+}
+
+// Silence may be a queue, or a connection that broke: the server's health tells which.
+async function watch() {
+  const mine = talk.busy;
+  while (talk.busy === mine) {
+    await new Promise((done) => setTimeout(done, 1500));
+    if (talk.busy !== mine || Date.now() - mine.seen < 1400) continue;
+    try {
+      const health = await (await fetch(HERE + "health")).json();
+      const waiting = health.waiting || 0;
+      talk.waiting = waiting ? `the model is busy: ${waiting} ${waiting === 1 ? "request waits" : "requests wait"}` : "thinking…";
+      tell("reply");
+    } catch {
+      if (talk.busy === mine) failed("The connection to the server was lost. What was said is kept; ask again when it is back.");
+    }
+  }
+}
+
+// The sliders, system prompt and sampling that a reply was made with.
+export async function restore(turn) {
+  const missing = await take(turn.asked || { features: [], unit: "dose" }, { preset: turn.preset });
+  Object.assign(talk, { system: turn.system, sampling: { ...turn.sampling }, seed: turn.seed });
+  tell("form");
+  return missing;
+}
+
+export async function thumb(turn, up) {
+  await api("feedback", "POST", { user: me(), kind: "thumb", up, steering: turn.asked });
+  turn.thumb = up;
+  tell("turns");
+}
