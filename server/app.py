@@ -22,6 +22,7 @@ from server import (
     compare_api,
     contrast_api,
     errors,
+    exports_api,
     features_api,
     feedback_api,
     jobs_api,
@@ -46,6 +47,8 @@ log = structlog.get_logger(__name__)
 Opener = Callable[[], Awaitable[Tiller]]
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+WHOLE = {"/v1/import", "/v1/presets/import"}
+"""Where a whole document comes in."""
 
 
 def create_app(settings: Settings, opener: Opener) -> FastAPI:
@@ -76,6 +79,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(vectors_api.router)
     app.include_router(feedback_api.router)
     app.include_router(suggest_api.router)
+    app.include_router(exports_api.router)  # before the presets: its addresses stand beside their ids
     app.include_router(presets_api.router)
     app.include_router(saes_api.router)
     app.include_router(changes_api.router)
@@ -175,7 +179,7 @@ class Border:
         elif self.state.tiller is None and scope["path"].startswith("/v1"):
             await JSONResponse(LOADING, 503, {"Retry-After": "2"})(scope, receive, tagged)
         else:
-            limited = _limited(receive, self.settings.max_body) if scope["path"].startswith("/v1") else receive
+            limited = _limited(receive, self._most(scope["path"])) if scope["path"].startswith("/v1") else receive
             try:
                 await self.app(scope, limited, tagged)
             except Exception as error:
@@ -192,9 +196,13 @@ class Border:
         if self.settings.host in LOOPBACK and host and host not in LOOPBACK:
             return ApiError(421, f"this server answers on this machine only, not as {host!r}", code="wrong_host")
         length = headers.get("content-length", "0")
-        if scope["path"].startswith("/v1") and length.isdecimal() and int(length) > self.settings.max_body:
-            return _too_large(self.settings.max_body)
+        most = self._most(scope["path"])
+        if scope["path"].startswith("/v1") and length.isdecimal() and int(length) > most:
+            return _too_large(most)
         return None
+
+    def _most(self, path: str) -> int:
+        return self.settings.max_import if path in WHOLE else self.settings.max_body
 
 
 def _limited(receive: Receive, most: int) -> Receive:

@@ -120,6 +120,6 @@ def _named(error: BaseException, body: CompareRequest, i: int) -> ApiError:
         log.error("variant broke", exc_info=error)
     field = (found.param or "").partition(".")[0]
     own = field in ("", "steering") or (field == "model" and variant.model is not None)
-    param = ".".join(filter(None, ("variants", str(i), found.param))) if own else found.param
-    message = f"variant {variant.name!r}: {found.message}"
-    return ApiError(found.status, message, code=found.code, param=param, kind=found.kind, headers=found.headers)
+    told = found.within(f"variants.{i}", whose=f"variant {variant.name!r}")
+    told.param = told.param if own else found.param
+    return told

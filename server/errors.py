@@ -27,20 +27,38 @@ class ApiError(Exception):
         param: str | None = None,
         kind: str = "invalid_request_error",
         headers: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> None:
+        """`more` stands beside OpenAI's four keys: what a program needs to offer the way out."""
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.kind = status, message, code, param, kind
-        self.headers = headers or {}
+        self.headers, self.more = headers or {}, more or {}
 
     @property
     def body(self) -> dict[str, Any]:
         """The error as OpenAI's clients read it."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        return {
+            "error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code, **self.more}
+        }
+
+    def within(self, place: str, *, whose: str = "") -> "ApiError":
+        """The same error, `place` before its param and `whose` before its message."""
+        return ApiError(
+            self.status,
+            f"{whose}: {self.message}" if whose else self.message,
+            code=self.code,
+            param=".".join(filter(None, (place, self.param))),
+            kind=self.kind,
+            headers=self.headers,
+            more=self.more,
+        )
 
 
-def bad_request(message: str, *, param: str | None, code: str = "invalid_value") -> ApiError:
+def bad_request(
+    message: str, *, param: str | None, code: str = "invalid_value", more: dict[str, Any] | None = None
+) -> ApiError:
     """A 400 that names its parameter."""
-    return ApiError(400, message, code=code, param=param)
+    return ApiError(400, message, code=code, param=param, more=more)
 
 
 def as_api_error(error: BaseException) -> ApiError:

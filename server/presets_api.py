@@ -12,6 +12,8 @@ from server.store.store import Conflict
 from steering.spec import Preset
 
 router = APIRouter(prefix="/v1/presets")
+RESERVED = ("export", "import")
+"""What stands beside the ids in addresses."""
 
 
 @router.get("")
@@ -40,7 +42,7 @@ async def preset(request: Request, preset_id: str, snapshots: bool = False) -> R
 async def create(request: Request, user: str | None = None) -> Response:
     """Save a new preset; with `user`, it may hold that user's vectors, and keeps them."""
     tiller: Tiller = request.app.state.tiller
-    wanted = await _checked(tiller, await request.body(), user=user)
+    wanted = await checked(tiller, parse(Preset, await request.body()), user=user)
     taken = ApiError(
         409,
         f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it",
@@ -59,8 +61,11 @@ async def create(request: Request, user: str | None = None) -> Response:
 async def replace(request: Request, preset_id: str, user: str | None = None) -> Response:
     """Create or replace; `If-Match` with a version refuses to overwrite somebody else's change."""
     tiller: Tiller = request.app.state.tiller
-    wanted = await _checked(tiller, await request.body(), preset_id, user=user)
-    await _may_change(tiller, preset_id)
+    wanted = parse(Preset, await request.body())
+    if wanted.id != preset_id:
+        raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
+    wanted = await checked(tiller, wanted, user=user)
+    await may_change(tiller, preset_id)
     match = request.headers.get("if-match", "").strip('"')
     if match not in ("", "*") and not match.isdecimal():
         raise bad_request(f"If-Match must be a preset's version, not {match!r}", param="If-Match")
@@ -76,30 +81,33 @@ async def replace(request: Request, preset_id: str, user: str | None = None) -> 
 async def delete(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
     tiller: Tiller = request.app.state.tiller
-    await _may_change(tiller, preset_id)
+    await may_change(tiller, preset_id)
     if not await tiller.store.delete_preset(preset_id):
         raise _missing(preset_id)
     return {"id": preset_id, "object": "preset", "deleted": True}
 
 
-async def _checked(tiller: Tiller, body: bytes, preset_id: str | None = None, *, user: str | None) -> Preset:
-    wanted = parse(Preset, body)
-    if preset_id is not None and wanted.id != preset_id:
-        raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
+async def checked(tiller: Tiller, wanted: Preset, *, user: str | None) -> Preset:
+    """A preset as it may be saved, its features pinned. Raises ApiError and SteeringError.
+
+    Nobody brings measurements or vectors of their own; what was measured stays while the steering does.
+    """
+    if wanted.id in RESERVED:
+        raise bad_request(f"{wanted.id!r} is an address of its own; choose another id", param="id")
     if wanted.model not in ("", tiller.model):
         raise bad_request(f"this server serves {tiller.model!r}; the preset is for {wanted.model!r}", param="model")
     check_sampling(wanted.sampling)
     held = await tiller.store.preset(wanted.id)
     kept = await tiller.vectors(user, wanted.steering) | (held.pins if held and held.model == tiller.model else {})
     tiller.resolve(wanted.steering, kept)
-    # Nobody brings vectors or measurements of their own; what was measured stays while the steering does.
     same = held is not None and held.steering == wanted.steering
     found = {k: getattr(held, k) if same else None for k in ("sweet_spot", "calibration")}
     mine = wanted.model_copy(update={"model": tiller.model, "snapshots": (), **found})
     return tiller.bundle.pinned(mine, kept=kept)
 
 
-async def _may_change(tiller: Tiller, preset_id: str) -> None:
+async def may_change(tiller: Tiller, preset_id: str) -> None:
+    """Raise ApiError for a preset that comes with the model, or was saved for another one."""
     held = await tiller.store.preset(preset_id)
     if held and held.model != tiller.model:
         raise ApiError(

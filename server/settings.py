@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """Policy: how many features one request may steer."""
     max_body: int = 1 << 20
     """Bytes of a request's body."""
+    max_import: int = 64 << 20
+    """The same of what comes in as a whole: `/v1/import` and `/v1/presets/import`."""
     corpus: tuple[Path, ...] = ()
     """Text that the SAE keeps explaining: lines or JSONL; the bundle's own if none is named."""
     update_hours: float = Field(default=0, ge=0)

@@ -5,12 +5,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
 
-from server.store.store import BadStore, Conflict, LiveText, StoredVote
+from server.store.store import BadStore, Conflict, Kept, LiveText, Restored, Said, StoredVote, Taken
 from steering.edited import Edited
 from steering.spec import Preset, Vector
 
@@ -151,16 +152,7 @@ class SqliteStore:
     async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
         """Remember what was said at once, under one number, and drop what is too old."""
 
-        def add(db: sqlite3.Connection) -> None:
-            (said,) = db.execute("SELECT COALESCE(MAX(said), 0) + 1 FROM votes").fetchone()
-            rows = [(user, model, said, kind, v.subject, v.dose, v.liked, v.weight, v.created) for v in votes]
-            names = "user, model, said, kind, subject, dose, liked, weight, created"
-            db.executemany(f"INSERT INTO votes ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            newest = "SELECT id FROM votes WHERE user = ? AND model = ? ORDER BY id DESC LIMIT ?"
-            old = f"DELETE FROM votes WHERE user = ? AND model = ? AND id NOT IN ({newest})"
-            db.execute(old, (user, model, user, model, most))
-
-        await self._run(add)
+        await self._run(lambda db: _add_votes(db, user, model, kind, votes, most=most))
 
     async def votes(self, user: str, model: str) -> list[StoredVote]:
         """What a user has said, oldest first."""
@@ -229,6 +221,53 @@ class SqliteStore:
         sql = "DELETE FROM vectors WHERE user = ? AND model = ? AND name = ?"
         return await self._run(lambda db: db.execute(sql, (user, model, name)).rowcount > 0)
 
+    async def kept(self, user: str, model: str) -> Kept:
+        """All presets of a model, and what this user has said and made, as of one moment."""
+
+        def read(db: sqlite3.Connection) -> Kept:
+            presets = [Preset.model_validate_json(b) for (b,) in db.execute("SELECT body FROM presets ORDER BY id")]
+            sql = "SELECT number, body FROM feature_edits WHERE bundle = ? ORDER BY number"
+            edits = {n: Edited.model_validate_json(b) for n, b in db.execute(sql, (model,))}
+            sql = "SELECT body FROM vectors WHERE user = ? AND model = ? ORDER BY name"
+            vectors = [Vector.model_validate_json(b) for (b,) in db.execute(sql, (user, model))]
+            return Kept(
+                presets=tuple(p for p in presets if p.model == model),
+                edits={n: e for n, e in edits.items() if e.by in (user, None)},
+                vectors=tuple(vectors),
+                said=tuple(_said(db, user, model)),
+            )
+
+        return await self._run(read)
+
+    async def restore(
+        self, user: str, model: str, kept: Kept, *, replace: bool, votes: int, vectors: int
+    ) -> dict[str, Restored]:
+        """Write it in one transaction. Raises Taken and Conflict, and then nothing is written."""
+
+        def write(db: sqlite3.Connection) -> dict[str, Restored]:
+            done: dict[str, Restored] = {f"preset:{p.id}": _put_preset(db, p) for p in kept.presets}
+            for number, edit in kept.edits.items():
+                key = {"bundle": model, "number": number}
+                done[f"feature:{number}"] = _put(db, "feature_edits", key, edit.model_dump_json())
+            for v in kept.vectors:
+                key = {"user": user, "model": model, "name": v.name}
+                done[f"vector:{v.name}"] = _put(db, "vectors", key, v.model_dump_json())
+            if not replace and (taken := [name for name, result in done.items() if result == "replaced"]):
+                raise Taken(taken)
+            whose = "WHERE user = ? AND model = ?"
+            (n,) = db.execute(f"SELECT COUNT(*) FROM vectors {whose}", (user, model)).fetchone()
+            if n > vectors:
+                raise Conflict(f"{user!r} would have {n} vectors; {vectors} are kept")
+            held = {*_said(db, user, model)}
+            new = [s for s in kept.said if s not in held]
+            for said in new:
+                _add_votes(db, user, model, said.kind, said.votes, most=votes)
+            if kept.said:
+                done["votes"] = "created" if new else "unchanged"
+            return done
+
+        return await self._run(write)
+
     async def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -247,3 +286,48 @@ class SqliteStore:
                 return result
 
         return await anyio.to_thread.run_sync(in_transaction)
+
+
+def _add_votes(
+    db: sqlite3.Connection, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int
+) -> None:
+    (said,) = db.execute("SELECT COALESCE(MAX(said), 0) + 1 FROM votes").fetchone()
+    rows = [(user, model, said, kind, v.subject, v.dose, v.liked, v.weight, v.created) for v in votes]
+    names = "user, model, said, kind, subject, dose, liked, weight, created"
+    db.executemany(f"INSERT INTO votes ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    newest = "SELECT id FROM votes WHERE user = ? AND model = ? ORDER BY id DESC LIMIT ?"
+    old = f"DELETE FROM votes WHERE user = ? AND model = ? AND id NOT IN ({newest})"
+    db.execute(old, (user, model, user, model, most))
+
+
+def _said(db: sqlite3.Connection, user: str, model: str) -> list[Said]:
+    """A user's votes, those that were given at once together, oldest first."""
+    names = "said, kind, subject, dose, liked, weight, created"
+    rows = db.execute(f"SELECT {names} FROM votes WHERE user = ? AND model = ? ORDER BY id", (user, model))
+    return [
+        Said(kind, tuple(StoredVote(*row[2:]) for row in together))
+        for (_, kind), together in groupby(rows, key=lambda row: row[:2])
+    ]
+
+
+def _put_preset(db: sqlite3.Connection, given: Preset) -> Restored:
+    """A new one keeps its version and time; one that replaces another counts on."""
+    row = db.execute("SELECT body FROM presets WHERE id = ?", (given.id,)).fetchone()
+    held = Preset.model_validate_json(row[0]) if row else None
+    now = given.model_copy(update={"readonly": False, "updated": given.updated or int(time.time())})
+    if held:
+        if now.model_copy(update={"version": held.version, "updated": held.updated}) == held:
+            return "unchanged"
+        now = now.model_copy(update={"version": max(held.version, now.version) + 1, "updated": int(time.time())})
+    db.execute("REPLACE INTO presets VALUES (?, ?, ?)", (now.id, now.version, now.model_dump_json()))
+    return "replaced" if held else "created"
+
+
+def _put(db: sqlite3.Connection, table: str, key: Mapping[str, str | int], body: str) -> Restored:
+    where = " AND ".join(f"{name} = ?" for name in key)
+    row = db.execute(f"SELECT body FROM {table} WHERE {where}", tuple(key.values())).fetchone()
+    if row and row[0] == body:
+        return "unchanged"
+    names = ", ".join([*key, "body"])
+    db.execute(f"REPLACE INTO {table} ({names}) VALUES ({', '.join('?' * (len(key) + 1))})", (*key.values(), body))
+    return "replaced" if row else "created"

@@ -1,8 +1,8 @@
 """The seam for what outlives a restart. Knows presets and settings as values; nothing of HTTP or tensors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from steering.edited import Edited
 from steering.spec import Preset, Vector
@@ -10,6 +10,14 @@ from steering.spec import Preset, Vector
 
 class Conflict(Exception):
     """Somebody else changed it first: the version on which this change was based is gone."""
+
+
+class Taken(Conflict):
+    """What is to be written is there already and says something else; `names` are those."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"{', '.join(names)}: there already, and not the same")
+        self.names = tuple(names)
 
 
 class BadStore(ValueError):
@@ -36,6 +44,28 @@ class StoredVote:
     liked: float
     weight: float
     created: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """The votes that somebody gave at once."""
+
+    kind: str
+    votes: tuple[StoredVote, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept for one model that a user may take along."""
+
+    presets: tuple[Preset, ...] = ()
+    edits: Mapping[int, Edited] = field(default_factory=dict)
+    """By the feature's number."""
+    vectors: tuple[Vector, ...] = ()
+    said: tuple[Said, ...] = ()
+
+
+Restored = Literal["created", "replaced", "unchanged"]
 
 
 class Store(Protocol):
@@ -124,6 +154,20 @@ class Store(Protocol):
 
     async def delete_vector(self, user: str, model: str, name: str) -> bool:
         """Forget a vector; whether there was one."""
+        ...
+
+    async def kept(self, user: str, model: str) -> Kept:
+        """All presets of a model, and what this user has said and made; of features, what they or nobody named has said."""
+        ...
+
+    async def restore(
+        self, user: str, model: str, kept: Kept, *, replace: bool, votes: int, vectors: int
+    ) -> dict[str, Restored]:
+        """Write it, all or nothing; what became of `preset:<id>`, `feature:<number>`, `vector:<name>` and `votes`.
+
+        Raises Taken for what is there and says something else, unless it is to be replaced, and Conflict where more than
+        `vectors` vectors would be kept. Of votes those are added which are not there; the last `votes` are kept.
+        """
         ...
 
     async def close(self) -> None:
