@@ -31,6 +31,7 @@ from server import (
     openai_api,
     presets_api,
     saes_api,
+    shares_api,
     suggest_api,
     training_api,
     vectors_api,
@@ -86,6 +87,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(training_api.router)
     app.include_router(jobs_api.router)
     app.include_router(limits_api.router)
+    app.include_router(shares_api.router)
     _add_health(app, settings)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)

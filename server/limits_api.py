@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server import compare_api, feedback_api, vectors_api
+from server import compare_api, feedback_api, shares_api, vectors_api
 from server.choice import MAX_FACTOR, Tiller
 from server.version import VERSION
 from steering.spec import Mode, Scope, Unit
@@ -51,6 +51,7 @@ async def limits(request: Request) -> dict[str, Any]:
         "requests": {
             "max_tokens": tiller.engine.max_model_len,
             "max_body": settings.max_body,
+            "max_import": settings.max_import,
             "live": settings.live,
             "queue": settings.queue,
             "running": running,
@@ -67,5 +68,6 @@ async def limits(request: Request) -> dict[str, Any]:
         },
         "labels": {"on": settings.label_url is not None, "model": settings.label_model},
         "meaning": {"on": settings.meaning_model is not None, "model": settings.meaning_model},
+        "shares": shares_api.about(settings),
         "keys": {"on": False},
     }

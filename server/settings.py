@@ -44,6 +44,14 @@ class Settings(BaseSettings):
     """Bytes of a request's body."""
     max_import: int = 64 << 20
     """The same of what comes in as a whole: `/v1/import` and `/v1/presets/import`."""
+    shares: bool = False
+    """Whether people may put a steering, with what was said if they like, under an address for others."""
+    share_bytes: int = Field(default=1 << 16, ge=1)
+    """How long one may be."""
+    share_days: float = Field(default=30, gt=0)
+    """For how long it is kept."""
+    share_most: int = Field(default=1000, ge=1)
+    """How many there may be at a time."""
     corpus: tuple[Path, ...] = ()
     """Text that the SAE keeps explaining: lines or JSONL; the bundle's own if none is named."""
     update_hours: float = Field(default=0, ge=0)

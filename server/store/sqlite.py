@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
-from server.store.store import BadStore, Conflict, Kept, LiveText, Restored, Said, StoredVote, Taken
+from server.store.store import BadStore, Conflict, Kept, LiveText, Restored, Said, Share, StoredVote, Taken
 from steering.edited import Edited
 from steering.spec import Preset, Vector
 
@@ -35,8 +35,11 @@ CREATE TABLE IF NOT EXISTS vectors (
 CREATE TABLE IF NOT EXISTS feature_edits (
   bundle TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (bundle, number)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS shares (
+  id TEXT PRIMARY KEY, key TEXT NOT NULL, content TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL
+) STRICT;
 """
-VERSION = 4
+VERSION = 5
 
 
 class SqliteStore:
@@ -267,6 +270,29 @@ class SqliteStore:
             return done
 
         return await self._run(write)
+
+    async def add_share(self, share: Share, *, most: int) -> None:
+        """Keep a share; the same transaction drops those that have expired. Raises Conflict if `most` are kept."""
+
+        def add(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM shares WHERE expires < ?", (int(time.time()),))
+            (n,) = db.execute("SELECT COUNT(*) FROM shares").fetchone()
+            if n >= most:
+                raise Conflict(f"{n} shares are kept, as many as there may be")
+            row = (share.id, share.key, share.content, share.created, share.expires)
+            db.execute("INSERT INTO shares VALUES (?, ?, ?, ?, ?)", row)
+
+        await self._run(add)
+
+    async def share(self, share_id: str) -> Share | None:
+        """One that has not expired."""
+        sql = "SELECT id, key, content, created, expires FROM shares WHERE id = ? AND expires >= ?"
+        row = await self._run(lambda db: db.execute(sql, (share_id, int(time.time()))).fetchone())
+        return Share(*row) if row else None
+
+    async def delete_share(self, share_id: str) -> bool:
+        """Forget a share; whether there was one."""
+        return await self._run(lambda db: db.execute("DELETE FROM shares WHERE id = ?", (share_id,)).rowcount > 0)
 
     async def close(self) -> None:
         """Close the file."""

@@ -65,6 +65,19 @@ class Kept:
     said: tuple[Said, ...] = ()
 
 
+@dataclass(frozen=True)
+class Share:
+    """Something that whoever has its id can read."""
+
+    id: str
+    key: str
+    """SHA-256 of what deletes it."""
+    content: str
+    """JSON."""
+    created: int
+    expires: int
+
+
 Restored = Literal["created", "replaced", "unchanged"]
 
 
@@ -168,6 +181,18 @@ class Store(Protocol):
         Raises Taken for what is there and says something else, unless it is to be replaced, and Conflict where more than
         `vectors` vectors would be kept. Of votes those are added which are not there; the last `votes` are kept.
         """
+        ...
+
+    async def add_share(self, share: Share, *, most: int) -> None:
+        """Keep a share; those that have expired go. Raises Conflict if `most` are kept."""
+        ...
+
+    async def share(self, share_id: str) -> Share | None:
+        """One that has not expired."""
+        ...
+
+    async def delete_share(self, share_id: str) -> bool:
+        """Forget a share; whether there was one."""
         ...
 
     async def close(self) -> None:

@@ -1,0 +1,120 @@
+"""`/v1/shares`: a steering with its model, seed and, if wanted, messages, under an address that nobody can guess.
+
+Off unless the settings say otherwise: whoever has the address can read it. It can be deleted with the key that its
+maker was given, and it expires. Knows the wire and the store.
+"""
+
+import hashlib
+import json
+import secrets
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.choice import Tiller
+from server.errors import ApiError
+from server.protocol import SteeringRequest, Whole, messages_of, parse
+from server.settings import Settings
+from server.store.store import Conflict, Share
+
+router = APIRouter(prefix="/v1/shares")
+
+
+class ShareRequest(BaseModel):
+    """What is shared."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(min_length=1)
+    steering: SteeringRequest | None = None
+    seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
+    messages: list[dict[str, Any]] | None = Field(default=None, max_length=200)
+    title: str | None = Field(default=None, max_length=200)
+
+
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": ShareRequest.model_json_schema()}}}},
+)
+async def create(request: Request) -> JSONResponse:
+    """Share something; `key` is told once and deletes it."""
+    tiller = _on(request)
+    body = parse(ShareRequest, await request.body())
+    await tiller.choose(body.model, body.steering)  # a vector of one's own is nobody else's: it cannot be shared
+    content = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if body.messages is not None:
+        content["messages"] = messages_of(body.messages)
+    text, most = json.dumps(content, ensure_ascii=False), tiller.settings.share_bytes
+    if len(text.encode()) > most:
+        raise ApiError(
+            413, f"a share holds at most {most} bytes; leave messages out", code="share_too_large", param="messages"
+        )
+    key, now = secrets.token_urlsafe(16), int(time.time())
+    expires = now + int(86_400 * tiller.settings.share_days)
+    share = Share(secrets.token_urlsafe(16), _digest(key), text, now, expires)
+    try:
+        await tiller.store.add_share(share, most=tiller.settings.share_most)
+    except Conflict as error:
+        raise ApiError(409, f"{error}; try again when some have expired", code="shares_full") from error
+    return JSONResponse(_told(share) | {"key": key}, 201, {"Cache-Control": "no-store"})
+
+
+@router.get("/{share_id}")
+async def share(request: Request, share_id: str) -> JSONResponse:
+    """What was shared."""
+    found = await _found(_on(request), share_id)
+    return JSONResponse(_told(found), headers={"Cache-Control": "no-store"})
+
+
+@router.delete("/{share_id}")
+async def delete(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
+    """Take it back, with the key that came with it."""
+    tiller = _on(request)
+    found = await _found(tiller, share_id)
+    if not secrets.compare_digest(found.key, _digest(key)):
+        raise ApiError(
+            403,
+            "only the key that was told when it was made deletes a share: ?key=…",
+            code="wrong_key",
+            param="key",
+            kind="permission_error",
+        )
+    await tiller.store.delete_share(share_id)
+    return {"id": share_id, "object": "share", "deleted": True}
+
+
+def about(settings: Settings) -> dict[str, Any]:
+    """What is allowed, for those who ask before they share."""
+    return {"on": settings.shares, "max_bytes": settings.share_bytes, "days": settings.share_days}
+
+
+def _on(request: Request) -> Tiller:
+    tiller: Tiller = request.app.state.tiller
+    if not tiller.settings.shares:
+        raise ApiError(
+            403,
+            "sharing is off on this server; whoever runs it turns it on with TILLER_SHARES=true",
+            code="shares_off",
+            kind="permission_error",
+        )
+    return tiller
+
+
+async def _found(tiller: Tiller, share_id: str) -> Share:
+    if found := await tiller.store.share(share_id):
+        return found
+    raise ApiError(404, "there is no such share; it may have expired", code="share_not_found", param="id")
+
+
+def _told(share: Share) -> dict[str, Any]:
+    empty = {"model": None, "steering": None, "seed": None, "messages": None, "title": None}
+    about = {"object": "share", "id": share.id, "created": share.created, "expires": share.expires}
+    return about | empty | json.loads(share.content)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
