@@ -1,0 +1,94 @@
+// What is looked for among the features, and what was found so far, page by page. Knows the API and no elements.
+import { api, featurePath, whenReady } from "./api.js";
+import { keepInTab, ofTab } from "./kept.js";
+
+export const MODES = {
+  text: ["Words", "Words of labels, examples and notes; beginnings of words will do."],
+  meaning: ["Meaning", "What the model takes a text to mean."],
+  prompt: ["Prompt", "What a message evokes in the model, the most telling first."],
+  common: ["In common", "What all of several messages evoke and others do not."],
+  id: ["Id", "One feature by its id or number."],
+};
+const EVERYTHING = { mode: "text", q: "", prompts: "", without: "" };
+const UNFILTERED = { label: "", dose: "", kind: "", from: "", to: "", starred: false };
+const PAGE = 50, LOOK = 250, FAR = 4, MOST = 32;
+
+export const wanted = { ...EVERYTHING, ...UNFILTERED, sort: "score", ...ofTab("features", {}) };
+export const found = { rows: [], total: 0, looked: 0, missing: 0, next: "0", state: "empty", problem: "" };
+let ids = null, asking, tell = () => {};
+
+export const onFound = (act) => { tell = act; };
+export const chosen = () => ids?.length ?? 0;
+export const filters = () => Object.keys(UNFILTERED).filter((name) => wanted[name]).length;
+
+export function want(changes) {
+  ids = null;
+  Object.assign(wanted, changes);
+  keepInTab("features", wanted);
+}
+export const unfilter = () => want(UNFILTERED);
+export function wantIds(list) { ids = list; }
+
+const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean).slice(0, MOST);
+// Whether there is anything to ask: the model is not read for nothing.
+export const askable = () => ids || { text: true, id: wanted.q.trim(), meaning: wanted.q.trim(), prompt: wanted.q.trim(), common: lines(wanted.prompts).length }[wanted.mode];
+
+export async function find() {
+  asking?.abort();
+  asking = new AbortController();
+  Object.assign(found, { rows: [], total: 0, looked: 0, missing: 0, next: "0", problem: "", state: "loading" });
+  if (!askable()) return tell((found.state = "unasked"));
+  await go(asking.signal);
+}
+
+export const more = () => { asking = new AbortController(); found.state = "more"; return go(asking.signal); };
+
+async function go(signal) {
+  tell();
+  try {
+    await whenReady(() => gather(signal));
+    if (signal.aborted) return;
+    found.state = found.rows.length ? "found" : "none";
+  } catch (error) {
+    if (signal.aborted) return;
+    Object.assign(found, { state: "failed", problem: error.message });
+  }
+  tell();
+}
+
+// The API does not filter by labels, so more is looked through; how far is told.
+async function gather(signal) {
+  const enough = found.rows.length + PAGE;
+  for (let i = 0; i < FAR && found.next !== null && found.rows.length < enough; i++) {
+    const got = await page(found.next, wanted.label && !ids ? LOOK : PAGE, signal);
+    if (signal.aborted) return;
+    Object.assign(found, { total: got.total, looked: found.looked + got.data.length, next: got.next_cursor });
+    found.rows.push(...(ids || !wanted.label ? got.data : got.data.filter((f) => (wanted.label === "some") === Boolean(f.label))));
+    if (ids || !wanted.label) break;
+  }
+}
+
+function page(cursor, limit, signal) {
+  if (ids) return pageOfIds(+cursor, signal);
+  const { mode, q } = wanted, asked = { ...filtered(), sort: wanted.sort, limit, cursor };
+  // What people say goes into a body, not into an address that is written to logs.
+  if (mode === "prompt") return api("features/search", "POST", { ...asked, prompts: [q.trim()] }, { signal });
+  if (mode === "common") return api("features/search", "POST", { ...asked, prompts: lines(wanted.prompts), without: lines(wanted.without) }, { signal });
+  return api(`features?${new URLSearchParams({ ...asked, mode, q: q.trim() })}`, "GET", undefined, { signal });
+}
+
+function filtered() {
+  const { dose, kind, from, to, starred } = wanted;
+  const told = { kind: kind || null, starred: starred || null, calibrated: { measured: true, unmeasured: false }[dose], works: dose === "works" || null, min_density: part(from), max_density: part(to) };
+  return Object.fromEntries(Object.entries(told).filter(([, value]) => value != null));
+}
+const part = (percent) => (percent === "" ? null : Math.min(1, Math.max(0, percent / 100)));
+
+async function pageOfIds(start, signal) {
+  const answers = await Promise.allSettled(ids.slice(start, start + PAGE).map((id) => api(featurePath(id), "GET", undefined, { signal })));
+  const broken = answers.find((one) => one.status === "rejected" && one.reason.status !== 404);
+  if (broken) throw broken.reason;
+  const data = answers.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
+  found.missing += answers.length - data.length;
+  return { data, total: ids.length, next_cursor: start + PAGE < ids.length ? start + PAGE : null };
+}
