@@ -34,6 +34,7 @@ from server.engines.mail import Listener, Mail
 from server.engines.prefixes import Prefixes
 from server.engines.sampler import Draw, next_tokens
 from server.engines.slots import Masks, SlotCache
+from server.engines.spelled import spelled
 from server.engines.text import TextStream
 from server.engines.waiting import Waiting
 from steering.chat import EncodedChat, Message, encode_chat
@@ -478,11 +479,9 @@ class TransformersEngine:
         logprobs = torch.log_softmax(logits, -1)
         top = logprobs.topk(alternatives) if alternatives else None
         others = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
-        return self._token(token, float(logprobs[token]), tuple(self._token(i, v) for i, v in others))
-
-    def _token(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        text = str(self.tokenizer.decode([token]))
-        return TokenLogprob(text, token, max(logprob, -9999.0), tuple(text.encode()), top)
+        return spelled(
+            self.tokenizer, token, float(logprobs[token]), tuple(spelled(self.tokenizer, i, v) for i, v in others)
+        )
 
     def _new_sequence(self, request: Generation) -> _Sequence:
         text = TextStream(
@@ -532,6 +531,8 @@ def _settle(work: Callable[[], object], future: Future[object]) -> None:
         return
     try:
         future.set_result(work())
+    except SteeringError as error:  # whoever asked can mend it
+        future.set_exception(error)
     except Exception as error:
         log.exception("engine job failed")
         future.set_exception(EngineFailed(f"the engine failed: {type(error).__name__}"))

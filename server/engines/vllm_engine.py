@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from server.engines.engine import EngineFailed, Generation, Overloaded, Piece, Sampling, TokenLogprob
+from server.engines.spelled import spelled
 from server.engines.vllm_plugin import KEY, REPORT
 from steering.chat import EncodedChat, Message, encode_chat
 from steering.edits import ResolvedIntervention
@@ -215,13 +216,9 @@ class VLLMEngine:
         found = []
         for token, row in zip(ids, rows, strict=False):
             ranked = sorted(row.items(), key=lambda item: -item[1].logprob)[: sampling.logprobs or 0]
-            top = tuple(self._token(i, float(v.logprob)) for i, v in ranked)
-            found.append(self._token(token, float(row[token].logprob), top))
+            top = tuple(spelled(self.tokenizer, i, float(v.logprob)) for i, v in ranked)
+            found.append(spelled(self.tokenizer, token, float(row[token].logprob), top))
         return found
-
-    def _token(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        text = str(self.tokenizer.decode([token]))
-        return TokenLogprob(text, token, max(logprob, -9999.0), tuple(text.encode()), top)
 
     async def _refuse_unsteered(self, name: str) -> None:
         problems = await self.llm.collective_rpc("tiller_failure", args=(name,))
