@@ -28,6 +28,7 @@ from server import (
     jobs_api,
     limits_api,
     map_api,
+    measuring_api,
     openai_api,
     presets_api,
     saes_api,
@@ -74,6 +75,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(compare_api.router)
     app.include_router(features_api.router)
     app.include_router(map_api.router)
+    app.include_router(measuring_api.router)
     app.include_router(analyze_api.router)
     app.include_router(contrast_api.router)
     app.include_router(attribute_api.router)

@@ -200,21 +200,7 @@ class Tiller:
             )
         with _as_one_spec():
             resolved = self.catalogue.resolve(spec, pins)
-        for hook, norm in resolved.push_norm.items():
-            most = self.settings.max_push
-            if not norm <= most:
-                raise BadStrength(
-                    f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
-                    f"lower the strengths, set steering.scale to {spec.scale * most / norm:.2g}, or steering.over_budget to 'cut'"
-                )
-        for edit in resolved.edits.values():
-            # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
-            factor = float((1 - edit.gate).abs().max()) if len(edit.gate) else 0.0
-            if not factor <= MAX_FACTOR:
-                raise BadStrength(
-                    f"a live activation would be multiplied by {factor:.3g}; at most {MAX_FACTOR:g} is allowed: "
-                    "lower the strength of the scale, or steering.scale"
-                )
+        check_policy(resolved, self.settings, scale=spec.scale)
         return resolved
 
     def eased(self, choice: Choice, factor: float) -> Choice:
@@ -245,6 +231,25 @@ class Tiller:
             param="steering.preset",
             code="unknown_preset",
         )
+
+
+def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:
+    """Hold what is to be done, asked for with a `scale`, against the policy. Raises BadStrength that says how far it may go."""
+    for hook, norm in resolved.push_norm.items():
+        most = settings.max_push
+        if not norm <= most:
+            raise BadStrength(
+                f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
+                f"lower the strengths, set steering.scale to {scale * most / norm:.2g}, or steering.over_budget to 'cut'"
+            )
+    for edit in resolved.edits.values():
+        # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
+        factor = float((1 - edit.gate).abs().max()) if len(edit.gate) else 0.0
+        if not factor <= MAX_FACTOR:
+            raise BadStrength(
+                f"a live activation would be multiplied by {factor:.3g}; at most {MAX_FACTOR:g} is allowed: "
+                "lower the strength of the scale, or steering.scale"
+            )
 
 
 @contextmanager

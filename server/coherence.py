@@ -19,7 +19,11 @@ class Coherence(BaseModel):
 
 def judge(text: str, logprobs: list[float]) -> Coherence:
     """Judge a reply by how much it repeats itself and how likely it is to the unsteered model."""
-    repetition, likely = rep3(text), sum(logprobs) / len(logprobs) if logprobs else 0.0
+    return coherence(rep3(text), sum(logprobs) / len(logprobs) if logprobs else 0.0)
+
+
+def coherence(repetition: float, likely: float) -> Coherence:
+    """The same of figures that are there already."""
     broken, strained = repetition > 0.4 or likely < -5.0, repetition > 0.2 or likely < -3.5
     verdict: Verdict = "broken" if broken else "strained" if strained else "ok"
     return Coherence(repetition=round(repetition, 3), mean_logprob_unsteered=round(likely, 3), verdict=verdict)

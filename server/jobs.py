@@ -39,6 +39,7 @@ KINDS = {
     "describe": "server.describing:JOB",
     "label": "server.labelling:JOB",
     "map": "server.mapping:JOB",
+    "sweep": "server.sweeping:JOB",
 }
 """Where each type's schema and function are: a pair that is only imported when it is needed."""
 ATTEMPTS = 3

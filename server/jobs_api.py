@@ -4,9 +4,9 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -15,6 +15,8 @@ from server.jobs import ENDED, BadJob, Job, Jobs
 from server.protocol import parse
 
 router = APIRouter(prefix="/v1/jobs")
+LONG = 8000
+"""Characters of a part of a result that only the job itself tells, and no list."""
 
 
 class Asked(BaseModel):
@@ -34,16 +36,27 @@ async def submit(request: Request) -> Response:
     """Queue a job."""
     asked = parse(Asked, await request.body())
     try:
-        job = await asyncio.to_thread(_jobs(request).submit, asked.type, asked.config, asked.idempotency_key)
+        job = await asyncio.to_thread(jobs_of(request).submit, asked.type, asked.config, asked.idempotency_key)
     except BadJob as error:
         raise bad_request(str(error), param="type" if "no type" in str(error) else "config") from error
     return JSONResponse(job.model_dump(), 202)
 
 
 @router.get("")
-async def listed(request: Request) -> dict[str, Any]:
-    """All jobs, the newest first."""
-    return {"object": "list", "data": [j.model_dump() for j in await asyncio.to_thread(_jobs(request).all)]}
+async def listed(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+) -> dict[str, Any]:
+    """The jobs, the newest first, without what is long in their results; `cursor` goes on with older ones."""
+    jobs = [j for j in await asyncio.to_thread(jobs_of(request).all) if cursor is None or j.created < cursor]
+    page, more = jobs[:limit], len(jobs) > limit
+    return {
+        "object": "list",
+        "data": [_short(j) for j in page],
+        "has_more": more,
+        "next_cursor": str(page[-1].created) if more else None,
+    }
 
 
 @router.get("/{job_id}")
@@ -61,7 +74,7 @@ async def events(request: Request, job_id: str) -> Response:
         raise bad_request("Last-Event-ID must be the number of an event", param="Last-Event-ID")
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(
-        _follow(_jobs(request), job_id, int(last)), media_type="text/event-stream", headers=headers
+        _follow(jobs_of(request), job_id, int(last)), media_type="text/event-stream", headers=headers
     )
 
 
@@ -70,7 +83,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     """Have a job end."""
     await _found(request, job_id)
     try:
-        return JSONResponse((await asyncio.to_thread(_jobs(request).cancel, job_id)).model_dump(), 202)
+        return JSONResponse((await asyncio.to_thread(jobs_of(request).cancel, job_id)).model_dump(), 202)
     except BadJob as error:
         raise ApiError(409, str(error), code="wrong_state") from error
 
@@ -80,7 +93,7 @@ async def delete(request: Request, job_id: str) -> dict[str, Any]:
     """Forget a job that has ended, and its files."""
     await _found(request, job_id)
     try:
-        await asyncio.to_thread(_jobs(request).delete, job_id)
+        await asyncio.to_thread(jobs_of(request).delete, job_id)
     except BadJob as error:
         raise ApiError(409, str(error), code="wrong_state") from error
     return {"id": job_id, "deleted": True}
@@ -90,7 +103,7 @@ async def delete(request: Request, job_id: str) -> dict[str, Any]:
 async def artifacts(request: Request, job_id: str) -> dict[str, Any]:
     """The job's files, with size and SHA-256."""
     await _found(request, job_id)
-    jobs = _jobs(request)
+    jobs = jobs_of(request)
 
     def read() -> list[dict[str, Any]]:
         return [
@@ -117,14 +130,19 @@ async def _follow(jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
         await asyncio.sleep(0.3)
 
 
+def _short(job: Job) -> dict[str, Any]:
+    result = {k: v for k, v in job.result.items() if len(json.dumps(v)) <= LONG}
+    return job.model_dump() | {"result": result}
+
+
 async def _found(request: Request, job_id: str) -> Job:
     try:
-        return await asyncio.to_thread(_jobs(request).get, job_id)
+        return await asyncio.to_thread(jobs_of(request).get, job_id)
     except BadJob as error:
         raise ApiError(404, str(error), code="not_found") from error
 
 
-def _jobs(request: Request) -> Jobs:
+def jobs_of(request: Request) -> Jobs:
     """The queue is opened when it is first asked for: few servers have jobs."""
     state = request.app.state
     if getattr(state, "jobs", None) is None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server import compare_api, feedback_api, shares_api, vectors_api
+from server import compare_api, feedback_api, shares_api, sweeping, vectors_api
 from server.choice import MAX_FACTOR, Tiller
 from server.version import VERSION
 from steering.spec import Mode, Scope, Unit
@@ -57,6 +57,7 @@ async def limits(request: Request) -> dict[str, Any]:
             "running": running,
             "waiting": waiting,
         },
+        "sweep": {"strengths": sweeping.STRENGTHS, "prompts": sweeping.PROMPTS, "max_tokens": sweeping.TOKENS},
         "users": {"vectors": vectors_api.MOST, "votes": feedback_api.MOST},
         "training": {
             "on": settings.trainer,

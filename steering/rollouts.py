@@ -1,7 +1,7 @@
 """What pushes do to a model's replies: many pushes at once, in one batch. Knows a model, edits and token ids; no features.
 
 A `Stage` holds fixed prompts and what the unsteered model says to them. `roll` lets every edit answer every prompt,
-greedily, and compares token by token; `effects` reads how much likelier an edit makes given words, on the unsteered
+greedily unless it is told to draw, and compares token by token; `effects` reads how much likelier an edit makes given words, on the unsteered
 replies, so that what it makes itself say does not count.
 """
 
@@ -43,6 +43,18 @@ FLOOR = 1e-4
 and any push at all does that to most words."""
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How the next token is taken: at temperature 0 the likeliest. Every edit meets the same chance, prompt by prompt."""
+
+    temperature: float = 0.0
+    seed: int = 0
+    """Of the first prompt; the next ones count up."""
+
+
+GREEDY = Draw()
+
+
 @dataclass(frozen=True, eq=False)
 class Rolled:
     """What one edit did on all prompts."""
@@ -74,9 +86,12 @@ class Stage:
     """The unsteered ones; after an end, anything."""
     spoken: Bool[Tensor, "prompts tokens"]
     """Which of their tokens belong to the reply."""
+    draw: Draw = GREEDY
 
     @staticmethod
-    def of(model: PreTrainedModel, hook: str, chats: Sequence[EncodedChat], *, tokens: int = TOKENS) -> "Stage":
+    def of(
+        model: PreTrainedModel, hook: str, chats: Sequence[EncodedChat], *, tokens: int = TOKENS, draw: Draw = GREEDY
+    ) -> "Stage":
         """Let the unsteered model answer. `chats` end where the assistant is about to speak."""
         longest = max(len(c.ids) for c in chats)
         pad = lambda row, fill: [fill] * (longest - len(row)) + list(row)  # noqa: E731
@@ -85,10 +100,10 @@ class Stage:
         real = torch.tensor([pad((True,) * len(c.ids), False) for c in chats], device=place)
         steered = torch.tensor([pad(c.assistant, False) for c in chats], device=place)
         ends = _ends(model)
-        said, logs = _greedy(model, hook, ids, real, steered, [], tokens)
+        said, logs = _replies(model, hook, ids, real, steered, [], tokens, draw)
         spoken = _until_end(said, ends)
         plain = _rolled(said, spoken, logs, logs, 1)[0]
-        return Stage(model, hook, ids, real, steered, ends, tokens, plain, said, spoken)
+        return Stage(model, hook, ids, real, steered, ends, tokens, plain, said, spoken, draw)
 
     @property
     def prompts(self) -> int:
@@ -100,7 +115,7 @@ class Stage:
         """Let every edit answer every prompt, all in one batch."""
         n = len(edits)
         ids, real, steered = (t.repeat(n, 1) for t in (self.ids, self.real, self.steered))
-        said, logs = _greedy(self.model, self.hook, ids, real, steered, edits, self.tokens)
+        said, logs = _replies(self.model, self.hook, ids, real, steered, edits, self.tokens, self.draw)
         spoken = _until_end(said, self.ends)
         plain = self._logits(torch.cat([ids, said], 1), torch.cat([real, torch.ones_like(spoken)], 1))
         return _rolled(said, spoken, logs, plain, n)
@@ -154,7 +169,7 @@ def rep3(tokens: Sequence[object]) -> float:
     return sum(n for n in counts.values() if n > 1) / len(grams) if grams else 0.0
 
 
-def _greedy(
+def _replies(
     model: PreTrainedModel,
     hook: str,
     ids: Tensor,
@@ -162,9 +177,11 @@ def _greedy(
     steered: Tensor,
     edits: Sequence[ResidualEdit],
     tokens: int,
+    draw: Draw,
 ) -> tuple[Int[Tensor, "rows tokens"], Float[Tensor, "rows tokens vocab"]]:
-    """Greedy continuations and the log-probabilities that they were read from; one edit for each block of rows."""
+    """Continuations and the log-probabilities that they were read from; one edit for each block of rows."""
     n = max(1, len(edits))
+    chances = [torch.Generator().manual_seed(draw.seed + i) for i in range(len(ids) // n)]
     table, rows = _table(edits, model), _rows(steered, n) if edits else torch.zeros_like(ids)
     cache, said, logs, at = DynamicCache(), [], [], {"rows": rows}
     new = rows.amax(1, keepdim=True)  # whoever is steered speaks steered
@@ -181,11 +198,22 @@ def _greedy(
                 logits_to_keep=1,
             )
             logs.append(out.logits[:, -1].float().log_softmax(-1))
-            step = logs[-1].argmax(-1, keepdim=True)
+            step = _next(logs[-1], draw.temperature, chances, n)
             said.append(step)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             at["rows"] = new
     return torch.cat(said, 1), torch.stack(logs, 1)
+
+
+def _next(
+    logs: Float[Tensor, "rows vocab"], temperature: float, chances: Sequence[torch.Generator], n: int
+) -> Int[Tensor, "rows 1"]:
+    """The likeliest, or one drawn by adding Gumbel noise to what each is worth; the noise is each prompt's own."""
+    if not temperature:
+        return logs.argmax(-1, keepdim=True)
+    uniform = torch.stack([torch.rand(logs.shape[1], generator=g, dtype=torch.float64) for g in chances])
+    noise = -(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
+    return (logs / temperature + noise.to(logs.device, logs.dtype).repeat(n, 1)).argmax(-1, keepdim=True)
 
 
 def _table(edits: Sequence[ResidualEdit], model: PreTrainedModel) -> SteeringTable:
