@@ -27,7 +27,11 @@ export function doses(feature) {
   return part("Dose", curve.length ? [curveChart(feature, curve), legend(), muted(words), asNumbers(curve)] : muted(words), measuredBy(feature));
 }
 
-function curveChart({ sweet_spot: spot, calibration }, curve) {
+// Far beyond 1.0 everything breaks, which would flatten what can be used: that is only among the numbers.
+const SEEN = 1.3;
+
+function curveChart({ sweet_spot: spot, calibration }, all) {
+  const curve = all.filter(([dose]) => Math.abs(dose) <= SEEN);
   const bands = [spot && [spot.low, spot.high], calibration.negative && [calibration.negative.low, calibration.negative.high]].filter(Boolean);
   const words = `Effect by dose: ${curve.map(([dose, effect]) => `${effect.toFixed(2)} at ${tidy(dose)}`).join(", ")} nats.${spot ? ` Sweet spot ${span(spot)}.` : ""}`;
   return lineChart({ words, bands, lines: [{ kind: "second", points: curve.map(([x, , z]) => [x, z]) }, { kind: "first", points: curve.map(([x, y]) => [x, y]) }] });
@@ -61,7 +65,7 @@ function token(words, activation, share) {
   if (MARKER.test(words.trim())) return el("span", { class: "marker" }, words.replace(/<\|(.*)\|>/, "$1 "));
   if (!(share > 0.02)) return words.replaceAll("\n", "↵");
   const node = el("mark", { title: `${number(activation)}, ${Math.round(100 * share)} % of its maximum` }, words.replaceAll("\n", "↵"));
-  node.style.setProperty("--share", `${Math.round(12 + 58 * share)}%`);
+  node.style.setProperty("--share", `${Math.round(10 + 44 * share)}%`);
   return node;
 }
 

@@ -12,7 +12,7 @@ const FILTERS = [
   ["kind", "Kind", [["", "any"], ["plain", "plain"], ...Object.keys(KINDS).map((k) => [k, k])]],
 ];
 const SORTS = [["score", "best first"], ["density", "most frequent"], ["max", "largest maximum"], ["label", "label, A–Z"]];
-let root, drawer, at = 0, timer, asked = false;
+let root, drawer, at = 0, timer, asked = false, unfolded = filters() > 0;
 const $ = (selector) => root.querySelector(selector);
 
 export function mount(section) {
@@ -74,7 +74,7 @@ function narrowing() {
   const summary = el("summary", {});
   const count = () => { summary.textContent = filters() ? `Filters: ${filters()} on` : "Filters"; };
   count();
-  return el("details", { class: "narrowing", open: filters() > 0 }, summary, el("div", { class: "filters" }, FILTERS.map(chooser), density("from", "Density from, %"), density("to", "to, %"), el("label", { class: "tick" }, starred, "Starred")));
+  return el("details", { class: "narrowing", open: unfolded, ontoggle: (e) => { unfolded = e.target.open; } }, summary, el("div", { class: "filters" }, FILTERS.map(chooser), el("div", { class: "range" }, density("from", "Density from, %"), density("to", "to, %")), el("label", { class: "tick" }, starred, "Starred")));
 }
 
 function status() {

@@ -39,7 +39,7 @@ export function measuredWords({ sweet_spot: spot, calibration: told, dose }) {
   if (!told) return spot ? `Sweet spot ${span(spot)}${how ? ` (${how})` : ""}.` : "1.0 is the most that stayed coherent.";
   const worth = told.works ? `The effect is ${told.z.toFixed(1)} standard deviations above random pushes.` : "No dose does anything that a random push of the same size does not.";
   const negative = told.negative ? ` Below zero: −${tidy(Math.abs(told.negative.high))} to −${tidy(Math.abs(told.negative.low))}.` : "";
-  return `${spot ? `Sweet spot ${span(spot)}.${negative} ` : negative}${worth} 1.0 is where it is because ${LIMITS[told.limited_by] || told.limited_by}.${how ? ` Measured: ${how}.` : ""}`;
+  return `${spot ? `Sweet spot ${span(spot)}.${negative} ` : negative}${worth} Dose 1.0 is the limit because ${LIMITS[told.limited_by] || told.limited_by}.${how ? ` Measured: ${how}.` : ""}`;
 }
 
 // The measured pushes as [dose, effect, surprise], in order of dose.

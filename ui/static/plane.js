@@ -80,7 +80,7 @@ function drawDots(self) {
   if (self.image?.width !== width || self.image?.height !== height) self.image = context.createImageData(width, height);
   const pixels = new Int32Array(self.image.data.buffer), seen = { x: view.x, y: view.y, scale: view.scale * ratio };
   const crowd = Math.sqrt((self.wide * self.high) / Math.max(1, n)), zoomed = Math.max(1, view.scale / self.fitted) ** 0.45;
-  const radius = Math.min(6, Math.max(0.9, Math.min(3.2, crowd * 0.16)) * zoomed) * ratio;
+  const radius = Math.min(6, Math.max(0.9, Math.min(3.2, crowd * 0.2)) * zoomed) * ratio;
   pixels.fill(self.ink.ground ?? 0xffffffff);
   if (!only) paint(pixels, width, height, points, seen, codes, palette, dotOf(radius));
   else {
@@ -179,7 +179,7 @@ function listen(self) {
     if (event.button > 0) return;
     over.setPointerCapture(event.pointerId);
     fingers.set(event.pointerId, place(event));
-    begun = { at: place(event), moved: fingers.size > 1 };
+    begun = { at: place(event), moved: fingers.size > 1, reach: event.pointerType === "touch" ? NEAR_FINGER : NEAR };
     self.steered = false;
     self.path = fingers.size === 1 && (self.lasso || event.shiftKey) ? [place(event)] : null;
   });
@@ -192,8 +192,12 @@ function listen(self) {
   });
   for (const kind of ["pointerup", "pointercancel"]) over.addEventListener(kind, (event) => {
     if (!fingers.delete(event.pointerId) || fingers.size) return;
-    if (self.path) return caught(self, kind === "pointerup");
-    const i = kind === "pointerup" && !begun.moved ? nearest(self, ...place(event), event.pointerType === "touch" ? NEAR_FINGER : NEAR) : -1;
+    if (self.path) caught(self, kind === "pointerup");
+  });
+  // Not when a finger is lifted: the click that comes after would close the sheet.
+  over.addEventListener("click", (event) => {
+    const i = begun && !begun.moved ? nearest(self, ...place(event), begun.reach) : -1;
+    begun = null;
     if (i >= 0) self.act.open(i);
   });
   over.addEventListener("pointerleave", () => hover(self, -1));
@@ -211,7 +215,7 @@ function move(self, fingers, id, before, now) {
   if (self.path) { self.path.push(now); return later(self); }
   if (fingers.size < 2) return pan(self, now[0] - before[0], now[1] - before[1]);
   const [other] = [...fingers].filter(([one]) => one !== id).map(([, where]) => where), gap = (a) => Math.max(12, Math.hypot(a[0] - other[0], a[1] - other[1]));
-  zoom(self, gap(now) / gap(before), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
+  zoom(self, gap(now) / gap(before), (before[0] + other[0]) / 2, (before[1] + other[1]) / 2);
   pan(self, (now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
 }
 
