@@ -5,6 +5,7 @@ it; nothing is remembered between two messages.
 """
 
 import asyncio
+import codecs
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -97,13 +98,13 @@ class Reply:
         self.steering |= chunk.get("steering") or {}
         for choice in chunk["choices"]:
             self.text += choice["delta"].get("content") or ""
-            self.tokens += [_token(t) for t in (choice.get("logprobs") or {}).get("content") or ()]
+            self.tokens += (choice.get("logprobs") or {}).get("content") or ()
 
     def told(self) -> News:
         """For the page; tokens come with the end, since they weigh more than the text."""
         if not self.ended:
             return {"text": self.text}
-        return {"text": self.text, "steering": self.steering, "tokens": self.tokens}
+        return {"text": self.text, "steering": self.steering, "tokens": _pieces(self.tokens)}
 
 
 async def talk(api: Api, value: object) -> AsyncGenerator[News, None]:
@@ -182,9 +183,16 @@ async def _latest(signal: Signal) -> None:
             raise item
 
 
-def _token(told: dict[str, Any]) -> dict[str, Any]:
-    top = [(t["token"], round(t["logprob"], 3)) for t in told.get("top_logprobs") or ()]
-    return {"token": told["token"], "logprob": round(told["logprob"], 3), "top": top}
+def _pieces(tokens: Sequence[dict[str, Any]]) -> list[News]:
+    """Tokens with their probabilities; a character that several of them make is the last one's, so that all join to the text."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    found = []
+    for i, token in enumerate(tokens):
+        said = token.get("bytes")
+        text = token["token"] if said is None else decoder.decode(bytes(said), final=i == len(tokens) - 1)
+        top = [(t["token"], round(t["logprob"], 3)) for t in token.get("top_logprobs") or ()]
+        found.append({"token": text, "logprob": round(token["logprob"], 3), "top": top})
+    return found
 
 
 def _id_of(value: object) -> str:

@@ -1,5 +1,8 @@
 """What the browser sends is checked before anything is asked."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from ui.api import Api
@@ -47,15 +50,25 @@ def test_rubbish_is_refused_with_a_sentence(wrong):
         read({**FORM, **wrong})
 
 
+def told(value):
+    """All that the page is told; in a thread, since the browser's tests leave a loop running in this one."""
+
+    async def listen():
+        return [news async for news in talk(Api("http://127.0.0.1:9/v1"), value)]
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, listen()).result(30)
+
+
 @pytest.mark.parametrize("value", [None, "rubbish", {}, {"id": 3}])
-async def test_what_is_no_form_is_told_as_a_problem(value):
-    news = [n async for n in talk(Api("http://127.0.0.1:9/v1"), value)]
+def test_what_is_no_form_is_told_as_a_problem(value):
+    news = told(value)
     assert len(news) == 1
     assert "cannot be read" in news[0]["problem"]
 
 
-async def test_a_server_that_is_gone_is_told_as_a_problem():
-    news = [n async for n in talk(Api("http://127.0.0.1:9/v1"), FORM)]
+def test_a_server_that_is_gone_is_told_as_a_problem():
+    news = told(FORM)
     assert news[0]["id"] == "t1"
     assert "cannot be reached" in news[0]["problem"]
 
@@ -71,3 +84,12 @@ def test_tokens_and_what_was_applied_are_told_with_the_end():
         "steering": {"hash": "s"},
         "tokens": [{"token": "hi", "logprob": -0.1, "top": [("ho", -2.0)]}],
     }
+
+
+def test_tokens_that_make_one_character_together_join_to_the_text():
+    reply = Reply(ended=True)
+    for part in ([0xC3], [0xA4], [0x68]):
+        reply.take(
+            {"choices": [{"delta": {}, "logprobs": {"content": [{"token": "�", "logprob": -1, "bytes": part}]}}]}
+        )
+    assert [t["token"] for t in reply.told()["tokens"]] == ["", "ä", "h"]

@@ -5,10 +5,17 @@ const LOST = "The server cannot be reached; is it still running?";
 
 export async function api(path, method = "GET", content, { signal } = {}) {
   const answer = await fetch(`${BASE}/${path}`, { method, signal, headers: content ? { "Content-Type": "application/json" } : {}, body: content && JSON.stringify(content) })
-    .catch((error) => { throw error.name === "AbortError" ? error : Object.assign(new Error(LOST), { lost: true }); });
+    .catch(lost);
   const told = await answer.json().catch(() => ({}));
   if (!answer.ok) throw problemOf(answer.status, told);
   return told;
+}
+
+// Whoever watches the connection hears of it.
+function lost(error) {
+  if (error.name === "AbortError") throw error;
+  dispatchEvent(new Event("offline"));
+  throw Object.assign(new Error(LOST), { lost: true });
 }
 
 function problemOf(status, told) {
@@ -18,7 +25,7 @@ function problemOf(status, told) {
 // The events of a stream, one by one; a break of the connection is an error, too.
 export async function* events(path, content, { signal, headers = {} } = {}) {
   const answer = await fetch(`${BASE}/${path}`, { method: content ? "POST" : "GET", signal, headers: { ...(content ? { "Content-Type": "application/json" } : {}), ...headers }, body: content && JSON.stringify(content) })
-    .catch((error) => { throw error.name === "AbortError" ? error : Object.assign(new Error(LOST), { lost: true }); });
+    .catch(lost);
   if (!answer.ok) throw problemOf(answer.status, await answer.json().catch(() => ({})));
   let rest = "";
   for await (const text of answer.body.pipeThrough(new TextDecoderStream())) {

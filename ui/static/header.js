@@ -63,7 +63,9 @@ function onKey(event) {
 
 function watch(state) {
   const tell = (kind, words) => { state.dataset.state = kind; state.querySelector(".words").textContent = words; };
+  let next;
   const look = async () => {
+    clearTimeout(next);
     try {
       const answer = await fetch(HERE + "health"), health = await answer.json();
       answer.ok ? tell("ready", `ready · ${health.model}`) : tell("loading", "loading the model…");
@@ -72,7 +74,7 @@ function watch(state) {
       ready = false;
       tell("lost", "no connection to the server");
     }
-    setTimeout(look, ready ? 15_000 : 1000);
+    next = setTimeout(look, ready ? 15_000 : 1000);
   };
   addEventListener("offline", look);
   addEventListener("online", look);

@@ -48,11 +48,15 @@ function steeredChips(turn, reply) {
   return [verdict(coherence), made(turn, applied), warned(warnings)];
 }
 
-function verdict(coherence) {
+export function verdictChip(coherence) {
   if (!VERDICTS[coherence?.verdict]) return null;
   const { verdict, repetition, mean_logprob_unsteered } = coherence;
-  const title = `repeats itself ${Math.round(100 * repetition)} %; ${mean_logprob_unsteered.toFixed(1)} nats a token to the default model`;
-  return [chip(VERDICTS[verdict], `verdict ${verdict}`, title), verdict === "ok" ? null : button("Ease off: halve the strength", ease, { class: "chip act", "data-act": "ease" })];
+  return chip(VERDICTS[verdict], `verdict ${verdict}`, `repeats itself ${Math.round(100 * repetition)} %; ${mean_logprob_unsteered.toFixed(1)} nats a token to the default model`);
+}
+
+function verdict(coherence) {
+  const chip = verdictChip(coherence);
+  return [chip, !chip || coherence.verdict === "ok" ? null : button("Ease off: halve the strength", ease, { class: "chip act", "data-act": "ease" })];
 }
 
 // What was changed or goes too far is said at once; what is merely not known of single features waits behind a word.
@@ -68,7 +72,7 @@ function made(turn, applied) {
   if (!applied.length) return chip("not steered");
   const words = applied.map((a) => `${a.label || a.id} ${amount(a)}`);
   const label = turn.persona ? `${turn.persona} ×${turn.asked.scale.toFixed(2)}` : applied.length > FEW ? `${words[0]} + ${applied.length - 1} more` : words.join(" · ");
-  return el("button", { type: "button", class: "chip act dose", title: `Made with ${words.join(", ")}; seed ${turn.seed}.\nClick to put the sliders back there.`, "aria-label": `Put the sliders back to ${words.join(", ")}`, "data-act": "restore", onclick: () => back(turn) }, `${label} · seed ${turn.seed}`);
+  return el("button", { type: "button", class: "chip act", title: `Made with ${words.join(", ")}; seed ${turn.seed}.\nClick to put the sliders back there.`, "aria-label": `Put the sliders back to ${words.join(", ")}`, "data-act": "restore", onclick: () => back(turn) }, `${label} · seed ${turn.seed}`);
 }
 
 async function back(turn) {

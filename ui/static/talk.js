@@ -1,5 +1,5 @@
 // The conversation: its turns, how replies are drawn, and what is sent. Knows no elements; the page's Python asks the API.
-import { api, HERE } from "./api.js";
+import { api } from "./api.js";
 import { keepInTab, me, ofTab } from "./kept.js";
 import { asked, asMade, markSent, state, take } from "./sliders.js";
 
@@ -11,10 +11,15 @@ let submit = () => {}, cancel = () => {};
 
 export const onTalk = (act) => followers.push(act);
 export function tell(what = "turns") {
-  const { busy, waiting, ...kept } = talk;
-  if (!busy) keepInTab("talk", kept);
+  if (what !== "reply") keep();
   for (const act of followers) act(what);
 }
+
+function keep() {
+  const { busy, waiting, problem, ...kept } = talk;
+  keepInTab("talk", kept);
+}
+addEventListener("pagehide", keep);
 
 // What was cut off by a reload says so, and can be asked again.
 for (const turn of talk.turns) for (const side of [turn.default, turn.steered]) if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || "The page was reloaded while this was said." });
@@ -134,12 +139,12 @@ async function watch() {
     await new Promise((done) => setTimeout(done, 1500));
     if (talk.busy !== mine || Date.now() - mine.seen < 1400) continue;
     try {
-      const health = await (await fetch(HERE + "health")).json();
-      const waiting = health.waiting || 0;
+      const { requests } = await api("limits");
+      const waiting = requests?.waiting || 0;
       talk.waiting = waiting ? `the model is busy: ${waiting} ${waiting === 1 ? "request waits" : "requests wait"}` : "thinking…";
       tell("reply");
-    } catch {
-      if (talk.busy === mine) failed("The connection to the server was lost. What was said is kept; ask again when it is back.");
+    } catch (error) {
+      if (error.lost && talk.busy === mine) failed("The connection to the server was lost. What was said is kept; ask again when it is back.");
     }
   }
 }

@@ -1,0 +1,222 @@
+"""What the chat keeps and tells: chips, tokens, thumbs, reloads, links, wishes, a lost connection, many people at once."""
+
+import re
+
+import httpx
+import pytest
+
+from tests import small
+from tests.live import serving
+from tests.ui.conftest import Replies
+from tests.ui.test_page import GROWING, RANGE, count, dose, finished, last, notes, pick, send, strength
+from ui.page import mount
+
+pytestmark = pytest.mark.browser
+
+
+def steered(page, text="hello there"):
+    pick(page)
+    send(page, text)
+    finished(page)
+
+
+def test_chip_puts_the_sliders_back_as_they_were_for_that_reply(page):
+    steered(page)
+    dose(page, "0.3")
+    send(page, "and then?")
+    page.wait_for_function("document.querySelectorAll('#steered-pane .turn').length === 2")
+    finished(page)
+    assert "bridges +0.30" in notes(page, "steered")
+
+    page.locator("#steered-pane [data-act=restore]").first.click()
+    page.wait_for_selector("#toast")
+    assert strength(page) == 0.8
+    page.click("#undo")
+    assert strength(page) == 0.3
+
+
+def test_conversation_draft_and_sliders_survive_a_reload(page):
+    steered(page)
+    said = last(page, "steered")
+    dose(page, "0.35")
+    page.fill("#message textarea", "half a thought")
+    page.reload()
+    page.wait_for_selector(RANGE)
+
+    assert last(page, "steered") == said
+    assert strength(page) == 0.35
+    assert page.input_value("#message textarea") == "half a thought"
+
+
+def test_reply_cut_off_by_a_reload_keeps_its_question_and_says_so(page, slow):
+    send(page, "hello there")
+    page.wait_for_function(GROWING)
+    page.reload()
+    page.wait_for_selector("#steered-pane .problem")
+
+    assert "reloaded" in notes(page, "steered")
+    assert "hello there" in page.inner_text("#steered-pane .user-row")
+
+
+def test_switching_tabs_loses_nothing_and_is_in_the_address(page):
+    steered(page)
+    said = last(page, "steered")
+    page.fill("#message textarea", "half a thought")
+    page.click("#tab-compare")
+    page.wait_for_selector("#compare-run")
+    assert page.url.endswith("?tab=compare")
+    assert page.is_hidden("#section-chat")
+
+    page.go_back()
+    page.wait_for_selector("#section-chat", state="visible")
+    assert last(page, "steered") == said
+    assert page.input_value("#message textarea") == "half a thought"
+
+
+def test_tabs_obey_the_arrow_keys(page):
+    page.focus("#tab-chat")
+    page.keyboard.press("ArrowRight")
+    assert page.get_attribute("#tab-compare", "aria-selected") == "true"
+    page.keyboard.press("Home")
+    assert page.get_attribute("#tab-chat", "aria-selected") == "true"
+    assert page.locator("[role=tab][tabindex='0']").count() == 1
+
+
+def test_last_question_can_be_edited(page):
+    steered(page)
+    page.click("#edit-last")
+
+    assert page.input_value("#message textarea") == "hello there"
+    assert count(page, "steered", "user") == 0
+
+
+def test_cleared_conversation_can_be_brought_back(page):
+    steered(page)
+    page.click("#clear")
+    assert count(page, "steered", "bot") == 0
+    page.locator("#toast").get_by_role("button", name="Undo").click()
+    assert count(page, "steered", "bot") == 1
+
+
+def test_tokens_tell_how_likely_they_were(page):
+    steered(page)
+    tokens = page.locator("#steered-pane .token")
+    assert tokens.count() > 1
+    assert "".join(tokens.all_inner_texts()).strip() == last(page, "steered").strip()
+    assert re.search(r"“.*” (<0\.1|\d+(\.\d)?) %\n", tokens.first.get_attribute("title"))
+
+
+def test_thumb_is_remembered_under_this_browsers_name(page, address):
+    steered(page)
+    with page.expect_response("**/v1/feedback") as answer:
+        page.get_by_label("Good reply").click()
+    assert answer.value.status == 200
+    page.wait_for_selector("[aria-label='Good reply'][aria-pressed=true]")
+    user = page.evaluate("JSON.parse(localStorage['tiller.me']).value")
+    assert httpx.get(f"{address}/v1/feedback", params={"user": user}).json()["votes"]
+
+
+def test_strained_reply_offers_to_ease_off(page, address):
+    pick(page)
+    dose(page, "2")
+    page.locator("#master").press("End")
+    send(page, "hello there")
+    page.wait_for_selector("#steered-pane .turn:last-child .verdict, .chat .problem", state="attached")
+    if page.locator("[data-act=ease]").count():
+        page.click("[data-act=ease]")
+        assert float(page.input_value("#master")) == 1.0
+
+
+def test_link_carries_sliders_and_question_and_sends_nothing_when_opened(page, opened, address):
+    steered(page)
+    dose(page, "0.45")
+    page.click("#share")
+    page.check("#share-question")
+    link = page.input_value("#share-link")
+    assert link.startswith(f"{address}/#s=")
+    assert "hello there" in page.inner_text(".inside")
+
+    other, asked = opened(), []
+    other.on("request", lambda r: asked.append(r.url) if "completions" in r.url or "queue/join" in r.url else None)
+    other.goto(link)
+    other.reload()
+    other.goto("about:blank")
+    other.goto(link)
+    other.wait_for_selector(RANGE)
+    other.wait_for_function("document.querySelector('.notice').textContent.includes('nothing was sent')")
+    assert strength(other) == 0.45
+    assert other.input_value("#message textarea") == "hello there"
+    assert "#s=" not in other.url
+    assert not asked
+
+
+@pytest.mark.parametrize("fragment", ["#s=rubbish!", "#s=e30", "#s=" + "A" * 200])
+def test_broken_link_is_told_and_changes_nothing(opened, address, fragment):
+    page = opened()
+    page.goto("about:blank")
+    page.goto(f"{address}/{fragment}")
+    page.wait_for_function("document.querySelector('.notice')?.textContent.includes('cannot be read')")
+    assert page.locator(RANGE).count() == 0
+
+
+def test_link_to_features_of_another_sae_lists_what_is_missing(opened, address):
+    page = opened()
+    pick(page)
+    page.click("#share")
+    link = page.evaluate(
+        """() => { const t = document.querySelector('#share-link').value.split('#s=')[1];
+        const s = JSON.parse(atob(t.replaceAll('-', '+').replaceAll('_', '/')));
+        s.steering.features.push({ id: 'other/77', strength: 0.5, mode: 'add' }); s.model = 'other';
+        return '#s=' + btoa(JSON.stringify(s)); }"""
+    )
+    page.goto("about:blank")
+    page.goto(f"{address}/{link}")
+    page.wait_for_function("document.querySelector('.notice')?.textContent.includes('other/77')")
+    assert page.locator(RANGE).count() == 1
+
+
+def test_lost_connection_keeps_what_was_said(browser, tmp_path):
+    context = browser.new_context()
+    with serving(small.write_bundle(tmp_path / "bundle"), tmp_path / "data", mount=mount) as (address, app):
+        app.state.tiller.engine.generate = Replies(app.state.tiller.engine)
+        app.state.tiller.engine.generate.pause = 0.2
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("#cards .card")
+        send(page, "hello there")
+        page.wait_for_function(GROWING)
+    page.wait_for_selector("#steered-pane .problem", timeout=20_000)
+
+    assert "lost" in notes(page, "steered")
+    assert last(page, "steered").strip()
+    assert page.is_enabled("#regenerate")
+    page.wait_for_selector("[data-state=lost]")
+    context.close()
+
+
+def test_two_people_do_not_see_each_other(opened):
+    one, other = opened(), opened()
+    steered(one)
+    assert other.locator(RANGE).count() == 0
+    assert count(other, "steered", "user") == 0
+
+
+def test_eight_people_are_answered_together(opened, slow):
+    pages = [opened() for _ in range(8)]
+    for page in pages:
+        send(page, "hello there")
+    pages[-1].wait_for_function(GROWING, timeout=20_000)
+    for page in pages:
+        page.wait_for_function(GROWING)
+    assert slow.open == 16
+    for page in pages:
+        page.click("#stop")
+
+
+def test_wish_that_nothing_serves_is_told(page):
+    page.fill("#wish", "more zeppelins")
+    page.click("#suggest")
+    page.wait_for_function(
+        "!document.querySelector('#suggest').disabled && document.querySelector('.notice').textContent"
+    )
+    assert page.inner_text(".notice")
