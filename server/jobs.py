@@ -2,7 +2,8 @@
 
 The queue and what is known of each job lie in huey's storage, a SQLite file or Redis by the same code. A job's own
 files, events and progress lie in its folder. Whoever is killed, server, runner or job, the next runner finds
-what was left: a job begins again where its files say, three times at most.
+what was left: a job begins again where its files say, three times at most. A paused job stands still and others are
+done in the meantime; if its runner ends, it begins again where its files say, but not before it is resumed.
 """
 
 import importlib
@@ -26,11 +27,13 @@ from huey import Huey, RedisHuey, SqliteHuey
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from server.files import write
+from server.pausing import end, end_orphan, go_on
+from server.pausing import stop as stand_still
 from server.settings import Settings
 from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
-State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ENDED = ("succeeded", "failed", "cancelled")
 KINDS = {
     "sae_train": "server.sae_training:JOB",
@@ -86,6 +89,8 @@ class Jobs:
             else SqliteHuey("tiller", filename=str(settings.data_dir / "jobs.db"), fsync=True)
         )
         self._begin = self._huey.task(name="tiller.job")(lambda job_id: job_id)
+        self._resting: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
+        """Jobs of this runner that stand still."""
 
     def submit(self, type: str, config: Mapping[str, Any], key: str | None = None) -> Job:
         """Queue a job; with a `key` that was used before, return the one from then. Raises BadJob."""
@@ -107,9 +112,15 @@ class Jobs:
         if not isinstance(raw, bytes):
             raise BadJob(f"there is no job {job_id!r}; `tiller jobs ls` lists those there are")
         job = Job.model_validate_json(raw)
-        if job.state == "queued" and self._cancelled(job_id):
+        if job.state == "running":
+            job = self._with_progress(job)
+            if self._flag("pause", job_id):
+                return job.model_copy(update={"state": "paused", "eta_s": None})
+            if self._flag("resting", job_id):  # resumed, and its turn has not come
+                job = job.model_copy(update={"state": "queued", "eta_s": None})
+        if job.state == "queued" and self._flag("cancel", job_id):
             return job.model_copy(update={"state": "cancelled"})
-        return self._with_progress(job) if job.state == "running" else job
+        return job
 
     def all(self) -> list[Job]:
         """All jobs, the newest first."""
@@ -123,6 +134,23 @@ class Jobs:
         if job.state in ENDED:
             raise BadJob(f"job {job_id!r} has {job.state} already")
         self._huey.storage.put_data(f"cancel:{job_id}", b"1")
+        self._huey.storage.pop_data(f"pause:{job_id}")
+        return self.get(job_id)
+
+    def pause(self, job_id: str) -> Job:
+        """Have a running job stand still until it is resumed. Raises BadJob if it is not running."""
+        job = self.get(job_id)
+        if job.state != "running":
+            raise BadJob(f"job {job_id!r} is {job.state}; only a running job can be paused")
+        self._huey.storage.put_data(f"pause:{job_id}", b"1")
+        return self.get(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Have a paused job go on; if another one is being done, after that. Raises BadJob if it is not paused."""
+        job = self.get(job_id)
+        if job.state != "paused":
+            raise BadJob(f"job {job_id!r} is {job.state}; only a paused job can be resumed")
+        self._huey.storage.pop_data(f"pause:{job_id}")
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:
@@ -130,7 +158,7 @@ class Jobs:
         job = self.get(job_id)
         if job.state not in ENDED:
             raise BadJob(f"job {job_id!r} is {job.state}; cancel it first")
-        for key in ("job", "cancel", "lease"):
+        for key in ("job", "cancel", "pause", "resting", "lease"):
             self._huey.storage.pop_data(f"{key}:{job_id}")
         shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
@@ -138,7 +166,7 @@ class Jobs:
         """What has happened since event number `after`: `{"id", "event", "data"}`. Raises BadJob."""
         self.get(job_id)
         file = self.folder / job_id / "events.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text().split("\n") if file.exists() else []  # other ends of lines may stand in what was said
         return [{"id": i, **json.loads(line)} for i, line in enumerate(lines, 1) if i > after and line.endswith("}")]
 
     def artifacts(self, job_id: str) -> list[Path]:
@@ -151,24 +179,57 @@ class Jobs:
         self._take_up()
         looked = time.monotonic()
         while not stop.is_set():
-            task = self._huey.dequeue()
-            if task is not None:
+            if resumed := self._look_after_resting():
+                self._go_on(resumed, stop)
+            elif (task := self._huey.dequeue()) is not None:
                 self._do(task.args[0], stop)
             elif time.monotonic() - looked > LEASE:
                 self._take_up()
                 looked = time.monotonic()
             else:
                 stop.wait(0.3)
+        for job_id in [*self._resting]:
+            self._give_up(job_id)
 
     def _take_up(self) -> None:
-        """Queue again what a dead runner was doing, or had in its hands."""
+        """Queue again what a dead runner was doing, or had in its hands; what is paused waits until it is resumed."""
         waiting = {task.args[0] for task in self._huey.pending()}
         for job in self.all():
-            if job.state == "running" and not self._leased(job.id):
+            if self._leased(job.id) or job.state in ENDED:
+                continue
+            end_orphan(self.folder / job.id / "pid", job.id)
+            lost = job.state == "queued" and job.id not in waiting and time.time() - job.created > LEASE
+            if job.state == "running" or lost:
                 self._save(job.model_copy(update={"state": "queued"}))
                 self._begin(job.id)
-            elif job.state == "queued" and job.id not in waiting and time.time() - job.created > LEASE:
-                self._begin(job.id)
+
+    def _look_after_resting(self) -> str | None:
+        """Keep what stands still; end what was cancelled. Returns a job that was resumed, if there is one."""
+        resumed = None
+        for job_id in [*self._resting]:
+            self._lease(job_id)
+            job, child = self._resting[job_id]
+            if self._flag("cancel", job_id) or not self._flag("job", job_id):
+                del self._resting[job_id]
+                end(child.pid)
+                self._over(job, child)
+            elif not self._flag("pause", job_id):
+                resumed = resumed or job_id
+        return resumed
+
+    def _go_on(self, job_id: str, stop: threading.Event) -> None:
+        job, child = self._resting.pop(job_id)
+        self._huey.storage.pop_data(f"resting:{job_id}")
+        self._event(job_id, "state", {"state": "running"})
+        go_on(child.pid)
+        self._attend(job, child, stop)
+
+    def _give_up(self, job_id: str) -> None:
+        """This runner ends: what stood still begins again where its files say, if it is paused when it is resumed."""
+        job, child = self._resting.pop(job_id)
+        end(child.pid)
+        self._over(job, child, stopped=True, wait=self._flag("pause", job_id))
+        self._huey.storage.pop_data(f"lease:{job_id}")
 
     def _do(self, job_id: str, stop: threading.Event) -> None:
         try:
@@ -185,6 +246,7 @@ class Jobs:
         if job.attempts >= ATTEMPTS:
             self._end(job, "failed", f"it was begun {ATTEMPTS} times and each time its process died; see its events")
             return
+        self._huey.storage.pop_data(f"resting:{job_id}")
         started = job.started or time.time()
         job = job.model_copy(update={"state": "running", "started": started, "attempts": job.attempts + 1})
         self._save(job)
@@ -198,30 +260,54 @@ class Jobs:
         words = [sys.executable, "-m", "server", "job", job.id, "--settings", self.settings.model_dump_json()]
         with (place / "output.log").open("ab") as output:
             child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
+        write(place / "pid", str(child.pid))
+        self._attend(job, child, stop)
+
+    def _attend(self, job: Job, child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
+        """Stay with a job until it ends or is paused."""
         asked = False
         while child.poll() is None:
             self._lease(job.id)
-            if not asked and (stop.is_set() or self._cancelled(job.id)):
+            self._look_after_resting()
+            if not asked and (stop.is_set() or self._flag("cancel", job.id)):
                 asked = True
                 _end_group(child)
+            elif not asked and self._flag("pause", job.id) and stand_still(child.pid, self.settings.data_dir):
+                self._resting[job.id] = job, child
+                self._huey.storage.put_data(f"resting:{job.id}", b"1")
+                self._event(job.id, "state", {"state": "paused"})
+                return
             time.sleep(0.1)
+        self._over(job, child, stopped=stop.is_set())
+
+    def _over(self, job: Job, child: "subprocess.Popen[bytes]", *, stopped: bool = False, wait: bool = False) -> None:
+        """Its process has ended: well, or told to, or it begins again; with `wait`, when somebody says so."""
+        child.wait()
         assert child.stdin
         child.stdin.close()
-        if self._cancelled(job.id):
+        place = self.folder / job.id
+        (place / "pid").unlink(missing_ok=True)
+        if not self._flag("job", job.id):
+            return  # deleted
+        if self._flag("cancel", job.id):
             self._end(job, "cancelled")
         elif (place / "end.json").exists():
-            end = json.loads((place / "end.json").read_text())
-            self._end(job, end["state"], end.get("error"), end.get("result", {}))
+            told = json.loads((place / "end.json").read_text())
+            self._end(job, told["state"], told.get("error"), told.get("result", {}))
         else:
-            again = job.model_copy(update={"state": "queued", "attempts": job.attempts - stop.is_set()})
-            if stop.is_set():  # not its fault: it does not count
+            state: State = "running" if wait else "queued"
+            again = job.model_copy(update={"state": state, "attempts": job.attempts - stopped})
+            if stopped:  # not its fault: it does not count
                 self._huey.storage.pop_data(f"claim:{job.id}:{again.attempts}")
             self._save(again)
             self._event(job.id, "log", {"line": f"its process ended with {child.returncode}; it will be begun again"})
-            self._begin(job.id)
+            if not wait:
+                self._begin(job.id)
 
     def _end(self, job: Job, state: State, error: str | None = None, result: Mapping[str, Any] | None = None) -> None:
         now = self._with_progress(job)
+        for flag in ("pause", "resting"):
+            self._huey.storage.pop_data(f"{flag}:{job.id}")
         changes = {"state": state, "ended": time.time(), "error": error, "result": dict(result or {}), "eta_s": None}
         self._save(now.model_copy(update=changes | ({"progress": 1.0} if state == "succeeded" else {})))
         self._event(job.id, "state", {"state": state} | ({"error": error} if error else {}))
@@ -259,8 +345,8 @@ class Jobs:
         with (place / "events.jsonl").open("a") as file:
             file.write(f"{line}\n")
 
-    def _cancelled(self, job_id: str) -> bool:
-        return isinstance(self._huey.storage.peek_data(f"cancel:{job_id}"), bytes)
+    def _flag(self, name: str, job_id: str) -> bool:
+        return isinstance(self._huey.storage.peek_data(f"{name}:{job_id}"), bytes)
 
     def _lease(self, job_id: str) -> None:
         self._huey.storage.put_data(f"lease:{job_id}", str(time.time()).encode())
@@ -316,13 +402,13 @@ def do(jobs: Jobs, job_id: str) -> None:
     work = Work(jobs.get(job_id), jobs, time.time())
     _, act = jobs._kind(work.job.type)
     try:
-        end: dict[str, Any] = {"state": "succeeded", "result": act(work)}
+        told: dict[str, Any] = {"state": "succeeded", "result": act(work)}
     except (SteeringError, OSError) as error:
-        end = {"state": "failed", "error": str(error)}
+        told = {"state": "failed", "error": str(error)}
     except Exception as error:
         work.log(traceback.format_exc())
-        end = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
-    write(work.folder / "end.json", json.dumps(end))
+        told = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
+    write(work.folder / "end.json", json.dumps(told))
 
 
 def give_way() -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -13,8 +14,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from server.errors import ApiError, bad_request
 from server.jobs import ENDED, BadJob, Job, Jobs
 from server.protocol import parse
+from server.streaming import one_line
 
 router = APIRouter(prefix="/v1/jobs")
+SILENCE = 15.0
+"""Seconds after which a stream says that it is still there."""
 LONG = 8000
 """Characters of a part of a result that only the job itself tells, and no list."""
 
@@ -81,11 +85,19 @@ async def events(request: Request, job_id: str) -> Response:
 @router.post("/{job_id}/cancel")
 async def cancel(request: Request, job_id: str) -> Response:
     """Have a job end."""
-    await _found(request, job_id)
-    try:
-        return JSONResponse((await asyncio.to_thread(jobs_of(request).cancel, job_id)).model_dump(), 202)
-    except BadJob as error:
-        raise ApiError(409, str(error), code="wrong_state") from error
+    return await _changed(request, job_id, jobs_of(request).cancel)
+
+
+@router.post("/{job_id}/pause")
+async def pause(request: Request, job_id: str) -> Response:
+    """Have a running job stand still; others are done in the meantime."""
+    return await _changed(request, job_id, jobs_of(request).pause)
+
+
+@router.post("/{job_id}/resume")
+async def resume(request: Request, job_id: str) -> Response:
+    """Have a paused job go on, if another one is being done, after that."""
+    return await _changed(request, job_id, jobs_of(request).resume)
 
 
 @router.delete("/{job_id}")
@@ -118,15 +130,32 @@ async def artifacts(request: Request, job_id: str) -> dict[str, Any]:
     return {"object": "list", "data": await asyncio.to_thread(read)}
 
 
+async def _changed(request: Request, job_id: str, change: Callable[[str], Job]) -> Response:
+    await _found(request, job_id)
+    try:
+        return JSONResponse((await asyncio.to_thread(change, job_id)).model_dump(), 202)
+    except BadJob as error:
+        raise ApiError(409, str(error), code="wrong_state") from error
+
+
 async def _follow(jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
+    spoken = time.monotonic()
     while True:
-        ended = (await asyncio.to_thread(jobs.get, job_id)).state in ENDED
-        for event in await asyncio.to_thread(jobs.events, job_id, after):
+        try:
+            ended = (await asyncio.to_thread(jobs.get, job_id)).state in ENDED
+            events = await asyncio.to_thread(jobs.events, job_id, after)
+        except BadJob:
+            return  # deleted
+        for event in events:
             after = event["id"]
-            data = json.dumps(event["data"], ensure_ascii=False)
-            yield f"id: {after}\nevent: {event['event']}\ndata: {data}\n\n"
+            yield f"id: {after}\nevent: {event['event']}\ndata: {one_line(event['data'])}\n\n"
         if ended:
             return
+        if events:
+            spoken = time.monotonic()
+        elif time.monotonic() - spoken > SILENCE:
+            yield ": ping\n\n"  # whoever stands between closes what is silent
+            spoken = time.monotonic()
         await asyncio.sleep(0.3)
 
 

@@ -57,6 +57,19 @@ def cancel(job_id: Id, data_dir: Data = None) -> None:
 
 
 @app.command()
+def pause(job_id: Id, data_dir: Data = None) -> None:
+    """Have a running job stand still; others are done in the meantime."""
+    _expected(lambda: _jobs(data_dir).pause(job_id))
+    console.print(f"{job_id}: paused; `tiller jobs resume {job_id}` lets it go on", soft_wrap=True)
+
+
+@app.command()
+def resume(job_id: Id, data_dir: Data = None) -> None:
+    """Have a paused job go on; if another one is being done, after that."""
+    console.print(f"{job_id}: {_expected(lambda: _jobs(data_dir).resume(job_id)).state}")
+
+
+@app.command()
 def submit(
     type: Annotated[str, typer.Argument(help="sae_update or sae_train.")],
     config: Annotated[list[str] | None, typer.Argument(help='Such as steps=800 or text=["new.jsonl"].')] = None,

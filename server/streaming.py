@@ -14,6 +14,8 @@ from server.errors import as_api_error, bad_request
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+"""What ends a line for Python and JSON lets stand."""
 
 
 async def streamed(request: Request, events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
@@ -91,4 +93,9 @@ async def _sse(first: dict[str, Any], events: AsyncGenerator[dict[str, Any], Non
 
 def event(value: dict[str, Any]) -> str:
     """One event as it stands on the wire."""
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+    return f"data: {one_line(value)}\n\n"
+
+
+def one_line(value: Any) -> str:  # noqa: ANN401 - JSON
+    """JSON that is one line for every reader: some take more characters than two for the end of one."""
+    return json.dumps(value, ensure_ascii=False).translate(ENDS)

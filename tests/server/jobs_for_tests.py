@@ -27,6 +27,8 @@ def act(work):
             out.write("x")
         counted += 1
         work.tell(counted / work.config["steps"], {"counted": counted})
+        if work.config["end"] == "speak":
+            work.log(f"one\u2028line\u0085of {counted}")
     if work.config["end"] == "fail":
         raise SteeringError("there is too little of everything")
     if work.config["end"] == "break":

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from server.engines.engine import EngineFailed
+from server.streaming import event
 from tests.live import serving, until
 
 ASK = [{"role": "user", "content": "hello there"}]
@@ -189,6 +190,14 @@ def test_an_engine_that_stops_ends_all_variants_clearly(own, stream):
     else:
         assert answer.json()["error"]["code"] == "engine_failed"
         assert answer.headers["x-should-retry"] == "false"
+
+
+def test_an_event_is_one_line_for_every_reader():
+    said = {"content": "a\u2028b\u2029c\x85d\r\n\x1c é “”"}
+    (line,) = event(said).split("\n\n")[:1]
+    assert line.splitlines() == [line]
+    assert "é “”" in line
+    assert json.loads(line.removeprefix("data: ")) == said
 
 
 @pytest.mark.parametrize("stream", [True, False])
