@@ -104,9 +104,9 @@ def test_text_finds_what_it_evokes_best_first(tab, how, words):
     mode(tab, how)
     tab.fill("#features-q", words)
     tab.click("[data-key=search-go]")
-    tab.wait_for_selector(f"{ROW} :text('evoked')")
+    tab.wait_for_selector(f"{ROW} :text('score')")
 
-    scores = [float(n.inner_text().split()[1]) for n in tab.locator(f"{ROW} :text('evoked')").all()]
+    scores = [float(n.inner_text().split()[1]) for n in tab.locator(f"{ROW} :text('score')").all()]
     assert scores == sorted(scores, reverse=True)
 
 
@@ -132,9 +132,9 @@ def test_what_was_looked_for_is_there_after_a_reload_and_nowhere_in_an_address(t
     mode(tab, "Prompt")
     tab.fill("#features-q", "my secret wish")
     tab.click("[data-key=search-go]")
-    tab.wait_for_selector(f"{ROW} :text('evoked')")
+    tab.wait_for_selector(f"{ROW} :text('score')")
     tab.reload()
-    tab.wait_for_selector(f"{ROW} :text('evoked')")
+    tab.wait_for_selector(f"{ROW} :text('score')")
 
     assert tab.input_value("#features-q") == "my secret wish"
     assert not [url for url in seen if "secret" in url]
@@ -270,9 +270,9 @@ def test_name_note_and_star_are_kept_by_the_server_and_can_be_taken_back(tab, ad
     tab.fill("#feature-name", "the sea at night")
     tab.press("#feature-name", "Enter")
     tab.wait_for_selector(".drawer h2:text('the sea at night')")
+    tab.fill(".drawer textarea", "also boats")
     tab.locator(".drawer .star").click()
     tab.wait_for_selector(".drawer .star[aria-pressed=true]")
-    tab.fill(".drawer textarea", "also boats")
     tab.click("#note-save")
     tab.wait_for_selector("#section-features [data-id='small/8'] :text('has a note')")
 
@@ -304,6 +304,22 @@ def test_refused_name_is_said(tab):
     tab.fill("#feature-name", "anything")
     tab.press("#feature-name", "Enter")
     tab.wait_for_selector("#toast.problem:has-text('Not now.')")
+
+
+def test_more_goes_on_with_what_was_asked_not_with_what_is_being_typed(page):
+    page.route("**/v1/features/search", lambda r: r.continue_(post_data={**r.request.post_data_json, "limit": 2}))
+    page.click("#tab-features")
+    mode(page, "Prompt")
+    page.fill("#features-q", "the bridge is red and long")
+    with page.expect_request("**/v1/features/search") as first:
+        page.click("[data-key=search-go]")
+    page.wait_for_selector("[data-key=more]")
+    page.fill("#features-q", "something else")
+    with page.expect_request("**/v1/features/search") as second:
+        page.click("[data-key=more]")
+
+    assert first.value.post_data_json["prompts"] == second.value.post_data_json["prompts"]
+    assert second.value.post_data_json["cursor"] == "2"
 
 
 def test_label_is_shown_as_text(tab):
@@ -373,6 +389,11 @@ def test_phone_shows_the_feature_in_a_sheet_without_sideways_scroll(opened):
     phone.keyboard.press("Escape")
     phone.wait_for_selector(".drawer", state="detached")
     assert phone.evaluate("document.activeElement.dataset.id") == FULL
+
+    show(phone, FULL)
+    phone.go_back()
+    phone.wait_for_selector(".drawer", state="detached")
+    phone.fill("#message textarea", "nothing lies over the chat")
 
 
 @pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 375, "height": 740}}])

@@ -22,6 +22,9 @@ export function drawerIn(host, { more = () => null, shown = () => {} } = {}) {
     return load(self);
   };
   self.close = () => close(self, shown);
+  // A sheet lies over every tab, so it goes when another one is opened.
+  self.leave = () => self.holder?.tagName === "DIALOG" && self.close();
+  addEventListener("popstate", self.leave);
   NARROW.addEventListener("change", () => self.holder && place(self, host));
   host.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.defaultPrevented || self.holder?.tagName !== "ASIDE") return;
@@ -67,11 +70,12 @@ async function load(self) {
 
 function draw(self, feature, fresh = false) {
   const key = self.body.contains(document.activeElement) ? document.activeElement.dataset.key : null, top = self.holder.scrollTop;
+  const draft = fresh ? null : self.body.querySelector("textarea")?.value;
   self.feature = feature;
   const go = (id) => { self.past.push(feature.id); self.open(id, { again: true }); };
   self.body.replaceChildren(head(self, nameOf(feature)), el("p", { class: "id" }, el("code", {}, feature.id), copyButton(feature.id, "Copy id")),
     el("div", { class: "acts" }, plus(feature, "slider"), star(feature), button("Rename", () => rename(self), { id: "rename" }), self.more(feature)),
-    el("div", { class: "naming" }), figures(feature), doses(feature), measuring(self), ...[examples(feature), histogram(feature), logits(feature), neighbours(feature, go), attribution(feature)].filter(Boolean), noting(feature));
+    el("div", { class: "naming" }), figures(feature), doses(feature), measuring(self), ...[examples(feature), histogram(feature), logits(feature), neighbours(feature, go), attribution(feature)].filter(Boolean), noting(feature, draft ?? feature.note));
   self.holder.scrollTop = fresh ? 0 : top;
   (fresh ? self.body.querySelector("h2") : key && self.body.querySelector(`[data-key="${CSS.escape(key)}"]`))?.focus();
 }
@@ -92,9 +96,10 @@ function rename(self) {
   name.select();
 }
 
-function noting(feature) {
-  const note = el("textarea", { rows: 3, maxlength: 4000, "aria-label": "Note", placeholder: "What did you notice? Everybody on this server can read it." }), keep = button("Save the note", null, { id: "note-save", disabled: true });
-  note.value = feature.note;
+// What is being written stays when the feature is starred meanwhile.
+function noting(feature, draft) {
+  const note = el("textarea", { rows: 3, maxlength: 4000, "aria-label": "Note", placeholder: "What did you notice? Everybody on this server can read it." }), keep = button("Save the note", null, { id: "note-save", disabled: draft === feature.note });
+  note.value = draft;
   note.addEventListener("input", () => { keep.disabled = note.value === feature.note; });
   keep.addEventListener("click", () => save(feature, { note: note.value.trim() || null }).then(() => toast("The note is saved."), problem));
   return el("section", { class: "fact" }, el("h3", {}, "Note"), note, keep);

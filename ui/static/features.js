@@ -4,7 +4,7 @@ import { button, el, keepFocus } from "./dom.js";
 import { isOpen, open as openTab } from "./header.js";
 import { doseWords, KINDS, nameOf, share, sourceWords } from "./known.js";
 import { onSaved, plus, slide, star } from "./own.js";
-import { askable, chosen, filters, find, found, MODES, more, onFound, unfilter, want, wanted, wantIds } from "./search.js";
+import { askable, chosen, filters, find, found, MODES, more, onFound, partly, unfilter, want, wanted, wantIds } from "./search.js";
 
 const FILTERS = [
   ["label", "Label", [["", "any"], ["some", "has one"], ["none", "has none"]]],
@@ -22,7 +22,7 @@ export function mount(section) {
   $(".search").addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(timer); search(); });
   $(".list").addEventListener("keydown", onKey);
   $(".list").addEventListener("focusin", (event) => choose(rows().indexOf(event.target.closest("[role=row]"))));
-  drawer = drawerIn(split, { more: (feature) => button("On the map", () => openTab("map", { feature: feature.id }), { id: "to-map" }), shown: (id) => { for (const row of rows()) row.classList.toggle("shown", row.dataset.id === id); } });
+  drawer = drawerIn(split, { more: (feature) => button("On the map", () => { drawer.leave(); openTab("map", { feature: feature.id }); }, { id: "to-map" }), shown: (id) => { for (const row of rows()) row.classList.toggle("shown", row.dataset.id === id); } });
   document.addEventListener("keydown", onSlash);
   onFound(draw);
   onSaved(changed);
@@ -98,7 +98,7 @@ function words() {
   if (state === "loading") return "Searching…";
   if (!length) return "";
   const all = `${n(length)} of ${n(total)} ${total === 1 ? "feature" : "features"}`;
-  if (wanted.label && !chosen()) return `${n(length)} found${next === null ? "" : `, ${n(looked)} of ${n(total)} looked at`}`;
+  if (partly()) return `${n(length)} found${next === null ? "" : `, ${n(looked)} of ${n(total)} looked at`}`;
   return missing ? `${all}; ${missing} ${missing === 1 ? "is" : "are"} not there any more` : all;
 }
 
@@ -110,7 +110,7 @@ function below() {
   if (state === "unasked") return [empty(el("p", {}, { common: "Write two or more messages, one a line.", prompt: "Write a message and press Search.", meaning: "Say what it should be about and press Search.", id: "Write an id or a number." }[wanted.mode]))];
   if (state === "none" && next === null) return [empty(el("p", {}, nothing()), clear, all)];
   if (next === null || state === "loading") return [all].filter(Boolean);
-  const left = wanted.label && !chosen() ? `Look further (${looked.toLocaleString("en")} of ${total.toLocaleString("en")} looked at)` : `Show more (${length.toLocaleString("en")} of ${total.toLocaleString("en")})`;
+  const left = partly() ? `Look further (${looked.toLocaleString("en")} of ${total.toLocaleString("en")} looked at)` : `Show more (${length.toLocaleString("en")} of ${total.toLocaleString("en")})`;
   return [button(state === "more" ? "Loading…" : left, more, { id: "more", disabled: state === "more" }), all].filter(Boolean);
 }
 
@@ -125,7 +125,7 @@ function rowNode(feature, i) {
   const tab = i === at ? 0 : -1, cell = (kind, ...content) => el("div", { role: "gridcell", class: kind }, ...content);
   const acts = [plus(feature), star(feature)], open = button(feature.label || "no label", () => drawer.open(feature.id, { back: node }), { class: `plain${feature.label ? "" : " quiet"}`, id: `open ${feature.id}`, title: feature.label });
   const node = el("div", { role: "row", class: `feature${drawer.id === feature.id ? " shown" : ""}`, tabindex: tab, "data-id": feature.id, "data-key": `row ${feature.id}` },
-    cell("what", open, el("span", { class: "under" }, el("code", {}, feature.id), feature.score && wanted.mode !== "id" && wanted.mode !== "text" && !chosen() ? el("span", {}, `evoked ${feature.score.toPrecision(2)}`) : null,
+    cell("what", open, el("span", { class: "under" }, el("code", {}, feature.id), feature.score && wanted.mode !== "id" && wanted.mode !== "text" && !chosen() ? el("span", {}, `score ${feature.score.toPrecision(2)}`) : null,
       feature.stale ? el("span", { class: "mark", title: "The feature has turned since it was labelled" }, "label may be stale") : null, feature.kind.map((k) => el("span", { class: "mark", title: KINDS[k] }, k)), feature.note ? el("span", { title: feature.note }, "has a note") : null)),
     cell("density", share(feature)), cell("source", sourceWords(feature)), cell(`dose-of${feature.sweet_spot ? " good" : ""}`, doseWords(feature)), cell("acts", acts));
   for (const b of [open, ...acts]) b.tabIndex = tab;

@@ -134,6 +134,7 @@ function openPoint(i, back) {
 }
 
 function leave(how) {
+  drawer.leave();
   whole(false);
   openTab("features", how);
 }

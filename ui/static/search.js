@@ -15,10 +15,12 @@ const PAGE = 50, LOOK = 250, FAR = 4, MOST = 32;
 
 export const wanted = { ...EVERYTHING, ...UNFILTERED, sort: "score", ...ofTab("features", {}) };
 export const found = { rows: [], total: 0, looked: 0, missing: 0, next: "0", state: "empty", problem: "" };
-let ids = null, asking, tell = () => {};
+// `asked` is what the list answers; what is wanted may have been typed on since.
+let ids = null, asked = { ids: null }, asking, tell = () => {};
 
 export const onFound = (act) => { tell = act; };
-export const chosen = () => ids?.length ?? 0;
+export const chosen = () => asked.ids?.length ?? 0;
+export const partly = () => Boolean(asked.label) && !asked.ids;
 export const filters = () => Object.keys(UNFILTERED).filter((name) => wanted[name]).length;
 
 export function want(changes) {
@@ -36,6 +38,7 @@ export const askable = () => ids || { text: true, id: wanted.q.trim(), meaning: 
 export async function find() {
   asking?.abort();
   asking = new AbortController();
+  asked = { ...wanted, ids };
   Object.assign(found, { rows: [], total: 0, looked: 0, missing: 0, next: "0", problem: "", state: "loading" });
   if (!askable()) return tell((found.state = "unasked"));
   await go(asking.signal);
@@ -58,33 +61,31 @@ async function go(signal) {
 
 // The API does not filter by labels, so more is looked through; how far is told.
 async function gather(signal) {
-  const enough = found.rows.length + PAGE;
-  for (let i = 0; i < FAR && found.next !== null && found.rows.length < enough; i++) {
-    const got = await page(found.next, wanted.label && !ids ? LOOK : PAGE, signal);
+  const enough = found.rows.length + PAGE, sift = partly();
+  for (let i = 0; i < (sift ? FAR : 1) && found.next !== null && found.rows.length < enough; i++) {
+    const got = await page(found.next, sift ? LOOK : PAGE, signal);
     if (signal.aborted) return;
     Object.assign(found, { total: got.total, looked: found.looked + got.data.length, next: got.next_cursor });
-    found.rows.push(...(ids || !wanted.label ? got.data : got.data.filter((f) => (wanted.label === "some") === Boolean(f.label))));
-    if (ids || !wanted.label) break;
+    found.rows.push(...(sift ? got.data.filter((f) => (asked.label === "some") === Boolean(f.label)) : got.data));
   }
 }
 
 function page(cursor, limit, signal) {
-  if (ids) return pageOfIds(+cursor, signal);
-  const { mode, q } = wanted, asked = { ...filtered(), sort: wanted.sort, limit, cursor };
+  if (asked.ids) return pageOfIds(asked.ids, +cursor, signal);
+  const { mode, q, sort, prompts, without } = asked, how = { ...filtered(asked), sort, limit, cursor };
   // What people say goes into a body, not into an address that is written to logs.
-  if (mode === "prompt") return api("features/search", "POST", { ...asked, prompts: [q.trim()] }, { signal });
-  if (mode === "common") return api("features/search", "POST", { ...asked, prompts: lines(wanted.prompts), without: lines(wanted.without) }, { signal });
-  return api(`features?${new URLSearchParams({ ...asked, mode, q: q.trim() })}`, "GET", undefined, { signal });
+  if (mode === "prompt") return api("features/search", "POST", { ...how, prompts: [q.trim()] }, { signal });
+  if (mode === "common") return api("features/search", "POST", { ...how, prompts: lines(prompts), without: lines(without) }, { signal });
+  return api(`features?${new URLSearchParams({ ...how, mode, q: q.trim() })}`, "GET", undefined, { signal });
 }
 
-function filtered() {
-  const { dose, kind, from, to, starred } = wanted;
+function filtered({ dose, kind, from, to, starred }) {
   const told = { kind: kind || null, starred: starred || null, calibrated: { measured: true, unmeasured: false }[dose], works: dose === "works" || null, min_density: part(from), max_density: part(to) };
   return Object.fromEntries(Object.entries(told).filter(([, value]) => value != null));
 }
 const part = (percent) => (percent === "" ? null : Math.min(1, Math.max(0, percent / 100)));
 
-async function pageOfIds(start, signal) {
+async function pageOfIds(ids, start, signal) {
   const answers = await Promise.allSettled(ids.slice(start, start + PAGE).map((id) => api(featurePath(id), "GET", undefined, { signal })));
   const broken = answers.find((one) => one.status === "rejected" && one.reason.status !== 404);
   if (broken) throw broken.reason;
