@@ -267,13 +267,13 @@ def test_feature_of_which_little_is_known_says_so(tab):
 def test_name_note_and_star_are_kept_by_the_server_and_can_be_taken_back(tab, address):
     show(tab, "small/8")
     tab.click("[data-key=rename]")
-    tab.fill("#feature-name", "the sea at night")
-    tab.press("#feature-name", "Enter")
+    tab.fill("[data-key=feature-name]", "the sea at night")
+    tab.press("[data-key=feature-name]", "Enter")
     tab.wait_for_selector(".drawer h2:text('the sea at night')")
     tab.fill(".drawer textarea", "also boats")
     tab.locator(".drawer .star").click()
     tab.wait_for_selector(".drawer .star[aria-pressed=true]")
-    tab.click("#note-save")
+    tab.click("[data-key=note-save]")
     tab.wait_for_selector("#section-features [data-id='small/8'] :text('has a note')")
 
     told = httpx.get(f"{address}/v1/features/small/8").json()
@@ -301,8 +301,8 @@ def test_refused_name_is_said(tab):
     )
     show(tab, "small/9")
     tab.click("[data-key=rename]")
-    tab.fill("#feature-name", "anything")
-    tab.press("#feature-name", "Enter")
+    tab.fill("[data-key=feature-name]", "anything")
+    tab.press("[data-key=feature-name]", "Enter")
     tab.wait_for_selector("#toast.problem:has-text('Not now.')")
 
 
@@ -332,9 +332,9 @@ def test_label_is_shown_as_text(tab):
 def test_server_that_cannot_measure_says_so(tab):
     tab.route("**/calibrate", lambda r: r.fulfill(status=404, json={"error": {"message": "No such path."}}))
     show(tab, "small/9")
-    tab.click("#measure")
+    tab.click("[data-key=measure]")
     tab.wait_for_selector("#toast:has-text('This server cannot measure')")
-    assert tab.is_enabled("#measure")
+    assert tab.is_enabled("[data-key=measure]")
 
 
 def test_measurement_is_followed_until_it_is_served(tab):
@@ -346,7 +346,7 @@ def test_measurement_is_followed_until_it_is_served(tab):
         lambda r: r.fulfill(json={"id": "job_1", "state": next(states), "progress": 0.5, "error": None}),
     )
     show(tab, "small/9")
-    tab.click("#measure")
+    tab.click("[data-key=measure]")
     tab.wait_for_selector(".measuring :text('Measuring: 50 %')")
     tab.route("**/v1/features/small/9", lambda r: r.fulfill(json={**r.fetch().json(), **measured}))
     tab.wait_for_selector(".drawer :text('Sweet spot 0.3–0.9 (16 prompts).')")
@@ -361,8 +361,8 @@ def test_feature_is_attributed_for_the_last_question(tab):
     tab.wait_for_selector("#steered-pane .verdict", state="attached")
     tab.click("#tab-features")
     tab.evaluate("id => import('./page/header.js').then((m) => m.open('features', { feature: id }))", FULL)
-    tab.wait_for_selector("#attribute")
-    tab.click("#attribute")
+    tab.wait_for_selector("[data-key=attribute]")
+    tab.click("[data-key=attribute]")
     tab.wait_for_selector(".drawer .fact :text('first token')")
 
 

@@ -28,4 +28,4 @@ function left(members, c, redraw) {
 }
 
 export const featureList = (indices, act) => el("ul", { class: "points" }, indices.map((i) => el("li", {},
-  button(called(i), (event) => act.open(i, event.currentTarget), { class: "plain", id: `point ${i}` }), el("code", {}, atlas.ids[i]), plus({ id: atlas.ids[i], label: atlas.labels[i] }))));
+  button(called(i), (event) => act.open(i, event.currentTarget), { class: "plain", "data-key": `point ${i}` }), el("code", {}, atlas.ids[i]), plus({ id: atlas.ids[i], label: atlas.labels[i] }))));

@@ -74,22 +74,22 @@ function draw(self, feature, fresh = false) {
   self.feature = feature;
   const go = (id) => { self.past.push(feature.id); self.open(id, { again: true }); };
   self.body.replaceChildren(head(self, nameOf(feature)), el("p", { class: "id" }, el("code", {}, feature.id), copyButton(feature.id, "Copy id")),
-    el("div", { class: "acts" }, plus(feature, "slider"), star(feature), button("Rename", () => rename(self), { id: "rename" }), self.more(feature)),
+    el("div", { class: "acts" }, plus(feature, "slider"), star(feature), button("Rename", () => rename(self), { "data-key": "rename" }), self.more(feature)),
     el("div", { class: "naming" }), figures(feature), doses(feature), measuring(self), ...[examples(feature), histogram(feature), logits(feature), neighbours(feature, go), attribution(feature)].filter(Boolean), noting(feature, draft ?? feature.note));
   self.holder.scrollTop = fresh ? 0 : top;
   (fresh ? self.body.querySelector("h2") : key && self.body.querySelector(`[data-key="${CSS.escape(key)}"]`))?.focus();
 }
 
-const head = (self, title) => el("div", { class: "bar head" }, self.past.length ? icon("←", "Back to the feature before", () => self.open(self.past.pop(), { again: true }), { id: "drawer-back" }) : null,
-  el("h2", { tabindex: -1, "data-key": "drawer-title" }, title), icon("✕", "Close", self.close, { id: "drawer-close" }));
+const head = (self, title) => el("div", { class: "bar head" }, self.past.length ? icon("←", "Back to the feature before", () => self.open(self.past.pop(), { again: true }), { "data-key": "drawer-back" }) : null,
+  el("h2", { tabindex: -1, "data-key": "drawer-title" }, title), icon("✕", "Close", self.close, { "data-key": "drawer-close" }));
 
 function rename(self) {
   const { feature } = self, place = self.body.querySelector(".naming");
-  const name = el("input", { type: "text", id: "feature-name", maxlength: 200, value: feature.label, "aria-label": "Name" });
+  const name = el("input", { type: "text", "data-key": "feature-name", maxlength: 200, value: feature.label, "aria-label": "Name" });
   const done = (changes) => save(feature, changes).then(() => self.body.querySelector("[data-key=rename]")?.focus(), problem);
   const leave = () => { place.replaceChildren(); self.body.querySelector("[data-key=rename]").focus(); };
-  const form = el("form", { class: "bar" }, name, button("Save", null, { type: "submit", class: "primary", id: "name-save" }), button("Leave it", leave),
-    feature.edited?.label != null ? button(`Back to “${feature.edited.before?.label || "no label"}”`, () => done({ label: null }), { id: "name-back" }) : null);
+  const form = el("form", { class: "bar" }, name, button("Save", null, { type: "submit", class: "primary", "data-key": "name-save" }), button("Leave it", leave),
+    feature.edited?.label != null ? button(`Back to “${feature.edited.before?.label || "no label"}”`, () => done({ label: null }), { "data-key": "name-back" }) : null);
   form.addEventListener("submit", (event) => { event.preventDefault(); name.value.trim() ? done({ label: name.value }) : leave(); });
   form.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.preventDefault(); event.stopPropagation(); leave(); } });
   place.replaceChildren(form);
@@ -98,7 +98,7 @@ function rename(self) {
 
 // What is being written stays when the feature is starred meanwhile.
 function noting(feature, draft) {
-  const note = el("textarea", { rows: 3, maxlength: 4000, "aria-label": "Note", placeholder: "What did you notice? Everybody on this server can read it." }), keep = button("Save the note", null, { id: "note-save", disabled: draft === feature.note });
+  const note = el("textarea", { rows: 3, maxlength: 4000, "aria-label": "Note", placeholder: "What did you notice? Everybody on this server can read it." }), keep = button("Save the note", null, { "data-key": "note-save", disabled: draft === feature.note });
   note.value = draft;
   note.addEventListener("input", () => { keep.disabled = note.value === feature.note; });
   keep.addEventListener("click", () => save(feature, { note: note.value.trim() || null }).then(() => toast("The note is saved."), problem));
@@ -110,7 +110,7 @@ const problem = (error) => toast(error.message, { problem: true });
 // Measuring runs beside the server; the drawer may be closed meanwhile.
 function measuring(self) {
   const { feature } = self, told = el("span", { role: "status", class: "muted" }, jobs.get(feature.id) || "");
-  const ask = button(feature.dose == null ? "Measure its dose" : "Measure again", () => measure(self, feature), { id: "measure", disabled: jobs.has(feature.id) });
+  const ask = button(feature.dose == null ? "Measure its dose" : "Measure again", () => measure(self, feature), { "data-key": "measure", disabled: jobs.has(feature.id) });
   return el("div", { class: "measuring" }, ask, told);
 }
 

@@ -13,7 +13,7 @@ const number = (x) => (x ? +x.toPrecision(3) : 0).toLocaleString("en");
 export function figures(feature) {
   const { label_scores: scores } = feature;
   const rows = [["Density", share(feature)], ["Largest activation", feature.max_activation ? number(feature.max_activation) : "not seen"], ["Typical maximum", feature.typical_max ? number(feature.typical_max) : "not seen"],
-    ["Layer", feature.layer], ["Label", sourceWords(feature) + by(feature)], scores && ["The label predicts", scoreWords(scores)], feature.output_score != null && ["Says its tokens", number(feature.output_score)]].filter(Boolean);
+    ["Layer", feature.layer], ["Label", sourceWords(feature) + by(feature)], scores && ["The label predicts", scoreWords(scores)], feature.output_score != null && ["Output score", number(feature.output_score)]].filter(Boolean);
   return el("div", {}, el("dl", { class: "figures" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     feature.stale ? el("p", { class: "flag" }, "⚠ The label may be stale: the feature has turned since it was labelled.") : null,
     feature.kind.map((kind) => el("p", { class: "flag" }, `${kind}: ${KINDS[kind]}`)));
@@ -48,8 +48,8 @@ const measuredBy = ({ calibration }) => (calibration?.words.length ? muted(`The 
 export function examples(feature) {
   const { examples: best, samples, max_activation: most } = feature;
   if (!best.length) return part("Examples", muted("No examples yet: they come from describing the bundle on a corpus."));
-  return part("Examples", el("h4", {}, "Where it fires most"), el("ol", { class: "examples" }, best.map((e) => example(e, most))),
-    samples.length ? [el("h4", {}, "Where it fires weakly"), el("ol", { class: "examples" }, samples.map((e) => example(e, most, true)))] : null);
+  return part("Examples", el("h4", {}, "Where it fires most, by activation"), el("ol", { class: "examples" }, best.map((e) => example(e, most))),
+    samples.length ? [el("h4", {}, "Where it fires weakly, in % of its maximum"), el("ol", { class: "examples" }, samples.map((e) => example(e, most, true)))] : null);
 }
 
 // A text with what fires in it marked, the stronger the darker. Without its tokens only the strongest is known.
@@ -91,7 +91,7 @@ export function logits({ top_logits: { positive = [], negative = [] } }) {
 
 export function neighbours({ similar }, open) {
   return part("Nearest directions", el("ul", { class: "near" }, similar.map((f) => el("li", {},
-    button(f.label || f.id, () => open(f.id), { class: "plain", title: f.label || f.id }), el("code", {}, f.id), el("span", { class: "level" }, f.cosine.toFixed(2).replace("-", "−"))))));
+    button(f.label || "no label", () => open(f.id), { class: `plain${f.label ? "" : " quiet"}`, title: f.label || f.id }), el("code", {}, f.id), el("span", { class: "level" }, f.cosine.toFixed(2).replace("-", "−"))))));
 }
 
 // Asked for, not told unasked: each answer runs the model a few dozen times.
@@ -103,7 +103,7 @@ export function attribution(feature) {
     told.replaceChildren(muted("Trying what the next token comes from…"));
     try { told.replaceChildren(...attributed(feature, await attribute())); } catch (error) { told.replaceChildren(el("p", { class: "problem" }, error.message)); }
     ask.disabled = false;
-  }, { id: "attribute" });
+  }, { "data-key": "attribute" });
   return part("In the chat", muted(`What has it to do with how the unsteered model answers “${clipped(last.question)}”?`), ask, told);
 }
 

@@ -22,7 +22,7 @@ export function mount(section) {
   $(".search").addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(timer); search(); });
   $(".list").addEventListener("keydown", onKey);
   $(".list").addEventListener("focusin", (event) => choose(rows().indexOf(event.target.closest("[role=row]"))));
-  drawer = drawerIn(split, { more: (feature) => button("On the map", () => { drawer.leave(); openTab("map", { feature: feature.id }); }, { id: "to-map" }), shown: (id) => { for (const row of rows()) row.classList.toggle("shown", row.dataset.id === id); } });
+  drawer = drawerIn(split, { more: (feature) => button("On the map", () => { drawer.leave(); openTab("map", { feature: feature.id }); }, { "data-key": "to-map" }), shown: (id) => { for (const row of rows()) row.classList.toggle("shown", row.dataset.id === id); } });
   document.addEventListener("keydown", onSlash);
   onFound(draw);
   onSaved(changed);

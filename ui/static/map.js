@@ -20,12 +20,12 @@ export function mount(section) {
   const stage = el("div", { class: "stage card" }, map.node, el("div", { class: "zooms" }, icon("+", "Zoom in", () => map.zoom(1.5)), icon("−", "Zoom out", () => map.zoom(1 / 1.5)), button("Reset", map.reset, { id: "map-reset", title: "All features in sight (0)" })), el("div", { class: "legend" }), el("div", { class: "over-all", role: "status" }));
   const split = el("div", { class: "split" }, el("div", { class: "shown" }, stage, el("div", { class: "table" })));
   root.replaceChildren(el("h2", { class: "unseen" }, "Map"), bar(), split, el("p", { class: "muted keys", id: "map-keys" }, "Drag to move, wheel or pinch to zoom, Shift and drag to choose. By keyboard: arrows move, + and − zoom, 0 resets, Enter opens what is in the middle."), el("p", { class: "unseen eye", role: "status" }));
-  drawer = drawerIn(split, { more: (feature) => button("In Features", () => leave({ feature: feature.id }), { id: "to-features" }), shown: (id) => { map.mark(id ? indexOf(id) : -1); } });
+  drawer = drawerIn(split, { more: (feature) => button("In Features", () => leave({ feature: feature.id }), { "data-key": "to-features" }), shown: (id) => { map.mark(id ? indexOf(id) : -1); } });
   new MutationObserver(() => { inks = null; recolour(); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   document.addEventListener("fullscreenchange", () => { if (!document.fullscreenElement) whole(false); });
   root.addEventListener("keydown", onKey);
   onSaved((saved) => { const i = indexOf(saved.id); if (i >= 0) name(i, saved.label); });
-  onDraw(() => chosen.length && drawChosen());
+  onDraw(() => chosen.length && room());
 }
 
 // `how` may name a feature to show, or words to look for.
@@ -147,16 +147,25 @@ function pick(indices) {
 }
 
 function drawChosen() {
-  const split = $(".split");
-  keepFocus(split, () => { split.querySelector(".chosen")?.remove(); if (chosen.length) split.append(chosenNode()); });
+  $(".chosen")?.remove();
+  if (!chosen.length) return;
+  $(".split").append(chosenNode());
+  room();
+}
+
+// Sliders come and go, and with them the room for more.
+function room() {
+  const fits = roomFor(chosen.map((i) => atlas.ids[i]));
+  $("#chosen-add").disabled = !fits;
+  $(".chosen .most").hidden = fits;
 }
 
 function chosenNode() {
-  const ids = chosen.map((i) => atlas.ids[i]), room = roomFor(ids), n = chosen.length.toLocaleString("en");
-  const add = button("Add all to sliders", () => slideAll(ids).catch((error) => toast(error.message, { problem: true })), { id: "chosen-add", class: "primary", disabled: !room });
+  const ids = chosen.map((i) => atlas.ids[i]), n = chosen.length.toLocaleString("en");
+  const add = button("Add all to sliders", () => slideAll(ids).catch((error) => toast(error.message, { problem: true })), { id: "chosen-add", class: "primary" });
   return el("aside", { class: "chosen card", "aria-label": "Chosen features" },
     el("div", { class: "bar head" }, el("h3", { tabindex: -1, class: "grow" }, `${n} ${chosen.length === 1 ? "feature" : "features"}`), icon("✕", "Let them go", () => { pick([]); map.canvas.focus(); }, { id: "chosen-close" })),
     el("div", { class: "bar" }, add, button("Show in Features", () => leave({ ids }), { id: "chosen-show" })),
-    room ? null : el("p", { class: "muted" }, `${MOST} sliders are the most; choose fewer to add them all.`),
+    el("p", { class: "muted most" }, `${MOST} sliders are the most; choose fewer to add them all.`),
     featureList(chosen.slice(0, LISTED), { open: openPoint }), chosen.length > LISTED ? el("p", { class: "muted" }, `The first ${LISTED}; Features has them all.`) : null);
 }
