@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.files import write
 from server.jobs import Jobs, Work, give_way
 from server.looks import Looks
+from server.runner import Runner
 from server.settings import Settings
 from server.store.sqlite import SqliteStore
 from server.store.store import LiveText
@@ -394,7 +395,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     give_way()
     jobs = Jobs(settings)
     threading.Thread(target=_look_now_and_then, args=(settings, jobs, stop), daemon=True).start()
-    jobs.run(stop)
+    Runner(jobs).run(stop)
 
 
 def _look_now_and_then(settings: Settings, jobs: Jobs, stop: threading.Event) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from server.calibrating import CalibrationOrder, chosen
 from server.cli import app
 from server.jobs import Jobs
+from server.runner import Runner
 from server.settings import Settings
 from steering.catalogue import Bundle
 from steering.errors import BadBundle, UnknownFeature
@@ -157,7 +158,9 @@ def test_a_job_measures_and_the_server_follows(own, tmp_path):
         order = {"type": "calibrate", "config": {"features": ["small/1", "small/3"], "prompts": 4}}
         job = http.post("/v1/jobs", json=order).json()
         stop = threading.Event()
-        runner = threading.Thread(target=Jobs(Settings(bundle=own, data_dir=data, corpus=corpus)).run, args=(stop,))
+        runner = threading.Thread(
+            target=Runner(Jobs(Settings(bundle=own, data_dir=data, corpus=corpus))).run, args=(stop,)
+        )
         runner.start()
         until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"), seconds=120)
         ended = http.get(f"/v1/jobs/{job['id']}").json()

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from server.jobs import Jobs
+from server.runner import Runner
 from server.settings import Settings
 from steering.catalogue import Bundle
 from steering.revisions import Revisions
@@ -283,7 +284,7 @@ def test_the_maps_clusters_are_named_and_every_point_says_what_it_is(web):
 def run_job(http, settings, order):
     job = http.post("/v1/jobs", json=order).json()
     stop = threading.Event()
-    runner = threading.Thread(target=Jobs(settings).run, args=(stop,))
+    runner = threading.Thread(target=Runner(Jobs(settings)).run, args=(stop,))
     runner.start()
     until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"), seconds=180)
     stop.set()

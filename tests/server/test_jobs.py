@@ -16,6 +16,7 @@ import pytest
 
 from server import beside
 from server.jobs import BadJob, Jobs
+from server.runner import Runner
 from server.settings import Settings
 from tests.live import serving, until
 
@@ -61,14 +62,14 @@ def settings(request, tmp_path):
     found = Settings(data_dir=tmp_path, redis_url=url, job_kinds=KINDS, bundle=tmp_path)
     yield found
     if url:
-        Jobs(found)._huey.storage.conn.flushdb()
+        Jobs(found).huey.storage.conn.flushdb()
 
 
 @contextlib.contextmanager
 def runner(settings):
     """A runner in a thread of this process."""
     stop = threading.Event()
-    thread = threading.Thread(target=Jobs(settings).run, args=(stop,))
+    thread = threading.Thread(target=Runner(Jobs(settings)).run, args=(stop,))
     thread.start()
     try:
         yield
@@ -81,8 +82,9 @@ def runner(settings):
 def trainer(settings):
     """A runner that can be killed."""
     code = (
-        "import sys,threading; from server.jobs import Jobs; from server.settings import Settings;"
-        "Jobs(Settings.model_validate_json(sys.argv[1])).run(threading.Event())"
+        "import sys,threading; from server.jobs import Jobs; from server.runner import Runner;"
+        "from server.settings import Settings;"
+        "Runner(Jobs(Settings.model_validate_json(sys.argv[1]))).run(threading.Event())"
     )
     return subprocess.Popen([sys.executable, "-c", code, settings.model_dump_json()], env=ENVIRONMENT)
 

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from server.jobs import Jobs
+from server.runner import Runner
 from tests import small
 from tests.live import serving, until
 
@@ -25,7 +26,7 @@ def own(tmp_path):
 def done(http, settings, job):
     """The job as it ended."""
     stop = threading.Event()
-    runner = threading.Thread(target=Jobs(settings).run, args=(stop,))
+    runner = threading.Thread(target=Runner(Jobs(settings)).run, args=(stop,))
     runner.start()
     try:
         until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] in ("succeeded", "failed"), seconds=120)

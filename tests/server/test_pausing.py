@@ -265,7 +265,7 @@ def test_a_list_of_jobs_comes_page_by_page_without_what_is_long(served):
     http, settings = served
     jobs = Jobs(settings)
     made = [jobs.submit("count", {"steps": 1}) for _ in range(3)]
-    jobs._save(made[2].model_copy(update={"result": {"short": 1, "long": "x" * 9000}}))
+    jobs.save(made[2].model_copy(update={"result": {"short": 1, "long": "x" * 9000}}))
     page = http.get("/v1/jobs", params={"limit": 2}).json()
     assert ([j["id"] for j in page["data"]], page["has_more"]) == ([made[2].id, made[1].id], True)
     assert page["data"][0]["result"] == {"short": 1}
