@@ -24,7 +24,17 @@ from ui.api import Api
 from ui.conversation import News, talk
 
 STATIC = Path(__file__).parent / "static"
-STYLES = ("page.css", "chat.css", "panel.css", "tabs.css", "features.css", "map.css")
+STYLES = (
+    "page.css",
+    "chat.css",
+    "panel.css",
+    "tabs.css",
+    "features.css",
+    "map.css",
+    "analyze.css",
+    "train.css",
+    "settings.css",
+)
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE = 64
 LOOKS_EVERY = 0.02

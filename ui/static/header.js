@@ -1,6 +1,7 @@
 // The model's name and whether it is there, and the tabs. A tab's code is fetched when it is first opened.
 import { HERE } from "./api.js";
 import { el } from "./dom.js";
+import { ofBrowser } from "./kept.js";
 
 const TABS = [["chat", "Chat"], ["compare", "Compare"], ["features", "Features"], ["map", "Map"], ["analyze", "Analyze"], ["train", "Train"], ["settings", "Settings"]];
 const shown = {};
@@ -13,6 +14,13 @@ export function mount(element) {
   addEventListener("popstate", () => show(wanted()));
   show(wanted());
   watch(element.querySelector("#state"));
+  if (ofBrowser("theme", "")) theme();
+}
+
+// Light or dark as somebody chose, or as the system has it.
+export function theme() {
+  const wanted = ofBrowser("theme", "");
+  document.body.classList.toggle("dark", wanted ? wanted === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
 }
 
 const wanted = () => { const name = new URLSearchParams(location.search).get("tab"); return TABS.some(([n]) => n === name) ? name : "chat"; };

@@ -64,5 +64,5 @@ function curve() {
   const points = found.doses.map((dose, i) => [dose, found.results[i]?.steering?.coherence]).filter(([, c]) => c).map(([dose, c]) => [dose, -c.mean_logprob_unsteered]).sort((a, b) => a[0] - b[0]);
   if (points.length < 2) return "";
   const words = `Surprise of the default model at ${found.label}: ${points.map(([d, s]) => `${s.toFixed(1)} nats a token at dose ${tidy(d)}`).join(", ")}`;
-  return el("figure", { class: "curve" }, lineChart({ lines: [{ kind: "effect", points }], bands: found.spot ? [[found.spot.low, found.spot.high]] : [], words }), el("figcaption", { class: "muted" }, "Surprise of the default model, nats a token, by dose; the band is the measured sweet spot."));
+  return el("figure", { class: "curve" }, lineChart({ lines: [{ kind: "first", points }], bands: found.spot ? [[found.spot.low, found.spot.high]] : [], words }), el("figcaption", { class: "muted" }, "Surprise of the default model, nats a token, by dose; the band is the measured sweet spot."));
 }

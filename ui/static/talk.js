@@ -19,7 +19,7 @@ function keep() {
   const { busy, waiting, problem, ...kept } = talk;
   keepInTab("talk", kept);
 }
-addEventListener("pagehide", keep);
+addEventListener("pagehide", () => window.tiller?.forgotten || keep());
 
 // What was cut off by a reload says so, and can be asked again.
 for (const turn of talk.turns) for (const side of [turn.default, turn.steered]) if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || "The page was reloaded while this was said." });

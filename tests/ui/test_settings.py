@@ -1,0 +1,126 @@
+"""What the server is, what it keeps of somebody, and everything out and in."""
+
+import ast
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.ui.test_page import RANGE, count, dose, finished, pick, send, strength
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def settings(page):
+    pick(page)
+    page.click("#tab-settings")
+    page.wait_for_selector("#code-blocks pre")
+    return page
+
+
+def user(page):
+    return page.inner_text("#me")
+
+
+def consent(address, who):
+    return httpx.get(f"{address}/v1/training/consent", params={"user": who}).json()
+
+
+def test_address_server_and_live_code_are_shown(settings, address):
+    assert settings.inner_text("#api-base") == f"{address}/v1"
+    assert "small" in settings.inner_text("[aria-label='This server']")
+    curl, openai, client, request = settings.locator("#code-blocks pre").all_inner_texts()
+    assert json.loads(request)["steering"]["features"][0]["strength"] == 0.8
+    assert "curl" in curl
+    for python in (openai, client):
+        assert ast.parse(python)
+
+
+def test_nothing_is_learnt_until_somebody_agrees_and_all_is_deleted_when_they_take_it_back(settings, address):
+    who = user(settings)
+    assert not consent(address, who)["consent"]
+
+    settings.check("#consent")
+    settings.wait_for_selector("#toast")
+    assert consent(address, who)["consent"]
+    settings.click("#tab-chat")
+    send(settings, "hello there")
+    finished(settings)
+    assert consent(address, who)["texts"]
+
+    settings.click("#tab-settings")
+    settings.uncheck("#consent")
+    settings.wait_for_function("document.querySelector('#toast').textContent.includes('deleted')")
+    assert consent(address, who) == {**consent(address, who), "consent": False, "texts": 0}
+
+
+def test_conversations_are_deleted_after_a_confirmation(settings, address):
+    who = user(settings)
+    settings.check("#consent")
+    settings.click("#tab-chat")
+    send(settings, "hello there")
+    finished(settings)
+    settings.click("#tab-settings")
+    settings.wait_for_selector("#erase-texts:not([disabled])")
+    settings.click("#erase-texts")
+    settings.click("#confirm-no")
+    assert consent(address, who)["texts"]
+
+    settings.click("#erase-texts")
+    settings.click("#confirm-yes")
+    settings.wait_for_selector("#erase-texts[disabled]")
+    assert consent(address, who)["texts"] == 0
+
+
+def test_export_and_import_bring_a_persona_back(settings, address):
+    body = {"id": "mine", "name": "Mine", "steering": {"features": [{"id": "small/1", "strength": 0.4}]}}
+    httpx.post(f"{address}/v1/presets", json=body).raise_for_status()
+    with settings.expect_download() as download:
+        settings.click("#export-all")
+    file = Path(download.value.path())
+    assert json.loads(file.read_text())["object"] == "export"
+    httpx.delete(f"{address}/v1/presets/mine")
+
+    settings.set_input_files(
+        "#import-file", {"name": "x.json", "mimeType": "application/json", "buffer": file.read_bytes()}
+    )
+    settings.wait_for_function("document.querySelector('#toast')?.textContent.includes('Imported')")
+    assert httpx.get(f"{address}/v1/presets/mine").json()["name"] == "Mine"
+    assert settings.locator("#preset-select option[value=mine]").count() == 1
+    httpx.delete(f"{address}/v1/presets/mine")
+
+
+@pytest.mark.parametrize("file", [b"no json", b"[]", b'{"object": "export", "version": 99}'])
+def test_rubbish_file_is_refused_with_words(settings, file):
+    settings.set_input_files("#import-file", {"name": "x.json", "mimeType": "application/json", "buffer": file})
+    settings.wait_for_selector("#toast.problem")
+
+
+def test_theme_is_chosen_and_kept(settings):
+    settings.select_option("#theme", "dark")
+    assert settings.evaluate("document.body.classList.contains('dark')")
+    settings.reload()
+    settings.wait_for_function("document.body.classList.contains('dark')")
+
+
+def test_browser_forgets_everything_on_request(settings):
+    settings.click("#tab-chat")
+    dose(settings, "0.4")
+    send(settings, "hello there")
+    finished(settings)
+    before = settings.evaluate("localStorage['tiller.me']")
+    settings.click("#tab-settings")
+    settings.click("#erase-browser")
+    settings.click("#confirm-yes")
+    settings.wait_for_selector("#cards .card")
+
+    assert settings.locator(RANGE).count() == 0
+    assert count(settings, "steered", "user") == 0
+    assert settings.evaluate("localStorage['tiller.me']") != before
+
+
+def test_sliders_stay_while_tabs_are_switched(settings):
+    settings.click("#tab-chat")
+    assert strength(settings) == 0.8

@@ -1,0 +1,141 @@
+"""Revisions, their gates and what they changed; jobs from start to end; drift. Servers of their own, as other revisions are served."""
+
+import json
+import threading
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from server.jobs import Jobs
+from server.looks import Looks
+from server.runner import Runner
+from steering.catalogue import Feature
+from steering.revisions import Revisions
+from tests import small
+from tests.live import serving
+from ui.page import mount
+
+pytestmark = pytest.mark.browser
+SAYS = "explains 0.90 of the old text, as much as before"
+REPORT = {
+    "passed": True,
+    "failed": [],
+    "gates": [{"name": "quality", "value": 0.9, "limit": 0.8, "passed": True, "says": SAYS}],
+    "taken_out": [{"row": 4, "share": 0.6, "users": 1, "why": "60% of where it fires is on texts of one user"}],
+}
+
+
+def publish(revisions):
+    """A child in which one feature has gone, one has turned and one is new."""
+    before = revisions.open("r1")
+    rows = before.sae.W_dec.clone()
+    rows[2] = 0.5 * rows[2] + 0.5 * rows[3]
+    sae = replace(before.sae, W_dec=rows / rows.norm(dim=1, keepdim=True))
+    numbers = revisions.numbers_after("r1", recycled=[1])
+    figures = {"explained_variance": 0.9, "l0": 5.0, "dead": 0.0}
+    told = [Feature(id="", index=numbers[1], label="something new")]
+    revisions.publish(before, sae, told, numbers=numbers, figures=figures, report=REPORT)
+
+
+@pytest.fixture
+def train(browser, tmp_path):
+    """The tab on a server with a second revision."""
+    bundle = small.write_bundle(tmp_path / "bundle")
+    publish(Revisions(bundle, tmp_path / "data/revisions/small"))
+    looks = Looks(tmp_path / "data", "small")
+    for i, ev in enumerate((0.9, 0.88, 0.8)):
+        figures = {"explained_variance": ev, "l0": 5.0, "tokens": 100}
+        looks.note(
+            {"at": 1e9 + i, "revision": "r1", "alarms": ["corpus: worse"] if ev < 0.85 else [], "corpus": figures}
+        )
+    with serving(bundle, tmp_path / "data", mount=mount) as (address, app):
+        context = browser.new_context(viewport={"width": 1360, "height": 900})
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(f"{address}/?tab=train")
+        page.wait_for_selector("#revisions")
+        yield page, address, app
+        context.close()
+
+
+def served(page):
+    return page.locator("#revisions tr[aria-current=true] b").inner_text()
+
+
+def test_revision_is_served_and_taken_back_after_a_confirmation(train):
+    page, address, _ = train
+    assert served(page) == "r1"
+    page.click("#serve-r2")
+    page.click("#confirm-no")
+    assert httpx.get(f"{address}/health").json()["revision"] == "r1"
+
+    page.click("#serve-r2")
+    page.click("#confirm-yes")
+    page.wait_for_selector("#rollback")
+    assert served(page) == "r2"
+    assert httpx.get(f"{address}/health").json()["revision"] == "r2"
+
+    page.click("#rollback")
+    page.click("#confirm-yes")
+    page.wait_for_selector("#rollback", state="detached")
+    assert served(page) == "r1"
+
+
+def test_report_tells_gates_changes_and_touched_presets(train):
+    page, _, _ = train
+    page.click("#report-r2")
+    page.wait_for_selector("#touched")
+    told = page.inner_text("dialog")
+    assert SAYS in told
+    assert "60% of where it fires" in told
+    assert "something new" in told
+    assert "Bridge" in page.inner_text("#touched")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+
+
+def test_drift_is_drawn_with_its_alarm(train):
+    page, _, _ = train
+    drift = page.locator("[aria-label=Drift]")
+    assert "0.90, 0.88, 0.80" in drift.locator(".chart").first.get_attribute("aria-label")
+    assert "corpus: worse" in drift.inner_text()
+
+
+def test_job_is_started_followed_and_done_while_the_page_looks_on(train):
+    page, address, app = train
+    page.select_option("#job-type", "map")
+    page.click("#job-start")
+    page.wait_for_selector("#jobs td")
+    job = httpx.get(f"{address}/v1/jobs").json()["data"][0]
+    assert job["type"] == "map"
+    page.click(f"#follow-{job['id']}")
+    assert "queued" in page.inner_text("dialog [role=status]")
+
+    stop = threading.Event()
+    runner = threading.Thread(target=Runner(Jobs(app.state.settings)).run, args=(stop,))
+    runner.start()
+    page.wait_for_function("document.querySelector('dialog [role=status]').textContent === 'succeeded'", timeout=60_000)
+    stop.set()
+    runner.join(30)
+    page.wait_for_selector("dialog details", state="attached")
+    assert json.loads(page.locator("dialog details pre").text_content())
+
+
+def test_queued_job_is_cancelled_after_a_confirmation(train):
+    page, address, _ = train
+    page.select_option("#job-type", "describe")
+    page.click("#job-start")
+    page.wait_for_selector("[id^=cancel-]")
+    page.click("[id^=cancel-]")
+    page.click("#confirm-yes")
+    page.wait_for_selector("[id^=delete-]")
+    assert httpx.get(f"{address}/v1/jobs").json()["data"][0]["state"] == "cancelled"
+
+
+def test_what_was_chosen_for_a_job_outlives_the_next_look(train):
+    page, _, _ = train
+    page.select_option("#job-type", "label")
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_timeout(6000)
+    assert page.input_value("#job-type") == "label"
