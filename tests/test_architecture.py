@@ -1,6 +1,7 @@
 """The arrows: who may import whom. One composition root, `server/cli.py`, puts the page into the server."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 WEB = {"fastapi", "starlette", "uvicorn", "gradio", "redis", "sqlite3", "vllm", "httpx"}
 FORBIDDEN = {
-    "steering": {"server", "ui", "bench", "recipes", *WEB},
-    "server": {"ui", "gradio", "bench", "recipes", "tests"},
+    "steering": {"server", "client", "ui", "bench", "recipes", *WEB},
+    "server": {"ui", "client", "gradio", "bench", "recipes", "tests"},
+    "client": {"server", "steering", "ui", "bench", "recipes", "torch", "transformers", *WEB - {"httpx"}},
     "ui": {"server", "steering", "torch", "transformers", "redis", "sqlite3", "bench", "recipes"},
 }
 WITHIN = {
@@ -64,10 +66,15 @@ def test_the_core_has_no_cycles():
     assert done
 
 
+def test_the_client_needs_two_packages_and_no_more():
+    names = {n.split(".")[0] for p in files("client") for n in imports(p)}
+    assert names - sys.stdlib_module_names == {"client", "httpx", "pydantic"}
+
+
 def test_the_environment_is_read_in_one_place():
     readers = {
         p.relative_to(ROOT).as_posix()
-        for room in ("steering", "server", "ui")
+        for room in ("steering", "server", "client", "ui")
         for p in files(room)
         if {"os.environ", "os.getenv"} & imports(p) or "os.environ" in p.read_text() or "getenv(" in p.read_text()
     }

@@ -1,0 +1,44 @@
+"""The one error of this client, and how whatever goes wrong becomes it. Knows OpenAI's shape of errors; asks nothing itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+
+class TillerError(Exception):
+    """The server refused, broke or is not there. The message is a sentence for a person."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str | None = None, param: str | None = None
+    ) -> None:
+        """`status` is None where there was no answer, or where a reply broke off that had begun."""
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Tell what happens on the way to the server and back as a TillerError."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise TillerError(f"the server cannot be reached ({type(error).__name__}); is it still running?") from error
+
+
+def refusal(answer: httpx.Response) -> TillerError:
+    """What an answer other than 2xx says; its body has to be read."""
+    try:
+        return broken(answer.json(), status=answer.status_code)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return TillerError(f"the server answered {answer.status_code} and gave no reason", status=answer.status_code)
+
+
+def broken(body: Any, *, status: int | None = None) -> TillerError:  # noqa: ANN401 - JSON
+    """The error that a body tells."""
+    error = body["error"]
+    code = error.get("code")
+    return TillerError(
+        str(error["message"]), status=status, code=None if code is None else str(code), param=error.get("param")
+    )
