@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ui.api import Api, ApiProblem
+from client import AsyncTiller, TillerError
+from client.values import Chunk
 
 Messages = list[dict[str, str]]
 News = dict[str, Any]
-Signal = asyncio.Queue[ApiProblem | None]
+Signal = asyncio.Queue[TillerError | None]
 REDRAW = 0.04
 """Seconds; tokens that come closer together are told together."""
 ALTERNATIVES = 4
@@ -93,11 +94,11 @@ class Reply:
     tokens: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
 
-    def take(self, chunk: dict[str, Any]) -> None:
+    def take(self, chunk: Chunk) -> None:
         """Add one chunk of the stream."""
-        self.steering |= chunk.get("steering") or {}
-        for choice in chunk["choices"]:
-            self.text += choice["delta"].get("content") or ""
+        self.text += chunk.text
+        self.steering |= chunk.raw.get("steering") or {}
+        for choice in chunk.raw["choices"]:
             self.tokens += (choice.get("logprobs") or {}).get("content") or ()
 
     def told(self) -> News:
@@ -107,7 +108,7 @@ class Reply:
         return {"text": self.text, "steering": self.steering, "tokens": _pieces(self.tokens)}
 
 
-async def talk(api: Api, value: object) -> AsyncGenerator[News, None]:
+async def talk(api: AsyncTiller, value: object) -> AsyncGenerator[News, None]:
     """Ask both sides and tell how the replies grow; the last word is `done` or `problem`. Closing it ends both replies."""
     form = None
     try:
@@ -115,7 +116,7 @@ async def talk(api: Api, value: object) -> AsyncGenerator[News, None]:
         async with aclosing(_exchange(api, form)) as replies:
             async for news in replies:
                 yield {"id": form.id, **news}
-    except (ApiProblem, ValueError) as error:
+    except (TillerError, ValueError) as error:
         yield {"id": form.id if form else _id_of(value), "problem": str(error)}
 
 
@@ -130,7 +131,7 @@ def read(value: object) -> Form:
         ) from error
 
 
-async def _exchange(api: Api, form: Form) -> AsyncGenerator[News, None]:
+async def _exchange(api: AsyncTiller, form: Form) -> AsyncGenerator[News, None]:
     about = {"model": await api.model(), **form.drawn(), "logprobs": True, "top_logprobs": ALTERNATIVES}
     if form.user:
         about["user"] = form.user
@@ -161,13 +162,13 @@ async def _growing(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _follow(api: Api, body: dict[str, Any], reply: Reply, signal: Signal) -> None:
+async def _follow(api: AsyncTiller, body: dict[str, Any], reply: Reply, signal: Signal) -> None:
     try:
-        async with aclosing(api.stream(body)) as chunks:
+        async with aclosing(api.stream(**body)) as chunks:
             async for chunk in chunks:
                 reply.take(chunk)
                 signal.put_nowait(None)
-    except ApiProblem as error:
+    except TillerError as error:
         signal.put_nowait(error)
     finally:
         reply.ended = True

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from ui.api import Api
+from client import AsyncTiller
 from ui.conversation import News, talk
 
 STATIC = Path(__file__).parent / "static"
@@ -53,7 +53,8 @@ class Assets(StaticFiles):
 
 def mount(app: fastapi.FastAPI, *, api_base: str) -> fastapi.FastAPI:
     """Put the page at `/` of the application whose API answers at `api_base`."""
-    page = build(Api(api_base))
+    # The server is this machine's own, whatever the environment says of proxies.
+    page = build(AsyncTiller(api_base, trust_env=False))
     # Gradio looks a thousand times a second whether somebody pressed a button, in the process that generates.
     page._queue.sleep_when_free = LOOKS_EVERY
     app.mount("/page", Assets(directory=STATIC))
@@ -71,7 +72,7 @@ def mount(app: fastapi.FastAPI, *, api_base: str) -> fastapi.FastAPI:
     )
 
 
-def build(api: Api) -> gr.Blocks:
+def build(api: AsyncTiller) -> gr.Blocks:
     """Lay the page out and connect it."""
 
     async def on_submit(form: Any) -> AsyncGenerator[News, None]:  # noqa: ANN401 - what a browser sent

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ui.api import Api
+from client import AsyncTiller
+from client.values import Chunk
 from ui.conversation import Reply, read, talk
 
 ROW = {"id": "small/1", "strength": 0.5, "mode": "add"}
@@ -54,7 +55,7 @@ def told(value):
     """All that the page is told; in a thread, since the browser's tests leave a loop running in this one."""
 
     async def listen():
-        return [news async for news in talk(Api("http://127.0.0.1:9/v1"), value)]
+        return [news async for news in talk(AsyncTiller("http://127.0.0.1:9/v1", trust_env=False), value)]
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, listen()).result(30)
@@ -76,7 +77,8 @@ def test_a_server_that_is_gone_is_told_as_a_problem():
 def test_tokens_and_what_was_applied_are_told_with_the_end():
     reply = Reply()
     token = {"token": "hi", "logprob": -0.10001, "top_logprobs": [{"token": "ho", "logprob": -2.0}]}
-    reply.take({"choices": [{"delta": {"content": "hi"}, "logprobs": {"content": [token]}}], "steering": {"hash": "s"}})
+    choice = {"delta": {"content": "hi"}, "logprobs": {"content": [token]}}
+    reply.take(Chunk.of({"choices": [choice], "steering": {"hash": "s"}}))
     assert reply.told() == {"text": "hi"}
     reply.ended = True
     assert reply.told() == {
@@ -89,7 +91,6 @@ def test_tokens_and_what_was_applied_are_told_with_the_end():
 def test_tokens_that_make_one_character_together_join_to_the_text():
     reply = Reply(ended=True)
     for part in ([0xC3], [0xA4], [0x68]):
-        reply.take(
-            {"choices": [{"delta": {}, "logprobs": {"content": [{"token": "�", "logprob": -1, "bytes": part}]}}]}
-        )
+        token = {"token": "�", "logprob": -1, "bytes": part}
+        reply.take(Chunk.of({"choices": [{"delta": {}, "logprobs": {"content": [token]}}]}))
     assert [t["token"] for t in reply.told()["tokens"]] == ["", "ä", "h"]
