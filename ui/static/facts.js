@@ -56,7 +56,7 @@ export function examples(feature) {
 function example(e, most, bucket = false) {
   const strength = (a) => (most > 0 ? Math.min(1, Math.max(0, a / most)) : 0);
   const pieces = e.tokens ? e.tokens.map((t, i) => [t, e.activations?.[i] ?? 0]) : around(e);
-  return el("li", {}, el("span", { class: "text" }, pieces.map(([t, a]) => token(t, a, strength(a)))),
+  return el("li", {}, el("span", { class: "text" }, pieces.map(([t, a], i) => token(i ? t : t.trimStart(), a, strength(a)))),
     el("span", { class: "level" }, bucket ? `${Math.round(100 * strength(e.activation))} %` : number(e.activation)));
 }
 
