@@ -30,10 +30,10 @@ export function cards() {
 }
 
 export async function pick(id, quietly = false) {
-  const preset = presetOf(id);
-  if (!quietly) begin(preset);
+  const preset = presetOf(id), draft = talk.draft;
   try {
     const missing = await take(preset ? preset.steering : { features: [], unit: "dose" }, { preset: preset ? id : "" });
+    if (!quietly && state.preset === (preset ? id : "")) begin(preset, draft);
     notice(missing.length ? `${missing.length} of its features are not in this SAE and were left out: ${missing.join(", ")}.` : "", missing.length > 0);
   } catch (error) { redraw(); notice(error.message, true); }
 }

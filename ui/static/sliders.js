@@ -80,8 +80,17 @@ export const add = (feature, strength = 0) => addRows([rowOf(feature, strength)]
 
 // Takes a steering object as the API knows it: features that this server has not are told, never dropped in silence.
 // Of several that were asked for in haste the last one counts.
-let taking = 0;
-export async function take(given, { preset = "" } = {}) {
+let taking = 0, pending = Promise.resolve();
+// When what was asked for is on the sliders; until then nothing may be sent, or a reply would lack what somebody chose.
+export const settled = () => pending;
+
+export function take(given, how = {}) {
+  const done = taken(given, how);
+  pending = Promise.allSettled([pending, done]);
+  return done;
+}
+
+async function taken(given, { preset = "" }) {
   const mine = ++taking;
   const doses = given.unit === "dose" ? {} : await dosesOf(given);
   const found = await Promise.allSettled(given.features.map((f) => api(featurePath(f.id)).then((feature) => rowOf(feature, doses[f.id] ?? f.strength, f.mode))));

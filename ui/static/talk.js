@@ -1,7 +1,7 @@
 // The conversation: its turns, how replies are drawn, and what is sent. Knows no elements; the page's Python asks the API.
 import { api } from "./api.js";
 import { keepInTab, me, ofTab } from "./kept.js";
-import { asked, asMade, markSent, state, take } from "./sliders.js";
+import { asked, asMade, markSent, settled, state, take } from "./sliders.js";
 
 export const DRAWN = { temperature: 0.5, top_p: 1, repetition_penalty: 1, max_tokens: 160 };
 export const talk = { turns: [], draft: "", system: "", sampling: { ...DRAWN }, seed: 7, keepSeed: true, compare: true, ...ofTab("talk", {}), busy: null, waiting: "" };
@@ -24,9 +24,9 @@ addEventListener("pagehide", () => window.tiller?.forgotten || keep());
 // What was cut off by a reload says so, and can be asked again.
 for (const turn of talk.turns) for (const side of [turn.default, turn.steered]) if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || "The page was reloaded while this was said." });
 
-// A persona brings its first question, system prompt and sampling; what is typed meanwhile stays.
-export function begin(preset) {
-  talk.draft = preset?.starter_prompts[0] || talk.draft;
+// A persona brings its first question, system prompt and sampling; what was typed since `draft` stays.
+export function begin(preset, draft = talk.draft) {
+  if (talk.draft === draft) talk.draft = preset?.starter_prompts[0] || draft;
   talk.system = preset?.system_prompt || "";
   for (const [name, usual] of Object.entries(DRAWN)) talk.sampling[name] = preset?.sampling?.[name] ?? usual;
   tell("form");
@@ -39,9 +39,9 @@ export function connect(how) {
 const fresh = () => ({ text: "", done: false });
 
 // Asks both sides. Nothing is sent without a word to say, or while a reply is on its way.
-export function send(words = talk.draft) {
+export async function send(words = talk.draft) {
   const question = words.trim();
-  if (!question || talk.busy) return;
+  if (!question || !(await free())) return;
   if (!talk.keepSeed) talk.seed = Math.floor(Math.random() * 1e6);
   const steering = asked();
   const turn = { id: crypto.randomUUID?.() ?? String(Math.random()), question, asked: steering, preset: state.preset, persona: asMade(), seed: talk.seed, default: talk.compare ? fresh() : null, steered: fresh() };
@@ -50,11 +50,20 @@ export function send(words = talk.draft) {
   tell("form");
 }
 
+// Whether one may ask now: the sliders are as they were chosen, and nobody else asks.
+let asking = false;
+async function free() {
+  if (talk.busy || asking) return false;
+  asking = true;
+  await settled();
+  asking = false;
+  return !talk.busy;
+}
+
 // The last question again, with the sliders as they are now.
-export function regenerate() {
-  const last = talk.turns.at(-1);
-  if (!last || talk.busy) return;
-  talk.turns.pop();
+export async function regenerate() {
+  if (!talk.turns.length || !(await free())) return;
+  const last = talk.turns.pop();
   const turn = { ...last, asked: asked(), preset: state.preset, persona: asMade(), seed: talk.keepSeed ? talk.seed : Math.floor(Math.random() * 1e6), default: talk.compare ? fresh() : last.default, steered: fresh() };
   ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, last);
 }
