@@ -53,7 +53,7 @@ def serving() -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
-            server.wait(10)
+            server.wait(60)
 
 
 def _wait(server: subprocess.Popen[bytes], health: str) -> None:
