@@ -30,8 +30,8 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 serve: install ## Start the server and the page; PORT= and HOST= are honoured
 	exec $(BIN)/tiller serve --host $(HOST) --port $(PORT)
 
-test: install ## Run all tests
-	$(BIN)/python -m pytest -q
+test: install ## Run all tests, as many files at once as there are cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-vllm: $(VLLM)/.installed ## Run the tests of the vLLM engine in .venv-vllm (Linux, CPU; 2.5 GB)
 	$(VLLM)/bin/python -m pytest -q -W ignore tests/vllm tests/contract
