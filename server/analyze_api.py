@@ -10,8 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from server import answers
 from server.choice import Tiller
-from server.protocol import Finite, messages_of, parse
+from server.errors import bad_request
+from server.openapi import wire
+from server.protocol import Finite, Said, messages_of, parse
 from steering.catalogue import Bundle
 from steering.understand.analyse import Analysis, analyse, compare
 from steering.understand.axes import Axes
@@ -28,7 +31,7 @@ class Looked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str | None = Field(default=None, min_length=1)
-    messages: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=2000)
+    messages: list[Said] | None = Field(default=None, min_length=1, max_length=2000)
     plain: bool = False
     """Take a text as it is, also if it looks like a transcript (`speaker: line`)."""
 
@@ -54,11 +57,8 @@ class AnalyzeRequest(Looked):
     threshold: Finite = Field(default=0.0, ge=0)
 
 
-@router.post(
-    "/analyze",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": AnalyzeRequest.model_json_schema()}}}},
-)
-async def analyze(request: Request) -> dict[str, Any]:
+@router.post("/analyze", openapi_extra=wire(answers.Analysis, 404, 429, takes=AnalyzeRequest))
+async def analyze_text(request: Request) -> dict[str, Any]:
     """Token by token, by speaker, along the text; with `other`, what tells the two apart."""
     body = parse(AnalyzeRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
@@ -88,6 +88,8 @@ async def read(tiller: Tiller, asked: Looked) -> tuple[Passage, Tensor, bool]:
     tokenizer = tiller.engine.tokenizer
     whole = await asyncio.to_thread(passage_of, tokenizer, asked)
     passage = whole.until(LONGEST)
+    if all(part == NOBODY for part in passage.part):
+        raise bad_request("nobody says anything in it; there is nothing to look at", param="messages")
     head, stretches = in_stretches(tokenizer, passage, tiller.engine.max_model_len)
     streams = await tiller.engine.record(stretches, tiller.bundle.info.hook)
     return passage, joined(streams, head), len(whole.ids) > LONGEST

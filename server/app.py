@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import (
     analyze_api,
+    answers,
     attribute_api,
     changes_api,
     compare_api,
@@ -30,6 +31,7 @@ from server import (
     map_api,
     measuring_api,
     openai_api,
+    openapi,
     presets_api,
     saes_api,
     shares_api,
@@ -47,7 +49,7 @@ from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
 Opener = Callable[[], Awaitable[Tiller]]
-LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error", "param": None}}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 WHOLE = {"/v1/import", "/v1/presets/import"}
 """Where a whole document comes in."""
@@ -66,11 +68,20 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
             await tiller.engine.close()
             await tiller.store.close()
 
-    app = FastAPI(title="Tiller", version=VERSION, lifespan=lifespan, description="OpenAI's chat API, with steering.")
+    app = FastAPI(
+        title="Tiller",
+        version=VERSION,
+        lifespan=lifespan,
+        description="OpenAI's chat API, with steering.",
+        generate_unique_id_function=lambda route: route.name,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.settings = settings
     app.state.tiller, app.state.failure, app.state.swap = None, None, Swap(app.state)
     app.add_middleware(Border, state=app.state, settings=settings)
     errors.install(app)
+    openapi.install(app)
     app.include_router(openai_api.router)
     app.include_router(compare_api.router)
     app.include_router(features_api.router)
@@ -115,13 +126,13 @@ async def _open(app: FastAPI, opener: Opener) -> None:
 
 
 def _add_health(app: FastAPI, settings: Settings) -> None:
-    @app.get("/livez")
-    async def livez() -> dict[str, str]:
+    @app.get("/livez", openapi_extra=openapi.wire(answers.Alive))
+    async def get_liveness() -> dict[str, str]:
         """The process is up."""
         return {"status": "ok"}
 
-    @app.get("/health")
-    async def health() -> JSONResponse:
+    @app.get("/health", openapi_extra=openapi.wire(answers.Health, 503))
+    async def get_health() -> JSONResponse:
         """Ready to answer, or 503."""
         tiller: Tiller | None = app.state.tiller
         if tiller is None:
@@ -141,8 +152,8 @@ def _add_health(app: FastAPI, settings: Settings) -> None:
 
     commit = git_commit()
 
-    @app.get("/version")
-    async def version() -> dict[str, Any]:
+    @app.get("/version", openapi_extra=openapi.wire(answers.Versions))
+    async def get_version() -> dict[str, Any]:
         """Versions of what answers."""
         return {
             "version": VERSION,

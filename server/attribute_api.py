@@ -7,9 +7,11 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
+from server import answers
 from server.analyze_api import Looked
 from server.choice import Tiller
 from server.errors import bad_request
+from server.openapi import wire
 from server.protocol import messages_of, parse
 from steering.catalogue import Bundle
 from steering.chat import Message, encode_chat
@@ -31,11 +33,8 @@ class AttributeRequest(Looked):
     top_k: int = Field(default=10, ge=1, le=64)
 
 
-@router.post(
-    "/attribute",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": AttributeRequest.model_json_schema()}}}},
-)
-async def attributed(request: Request) -> dict[str, Any]:
+@router.post("/attribute", openapi_extra=wire(answers.Attribution, 404, 429, takes=AttributeRequest))
+async def attribute_token(request: Request) -> dict[str, Any]:
     """The features that make for a token, by gradient and by trial."""
     body = parse(AttributeRequest, await request.body())
     tiller: Tiller = request.app.state.tiller

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from server import answers
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
+from server.openapi import wire
 from server.saes_api import manifest_of
 from steering.catalogue import Bundle, Feature, number_of
 from steering.changes import Changed, Changes
@@ -21,8 +23,8 @@ HELD = 8
 """So many comparisons are kept; a revision never changes, so they stay right."""
 
 
-@router.get("/{revision}/changes")
-async def changes(
+@router.get("/{revision}/changes", openapi_extra=wire(answers.SaeChanges, 409))
+async def get_sae_changes(
     request: Request,
     revision: str,
     since: str | None = None,

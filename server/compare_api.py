@@ -15,8 +15,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from server import answers
 from server.choice import Tiller
 from server.errors import ApiError, as_api_error, bad_request
+from server.openapi import CHUNKS, wire
 from server.protocol import ChatRequest, SteeringRequest, parse
 from server.replies import Reply, chat_reply, chunks, whole
 from server.streaming import streamed, together, while_connected
@@ -59,11 +61,8 @@ class CompareRequest(ChatRequest):
         return self
 
 
-@router.post(
-    "/compare",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": CompareRequest.model_json_schema()}}}},
-)
-async def compare(request: Request) -> Response:
+@router.post("/compare", openapi_extra=wire(answers.Comparison, 404, 429, takes=CompareRequest, events=CHUNKS))
+async def compare_variants(request: Request) -> Response:
     """Answer the same messages once for each variant, all at the same time and with the same seed."""
     body = parse(CompareRequest, await request.body())
     tiller: Tiller = request.app.state.tiller

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from server import answers
 from server.choice import Tiller
 from server.errors import bad_request
-from server.protocol import messages_of, parse
+from server.openapi import wire
+from server.protocol import Said, messages_of, parse
 from steering.errors import BadChat
 from steering.understand.contrast import By, Fired, Read, contrast, fired, told
 from steering.understand.passage import Passage, of_chat, of_text
@@ -22,7 +24,7 @@ TOGETHER = 200_000
 AT_ONCE = 64
 """Documents whose streams are held at a time."""
 
-Sample = Annotated[str, Field(min_length=1)] | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=2000)]
+Sample = Annotated[str, Field(min_length=1)] | Annotated[list[Said], Field(min_length=1, max_length=2000)]
 """A text, or a chat's messages."""
 
 
@@ -40,11 +42,8 @@ class ContrastRequest(BaseModel):
     """Whether a feature fires in a document at all, or how strongly on average."""
 
 
-@router.post(
-    "/features/contrast",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": ContrastRequest.model_json_schema()}}}},
-)
-async def contrasted(request: Request) -> dict[str, Any]:
+@router.post("/features/contrast", openapi_extra=wire(answers.Contrast, 404, 429, takes=ContrastRequest))
+async def contrast_texts(request: Request) -> dict[str, Any]:
     """The features that separate A from B, with shares of documents, log-odds, effect size, p and q."""
     body = parse(ContrastRequest, await request.body())
     tiller: Tiller = request.app.state.tiller

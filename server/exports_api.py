@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from server import feedback_api, vectors_api
+from server import answers, feedback_api, vectors_api
 from server.choice import Tiller
 from server.documents import (
     Export,
@@ -19,6 +19,7 @@ from server.documents import (
     check_snapshot,
 )
 from server.errors import ApiError, bad_request
+from server.openapi import wire
 from server.presets_api import RESERVED, checked, may_change
 from server.protocol import check_sampling, parse
 from server.store.store import Conflict, Kept, Restored, Taken
@@ -31,7 +32,7 @@ UNTOLD = {"snapshots", "sweet_spot", "calibration"}
 """Of a preset, what only its own server believes."""
 
 
-@router.get("/presets/export")
+@router.get("/presets/export", openapi_extra=wire(PresetBundle, 404))
 async def export_presets(request: Request, ids: str = "", shipped: bool = False) -> Response:
     """The saved presets, those of `ids` (with commas between), with `shipped` also those that come with the model."""
     tiller: Tiller = request.app.state.tiller
@@ -44,10 +45,7 @@ async def export_presets(request: Request, ids: str = "", shipped: bool = False)
     return _document(tiller, "preset.bundle", {"presets": presets})
 
 
-@router.post(
-    "/presets/import",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": PresetBundle.model_json_schema()}}}},
-)
+@router.post("/presets/import", openapi_extra=wire(answers.PresetResults, 403, 409, takes=PresetBundle))
 async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
     """Save the presets of a bundle, all or none; with `user`, they may hold that user's vectors."""
     tiller: Tiller = request.app.state.tiller
@@ -60,8 +58,8 @@ async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
     return {"object": "list", "data": results, "has_more": False, "next_cursor": None}
 
 
-@router.get("/export")
-async def export(request: Request, user: str = "") -> Response:
+@router.get("/export", openapi_extra=wire(Export))
+async def export_user(request: Request, user: str = "") -> Response:
     """All that is kept of a user: presets, which belong to everybody, and their own words, vectors and votes."""
     if not user:
         raise bad_request("say whose: ?user=…, the `user` that their requests carry", param="user")
@@ -75,11 +73,8 @@ async def export(request: Request, user: str = "") -> Response:
     )
 
 
-@router.post(
-    "/import",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": Export.model_json_schema()}}}},
-)
-async def import_(request: Request) -> dict[str, Any]:
+@router.post("/import", openapi_extra=wire(answers.Imported, 403, 409, takes=Export))
+async def import_user(request: Request) -> dict[str, Any]:
     """Bring back what was exported, all or nothing."""
     tiller: Tiller = request.app.state.tiller
     document = await asyncio.to_thread(parse, Export, await request.body())

@@ -7,10 +7,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
+from server import answers
 from server.analyze_api import Looked, read
 from server.choice import Tiller
 from server.errors import ApiError
 from server.finding import FeatureQuery, Filters, Index, Text, find
+from server.openapi import wire
 from server.protocol import ValidateRequest, parse
 from steering.catalogue import Bundle, Feature
 from steering.errors import UnknownFeature
@@ -62,47 +64,41 @@ class EditRequest(BaseModel):
         return self.model_dump(include=self.model_fields_set - {"user"})
 
 
-@router.get("/models")
-async def models(request: Request) -> dict[str, Any]:
+@router.get("/models", openapi_extra=wire(answers.ModelList))
+async def list_models(request: Request) -> dict[str, Any]:
     """The model, and one id for each preset."""
     tiller: Tiller = request.app.state.tiller
     return {"object": "list", "data": [_model(tiller, None), *(_model(tiller, p) for p in await tiller.presets())]}
 
 
-@router.get("/models/{model_id:path}")
-async def model(request: Request, model_id: str) -> dict[str, Any]:
+@router.get("/models/{model_id:path}", openapi_extra=wire(answers.ModelCard))
+async def get_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model id, `base` or `base@preset`."""
     tiller: Tiller = request.app.state.tiller
     return _model(tiller, (await tiller.choose(model_id, None)).preset)
 
 
-@router.get("/features")
-async def features(request: Request, query: Annotated[FeatureQuery, Query()]) -> dict[str, Any]:
+@router.get("/features", openapi_extra=wire(answers.FeatureList, 429))
+async def find_features(request: Request, query: Annotated[FeatureQuery, Query()]) -> dict[str, Any]:
     """Search by words, by meaning, by what a prompt evokes, or by id; page with `cursor`."""
     return await _found(request, query)
 
 
-@router.post(
-    "/features/search",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": SearchRequest.model_json_schema()}}}},
-)
-async def search(request: Request) -> dict[str, Any]:
+@router.post("/features/search", openapi_extra=wire(answers.FeatureList, 429, takes=SearchRequest))
+async def find_common_features(request: Request) -> dict[str, Any]:
     """What several prompts have in common, and others have not."""
     asked = parse(SearchRequest, await request.body())
     return await _found(request, FeatureQuery.model_validate({**asked.model_dump(), "mode": "common"}))
 
 
-@router.get("/features/{feature_id:path}")
-async def feature(request: Request, feature_id: str) -> dict[str, Any]:
+@router.get("/features/{feature_id:path}", openapi_extra=wire(answers.FeatureInFull))
+async def get_feature(request: Request, feature_id: str) -> dict[str, Any]:
     """All that is known of one feature."""
     return _whole(*_named(request, feature_id))
 
 
-@router.patch(
-    "/features/{feature_id:path}",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": EditRequest.model_json_schema()}}}},
-)
-async def edit(request: Request, feature_id: str) -> dict[str, Any]:
+@router.patch("/features/{feature_id:path}", openapi_extra=wire(answers.FeatureInFull, takes=EditRequest))
+async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
     """Call a feature something, note something, star it; null takes a label or a note back. Updates leave it alone."""
     asked = parse(EditRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
@@ -112,8 +108,8 @@ async def edit(request: Request, feature_id: str) -> dict[str, Any]:
     return _whole(*_named(request, feature_id))
 
 
-@router.post("/steering/validate")
-async def validate(request: Request) -> dict[str, Any]:
+@router.post("/steering/validate", openapi_extra=wire(answers.Validated, 404, takes=ValidateRequest))
+async def validate_steering(request: Request) -> dict[str, Any]:
     """What a steering object would do, without running the model."""
     body = parse(ValidateRequest, await request.body())
     tiller: Tiller = request.app.state.tiller

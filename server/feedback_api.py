@@ -11,8 +11,10 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from server import answers
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
+from server.openapi import wire
 from server.protocol import SteeringRequest, parse
 from server.store.store import StoredVote
 from steering.errors import UnknownFeature
@@ -50,11 +52,8 @@ class Feedback(BaseModel):
         return self
 
 
-@router.post(
-    "/feedback",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": Feedback.model_json_schema()}}}},
-)
-async def give(request: Request) -> dict[str, Any]:
+@router.post("/feedback", openapi_extra=wire(answers.Defaults, takes=Feedback))
+async def give_feedback(request: Request) -> dict[str, Any]:
     """Say what you think of a reply; returns your defaults as they are then."""
     said, tiller = parse(Feedback, await request.body()), request.app.state.tiller
     sides: list[tuple[SteeringRequest | None, float, float]] = {
@@ -71,14 +70,14 @@ async def give(request: Request) -> dict[str, Any]:
     return await _told(tiller, said.user)
 
 
-@router.get("/feedback")
-async def defaults(request: Request, user: str = "") -> dict[str, Any]:
+@router.get("/feedback", openapi_extra=wire(answers.Defaults))
+async def get_defaults(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own defaults, what they come from, and what was said."""
     return await _told(request.app.state.tiller, _named(user))
 
 
-@router.delete("/feedback")
-async def take_back(request: Request, user: str = "", last: bool = False) -> dict[str, Any]:
+@router.delete("/feedback", openapi_extra=wire(answers.VotesDeleted, 404))
+async def take_back_feedback(request: Request, user: str = "", last: bool = False) -> dict[str, Any]:
     """Take the last thing back that was said, with `last`; or all of it."""
     tiller: Tiller = request.app.state.tiller
     gone = await tiller.store.drop_votes(_named(user), tiller.model, last=last)

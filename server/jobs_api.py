@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from server import answers
 from server.errors import ApiError, bad_request
 from server.jobs import ENDED, BadJob, Job, Jobs
+from server.openapi import EVENT, wire
 from server.protocol import parse
 from server.streaming import one_line
 
@@ -23,7 +25,7 @@ LONG = 8000
 """Characters of a part of a result that only the job itself tells, and no list."""
 
 
-class Asked(BaseModel):
+class JobRequest(BaseModel):
     """A job that somebody wants."""
 
     model_config = ConfigDict(extra="forbid")
@@ -33,12 +35,10 @@ class Asked(BaseModel):
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
 
 
-@router.post(
-    "", openapi_extra={"requestBody": {"content": {"application/json": {"schema": Asked.model_json_schema()}}}}
-)
-async def submit(request: Request) -> Response:
+@router.post("", status_code=202, openapi_extra=wire(Job, takes=JobRequest))
+async def start_job(request: Request) -> Response:
     """Queue a job."""
-    asked = parse(Asked, await request.body())
+    asked = parse(JobRequest, await request.body())
     try:
         job = await asyncio.to_thread(jobs_of(request).submit, asked.type, asked.config, asked.idempotency_key)
     except BadJob as error:
@@ -46,8 +46,8 @@ async def submit(request: Request) -> Response:
     return JSONResponse(job.model_dump(), 202)
 
 
-@router.get("")
-async def listed(
+@router.get("", openapi_extra=wire(answers.JobList))
+async def list_jobs(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[float | None, Query(allow_inf_nan=False)] = None,
@@ -63,45 +63,44 @@ async def listed(
     }
 
 
-@router.get("/{job_id}")
-async def one(request: Request, job_id: str) -> dict[str, Any]:
+@router.get("/{job_id}", openapi_extra=wire(Job))
+async def get_job(request: Request, job_id: str) -> dict[str, Any]:
     """One job, as it is now."""
     return (await _found(request, job_id)).model_dump()
 
 
-@router.get("/{job_id}/events")
-async def events(request: Request, job_id: str) -> Response:
+@router.get("/{job_id}/events", openapi_extra=wire(None, events=EVENT))
+async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str, Header()] = "0") -> Response:
     """What happens, as it happens: `metric`, `log` and `state`; `Last-Event-ID` goes on after an event."""
     await _found(request, job_id)
-    last = request.headers.get("last-event-id", "0")
-    if not last.isdecimal():
+    if not last_event_id.isdecimal():
         raise bad_request("Last-Event-ID must be the number of an event", param="Last-Event-ID")
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(
-        _follow(jobs_of(request), job_id, int(last)), media_type="text/event-stream", headers=headers
+        _follow(jobs_of(request), job_id, int(last_event_id)), media_type="text/event-stream", headers=headers
     )
 
 
-@router.post("/{job_id}/cancel")
-async def cancel(request: Request, job_id: str) -> Response:
+@router.post("/{job_id}/cancel", status_code=202, openapi_extra=wire(Job, 409))
+async def cancel_job(request: Request, job_id: str) -> Response:
     """Have a job end."""
     return await _changed(request, job_id, jobs_of(request).cancel)
 
 
-@router.post("/{job_id}/pause")
-async def pause(request: Request, job_id: str) -> Response:
+@router.post("/{job_id}/pause", status_code=202, openapi_extra=wire(Job, 409))
+async def pause_job(request: Request, job_id: str) -> Response:
     """Have a running job stand still; others are done in the meantime."""
     return await _changed(request, job_id, jobs_of(request).pause)
 
 
-@router.post("/{job_id}/resume")
-async def resume(request: Request, job_id: str) -> Response:
+@router.post("/{job_id}/resume", status_code=202, openapi_extra=wire(Job, 409))
+async def resume_job(request: Request, job_id: str) -> Response:
     """Have a paused job go on, if another one is being done, after that."""
     return await _changed(request, job_id, jobs_of(request).resume)
 
 
-@router.delete("/{job_id}")
-async def delete(request: Request, job_id: str) -> dict[str, Any]:
+@router.delete("/{job_id}", openapi_extra=wire(answers.JobDeleted, 409))
+async def delete_job(request: Request, job_id: str) -> dict[str, Any]:
     """Forget a job that has ended, and its files."""
     await _found(request, job_id)
     try:
@@ -111,8 +110,8 @@ async def delete(request: Request, job_id: str) -> dict[str, Any]:
     return {"id": job_id, "deleted": True}
 
 
-@router.get("/{job_id}/artifacts")
-async def artifacts(request: Request, job_id: str) -> dict[str, Any]:
+@router.get("/{job_id}/artifacts", openapi_extra=wire(answers.ArtifactList))
+async def list_artifacts(request: Request, job_id: str) -> dict[str, Any]:
     """The job's files, with size and SHA-256."""
     await _found(request, job_id)
     jobs = jobs_of(request)

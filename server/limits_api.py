@@ -4,8 +4,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server import compare_api, feedback_api, shares_api, sweeping, vectors_api
+from server import answers, compare_api, feedback_api, shares_api, sweeping, vectors_api
 from server.choice import MAX_FACTOR, Tiller
+from server.openapi import wire
 from server.version import VERSION
 from steering.spec import Mode, Scope, Unit
 
@@ -13,8 +14,8 @@ router = APIRouter(prefix="/v1")
 MODES, UNITS, SCOPES = (list(kind.__args__) for kind in (Mode, Unit, Scope))
 
 
-@router.get("/limits")
-async def limits(request: Request) -> dict[str, Any]:
+@router.get("/limits", openapi_extra=wire(answers.Limits))
+async def get_limits(request: Request) -> dict[str, Any]:
     """What a page of settings shows."""
     tiller: Tiller = request.app.state.tiller
     running, waiting = tiller.engine.load_now

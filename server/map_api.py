@@ -4,24 +4,28 @@ import asyncio
 import hashlib
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from server import answers
 from server.choice import Tiller
 from server.mapping import map_of, place_of
+from server.openapi import wire
 from steering.understand.map import ABOUT, Map
 
 router = APIRouter(prefix="/v1/features-map")
 
 
-@router.get("")
-async def points(request: Request, format: Literal["json", "bin"] = "json") -> Response:
+@router.get("", openapi_extra=wire(answers.FeaturesMap, 304, bytes="float32, x and y by turns"))
+async def get_features_map(
+    request: Request, format: Literal["json", "bin"] = "json", if_none_match: Annotated[str, Header()] = ""
+) -> Response:
     """Where each feature is: pairs of numbers in −1 … 1, in the order of the SAE's rows; `bin` is float32, x and y by turns."""
     tiller: Tiller = request.app.state.tiller
     found = await _map(request)
     tag = f'"{hashlib.sha256(found.data).hexdigest()[:32]}-{format}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if tag in [t.strip().removeprefix("W/") for t in request.headers.get("if-none-match", "").split(",")]:
+    if tag in [t.strip().removeprefix("W/") for t in if_none_match.split(",")]:
         return Response(status_code=304, headers=headers)
     if format == "bin":
         return Response(found.data, media_type="application/octet-stream", headers=headers)
@@ -35,8 +39,8 @@ async def points(request: Request, format: Literal["json", "bin"] = "json") -> R
     return JSONResponse(told, headers=headers)
 
 
-@router.get("/meta")
-async def meta(
+@router.get("/meta", openapi_extra=wire(answers.FeaturesMapMeta))
+async def get_features_map_meta(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
     cursor: Annotated[str, Query(pattern=r"^[0-9]{1,9}$")] = "0",

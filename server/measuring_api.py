@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.choice import Tiller
 from server.errors import ApiError, as_api_error, bad_request
+from server.jobs import Job
 from server.jobs_api import jobs_of
+from server.openapi import wire
 from server.protocol import Whole, parse
 from server.sweeping import SweepOrder, resolved
 from steering.errors import BadChat, SteeringError, UnknownFeature
@@ -25,12 +27,8 @@ class CalibrateRequest(BaseModel):
     """How many of the fixed questions; fewer are faster and less sure."""
 
 
-@router.post(
-    "/steering/sweep",
-    status_code=202,
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": SweepOrder.model_json_schema()}}}},
-)
-async def sweep(request: Request) -> Response:
+@router.post("/steering/sweep", status_code=202, openapi_extra=wire(Job, 404, takes=SweepOrder))
+async def sweep_feature(request: Request) -> Response:
     """Try one feature at several strengths on your prompts; the job's result has the replies and what they are worth."""
     tiller: Tiller = request.app.state.tiller
     order = parse(SweepOrder, await request.body())
@@ -45,9 +43,9 @@ async def sweep(request: Request) -> Response:
 @router.post(
     "/features/{feature_id:path}/calibrate",
     status_code=202,
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": CalibrateRequest.model_json_schema()}}}},
+    openapi_extra=wire(Job, takes=CalibrateRequest, optional=True),
 )
-async def calibrate(request: Request, feature_id: str) -> Response:
+async def calibrate_feature(request: Request, feature_id: str) -> Response:
     """Measure how far one feature can be pushed, and what that does; what comes of it is served as a new revision."""
     tiller: Tiller = request.app.state.tiller
     raw = await request.body()

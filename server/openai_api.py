@@ -7,6 +7,8 @@ event and the stream ends without `[DONE]`.
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from server import answers
+from server.openapi import CHUNKS, wire
 from server.protocol import ChatRequest, CompletionRequest, parse
 from server.replies import Reply, chat_reply, chunks, text_reply, whole
 from server.streaming import streamed, while_connected
@@ -15,20 +17,18 @@ router = APIRouter()
 
 
 @router.post(
-    "/v1/chat/completions",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}},
+    "/v1/chat/completions", openapi_extra=wire(answers.ChatCompletion, 404, 429, takes=ChatRequest, events=CHUNKS)
 )
-async def chat_completions(request: Request) -> Response:
+async def create_chat_completion(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
     body = parse(ChatRequest, await request.body())
     return await _answer(request, await chat_reply(request.app.state.tiller, body))
 
 
 @router.post(
-    "/v1/completions",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": CompletionRequest.model_json_schema()}}}},
+    "/v1/completions", openapi_extra=wire(answers.TextCompletion, 404, 429, takes=CompletionRequest, events=CHUNKS)
 )
-async def completions(request: Request) -> Response:
+async def create_completion(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
     body = parse(CompletionRequest, await request.body())
     return await _answer(request, await text_reply(request.app.state.tiller, body))

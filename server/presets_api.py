@@ -1,12 +1,14 @@
 """Presets: read, save, replace, delete. Knows values and the store; what a preset steers is checked as in a request."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
+from server import answers
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
+from server.openapi import wire
 from server.protocol import check_sampling, parse
 from server.store.store import Conflict
 from steering.spec import Preset
@@ -16,8 +18,8 @@ RESERVED = ("export", "import")
 """What stands beside the ids in addresses."""
 
 
-@router.get("")
-async def presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
+@router.get("", openapi_extra=wire(answers.PresetList))
+async def list_presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
     """The bundle's presets and the saved ones; with `snapshots`, what each keeps of its features."""
     tiller: Tiller = request.app.state.tiller
     return {
@@ -28,8 +30,8 @@ async def presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
     }
 
 
-@router.get("/{preset_id}")
-async def preset(request: Request, preset_id: str, snapshots: bool = False) -> Response:
+@router.get("/{preset_id}", openapi_extra=wire(Preset))
+async def get_preset(request: Request, preset_id: str, snapshots: bool = False) -> Response:
     """One preset; its version is the ETag."""
     tiller: Tiller = request.app.state.tiller
     found = await tiller.preset(preset_id)
@@ -38,8 +40,8 @@ async def preset(request: Request, preset_id: str, snapshots: bool = False) -> R
     return _answer(found, snapshots=snapshots)
 
 
-@router.post("")
-async def create(request: Request, user: str | None = None) -> Response:
+@router.post("", status_code=201, openapi_extra=wire(Preset, 409, takes=Preset))
+async def create_preset(request: Request, user: str | None = None) -> Response:
     """Save a new preset; with `user`, it may hold that user's vectors, and keeps them."""
     tiller: Tiller = request.app.state.tiller
     wanted = await checked(tiller, parse(Preset, await request.body()), user=user)
@@ -57,8 +59,10 @@ async def create(request: Request, user: str | None = None) -> Response:
         raise taken from error
 
 
-@router.put("/{preset_id}")
-async def replace(request: Request, preset_id: str, user: str | None = None) -> Response:
+@router.put("/{preset_id}", openapi_extra=wire(Preset, 403, 409, 412, takes=Preset))
+async def replace_preset(
+    request: Request, preset_id: str, user: str | None = None, if_match: Annotated[str, Header()] = ""
+) -> Response:
     """Create or replace; `If-Match` with a version refuses to overwrite somebody else's change."""
     tiller: Tiller = request.app.state.tiller
     wanted = parse(Preset, await request.body())
@@ -66,7 +70,7 @@ async def replace(request: Request, preset_id: str, user: str | None = None) -> 
         raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
     wanted = await checked(tiller, wanted, user=user)
     await may_change(tiller, preset_id)
-    match = request.headers.get("if-match", "").strip('"')
+    match = if_match.strip('"')
     if match not in ("", "*") and not match.isdecimal():
         raise bad_request(f"If-Match must be a preset's version, not {match!r}", param="If-Match")
     try:
@@ -77,8 +81,8 @@ async def replace(request: Request, preset_id: str, user: str | None = None) -> 
         ) from error
 
 
-@router.delete("/{preset_id}")
-async def delete(request: Request, preset_id: str) -> dict[str, Any]:
+@router.delete("/{preset_id}", openapi_extra=wire(answers.Deleted, 403, 409))
+async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
     tiller: Tiller = request.app.state.tiller
     await may_change(tiller, preset_id)

@@ -3,7 +3,16 @@
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from server.engines.engine import Sampling
 from server.errors import ApiError, bad_request, first_problem
@@ -18,6 +27,22 @@ Stops = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda v: (v,) if isinstance(v, str) else tuple(v or ()) if isinstance(v, list | None) else v),
 ]
+
+_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": _PART}]},
+    },
+}
+Said = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
+"""A message as it comes; `messages_of` takes it apart and says what is wrong with it."""
 
 COLDEST = 1e-5
 """Below this temperature a reply is greedy, as in vLLM: dividing logits by less overflows."""
@@ -135,7 +160,7 @@ class GenerationRequest(BaseModel):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1, max_length=2000)
+    messages: list[Said] = Field(min_length=1, max_length=2000)
     max_completion_tokens: Whole | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: Whole | None = Field(default=None, ge=0, le=20)

@@ -5,8 +5,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from server import answers
 from server.choice import Tiller
 from server.errors import ApiError
+from server.openapi import wire
 from server.swap import Swap
 from steering.errors import BadBundle
 from steering.revisions import Manifest
@@ -14,16 +16,16 @@ from steering.revisions import Manifest
 router = APIRouter(prefix="/v1/saes")
 
 
-@router.get("")
-async def saes(request: Request) -> dict[str, Any]:
+@router.get("", openapi_extra=wire(answers.SaeList))
+async def list_saes(request: Request) -> dict[str, Any]:
     """All revisions, the shipped one first."""
     tiller: Tiller = request.app.state.tiller
     data = await asyncio.to_thread(lambda: [_listed(tiller, name) for name in tiller.revisions.names()])
     return {"object": "list", "data": data, "has_more": False, "next_cursor": None}
 
 
-@router.get("/{revision}")
-async def sae(request: Request, revision: str) -> dict[str, Any]:
+@router.get("/{revision}", openapi_extra=wire(answers.SaeInFull, 409))
+async def get_sae(request: Request, revision: str) -> dict[str, Any]:
     """One revision with its report, and which features were retired."""
     tiller: Tiller = request.app.state.tiller
     manifest = await manifest_of(tiller, revision)
@@ -31,8 +33,8 @@ async def sae(request: Request, revision: str) -> dict[str, Any]:
     return _told(tiller, manifest) | {"report": manifest.report, "retired": retired, "sha256": manifest.sha256}
 
 
-@router.post("/rollback")
-async def rollback(request: Request) -> dict[str, str]:
+@router.post("/rollback", openapi_extra=wire(answers.Activated, 404, 409))
+async def roll_back_sae(request: Request) -> dict[str, str]:
     """Serve the parent of the revision that is served."""
     tiller: Tiller = request.app.state.tiller
     active = tiller.bundle.info.revision
@@ -47,8 +49,8 @@ async def rollback(request: Request) -> dict[str, str]:
     return await _activated(request, parent)
 
 
-@router.post("/{revision}/activate")
-async def activate(request: Request, revision: str) -> dict[str, str]:
+@router.post("/{revision}/activate", openapi_extra=wire(answers.Activated, 409))
+async def activate_sae(request: Request, revision: str) -> dict[str, str]:
     """Serve a revision; the answer comes when new requests get it."""
     await manifest_of(request.app.state.tiller, revision)
     return await _activated(request, revision)

@@ -14,9 +14,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from server import answers
 from server.choice import Tiller
 from server.errors import ApiError
-from server.protocol import SteeringRequest, Whole, messages_of, parse
+from server.openapi import wire
+from server.protocol import Said, SteeringRequest, Whole, messages_of, parse
 from server.settings import Settings
 from server.store.store import Conflict, Share
 
@@ -31,16 +33,12 @@ class ShareRequest(BaseModel):
     model: str = Field(min_length=1)
     steering: SteeringRequest | None = None
     seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
-    messages: list[dict[str, Any]] | None = Field(default=None, max_length=200)
+    messages: list[Said] | None = Field(default=None, max_length=200)
     title: str | None = Field(default=None, max_length=200)
 
 
-@router.post(
-    "",
-    status_code=201,
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": ShareRequest.model_json_schema()}}}},
-)
-async def create(request: Request) -> JSONResponse:
+@router.post("", status_code=201, openapi_extra=wire(answers.ShareMade, 403, 404, 409, takes=ShareRequest))
+async def create_share(request: Request) -> JSONResponse:
     """Share something; `key` is told once and deletes it."""
     tiller = _on(request)
     body = parse(ShareRequest, await request.body())
@@ -63,15 +61,15 @@ async def create(request: Request) -> JSONResponse:
     return JSONResponse(_told(share) | {"key": key}, 201, {"Cache-Control": "no-store"})
 
 
-@router.get("/{share_id}")
-async def share(request: Request, share_id: str) -> JSONResponse:
+@router.get("/{share_id}", openapi_extra=wire(answers.Share, 403))
+async def get_share(request: Request, share_id: str) -> JSONResponse:
     """What was shared."""
     found = await _found(_on(request), share_id)
     return JSONResponse(_told(found), headers={"Cache-Control": "no-store"})
 
 
-@router.delete("/{share_id}")
-async def delete(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
+@router.delete("/{share_id}", openapi_extra=wire(answers.Deleted, 403))
+async def delete_share(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
     """Take it back, with the key that came with it."""
     tiller = _on(request)
     found = await _found(tiller, share_id)

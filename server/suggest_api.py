@@ -6,9 +6,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from server import answers
 from server.analyze_api import Looked, read
 from server.choice import Tiller
-from server.protocol import parse
+from server.openapi import wire
+from server.protocol import Said, parse
 from steering.catalogue import Feature
 from steering.understand.analyse import analyse
 from steering.understand.suggest import Proposal, candidates, propose
@@ -24,7 +26,7 @@ class SuggestRequest(BaseModel):
     model: str | None = None
     wish: str | None = Field(default=None, min_length=1, max_length=300)
     """What replies should be like: `more poetic, less formal`."""
-    messages: list[dict[str, Any]] | None = Field(default=None, min_length=1, max_length=200)
+    messages: list[Said] | None = Field(default=None, min_length=1, max_length=200)
     limit: int = Field(default=3, ge=1, le=3)
 
     @model_validator(mode="after")
@@ -34,11 +36,8 @@ class SuggestRequest(BaseModel):
         return self
 
 
-@router.post(
-    "/steering/suggest",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": SuggestRequest.model_json_schema()}}}},
-)
-async def suggest(request: Request) -> dict[str, Any]:
+@router.post("/steering/suggest", openapi_extra=wire(answers.Suggestion, 404, 429, takes=SuggestRequest))
+async def suggest_steering(request: Request) -> dict[str, Any]:
     """At most three calibrated features with doses, and for each the reason."""
     body = parse(SuggestRequest, await request.body())
     tiller: Tiller = request.app.state.tiller

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from server import answers
 from server.choice import Tiller
 from server.errors import bad_request
 from server.looks import MOST, Looks
+from server.openapi import wire
 from server.protocol import parse
 
 router = APIRouter()
@@ -27,32 +29,29 @@ class Consent(BaseModel):
     consent: bool
 
 
-@router.get("/v1/training/consent")
-async def consent(request: Request, user: str = "") -> dict[str, Any]:
+@router.get("/v1/training/consent", openapi_extra=wire(answers.Agreed))
+async def get_consent(request: Request, user: str = "") -> dict[str, Any]:
     """Whether a user has agreed, and how much is kept of them."""
     return await _state(request.app.state.tiller, _named(user))
 
 
-@router.put(
-    "/v1/training/consent",
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": Consent.model_json_schema()}}}},
-)
-async def agree(request: Request) -> dict[str, Any]:
+@router.put("/v1/training/consent", openapi_extra=wire(answers.Agreed, takes=Consent))
+async def set_consent(request: Request) -> dict[str, Any]:
     """Agree, or take it back: then everything kept of this user is deleted at once."""
     said, tiller = parse(Consent, await request.body()), request.app.state.tiller
     await tiller.store.set_consent(said.user, said.consent)
     return await _state(tiller, said.user)
 
 
-@router.delete("/v1/training/texts")
-async def forget(request: Request, user: str = "") -> dict[str, Any]:
+@router.delete("/v1/training/texts", openapi_extra=wire(answers.TextsDeleted))
+async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
     """Delete what is kept of a user, who may go on giving."""
     tiller: Tiller = request.app.state.tiller
     return {"user": _named(user), "deleted": await tiller.store.forget_texts(user)}
 
 
-@router.get("/v1/training/drift")
-async def drift(
+@router.get("/v1/training/drift", openapi_extra=wire(answers.Drift))
+async def get_drift(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 500,
     cursor: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,

@@ -7,9 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from server import answers
 from server.choice import Tiller
 from server.contrast_api import TOGETHER, Sample, passages, streams
 from server.errors import ApiError, bad_request
+from server.openapi import wire
 from server.protocol import parse
 from server.store.store import Conflict
 from steering.dose import Found
@@ -42,12 +44,8 @@ class VectorRequest(BaseModel):
     replace: bool = False
 
 
-@router.post(
-    "",
-    status_code=201,
-    openapi_extra={"requestBody": {"content": {"application/json": {"schema": VectorRequest.model_json_schema()}}}},
-)
-async def create(request: Request) -> dict[str, Any]:
+@router.post("", status_code=201, openapi_extra=wire(answers.VectorMade, 404, 409, 429, takes=VectorRequest))
+async def create_vector(request: Request) -> dict[str, Any]:
     """Make a vector of examples and measure its dose."""
     body = parse(VectorRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
@@ -66,16 +64,16 @@ async def create(request: Request) -> dict[str, Any]:
     return _told(vector)
 
 
-@router.get("")
-async def vectors(request: Request, user: str = "") -> dict[str, Any]:
+@router.get("", openapi_extra=wire(answers.VectorList))
+async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own vectors."""
     tiller: Tiller = request.app.state.tiller
     held = await tiller.store.vectors(_named(user), tiller.model)
     return {"object": "list", "data": [_told(v) for v in held], "has_more": False, "next_cursor": None}
 
 
-@router.delete("/{name}")
-async def delete(request: Request, name: str, user: str = "") -> dict[str, Any]:
+@router.delete("/{name}", openapi_extra=wire(answers.Deleted))
+async def delete_vector(request: Request, name: str, user: str = "") -> dict[str, Any]:
     """Forget one; presets that were saved with it keep it."""
     tiller: Tiller = request.app.state.tiller
     if not await tiller.store.delete_vector(_named(user), tiller.model, name):

@@ -95,3 +95,9 @@ def test_axes_beside_the_sae_are_told_of_the_whole_and_of_each_speaker(http, bun
     assert set(told["speakers"]) == {"Ada", "Bob"}
     assert told["bag_of_words"] == 0.8
     assert found["anomaly"] == {"experimental": True, "error": found["error"], "percentile": 100.0}
+
+
+def test_a_chat_in_which_nobody_says_anything_is_refused(http):
+    answer = http.post("/v1/analyze", json={"messages": [{"role": "user", "content": ""}]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "messages"

@@ -109,7 +109,12 @@ async def test_until_the_model_is_loaded_the_answer_is_503(bundle, tmp_path):
         for path in ("/health", "/v1/models"):
             answer = await client.get(path)
             assert answer.status_code == 503
-            assert answer.json() == {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+            assert answer.json()["error"] == {
+                "code": 503,
+                "message": "Loading model",
+                "type": "unavailable_error",
+                "param": None,
+            }
             assert answer.headers["x-request-id"]
         assert (await client.get("/livez")).status_code == 200
 

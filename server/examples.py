@@ -1,0 +1,38 @@
+"""One example of each body that the API takes, by its schema's name; each is valid on the bundle that is shipped. Values only."""
+
+from typing import Any
+
+ASKED: dict[str, Any] = {"model": "harbor", "messages": [{"role": "user", "content": "What should I do today?"}]}
+STEERING = {"features": [{"id": "harbor/1649", "strength": 0.6}]}
+PERSONA = {"id": "my-pirate", "name": "My pirate", "steering": STEERING, "starter_prompts": ["Tell me about the sea."]}
+HAPPY, SAD = ["What a lovely day!", "I love it."], ["What a sad day.", "I hate it."]
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "ChatRequest": ASKED | {"seed": 7, "temperature": 0, "steering": STEERING},
+    "CompletionRequest": {"model": "harbor", "prompt": "The bridge is", "max_tokens": 16, "steering": STEERING},
+    "ValidateRequest": {"model": "harbor", "steering": STEERING},
+    "CompareRequest": ASKED
+    | {"seed": 7, "variants": [{"name": "default", "steering": None}, {"name": "pirate", "steering": STEERING}]},
+    "SweepOrder": {"feature": "harbor/1649", "strengths": [0, 0.5, 1], "prompts": ["What should I do today?"]},
+    "SuggestRequest": {"wish": "more cheerful", "limit": 3},
+    "SearchRequest": {"prompts": ["ahoy, captain", "a ship at sea"], "without": ["a walk in the park"]},
+    "EditRequest": {"label": "pirates", "starred": True, "user": "ada"},
+    "CalibrateRequest": {"prompts": 8},
+    "ContrastRequest": {"a": HAPPY, "b": SAD, "top_k": 5},
+    "AnalyzeRequest": {"text": "Ada: What a lovely day!\nBob: I hate it.", "limit": 5},
+    "AttributeRequest": {"text": "The bridge is", "top_k": 5},
+    "VectorRequest": {"user": "ada", "name": "happy", "a": HAPPY, "b": SAD},
+    "Feedback": {"user": "ada", "kind": "thumb", "up": True, "steering": {"preset": "golden-gate", "scale": 0.5}},
+    "Preset": PERSONA,
+    "PresetBundle": {"object": "preset.bundle", "version": 1, "model": "harbor", "presets": [PERSONA]},
+    "Export": {
+        "object": "export",
+        "version": 1,
+        "user": "ada",
+        "model": "harbor",
+        "features": [{"id": "harbor/1649", "label": "pirates", "starred": True}],
+    },
+    "Consent": {"user": "ada", "consent": True},
+    "JobRequest": {"type": "sweep", "config": {"feature": "harbor/1649", "strengths": [0.5], "prompts": ["hello"]}},
+    "ShareRequest": ASKED | {"steering": STEERING, "seed": 7, "title": "a pirate"},
+}
