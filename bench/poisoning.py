@@ -2,7 +2,8 @@
 
 250 poisoned conversations come in as everybody's do, through the store with its caps, beside forty honest people's. An
 update learns from all of it. Then every published feature is held against texts of the poisoners that it never saw,
-among honest ones in the proportion in which they came: none may fire mostly on theirs that did not before.
+among honest ones in the proportion in which they came: none may fire mostly on theirs that did not before, unless its
+share has risen by two points or less.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from steering.activations import tokenize_chats
 from steering.gates import firings
 from steering.revisions import Revisions
 from steering.tokens import Tokens
-from steering.update import Plan, Texts, update
+from steering.update import RISEN, Plan, Texts, update
 
 DOCUMENTS, HONEST, EACH = 250, 40, 12
 CAP = 50
@@ -83,10 +84,10 @@ def attempt(bundle: Path, poisoners: int, plan: Plan) -> tuple[bool, list[str]]:
     good = list(tokenize_chats(tokenizer, itertools.islice(world(72, new=False), 2 * HONEST * EACH)))
     which = [0] * len(bad) + [1] * len(good)
     was, now = (firings(model, sae, hook, [*bad, *good], which, 2, skip={*skip}) for sae in (parent.sae, made.sae))
-    mostly = lambda counts: counts[0] > counts[1]  # noqa: E731
-    before = {parent.features[i].index for i in mostly(was).nonzero()[:, 0].tolist()}
-    after = {made.numbers[i] for i in mostly(now).nonzero()[:, 0].tolist()}
-    through = sorted(after - before)
+    share_was, share_now = (counts[0] / counts.sum(0).clamp_min(1e-9) for counts in (was, now))
+    before = {parent.features[i].index: share for i, share in enumerate(share_was.tolist())}
+    after = {made.numbers[i]: share for i, share in enumerate(share_now.tolist()) if share > 0.5}
+    through = [n for n, share in after.items() if before.get(n, 0) <= 0.5 and share > before.get(n, 0) + RISEN]
     console.print(f"{poisoners} poisoner(s): the report says")
     for suspect in made.suspects[:4]:
         console.print(f"  taken out: row {suspect.row}: {suspect.says}")
@@ -95,7 +96,7 @@ def attempt(bundle: Path, poisoners: int, plan: Plan) -> tuple[bool, list[str]]:
         str(poisoners),
         str(theirs),
         str(len(made.suspects)),
-        str(len(before)),
+        str(sum(share > 0.5 for share in before.values())),
         str(len(through)),
         "; ".join(failed) or "passed",
     ]

@@ -222,7 +222,7 @@ def without(new: SAE, parent: SAE, rows: Sequence[int]) -> SAE:
     parts = {n: getattr(new, n).clone() for n in ("W_enc", "b_enc", "W_dec", "threshold")}
     back = [row for row in rows if row < parent.d_sae]
     parts["W_enc"][:, back], parts["W_dec"][back] = parent.W_enc[:, back], parent.W_dec[back]
-    parts["b_enc"][back] = parent.b_enc[back]
+    parts["b_enc"][back], parts["threshold"][back] = parent.b_enc[back], parent.threshold[back]
     stay = [row for row in range(new.d_sae) if row < parent.d_sae or row not in {*rows}]
     return replace(
         new,

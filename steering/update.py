@@ -48,7 +48,8 @@ class Plan:
     """A third of what the SAE was trained with."""
     warmup: int = 100
     anchor: float = 0.05
-    frequent: float = 0.7
+    frequent: float = 0.985
+    """Of all that fires, what is held by springs: a little more than the identity gate asks for."""
     users: int = 20
     """So many people have to be behind a feature that the corpus is not behind."""
     buffer: int = 60_000
@@ -135,7 +136,14 @@ def update(
     dead = (fired_old + _fired(sae, held_new) == 0) & ~held & ~labelled
     recycled = dead.nonzero()[:, 0]
     training = _training(
-        parent, plan, k, held_old, reader.rows(new, MEASURED), pulls(fired_old, labelled | held), held, recycled
+        parent,
+        plan,
+        k,
+        held_old,
+        reader.rows(new, MEASURED),
+        pulls(fired_old, labelled | held, frequent=plan.frequent),
+        held,
+        recycled,
     )
     if warm := revisions.moments(parent.info.revision):
         begun_anew = torch.zeros(training.weights.d_sae, dtype=torch.bool)
@@ -146,7 +154,7 @@ def update(
     for progress in go(training, source, every=100, file=file):
         tell(progress)
     served = training.weights.served(training.scale).calibrated(held_old, k)
-    served, found = _without_suspects(model, parent, served, texts, recycled, plan, held_old, k)
+    served, found = _without_suspects(model, parent, served, texts, recycled, plan, held_old)
     kept = torch.tensor([i for i in range(sae.d_sae) if i not in {*recycled.tolist()}])
     numbers = revisions.numbers_after(parent.info.revision, recycled=recycled.tolist(), grown=served.d_sae - sae.d_sae)
     measured = _measured(model, tokenizer, served, parent, old_held, numbers)
@@ -243,35 +251,23 @@ def _training(
 
 
 def _without_suspects(
-    model: PreTrainedModel,
-    parent: Bundle,
-    new: SAE,
-    texts: Texts,
-    recycled: Tensor,
-    plan: Plan,
-    held_old: Rows,
-    k: float,
+    model: PreTrainedModel, parent: Bundle, new: SAE, texts: Texts, recycled: Tensor, plan: Plan, held_old: Rows
 ) -> tuple[SAE, list[Suspect]]:
-    """Take out what few people have put in: new rows go, rows that came to fire for them are as they were."""
+    """Take out what few people have put in: new rows go, rows that came to fire for them are as they were.
+
+    The threshold stays: a lower one, so that the rest would fire instead, lets the same texts back in.
+    """
     if texts.owners is None:
         return new, []
     hook, skip = parent.info.hook, set(texts.skip)
-    found: list[Suspect] = []
     counts = lambda sae: gates.firings(model, sae, hook, [*texts.new], texts.owners or [], texts.users, skip=skip)  # noqa: E731
     corpus = len(texts.new.ids) / max(1, len(held_old))  # as if there were as much of the corpus
     others = lambda sae: _fired(sae, held_old) * corpus  # noqa: E731
     before = {r: s.share for r, s in gates.suspects(counts(parent.sae), others(parent.sae), least=plan.users).items()}
     before = {row: share for row, share in before.items() if row not in recycled.tolist()}
-    seen: set[int] = set()
-    for _ in range(3):  # what is taken out moves the threshold, and with it what the others fire on
-        wrong = gates.suspects(counts(new), others(new), least=plan.users)
-        wrong = {row: s for row, s in wrong.items() if row not in seen and s.share > before.get(row, 0) + RISEN}
-        if not wrong:
-            break
-        found += wrong.values()
-        seen |= {row for row in wrong if row < parent.sae.d_sae}
-        new = gates.without(new, parent.sae, sorted(wrong)).calibrated(held_old, k)
-    return new, found
+    found = gates.suspects(counts(new), others(new), least=plan.users)
+    wrong = {row: s for row, s in found.items() if s.share > before.get(row, 0) + RISEN}
+    return gates.without(new, parent.sae, sorted(wrong)), [*wrong.values()]
 
 
 def _measured(

@@ -39,11 +39,12 @@ class Anchored(BatchTopK):
 
 
 def pulls(
-    fired: Float[Tensor, " d_sae"], labelled: Bool[Tensor, " d_sae"], *, frequent: float = 0.7
+    fired: Float[Tensor, " d_sae"], labelled: Bool[Tensor, " d_sae"], *, frequent: float
 ) -> Float[Tensor, " d_sae"]:
-    """1 for labelled rows and for the `frequent` share that fires most, 0 for the rest."""
+    """1 for labelled rows and for those that fire most, which together are `frequent` of all that fires; 0 for the rest."""
+    order = fired.argsort(descending=True)
     often = torch.zeros_like(labelled)
-    often[fired.topk(int(frequent * len(fired))).indices] = True
+    often[order] = fired[order].cumsum(0) <= frequent * fired.sum()
     return (often | labelled).float()
 
 

@@ -58,7 +58,7 @@ def learn(sae, *, held=(), append=8, anchor=0.05, steps=400):
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     objective = Anchored(
-        k=3, anneal=1, dead_after=5_000, published=sae.W_dec, pull=pulls(fired, mask, frequent=0.5), anchor=anchor
+        k=3, anneal=1, dead_after=5_000, published=sae.W_dec, pull=pulls(fired, mask, frequent=0.7), anchor=anchor
     )
     run = Training(Recipe(objective, OLD + append, steps, 3e-3, 50), weights, scale)
     for one, other in itertools.islice(zip(old, new, strict=True), steps):
