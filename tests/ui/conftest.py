@@ -67,8 +67,9 @@ def slow(live):
     live[1].pause = 0.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Chromium, for one file: while it runs, no test in the same process can have an event loop of its own."""
     chromium = shutil.which("chromium")
     if not chromium:
         reason = "Chromium is missing; install it with: apt-get install chromium"
