@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -30,6 +31,8 @@ from server import (
     limits_api,
     map_api,
     measuring_api,
+    metrics,
+    metrics_api,
     openai_api,
     openapi,
     presets_api,
@@ -99,6 +102,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.include_router(changes_api.router)
     app.include_router(training_api.router)
     app.include_router(jobs_api.router)
+    app.include_router(metrics_api.router)
     app.include_router(limits_api.router)
     app.include_router(shares_api.router)
     _add_health(app, settings)
@@ -180,13 +184,14 @@ class Border:
         request_id = headers.get("x-request-id", "")[:64] or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
 
-        begun = False
+        begun, came = False, time.perf_counter()
 
         async def tagged(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+                _count(scope, message["status"], time.perf_counter() - came)
             await send(message)
 
         if refusal := self._refusal(scope, headers):
@@ -218,6 +223,13 @@ class Border:
 
     def _most(self, path: str) -> int:
         return self.settings.max_import if path in WHOLE else self.settings.max_body
+
+
+def _count(scope: Scope, status: int, seconds: float) -> None:
+    """By route, not by path: ids would make a figure of each. What is the page's own is one."""
+    path = getattr(scope.get("route"), "path", "" if scope["path"].startswith("/v1") else "page")
+    metrics.http.labels(scope["method"], path, str(status)).inc()
+    metrics.http_seconds.labels(path).observe(seconds)
 
 
 def _limited(receive: Receive, most: int) -> Receive:

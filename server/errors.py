@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from server import metrics
 from server.engines.engine import EngineFailed, Overloaded
 from steering.errors import SteeringError
 
@@ -111,6 +112,7 @@ def first_problem(error: ValidationError, *, within: str = "") -> ApiError:
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     answer = as_api_error(error)
+    metrics.failed.labels(answer.code).inc()
     headers = {"x-request-id": getattr(request.state, "request_id", ""), **answer.headers}
     return JSONResponse(answer.body, answer.status, headers)
 

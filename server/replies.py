@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from server import metrics
 from server.choice import Choice, Tiller
 from server.coherence import judge
 from server.engines.engine import Generation, Piece, TokenLogprob
@@ -113,12 +114,18 @@ class Reply:
             ids = [*self.prompt.ids, *spoken.ids]
             logprobs = await self.tiller.engine.logprobs_unsteered(ids, len(self.prompt.ids)) if spoken.ids else []
             found["coherence"] = judge(spoken.text, logprobs).model_dump()
+            metrics.judged(found["coherence"]["verdict"])
         return found
+
+    @property
+    def steered(self) -> bool:
+        """Whether anything is steered."""
+        return bool(self.choice.resolved.spec.features)
 
     @property
     def guarded(self) -> bool:
         """Whether somebody looks after the reply; an unsteered one needs nobody."""
-        return bool(self.request.steering and self.request.steering.guard and self.choice.resolved.spec.features)
+        return bool(self.request.steering and self.request.steering.guard and self.steered)
 
     def generate(self, spoken: Spoken, index: int) -> AsyncGenerator[Piece, None]:
         """The pieces of one choice; seeds count up from the one that was given."""
@@ -126,10 +133,10 @@ class Reply:
         seed = None if sampling.seed is None else sampling.seed + index
         wanted = replace(self.generation, sampling=replace(sampling, seed=seed))
         if not self.guarded:
-            return engine.generate(wanted)
+            return metrics.measured(engine.generate(wanted), is_steered=self.steered)
         eased = lambda factor: self.tiller.eased(self.choice, factor).generation(self.prompt, wanted.sampling)  # noqa: E731
         guard = Guard(engine, eased, spoken.easings)
-        return guard.generate(wanted)
+        return metrics.measured(guard.generate(wanted), is_steered=self.steered)
 
 
 async def chat_reply(tiller: Tiller, body: ChatRequest) -> Reply:
@@ -237,6 +244,8 @@ def _reply(
                 f"token {outside[0]} is not in the vocabulary of {tiller.engine.vocab_size} tokens", param=name
             )
     generation = choice.generation(prompt, body.sampling(choice.preset, asked or room))
+    spec = choice.resolved.spec
+    metrics.asked((f.mode for f in spec.features), spec.scope, prompt=used, n_features=len(spec.features))
     prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"
     return Reply(tiller, choice, body, prompt, generation, kind, prefix + uuid.uuid4().hex[:24], int(time.time()))
 

@@ -10,6 +10,7 @@ import structlog
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
+from server import metrics
 from server.errors import as_api_error, bad_request
 
 log = structlog.get_logger(__name__)
@@ -84,6 +85,7 @@ async def _sse(first: dict[str, Any], events: AsyncGenerator[dict[str, Any], Non
                 yield event(item)
         except Exception as error:
             answer = as_api_error(error)
+            metrics.failed.labels(answer.code).inc()
             if answer.code == "internal_error":  # the engine logged its own
                 log.exception("stream broke")
             yield event(answer.body)
