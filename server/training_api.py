@@ -83,7 +83,7 @@ def _figures(look: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 async def _state(tiller: Tiller, user: str) -> dict[str, Any]:
-    texts = [t for t in await tiller.store.live_texts() if t.user == user]
+    texts = await tiller.store.live_texts(user)
     return {
         "user": user,
         "consent": await tiller.store.consent(user),

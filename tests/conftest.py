@@ -1,5 +1,16 @@
-"""What holds for all tests: a server that one starts brings no trainer along, unless the test is about that."""
+"""What holds for all tests: a server that one starts brings no trainer along, unless the test is about that; one Redis for all."""
 
 import os
 
+import pytest
+
+from tests.redis_server import running
+
 os.environ.setdefault("TILLER_TRAINER", "false")
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory):
+    """The address of a real redis-server; whoever writes there takes a database and empties it."""
+    with running(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url

@@ -1,17 +1,29 @@
 """The default store: one SQLite file, write-ahead log, every commit on disk before it is confirmed."""
 
-import hashlib
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
 
-from server.store.store import BadStore, Conflict, Kept, LiveText, Restored, Said, Share, StoredVote, Taken
+from server.store import rules
+from server.store.store import (
+    BadStore,
+    Conflict,
+    Kept,
+    LiveText,
+    Record,
+    Restored,
+    Share,
+    StoredVote,
+    Unavailable,
+    edits_setting,
+)
 from steering.edited import Edited
 from steering.spec import Preset, Vector
 
@@ -40,6 +52,7 @@ CREATE TABLE IF NOT EXISTS shares (
 ) STRICT;
 """
 VERSION = 5
+TABLES = ("presets", "settings", "consents", "live", "votes", "vectors", "feature_edits", "shares")
 
 
 class SqliteStore:
@@ -75,7 +88,7 @@ class SqliteStore:
     async def presets(self) -> list[Preset]:
         """All saved presets, in the order of their names."""
         rows = await self._run(lambda db: db.execute("SELECT body FROM presets").fetchall())
-        return sorted((Preset.model_validate_json(body) for (body,) in rows), key=lambda p: p.name.lower())
+        return rules.in_order(Preset.model_validate_json(body) for (body,) in rows)
 
     async def preset(self, preset_id: str) -> Preset | None:
         """One saved preset."""
@@ -87,11 +100,8 @@ class SqliteStore:
 
         def save(db: sqlite3.Connection) -> Preset:
             row = db.execute("SELECT version FROM presets WHERE id = ?", (preset.id,)).fetchone()
-            held = row[0] if row else 0
-            if based_on is not None and based_on != held:
-                raise Conflict(f"preset {preset.id!r} is at version {held}, not {based_on}")
-            saved = preset.model_copy(update={"version": held + 1, "updated": int(time.time()), "readonly": False})
-            db.execute("REPLACE INTO presets VALUES (?, ?, ?)", (saved.id, saved.version, saved.model_dump_json()))
+            saved = rules.saved_preset(row[0] if row else 0, preset, based_on=based_on)
+            _put_preset(db, saved)
             return saved
 
         return await self._run(save)
@@ -127,13 +137,13 @@ class SqliteStore:
 
     async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
         """Keep a conversation of a user who agreed; the same transaction drops their oldest and all that expired."""
-        digest, now = hashlib.sha256(messages.encode()).hexdigest(), time.time()
+        now = time.time()
 
         def keep(db: sqlite3.Connection) -> bool:
             if not db.execute("SELECT 1 FROM consents WHERE user = ?", (user,)).fetchone():
                 return False
             db.execute("DELETE FROM live WHERE expires < ?", (now,))
-            row = (user, digest, messages, now, now + seconds)
+            row = (user, rules.digest(messages), messages, now, now + seconds)
             sql = "INSERT OR IGNORE INTO live (user, digest, messages, created, expires) VALUES (?, ?, ?, ?, ?)"
             kept = db.execute(sql, row).rowcount > 0
             newest = "SELECT id FROM live WHERE user = ? ORDER BY id DESC LIMIT ?"
@@ -142,10 +152,10 @@ class SqliteStore:
 
         return await self._run(keep)
 
-    async def live_texts(self) -> list[LiveText]:
-        """All that is kept and has not expired, oldest first."""
-        sql = "SELECT user, messages, created FROM live WHERE expires >= ? ORDER BY id"
-        rows = await self._run(lambda db: db.execute(sql, (time.time(),)).fetchall())
+    async def live_texts(self, user: str | None = None) -> list[LiveText]:
+        """All that is kept, or what is kept of one user, and has not expired, oldest first."""
+        sql = "SELECT user, messages, created FROM live WHERE expires >= ? AND user = COALESCE(?, user) ORDER BY id"
+        rows = await self._run(lambda db: db.execute(sql, (time.time(), user)).fetchall())
         return [LiveText(*row) for row in rows]
 
     async def forget_texts(self, user: str) -> int:
@@ -182,9 +192,8 @@ class SqliteStore:
         def change(db: sqlite3.Connection) -> Edited:
             sql = "SELECT body FROM feature_edits WHERE bundle = ? AND number = ?"
             row = db.execute(sql, (bundle, number)).fetchone()
-            held = Edited.model_validate_json(row[0]) if row else Edited()
-            now = {**held.model_dump(exclude={"before"}), **changes, "by": by, "at": int(time.time())}
-            edit = Edited.model_validate(now)
+            edit = rules.edited(Edited.model_validate_json(row[0]) if row else None, changes, by=by)
+            _mark_edits(db, bundle)
             if edit.empty:
                 db.execute("DELETE FROM feature_edits WHERE bundle = ? AND number = ?", (bundle, number))
             else:
@@ -210,10 +219,7 @@ class SqliteStore:
 
         def save(db: sqlite3.Connection) -> None:
             names = [n for (n,) in db.execute("SELECT name FROM vectors WHERE user = ? AND model = ?", (user, model))]
-            if vector.name in names and not replace:
-                raise Conflict(f"there is a vector {vector.name!r} already")
-            if vector.name not in names and len(names) >= most:
-                raise Conflict(f"{user!r} has {len(names)} vectors, as many as are kept")
+            rules.check_vector(names, user, vector, replace=replace, most=most)
             row = (user, model, vector.name, vector.model_dump_json())
             db.execute("REPLACE INTO vectors VALUES (?, ?, ?, ?)", row)
 
@@ -229,15 +235,15 @@ class SqliteStore:
 
         def read(db: sqlite3.Connection) -> Kept:
             presets = [Preset.model_validate_json(b) for (b,) in db.execute("SELECT body FROM presets ORDER BY id")]
-            sql = "SELECT number, body FROM feature_edits WHERE bundle = ? ORDER BY number"
+            sql = "SELECT number, body FROM feature_edits WHERE bundle = ?"
             edits = {n: Edited.model_validate_json(b) for n, b in db.execute(sql, (model,))}
             sql = "SELECT body FROM vectors WHERE user = ? AND model = ? ORDER BY name"
             vectors = [Vector.model_validate_json(b) for (b,) in db.execute(sql, (user, model))]
             return Kept(
                 presets=tuple(p for p in presets if p.model == model),
-                edits={n: e for n, e in edits.items() if e.by in (user, None)},
+                edits=rules.theirs(edits, user),
                 vectors=tuple(vectors),
-                said=tuple(_said(db, user, model)),
+                said=tuple(rules.together(_given(db, user, model))),
             )
 
         return await self._run(read)
@@ -248,21 +254,20 @@ class SqliteStore:
         """Write it in one transaction. Raises Taken and Conflict, and then nothing is written."""
 
         def write(db: sqlite3.Connection) -> dict[str, Restored]:
-            done: dict[str, Restored] = {f"preset:{p.id}": _put_preset(db, p) for p in kept.presets}
+            done: dict[str, Restored] = {f"preset:{p.id}": _restore_preset(db, p) for p in kept.presets}
+            if kept.edits:
+                _mark_edits(db, model)
             for number, edit in kept.edits.items():
                 key = {"bundle": model, "number": number}
                 done[f"feature:{number}"] = _put(db, "feature_edits", key, edit.model_dump_json())
             for v in kept.vectors:
                 key = {"user": user, "model": model, "name": v.name}
                 done[f"vector:{v.name}"] = _put(db, "vectors", key, v.model_dump_json())
-            if not replace and (taken := [name for name, result in done.items() if result == "replaced"]):
-                raise Taken(taken)
+            rules.check_restored(done, replace=replace)
             whose = "WHERE user = ? AND model = ?"
             (n,) = db.execute(f"SELECT COUNT(*) FROM vectors {whose}", (user, model)).fetchone()
-            if n > vectors:
-                raise Conflict(f"{user!r} would have {n} vectors; {vectors} are kept")
-            held = {*_said(db, user, model)}
-            new = [s for s in kept.said if s not in held]
+            rules.check_vectors(n, user, most=vectors)
+            new = rules.not_said(kept.said, rules.together(_given(db, user, model)))
             for said in new:
                 _add_votes(db, user, model, said.kind, said.votes, most=votes)
             if kept.said:
@@ -277,8 +282,7 @@ class SqliteStore:
         def add(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM shares WHERE expires < ?", (int(time.time()),))
             (n,) = db.execute("SELECT COUNT(*) FROM shares").fetchone()
-            if n >= most:
-                raise Conflict(f"{n} shares are kept, as many as there may be")
+            rules.check_shares(n, most=most)
             row = (share.id, share.key, share.content, share.created, share.expires)
             db.execute("INSERT INTO shares VALUES (?, ?, ?, ?, ?)", row)
 
@@ -294,6 +298,35 @@ class SqliteStore:
         """Forget a share; whether there was one."""
         return await self._run(lambda db: db.execute("DELETE FROM shares WHERE id = ?", (share_id,)).rowcount > 0)
 
+    async def records(self) -> list[Record]:
+        """Everything that is kept, as of one moment."""
+        return await self._run(lambda db: list(_records(db)))
+
+    async def put_records(self, records: Sequence[Record], *, replace: bool) -> None:
+        """Have the store hold this and nothing else, in one transaction."""
+
+        def put(db: sqlite3.Connection) -> None:
+            if not replace and any(r.kind != "setting" for r in _records(db)):
+                raise Conflict("the store is not empty")
+            for table in TABLES:
+                db.execute(f"DELETE FROM {table}")
+            for record in records:
+                _put_record(db, record)
+
+        await self._run(put)
+
+    async def check(self) -> None:
+        """Read something, unless somebody else is at it."""
+
+        def look() -> None:
+            if self._lock.acquire(timeout=0.1):
+                try:
+                    self._db.execute("SELECT 1 FROM settings LIMIT 1").fetchone()
+                finally:
+                    self._lock.release()
+
+        await self._in_thread(look)
+
     async def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -305,13 +338,20 @@ class SqliteStore:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     result = work(self._db)
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
                 return result
 
-        return await anyio.to_thread.run_sync(in_transaction)
+        return await self._in_thread(in_transaction)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            return await anyio.to_thread.run_sync(work)
+        except sqlite3.OperationalError as error:  # a full disk, a file that is gone, somebody who does not let go
+            raise Unavailable(f"the store's file cannot be used: {error}") from error
 
 
 def _add_votes(
@@ -326,34 +366,80 @@ def _add_votes(
     db.execute(old, (user, model, user, model, most))
 
 
-def _said(db: sqlite3.Connection, user: str, model: str) -> list[Said]:
-    """A user's votes, those that were given at once together, oldest first."""
+def _given(db: sqlite3.Connection, user: str, model: str) -> Iterator[rules.Given]:
+    """A user's votes, oldest first."""
     names = "said, kind, subject, dose, liked, weight, created"
     rows = db.execute(f"SELECT {names} FROM votes WHERE user = ? AND model = ? ORDER BY id", (user, model))
-    return [
-        Said(kind, tuple(StoredVote(*row[2:]) for row in together))
-        for (_, kind), together in groupby(rows, key=lambda row: row[:2])
-    ]
+    return ((row[0], row[1], StoredVote(*row[2:])) for row in rows)
 
 
-def _put_preset(db: sqlite3.Connection, given: Preset) -> Restored:
-    """A new one keeps its version and time; one that replaces another counts on."""
+def _mark_edits(db: sqlite3.Connection, bundle: str) -> None:
+    db.execute("REPLACE INTO settings VALUES (?, ?)", (edits_setting(bundle), uuid.uuid4().hex))
+
+
+def _put_preset(db: sqlite3.Connection, preset: Preset) -> None:
+    db.execute("REPLACE INTO presets VALUES (?, ?, ?)", (preset.id, preset.version, preset.model_dump_json()))
+
+
+def _restore_preset(db: sqlite3.Connection, given: Preset) -> Restored:
     row = db.execute("SELECT body FROM presets WHERE id = ?", (given.id,)).fetchone()
-    held = Preset.model_validate_json(row[0]) if row else None
-    now = given.model_copy(update={"readonly": False, "updated": given.updated or int(time.time())})
-    if held:
-        if now.model_copy(update={"version": held.version, "updated": held.updated}) == held:
-            return "unchanged"
-        now = now.model_copy(update={"version": max(held.version, now.version) + 1, "updated": int(time.time())})
-    db.execute("REPLACE INTO presets VALUES (?, ?, ?)", (now.id, now.version, now.model_dump_json()))
-    return "replaced" if held else "created"
+    now, result = rules.restored_preset(Preset.model_validate_json(row[0]) if row else None, given)
+    _put_preset(db, now)
+    return result
 
 
 def _put(db: sqlite3.Connection, table: str, key: Mapping[str, str | int], body: str) -> Restored:
     where = " AND ".join(f"{name} = ?" for name in key)
     row = db.execute(f"SELECT body FROM {table} WHERE {where}", tuple(key.values())).fetchone()
-    if row and row[0] == body:
-        return "unchanged"
     names = ", ".join([*key, "body"])
     db.execute(f"REPLACE INTO {table} ({names}) VALUES ({', '.join('?' * (len(key) + 1))})", (*key.values(), body))
-    return "replaced" if row else "created"
+    return rules.restored(row[0] if row else None, body)
+
+
+def _records(db: sqlite3.Connection) -> Iterator[Record]:
+    for (body,) in db.execute("SELECT body FROM presets ORDER BY id"):
+        yield Record("preset", json.loads(body))
+    for key, value in db.execute("SELECT key, value FROM settings ORDER BY key"):
+        yield Record("setting", {"key": key, "value": value})
+    for user, since in db.execute("SELECT user, since FROM consents ORDER BY user"):
+        yield Record("consent", {"user": user, "since": since})
+    for user, messages, created, expires in db.execute("SELECT user, messages, created, expires FROM live ORDER BY id"):
+        yield Record("text", {"user": user, "messages": messages, "created": created, "expires": expires})
+    for user, model in db.execute("SELECT DISTINCT user, model FROM votes ORDER BY user, model").fetchall():
+        for said in rules.together(_given(db, user, model)):
+            votes = [vars(v) for v in said.votes]
+            yield Record("said", {"user": user, "model": model, "kind": said.kind, "votes": votes})
+    for bundle, number, body in db.execute("SELECT * FROM feature_edits ORDER BY bundle, number"):
+        yield Record("edit", {"bundle": bundle, "number": number, "edit": json.loads(body)})
+    for user, model, body in db.execute("SELECT user, model, body FROM vectors ORDER BY user, model, name"):
+        yield Record("vector", {"user": user, "model": model, "vector": json.loads(body)})
+    for row in db.execute("SELECT id, key, content, created, expires FROM shares ORDER BY id"):
+        yield Record("share", vars(Share(*row)))
+
+
+def _put_record(db: sqlite3.Connection, record: Record) -> None:
+    v = record.value
+    match record.kind:
+        case "preset":
+            _put_preset(db, Preset.model_validate(v))
+        case "setting":
+            db.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (v["key"], v["value"]))
+        case "consent":
+            db.execute("INSERT INTO consents VALUES (?, ?)", (v["user"], v["since"]))
+        case "text":
+            row = (v["user"], rules.digest(v["messages"]), v["messages"], v["created"], v["expires"])
+            db.execute("INSERT INTO live (user, digest, messages, created, expires) VALUES (?, ?, ?, ?, ?)", row)
+        case "said":
+            votes = [StoredVote(**vote) for vote in v["votes"]]
+            _add_votes(db, v["user"], v["model"], v["kind"], votes, most=-1)
+        case "edit":
+            body = Edited.model_validate(v["edit"]).model_dump_json()
+            db.execute("INSERT INTO feature_edits VALUES (?, ?, ?)", (v["bundle"], v["number"], body))
+            _mark_edits(db, v["bundle"])
+        case "vector":
+            vector = Vector.model_validate(v["vector"])
+            row = (v["user"], v["model"], vector.name, vector.model_dump_json())
+            db.execute("INSERT INTO vectors VALUES (?, ?, ?, ?)", row)
+        case "share":
+            row = (v["id"], v["key"], v["content"], v["created"], v["expires"])
+            db.execute("INSERT INTO shares VALUES (?, ?, ?, ?, ?)", row)

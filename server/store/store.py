@@ -1,5 +1,6 @@
 """The seam for what outlives a restart. Knows presets and settings as values; nothing of HTTP or tensors."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -22,6 +23,10 @@ class Taken(Conflict):
 
 class BadStore(ValueError):
     """The store cannot be opened; the message says why and what to do."""
+
+
+class Unavailable(BadStore):
+    """It can neither be read nor written now; it may be back in a moment. A write that raises this may have been done."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,32 @@ class Share:
     expires: int
 
 
+@dataclass(frozen=True)
+class Record:
+    """One thing that is kept, as a backup holds it."""
+
+    kind: Literal["preset", "setting", "consent", "text", "said", "edit", "vector", "share"]
+    value: Mapping[str, Any]
+    """JSON; whose it is stands in it."""
+
+
 Restored = Literal["created", "replaced", "unchanged"]
+
+
+def edits_setting(bundle: str) -> str:
+    """The setting that is another one after every change of what people say of a bundle's features."""
+    return f"edits:{bundle}"
+
+
+async def trouble(store: "Store", *, patience: float = 1.0) -> str | None:
+    """Why a store cannot be used now, so many seconds being given to it; None if it can."""
+    try:
+        await asyncio.wait_for(store.check(), patience)
+    except TimeoutError:
+        return f"the store has not answered within {patience:g} s"
+    except BadStore as error:
+        return str(error)
+    return None
 
 
 class Store(Protocol):
@@ -125,8 +155,8 @@ class Store(Protocol):
         """
         ...
 
-    async def live_texts(self) -> list[LiveText]:
-        """All that is kept and has not expired, oldest first."""
+    async def live_texts(self, user: str | None = None) -> list[LiveText]:
+        """All that is kept, or what is kept of one user, and has not expired, oldest first."""
         ...
 
     async def forget_texts(self, user: str) -> int:
@@ -150,7 +180,10 @@ class Store(Protocol):
         ...
 
     async def edit_feature(self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None) -> Edited:
-        """Change what is said of a feature: `label`, `note`, `starred`; None takes a label or note back."""
+        """Change what is said of a feature: `label`, `note`, `starred`; None takes a label or note back.
+
+        The same write changes `edits_setting(bundle)`, by which others see that there is something new; so does `restore`.
+        """
         ...
 
     async def vectors(self, user: str, model: str) -> list[Vector]:
@@ -193,6 +226,18 @@ class Store(Protocol):
 
     async def delete_share(self, share_id: str) -> bool:
         """Forget a share; whether there was one."""
+        ...
+
+    async def records(self) -> list[Record]:
+        """Everything that is kept, as of one moment."""
+        ...
+
+    async def put_records(self, records: Sequence[Record], *, replace: bool) -> None:
+        """Have the store hold this and nothing else, all or nothing. Raises Conflict if it is not empty, unless told to replace."""
+        ...
+
+    async def check(self) -> None:
+        """Raises Unavailable if it cannot be used now, and BadStore if it never can."""
         ...
 
     async def close(self) -> None:

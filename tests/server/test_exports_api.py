@@ -1,6 +1,5 @@
 """What goes out as one document comes in as a whole: the round trip is the identity, and nothing half is ever written."""
 
-import asyncio
 import copy
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,9 +7,6 @@ import httpx
 import pytest
 import torch
 
-from server.documents import Export
-from server.store.sqlite import SqliteStore
-from server.store.store import Conflict, Kept
 from steering.edits import as_text
 from tests import small
 from tests.live import serving
@@ -315,18 +311,3 @@ def test_two_imports_at_once_are_one_after_the_other(served):
     assert sorted(codes) == [200, 409]
     names = {p["name"] for p in served.get("/v1/presets").json()["data"] if p["id"].startswith("p")}
     assert len(names) == 1
-
-
-def test_an_import_beyond_the_vectors_of_a_user_writes_nothing(tmp_path, document):
-    found = Export.model_validate(document)
-    (vector,) = found.vectors
-    many = [vector.model_copy(update={"name": f"v{i}"}) for i in range(3)]
-
-    async def run():
-        store = SqliteStore(tmp_path / "t.db")
-        with pytest.raises(Conflict, match="would have 3 vectors"):
-            await store.restore("ada", "small", Kept(vectors=tuple(many)), replace=True, votes=5, vectors=2)
-        assert await store.vectors("ada", "small") == []
-        await store.close()
-
-    asyncio.run(run())

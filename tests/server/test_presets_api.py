@@ -1,18 +1,10 @@
 """Presets are saved, guarded, and there again after a restart or a kill."""
 
-import json
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from server.store.sqlite import SqliteStore
-from server.store.store import BadStore, Conflict
 from server.version import git_commit
 from steering.spec import Preset
 from tests.live import serving
@@ -163,64 +155,3 @@ def test_presets_survive_a_restart(bundle, tmp_path):
         assert httpx.post(f"{address}/v1/presets", json=MINE).status_code == 201
     with serving(bundle, tmp_path) as (address, _):
         assert httpx.get(f"{address}/v1/presets/mine").json()["name"] == "Mine"
-
-
-WRITER = """
-import asyncio, sys
-from pathlib import Path
-from server.store.sqlite import SqliteStore
-from steering.spec import Preset
-async def main():
-    store = SqliteStore(Path(sys.argv[1]))
-    for i in range(100000):
-        await store.save_preset(Preset(id=f"p{i}", name="x" * 80, description="y" * 400))
-        print(i, flush=True)
-asyncio.run(main())
-"""
-
-
-def test_every_confirmed_preset_survives_kill_9(tmp_path):
-    path = tmp_path / "t.db"
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
-        confirmed = [int(writer.stdout.readline()) for _ in range(30)][-1]
-        os.kill(writer.pid, signal.SIGKILL)
-    db = sqlite3.connect(path)
-    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    rows = {json.loads(body)["id"] for (body,) in db.execute("SELECT body FROM presets")}
-    db.close()
-    assert {f"p{i}" for i in range(confirmed + 1)} <= rows
-
-
-async def test_settings_are_remembered(tmp_path):
-    store = SqliteStore(tmp_path / "t.db")
-    await store.set_setting("theme", "dark")
-    await store.set_setting("theme", "light")
-    await store.close()
-    again = SqliteStore(tmp_path / "t.db")
-    assert await again.setting("theme") == "light"
-    assert await again.setting("nothing") is None
-    await again.close()
-
-
-async def test_stale_write_is_a_conflict_and_changes_nothing(tmp_path):
-    store = SqliteStore(tmp_path / "t.db")
-    saved = await store.save_preset(Preset(id="a", name="A"))
-    with pytest.raises(Conflict):
-        await store.save_preset(Preset(id="a", name="B"), based_on=7)
-    assert await store.preset("a") == saved
-    await store.close()
-
-
-def test_file_of_a_newer_version_is_refused(tmp_path):
-    db = sqlite3.connect(tmp_path / "t.db")
-    db.execute("PRAGMA user_version=99")
-    db.close()
-    with pytest.raises(BadStore, match="newer version"):
-        SqliteStore(tmp_path / "t.db")
-
-
-def test_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "t.db").write_text("my diary " * 500)
-    with pytest.raises(BadStore, match="choose another --data-dir"):
-        SqliteStore(tmp_path / "t.db")
-    assert (tmp_path / "t.db").read_text() == "my diary " * 500

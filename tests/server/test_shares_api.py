@@ -1,14 +1,11 @@
 """Sharing is off until somebody turns it on; then an address that nobody can guess tells what was shared, for a while."""
 
-import asyncio
 import sqlite3
 import time
 
 import httpx
 import pytest
 
-from server.store.sqlite import SqliteStore
-from server.store.store import Conflict, Share
 from tests.live import serving
 
 STEERING = {"features": [{"id": "small/1", "strength": 0.4}], "scale": 0.5}
@@ -99,20 +96,3 @@ def test_there_are_only_so_many_and_they_expire(served, tmp_path):
     assert served.get(f"/v1/shares/{old}").status_code == 404
     assert share(served).status_code == 201
     assert db.execute("SELECT COUNT(*) FROM shares").fetchone() == (1,)
-
-
-def test_a_store_of_an_older_version_takes_shares(tmp_path):
-    async def run():
-        store = SqliteStore(tmp_path / "t.db")
-        store._db.executescript("DROP TABLE shares; PRAGMA user_version=4")
-        await store.close()
-        store = SqliteStore(tmp_path / "t.db")
-        one = Share("a", "k", "{}", 1, int(time.time()) + 9)
-        await store.add_share(one, most=1)
-        assert await store.share("a") == one
-        with pytest.raises(Conflict):
-            await store.add_share(one, most=1)
-        assert (await store.delete_share("a"), await store.delete_share("a")) == (True, False)
-        await store.close()
-
-    asyncio.run(run())

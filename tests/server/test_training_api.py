@@ -1,7 +1,6 @@
 """Nothing that anybody writes is learnt from, but of those who agreed, and not after they took it back."""
 
 import asyncio
-import time
 
 import httpx
 import pytest
@@ -96,22 +95,6 @@ def test_taking_it_back_deletes_everything_at_once(served, tmp_path):
     assert state(served)["texts"] == 0
     assert served.delete("/v1/training/texts", params={"user": "eve"}).json() == {"user": "eve", "deleted": 1}
     assert state(served, "eve")["consent"] is True
-
-
-def test_kept_text_expires(tmp_path):
-    async def run():
-        store = SqliteStore(tmp_path / "t.db")
-        await store.set_consent("ada", True)
-        assert await store.keep_text("ada", "[1]", most=5, seconds=0.05)
-        assert len(await store.live_texts()) == 1
-        time.sleep(0.1)
-        assert await store.live_texts() == []
-        assert await store.keep_text("ada", "[2]", most=5, seconds=50)
-        rows = await store._run(lambda db: db.execute("SELECT count(*) FROM live").fetchone())
-        assert rows == (1,)
-        await store.close()
-
-    asyncio.run(run())
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ import httpx
 import pytest
 import torch
 
-from server.store.sqlite import SqliteStore
-from server.store.store import Conflict
 from steering.dose import NAT, Subject, along, evaluate
 from steering.edits import as_text, as_vector
 from steering.errors import BadStrength
@@ -185,24 +183,6 @@ def vector(name, direction):
         dose=4,
     )
     return Vector(name=name, method="diffmean", snapshot=snapshot)
-
-
-def test_the_store_keeps_so_many_of_each_user_and_replaces_only_when_told(tmp_path):
-    async def check():
-        store = SqliteStore(tmp_path / "t.db")
-        one, other = vector("one", torch.ones(4)), vector("other", torch.ones(4))
-        await store.save_vector("ada", "m", one, replace=False, most=1)
-        for name, replace in ((one, False), (other, True)):
-            with pytest.raises(Conflict):
-                await store.save_vector("ada", "m", name, replace=replace, most=1)
-        newer = vector("one", torch.zeros(4))
-        await store.save_vector("ada", "m", newer, replace=True, most=1)
-        assert await store.vectors("ada", "m") == [newer]
-        assert await store.vectors("ada", "n") == await store.vectors("bob", "m") == []
-        assert await store.vector("bob", "m", "one") is None
-        await store.close()
-
-    asyncio.run(check())
 
 
 def test_the_core_pushes_along_the_vector_by_its_dose(tiller):

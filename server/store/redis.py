@@ -1,0 +1,539 @@
+"""The store of several servers: one Redis, every write one transaction. Knows Redis' commands; nothing of who shares it.
+
+A write reads what it depends on under WATCH and writes in MULTI: if somebody else came in between, it begins again.
+Whether a confirmed write outlives a crash of Redis is Redis' own setting (`appendonly`, `appendfsync`).
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff, NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import RedisError, WatchError
+
+from server.store import rules
+from server.store.store import (
+    BadStore,
+    Conflict,
+    Kept,
+    LiveText,
+    Record,
+    Restored,
+    Share,
+    StoredVote,
+    Unavailable,
+    edits_setting,
+)
+from steering.edited import Edited
+from steering.spec import Preset, Vector
+
+T = TypeVar("T")
+PREFIX = "tiller:"
+VERSION = 1
+PRESETS, SETTINGS, CONSENTS, SHARES = (f"{PREFIX}{name}" for name in ("presets", "settings", "consents", "shares"))
+"""Hashes: id → preset, key → value, user → since when, id → share."""
+TEXTS, TEXTS_EXPIRE, SHARES_EXPIRE = f"{PREFIX}texts", f"{PREFIX}texts:expire", f"{PREFIX}shares:expire"
+"""A hash, id → conversation; sorted sets by when things expire."""
+COUNTER, LISTED = f"{PREFIX}counter", f"{PREFIX}listed"
+"""The number of the newest conversation; a set of the keys below."""
+EVERYBODYS = (PRESETS, SETTINGS, CONSENTS, SHARES, SHARES_EXPIRE, TEXTS, TEXTS_EXPIRE)
+Change = Callable[[Pipeline], Awaitable[T]]
+
+
+def _texts_of(user: str) -> str:
+    """A hash: digest → id."""
+    return f"{PREFIX}texts:of:{user}"
+
+
+def _votes_of(user: str, model: str) -> str:
+    """A list, oldest first."""
+    return f"{PREFIX}votes:{json.dumps([user, model])}"
+
+
+def _vectors_of(user: str, model: str) -> str:
+    """A hash: name → vector."""
+    return f"{PREFIX}vectors:{json.dumps([user, model])}"
+
+
+def _edits_of(bundle: str) -> str:
+    """A hash: number → what is said."""
+    return f"{PREFIX}edits:{json.dumps([bundle])}"
+
+
+class RedisStore:
+    """Correct for any number of processes and machines. Belongs to the event loop that first uses it."""
+
+    name = "redis"
+
+    def __init__(self, url: str, *, patient: bool = False) -> None:
+        """With `patient`, whoever asks waits until Redis is there, where others are told that it is not. Raises BadStore."""
+        self._patient = patient
+        retry = Retry(ConstantBackoff(0.5), -1) if patient else Retry(NoBackoff(), 1)
+        try:
+            place = parse_url(url)
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=64,
+                timeout=5,
+                socket_timeout=5,
+                socket_connect_timeout=2,
+                retry=retry,
+                decode_responses=True,
+            )
+        except ValueError as error:
+            raise BadStore(f"redis_url is no address of a Redis: {error}") from error
+        self._where = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+        self._redis = Redis.from_pool(pool)
+
+    async def presets(self) -> list[Preset]:
+        """All saved presets, in the order of their names."""
+        bodies = await self._ask(self._redis.hvals(PRESETS))
+        return rules.in_order(map(Preset.model_validate_json, bodies))
+
+    async def preset(self, preset_id: str) -> Preset | None:
+        """One saved preset."""
+        body = await self._ask(self._redis.hget(PRESETS, preset_id))
+        return Preset.model_validate_json(body) if body else None
+
+    async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
+        """Create or replace. Raises Conflict if `based_on` is not the version held."""
+
+        async def save(pipe: Pipeline) -> Preset:
+            body = await _now(pipe.hget(PRESETS, preset.id))
+            held = Preset.model_validate_json(body).version if body else 0
+            saved = rules.saved_preset(held, preset, based_on=based_on)
+            pipe.multi()
+            pipe.hset(PRESETS, saved.id, saved.model_dump_json())
+            return saved
+
+        return await self._change(save, PRESETS)
+
+    async def delete_preset(self, preset_id: str) -> bool:
+        """Forget a preset; whether there was one."""
+        return await self._ask(self._redis.hdel(PRESETS, preset_id)) > 0
+
+    async def setting(self, key: str) -> str | None:
+        """A remembered setting."""
+        return await self._ask(self._redis.hget(SETTINGS, key))
+
+    async def set_setting(self, key: str, value: str) -> None:
+        """Remember a setting."""
+        await self._ask(self._redis.hset(SETTINGS, key, value))
+
+    async def consent(self, user: str) -> bool:
+        """Whether this user's conversations may be learnt from."""
+        return bool(await self._ask(self._redis.hexists(CONSENTS, user)))
+
+    async def set_consent(self, user: str, agreed: bool) -> None:
+        """Remember what they say; with a no, what they gave before is deleted in the same transaction."""
+        if agreed:
+            await self._ask(self._redis.hsetnx(CONSENTS, user, repr(time.time())))
+        else:
+            await self._forget(user, consent=True)
+
+    async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
+        """Keep a conversation of a user who agreed; the same transaction drops their oldest and all that expired."""
+        digest, now = rules.digest(messages), time.time()
+
+        async def keep(pipe: Pipeline) -> bool:
+            if not await _now(pipe.hexists(CONSENTS, user)):
+                return False
+            gone = await _now(pipe.zrangebyscore(TEXTS_EXPIRE, "-inf", f"({now!r}"))
+            old = [t for t in await _now(pipe.hmget(TEXTS, gone)) if t] if gone else []
+            held = {d: i for d, i in (await _now(pipe.hgetall(_texts_of(user)))).items() if i not in gone}
+            if kept := digest not in held:
+                held[digest] = str(await _now(pipe.incr(COUNTER)))
+            beyond = sorted(held.items(), key=lambda item: int(item[1]))[:-most]
+            pipe.multi()
+            for text in map(json.loads, old):
+                pipe.hdel(_texts_of(text["user"]), rules.digest(text["messages"]))
+            if kept:
+                text = {"user": user, "messages": messages, "created": now, "expires": now + seconds}
+                _put_text(pipe, held[digest], text)
+            if beyond:
+                pipe.hdel(_texts_of(user), *(d for d, _ in beyond))
+            if dropped := [*gone, *(i for _, i in beyond)]:
+                pipe.hdel(TEXTS, *dropped)
+                pipe.zrem(TEXTS_EXPIRE, *dropped)
+            return kept
+
+        return await self._change(keep, CONSENTS, TEXTS_EXPIRE, _texts_of(user))
+
+    async def live_texts(self, user: str | None = None) -> list[LiveText]:
+        """All that is kept, or what is kept of one user, and has not expired, oldest first."""
+        if user is None:
+            rows = await self._ask(self._redis.hgetall(TEXTS))
+        else:
+            ids = await self._ask(self._redis.hvals(_texts_of(user)))
+            found = await self._ask(self._redis.hmget(TEXTS, ids)) if ids else []
+            rows = {i: text for i, text in zip(ids, found, strict=True) if text}
+        texts = [json.loads(rows[i]) for i in sorted(rows, key=int)]
+        now = time.time()
+        return [LiveText(t["user"], t["messages"], t["created"]) for t in texts if t["expires"] >= now]
+
+    async def forget_texts(self, user: str) -> int:
+        """Delete what a user gave; how much there was."""
+        return await self._forget(user, consent=False)
+
+    async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
+        """Remember what was said at once, under one number, and drop what is too old."""
+        key = _votes_of(user, model)
+
+        async def add(pipe: Pipeline) -> None:
+            newest = await _now(pipe.lindex(key, -1))
+            pipe.multi()
+            _push_votes(pipe, key, [(json.loads(newest)["said"] + 1 if newest else 1, kind, v) for v in votes], most)
+
+        await self._change(add, key)
+
+    async def votes(self, user: str, model: str) -> list[StoredVote]:
+        """What a user has said, oldest first."""
+        rows = await self._ask(self._redis.lrange(_votes_of(user, model), 0, -1))
+        return [vote for _, _, vote in map(_given, rows)]
+
+    async def drop_votes(self, user: str, model: str, *, last: bool) -> int:
+        """Forget what was said last, or everything."""
+        key = _votes_of(user, model)
+
+        async def drop(pipe: Pipeline) -> int:
+            rows = [_given(row) for row in await _now(pipe.lrange(key, 0, -1))]
+            stay = sum(said != rows[-1][0] for said, _, _ in rows) if last else 0
+            pipe.multi()
+            if stay:
+                pipe.ltrim(key, 0, stay - 1)
+            else:
+                _drop(pipe, key)
+            return len(rows) - stay
+
+        return await self._change(drop, key)
+
+    async def feature_edits(self, bundle: str) -> dict[int, Edited]:
+        """What people say of a bundle's features, by number."""
+        return _edits(await self._ask(self._redis.hgetall(_edits_of(bundle))))
+
+    async def edit_feature(self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None) -> Edited:
+        """Change what is said of a feature; where nothing is said any more, it goes."""
+        key = _edits_of(bundle)
+
+        async def change(pipe: Pipeline) -> Edited:
+            body = await _now(pipe.hget(key, str(number)))
+            edit = rules.edited(Edited.model_validate_json(body) if body else None, changes, by=by)
+            pipe.multi()
+            if edit.empty:
+                pipe.hdel(key, str(number))
+            else:
+                _put(pipe, key, str(number), edit.model_dump_json())
+            _mark_edits(pipe, bundle)
+            return edit
+
+        return await self._change(change, key)
+
+    async def vectors(self, user: str, model: str) -> list[Vector]:
+        """A user's vectors for a model, in the order of their names."""
+        return _vectors(await self._ask(self._redis.hgetall(_vectors_of(user, model))))
+
+    async def vector(self, user: str, model: str, name: str) -> Vector | None:
+        """One of them; nobody else's."""
+        body = await self._ask(self._redis.hget(_vectors_of(user, model), name))
+        return Vector.model_validate_json(body) if body else None
+
+    async def save_vector(self, user: str, model: str, vector: Vector, *, replace: bool, most: int) -> None:
+        """Keep a vector. Raises Conflict if its name is taken and not to be replaced, or `most` are kept."""
+        key = _vectors_of(user, model)
+
+        async def save(pipe: Pipeline) -> None:
+            rules.check_vector(await _now(pipe.hkeys(key)), user, vector, replace=replace, most=most)
+            pipe.multi()
+            _put(pipe, key, vector.name, vector.model_dump_json())
+
+        await self._change(save, key)
+
+    async def delete_vector(self, user: str, model: str, name: str) -> bool:
+        """Forget a vector; whether there was one."""
+        key = _vectors_of(user, model)
+
+        async def delete(pipe: Pipeline) -> bool:
+            names = await _now(pipe.hkeys(key))
+            pipe.multi()
+            if names == [name]:
+                _drop(pipe, key)
+            else:
+                pipe.hdel(key, name)
+            return name in names
+
+        return await self._change(delete, key)
+
+    async def kept(self, user: str, model: str) -> Kept:
+        """All presets of a model, and what this user has said and made, as of one moment."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hvals(PRESETS)
+            pipe.hgetall(_edits_of(model))
+            pipe.hgetall(_vectors_of(user, model))
+            pipe.lrange(_votes_of(user, model), 0, -1)
+            bodies, edits, vectors, votes = await self._ask(pipe.execute())
+        presets = sorted(map(Preset.model_validate_json, bodies), key=lambda p: p.id)
+        return Kept(
+            presets=tuple(p for p in presets if p.model == model),
+            edits=rules.theirs(_edits(edits), user),
+            vectors=tuple(_vectors(vectors)),
+            said=tuple(rules.together(map(_given, votes))),
+        )
+
+    async def restore(
+        self, user: str, model: str, kept: Kept, *, replace: bool, votes: int, vectors: int
+    ) -> dict[str, Restored]:
+        """Write it in one transaction. Raises Taken and Conflict, and then nothing is written."""
+        keys = PRESETS, _edits_of(model), _vectors_of(user, model), _votes_of(user, model)
+
+        async def write(pipe: Pipeline) -> dict[str, Restored]:
+            held = [await _now(pipe.hgetall(key)) for key in keys[:3]]
+            said = [_given(row) for row in await _now(pipe.lrange(keys[3], 0, -1))]
+            put: list[dict[str, str]] = [{}, {}, {}]
+            done: dict[str, Restored] = {}
+            for p in kept.presets:
+                before = held[0].get(p.id)
+                now, done[f"preset:{p.id}"] = rules.restored_preset(
+                    Preset.model_validate_json(before) if before else None, p
+                )
+                put[0][p.id] = now.model_dump_json()
+            for number, edit in kept.edits.items():
+                put[1][str(number)] = body = edit.model_dump_json()
+                done[f"feature:{number}"] = rules.restored(held[1].get(str(number)), body)
+            for v in kept.vectors:
+                put[2][v.name] = body = v.model_dump_json()
+                done[f"vector:{v.name}"] = rules.restored(held[2].get(v.name), body)
+            rules.check_restored(done, replace=replace)
+            rules.check_vectors(len({*held[2], *put[2]}), user, most=vectors)
+            new = rules.not_said(kept.said, rules.together(said))
+            if kept.said:
+                done["votes"] = "created" if new else "unchanged"
+            pipe.multi()
+            for key, bodies in zip(keys, put, strict=False):
+                for name, body in bodies.items():
+                    _put(pipe, key, name, body)
+            if kept.edits:
+                _mark_edits(pipe, model)
+            first = said[-1][0] + 1 if said else 1
+            _push_votes(pipe, keys[3], [(n, s.kind, v) for n, s in enumerate(new, first) for v in s.votes], votes)
+            return done
+
+        return await self._change(write, *keys)
+
+    async def add_share(self, share: Share, *, most: int) -> None:
+        """Keep a share; the same transaction drops those that have expired. Raises Conflict if `most` are kept."""
+
+        async def add(pipe: Pipeline) -> None:
+            gone = await _now(pipe.zrangebyscore(SHARES_EXPIRE, "-inf", f"({int(time.time())}"))
+            rules.check_shares(await _now(pipe.zcard(SHARES_EXPIRE)) - len(gone), most=most)
+            pipe.multi()
+            if gone:
+                pipe.hdel(SHARES, *gone)
+                pipe.zrem(SHARES_EXPIRE, *gone)
+            _put_share(pipe, vars(share))
+
+        await self._change(add, SHARES_EXPIRE)
+
+    async def share(self, share_id: str) -> Share | None:
+        """One that has not expired."""
+        body = await self._ask(self._redis.hget(SHARES, share_id))
+        found = Share(**json.loads(body)) if body else None
+        return found if found and found.expires >= int(time.time()) else None
+
+    async def delete_share(self, share_id: str) -> bool:
+        """Forget a share; whether there was one."""
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hdel(SHARES, share_id)
+            pipe.zrem(SHARES_EXPIRE, share_id)
+            gone, _ = await self._ask(pipe.execute())
+        return gone > 0
+
+    async def records(self) -> list[Record]:
+        """Everything that is kept, as of one moment."""
+
+        async def read(pipe: Pipeline) -> list[Record]:
+            return await _all_records(pipe)
+
+        return await self._change(read, LISTED, *EVERYBODYS)
+
+    async def put_records(self, records: Sequence[Record], *, replace: bool) -> None:
+        """Have the store hold this and nothing else, in one transaction."""
+
+        async def put(pipe: Pipeline) -> None:
+            held = await _all_records(pipe)
+            if not replace and any(r.kind != "setting" for r in held):
+                raise Conflict("the store is not empty")
+            listed = await _now(pipe.smembers(LISTED))
+            pipe.multi()
+            of_users = {_texts_of(r.value["user"]) for r in held if r.kind == "text"}
+            pipe.delete(*EVERYBODYS, COUNTER, LISTED, *listed, *of_users)
+            for number, record in enumerate(records, 1):
+                _put_record(pipe, number, record)
+            pipe.set(COUNTER, len(records))
+
+        await self._change(put, LISTED, *EVERYBODYS)
+
+    async def check(self) -> None:
+        """Ask Redis; the first one to ask says which layout its keys have."""
+        await self._ask(self._redis.set(f"{PREFIX}version", VERSION, nx=True))
+        found = int(await self._ask(self._redis.get(f"{PREFIX}version")) or VERSION)
+        if found > VERSION:
+            raise BadStore(f"what is in Redis at {self._where} was written by a newer version of Tiller; update")
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._redis.aclose()
+
+    async def _forget(self, user: str, *, consent: bool) -> int:
+        async def forget(pipe: Pipeline) -> int:
+            ids = await _now(pipe.hvals(_texts_of(user)))
+            pipe.multi()
+            if consent:
+                pipe.hdel(CONSENTS, user)
+            if ids:
+                pipe.hdel(TEXTS, *ids)
+                pipe.zrem(TEXTS_EXPIRE, *ids)
+            pipe.delete(_texts_of(user))
+            return len(ids)
+
+        return await self._change(forget, _texts_of(user))
+
+    async def _ask(self, asked: Any) -> Any:  # noqa: ANN401 - redis types what a command gives as awaitable or not
+        with self._reached():
+            return await asked
+
+    async def _change(self, work: Change[T], *watched: str) -> T:
+        """Do `work`, which reads, then says `multi` and writes; if one of `watched` changes in between, do it again."""
+        while True:
+            with self._reached():
+                async with self._redis.pipeline(transaction=True) as pipe:
+                    try:
+                        await pipe.watch(*watched)
+                        result = await work(pipe)
+                        await pipe.execute()
+                    except WatchError as error:
+                        if "occurred while watching" not in str(error) or self._patient:
+                            continue
+                        raise
+                    return result
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except RedisError as error:
+            raise Unavailable(f"Redis at {self._where} cannot be used: {error}") from error
+
+
+async def _now(asked: Any) -> Any:  # noqa: ANN401 - until `multi`, a pipeline answers at once, which its types do not say
+    return await asked
+
+
+def _put(pipe: Pipeline, key: str, name: str, body: str) -> None:
+    """Into a hash that is somebody's own."""
+    pipe.hset(key, name, body)
+    if key not in EVERYBODYS:
+        pipe.sadd(LISTED, key)
+
+
+def _drop(pipe: Pipeline, key: str) -> None:
+    pipe.delete(key)
+    pipe.srem(LISTED, key)
+
+
+def _mark_edits(pipe: Pipeline, bundle: str) -> None:
+    pipe.hset(SETTINGS, edits_setting(bundle), uuid.uuid4().hex)
+
+
+def _push_votes(pipe: Pipeline, key: str, given: Sequence[rules.Given], most: int) -> None:
+    if rows := [json.dumps({"said": said, "kind": kind, **vars(vote)}) for said, kind, vote in given]:
+        pipe.rpush(key, *rows)
+        pipe.ltrim(key, -most, -1)
+        pipe.sadd(LISTED, key)
+
+
+def _put_text(pipe: Pipeline, number: str, text: Mapping[str, Any]) -> None:
+    pipe.hset(TEXTS, number, json.dumps(text, ensure_ascii=False))
+    pipe.zadd(TEXTS_EXPIRE, {number: text["expires"]})
+    pipe.hset(_texts_of(text["user"]), rules.digest(text["messages"]), number)
+
+
+def _put_share(pipe: Pipeline, share: Mapping[str, Any]) -> None:
+    pipe.hset(SHARES, share["id"], json.dumps(share, ensure_ascii=False))
+    pipe.zadd(SHARES_EXPIRE, {share["id"]: share["expires"]})
+
+
+def _given(row: str) -> rules.Given:
+    vote = json.loads(row)
+    return vote.pop("said"), vote.pop("kind"), StoredVote(**vote)
+
+
+def _edits(rows: Mapping[str, str]) -> dict[int, Edited]:
+    return {int(number): Edited.model_validate_json(body) for number, body in rows.items()}
+
+
+def _vectors(rows: Mapping[str, str]) -> list[Vector]:
+    return [Vector.model_validate_json(rows[name]) for name in sorted(rows)]
+
+
+async def _all_records(pipe: Pipeline) -> list[Record]:
+    presets, settings, consents, shares, texts = [
+        await _now(pipe.hgetall(key)) for key in (PRESETS, SETTINGS, CONSENTS, SHARES, TEXTS)
+    ]
+    found = [Record("preset", json.loads(presets[name])) for name in sorted(presets)]
+    found += [Record("setting", {"key": key, "value": settings[key]}) for key in sorted(settings)]
+    found += [Record("consent", {"user": user, "since": float(consents[user])}) for user in sorted(consents)]
+    found += [Record("text", json.loads(texts[number])) for number in sorted(texts, key=int)]
+    listed = sorted(await _now(pipe.smembers(LISTED)))
+    await pipe.watch(*listed) if listed else None
+    for kind in ("votes", "edits", "vectors"):
+        for key in (k for k in listed if k.startswith(f"{PREFIX}{kind}:")):
+            whose = json.loads(key.removeprefix(f"{PREFIX}{kind}:"))
+            rows = await _now(pipe.lrange(key, 0, -1) if kind == "votes" else pipe.hgetall(key))
+            found += _records_of(kind, whose, rows)
+    return found + [Record("share", json.loads(shares[name])) for name in sorted(shares)]
+
+
+def _records_of(kind: str, whose: list[str], rows: Any) -> Iterator[Record]:  # noqa: ANN401 - a list of votes, else a hash
+    if kind == "edits":
+        for number in sorted(rows, key=int):
+            yield Record("edit", {"bundle": whose[0], "number": int(number), "edit": json.loads(rows[number])})
+        return
+    about = dict(zip(("user", "model"), whose, strict=True))
+    if kind == "vectors":
+        for name in sorted(rows):
+            yield Record("vector", {**about, "vector": json.loads(rows[name])})
+        return
+    for said in rules.together(map(_given, rows)):
+        yield Record("said", {**about, "kind": said.kind, "votes": [vars(v) for v in said.votes]})
+
+
+def _put_record(pipe: Pipeline, number: int, record: Record) -> None:
+    v = record.value
+    match record.kind:
+        case "preset":
+            preset = Preset.model_validate(v)
+            pipe.hset(PRESETS, preset.id, preset.model_dump_json())
+        case "setting":
+            pipe.hsetnx(SETTINGS, v["key"], v["value"])
+        case "consent":
+            pipe.hset(CONSENTS, v["user"], repr(v["since"]))
+        case "text":
+            _put_text(pipe, str(number), v)
+        case "said":
+            given = [(number, v["kind"], StoredVote(**vote)) for vote in v["votes"]]
+            _push_votes(pipe, _votes_of(v["user"], v["model"]), given, 2**31)
+        case "edit":
+            _put(pipe, _edits_of(v["bundle"]), str(v["number"]), Edited.model_validate(v["edit"]).model_dump_json())
+            _mark_edits(pipe, v["bundle"])
+        case "vector":
+            vector = Vector.model_validate(v["vector"])
+            _put(pipe, _vectors_of(v["user"], v["model"]), vector.name, vector.model_dump_json())
+        case "share":
+            _put_share(pipe, v)
