@@ -7,6 +7,7 @@ import pytest
 from tests.redis_server import running
 
 os.environ.setdefault("TILLER_TRAINER", "false")
+os.environ["COLUMNS"] = "160"  # tables of the command line are not cut off, wherever tests run
 
 
 @pytest.fixture(scope="session")

@@ -156,14 +156,14 @@ def test_a_variant_that_breaks_is_told_by_name_and_the_others_go_on(own):
     """The engine drops one of two replies, as a worker would that fails on it."""
     http, tiller = own
     events, ended = [], False
-    body = {**BODY, "variants": [FIRST, SECOND], "stream": True, "max_tokens": 300}
+    body = {**BODY, "variants": [FIRST, SECOND], "stream": True, "max_tokens": 450, "ignore_eos": True}
     with http.stream("POST", "/v1/steering/compare", json=body) as answer:
         for line in answer.iter_lines():
             if line == "data: [DONE]":
                 ended = True
             elif line:
                 events.append(json.loads(line.removeprefix("data: ")))
-            if len(events) == 4:
+            if len(events) == 3:
                 steered = next(s for s in tiller.engine._live if s.request.fingerprint != "s_0")
                 to = steered.listener
                 to.loop.call_soon_threadsafe(to.put, EngineFailed("this one broke"))
