@@ -4,8 +4,6 @@ import os
 
 import pytest
 
-from tests.redis_server import running
-
 os.environ.setdefault("TILLER_TRAINER", "false")
 os.environ["COLUMNS"] = "160"  # tables of the command line are not cut off, wherever tests run
 
@@ -13,5 +11,9 @@ os.environ["COLUMNS"] = "160"  # tables of the command line are not cut off, whe
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory):
     """The address of a real redis-server; whoever writes there takes a database and empties it."""
+    from tests.redis_server import (
+        running,
+    )  # needs a web server's packages, which not every environment of the tests has
+
     with running(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
