@@ -770,6 +770,7 @@ class Health(Alive):
     revision: str
     swap_error: str | None
     store: str
+    store_error: str | None
     single_process: bool
     version: str
 

@@ -45,7 +45,7 @@ from server import (
 from server.choice import Tiller
 from server.errors import ApiError
 from server.settings import Settings
-from server.store.store import BadStore
+from server.store.store import BadStore, trouble
 from server.swap import Swap, as_called
 from server.version import VERSION, git_commit, version_of
 from steering.errors import SteeringError
@@ -149,7 +149,8 @@ def _add_health(app: FastAPI, settings: Settings) -> None:
                 "revision": tiller.bundle.info.revision,
                 "swap_error": app.state.swap.error,
                 "store": tiller.store.name,
-                "single_process": True,
+                "store_error": await trouble(tiller.store),
+                "single_process": tiller.store.name == "sqlite",
                 "version": VERSION,
             }
         )

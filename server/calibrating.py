@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.files import write
 from server.jobs import Work
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
-from server.store.store import Conflict
+from server.store.opening import open_store
+from server.store.store import Conflict, Store
 from server.swap import open_wanted, revisions_of, setting_of
 from steering.catalogue import Bundle, Catalogue, Feature, number_of, write_features
 from steering.errors import BadBundle
@@ -127,7 +127,7 @@ async def _calibrate(work: Work, order: CalibrationOrder) -> dict[str, Any]:
     from server.sae_training import load
     from server.texts import corpus_rows
 
-    revisions, store = revisions_of(work.settings), SqliteStore(work.settings.data_dir / "tiller.db")
+    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
     try:
         before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
         if before:  # it was published before the job was killed
@@ -162,7 +162,7 @@ async def _calibrate(work: Work, order: CalibrationOrder) -> dict[str, Any]:
 
 
 async def _save_scales(
-    store: SqliteStore,
+    store: Store,
     saved: Sequence[Preset],
     parent: Bundle,
     model: "PreTrainedModel",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.jobs import Work
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
+from server.store.opening import open_store
 from server.swap import open_wanted, revisions_of, setting_of
 from steering.catalogue import Bundle, Feature, write_features
 from steering.errors import BadBundle
@@ -71,7 +71,7 @@ def counted(texts: Sequence[list[int]], told: Told, *, batch: int = 16) -> "Iter
 
 
 async def _as_revision(work: Work, measure: Measure) -> dict[str, Any]:
-    revisions, store = revisions_of(work.settings), SqliteStore(work.settings.data_dir / "tiller.db")
+    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
     try:
         before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
         if before:  # it was published before the job was killed

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from server.engines.vllm_engine import VLLMEngine
     from server.protocol import SteeringRequest
     from steering.catalogue import Bundle
+    from steering.spec import Preset
 
 T = TypeVar("T")
 app = typer.Typer(
@@ -172,7 +173,7 @@ def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
 
     _let_threads_sleep()
     _quiet_logs()
-    do(Jobs(Settings.model_validate_json(settings)), job_id)
+    do(Jobs(Settings.model_validate_json(settings), patient=True), job_id)
 
 
 @bench.command("steering")
@@ -232,17 +233,23 @@ def presets(
     bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None
 ) -> None:
     """List the personas: those of the bundle and your own."""
-    from server.store.sqlite import SqliteStore
+    from server.store.opening import open_store
 
     settings = _settings(bundle=bundle, data_dir=data_dir)
     opened = _expected(lambda: _bundle(settings))
-    store = _expected(lambda: SqliteStore(settings.data_dir / "tiller.db"))
+
+    async def saved() -> "list[Preset]":
+        store = open_store(settings)
+        try:
+            return await store.presets()
+        finally:
+            await store.close()
+
     table = Table("preset", "name", "description", "features")
-    for p in [*opened.presets, *asyncio.run(store.presets())]:
+    for p in [*opened.presets, *_expected(lambda: asyncio.run(saved()))]:
         table.add_row(
             p.id, p.name, p.description, ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in p.steering.features)
         )
-    asyncio.run(store.close())
     console.print(table)
 
 
@@ -309,12 +316,13 @@ async def _end_replies(application: "FastAPI", server: "uvicorn.Server", *, afte
 
 async def _open(settings: Settings) -> "Tiller":
     from server.choice import Tiller
-    from server.store.sqlite import SqliteStore
+    from server.store.opening import open_store
     from server.swap import open_wanted, revisions_of
     from steering.catalogue import Catalogue
 
-    revisions, store = revisions_of(settings), SqliteStore(settings.data_dir / "tiller.db")
+    revisions, store = revisions_of(settings), open_store(settings)
     try:
+        await store.check()
         opened = await open_wanted(revisions, store)
         engine = await (_vllm(settings, opened) if settings.engine == "vllm" else _transformers(settings, opened))
         opened.check_fits(engine.width)

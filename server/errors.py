@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from server import metrics
 from server.engines.engine import EngineFailed, Overloaded
+from server.store.store import Unavailable
 from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
@@ -80,6 +81,10 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(
                 500, str(error), code="engine_failed", kind="server_error", headers={"x-should-retry": "false"}
             )
+        case Unavailable():
+            said = f"{error}; what does not need it goes on, try this again in a moment"
+            wait = {"Retry-After": "2"}
+            return ApiError(503, said, code="store_unavailable", kind="unavailable_error", headers=wait)
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), code="http_error")
         case _:
@@ -100,6 +105,7 @@ def install(app: FastAPI) -> None:
         RequestValidationError,
         Overloaded,
         EngineFailed,
+        Unavailable,
         HTTPException,
     ):
         app.add_exception_handler(kind, _answer)

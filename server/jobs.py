@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import structlog
-from huey import Huey, RedisHuey, SqliteHuey
+from huey import Huey, SqliteHuey
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from server.files import write
 from server.settings import Settings
+from server.store.store import BadStore
 from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
@@ -67,15 +68,12 @@ class Job(BaseModel):
 class Jobs:
     """The queue of one data directory. Several processes may hold it at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, patient: bool = False) -> None:
+        """`patient` is for those who rather wait for a Redis that is lost than fail."""
         self.settings, self.folder = settings, settings.data_dir / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kinds = {**KINDS, **dict(kind.split("=", 1) for kind in settings.job_kinds)}
-        self.huey: Huey = (
-            RedisHuey("tiller", url=settings.redis_url)
-            if settings.redis_url
-            else SqliteHuey("tiller", filename=str(settings.data_dir / "jobs.db"), fsync=True)
-        )
+        self.huey = _queue(settings, patient=patient)
         self.begin = self.huey.task(name="tiller.job")(lambda job_id: job_id)
 
     def submit(self, type: str, config: Mapping[str, Any], key: str | None = None) -> Job:
@@ -260,6 +258,16 @@ def do(jobs: Jobs, job_id: str) -> None:
         work.log(traceback.format_exc())
         told = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
     write(work.folder / "end.json", json.dumps(told))
+
+
+def _queue(settings: Settings, *, patient: bool) -> Huey:
+    if settings.redis_url is None:
+        return SqliteHuey("tiller", filename=str(settings.data_dir / "jobs.db"), fsync=True)
+    try:
+        from server.redis_queue import RedisQueue
+    except ImportError as error:
+        raise BadStore("redis_url is set, but Redis' client is not installed: pip install 'tiller[redis]'") from error
+    return Huey("tiller", storage_class=RedisQueue, url=settings.redis_url, patient=patient)
 
 
 def give_way() -> None:

@@ -16,6 +16,7 @@ from server.errors import ApiError, bad_request
 from server.jobs import ENDED, BadJob, Job, Jobs
 from server.openapi import EVENT, wire
 from server.protocol import parse
+from server.store.store import Unavailable
 from server.streaming import one_line
 
 router = APIRouter(prefix="/v1/jobs")
@@ -145,6 +146,10 @@ async def _follow(jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
             events = await asyncio.to_thread(jobs.events, job_id, after)
         except BadJob:
             return  # deleted
+        except Unavailable:
+            yield ": the store is lost\n\n"  # the job goes on, and so does this when it is back
+            await asyncio.sleep(1)
+            continue
         for event in events:
             after = event["id"]
             yield f"id: {after}\nevent: {event['event']}\ndata: {one_line(event['data'])}\n\n"

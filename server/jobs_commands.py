@@ -11,6 +11,7 @@ from rich.table import Table
 
 from server.jobs import ENDED, BadJob, Job, Jobs
 from server.settings import Settings
+from server.store.store import BadStore
 
 app = typer.Typer(no_args_is_help=True, help="Long work in the background: train or update an SAE.")
 console, problems = Console(), Console(stderr=True)
@@ -22,7 +23,7 @@ Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
 def list_(data_dir: Data = None) -> None:
     """List all jobs, the newest first."""
     table = Table("job", "type", "state", "done", "begun", "says")
-    for job in _jobs(data_dir).all():
+    for job in _expected(_jobs(data_dir).all):
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created))
         table.add_row(job.id, job.type, job.state, f"{job.progress:.0%}", begun, _says(job))
     console.print(table)
@@ -85,7 +86,7 @@ def submit(
 
 
 def _jobs(data_dir: Path | None) -> Jobs:
-    return Jobs(Settings(data_dir=data_dir) if data_dir else Settings())
+    return _expected(lambda: Jobs(Settings(data_dir=data_dir) if data_dir else Settings()))
 
 
 def _says(job: Job) -> str:
@@ -106,7 +107,7 @@ def _value(text: str) -> Any:  # noqa: ANN401 - JSON
 def _expected(work: Any) -> Any:  # noqa: ANN401
     try:
         return work()
-    except BadJob as error:
+    except (BadJob, BadStore) as error:
         _fail(str(error))
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from server import answers, compare_api, feedback_api, shares_api, sweeping, vectors_api
 from server.choice import MAX_FACTOR, Tiller
 from server.openapi import wire
+from server.store.store import trouble
 from server.version import VERSION
 from steering.spec import Mode, Scope, Unit
 
@@ -27,6 +28,7 @@ async def get_limits(request: Request) -> dict[str, Any]:
             "engine": tiller.engine.name,
             "device": str(tiller.engine.device),
             "store": tiller.store.name,
+            "store_error": await trouble(tiller.store),
         },
         "model": {
             "id": tiller.model,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from server.jobs import Work
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
+from server.store.opening import open_store
 from server.swap import open_wanted, revisions_of
 from steering.catalogue import Bundle
 
@@ -65,7 +65,7 @@ def map_job(work: Work) -> dict[str, Any]:
 async def _map(work: Work, order: MapOrder) -> dict[str, Any]:
     from steering.understand.map import draw
 
-    store = SqliteStore(work.settings.data_dir / "tiller.db")
+    store = open_store(work.settings, patient=True)
     try:
         bundle = await open_wanted(revisions_of(work.settings), store)
         named = bundle.with_edits(await store.feature_edits(bundle.info.name))

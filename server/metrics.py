@@ -48,6 +48,7 @@ build = Gauge("tiller_build_info", "What answers; always 1", ["version", "engine
 active = Gauge("tiller_sae_active_info", "Which revision is served; always 1", ["sae"], registry=REGISTRY)
 jobs = Gauge("tiller_jobs", "Jobs that are known", ["type", "state"], registry=REGISTRY)
 loss = Gauge("tiller_train_loss", "Loss of the training that runs, if one does", registry=REGISTRY)
+store = Gauge("tiller_store_up", "Whether the store can be used", ["store"], registry=REGISTRY)
 http = Counter("http_requests", "Answers, by route", ["method", "handler", "status"], registry=REGISTRY)
 http_seconds = Histogram(
     "http_request_duration_seconds", "To an answer's first byte", ["handler"], buckets=WHOLE, registry=REGISTRY

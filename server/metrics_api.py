@@ -11,6 +11,7 @@ from server import metrics
 from server.choice import Tiller
 from server.jobs import Job
 from server.jobs_api import jobs_of
+from server.store.store import trouble
 from server.version import VERSION
 
 router = APIRouter()
@@ -26,7 +27,9 @@ async def get_metrics(request: Request) -> Response:
         metrics.waiting.set(waiting)
         metrics.counted(metrics.build, [((VERSION, tiller.engine.name, tiller.model), 1)])
         metrics.counted(metrics.active, [((tiller.bundle.info.revision,), 1)])
-        _tell(await asyncio.to_thread(jobs_of(request).all))
+        lost = await trouble(tiller.store)
+        metrics.counted(metrics.store, [((tiller.store.name,), float(not lost))])
+        _tell([] if lost else await asyncio.to_thread(jobs_of(request).all))
     return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -100,7 +100,7 @@ REFUSALS: dict[int, tuple[str, str, str, str | None, str | int]] = {
     421: ("WrongHost", "A server on loopback was called by another name.", "this server answers on this machine only, not as 'example.org'", None, "wrong_host"),
     429: ("TooMany", "The queue is full; `Retry-After` says when to come back.", "64 requests are waiting already; try again in 8 seconds", None, "rate_limit_exceeded"),
     500: ("Broken", "A bug; the server's log has the traceback.", "something broke in the server; the log has the traceback", None, "internal_error"),
-    503: ("Loading", "The model is being loaded; `Retry-After` says when to come back.", "Loading model", None, 503),
+    503: ("Loading", "The model is being loaded, or the store is lost (`store_unavailable`); `Retry-After` says when to come back.", "Loading model", None, 503),
 }  # fmt: skip
 """Name, description, and an example's message, param and code."""
 KINDS = {403: "permission_error", 429: "rate_limit_error", 500: "server_error", 503: "unavailable_error"}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from server.store.sqlite import SqliteStore
+    from server.store.store import Store
     from steering.formats import Imported
     from steering.revisions import Revisions
     from steering.sae import SAE
@@ -236,8 +236,8 @@ def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
     """
     from steering.errors import SteeringError
 
-    with _revisions(bundle, data_dir) as (found, store):
-        served = _wanted(found, store)
+    with _revisions(bundle, data_dir) as (found, store, runner):
+        served = _wanted(found, store, runner)
         table = Table("revision", "parent", "published", "features", "figures", "")
         for name in found.names():
             try:
@@ -266,13 +266,13 @@ def rollback(
     from server.swap import setting_of
     from steering.errors import BadBundle
 
-    with _revisions(bundle, data_dir) as (found, store):
-        served = _wanted(found, store)
+    with _revisions(bundle, data_dir) as (found, store, runner):
+        served = _wanted(found, store, runner)
         target = to or found.manifest(served).parent
         if target is None:
             raise BadBundle(f"{served!r} came with the bundle, there is nothing before it; name another with --to")
         found.open(target)  # what cannot be opened is not asked for
-        asyncio.run(store.set_setting(setting_of(found.info.name), target))
+        runner.run(store.set_setting(setting_of(found.info.name), target))
     console.print(f"{served} → {target}: new replies come from {target}; replies that run end on {served}.")
 
 
@@ -391,10 +391,10 @@ def _lengths(found: "Imported", norm: float) -> list[float]:
 
 
 @contextmanager
-def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Revisions, SqliteStore]]":
+def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Revisions, Store, asyncio.Runner]]":
     """The revisions and the store of a server, running or not; what a person can mend ends with its message."""
     from server.settings import Settings
-    from server.store.sqlite import SqliteStore
+    from server.store.opening import open_store
     from server.store.store import BadStore
     from server.swap import revisions_of
     from steering.errors import SteeringError
@@ -402,19 +402,20 @@ def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Re
     given = {"bundle": bundle, "data_dir": data_dir}
     settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     try:
-        found, store = revisions_of(settings), SqliteStore(settings.data_dir / "tiller.db")
-        try:
-            yield found, store
-        finally:
-            asyncio.run(store.close())
+        found, store = revisions_of(settings), open_store(settings)
+        with asyncio.Runner() as runner:
+            try:
+                yield found, store, runner
+            finally:
+                runner.run(store.close())
     except (SteeringError, BadStore, OSError) as error:
         _fail(str(error))
 
 
-def _wanted(found: "Revisions", store: "SqliteStore") -> str:
+def _wanted(found: "Revisions", store: "Store", runner: asyncio.Runner) -> str:
     from server.swap import setting_of
 
-    return asyncio.run(store.setting(setting_of(found.info.name))) or found.info.revision
+    return runner.run(store.setting(setting_of(found.info.name))) or found.info.revision
 
 
 def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") -> None:

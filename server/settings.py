@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     look_seconds: float = Field(default=600, gt=0)
     """How often the trainer looks whether the text has moved away from the SAE."""
     redis_url: str | None = None
-    """Where jobs queue; a SQLite file in the data directory if not given."""
+    """Where all that is kept lies and jobs queue, for several servers; SQLite files in the data directory if not given."""
     label_url: str | None = None
     """An endpoint in OpenAI's shape, such as `https://host/v1`, whose model names features and judges the names."""
     label_model: str | None = None

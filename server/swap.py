@@ -1,6 +1,7 @@
 """Which revision of the SAE is served, and the change to another one. Knows the store's setting; no routes, no training.
 
-The store says which revision is wanted; whoever writes it there, the server follows within a second. Another revision
+The store says which revision is wanted, and what people call its features; whoever writes it there, the server follows
+within a second. Another revision
 is opened beside the one that is served, given to the engine, and then the application gets a new `Tiller`: a reply
 that runs goes on with the old one, the next request finds the new one. What cannot be opened is never served.
 """
@@ -14,7 +15,7 @@ import structlog
 
 from server.choice import Tiller
 from server.settings import Settings
-from server.store.store import Conflict, Store
+from server.store.store import Conflict, Store, Unavailable, edits_setting
 from steering.catalogue import Bundle, Catalogue, read_info
 from steering.errors import BadBundle
 from steering.revisions import Revisions
@@ -72,6 +73,9 @@ class Swap:
         self.error: str | None = None
         """Why the wanted revision is not served, if so."""
         self._refused: str | None = None
+        self._said: str | None = None
+        """What the setting of the edits was when they were read."""
+        self._lost = False
         self._one_at_a_time = asyncio.Lock()
 
     @property
@@ -80,19 +84,33 @@ class Swap:
 
     async def watch(self) -> None:
         """Follow the store for good."""
-        await self._pin_presets()
+        pinned = False
         while True:
             try:
+                if not pinned:
+                    await self._pin_presets()
+                pinned = True
                 await self.look()
-            except Exception as error:  # a store that is busy or gone now may be back in a second
+                if self._lost:
+                    log.warning("the store is there again")
+                self._lost = False
+            except Unavailable as error:
+                if not self._lost:  # /health tells it for as long as it lasts
+                    log.error("the store is lost", why=str(error))
+                self._lost = True
+            except Exception as error:
                 self.error = f"cannot look which revision is wanted: {error}"
                 log.exception("looking for another revision failed")
             await asyncio.sleep(EVERY)
 
     async def look(self) -> None:
-        """Serve what the store names, unless it is served or was refused before."""
+        """Serve what the store names, unless it is served or was refused before, under the labels that it has by now."""
         async with self._one_at_a_time:
             tiller = self._tiller
+            said = await tiller.store.setting(edits_setting(tiller.model))
+            if said != self._said:  # here or by another server
+                self.state.tiller = tiller = await as_called(tiller, tiller.bundle)
+                self._said = said
             wanted = await tiller.store.setting(setting_of(tiller.model)) or tiller.revisions.info.revision
             if wanted == tiller.bundle.info.revision:
                 self.error, self._refused = None, None

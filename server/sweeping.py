@@ -11,7 +11,7 @@ from server.coherence import coherence, judge
 from server.guard import HALF
 from server.jobs import Work
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
+from server.store.opening import open_store
 from server.swap import open_wanted, revisions_of
 from steering.catalogue import Bundle, Catalogue, Feature, Resolved
 from steering.chat import EncodedChat
@@ -69,7 +69,7 @@ def sweep_job(work: Work) -> dict[str, Any]:
 
 
 async def _sweep(work: Work, order: SweepOrder) -> dict[str, Any]:
-    revisions, store = revisions_of(work.settings), SqliteStore(work.settings.data_dir / "tiller.db")
+    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
     try:
         bundle = await open_wanted(revisions, store)
     finally:

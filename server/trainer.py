@@ -23,8 +23,8 @@ from server.jobs import Jobs, Work, give_way
 from server.looks import Looks
 from server.runner import Runner
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
-from server.store.store import LiveText
+from server.store.opening import open_store
+from server.store.store import LiveText, Store
 from server.swap import open_wanted, revisions_of, setting_of
 from steering.errors import SteeringError
 
@@ -76,7 +76,7 @@ def update(work: Work) -> dict[str, Any]:
 
 
 async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
-    revisions, store = revisions_of(work.settings), SqliteStore(work.settings.data_dir / "tiller.db")
+    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
     try:
         if (done := _published_before(revisions, work.id)) is None:
             parent = await _parent(work, revisions, store)
@@ -112,7 +112,7 @@ async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
         await store.close()
 
 
-async def _parent(work: Work, revisions: "Revisions", store: SqliteStore) -> "Bundle":
+async def _parent(work: Work, revisions: "Revisions", store: Store) -> "Bundle":
     """What is served when the job begins; begun again, it is still that."""
     note = work.folder / "parent"
     if note.exists():
@@ -123,7 +123,7 @@ async def _parent(work: Work, revisions: "Revisions", store: SqliteStore) -> "Bu
 
 
 async def _candidate(
-    work: Work, order: UpdateOrder, revisions: "Revisions", parent: "Bundle", store: SqliteStore
+    work: Work, order: UpdateOrder, revisions: "Revisions", parent: "Bundle", store: Store
 ) -> "tuple[Candidate, list[Preset]]":
     import torch
 
@@ -208,7 +208,7 @@ def _with_doses(
     ]
 
 
-async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", store: SqliteStore) -> "Texts":
+async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", store: Store) -> "Texts":
     """What the job learns from, written down once, so that it is the same when it is begun again."""
     from server.texts import corpus_rows
     from steering.tokens import Tokens
@@ -289,7 +289,7 @@ class Watch:
         return asyncio.run(self._look())
 
     async def _look(self) -> list[str]:
-        store = SqliteStore(self.settings.data_dir / "tiller.db")
+        store = open_store(self.settings, patient=True)
         try:
             bundle = await open_wanted(self.revisions, store)
             if not bundle.sae.learns:
@@ -351,7 +351,7 @@ class Watch:
             return []
         return alarms(Look(**{**held, "firing": torch.tensor(held["firing"])}), seen)
 
-    async def _undone(self, bundle: "Bundle", live: list[LiveText], store: SqliteStore) -> bool:
+    async def _undone(self, bundle: "Bundle", live: list[LiveText], store: Store) -> bool:
         """Go back to the parent if it explains today's live text better than what is served."""
         parent = self.revisions.manifest(bundle.info.revision).parent
         if parent is None:
@@ -393,7 +393,7 @@ def _day() -> str:
 def run(settings: Settings, stop: threading.Event) -> None:
     """Be the trainer: do jobs, and look at the drift in between, until `stop`."""
     give_way()
-    jobs = Jobs(settings)
+    jobs = Jobs(settings, patient=True)
     threading.Thread(target=_look_now_and_then, args=(settings, jobs, stop), daemon=True).start()
     Runner(jobs).run(stop)
 

@@ -15,14 +15,14 @@ from server.app import create_app
 from server.choice import Tiller
 from server.engines.transformers_engine import TransformersEngine
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
+from server.store.opening import open_store
 from server.swap import open_wanted, revisions_of
 from steering.catalogue import Catalogue
 
 
 async def opened(settings: Settings) -> Tiller:
     """Engine, catalogue and store as `tiller serve` puts them together."""
-    revisions, store = revisions_of(settings), SqliteStore(settings.data_dir / "tiller.db")
+    revisions, store = revisions_of(settings), open_store(settings)
     found = await open_wanted(revisions, store)
     engine = await asyncio.to_thread(
         TransformersEngine.load,

@@ -47,6 +47,24 @@ EVERYBODYS = (PRESETS, SETTINGS, CONSENTS, SHARES, SHARES_EXPIRE, TEXTS, TEXTS_E
 Change = Callable[[Pipeline], Awaitable[T]]
 
 
+def place_of(url: str) -> str:
+    """Where a Redis is, for people; its password stays in the address. Raises BadStore."""
+    try:
+        place = parse_url(url)
+    except ValueError as error:
+        raise BadStore(f"redis_url is no address of a Redis: {error}") from error
+    return place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+
+
+@contextmanager
+def reached(where: str) -> Iterator[None]:
+    """Raises Unavailable for whatever goes wrong between us and Redis."""
+    try:
+        yield
+    except RedisError as error:
+        raise Unavailable(f"Redis at {where} cannot be used: {error}") from error
+
+
 def _texts_of(user: str) -> str:
     """A hash: digest → id."""
     return f"{PREFIX}texts:of:{user}"
@@ -76,21 +94,11 @@ class RedisStore:
         """With `patient`, whoever asks waits until Redis is there, where others are told that it is not. Raises BadStore."""
         self._patient = patient
         retry = Retry(ConstantBackoff(0.5), -1) if patient else Retry(NoBackoff(), 1)
-        try:
-            place = parse_url(url)
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=64,
-                timeout=5,
-                socket_timeout=5,
-                socket_connect_timeout=2,
-                retry=retry,
-                decode_responses=True,
-            )
-        except ValueError as error:
-            raise BadStore(f"redis_url is no address of a Redis: {error}") from error
-        self._where = place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
-        self._redis = Redis.from_pool(pool)
+        self._where = place_of(url)
+        limits = {"max_connections": 64, "timeout": 5, "socket_timeout": 5, "socket_connect_timeout": 2}
+        self._redis = Redis.from_pool(
+            BlockingConnectionPool.from_url(url, retry=retry, decode_responses=True, **limits)
+        )
 
     async def presets(self) -> list[Preset]:
         """All saved presets, in the order of their names."""
@@ -405,13 +413,13 @@ class RedisStore:
         return await self._change(forget, _texts_of(user))
 
     async def _ask(self, asked: Any) -> Any:  # noqa: ANN401 - redis types what a command gives as awaitable or not
-        with self._reached():
+        with reached(self._where):
             return await asked
 
     async def _change(self, work: Change[T], *watched: str) -> T:
         """Do `work`, which reads, then says `multi` and writes; if one of `watched` changes in between, do it again."""
         while True:
-            with self._reached():
+            with reached(self._where):
                 async with self._redis.pipeline(transaction=True) as pipe:
                     try:
                         await pipe.watch(*watched)
@@ -422,13 +430,6 @@ class RedisStore:
                             continue
                         raise
                     return result
-
-    @contextmanager
-    def _reached(self) -> Iterator[None]:
-        try:
-            yield
-        except RedisError as error:
-            raise Unavailable(f"Redis at {self._where} cannot be used: {error}") from error
 
 
 async def _now(asked: Any) -> Any:  # noqa: ANN401 - until `multi`, a pipeline answers at once, which its types do not say

@@ -1,0 +1,35 @@
+"""Where jobs queue in Redis: says that Redis is lost as the store says it, or waits for it. Knows huey's storage; nothing of jobs."""
+
+from typing import Any
+
+from huey.storage import EmptyData, RedisStorage
+from redis import ConnectionPool, Redis
+from redis.backoff import ConstantBackoff, NoBackoff
+from redis.retry import Retry
+
+from server.store.redis import place_of, reached
+
+
+class RedisQueue(RedisStorage):
+    """One queue of one Redis."""
+
+    def __init__(self, name: str, *, url: str, patient: bool, **more: Any) -> None:  # noqa: ANN401 - huey's own
+        """With `patient`, whoever asks waits until Redis is there. Raises BadStore."""
+        where = place_of(url)
+        retry = Retry(ConstantBackoff(0.5), -1) if patient else Retry(NoBackoff(), 1)
+        pool = ConnectionPool.from_url(url, retry=retry, socket_timeout=5, socket_connect_timeout=2)
+
+        class Client(Redis):
+            """Raises Unavailable."""
+
+            def execute_command(self, *words: Any, **options: Any) -> Any:  # noqa: ANN401 - redis' own
+                with reached(where):
+                    return super().execute_command(*words, **options)
+
+        self.redis_client = Client
+        super().__init__(name, connection_pool=pool, **more)
+
+    def pop_data(self, key: str) -> Any:  # noqa: ANN401 - huey's own
+        """Take something out; whoever deletes it has had it."""
+        held = self.peek_data(key)
+        return held if self.conn.hdel(self.result_key, key) else EmptyData
