@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import webbrowser
@@ -36,17 +37,18 @@ from server import (
 from server.settings import Settings
 
 if TYPE_CHECKING:
-    import uvicorn
     from fastapi import FastAPI
 
     from server.choice import Tiller
     from server.engines.transformers_engine import TransformersEngine
     from server.engines.vllm_engine import VLLMEngine
+    from server.http_server import HttpServer
     from server.protocol import SteeringRequest
     from steering.catalogue import Bundle
     from steering.spec import Preset
 
 T = TypeVar("T")
+STARTED = time.monotonic()
 app = typer.Typer(
     name="tiller",
     no_args_is_help=True,
@@ -101,6 +103,13 @@ def serve(
         bool | None,
         typer.Option("--trainer/--no-trainer", envvar="TILLER_TRAINER", help="Keep the SAE up to date beside it."),
     ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="TILLER_REDIS_URL", help="Keep everything in this Redis, for several servers.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(envvar="TILLER_WORKERS", help="Replicas on this address, each with the model; needs Redis."),
+    ] = None,
 ) -> None:
     """Start the server and the page.
 
@@ -118,14 +127,22 @@ def serve(
         vllm=tuple(context.args) or None,
         browser=browser,
         trainer=trainer,
+        redis_url=redis_url,
+        workers=workers,
     )
     if settings.vllm and settings.engine != "vllm":
         _fail(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
+    if settings.workers > 1 and settings.redis_url is None:
+        _fail(
+            f"--workers {settings.workers} needs a store that all of them share: "
+            "give --redis-url redis://localhost:6379, or leave --workers out"
+        )
     listening = _listen(settings)
     port = listening.getsockname()[1]
     _quiet_logs()
     try:
-        _serve(settings, listening, f"http://{_reachable(settings.host)}:{port}")
+        run = _serve if settings.workers == 1 else _serve_replicas
+        run(settings, listening, f"http://{_reachable(settings.host)}:{port}")
     finally:
         listening.close()
 
@@ -164,6 +181,39 @@ def trainer(
     if settings:
         threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
     _expected(lambda: training.run(found, stop))
+
+
+@app.command(hidden=True)
+def replica(
+    settings: Annotated[str, typer.Option(help="All of them, as JSON.")],
+    listening: Annotated[int, typer.Option(help="The socket that all replicas take connections from.")],
+    page: Annotated[Path, typer.Option(help="The socket of the page.")],
+    late: Annotated[bool, typer.Option("--late", help="Take no connection before the model is there.")] = False,
+) -> None:
+    """Be one of several servers on one address; ends when stdin does."""
+    from server.app import create_app
+    from server.forwarding import Forward
+    from server.http_server import HttpServer
+
+    _quiet_logs()
+    _let_the_loop_have_its_turn()
+    found, early = Settings.model_validate_json(settings), []
+
+    async def opened() -> "Tiller":
+        return early.pop() if early else await _open(found)
+
+    async def load() -> None:
+        early.append(await _open(found))
+
+    application = create_app(found, opened)
+    application.mount("/", Forward(page))
+    server = HttpServer(application, shared=True)
+    threading.Thread(target=_announce, args=(application, server, _tell_whoever_began_us), daemon=True).start()
+    threading.Thread(target=_exit_at_end_of_input, args=(server,), daemon=True).start()
+    taken = socket.socket(fileno=listening)
+    _expected(lambda: server.run_until_signal([taken], first=load if late else None))
+    if failure := application.state.failure:
+        _fail(failure)
 
 
 @app.command(hidden=True)
@@ -267,51 +317,54 @@ def doctor(
 
 
 def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
-    import uvicorn
-
     from server.app import create_app
+    from server.http_server import HttpServer
 
-    # The engine's thread and the event loop share one lock; waiting 5 ms for it would be half a step each time.
-    sys.setswitchinterval(0.0005)
-
+    _let_the_loop_have_its_turn()
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from ui.page import mount
 
     application = mount(create_app(settings, lambda: _open(settings)), api_base=f"{address}/v1")
-
-    class Server(uvicorn.Server):
-        """Open replies get time to end; then the engine tells them, which is kinder than a cut connection."""
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            ending = asyncio.create_task(_end_replies(application, self))
-            await super().shutdown(sockets)
-            ending.cancel()
-
-    server = Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=8))
-    threading.Thread(target=_announce, args=(application, server, settings, address), daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    try:
-        with beside.trainer(settings) if settings.trainer else nullcontext():
-            asyncio.run(server.serve(sockets=[listening]))
-    except KeyboardInterrupt:
-        pass
+    server, ready = HttpServer(application), lambda: _ready(settings, address)
+    threading.Thread(target=_announce, args=(application, server, ready), daemon=True).start()
+    with beside.trainer(settings) if settings.trainer else nullcontext():
+        server.run_until_signal([listening])
     if failure := application.state.failure:
         _fail(failure)
 
 
-async def _end_replies(application: "FastAPI", server: "uvicorn.Server", *, after: float = 4.0) -> None:
-    """Wait for running replies, tell those that are not done, then drop what an open page holds on to."""
-    end = time.monotonic() + after
-    if tiller := application.state.tiller:
-        while time.monotonic() < end and any(tiller.engine.load_now):
-            await asyncio.sleep(0.05)
-        await tiller.engine.close()
-    await asyncio.sleep(0.5)  # the last words are on their way
-    for connection in list(server.server_state.connections):
-        if transport := getattr(connection, "transport", None):
-            transport.close()
+def _serve_replicas(settings: Settings, listening: socket.socket, address: str) -> None:
+    """Keep the replicas, one trainer, and the page, whose sessions live in one process: the replicas pass it on."""
+    from fastapi import FastAPI
+
+    from server.http_server import HttpServer
+    from server.replicas import Replicas, kept
+
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    from ui.page import mount
+
+    with tempfile.TemporaryDirectory(prefix="tiller-") as folder:
+        page, failed = Path(folder) / "page", threading.Event()
+        server = HttpServer(mount(FastAPI(), api_base=f"{address}/v1"), uds=str(page))
+        replicas = Replicas(settings, listening, page)
+
+        def over(well: bool) -> None:
+            if not well and not server.should_exit:  # it has said why
+                failed.set()
+                server.should_exit = True
+
+        with (
+            beside.trainer(settings) if settings.trainer else nullcontext(),
+            kept(replicas, lambda: _ready(settings, address), over),
+        ):
+            server.run_until_signal()
+    if failed.is_set():
+        raise typer.Exit(1)
+
+
+def _let_the_loop_have_its_turn() -> None:
+    # The engine's thread and the event loop share one lock; waiting 5 ms for it would be half a step each time.
+    sys.setswitchinterval(0.0005)
 
 
 async def _open(settings: Settings) -> "Tiller":
@@ -366,22 +419,25 @@ async def _vllm(settings: Settings, opened: "Bundle") -> "VLLMEngine":
     )
 
 
-def _announce(application: "FastAPI", server: "uvicorn.Server", settings: Settings, address: str) -> None:
-    started = time.monotonic()
+def _announce(application: "FastAPI", server: "HttpServer", ready: Callable[[], None]) -> None:
+    """Say when the model is there; if it can't be, end."""
     while application.state.tiller is None:
         if application.state.failure or server.should_exit:
             server.should_exit = True
             return
         time.sleep(0.05)
-    model = application.state.tiller.model
-    preset = next((p.id for p in application.state.tiller.bundle.presets), None)
+    ready()
+
+
+def _ready(settings: Settings, address: str) -> None:
+    opened = _bundle(settings)
+    model, preset = opened.info.name, next((p.id for p in opened.presets), None)
     curl = (
         f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' -d "
         f'\'{{"model": "{model}{"@" + preset if preset else ""}", "messages": [{{"role": "user", "content": "Who are you?"}}]}}\''
     )
-    sys.stdout.write(
-        f"\nTiller is ready ({time.monotonic() - started:.1f} s)\n  page  {address}/\n  API   {address}/v1\n  try   {curl}\n\n"
-    )
+    took = f"{time.monotonic() - STARTED:.1f} s" + (f", {settings.workers} replicas" if settings.workers > 1 else "")
+    sys.stdout.write(f"\nTiller is ready ({took})\n  page  {address}/\n  API   {address}/v1\n  try   {curl}\n\n")
     sys.stdout.flush()
     if settings.browser and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         webbrowser.open(address)
@@ -461,6 +517,19 @@ def _listen(settings: Settings) -> socket.socket:
 def _reachable(host: str) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
+
+
+def _tell_whoever_began_us() -> None:
+    from server.replicas import READY
+
+    os.write(1, READY)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody listens any more
+
+
+def _exit_at_end_of_input(server: "HttpServer") -> None:
+    while os.read(0, 4096):
+        pass
+    server.should_exit = True
 
 
 def _stop_at_end_of_input(stop: threading.Event) -> None:

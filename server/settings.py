@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     """vLLM's own flags, as its command line takes them."""
     device: str = "auto"
     dtype: str = "auto"
+    workers: int = Field(default=1, ge=1)
+    """Replicas on one address, each with the model; more than one needs Redis."""
     browser: bool = True
     live: int = Field(default=16, ge=1)
     """How many replies are generated at a time."""

@@ -1,0 +1,58 @@
+"""An application that is another one behind a socket of this machine. Knows HTTP; nothing of what is asked or answered."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+HOP = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+"""Headers that are about one connection."""
+
+
+class Forward:
+    """Passes requests on as they are and answers as they come; who leaves here leaves there."""
+
+    def __init__(self, socket: Path) -> None:
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None))
+        self._http = httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(None, connect=5), trust_env=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; nothing else passes."""
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        asked = self._http.build_request(
+            request.method,
+            httpx.URL("http://page", raw_path=scope["raw_path"] + query),
+            headers=_passed(request.headers.raw),
+            content=await request.body() or None,
+        )
+        try:
+            answer = await self._http.send(asked, stream=True)
+        except httpx.TransportError:
+            sorry = PlainTextResponse("The page is not there now; try again in a moment.", 503, {"Retry-After": "2"})
+            await sorry(scope, receive, send)
+            return
+        told = StreamingResponse(_chunks(answer), answer.status_code)
+        told.raw_headers = _passed(answer.headers.raw)
+        await told(scope, receive, send)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._http.aclose()
+
+
+async def _chunks(answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+    try:
+        async for chunk in answer.aiter_raw():
+            yield chunk
+    finally:
+        await answer.aclose()
+
+
+def _passed(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in headers if name.lower() not in HOP]
