@@ -32,6 +32,7 @@ from server import (
     feature_commands,
     jobs_commands,
     sae_commands,
+    store_commands,
     understanding_commands,
 )
 from server.settings import Settings
@@ -58,6 +59,7 @@ app = typer.Typer(
 )
 app.add_typer(sae_commands.app, name="sae")
 app.add_typer(jobs_commands.app, name="jobs")
+app.add_typer(store_commands.app, name="store")
 app.command()(dose_commands.calibrate)
 app.command()(understanding_commands.contrast)
 app.command()(understanding_commands.attribute)
@@ -568,13 +570,34 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         probe.unlink()
         return f"{settings.data_dir} can be written"
 
+    def store() -> str:
+        from server.store.opening import open_store
+
+        async def check() -> str:
+            opened = open_store(settings)
+            try:
+                await opened.check()
+            finally:
+                await opened.close()
+            return f"{opened.name} answers"
+
+        return asyncio.run(check())
+
     def port() -> str:
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind((settings.host, settings.port))
         return f"{settings.port} is free"
 
-    return [("python", python), ("torch", torch_), ("bundle", bundle), ("model", model), ("data", data), ("port", port)]
+    return [
+        ("python", python),
+        ("torch", torch_),
+        ("bundle", bundle),
+        ("model", model),
+        ("data", data),
+        ("store", store),
+        ("port", port),
+    ]
 
 
 def _check(name: str, check: Callable[[], str]) -> bool:

@@ -1,0 +1,38 @@
+"""A backup: everything that a store keeps, as lines of JSON, the same for every store. Knows text; opens neither files nor stores."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from pydantic import TypeAdapter, ValidationError
+
+from server.store.store import BadStore, Record
+
+FORMAT = {"tiller": "backup", "version": 1}
+"""The first line; the last one tells how many records there are."""
+_RECORD = TypeAdapter(Record)
+
+
+def lines(records: Iterable[Record]) -> Iterator[str]:
+    """The lines of a backup."""
+    n = 0
+    yield json.dumps(FORMAT)
+    for n, record in enumerate(records, 1):  # noqa: B007 - told at the end
+        yield json.dumps({"kind": record.kind, "value": record.value}, ensure_ascii=False)
+    yield json.dumps({"records": n})
+
+
+def read(text: str) -> list[Record]:
+    """The records of a backup. Raises BadStore if it is none, of a newer version, or cut off."""
+    rows = text.rstrip("\n").split("\n")  # other ends of lines may stand in what was said
+    try:
+        first, *middle, last = [json.loads(row) for row in rows]
+        records = [_RECORD.validate_python(row) for row in middle]
+    except (ValueError, ValidationError) as error:
+        raise BadStore("this is no backup, or its end is missing") from error
+    if not isinstance(first, dict) or first.get("tiller") != "backup":
+        raise BadStore("this is no backup of Tiller")
+    if first.get("version") != FORMAT["version"]:
+        raise BadStore("this backup was made by a newer version of Tiller; update")
+    if last != {"records": len(records)}:
+        raise BadStore(f"this backup is cut off: {len(records)} records, and its last line does not say so")
+    return records
