@@ -139,8 +139,12 @@ class Swap:
         try:
             await self._take(await self._open(revision))
         except BadBundle as error:
-            self.error, self._refused = f"revision {revision!r} is not served: {error}", revision
-            log.error("revision refused", revision=revision, serving=self._tiller.bundle.info.revision, why=str(error))
+            before, self.error = self.error, f"revision {revision!r} is not served: {error}"
+            if revision in self._tiller.revisions.names():  # else its files may still be on their way here
+                self._refused = revision
+            if before != self.error:
+                served = self._tiller.bundle.info.revision
+                log.error("revision refused", revision=revision, serving=served, why=str(error))
             raise
 
     async def _open(self, revision: str) -> Bundle:

@@ -1,6 +1,7 @@
 """Several servers, one Redis: what one is told the others know; `--workers` keeps them on one address, the page included."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -77,6 +78,21 @@ def test_a_revision_that_one_activates_reaches_the_other_soon(two, bundle, tmp_p
     until(lambda: ask(second).json()["steering"]["revision"] == revision, SOON)
     assert second.post("/v1/saes/rollback").status_code == 200
     until(lambda: ask(first).json()["steering"]["revision"] == "r1", SOON)
+
+
+def test_a_revision_whose_files_come_later_is_served_when_they_are_there(bundle, tmp_path, url):
+    here, there = (tmp_path / name / "revisions/small" for name in ("here", "there"))
+    with (
+        serving(bundle, tmp_path / "here", redis_url=url) as (one, _),
+        serving(bundle, tmp_path / "there", redis_url=url) as (other, _),
+    ):
+        revision = published(Revisions(bundle, here))
+        assert httpx.post(f"{one}/v1/saes/{revision}/activate", timeout=30).status_code == 200
+        until(lambda: "has no revision" in str(httpx.get(f"{other}/health").json()["swap_error"]), SOON)
+        shutil.copytree(here / revision, there / ".draft")
+        (there / ".draft").rename(there / revision)
+        until(lambda: httpx.get(f"{other}/health").json()["revision"] == revision, SOON)
+        assert httpx.get(f"{other}/health").json()["swap_error"] is None
 
 
 def test_a_job_that_one_begins_the_other_sees_and_ends(two):
