@@ -4,6 +4,7 @@ A write reads what it depends on under WATCH and writes in MULTI: if somebody el
 Whether a confirmed write outlives a crash of Redis is Redis' own setting (`appendonly`, `appendfsync`).
 """
 
+import asyncio
 import json
 import time
 import uuid
@@ -92,7 +93,7 @@ class RedisStore:
 
     def __init__(self, url: str, *, patient: bool = False) -> None:
         """With `patient`, whoever asks waits until Redis is there, where others are told that it is not. Raises BadStore."""
-        self._patient = patient
+        self._patient, self._in_turn = patient, asyncio.Lock()
         retry = Retry(ConstantBackoff(0.5), -1) if patient else Retry(NoBackoff(), 1)
         self._where = place_of(url)
         limits = {"max_connections": 64, "timeout": 5, "socket_timeout": 5, "socket_connect_timeout": 2}
@@ -418,18 +419,25 @@ class RedisStore:
 
     async def _change(self, work: Change[T], *watched: str) -> T:
         """Do `work`, which reads, then says `multi` and writes; if one of `watched` changes in between, do it again."""
-        while True:
-            with reached(self._where):
-                async with self._redis.pipeline(transaction=True) as pipe:
-                    try:
-                        await pipe.watch(*watched)
-                        result = await work(pipe)
-                        await pipe.execute()
-                    except WatchError as error:
-                        if "occurred while watching" not in str(error) or self._patient:
-                            continue
-                        raise
-                    return result
+        tried = await self._try(work, watched)
+        if not tried:
+            async with self._in_turn:  # or many who change the same would disturb each other again and again
+                while not (tried := await self._try(work, watched)):
+                    pass
+        return tried[0]
+
+    async def _try(self, work: Change[T], watched: Sequence[str]) -> tuple[T] | None:
+        with reached(self._where):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                try:
+                    await pipe.watch(*watched)
+                    result = await work(pipe)
+                    await pipe.execute()
+                except WatchError as error:
+                    if "occurred while watching" not in str(error) or self._patient:
+                        return None
+                    raise
+                return (result,)
 
 
 async def _now(asked: Any) -> Any:  # noqa: ANN401 - until `multi`, a pipeline answers at once, which its types do not say
