@@ -121,6 +121,7 @@ def update(
 
     Raises ValueError if there is too little text, SteeringError if training cannot go on from that SAE.
     """
+    # In one piece, though long: what is held out, what is pinned and what is dead is used from here to the gates.
     parent.sae.check_learns()
     old, old_held = _split(texts.old)
     new, new_held = _split(texts.new)
