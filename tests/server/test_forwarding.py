@@ -76,7 +76,8 @@ def test_who_leaves_a_stream_leaves_it_behind_the_socket_too(address):
     place, _ = address
     left.clear()
     with httpx.stream("GET", f"{place}/stream") as answer:
-        assert next(answer.iter_raw()).startswith(b"word")
+        words = answer.iter_raw()  # one that nobody holds closes the stream at once
+        assert next(words).startswith(b"word")
         assert not left.is_set()
     until(left.is_set, 5)
 

@@ -88,7 +88,7 @@ def opened(browser, address):
     def open_page(**options):
         contexts.append(browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on(
             "console", lambda m: wrong.append(m.text) if m.type == "error" and not EXPECTED.search(m.text) else None
         )
