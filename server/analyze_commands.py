@@ -39,11 +39,11 @@ def analyze(
     Example: tiller analyze monday.txt --other friday.txt --json
     """
     from server.errors import ApiError
-    from server.settings import Settings
+    from server.flags import settings_of
     from steering.errors import SteeringError
 
     given = {"bundle": bundle, "model": model, "device": device}
-    settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    settings = settings_of(**given)
     try:
         told = _told(settings, _texts(file, plain), _texts(other, plain) if other else None, top)
     except ApiError as error:

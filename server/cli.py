@@ -28,6 +28,7 @@ from rich.table import Table
 from server import (
     analyze_commands,
     beside,
+    configuration,
     dose_commands,
     feature_commands,
     jobs_commands,
@@ -35,7 +36,8 @@ from server import (
     store_commands,
     understanding_commands,
 )
-from server.settings import Settings
+from server.flags import settings_of, with_flags
+from server.settings import Settings, origins, unknown_variables
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -82,56 +84,15 @@ Device_ = Annotated[str | None, typer.Option("--device", envvar="TILLER_DEVICE",
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def serve(
-    context: typer.Context,
-    host: Annotated[
-        str | None, typer.Option(envvar="TILLER_HOST", help="Address to listen on; the default is this machine only.")
-    ] = None,
-    port: Annotated[int | None, typer.Option(envvar="TILLER_PORT", help="Port to listen on.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="Where presets and settings are kept.")
-    ] = None,
-    bundle: Bundle_ = None,
-    model: Model_ = None,
-    device: Device_ = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(envvar="TILLER_ENGINE", help="transformers, or vllm; what follows that it knows is passed on."),
-    ] = None,
-    browser: Annotated[
-        bool | None, typer.Option("--browser/--no-browser", envvar="TILLER_BROWSER", help="Open the page when ready.")
-    ] = None,
-    trainer: Annotated[
-        bool | None,
-        typer.Option("--trainer/--no-trainer", envvar="TILLER_TRAINER", help="Keep the SAE up to date beside it."),
-    ] = None,
-    redis_url: Annotated[
-        str | None, typer.Option(envvar="TILLER_REDIS_URL", help="Keep everything in this Redis, for several servers.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(envvar="TILLER_WORKERS", help="Replicas on this address, each with the model; needs Redis."),
-    ] = None,
-) -> None:
-    """Start the server and the page.
+@with_flags("vllm")
+def serve(context: typer.Context, **given: object) -> None:
+    """Start the server and the page. A setting is a flag, a variable or a line of a TOML file.
 
     Example: tiller serve --port 8080 --data-dir ./data --no-browser
+    From a file: tiller serve --config tiller.toml
     With vLLM: tiller serve --engine vllm --tensor-parallel-size 2
     """
-    settings = _settings(
-        host=host,
-        port=port,
-        data_dir=data_dir,
-        bundle=bundle,
-        model=model,
-        device=device,
-        engine=engine,
-        vllm=tuple(context.args) or None,
-        browser=browser,
-        trainer=trainer,
-        redis_url=redis_url,
-        workers=workers,
-    )
+    settings = settings_of(**given, vllm=tuple(context.args) or None)
     if settings.vllm and settings.engine != "vllm":
         _fail(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
     if settings.workers > 1 and settings.redis_url is None:
@@ -150,19 +111,12 @@ def serve(
 
 
 @app.command()
+@with_flags("vllm")
 def trainer(
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="The server's, or one that both can reach.")
-    ] = None,
-    bundle: Bundle_ = None,
-    model: Model_ = None,
-    corpus: Annotated[
-        list[Path] | None,
-        typer.Option(help="Text that the SAE keeps explaining; repeat it. The bundle's if not given."),
-    ] = None,
     settings: Annotated[
         str | None, typer.Option(hidden=True, help="All of them, as JSON; ends when stdin does.")
     ] = None,
+    **given: object,
 ) -> None:
     """Train and update SAEs in the background: do what is in the queue, look whether the text has drifted.
 
@@ -171,11 +125,7 @@ def trainer(
     _let_threads_sleep()
     from server import trainer as training
 
-    found = (
-        Settings.model_validate_json(settings)
-        if settings
-        else _settings(data_dir=data_dir, bundle=bundle, model=model, corpus=tuple(corpus) if corpus else None)
-    )
+    found = Settings.model_validate_json(settings) if settings else settings_of(**given)
     _quiet_logs()
     stop = threading.Event()
     for kind in (signal.SIGTERM, signal.SIGINT):
@@ -265,7 +215,7 @@ def chat(
 
     Example: tiller chat "What should I do this weekend?" --preset golden-gate
     """
-    settings = _settings(bundle=bundle, model=model, device=device)
+    settings = settings_of(bundle=bundle, model=model, device=device)
     steering = _steering(preset, feature or [])
     _quiet_logs()
     default, steered = asyncio.run(_both(settings, question, steering, seed, max_tokens))
@@ -287,7 +237,7 @@ def presets(
     """List the personas: those of the bundle and your own."""
     from server.store.opening import open_store
 
-    settings = _settings(bundle=bundle, data_dir=data_dir)
+    settings = settings_of(bundle=bundle, data_dir=data_dir)
     opened = _expected(lambda: _bundle(settings))
 
     async def saved() -> "list[Preset]":
@@ -306,13 +256,32 @@ def presets(
 
 
 @app.command()
+@with_flags()
+def config(
+    reference: Annotated[bool, typer.Option("--reference", help="Write docs/configuration.md instead.")] = False,
+    **given: object,
+) -> None:
+    """Print the settings in force, as a TOML file that says where each comes from; secrets are hidden.
+
+    Example: TILLER_PORT=8080 tiller config --config tiller.toml --max-push 3
+    """
+    settings = settings_of(**given)
+    if reference:
+        typer.echo(configuration.reference(), nl=False)
+        return
+    typer.echo(configuration.effective(settings, origins(**given)), nl=False)
+    for name, near in unknown_variables().items():
+        problems.print(f"{name} is no setting{f'; did you mean {near}?' if near else ''}", highlight=False)
+
+
+@app.command()
 def doctor(
     bundle: Bundle_ = None,
     port: Annotated[int | None, typer.Option(envvar="TILLER_PORT")] = None,
     data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None,
 ) -> None:
     """Check what the server needs; exit with 1 if something is missing."""
-    settings = _settings(bundle=bundle, port=port, data_dir=data_dir)
+    settings = settings_of(bundle=bundle, port=port, data_dir=data_dir)
     _quiet_logs()
     results = [_check(name, check) for name, check in _checks(settings)]
     raise typer.Exit(0 if all(results) else 1)
@@ -375,7 +344,7 @@ async def _open(settings: Settings) -> "Tiller":
     from server.swap import open_wanted, revisions_of
     from steering.catalogue import Catalogue
 
-    revisions, store = revisions_of(settings), open_store(settings)
+    policy, revisions, store = Policy.read(settings.policy), revisions_of(settings), open_store(settings)
     try:
         await store.check()
         opened = await open_wanted(revisions, store)
@@ -384,7 +353,7 @@ async def _open(settings: Settings) -> "Tiller":
     except BaseException:
         await store.close()
         raise
-    tiller = Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions)
+    tiller = Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions, policy)
     gc.collect()
     gc.freeze()  # what is here now stays; looking through it for garbage would stop all replies for 0.1 s each time
     return tiller
@@ -471,7 +440,7 @@ async def _both(
             )
         asked = ChatRequest(model=tiller.model, messages=messages, seed=seed)
         generation = choice.generation(chat, asked.sampling(choice.preset, min(max_tokens, room)))
-        return "".join([piece.text async for piece in tiller.engine.generate(generation)])
+        return "".join([piece.text async for piece in tiller.admission.generate(generation)])
 
     try:
         return await reply(SteeringRequest()), await reply(steering)
@@ -480,16 +449,6 @@ async def _both(
     finally:
         await tiller.engine.close()
         await tiller.store.close()
-
-
-def _settings(**given: object) -> Settings:
-    from pydantic import ValidationError
-
-    try:
-        return Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        problem = error.errors()[0]
-        _fail(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']} (got {problem['input']!r})")
 
 
 def _bundle(settings: Settings) -> "Bundle":

@@ -32,11 +32,11 @@ def calibrate(
     Example: tiller calibrate harbor/12 harbor/40 --no-presets
     """
     from server.calibrating import CalibrationOrder, into_bundle
-    from server.settings import Settings
+    from server.flags import settings_of
     from steering.errors import SteeringError
 
     given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None}
-    settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    settings = settings_of(**given)
     order = CalibrationOrder(features=tuple(features or ()), presets=presets, all=every, prompts=prompts)
     try:
         with console.status("measuring") as status:

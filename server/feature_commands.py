@@ -178,10 +178,10 @@ def _found(settings: "Settings", query: "FeatureQuery") -> "Hits":
 
 
 def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object) -> "Settings":
-    from server.settings import Settings
+    from server.flags import settings_of
 
     given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None, **more}
-    return Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    return settings_of(**given)
 
 
 def _working(says: str, work: "Callable[[Told], T]") -> T:

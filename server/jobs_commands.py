@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server.flags import settings_of
 from server.jobs import ENDED, BadJob, Job, Jobs
-from server.settings import Settings
 from server.store.store import BadStore
 
 app = typer.Typer(no_args_is_help=True, help="Long work in the background: train or update an SAE.")
@@ -86,7 +86,7 @@ def submit(
 
 
 def _jobs(data_dir: Path | None) -> Jobs:
-    return _expected(lambda: Jobs(Settings(data_dir=data_dir) if data_dir else Settings()))
+    return _expected(lambda: Jobs(settings_of(data_dir=data_dir)))
 
 
 def _says(job: Job) -> str:

@@ -393,14 +393,14 @@ def _lengths(found: "Imported", norm: float) -> list[float]:
 @contextmanager
 def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Revisions, Store, asyncio.Runner]]":
     """The revisions and the store of a server, running or not; what a person can mend ends with its message."""
-    from server.settings import Settings
+    from server.flags import settings_of
     from server.store.opening import open_store
     from server.store.store import BadStore
     from server.swap import revisions_of
     from steering.errors import SteeringError
 
     given = {"bundle": bundle, "data_dir": data_dir}
-    settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    settings = settings_of(**given)
     try:
         found, store = revisions_of(settings), open_store(settings)
         with asyncio.Runner() as runner:

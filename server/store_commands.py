@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from server.settings import Settings
+from server.flags import settings_of
 from server.store import backup as document
 from server.store.opening import open_store
 from server.store.store import BadStore, Conflict, Record, Store
@@ -69,7 +69,7 @@ def restore(
 
 def _with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
     given = {"data_dir": data_dir, "redis_url": redis_url}
-    settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    settings = settings_of(**given)
 
     async def run() -> T:
         store = open_store(settings)

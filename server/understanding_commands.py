@@ -191,10 +191,10 @@ def _separating(title: str, features: "Sequence[Separating]", opened: "Bundle") 
 
 
 def _opened(bundle: Path | None) -> "Bundle":
-    from server.settings import Settings
+    from server.flags import settings_of
     from steering.catalogue import Bundle
 
-    return Bundle.open((Settings(bundle=bundle) if bundle else Settings()).bundle)
+    return Bundle.open(settings_of(bundle=bundle).bundle)
 
 
 def _open(bundle: Path | None, model: str | None) -> "tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]":

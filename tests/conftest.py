@@ -5,6 +5,7 @@ import os
 import pytest
 
 os.environ.setdefault("TILLER_TRAINER", "false")
+os.environ.pop("REDIS_URL", None)  # of whoever runs the tests
 os.environ["COLUMNS"] = "160"  # tables of the command line are not cut off, wherever tests run
 
 

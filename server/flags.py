@@ -1,0 +1,57 @@
+"""The settings as flags of a command: one for each field, its docstring the help. Knows typer and the settings, no command.
+
+A secret has none: whoever lists processes would read it.
+"""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from rich.console import Console
+
+from server.settings import BadSettings, Settings, flag, is_secret, read, variable
+
+problems = Console(stderr=True)
+
+
+def with_flags(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command that takes `**given` a flag for each setting but those named."""
+
+    def made(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        names = [name for name in Settings.model_fields if not is_secret(name) and name not in leave_out]
+        flags = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name))
+            for name in names
+        ]
+        command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]} | {"return": None}
+        return command
+
+    return made
+
+
+def settings_of(**given: object) -> Settings:
+    """The settings with what was given on the command line; what is wrong with them ends the command."""
+    try:
+        return read(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v != []})
+    except BadSettings as error:
+        problems.print(f"tiller: {error}", highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def _option(name: str) -> Any:  # noqa: ANN401 - an annotation
+    field = Settings.model_fields[name]
+    words = f"{flag(name)}/--no-{name.replace('_', '-')}" if field.annotation is bool else flag(name)
+    said = f"{field.description} [{variable(name)}]"
+    return Annotated[_type(field.annotation), typer.Option(words, help=said, show_default=False)]
+
+
+def _type(annotation: Any) -> Any:  # noqa: ANN401 - an annotation
+    """What typer reads; closed sets and bounds are checked with the other sources of the same value."""
+    if get_origin(annotation) is tuple:
+        return list[get_args(annotation)[0]] | None
+    plain = next((kind for kind in (bool, int, float, Path) if kind in (annotation, *get_args(annotation))), str)
+    return plain | None

@@ -1,0 +1,169 @@
+"""Settings: four sources and their order, what is wrong and where, and the page that is generated from them."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from server import configuration
+from server.settings import BadSettings, Settings, flag, is_secret, origins, read, variable
+from tests.server.test_cli import run
+
+PAGE = Path(__file__).parent.parent.parent / "docs/configuration.md"
+FULL = {
+    "host": "::1",
+    "port": 1,
+    "data_dir": "d",
+    "bundle": "b",
+    "model": "m",
+    "engine": "vllm",
+    "vllm": ["--x"],
+    "redis_url": "redis://h",
+    "corpus": ["a", "b"],
+    "label_key": "k",
+    "job_kinds": ["a=b:c"],
+}
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Writes a TOML file that TILLER_CONFIG names; nothing else of the environment counts."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable(name), raising=False)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("TILLER_CONFIG", str(tmp_path / "tiller.toml"))
+
+    def written(text):
+        (tmp_path / "tiller.toml").write_text(text)
+        return tmp_path / "tiller.toml"
+
+    return written
+
+
+def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_default(file, monkeypatch):
+    file("port = 1\nlive = 2\nqueue = 3\n")
+    monkeypatch.setenv("TILLER_LIVE", "20")
+    monkeypatch.setenv("TILLER_PORT", "10")
+    found = read(port=100, queue=None)
+    assert (found.port, found.live, found.queue, found.workers) == (100, 20, 3, 1)
+    told = origins(port=100, queue=None)
+    assert (told["port"], told["live"], told["workers"]) == ("--port", "TILLER_LIVE", "default")
+    assert told["queue"].endswith("tiller.toml")
+
+
+@pytest.mark.parametrize("name", [n for n in Settings.model_fields if n != "config"])
+def test_every_setting_can_stand_in_the_file_and_in_the_environment(file, monkeypatch, name):
+    default = Settings.model_fields[name].default
+    value = FULL.get(name, not default if isinstance(default, bool) else default if default is not None else "some")
+    file(f"{name} = {configuration._toml(tuple(value) if isinstance(value, list) else value)}\n")
+    by_file = getattr(read(), name)
+    file("")
+    monkeypatch.setenv(variable(name), value if isinstance(value, str) else configuration._toml(_listed(value)))
+    by_environment = getattr(read(), name)
+    assert by_file == by_environment
+    assert origins()[name] == variable(name)
+
+
+def _listed(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def test_every_setting_but_a_secret_is_a_flag_of_serve():
+    said = run("serve", "--help", COLUMNS="300").stdout
+    for name in Settings.model_fields:
+        known = flag(name) in said
+        assert known != (is_secret(name) or name == "vllm"), name
+
+
+def test_redis_url_as_platforms_name_it_counts_if_nothing_else_does(file, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "redis://bare")
+    file("")
+    assert read().redis_url == "redis://bare"
+    assert origins()["redis_url"] == "REDIS_URL"
+    file('redis_url = "redis://file"')
+    assert read().redis_url == "redis://file"
+    monkeypatch.setenv("TILLER_REDIS_URL", "redis://ours")
+    assert read().redis_url == "redis://ours"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_psuh = 3", ["tiller.toml", "'max_psuh'", "did you mean 'max_push'?"]),
+        ("zzz = 3", ["tiller.toml", "'zzz'", "tiller config --reference"]),
+        ("[server]\nport = 3", ["tiller.toml", "'server'"]),
+        ("port = 70000", ["tiller.toml: port", "less than or equal to 65535", "got 70000"]),
+        ('engine = "abacus"', ["tiller.toml: engine", "'transformers' or 'vllm'", "'abacus'"]),
+        ("port = ", ["tiller.toml", "no TOML", "Invalid value"]),
+        ("config = 'x'", ["tiller.toml", "'config'"]),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_said_with_its_name_the_key_and_what_was_expected(file, text, words):
+    file(text)
+    with pytest.raises(BadSettings) as caught:
+        read()
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_wrong_variable_and_a_wrong_flag_are_named_so(file, monkeypatch):
+    file("")
+    with pytest.raises(BadSettings, match=r"^--live: live: .*greater than or equal to 1 \(got 0\)"):
+        read(live=0)
+    monkeypatch.setenv("TILLER_QUEUE", "many")
+    with pytest.raises(BadSettings, match=r"^TILLER_QUEUE: queue: .*valid integer.*'many'"):
+        read()
+    monkeypatch.setenv("TILLER_CORPUS", "a.jsonl")
+    with pytest.raises(BadSettings, match="TILLER_CORPUS: expected a list in JSON"):
+        read(queue=1)
+
+
+def test_a_wrong_secret_is_not_shown(file):
+    file("label_key = [1234567]")
+    with pytest.raises(BadSettings, match="label_key") as caught:
+        read()
+    assert "1234567" not in str(caught.value)
+
+
+def test_a_file_that_is_missing_is_one_sentence():
+    result = run("serve", "--config", "/nowhere/tiller.toml", "--no-browser")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "tiller: cannot read '/nowhere/tiller.toml': No such file or directory"
+
+
+def test_config_prints_what_is_in_force_as_toml_whence_it_comes_and_no_secret(file, tmp_path):
+    written = file('label_key = "canary"\nredis_url = "redis://me:canary@host:1/0"\nmax_push = 3.0\n')
+    result = run("config", "--config", str(written), "--live", "4", TILLER_QUEUE="5", TILLER_MAX_PSUH="1")
+    assert result.returncode == 0, result.stderr
+    assert "canary" not in result.stdout
+    assert "TILLER_MAX_PSUH is no setting; did you mean TILLER_MAX_PUSH?" in result.stderr
+    told = {line.split(" = ")[0]: line.rpartition("# ")[2] for line in result.stdout.splitlines()}
+    assert (told["live"], told["queue"], told["port"]) == ("--live", "TILLER_QUEUE", "default")
+    assert told["max_push"].endswith("tiller.toml")
+    (tmp_path / "again.toml").write_text(result.stdout)
+    found = tomllib.loads(result.stdout)
+    assert (found["live"], found["queue"], found["max_push"]) == (4, 5, 3.0)
+    assert run("config", "--config", str(tmp_path / "again.toml")).returncode == 0
+
+
+def test_a_process_that_is_given_the_settings_reads_the_secrets_again(file):
+    file('label_key = "canary"\nlive = 3')
+    told = read().model_dump_json()
+    assert "canary" not in told
+    again = Settings.model_validate_json(told)
+    assert again.label_key is not None
+    assert again.label_key.get_secret_value() == "canary"
+    assert again == read()
+
+
+def test_the_page_is_what_the_code_says():
+    assert PAGE.read_text() == configuration.reference(), "run: tiller config --reference > docs/configuration.md"
+    assert all(Settings.model_fields[name].description for name in Settings.model_fields)
+
+
+def test_the_page_is_the_same_on_every_machine():
+    assert str(Path.home()) not in configuration.reference()
+    assert str(Path(__file__).parent.parent.parent) not in configuration.reference()
+
+
+def test_the_shell_sees_no_difference_between_the_command_and_the_page():
+    assert run("config", "--reference").stdout == PAGE.read_text()
