@@ -156,22 +156,22 @@ class Suspect:
 
 
 def suspects(
-    counts: Float[Tensor, "users d_sae"], others: Float[Tensor, " d_sae"], *, least: int
+    counts: Float[Tensor, "users d_sae"], others: Float[Tensor, " d_sae"], *, least: int, most: float = PURE
 ) -> dict[int, Suspect]:
-    """Rows of whose firing a large part is on the texts of `least / 2` users.
+    """Rows of whose firing more than `most` is on the texts of `least / 2` users.
 
     `counts` says how often each fires on each user's texts, `others` on the corpus. So a feature that the corpus is
     not behind has `least` people behind it at least, and no half of them can make one.
     """
     if not len(counts):
         return {}
-    most = max(1, least // 2)
-    few = counts.sort(0, descending=True).values[:most].sum(0)
+    half = max(1, least // 2)
+    few = counts.sort(0, descending=True).values[:half].sum(0)
     share = few / (counts.sum(0) + others).clamp_min(1e-9)
     found = {}
-    for row in (share > PURE).nonzero()[:, 0].tolist():
+    for row in (share > most).nonzero()[:, 0].tolist():
         users = int((counts[:, row] > 0).sum())
-        behind = "one user" if min(users, most) == 1 else f"{min(users, most)} users"
+        behind = "one user" if min(users, half) == 1 else f"{min(users, half)} users"
         says = f"{float(share[row]):.0%} of where it fires is on texts of {behind}; {least} have to be behind it"
         found[row] = Suspect(row, float(share[row]), users, says)
     return found

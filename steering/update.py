@@ -32,6 +32,8 @@ LONGEST = 512
 MEASURED = 30_000
 """Held-out rows of each kind."""
 PROMPTS = 64
+LIVE = 0.5
+"""Share of a feature's firing on what people wrote that may be on few people's texts, the corpus left aside."""
 RISEN = 0.02
 """What fired on few people's texts before may go on so; by more than this it may not rise."""
 
@@ -256,18 +258,28 @@ def _without_suspects(
 ) -> tuple[SAE, list[Suspect]]:
     """Take out what few people have put in: new rows go, rows that came to fire for them are as they were.
 
-    The threshold stays: a lower one, so that the rest would fire instead, lets the same texts back in.
+    They are looked for twice: in all text, and in what people wrote alone, where the corpus can't hide that a feature
+    has gone over to someone. The threshold stays: a lower one, so that the rest would fire instead, lets the same texts
+    back in.
     """
     if texts.owners is None:
         return new, []
     hook, skip = parent.info.hook, set(texts.skip)
-    counts = lambda sae: gates.firings(model, sae, hook, [*texts.new], texts.owners or [], texts.users, skip=skip)  # noqa: E731
     corpus = len(texts.new.ids) / max(1, len(held_old))  # as if there were as much of the corpus
-    others = lambda sae: _fired(sae, held_old) * corpus  # noqa: E731
-    before = {r: s.share for r, s in gates.suspects(counts(parent.sae), others(parent.sae), least=plan.users).items()}
-    before = {row: share for row, share in before.items() if row not in recycled.tolist()}
-    found = gates.suspects(counts(new), others(new), least=plan.users)
-    wrong = {row: s for row, s in found.items() if s.share > before.get(row, 0) + RISEN}
+    (was, was_old), (now, now_old) = (
+        (
+            gates.firings(model, sae, hook, [*texts.new], texts.owners, texts.users, skip=skip),
+            _fired(sae, held_old) * corpus,
+        )
+        for sae in (parent.sae, new)
+    )
+    wrong: dict[int, Suspect] = {}
+    for most, others in ((LIVE, 0.0), (gates.PURE, 1.0)):
+        before = gates.suspects(was, was_old * others, least=plan.users, most=most)
+        for row, found in gates.suspects(now, now_old * others, least=plan.users, most=most).items():
+            known = before.get(row) if row not in recycled.tolist() else None
+            if found.share > (known.share + RISEN if known else 0):
+                wrong[row] = found
     return gates.without(new, parent.sae, sorted(wrong)), [*wrong.values()]
 
 

@@ -10,6 +10,7 @@ from steering import gates
 from steering.drift import Look, alarms, look, shifted
 from steering.errors import SteeringError
 from steering.gates import Gate, suspects, without
+from steering.update import LIVE
 from steering.sae import SAE
 from steering.train.growth import Anchored, grown, pulls
 from steering.train.measures import measure
@@ -139,6 +140,14 @@ def test_a_feature_needs_many_people_or_the_corpus():
     assert found[0].users == 1
     assert "100% of where it fires is on texts of one user; 20 have to be behind it" in found[0].says
     assert suspects(torch.zeros(0, 4), others, least=20) == {}
+
+
+def test_the_corpus_does_not_hide_what_few_people_have_taken_over():
+    counts = torch.ones(20, 2)
+    counts[0, 0] = 60  # three quarters of what people wrote, and a quarter of all
+    others = torch.full((2,), 160.0)
+    assert suspects(counts, others, least=2) == {}
+    assert set(suspects(counts, 0 * others, least=2, most=LIVE)) == {0}
 
 
 def test_what_is_taken_out_is_gone_or_as_it_was(published):
