@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,6 +43,7 @@ from server import (
 )
 from server.choice import Tiller
 from server.errors import ApiError
+from server.logs import Lines, route_of
 from server.settings import Settings
 from server.store.store import BadStore, trouble
 from server.swap import Swap, as_called
@@ -83,6 +83,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.state.settings = settings
     app.state.tiller, app.state.failure, app.state.swap = None, None, Swap(app.state)
     app.add_middleware(Border, state=app.state, settings=settings)
+    app.add_middleware(Lines)
     errors.install(app)
     openapi.install(app)
     app.include_router(openai_api.router)
@@ -182,9 +183,7 @@ class Border:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = headers.get("x-request-id", "")[:64] or f"req_{uuid.uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
-
+        request_id = scope["state"]["request_id"]
         begun, came = False, time.perf_counter()
 
         async def tagged(message: Message) -> None:
@@ -207,7 +206,7 @@ class Border:
                 # Passed on, it would make uvicorn close a connection on which the client sends its next request.
                 if begun:
                     raise
-                log.error("unhandled", path=scope["path"][:200], exc_info=error)
+                log.error("unhandled", route=route_of(scope), exc_info=error)
                 answer = errors.as_api_error(error)
                 await JSONResponse(answer.body, answer.status, answer.headers)(scope, receive, tagged)
 

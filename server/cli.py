@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import gc
-import logging
+import json
 import os
 import signal
 import socket
@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
-import structlog
 import typer
 from rich.columns import Columns
 from rich.console import Console
@@ -32,6 +31,7 @@ from server import (
     dose_commands,
     feature_commands,
     jobs_commands,
+    logs,
     sae_commands,
     store_commands,
     understanding_commands,
@@ -102,7 +102,7 @@ def serve(context: typer.Context, **given: object) -> None:
         )
     listening = _listen(settings)
     port = listening.getsockname()[1]
-    _quiet_logs()
+    _quiet_logs(settings)
     try:
         run = _serve if settings.workers == 1 else _serve_replicas
         run(settings, listening, f"http://{_reachable(settings.host)}:{port}")
@@ -126,7 +126,7 @@ def trainer(
     from server import trainer as training
 
     found = Settings.model_validate_json(settings) if settings else settings_of(**given)
-    _quiet_logs()
+    _quiet_logs(found)
     stop = threading.Event()
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, lambda *_: stop.set())
@@ -147,9 +147,9 @@ def replica(
     from server.forwarding import Forward
     from server.http_server import HttpServer
 
-    _quiet_logs()
-    _let_the_loop_have_its_turn()
     found, early = Settings.model_validate_json(settings), []
+    _quiet_logs(found)
+    _let_the_loop_have_its_turn()
 
     async def opened() -> "Tiller":
         return early.pop() if early else await _open(found)
@@ -173,9 +173,10 @@ def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
     """Be the process of one job."""
     from server.jobs import Jobs, do
 
+    found = Settings.model_validate_json(settings)
     _let_threads_sleep()
-    _quiet_logs()
-    do(Jobs(Settings.model_validate_json(settings), patient=True), job_id)
+    _quiet_logs(found)
+    do(Jobs(found, patient=True), job_id)
 
 
 @bench.command("steering")
@@ -377,6 +378,11 @@ async def _transformers(settings: Settings, opened: "Bundle") -> "TransformersEn
 
 
 async def _vllm(settings: Settings, opened: "Bundle") -> "VLLMEngine":
+    # Before vLLM is imported: its processes read where their log's format stands.
+    file = settings.data_dir / "vllm-logging.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(logs.of_vllm(logs.look(settings.log))))
+    os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(file))
     from server.engines.vllm_engine import VLLMEngine, read_flags
 
     given = {} if settings.model else {"revision": opened.info.model_revision}
@@ -613,17 +619,11 @@ def _let_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _quiet_logs() -> None:
+def _quiet_logs(settings: Settings | None = None) -> None:
+    """One format of lines, and no progress bars in between; of a command that ends by itself only what went wrong."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # Plain tracebacks: the pretty ones show local variables, and those hold what people wrote.
-    plain = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"), plain],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.begin(settings.log if settings else "auto", settings.log_level if settings else "warning")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

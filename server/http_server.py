@@ -22,7 +22,14 @@ class HttpServer(uvicorn.Server):
         # asyncio takes as many as `backlog` at once, and a process that takes all leaves the others idle.
         backlog = 1 if shared else BACKLOG
         super().__init__(
-            uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=8, backlog=backlog, **config)
+            uvicorn.Config(
+                application,
+                log_config=None,
+                log_level="warning",
+                timeout_graceful_shutdown=8,
+                backlog=backlog,
+                **config,
+            )
         )
         self._application, self._shared = application, shared
 

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from server import logs
 from server.engines.engine import Piece
 
 SOON = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -59,6 +60,7 @@ def asked(modes: Iterable[str], scope: str, *, prompt: int, n_features: int) -> 
     """A request was accepted."""
     features.observe(n_features)
     asked_tokens.inc(prompt)
+    logs.add(prompt_tokens=prompt)
     for mode in {*modes}:
         steered.labels(mode, scope).inc()
 
@@ -75,6 +77,7 @@ async def measured(pieces: AsyncGenerator[Piece, None], *, is_steered: bool) -> 
             for _ in range(new if told else 0):
                 between.observe((now - last) / new)
             said_tokens.inc(new)
+            logs.add(tokens=new)
             told, last = piece.tokens, now
             if piece.finish_reason:
                 succeeded.labels(piece.finish_reason, kind).inc()

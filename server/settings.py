@@ -112,6 +112,10 @@ class Settings(BaseSettings):
     """The endpoint's key; never written anywhere: a job's process reads it again."""
     meaning_model: str | None = None
     """A model of sentence-transformers, a folder or hub id, by which features are searched by meaning."""
+    log: Literal["auto", "json", "pretty"] = "auto"
+    """How lines of the log look; `auto`: for people on a terminal, else JSON."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is worth a line; each request is one at `info`, what the page and probes ask for at `debug`."""
     job_kinds: tuple[str, ...] = ()
     """More types of job, `name=module:attribute`."""
 

@@ -31,7 +31,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
     try:
         while not (await asyncio.wait({task}, timeout=0.1))[0]:
             if await request.is_disconnected():
-                log.info("client left", path=request.url.path)
+                log.info("client left")
                 break
         return await task if task.done() else await _cancelled(task)
     finally:
