@@ -17,7 +17,7 @@ from steering.chat import EncodedChat, Message
 from steering.edits import ResidualEdit, ResolvedIntervention
 
 T = TypeVar("T")
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
 
 
 @dataclass(frozen=True)
