@@ -30,7 +30,7 @@ def from_file(path: Path) -> "Iterator[str | list[Message]]":
             try:
                 read = line.decode().rstrip("\r\n")
                 yield _of_row(json.loads(read), ("text", "messages")) if jsonl else read
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 kind = "an object with `text` or `messages`" if jsonl else "text in UTF-8"
                 raise SteeringError(f"line {number} of {path.name} must be {kind}: {error}") from error
     if not some:

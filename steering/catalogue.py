@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from steering.calibration import Calibration, Knots, SweetSpot, dose_at, raw_at
 from steering.edited import Before, Edited
@@ -347,7 +347,7 @@ class Bundle:
             )
             numbers = numbers or tuple(range(sae.d_sae))
             features = _read_features(files / "features.jsonl", info.name, numbers, sae.d_sae, gently=gently)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise BadBundle(f"the catalogue of {str(files)!r} is damaged: {error}") from error
         return Bundle(folder, info, sae, features, presets, retired or {}, files)
 
@@ -443,7 +443,7 @@ def read_info(folder: Path) -> BundleInfo:
     """Read `bundle.json`. Raises BadBundle."""
     try:
         return BundleInfo.model_validate_json((folder / "bundle.json").read_text())
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:  # a ValidationError is one
         raise BadBundle(f"{str(folder)!r} is not a bundle: {error}") from error
 
 

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from steering.errors import BadBundle
+from steering.errors import BadBundle, SteeringError
 from steering.fold import Folded, Loose, fold_directions
 from steering.sae import NORMALISED, PARTS, SAE, Scaling
 
+T = TypeVar("T")
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
 
@@ -151,14 +152,24 @@ def read(place: Path, *, hook: str | None = None, k: int | None = None) -> Impor
     """
     files = Files(place)
     for known in FORMATS:
-        if known.recognised(files):
-            found = known.read(files)
+        if _really(known.recognised, files, known.name):
+            found = _really(known.read, files, known.name)
             _check(found.sae, files.weights.name)
             return replace(found, hook=hook or found.hook, k=_kept(found, k, files.weights.name))
     raise BadBundle(
         f"{files.weights.name} is of no known layout: it holds {', '.join(sorted(files.tensors)[:12])}. "
         f"Known are {', '.join(f.name for f in FORMATS)}"
     )
+
+
+def _really(read: Callable[[Files], T], files: Files, name: str) -> T:
+    """What a layout makes of files; whatever else they make it stumble over is theirs."""
+    try:
+        return read(files)
+    except SteeringError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise BadBundle(f"{str(files.place)!r} is not as {name} writes it: {error!r}") from error
 
 
 def _open(path: Path) -> dict[str, Any]:

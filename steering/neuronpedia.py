@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def read(folder: Path, features: Sequence[Feature], unit: Sequence[float]) -> li
                 raise BadBundle(f"{place} describes feature {index}; the SAE has {len(features)}")
             try:
                 found[index] = merge(found[index], row, unit[index])
-            except (KeyError, TypeError, ValueError, IndexError) as error:
+            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
                 raise BadBundle(f"{place} is not a row of {kind}: {error!r}") from error
     return [_strongest(found[f.index]) for f in features]
 
@@ -76,7 +77,7 @@ def _rows(folder: Path) -> Iterator[tuple[int, Row, str]]:
                     place = f"line {number} of {path.parent.name}/{path.name}"
                     if line.strip():
                         yield *_parsed(line, place), place
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise BadBundle(f"{path.parent.name}/{path.name} is damaged or cut short: {error}") from error
 
 
@@ -84,7 +85,7 @@ def _parsed(line: str, place: str) -> tuple[int, Row]:
     try:
         row = json.loads(line)
         return int(row["index"]), row
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadBundle(f"{place} is not an object with an index: {error!r}") from error
 
 

@@ -174,15 +174,17 @@ class SAE:
         try:
             config = json.loads((folder / CONFIG).read_text())
             tensors = load_file(folder / WEIGHTS)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, RecursionError, SafetensorError) as error:
             raise BadBundle(f"cannot read an SAE from {str(folder)!r}: {error}") from error
+        if not isinstance(config, dict):
+            raise BadBundle(f"{CONFIG} in {str(folder)!r} must hold an object, not {type(config).__name__}")
         if (kind := config.get("architecture")) == DIRECTIONS:
             return SAE.directions(_checked(tensors, folder, ("W_dec",))["W_dec"]).to(device)
         if kind != "jumprelu":
             raise BadBundle(f"{str(folder)!r} holds a {kind!r} SAE; only 'jumprelu' is served")
         if config.get("apply_b_dec_to_input", True):
             raise BadBundle(f"{str(folder)!r} subtracts b_dec from its input; fold it into b_enc first")
-        if (normal := config.get("normalize_activations")) not in NORMALISED:
+        if (normal := config.get("normalize_activations")) not in [*NORMALISED]:
             raise BadBundle(
                 f"{str(folder)!r} normalises activations by {normal!r}; known are {', '.join(NAMED.values())}"
             )
@@ -217,7 +219,7 @@ def _tensors(sae: SAE) -> dict[str, Tensor]:
 def _checked(tensors: dict[str, Tensor], folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     if missing := [n for n in names if n not in tensors]:
         raise BadBundle(f"the SAE in {str(folder)!r} lacks {', '.join(missing)}")
-    if tensors["W_dec"].ndim != 2:
+    if tensors["W_dec"].ndim != 2 or not tensors["W_dec"].numel():
         raise BadBundle(f"W_dec in {str(folder)!r} must be [d_sae, d_in], not {list(tensors['W_dec'].shape)}")
     m, d = tensors["W_dec"].shape
     wanted = {"W_enc": (d, m), "b_enc": (m,), "W_dec": (m, d), "b_dec": (d,), "threshold": (m,)}

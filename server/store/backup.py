@@ -27,7 +27,7 @@ def read(text: str) -> list[Record]:
     try:
         first, *middle, last = [json.loads(row) for row in rows]
         records = [_RECORD.validate_python(row) for row in middle]
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         raise BadStore("this is no backup, or its end is missing") from error
     if not isinstance(first, dict) or first.get("tiller") != "backup":
         raise BadStore("this is no backup of Tiller")
