@@ -5,11 +5,12 @@ PORT ?= 8000
 VENV := .venv
 VLLM := .venv-vllm
 PEERS := .venv-peers
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 TORCH := 2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-vllm test-peers bench-sae-peers check format recipe lock image clean
+.PHONY: help install serve test test-vllm test-peers bench-sae-peers check format recipe lock audit sbom image clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t12
@@ -77,6 +78,18 @@ recipe: install ## Make the embedded model, SAE and personas again, in runs/harb
 
 lock: ## Write requirements.lock from what is installed in .venv
 	$(BIN)/pip freeze --exclude-editable --exclude torch | grep -v '@ file' > requirements.lock
+
+audit: install $(AUDIT)/.installed ## Known vulnerabilities of the pinned packages, and all licences (asks PyPI, then OSV)
+	$(AUDIT)/bin/python deploy/audit.py requirements.lock $(BIN)/python $(TORCH)
+
+sbom: install $(AUDIT)/.installed ## Write sbom.cdx.json: every installed package, CycloneDX 1.6
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.cdx.json $(BIN)/python
+
+# Tools that look at packages are none of them: in an environment of their own.
+$(AUDIT)/.installed:
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install -q --disable-pip-version-check pip-audit==2.10.1 pip-licenses==5.5.5 cyclonedx-bom==7.5.0
+	touch $@
 
 image: ## Build the container image (CPU)
 	docker build -t tiller .

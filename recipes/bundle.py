@@ -15,6 +15,7 @@ from typing import Any
 
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
+from steering.catalogue import seal
 
 PERSONAS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "golden-gate": (
@@ -84,7 +85,8 @@ def main() -> None:
 
 
 def write_sums(bundle: Path) -> None:
-    """Write SHA256SUMS of every file that is shipped."""
+    """Write the sums of SAE and model into bundle.json, and SHA256SUMS of every file that is shipped."""
+    seal(bundle)
     files = sorted(f for f in bundle.rglob("*") if f.is_file() and f.name not in ("SHA256SUMS", "README.md"))
     lines = (f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(bundle)}\n" for f in files)
     _write(bundle / "SHA256SUMS", "".join(lines))

@@ -229,6 +229,23 @@ def export(
 
 
 @app.command()
+def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -> None:
+    """Write the SHA-256 of SAE and model into bundle.json; a server then refuses files that are otherwise.
+
+    Example: tiller sae seal my-bundle
+    """
+    from steering.catalogue import seal as write_sums
+    from steering.errors import SteeringError
+
+    try:
+        sealed = write_sums(bundle)
+    except (SteeringError, OSError) as error:
+        _fail(str(error))
+    for name, digest in sealed.sha256.items():
+        console.print(f"{digest}  {name}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
     """List the revisions of the SAE: figures, parents, and which one is served.
 

@@ -248,7 +248,7 @@ def load(name: str, device: "torch.device | str") -> "tuple[PreTrainedModel, Pre
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         raise SteeringError(f"the model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     torch.nn.Module.to(model, device)

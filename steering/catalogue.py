@@ -21,17 +21,19 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from steering import sums
 from steering.calibration import Calibration, Knots, SweetSpot, dose_at, raw_at
 from steering.edited import Before, Edited
 from steering.edits import ResidualEdit, ResolvedIntervention, as_text, compile_edit
 from steering.errors import BadBundle, BadStrength, UnknownFeature
 from steering.hooks import layer_number
-from steering.sae import SAE
+from steering.sae import CONFIG, SAE, WEIGHTS
 from steering.spec import VECTOR, Intervention, Preset, Snapshot, SteeringSpec, Unit
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 """One spelling per feature: `01` would be a second name for `1`, which no check for repeats would see."""
-
+NOTES = "recipe.json"
+"""What lies beside a model and is no part of it."""
 BREATH = 32
 """So many features are read at a stretch where others wait for the interpreter: about a millisecond's worth."""
 
@@ -167,6 +169,8 @@ class BundleInfo(BaseModel):
     chat_template: str | None = None
     license: str = ""
     metrics: dict[str, float] = {}
+    sha256: dict[str, str] = {}
+    """Of each file of the SAE and, if it lies here, the model, by its place in the bundle; `tiller sae seal` writes it."""
 
 
 @dataclass(frozen=True)
@@ -313,8 +317,9 @@ class Bundle:
         draft = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
         sae.save(draft / "revisions" / info.revision, hook=info.hook, model=info.model, about=about)
-        (draft / "bundle.json").write_text(info.model_dump_json(indent=1, exclude_defaults=True) + "\n")
         write_features(draft / "revisions" / info.revision, features or [])
+        (draft / "bundle.json").write_text(info.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+        seal(draft)
         os.replace(draft, folder)
 
     @staticmethod
@@ -337,6 +342,7 @@ class Bundle:
 
         `gently` takes longer and leaves the interpreter to other threads in between.
         """
+        sums.check(folder, info.sha256)
         sae = SAE.load(files)
         presets_file = folder / "presets.json"
         try:
@@ -445,6 +451,18 @@ def read_info(folder: Path) -> BundleInfo:
         return BundleInfo.model_validate_json((folder / "bundle.json").read_text())
     except (OSError, ValueError) as error:  # a ValidationError is one
         raise BadBundle(f"{str(folder)!r} is not a bundle: {error}") from error
+
+
+def seal(folder: Path) -> BundleInfo:
+    """Write the SHA-256 of SAE and model into `bundle.json`: from now on nothing else is opened."""
+    info = read_info(folder)
+    sae = [folder / "revisions" / info.revision / name for name in (CONFIG, WEIGHTS)]
+    model = [f for f in (folder / info.model).glob("*") if f.is_file() and f.name != NOTES]
+    sealed = info.model_copy(update={"sha256": sums.of(folder, [*sae, *model])})
+    draft = folder / "bundle.json.tmp"
+    draft.write_text(sealed.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    os.replace(draft, folder / "bundle.json")
+    return sealed
 
 
 def write_features(files: Path, features: Iterable[Feature]) -> None:

@@ -7,7 +7,6 @@ a rollback.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from steering.catalogue import Bundle, Feature, Retired, read_info, write_featur
 from steering.errors import BadBundle
 from steering.sae import CONFIG, SAE, WEIGHTS
 from steering.spec import Preset
+from steering.sums import sha256
 
 MANIFEST, MOMENTS = "manifest.json", "moments.safetensors"
 NAME = re.compile(r"r([1-9][0-9]{0,8})")
@@ -180,7 +180,7 @@ class Revisions:
                 retired={**before.retired, **gone},
                 figures=dict(figures or {}),
                 report=dict(report or {}),
-                sha256={p.name: _sha256(p) for p in sorted(draft.iterdir())},
+                sha256={p.name: sha256(p) for p in sorted(draft.iterdir())},
             )
             (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
             _to_disk(draft)
@@ -238,7 +238,7 @@ class Revisions:
         try:
             config = json.loads(path.read_text())
             d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
-            shipped = _sha256(path.with_name(WEIGHTS))
+            shipped = sha256(path.with_name(WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadBundle(f"{str(path)!r} is damaged: {error!r}") from error
         return Manifest(
@@ -284,7 +284,7 @@ class Revisions:
     def _verify(self, files: Path, manifest: Manifest) -> None:
         for name, expected in manifest.sha256.items():
             try:
-                found = _sha256(files / name)
+                found = sha256(files / name)
             except OSError as error:
                 raise BadBundle(f"cannot read {str(files / name)!r}: {error}; activate another revision") from error
             if found != expected:
@@ -321,11 +321,6 @@ def carried(parent: Bundle, sae: SAE, numbers: Sequence[int], measured: Iterable
             Feature.model_validate({**fields, "id": f"{parent.info.name}/{number}", "index": number, "row": row})
         )
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_disk(folder: Path) -> None:

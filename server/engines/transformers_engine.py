@@ -160,7 +160,12 @@ class TransformersEngine:
         try:
             config = AutoConfig.from_pretrained(path, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(
-                path, config=config, revision=revision, dtype=kind, attn_implementation=_attention(config)
+                path,
+                config=config,
+                revision=revision,
+                dtype=kind,
+                attn_implementation=_attention(config),
+                use_safetensors=True,  # a pickle can run code
             )
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         except (OSError, ValueError) as error:

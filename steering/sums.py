@@ -1,0 +1,39 @@
+"""SHA-256 of files: written into a bundle by whoever makes it, held against the files whenever they are opened. Knows files only."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from steering.errors import BadBundle
+
+
+def sha256(path: Path) -> str:
+    """Of one file, read anew."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Of each of these files, by its place in `folder`."""
+    return {f.relative_to(folder).as_posix(): sha256(f) for f in sorted(files)}
+
+
+def check(folder: Path, sums: Mapping[str, str]) -> None:
+    """Raise BadBundle for a file that is there and is not what `sums` says; what has not changed since is not read again."""
+    for name, wanted in sums.items():
+        path = folder / name
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            continue  # whoever needs it will say so; a model may come from elsewhere
+        if _known(path, about.st_mtime_ns, about.st_size, about.st_ino) != wanted:
+            raise BadBundle(
+                f"{str(path)!r} is not the file that bundle.json lists: its SHA-256 is another one. Get it again, or, "
+                f"if you changed it yourself, run `tiller sae seal {folder}`"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _known(path: Path, mtime: int, size: int, inode: int) -> str:  # noqa: ARG001 - what makes it another file
+    return sha256(path)
