@@ -1,6 +1,7 @@
 """The client with `await`. Knows how to send; what is sent and how answers are read is in `calls`."""
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
@@ -22,6 +23,13 @@ class AsyncTiller:
     def __init__(self, base_url: str, *, key: str | None = None, **options: Any) -> None:  # noqa: ANN401
         """The address may end in `/v1` or not; `options` are those of `httpx.AsyncClient`."""
         self._http = httpx.AsyncClient(**calls.options(base_url, key, options))
+        self._headers: dict[str, str] = {}
+
+    def sending(self, **headers: str) -> "AsyncTiller":
+        """The same server over the same connections, with headers of somebody's own; only the first one is closed."""
+        other = copy.copy(self)
+        other._headers = {**self._headers, **headers}
+        return other
 
     async def __aenter__(self) -> "AsyncTiller":
         return self
@@ -139,7 +147,7 @@ class AsyncTiller:
 
     async def _ask(self, call: Call[T]) -> T:
         with told():
-            answer = await self._http.request(**call.sent)
+            answer = await self._http.request(**call.with_headers(self._headers))
         return call.answered(answer)
 
     async def _pages(self, call: Call[Page[T]]) -> AsyncIterator[T]:
@@ -154,7 +162,7 @@ class AsyncTiller:
     @asynccontextmanager
     async def _opened(self, call: Call[Any]) -> AsyncIterator[AsyncIterator[Sent]]:
         with told():
-            async with self._http.stream(**call.sent) as answer:
+            async with self._http.stream(**call.with_headers(self._headers)) as answer:
                 if not answer.is_success:
                     await answer.aread()
                     raise refusal(answer)

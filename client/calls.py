@@ -41,6 +41,10 @@ class Call(Generic[T]):
             "headers": dict(self.headers),
         }
 
+    def with_headers(self, headers: Mapping[str, str]) -> dict[str, Any]:
+        """The same with headers that whoever asks sends along."""
+        return {**self.sent, "headers": {**headers, **self.headers}}
+
     def answered(self, answer: httpx.Response) -> T:
         """What the answer says. Raises TillerError."""
         if not answer.is_success:

@@ -1,5 +1,6 @@
 """The client without `await`. Knows how to send; what is sent and how answers are read is in `calls`."""
 
+import copy
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,13 @@ class Tiller:
     def __init__(self, base_url: str, *, key: str | None = None, **options: Any) -> None:  # noqa: ANN401
         """The address may end in `/v1` or not; `options` are those of `httpx.Client`."""
         self._http = httpx.Client(**calls.options(base_url, key, options))
+        self._headers: dict[str, str] = {}
+
+    def sending(self, **headers: str) -> "Tiller":
+        """The same server over the same connections, with headers of somebody's own; only the first one is closed."""
+        other = copy.copy(self)
+        other._headers = {**self._headers, **headers}
+        return other
 
     def __enter__(self) -> "Tiller":
         return self
@@ -138,7 +146,7 @@ class Tiller:
 
     def _ask(self, call: Call[T]) -> T:
         with told():
-            answer = self._http.request(**call.sent)
+            answer = self._http.request(**call.with_headers(self._headers))
         return call.answered(answer)
 
     def _pages(self, call: Call[Page[T]]) -> Iterator[T]:
@@ -151,7 +159,7 @@ class Tiller:
 
     @contextmanager
     def _opened(self, call: Call[Any]) -> Iterator[Iterator[Sent]]:
-        with told(), self._http.stream(**call.sent) as answer:
+        with told(), self._http.stream(**call.with_headers(self._headers)) as answer:
             if not answer.is_success:
                 answer.read()
                 raise refusal(answer)

@@ -71,6 +71,8 @@ class Steering(BaseModel):
     scope: Scope
     revision: str
     preset: str | None
+    default: str | None
+    """The operator's preset that lies under it."""
     applied: list[Applied]
     load: float
     predicted: Verdict
@@ -531,7 +533,7 @@ class VoteGiven(BaseModel):
 class Defaults(BaseModel):
     """A user's own defaults, and what they come from."""
 
-    user: str
+    user: str | None
     defaults: list[Default]
     votes: list[VoteGiven]
 
@@ -581,7 +583,7 @@ class Imported(BaseModel):
     """What became of an import, by kind."""
 
     object: Literal["import"]
-    user: str
+    user: str | None
     counts: dict[str, Counts]
 
 
@@ -672,7 +674,7 @@ class SaeChanges(BaseModel):
 class Agreed(BaseModel):
     """Whether a user agrees to be learnt from, and how much is kept of them."""
 
-    user: str
+    user: str | None
     consent: bool
     texts: int
     most: int
@@ -682,7 +684,7 @@ class Agreed(BaseModel):
 class TextsDeleted(BaseModel):
     """How many texts are gone."""
 
-    user: str
+    user: str | None
     deleted: int
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 import torch
 import transformers
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +27,7 @@ from server import (
     features_api,
     feedback_api,
     jobs_api,
+    keys_api,
     limits_api,
     map_api,
     measuring_api,
@@ -37,14 +38,19 @@ from server import (
     presets_api,
     saes_api,
     shares_api,
+    sign_in,
     suggest_api,
     training_api,
     vectors_api,
 )
 from server.choice import Tiller
+from server.entrance import Entrance
 from server.errors import ApiError
+from server.keyring import Keyring
 from server.logs import Lines, route_of
-from server.settings import Settings
+from server.permissions import permitted
+from server.rates import Rates
+from server.settings import LOOPBACK, Settings
 from server.store.store import BadStore, trouble
 from server.swap import Swap, as_called
 from server.version import VERSION, git_commit, version_of
@@ -52,8 +58,31 @@ from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
 Opener = Callable[[], Awaitable[Tiller]]
+DRAINING = {"error": {"code": 503, "message": "Shutting down", "type": "unavailable_error", "param": None}}
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error", "param": None}}
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+PARTS = (
+    openai_api,
+    compare_api,
+    features_api,
+    map_api,
+    measuring_api,
+    analyze_api,
+    contrast_api,
+    attribute_api,
+    vectors_api,
+    feedback_api,
+    suggest_api,
+    exports_api,  # before the presets: its addresses stand beside their ids
+    presets_api,
+    saes_api,
+    changes_api,
+    training_api,
+    jobs_api,
+    limits_api,
+    shares_api,
+    keys_api,
+)
+"""What needs a role."""
 WHOLE = {"/v1/import", "/v1/presets/import"}
 """Where a whole document comes in."""
 
@@ -80,32 +109,18 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.draining = settings, False
     app.state.tiller, app.state.failure, app.state.swap = None, None, Swap(app.state)
+    app.state.keyring, app.state.rates = Keyring(settings), Rates(settings)
+    app.add_middleware(Entrance, state=app.state)
     app.add_middleware(Border, state=app.state, settings=settings)
     app.add_middleware(Lines)
     errors.install(app)
     openapi.install(app)
-    app.include_router(openai_api.router)
-    app.include_router(compare_api.router)
-    app.include_router(features_api.router)
-    app.include_router(map_api.router)
-    app.include_router(measuring_api.router)
-    app.include_router(analyze_api.router)
-    app.include_router(contrast_api.router)
-    app.include_router(attribute_api.router)
-    app.include_router(vectors_api.router)
-    app.include_router(feedback_api.router)
-    app.include_router(suggest_api.router)
-    app.include_router(exports_api.router)  # before the presets: its addresses stand beside their ids
-    app.include_router(presets_api.router)
-    app.include_router(saes_api.router)
-    app.include_router(changes_api.router)
-    app.include_router(training_api.router)
-    app.include_router(jobs_api.router)
+    for part in PARTS:
+        app.include_router(part.router, dependencies=[Depends(permitted)])
     app.include_router(metrics_api.router)
-    app.include_router(limits_api.router)
-    app.include_router(shares_api.router)
+    app.include_router(sign_in.router)
     _add_health(app, settings)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
@@ -120,6 +135,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
 async def _open(app: FastAPI, opener: Opener) -> None:
     try:
         tiller = await opener()
+        await app.state.keyring.on(tiller.store)  # what was read holds while the store is lost
         app.state.tiller = await as_called(tiller, tiller.bundle)
     except (SteeringError, BadStore, OSError) as error:  # the person who started it can mend these
         app.state.failure = str(error)
@@ -140,6 +156,8 @@ def _add_health(app: FastAPI, settings: Settings) -> None:
     async def get_health() -> JSONResponse:
         """Ready to answer, or 503."""
         tiller: Tiller | None = app.state.tiller
+        if app.state.draining:
+            return JSONResponse(DRAINING, 503)
         if tiller is None:
             return JSONResponse(LOADING, 503)
         return JSONResponse(
@@ -196,6 +214,8 @@ class Border:
 
         if refusal := self._refusal(scope, headers):
             await JSONResponse(refusal.body, refusal.status)(scope, receive, tagged)
+        elif self.state.draining and scope["path"].startswith("/v1"):
+            await JSONResponse(DRAINING, 503, {"Retry-After": "5", "Connection": "close"})(scope, receive, tagged)
         elif self.state.tiller is None and scope["path"].startswith("/v1"):
             await JSONResponse(LOADING, 503, {"Retry-After": "2"})(scope, receive, tagged)
         else:

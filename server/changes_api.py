@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from server import answers
+from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
 from server.openapi import wire
@@ -55,7 +56,7 @@ async def get_sae_changes(
         "remeasured": page(
             [names.told(c.after) | {"dose": c.after.dose, "before": c.before.dose} for c in of(lambda c: c.remeasured)]
         ),
-        "presets": page(_touched(await tiller.presets(), found, names)),
+        "presets": page(_touched(await tiller.presets(caller_of(request)), found, names)),
     }
 
 

@@ -1,7 +1,7 @@
 """What a request means: which model, preset and steering, checked against catalogue and policy. Knows no routes.
 
-`Tiller` holds the collaborators of every route; another revision of the SAE is another `Tiller`. `choose` is the only way to a `Choice`, and no
-engine is called without one, so nothing passes the policy by.
+`Tiller` holds the collaborators of every route; another revision of the SAE is another `Tiller`. `choose` is the only
+way to a `Choice`, and the engine is only reached through `admission`, which takes nothing that was not decided on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from server.callers import ANYONE, Caller
 from server.engines.engine import Engine, Generation, Sampling
 from server.errors import ApiError, bad_request
+from server.policy import USUAL_POLICY, Admission, Policy, Steered, decide
 from server.protocol import SteeringRequest
 from server.settings import Settings
 from server.store.store import Store
@@ -50,6 +52,18 @@ class Choice:
     """By what all strengths were multiplied, where the sum was too long and the caller asked for that."""
     pins: Mapping[str, Snapshot] = field(default_factory=dict)
     """The preset's snapshots and the user's own vectors, as they were resolved with."""
+    ticket: str = ""
+    """The policy's signature."""
+    caller: Caller = ANYONE
+    default: Preset | None = None
+    """The operator's, where the request left it on; it lies under all else."""
+    like: Preset | None = None
+    """One that steers just this, where none was named: a page sends sliders."""
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """Where features come from."""
+        return tuple(p for p in (self.default, self.preset, self.like) if p)
 
     def generation(self, chat: EncodedChat, sampling: Sampling) -> Generation:
         """The engine's request: which prompt tokens are steered follows from the scope."""
@@ -64,8 +78,16 @@ class Choice:
             self.resolved.fingerprint,
             interventions=self.resolved.interventions,
             revision=self.revision,
+            tenant=self.caller.person() or "",
             sampling=sampling,
+            ticket=self.ticket,
         )
+
+    def disclosure(self) -> dict[str, str]:
+        """The headers by which whoever passes a reply on can tell that it was steered, and by what."""
+        said = {"X-Tiller-Steered": "true" if self.resolved.spec.features else "false"}
+        said |= {"X-Tiller-Steering": self.resolved.fingerprint, "X-Tiller-Revision": self.revision}
+        return said | ({"X-Tiller-Preset": self.preset.id} if self.preset else {})
 
     def echo(self) -> dict[str, Any]:
         """What was applied, as every reply carries it."""
@@ -76,6 +98,7 @@ class Choice:
             "scope": spec.scope,
             "revision": self.revision,
             "preset": self.preset.id if self.preset else None,
+            "default": self.default.id if self.default else None,
             "applied": [_applied(a) for a in self.resolved.applied],
             "load": self.composition.load,
             "predicted": self.composition.verdict,
@@ -84,7 +107,7 @@ class Choice:
 
     def warnings(self) -> list[Warned]:
         """What the caller should know of the doses, of how features go together, and of a cut."""
-        its_own = {f.id for f in self.preset.steering.features} if self.preset else set()
+        its_own = {f.id for p in self.presets for f in p.steering.features}
         found = [w for a in self.resolved.applied for w in _warned(a, self.revision, of_preset=a.feature.id in its_own)]
         found += [Warned("overlap", o.one, o.says) for o in self.composition.overlaps]
         if self.cut is not None:
@@ -124,6 +147,12 @@ class Tiller:
     settings: Settings
     revisions: Revisions
     """Of the bundle, on disk."""
+    policy: Policy = USUAL_POLICY
+
+    @property
+    def admission(self) -> Admission:
+        """The way to the engine."""
+        return Admission(self.engine)
 
     @property
     def bundle(self) -> Bundle:
@@ -135,44 +164,81 @@ class Tiller:
         """The model's id on the wire."""
         return self.bundle.info.name
 
-    async def preset(self, preset_id: str) -> Preset | None:
-        """A preset of the bundle or of the store."""
-        shipped = next((p for p in self.bundle.presets if p.id == preset_id), None)
-        return shipped or self._mine(await self.store.preset(preset_id))
+    async def preset(self, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
+        """A preset of the bundle or of the store; what a caller may not see is as if it were not there."""
+        if shipped := next((p for p in self.bundle.presets if p.id == preset_id), None):
+            return shipped
+        for tenant in dict.fromkeys((caller.tenant, "")):
+            found = self._mine(await self.store.preset(preset_id, tenant))
+            if found and caller.sees(found):
+                return found
+        return None
 
-    async def presets(self) -> list[Preset]:
-        """The bundle's presets, then the saved ones."""
-        return [*self.bundle.presets, *filter(self._mine, await self.store.presets())]
+    async def presets(self, caller: Caller = ANYONE) -> list[Preset]:
+        """The bundle's presets, then the saved ones that a caller may see; of two with one id, their tenant's."""
+        held = [p for p in filter(self._mine, await self.store.presets()) if p.tenant in ("", caller.tenant)]
+        ours = {p.id for p in held if p.tenant == caller.tenant and caller.sees(p)}
+        seen = [p for p in held if caller.sees(p) and (p.tenant == caller.tenant or p.id not in ours)]
+        return [*self.bundle.presets, *seen]
 
     def _mine(self, saved: Preset | None) -> Preset | None:
         """Let through what was saved for this bundle; others' presets wait in the store until theirs is served."""
         return saved if saved and saved.model == self.model else None
 
-    async def choose(self, model: str | None, steering: SteeringRequest | None, *, user: str | None = None) -> Choice:
-        """Check a request's model and steering; vectors are those of its `user`. Raises ApiError and SteeringError."""
+    async def choose(
+        self, model: str | None, steering: SteeringRequest | None, *, user: str | None = None, caller: Caller = ANYONE
+    ) -> Choice:
+        """Check a request's model and steering; vectors are those of the caller's `user`. Raises ApiError and SteeringError."""
         asked = steering or SteeringRequest()
-        by_model = await self._preset_of_model(model)
+        by_model = await self._preset_of_model(model, caller)
         if asked.preset and by_model and asked.preset != by_model.id:
             raise bad_request(
                 f"the model names the preset {by_model.id!r} and steering.preset {asked.preset!r}; give one",
                 param="steering.preset",
             )
-        preset = by_model or await self._preset_named(asked.preset)
+        preset = by_model or await self._preset_named(asked.preset, caller)
+        default = await self._default(asked, preset, caller)
         with _as_one_spec():
             spec = asked.over(preset)
-        pins = await self.vectors(user, spec) | (preset.pins if preset else {})
+            spec = spec.on_top_of(default.steering) if default else spec
+        pins = await self.vectors(caller.person(user), spec)
+        pins = pins | (default.pins if default else {}) | (preset.pins if preset else {})
         with _as_asked(asked):
             resolved, cut = self._cut(spec, pins) if asked.over_budget == "cut" else (self.resolve(spec, pins), None)
-        return Choice(
-            model or self.model,
-            preset,
-            resolved,
-            self.bundle.info.revision,
-            compose(resolved, self.bundle),
-            "coherence" in asked.wanted,
-            cut,
-            pins,
-        )
+        revision, composition = self.bundle.info.revision, compose(resolved, self.bundle)
+        coherence = "coherence" in asked.wanted
+        choice = Choice(model or self.model, preset, resolved, revision, composition, coherence, cut, pins)
+        like = None if preset or caller.may("researcher") else await self._like(spec, caller)
+        return self._decided(replace(choice, caller=caller, default=default, like=like))
+
+    async def _like(self, spec: SteeringSpec, caller: Caller) -> Preset | None:
+        """The preset that a caller sees and whose features these are, all of them as much more or less."""
+        for preset in await self.presets(caller) if spec.features else ():
+            if preset.steering.unit == spec.unit and _as_much(spec, preset.steering):
+                return preset
+        return None
+
+    def _decided(self, choice: Choice) -> Choice:
+        """The same choice with the policy's signature. Raises ApiError."""
+        steered = Steered(choice.resolved, choice.composition, self.bundle, choice.presets)
+        return replace(choice, ticket=decide(self.policy, choice.caller, steered))
+
+    def allowed(self, resolved: Resolved, caller: Caller, presets: tuple[Preset, ...] = ()) -> None:
+        """Raise ApiError for what a caller may not steer, before it is kept."""
+        decide(self.policy, caller, Steered(resolved, compose(resolved, self.bundle), self.bundle, presets))
+
+    async def _default(self, asked: SteeringRequest, preset: Preset | None, caller: Caller) -> Preset | None:
+        """What the operator steers where nothing else is said; whoever names a preset has said something else."""
+        name = caller.default_preset or self.settings.default_preset
+        if name is None or preset is not None or not asked.default:
+            return None
+        found = await self.preset(name)
+        if found is None:
+            raise ApiError(
+                503, f"the default preset {name!r} is not here; whoever runs this server has to mend that",
+                code="default_missing", kind="unavailable_error", headers={"Retry-After": "60"},
+            )  # fmt: skip
+        return found
 
     async def vectors(self, user: str | None, spec: SteeringSpec) -> dict[str, Snapshot]:
         """Those vectors among a spec's features that this user has; another's is as if it did not exist."""
@@ -207,11 +273,12 @@ class Tiller:
         """The same choice with all strengths multiplied."""
         spec = choice.resolved.spec
         eased = spec.model_copy(update={"scale": spec.scale * factor})
-        return replace(choice, resolved=self.resolve(eased, choice.pins))
+        resolved = self.resolve(eased, choice.pins)
+        return self._decided(replace(choice, resolved=resolved, composition=compose(resolved, self.bundle)))
 
-    async def _preset_of_model(self, model: str | None) -> Preset | None:
+    async def _preset_of_model(self, model: str | None, caller: Caller) -> Preset | None:
         name, at, preset_id = (model or self.model).partition("@")
-        preset = await self.preset(preset_id) if at else None
+        preset = await self.preset(preset_id, caller) if at else None
         if name != self.model or (at and preset is None):
             raise ApiError(
                 404,
@@ -221,16 +288,26 @@ class Tiller:
             )
         return preset
 
-    async def _preset_named(self, preset_id: str | None) -> Preset | None:
+    async def _preset_named(self, preset_id: str | None, caller: Caller) -> Preset | None:
         if preset_id is None:
             return None
-        if preset := await self.preset(preset_id):
+        if preset := await self.preset(preset_id, caller):
             return preset
         raise bad_request(
             f"no preset {preset_id!r}; GET /v1/presets lists those there are",
             param="steering.preset",
             code="unknown_preset",
         )
+
+
+def _as_much(spec: SteeringSpec, other: SteeringSpec) -> bool:
+    """Whether two specs have the same features, the strengths of one all the same multiple of the other's."""
+    mine, theirs = ({(f.id, f.mode): f.strength for f in s.features} for s in (spec, other))
+    if mine.keys() != theirs.keys() or not all(theirs.values()):
+        return False
+    factors = [mine[name] / theirs[name] for name in mine]
+    same = max(factors) - min(factors) <= 1e-3 * max(1.0, abs(max(factors)))
+    return same and min(factors) >= 0 and (max(factors) == 1 or all(mode == "add" for _, mode in mine))
 
 
 def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:

@@ -14,6 +14,7 @@ import time
 import webbrowser
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
@@ -31,6 +32,7 @@ from server import (
     dose_commands,
     feature_commands,
     jobs_commands,
+    keys_commands,
     logs,
     sae_commands,
     store_commands,
@@ -62,6 +64,7 @@ app = typer.Typer(
 app.add_typer(sae_commands.app, name="sae")
 app.add_typer(jobs_commands.app, name="jobs")
 app.add_typer(store_commands.app, name="store")
+app.add_typer(keys_commands.app, name="keys")
 app.command()(dose_commands.calibrate)
 app.command()(understanding_commands.contrast)
 app.command()(understanding_commands.attribute)
@@ -159,7 +162,7 @@ def replica(
 
     application = create_app(found, opened)
     application.mount("/", Forward(page))
-    server = HttpServer(application, shared=True)
+    server = HttpServer(application, shared=True, drain_seconds=found.drain_seconds)
     threading.Thread(target=_announce, args=(application, server, _tell_whoever_began_us), daemon=True).start()
     threading.Thread(target=_exit_at_end_of_input, args=(server,), daemon=True).start()
     taken = socket.socket(fileno=listening)
@@ -297,10 +300,11 @@ def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
     from ui.page import mount
 
     application = mount(create_app(settings, lambda: _open(settings)), api_base=f"{address}/v1")
-    server, ready = HttpServer(application), lambda: _ready(settings, address)
+    server = HttpServer(application, drain_seconds=settings.drain_seconds)
+    ready = partial(_ready, settings, address)
     threading.Thread(target=_announce, args=(application, server, ready), daemon=True).start()
-    with beside.trainer(settings) if settings.trainer else nullcontext():
-        server.run_until_signal([listening])
+    with beside.trainer(settings) if settings.trainer else nullcontext(lambda: None) as end_trainer:
+        server.run_until_signal([listening], also=[end_trainer])
     if failure := application.state.failure:
         _fail(failure)
 
@@ -326,10 +330,10 @@ def _serve_replicas(settings: Settings, listening: socket.socket, address: str) 
                 server.should_exit = True
 
         with (
-            beside.trainer(settings) if settings.trainer else nullcontext(),
+            beside.trainer(settings) if settings.trainer else nullcontext(lambda: None) as end_trainer,
             kept(replicas, lambda: _ready(settings, address), over),
         ):
-            server.run_until_signal()
+            server.run_until_signal(also=[end_trainer, replicas.tell])
     if failed.is_set():
         raise typer.Exit(1)
 
@@ -341,11 +345,14 @@ def _let_the_loop_have_its_turn() -> None:
 
 async def _open(settings: Settings) -> "Tiller":
     from server.choice import Tiller
+    from server.keyring import check_reachable
+    from server.policy import Policy
     from server.store.opening import open_store
     from server.swap import open_wanted, revisions_of
     from steering.catalogue import Catalogue
 
     policy, revisions, store = Policy.read(settings.policy), revisions_of(settings), open_store(settings)
+    await check_reachable(settings, store)
     try:
         await store.check()
         opened = await open_wanted(revisions, store)

@@ -20,6 +20,7 @@ from server.choice import Tiller
 from server.errors import ApiError, as_api_error, bad_request
 from server.openapi import CHUNKS, wire
 from server.protocol import ChatRequest, SteeringRequest, parse
+from server.rates import Account
 from server.replies import Reply, chat_reply, chunks, whole
 from server.streaming import streamed, together, while_connected
 from steering.errors import SteeringError
@@ -67,17 +68,18 @@ async def compare_variants(request: Request) -> Response:
     body = parse(CompareRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
-    replies = [await _reply(tiller, body, i, seed) for i in range(len(body.variants))]
+    account = Account.of(request)
+    replies = [await _reply(tiller, body, i, seed, account) for i in range(len(body.variants))]
     if body.stream:
         return await streamed(request, _chunks(body, replies, seed))
     return JSONResponse(await while_connected(request, _whole(body, replies, seed)))
 
 
-async def _reply(tiller: Tiller, body: CompareRequest, i: int, seed: int) -> Reply:
+async def _reply(tiller: Tiller, body: CompareRequest, i: int, seed: int, account: Account) -> Reply:
     variant = body.variants[i]
     changes = {"model": variant.model or body.model, "steering": variant.steering, "seed": seed}
     try:
-        return await chat_reply(tiller, body.model_copy(update=changes))
+        return await chat_reply(tiller, body.model_copy(update=changes), account)
     except (ApiError, SteeringError) as error:
         raise _named(error, body, i) from error
 

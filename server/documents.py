@@ -94,7 +94,7 @@ class Export(BaseModel):
 
     object: Literal["export"] = "export"
     version: Literal[1]
-    user: str = Field(min_length=1, max_length=256)
+    user: str | None = Field(default=None, min_length=1, max_length=256)
     model: str
     revision: str = ""
     exported: int = 0

@@ -34,5 +34,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "Consent": {"user": "ada", "consent": True},
     "JobRequest": {"type": "sweep", "config": {"feature": "harbor/1649", "strengths": [0.5], "prompts": ["hello"]}},
+    "KeyRequest": {"name": "ada", "role": "creator", "limits": {"tokens": 100000}, "days": 90},
     "ShareRequest": ASKED | {"steering": STEERING, "seed": 7, "title": "a pirate"},
 }

@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import answers, feedback_api, vectors_api
+from server.callers import Caller, caller_of
 from server.choice import Tiller
 from server.documents import (
     Export,
@@ -37,7 +40,8 @@ async def export_presets(request: Request, ids: str = "", shipped: bool = False)
     """The saved presets, those of `ids` (with commas between), with `shipped` also those that come with the model."""
     tiller: Tiller = request.app.state.tiller
     wanted = [i for i in ids.split(",") if i]
-    there = {p.id: p for p in await tiller.presets() if wanted or shipped or not p.readonly}
+    caller = caller_of(request)
+    there = {p.id: p for p in await tiller.presets(caller) if wanted or shipped or not p.readonly}
     if missing := [i for i in wanted if i not in there]:
         raise ApiError(404, f"no preset {missing[0][:64]!r}", code="preset_not_found", param="ids")
     chosen = [there[i] for i in wanted or there]
@@ -51,25 +55,27 @@ async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
     tiller: Tiller = request.app.state.tiller
     bundle = await asyncio.to_thread(parse, PresetBundle, await request.body())
     check_each_once([p.id for p in bundle.presets], "presets")
-    found = [await _importable(tiller, bundle, i, user or None) for i in range(len(bundle.presets))]
+    caller = caller_of(request)
+    found = [await _importable(tiller, bundle, i, user or None, caller) for i in range(len(bundle.presets))]
     mine = [p for p in found if p is not None]
-    done = await _restored(tiller, user, Kept(presets=tuple(mine)), replace=bundle.replace)
+    done = await _restored(tiller, caller.person(user) or "", Kept(presets=tuple(mine)), replace=bundle.replace)
     results = [{"id": p.id, "result": done.get(f"preset:{p.id}", "unchanged")} for p in bundle.presets]
     return {"object": "list", "data": results, "has_more": False, "next_cursor": None}
 
 
 @router.get("/export", openapi_extra=wire(Export))
 async def export_user(request: Request, user: str = "") -> Response:
-    """All that is kept of a user: presets, which belong to everybody, and their own words, vectors and votes."""
-    if not user:
-        raise bad_request("say whose: ?user=…, the `user` that their requests carry", param="user")
-    tiller: Tiller = request.app.state.tiller
-    kept = await tiller.store.kept(user, tiller.model)
+    """All that is kept of a user: their presets (without keys everybody's), their own words, vectors and votes."""
+    tiller, caller = request.app.state.tiller, caller_of(request)
+    kept = await tiller.store.kept(caller.named(user), tiller.model)
+    mine = [p for p in kept.presets if caller.owner is None or caller.owns(p.tenant, p.owner)]
     edits = [{"id": f"{tiller.model}/{n}", **e.model_dump(exclude={"before"})} for n, e in sorted(kept.edits.items())]
     votes = [{"kind": s.kind, "votes": [vars(v) for v in s.votes]} for s in kept.said]
-    presets, vectors = ([x.model_dump() for x in some] for some in (kept.presets, kept.vectors))
+    presets, vectors = ([x.model_dump() for x in some] for some in (mine, kept.vectors))
     return _document(
-        tiller, "export", {"user": user, "presets": presets, "features": edits, "vectors": vectors, "votes": votes}
+        tiller,
+        "export",
+        {"user": user or None, "presets": presets, "features": edits, "vectors": vectors, "votes": votes},
     )
 
 
@@ -81,24 +87,33 @@ async def import_user(request: Request) -> dict[str, Any]:
     if document.model != tiller.model:
         raise bad_request(f"this server serves {tiller.model!r}; the export is of {document.model!r}", param="model")
     await asyncio.to_thread(_check, tiller, document)
+    caller = caller_of(request)
+    person = caller.named(document.user)
     for i, preset in enumerate(document.presets):
-        await _allowed(tiller, preset.id, f"presets.{i}")
+        await _allowed(tiller, preset.id, f"presets.{i}", caller)
+        with placed(f"presets.{i}"):
+            tiller.allowed(tiller.resolve(preset.steering, preset.pins), caller)
+    if document.vectors and not caller.may("researcher"):
+        raise ApiError(
+            403, "vectors take a researcher's key", code="role_too_low", param="vectors", kind="permission_error"
+        )
+    whose = {"tenant": caller.tenant, "owner": caller.owner}
     kept = Kept(
-        presets=tuple(document.presets),
+        presets=tuple(p.model_copy(update=whose) for p in document.presets),
         edits={number_of(f.id): f.edited() for f in document.features},
         vectors=tuple(document.vectors),
         said=tuple(s.said() for s in document.votes),
     )
-    done = await _restored(tiller, document.user, kept, replace=document.replace)
+    done = await _restored(tiller, person, kept, replace=document.replace)
     await request.app.state.swap.relabel()
     return {"object": "import", "user": document.user, "counts": _counts(done)}
 
 
-async def _importable(tiller: Tiller, bundle: PresetBundle, i: int, user: str | None) -> Preset | None:
+async def _importable(tiller: Tiller, bundle: PresetBundle, i: int, user: str | None, caller: Caller) -> Preset | None:
     """The preset as it may be saved; None for one that comes with the model and is the same here."""
     given, place = bundle.presets[i], f"presets.{i}"
     own = (given.model or bundle.model) in ("", tiller.model)
-    strange = await _unknown(tiller, given, user) if own else _features(given)
+    strange = await _unknown(tiller, given, user, caller) if own else _features(given)
     if not own or strange:
         whose = f"is for {given.model or bundle.model!r}, and this server serves {tiller.model!r}" if not own else ""
         raise bad_request(
@@ -110,18 +125,16 @@ async def _importable(tiller: Tiller, bundle: PresetBundle, i: int, user: str | 
     shipped = next((p for p in tiller.bundle.presets if p.id == given.id), None)
     if shipped and _said(given) == _said(shipped):
         return None
-    await _allowed(tiller, given.id, place)
-    try:
-        ready = await checked(tiller, given.model_copy(update={"version": 1, "updated": 0}), user=user)
-    except (ApiError, SteeringError) as error:
-        raise as_error(error, place) from error
-    return ready
+    await _allowed(tiller, given.id, place, caller)
+    new = given.model_copy(update={"version": 1, "updated": 0})
+    with placed(place):
+        return await checked(tiller, new, user=user, caller=caller)
 
 
-async def _unknown(tiller: Tiller, preset: Preset, user: str | None) -> list[str]:
+async def _unknown(tiller: Tiller, preset: Preset, user: str | None, caller: Caller) -> list[str]:
     """Which of its features are neither here nor kept with a preset of that id, or are vectors that this user has not."""
-    held = await tiller.store.preset(preset.id)
-    known, missing = {*await tiller.vectors(user, preset.steering), *(held.pins if held else ())}, []
+    held = await tiller.store.preset(preset.id, caller.tenant)
+    known, missing = {*await tiller.vectors(caller.person(user), preset.steering), *(held.pins if held else ())}, []
     for name in _features(preset):
         try:
             if name not in known:
@@ -129,6 +142,15 @@ async def _unknown(tiller: Tiller, preset: Preset, user: str | None) -> list[str
         except UnknownFeature:
             missing.append(name)
     return missing
+
+
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Say where in the document it was that something is wrong."""
+    try:
+        yield
+    except (ApiError, SteeringError) as error:
+        raise as_error(error, place) from error
 
 
 def _check(tiller: Tiller, document: Export) -> None:
@@ -142,10 +164,8 @@ def _check(tiller: Tiller, document: Export) -> None:
             raise bad_request(f"the vector {vector.name!r} has the id {vector.snapshot.id!r}", param=f"vectors.{i}")
         check_snapshot(vector.snapshot, tiller.engine.width, param=f"vectors.{i}.snapshot")
     for i, preset in enumerate(document.presets):
-        try:
+        with placed(f"presets.{i}"):
             _check_preset(tiller, preset)
-        except (ApiError, SteeringError) as error:
-            raise as_error(error, f"presets.{i}") from error
 
 
 def _check_preset(tiller: Tiller, preset: Preset) -> None:
@@ -164,9 +184,9 @@ def _check_edit(tiller: Tiller, feature: NamedEdit, param: str) -> None:
         raise bad_request(f"nothing is said of {feature.id!r}; leave it out", param=param)
 
 
-async def _allowed(tiller: Tiller, preset_id: str, place: str) -> None:
+async def _allowed(tiller: Tiller, preset_id: str, place: str, caller: Caller) -> None:
     try:
-        await may_change(tiller, preset_id)
+        await may_change(tiller, preset_id, caller)
     except ApiError as error:
         raise error.within(place) from error
 
@@ -202,7 +222,9 @@ def _features(preset: Preset) -> list[str]:
 
 
 def _said(preset: Preset) -> dict[str, Any]:
-    return preset.model_dump(exclude={*UNTOLD, "model", "readonly", "version", "updated"})
+    return preset.model_dump(
+        exclude={*UNTOLD, "model", "readonly", "version", "updated", "tenant", "owner", "visibility"}
+    )
 
 
 def _document(tiller: Tiller, kind: str, content: dict[str, Any]) -> Response:

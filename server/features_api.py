@@ -9,6 +9,7 @@ from torch import Tensor
 
 from server import answers
 from server.analyze_api import Looked, read
+from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError
 from server.finding import FeatureQuery, Filters, Index, Text, find
@@ -68,14 +69,17 @@ class EditRequest(BaseModel):
 async def list_models(request: Request) -> dict[str, Any]:
     """The model, and one id for each preset."""
     tiller: Tiller = request.app.state.tiller
-    return {"object": "list", "data": [_model(tiller, None), *(_model(tiller, p) for p in await tiller.presets())]}
+    return {
+        "object": "list",
+        "data": [_model(tiller, None), *(_model(tiller, p) for p in await tiller.presets(caller_of(request)))],
+    }
 
 
 @router.get("/models/{model_id:path}", openapi_extra=wire(answers.ModelCard))
 async def get_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model id, `base` or `base@preset`."""
     tiller: Tiller = request.app.state.tiller
-    return _model(tiller, (await tiller.choose(model_id, None)).preset)
+    return _model(tiller, (await tiller.choose(model_id, None, caller=caller_of(request))).preset)
 
 
 @router.get("/features", openapi_extra=wire(answers.FeatureList, 429))
@@ -103,7 +107,9 @@ async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
     asked = parse(EditRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
     bundle, found = _named(request, feature_id)
-    await tiller.store.edit_feature(bundle.info.name, found.index, asked.changes(), by=asked.user)
+    await tiller.store.edit_feature(
+        bundle.info.name, found.index, asked.changes(), by=caller_of(request).person(asked.user)
+    )
     await request.app.state.swap.relabel()
     return _whole(*_named(request, feature_id))
 
@@ -113,7 +119,7 @@ async def validate_steering(request: Request) -> dict[str, Any]:
     """What a steering object would do, without running the model."""
     body = parse(ValidateRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
-    choice = await tiller.choose(body.model, body.steering, user=body.user)
+    choice = await tiller.choose(body.model, body.steering, user=body.user, caller=caller_of(request))
     echo = choice.echo()
     return {
         "valid": True,

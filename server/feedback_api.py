@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server import answers
+from server.callers import Caller, caller_of
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
 from server.openapi import wire
@@ -33,7 +34,8 @@ class Feedback(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user: str = Field(min_length=1, max_length=256)
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    """Who says it; with a key, its owner if not given."""
     kind: Literal["thumb", "ab", "move"]
     up: bool | None = None
     """Of a thumb."""
@@ -56,55 +58,62 @@ class Feedback(BaseModel):
 async def give_feedback(request: Request) -> dict[str, Any]:
     """Say what you think of a reply; returns your defaults as they are then."""
     said, tiller = parse(Feedback, await request.body()), request.app.state.tiller
+    caller = caller_of(request)
     sides: list[tuple[SteeringRequest | None, float, float]] = {
         "thumb": [(said.steering, 1.0 if said.up else 0.0, 1.0)],
         "ab": [(said.better, 1.0, 1.0), (said.worse, 0.0, 1.0)],
         "move": [(said.after, 1.0, MOVED), (said.before, 0.0, MOVED)],
     }[said.kind]
-    found = [v for asked, liked, weight in sides if asked for v in await _votes(tiller, asked, liked, weight)]
+    found = [v for asked, liked, weight in sides if asked for v in await _votes(tiller, caller, asked, liked, weight)]
     if said.kind != "thumb":
         found = _that_differ(found)
     if not found:
         raise bad_request("no slider to learn about: name a preset or features", param="steering")
-    await tiller.store.add_votes(said.user, tiller.model, said.kind, found, most=MOST)
-    return await _told(tiller, said.user)
+    person = caller.named(said.user)
+    await tiller.store.add_votes(person, tiller.model, said.kind, found, most=MOST)
+    return await _told(tiller, caller, person, said.user)
 
 
 @router.get("/feedback", openapi_extra=wire(answers.Defaults))
 async def get_defaults(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own defaults, what they come from, and what was said."""
-    return await _told(request.app.state.tiller, _named(user))
+    caller = caller_of(request)
+    return await _told(request.app.state.tiller, caller, caller.named(user), user)
 
 
 @router.delete("/feedback", openapi_extra=wire(answers.VotesDeleted, 404))
 async def take_back_feedback(request: Request, user: str = "", last: bool = False) -> dict[str, Any]:
     """Take the last thing back that was said, with `last`; or all of it."""
     tiller: Tiller = request.app.state.tiller
-    gone = await tiller.store.drop_votes(_named(user), tiller.model, last=last)
+    caller = caller_of(request)
+    person = caller.named(user)
+    gone = await tiller.store.drop_votes(person, tiller.model, last=last)
     if last and not gone:
-        raise ApiError(404, f"{user!r} has said nothing that could be taken back", code="not_found", param="user")
-    return {"deleted": gone, **await _told(tiller, user)}
+        raise ApiError(404, "nothing was said that could be taken back", code="not_found", param="user")
+    return {"deleted": gone, **await _told(tiller, caller, person, user)}
 
 
-async def own(tiller: Tiller, user: str, asked: SteeringRequest) -> SteeringRequest:
-    """The request with this user's defaults where it names none: the scale of a preset, the strength of a feature."""
-    votes = await tiller.store.votes(user, tiller.model)
+async def own(tiller: Tiller, caller: Caller, person: str, asked: SteeringRequest) -> SteeringRequest:
+    """The request with this person's defaults where it names none: the scale of a preset, the strength of a feature."""
+    votes = await tiller.store.votes(person, tiller.model)
     changes: dict[str, Any] = {}
     if asked.preset and "scale" not in asked.model_fields_set:
         subject = f"preset:{asked.preset}"
-        if (span := await _range(tiller, subject)) and (theirs := _of(votes, subject)):
+        if (span := await _range(tiller, subject, caller)) and (theirs := _of(votes, subject)):
             changes["scale"] = preferred(theirs, span)
     items = []
     for item in asked.features:
         subject = f"feature:{item.id}"
         if "strength" not in item.model_fields_set and item.mode == "add" and (theirs := _of(votes, subject)):
-            span = await _range(tiller, subject)
+            span = await _range(tiller, subject, caller)
             item = item.model_copy(update={"strength": preferred(theirs, span)}) if span else item
         items.append(item)
     return asked.model_copy(update={**changes, "features": tuple(items)}) if votes else asked
 
 
-async def _votes(tiller: Tiller, asked: SteeringRequest, liked: float, weight: float) -> list[StoredVote]:
+async def _votes(
+    tiller: Tiller, caller: Caller, asked: SteeringRequest, liked: float, weight: float
+) -> list[StoredVote]:
     """What is said of each slider of a reply; of several, each says less."""
     sliders = [(f"preset:{asked.preset}", asked.scale)] if asked.preset else []
     if asked.unit == "dose":
@@ -113,7 +122,7 @@ async def _votes(tiller: Tiller, asked: SteeringRequest, liked: float, weight: f
         ]  # a vector has no range of its own to learn in
         sliders += [(f"feature:{i.id}", i.strength) for i in mine if i.mode == "add"]
     for subject, _ in sliders:
-        if await _range(tiller, subject) is None:
+        if await _range(tiller, subject, caller) is None:
             kind, _, name = subject.partition(":")
             raise bad_request(f"there is no {kind} {name!r} here", param="steering")
     now, each = time.time(), weight / max(1, len(sliders)) ** 0.5
@@ -128,11 +137,11 @@ def _that_differ(votes: Sequence[StoredVote]) -> list[StoredVote]:
     return [v for v in votes if len(doses[v.subject]) > 1 or len([o for o in votes if o.subject == v.subject]) == 1]
 
 
-async def _range(tiller: Tiller, subject: str) -> Range | None:
+async def _range(tiller: Tiller, subject: str, caller: Caller) -> Range | None:
     """Where a slider's default may be: its sweet spot, or up to dose 1.0 where none was measured; None if there is none."""
     kind, _, name = subject.partition(":")
     if kind == "preset":
-        preset = await tiller.preset(name)
+        preset = await tiller.preset(name, caller)
         if preset is None:
             return None
         spot = preset.sweet_spot
@@ -149,11 +158,11 @@ def _of(votes: Sequence[StoredVote], subject: str) -> list[Vote]:
     return [Vote(v.dose, v.liked, v.weight) for v in votes if v.subject == subject]
 
 
-async def _told(tiller: Tiller, user: str) -> dict[str, Any]:
-    votes = await tiller.store.votes(user, tiller.model)
+async def _told(tiller: Tiller, caller: Caller, person: str, user: str | None) -> dict[str, Any]:
+    votes = await tiller.store.votes(person, tiller.model)
     found = []
     for subject in dict.fromkeys(v.subject for v in votes):
-        span = await _range(tiller, subject)
+        span = await _range(tiller, subject, caller)
         if span is None:
             continue  # the preset or feature is gone; its votes wait in case it comes back
         theirs = _of(votes, subject)
@@ -171,10 +180,4 @@ async def _told(tiller: Tiller, user: str) -> dict[str, Any]:
     said = [
         {"subject": v.subject, "dose": v.dose, "liked": v.liked, "weight": v.weight, "at": v.created} for v in votes
     ]
-    return {"user": user, "defaults": found, "votes": said[-50:]}
-
-
-def _named(user: str) -> str:
-    if not user:
-        raise bad_request("say whose: ?user=…, the `user` that their requests carry", param="user")
-    return user
+    return {"user": user or None, "defaults": found, "votes": said[-50:]}

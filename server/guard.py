@@ -43,6 +43,8 @@ class Guard:
     """One reply under guard; what it has done is in `easings`."""
 
     engine: Engine
+    begin: Callable[[Generation], AsyncGenerator[Piece, None]]
+    """How a reply is generated: the engine's own way, or one before it."""
     eased: Eased
     easings: list[Easing] = field(default_factory=list)
 
@@ -73,7 +75,7 @@ class Guard:
     ) -> AsyncGenerator[tuple[Piece, bool], None]:
         """The engine's pieces, cut where the reply is to be looked at; with each, whether that is its end."""
         at, begun = len(said), len(said)
-        async with aclosing(self.engine.generate(request)) as stream:
+        async with aclosing(self.begin(request)) as stream:
             async for piece in stream:
                 rest: Piece | None = piece
                 while rest is not None:

@@ -53,6 +53,9 @@ class Job(BaseModel):
     id: str
     type: str
     config: dict[str, Any]
+    tenant: str = ""
+    owner: str | None = None
+    """Whose key began it; None where there are none, and for what the trainer began."""
     state: State = "queued"
     progress: float = 0.0
     eta_s: float | None = None
@@ -76,13 +79,24 @@ class Jobs:
         self.huey = _queue(settings, patient=patient)
         self.begin = self.huey.task(name="tiller.job")(lambda job_id: job_id)
 
-    def submit(self, type: str, config: Mapping[str, Any], key: str | None = None) -> Job:
+    def submit(
+        self, type: str, config: Mapping[str, Any], key: str | None = None, *, by: tuple[str, str | None] = ("", None)
+    ) -> Job:
         """Queue a job; with a `key` that was used before, return the one from then. Raises BadJob."""
         checked = self._checked(type, config)
-        job = Job(id=f"job_{uuid.uuid4().hex[:16]}", type=type, config=checked, created=time.time())
+        tenant, owner = by
+        job = Job(
+            id=f"job_{uuid.uuid4().hex[:16]}",
+            type=type,
+            config=checked,
+            tenant=tenant,
+            owner=owner,
+            created=time.time(),
+        )
         if key:
-            self.huey.storage.put_if_empty(f"key:{key}", job.id.encode())
-            first = _text(self.huey.storage.peek_data(f"key:{key}"))
+            place = "/".join(filter(None, (*by, key)))  # nobody is told of another's job
+            self.huey.storage.put_if_empty(f"key:{place}", job.id.encode())
+            first = _text(self.huey.storage.peek_data(f"key:{place}"))
             if first != job.id:
                 return self.get(first)
         self.save(job)

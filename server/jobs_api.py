@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server import answers
+from server.callers import Caller, caller_of
 from server.errors import ApiError, bad_request
 from server.jobs import ENDED, BadJob, Job, Jobs
 from server.openapi import EVENT, wire
@@ -41,7 +42,9 @@ async def start_job(request: Request) -> Response:
     """Queue a job."""
     asked = parse(JobRequest, await request.body())
     try:
-        job = await asyncio.to_thread(jobs_of(request).submit, asked.type, asked.config, asked.idempotency_key)
+        job = await asyncio.to_thread(
+            jobs_of(request).submit, asked.type, asked.config, asked.idempotency_key, by=by_whom(request)
+        )
     except BadJob as error:
         raise bad_request(str(error), param="type" if "no type" in str(error) else "config") from error
     return JSONResponse(job.model_dump(), 202)
@@ -54,7 +57,9 @@ async def list_jobs(
     cursor: Annotated[float | None, Query(allow_inf_nan=False)] = None,
 ) -> dict[str, Any]:
     """The jobs, the newest first, without what is long in their results; `cursor` goes on with older ones."""
+    caller = caller_of(request)
     jobs = [j for j in await asyncio.to_thread(jobs_of(request).all) if cursor is None or j.created < cursor]
+    jobs = [j for j in jobs if _theirs(caller, j)]
     page, more = jobs[:limit], len(jobs) > limit
     return {
         "object": "list",
@@ -169,10 +174,24 @@ def _short(job: Job) -> dict[str, Any]:
 
 
 async def _found(request: Request, job_id: str) -> Job:
+    """Raises ApiError for one that is not there, or is somebody else's, which is the same."""
     try:
-        return await asyncio.to_thread(jobs_of(request).get, job_id)
+        found = await asyncio.to_thread(jobs_of(request).get, job_id)
     except BadJob as error:
         raise ApiError(404, str(error), code="not_found") from error
+    if not _theirs(caller_of(request), found):
+        raise ApiError(404, f"no job {job_id!r}", code="not_found")
+    return found
+
+
+def _theirs(caller: Caller, job: Job) -> bool:
+    return caller.may("admin") or caller.owns(job.tenant, job.owner)
+
+
+def by_whom(request: Request) -> tuple[str, str | None]:
+    """The tenant and owner of what a request begins."""
+    caller = caller_of(request)
+    return caller.tenant, caller.owner
 
 
 def jobs_of(request: Request) -> Jobs:

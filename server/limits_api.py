@@ -73,5 +73,5 @@ async def get_limits(request: Request) -> dict[str, Any]:
         "labels": {"on": settings.label_url is not None, "model": settings.label_model},
         "meaning": {"on": settings.meaning_model is not None, "model": settings.meaning_model},
         "shares": shares_api.about(settings),
-        "keys": {"on": False},
+        "keys": {"on": await request.app.state.keyring.on(tiller.store)},
     }

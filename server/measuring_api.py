@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError, as_api_error, bad_request
 from server.jobs import Job
-from server.jobs_api import jobs_of
+from server.jobs_api import by_whom, jobs_of
 from server.openapi import wire
 from server.protocol import Whole, parse
 from server.sweeping import SweepOrder, resolved
@@ -33,7 +34,8 @@ async def sweep_feature(request: Request) -> Response:
     tiller: Tiller = request.app.state.tiller
     order = parse(SweepOrder, await request.body())
     try:
-        resolved(tiller.bundle, order, tiller.settings)
+        for wanted in resolved(tiller.bundle, order, tiller.settings):
+            tiller.allowed(wanted, caller_of(request))
     except UnknownFeature as error:
         raise ApiError(404, str(error), code="feature_not_found", param="feature") from error
     await asyncio.to_thread(_check_prompts, tiller, order)
@@ -76,5 +78,5 @@ def _check_prompts(tiller: Tiller, order: SweepOrder) -> None:
 
 
 async def _begun(request: Request, kind: str, config: dict[str, object]) -> JSONResponse:
-    job = await asyncio.to_thread(jobs_of(request).submit, kind, config)
+    job = await asyncio.to_thread(jobs_of(request).submit, kind, config, by=by_whom(request))
     return JSONResponse(job.model_dump(), 202)

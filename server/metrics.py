@@ -43,6 +43,8 @@ steered = Counter(
 incoherent = Counter(
     "tiller_incoherent_outputs", "Replies that were judged strained or broken", ["verdict"], registry=REGISTRY
 )
+limited = Counter("tiller_rate_limited", "Requests that a key's limit turned away", ["limit"], registry=REGISTRY)
+refused = Counter("tiller_policy_refused", "Steerings that the policy refused, by rule", ["rule"], registry=REGISTRY)
 running = Gauge("tiller_requests_running", "Sequences in the engine", registry=REGISTRY)
 waiting = Gauge("tiller_requests_waiting", "Sequences that wait for room", registry=REGISTRY)
 build = Gauge("tiller_build_info", "What answers; always 1", ["version", "engine", "model"], registry=REGISTRY)

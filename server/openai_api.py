@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from server import answers
 from server.openapi import CHUNKS, wire
 from server.protocol import ChatRequest, CompletionRequest, parse
+from server.rates import Account
 from server.replies import Reply, chat_reply, chunks, text_reply, whole
 from server.streaming import streamed, while_connected
 
@@ -22,7 +23,7 @@ router = APIRouter()
 async def create_chat_completion(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
     body = parse(ChatRequest, await request.body())
-    return await _answer(request, await chat_reply(request.app.state.tiller, body))
+    return await _answer(request, await chat_reply(request.app.state.tiller, body, Account.of(request)))
 
 
 @router.post(
@@ -31,10 +32,13 @@ async def create_chat_completion(request: Request) -> Response:
 async def create_completion(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
     body = parse(CompletionRequest, await request.body())
-    return await _answer(request, await text_reply(request.app.state.tiller, body))
+    return await _answer(request, await text_reply(request.app.state.tiller, body, Account.of(request)))
 
 
 async def _answer(request: Request, reply: Reply) -> Response:
     if reply.request.stream:
-        return await streamed(request, chunks(reply))
-    return JSONResponse(await while_connected(request, whole(reply)))
+        answer: Response = await streamed(request, chunks(reply))
+    else:
+        answer = JSONResponse(await while_connected(request, whole(reply)))
+    answer.headers.update(reply.choice.disclosure())
+    return answer

@@ -49,6 +49,7 @@ TAGS = {
     "Shares": "A steering under an address, where the server allows it.",
     "SAE": "The revisions of the SAE, and what the trainer has seen.",
     "Jobs": "Long work: begin it, follow it, end it.",
+    "Keys": "Who may do what, and who you are here.",
     "Server": "What this server is and allows.",
 }
 PLACES = {
@@ -70,6 +71,8 @@ PLACES = {
     "/v1/shares": "Shares",
     "/v1/saes": "SAE",
     "/v1/jobs": "Jobs",
+    "/v1/keys": "Keys",
+    "/v1/me": "Keys",
     "/": "Server",
 }
 """Which tag an address has: the first that it begins with."""
@@ -92,19 +95,20 @@ class Error(BaseModel):
 
 REFUSALS: dict[int, tuple[str, str, str, str | None, str | int]] = {
     400: ("BadRequest", "Something in the request cannot be.", "temperature: Input should be less than or equal to 2 (got '3')", "temperature", "invalid_value"),
-    403: ("Forbidden", "This may not be changed, or is switched off.", "'golden-gate' comes with the model and cannot be changed; save yours under another id", "id", "preset_readonly"),
+    401: ("Unauthorized", "Where a server has keys, every request needs one.", "no key was given; send one as \"Authorization: Bearer sk-tiller-…\": whoever runs this server makes them with `tiller keys new`", None, "invalid_api_key"),
+    403: ("Forbidden", "This may not be changed, is switched off, or needs a key with more rights.", "'golden-gate' comes with the model and cannot be changed; save yours under another id", "id", "preset_readonly"),
     404: ("NotFound", "There is no such thing.", "the model 'gpt' does not exist; GET /v1/models lists those that do", "model", "model_not_found"),
     409: ("Conflict", "What is there stands against it.", "there is a preset 'mine' already; choose another id, or PUT to replace it", "id", "preset_exists"),
     412: ("PreconditionFailed", "Somebody has changed it since.", "'mine' is at version 3, not 2; read it again and repeat your change", "If-Match", "version_conflict"),
     413: ("TooLarge", "The body is too large.", "the body is larger than 1048576 bytes; send less", None, "body_too_large"),
     421: ("WrongHost", "A server on loopback was called by another name.", "this server answers on this machine only, not as 'example.org'", None, "wrong_host"),
-    429: ("TooMany", "The queue is full; `Retry-After` says when to come back.", "64 requests are waiting already; try again in 8 seconds", None, "rate_limit_exceeded"),
+    429: ("TooMany", "The queue is full, or a key's limit is reached; `Retry-After` says when to come back.", "64 requests are waiting already; try again in 8 seconds", None, "rate_limit_exceeded"),
     500: ("Broken", "A bug; the server's log has the traceback.", "something broke in the server; the log has the traceback", None, "internal_error"),
     503: ("Loading", "The model is being loaded, or the store is lost (`store_unavailable`); `Retry-After` says when to come back.", "Loading model", None, 503),
 }  # fmt: skip
 """Name, description, and an example's message, param and code."""
 KINDS = {403: "permission_error", 429: "rate_limit_error", 500: "server_error", 503: "unavailable_error"}
-ALWAYS = (421, 500, 503)
+ALWAYS = (401, 403, 421, 429, 500, 503)
 """Any route below /v1 may answer so."""
 
 

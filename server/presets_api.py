@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import answers
+from server.callers import ANYONE, Caller, caller_of
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
 from server.openapi import wire
@@ -24,7 +25,7 @@ async def list_presets(request: Request, snapshots: bool = False) -> dict[str, A
     tiller: Tiller = request.app.state.tiller
     return {
         "object": "list",
-        "data": [_told(p, snapshots=snapshots) for p in await tiller.presets()],
+        "data": [_told(p, caller_of(request), snapshots=snapshots) for p in await tiller.presets(caller_of(request))],
         "has_more": False,
         "next_cursor": None,
     }
@@ -34,17 +35,18 @@ async def list_presets(request: Request, snapshots: bool = False) -> dict[str, A
 async def get_preset(request: Request, preset_id: str, snapshots: bool = False) -> Response:
     """One preset; its version is the ETag."""
     tiller: Tiller = request.app.state.tiller
-    found = await tiller.preset(preset_id)
+    found = await tiller.preset(preset_id, caller_of(request))
     if found is None:
         raise _missing(preset_id)
-    return _answer(found, snapshots=snapshots)
+    return _answer(found, caller_of(request), snapshots=snapshots)
 
 
 @router.post("", status_code=201, openapi_extra=wire(Preset, 409, takes=Preset))
 async def create_preset(request: Request, user: str | None = None) -> Response:
     """Save a new preset; with `user`, it may hold that user's vectors, and keeps them."""
     tiller: Tiller = request.app.state.tiller
-    wanted = await checked(tiller, parse(Preset, await request.body()), user=user)
+    caller = caller_of(request)
+    wanted = await checked(tiller, parse(Preset, await request.body()), user=user, caller=caller)
     taken = ApiError(
         409,
         f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it",
@@ -54,7 +56,7 @@ async def create_preset(request: Request, user: str | None = None) -> Response:
     if any(p.id == wanted.id for p in tiller.bundle.presets):
         raise taken
     try:
-        return _answer(await tiller.store.save_preset(wanted, based_on=0), 201)
+        return _answer(await tiller.store.save_preset(wanted, based_on=0), caller, 201)
     except Conflict as error:
         raise taken from error
 
@@ -68,13 +70,15 @@ async def replace_preset(
     wanted = parse(Preset, await request.body())
     if wanted.id != preset_id:
         raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
-    wanted = await checked(tiller, wanted, user=user)
-    await may_change(tiller, preset_id)
+    caller = caller_of(request)
+    await may_change(tiller, preset_id, caller)
+    wanted = await checked(tiller, wanted, user=user, caller=caller)
     match = if_match.strip('"')
     if match not in ("", "*") and not match.isdecimal():
         raise bad_request(f"If-Match must be a preset's version, not {match!r}", param="If-Match")
     try:
-        return _answer(await tiller.store.save_preset(wanted, based_on=int(match) if match.isdecimal() else None))
+        based_on = int(match) if match.isdecimal() else None
+        return _answer(await tiller.store.save_preset(wanted, based_on=based_on), caller)
     except Conflict as error:
         raise ApiError(
             412, f"{error}; read it again and repeat your change", code="version_conflict", param="If-Match"
@@ -85,14 +89,14 @@ async def replace_preset(
 async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
     tiller: Tiller = request.app.state.tiller
-    await may_change(tiller, preset_id)
-    if not await tiller.store.delete_preset(preset_id):
+    held = await may_change(tiller, preset_id, caller_of(request))
+    if held is None or not await tiller.store.delete_preset(preset_id, held.tenant):
         raise _missing(preset_id)
     return {"id": preset_id, "object": "preset", "deleted": True}
 
 
-async def checked(tiller: Tiller, wanted: Preset, *, user: str | None) -> Preset:
-    """A preset as it may be saved, its features pinned. Raises ApiError and SteeringError.
+async def checked(tiller: Tiller, wanted: Preset, *, user: str | None, caller: Caller = ANYONE) -> Preset:
+    """A preset as a caller may save it, its features pinned, and whose it is. Raises ApiError and SteeringError.
 
     Nobody brings measurements or vectors of their own; what was measured stays while the steering does.
     """
@@ -101,18 +105,20 @@ async def checked(tiller: Tiller, wanted: Preset, *, user: str | None) -> Preset
     if wanted.model not in ("", tiller.model):
         raise bad_request(f"this server serves {tiller.model!r}; the preset is for {wanted.model!r}", param="model")
     check_sampling(wanted.sampling)
-    held = await tiller.store.preset(wanted.id)
-    kept = await tiller.vectors(user, wanted.steering) | (held.pins if held and held.model == tiller.model else {})
-    tiller.resolve(wanted.steering, kept)
+    held = await _held(tiller, wanted.id, caller)
+    kept = await tiller.vectors(caller.person(user), wanted.steering)
+    kept |= held.pins if held and held.model == tiller.model else {}
+    tiller.allowed(tiller.resolve(wanted.steering, kept), caller)
     same = held is not None and held.steering == wanted.steering
     found = {k: getattr(held, k) if same else None for k in ("sweet_spot", "calibration")}
-    mine = wanted.model_copy(update={"model": tiller.model, "snapshots": (), **found})
+    whose = {"tenant": held.tenant, "owner": held.owner} if held else {"tenant": caller.tenant, "owner": caller.owner}
+    mine = wanted.model_copy(update={"model": tiller.model, "snapshots": (), **found, **whose})
     return tiller.bundle.pinned(mine, kept=kept)
 
 
-async def may_change(tiller: Tiller, preset_id: str) -> None:
-    """Raise ApiError for a preset that comes with the model, or was saved for another one."""
-    held = await tiller.store.preset(preset_id)
+async def may_change(tiller: Tiller, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
+    """What a caller may replace under this id. Raises ApiError for what comes with the model, is for another, or somebody else's."""
+    held = await _held(tiller, preset_id, caller)
     if held and held.model != tiller.model:
         raise ApiError(
             409,
@@ -128,6 +134,23 @@ async def may_change(tiller: Tiller, preset_id: str) -> None:
             param="id",
             kind="permission_error",
         )
+    if held and not caller.changes(held):
+        if not caller.sees(held):  # who it is there for knows; for others there is an id that cannot be had
+            said = f"the id {preset_id!r} is taken; choose another one"
+            raise ApiError(409, said, code="preset_exists", param="id")
+        raise ApiError(
+            403,
+            f"{preset_id!r} is {held.owner or 'everybody'}'s and only they can change it; save yours under another id",
+            code="not_yours",
+            param="id",
+            kind="permission_error",
+        )
+    return held
+
+
+async def _held(tiller: Tiller, preset_id: str, caller: Caller) -> Preset | None:
+    """What is kept under an id where a caller's presets are."""
+    return await tiller.store.preset(preset_id, caller.tenant)
 
 
 def _missing(preset_id: str) -> ApiError:
@@ -136,9 +159,10 @@ def _missing(preset_id: str) -> ApiError:
     )
 
 
-def _answer(preset: Preset, status: int = 200, *, snapshots: bool = False) -> Response:
-    return JSONResponse(_told(preset, snapshots=snapshots), status, {"ETag": f'"{preset.version}"'})
+def _answer(preset: Preset, caller: Caller, status: int = 200, *, snapshots: bool = False) -> Response:
+    return JSONResponse(_told(preset, caller, snapshots=snapshots), status, {"ETag": f'"{preset.version}"'})
 
 
-def _told(preset: Preset, *, snapshots: bool) -> dict[str, Any]:
-    return preset.model_dump(exclude=set() if snapshots else {"snapshots"})
+def _told(preset: Preset, caller: Caller, *, snapshots: bool) -> dict[str, Any]:
+    readonly = preset.readonly or not caller.changes(preset)
+    return preset.model_dump(exclude=set() if snapshots else {"snapshots"}) | {"readonly": readonly}

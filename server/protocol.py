@@ -75,6 +75,8 @@ class SteeringRequest(BaseModel):
     """What becomes of a summed push that is longer than allowed; a cut is told in `warnings`."""
     personal: bool = False
     """Where the request names no scale of a preset, or no strength of a feature, take those that its `user` came to like."""
+    default: bool = True
+    """Whether the operator's default preset, if there is one, lies under what is asked here; a preset replaces it."""
     guard: bool = False
     """Ease the strengths for the rest of a reply that strains; where and why is told in `eased`."""
     wanted: tuple[Literal["applied", "coherence"], ...] = Field(default=("applied",), alias="return")

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from server import metrics
+from server.callers import Caller
 from server.choice import Choice, Tiller
 from server.coherence import judge
 from server.engines.engine import Generation, Piece, TokenLogprob
@@ -24,6 +25,7 @@ from server.errors import bad_request
 from server.feedback_api import own
 from server.guard import Easing, Guard
 from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, SteeringRequest
+from server.rates import NOBODYS, Account
 from server.streaming import together
 from server.version import VERSION
 from steering.chat import EncodedChat
@@ -64,6 +66,7 @@ class Reply:
     """`chat.completion` or `text_completion`."""
     id: str
     created: int
+    account: Account = NOBODYS
 
     @property
     def is_chat(self) -> bool:
@@ -92,7 +95,7 @@ class Reply:
 
     async def give(self, spoken: Spoken) -> None:
         """Keep the conversation to learn from if its user has agreed; of a steered reply, only what was asked."""
-        user, request = self.request.user, self.request
+        user, request = self.choice.caller.person(self.request.user), self.request
         if not user or not isinstance(request, ChatRequest):
             return
         reply = [] if self.choice.resolved.spec.features else [{"role": "assistant", "content": spoken.text}]
@@ -129,34 +132,34 @@ class Reply:
 
     def generate(self, spoken: Spoken, index: int) -> AsyncGenerator[Piece, None]:
         """The pieces of one choice; seeds count up from the one that was given."""
-        sampling, engine = self.generation.sampling, self.tiller.engine
+        sampling, begin = self.generation.sampling, self.tiller.admission.generate
         seed = None if sampling.seed is None else sampling.seed + index
         wanted = replace(self.generation, sampling=replace(sampling, seed=seed))
         if not self.guarded:
-            return metrics.measured(engine.generate(wanted), is_steered=self.steered)
+            return metrics.measured(begin(wanted), is_steered=self.steered)
         eased = lambda factor: self.tiller.eased(self.choice, factor).generation(self.prompt, wanted.sampling)  # noqa: E731
-        guard = Guard(engine, eased, spoken.easings)
+        guard = Guard(self.tiller.engine, begin, eased, spoken.easings)
         return metrics.measured(guard.generate(wanted), is_steered=self.steered)
 
 
-async def chat_reply(tiller: Tiller, body: ChatRequest) -> Reply:
+async def chat_reply(tiller: Tiller, body: ChatRequest, account: Account = NOBODYS) -> Reply:
     """Check a chat. Raises ApiError and SteeringError."""
-    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body), user=body.user)
+    choice = await _chosen(tiller, body, account)
     messages = body.chat()
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
     prompt = await asyncio.to_thread(tiller.engine.encode_chat, messages)
-    return _reply(tiller, choice, body, prompt, "chat.completion", "messages")
+    return _reply(tiller, choice, body, prompt, "chat.completion", "messages", account)
 
 
-async def text_reply(tiller: Tiller, body: CompletionRequest) -> Reply:
+async def text_reply(tiller: Tiller, body: CompletionRequest, account: Account = NOBODYS) -> Reply:
     """Check raw text that is to be continued. It has no roles, so the scope `assistant` means `generated`."""
-    choice = await tiller.choose(body.model, await _with_own_defaults(tiller, body), user=body.user)
+    choice = await _chosen(tiller, body, account)
     ids = await asyncio.to_thread(tiller.engine.encode, body.prompt)
     if not ids:
         raise bad_request("the prompt is empty and this model has no token to begin with", param="prompt")
     mask = (False,) * (len(ids) - 1) + (True,)
-    return _reply(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt")
+    return _reply(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt", account)
 
 
 async def whole(reply: Reply) -> dict[str, Any]:
@@ -216,19 +219,34 @@ def system_fingerprint(tiller: Tiller) -> str:
     return "fp_" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 
-async def _with_own_defaults(tiller: Tiller, body: GenerationRequest) -> SteeringRequest | None:
+async def _chosen(tiller: Tiller, body: GenerationRequest, account: Account) -> Choice:
+    """What is steered, checked, and counted among the caller's steerings."""
+    asked = await _with_own_defaults(tiller, body, account.caller)
+    choice = await tiller.choose(body.model, asked, user=body.user, caller=account.caller)
+    await account.steers(choice.resolved.fingerprint)
+    return choice
+
+
+async def _with_own_defaults(tiller: Tiller, body: GenerationRequest, caller: Caller) -> SteeringRequest | None:
     """The steering that is asked for, with what its user came to like where it leaves that open."""
     asked = body.steering
     if asked is None or not asked.personal:
         return asked
-    if not body.user:
+    person = caller.person(body.user)
+    if not person:
         raise bad_request("steering.personal takes a user's own defaults; say whose with `user`", param="user")
     _, _, preset = body.model.partition("@")
-    return await own(tiller, body.user, asked.model_copy(update={"preset": asked.preset or preset or None}))
+    return await own(tiller, caller, person, asked.model_copy(update={"preset": asked.preset or preset or None}))
 
 
 def _reply(
-    tiller: Tiller, choice: Choice, body: GenerationRequest, prompt: EncodedChat, kind: str, param: str
+    tiller: Tiller,
+    choice: Choice,
+    body: GenerationRequest,
+    prompt: EncodedChat,
+    kind: str,
+    param: str,
+    account: Account,
 ) -> Reply:
     used, room, asked = len(prompt.ids), tiller.engine.max_model_len - len(prompt.ids), body.asked_max_tokens
     if room <= 0 or (asked or 0) > room:
@@ -247,16 +265,21 @@ def _reply(
     spec = choice.resolved.spec
     metrics.asked((f.mode for f in spec.features), spec.scope, prompt=used, n_features=len(spec.features))
     prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"
-    return Reply(tiller, choice, body, prompt, generation, kind, prefix + uuid.uuid4().hex[:24], int(time.time()))
+    reply_id = prefix + uuid.uuid4().hex[:24]
+    return Reply(tiller, choice, body, prompt, generation, kind, reply_id, int(time.time()), account)
 
 
 async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[int, Piece], None]:
-    """All choices' pieces as they come, each with its index."""
-    async with aclosing(together([reply.generate(s, i) for i, s in enumerate(spoken)])) as pieces:
-        async for index, piece in pieces:
-            if isinstance(piece, Exception):
-                raise piece
-            yield index, piece
+    """All choices' pieces as they come, each with its index; however that ends, its tokens are counted."""
+    async with reply.account.replying():
+        try:
+            async with aclosing(together([reply.generate(s, i) for i, s in enumerate(spoken)])) as pieces:
+                async for index, piece in pieces:
+                    if isinstance(piece, Exception):
+                        raise piece
+                    yield index, piece
+        finally:
+            await reply.account.spent(reply.usage(spoken)["total_tokens"])
 
 
 def _choice(reply: Reply, index: int, spoken: Spoken) -> dict[str, Any]:

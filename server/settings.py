@@ -73,7 +73,9 @@ class Settings(BaseSettings):
     default_preset: str | None = None
     """A preset that is steered where a request leaves that open; `/v1/me` and every reply tell of it."""
     policy: Path | None = None
-    """A TOML file with limits for named features, and for roles; docs/policy.md says how."""
+    """A TOML file with limits for named features, and for roles; docs/keys.md says how."""
+    drain_seconds: float = Field(default=5, ge=0)
+    """How long running replies have to end when the server is told to; new requests are turned away meanwhile."""
     max_push: float = Field(default=4.0, gt=0)
     """Policy: the longest summed push, in typical lengths of the stream."""
     max_features: int = Field(default=MAX_FEATURES, ge=1, le=MAX_FEATURES)

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from server import answers
+from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError
 from server.openapi import wire
@@ -42,7 +43,10 @@ async def create_share(request: Request) -> JSONResponse:
     """Share something; `key` is told once and deletes it."""
     tiller = _on(request)
     body = parse(ShareRequest, await request.body())
-    await tiller.choose(body.model, body.steering)  # a vector of one's own is nobody else's: it cannot be shared
+    caller = caller_of(request)
+    await tiller.choose(
+        body.model, body.steering, caller=caller
+    )  # a vector of one's own is nobody else's: it cannot be shared
     content = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if body.messages is not None:
         content["messages"] = messages_of(body.messages)
@@ -53,7 +57,7 @@ async def create_share(request: Request) -> JSONResponse:
         )
     key, now = secrets.token_urlsafe(16), int(time.time())
     expires = now + int(86_400 * tiller.settings.share_days)
-    share = Share(secrets.token_urlsafe(16), _digest(key), text, now, expires)
+    share = Share(secrets.token_urlsafe(16), _digest(key), text, now, expires, caller.tenant, caller.owner or "")
     try:
         await tiller.store.add_share(share, most=tiller.settings.share_most)
     except Conflict as error:
@@ -73,7 +77,9 @@ async def delete_share(request: Request, share_id: str, key: str = "") -> dict[s
     """Take it back, with the key that came with it."""
     tiller = _on(request)
     found = await _found(tiller, share_id)
-    if not secrets.compare_digest(found.key, _digest(key)):
+    caller = caller_of(request)
+    theirs = caller.owner is not None and (caller.may("admin") or caller.owns(found.tenant, found.owner))
+    if not theirs and not secrets.compare_digest(found.key, _digest(key)):
         raise ApiError(
             403,
             "only the key that was told when it was made deletes a share: ?key=…",

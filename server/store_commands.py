@@ -34,7 +34,7 @@ def backup(file: File, data_dir: Data = None, redis_url: Redis = None) -> None:
 
     Example: tiller store backup tiller-2027-01-31.jsonl
     """
-    records = _with_store(data_dir, redis_url, lambda store: store.records())
+    records = with_store(data_dir, redis_url, lambda store: store.records())
     try:
         _write_privately(file, "".join(f"{line}\n" for line in document.lines(records)))
     except OSError as error:
@@ -55,7 +55,7 @@ def restore(
     """
     try:
         records = document.read(file.read_text(encoding="utf-8"))
-        _with_store(data_dir, redis_url, lambda store: store.put_records(records, replace=replace))
+        with_store(data_dir, redis_url, lambda store: store.put_records(records, replace=replace))
     except (OSError, UnicodeDecodeError) as error:
         _fail(f"cannot read {str(file)!r}: {error}")
     except BadStore as error:
@@ -67,7 +67,8 @@ def restore(
     console.print(f"brought back {_told(records)}", soft_wrap=True)
 
 
-def _with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
+def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Do something with the store, and close it; what goes wrong is said in a sentence and ends the command."""
     given = {"data_dir": data_dir, "redis_url": redis_url}
     settings = settings_of(**given)
 

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from server import answers
+from server.callers import caller_of
 from server.choice import Tiller
-from server.errors import bad_request
 from server.looks import MOST, Looks
 from server.openapi import wire
 from server.protocol import parse
@@ -24,30 +24,32 @@ class Consent(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user: str = Field(min_length=1, max_length=256)
-    """The `user` that their requests carry."""
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    """The `user` that their requests carry; with a key, its owner if not given."""
     consent: bool
 
 
 @router.get("/v1/training/consent", openapi_extra=wire(answers.Agreed))
 async def get_consent(request: Request, user: str = "") -> dict[str, Any]:
     """Whether a user has agreed, and how much is kept of them."""
-    return await _state(request.app.state.tiller, _named(user))
+    return await _state(request.app.state.tiller, caller_of(request).named(user), user)
 
 
 @router.put("/v1/training/consent", openapi_extra=wire(answers.Agreed, takes=Consent))
 async def set_consent(request: Request) -> dict[str, Any]:
     """Agree, or take it back: then everything kept of this user is deleted at once."""
     said, tiller = parse(Consent, await request.body()), request.app.state.tiller
-    await tiller.store.set_consent(said.user, said.consent)
-    return await _state(tiller, said.user)
+    person = caller_of(request).named(said.user)
+    await tiller.store.set_consent(person, said.consent)
+    return await _state(tiller, person, said.user)
 
 
 @router.delete("/v1/training/texts", openapi_extra=wire(answers.TextsDeleted))
 async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
     """Delete what is kept of a user, who may go on giving."""
     tiller: Tiller = request.app.state.tiller
-    return {"user": _named(user), "deleted": await tiller.store.forget_texts(user)}
+    deleted = await tiller.store.forget_texts(caller_of(request).named(user))
+    return {"user": user or None, "deleted": deleted}
 
 
 @router.get("/v1/training/drift", openapi_extra=wire(answers.Drift))
@@ -82,18 +84,12 @@ def _figures(look: dict[str, Any] | None) -> dict[str, Any] | None:
     return look and {k: v for k, v in look.items() if k != "firing"}
 
 
-async def _state(tiller: Tiller, user: str) -> dict[str, Any]:
-    texts = await tiller.store.live_texts(user)
+async def _state(tiller: Tiller, person: str, user: str | None) -> dict[str, Any]:
+    texts = await tiller.store.live_texts(person)
     return {
-        "user": user,
-        "consent": await tiller.store.consent(user),
+        "user": user or None,
+        "consent": await tiller.store.consent(person),
         "texts": len(texts),
         "most": tiller.settings.live_texts,
         "days": tiller.settings.live_days,
     }
-
-
-def _named(user: str) -> str:
-    if not user:
-        raise bad_request("say whose: ?user=…, the `user` that their requests carry", param="user")
-    return user

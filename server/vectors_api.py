@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from server import answers
+from server.callers import caller_of
 from server.choice import Tiller
 from server.contrast_api import TOGETHER, Sample, passages, streams
 from server.errors import ApiError, bad_request
@@ -31,8 +32,8 @@ class VectorRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user: str = Field(min_length=1, max_length=256)
-    """Whose it is: nobody else can list it or steer by it."""
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    """Whose it is: nobody else can list it or steer by it. With a key, its owner's if not given."""
     name: str = Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$")
     """It steers as the feature `vector/<name>`."""
     model: str | None = None
@@ -50,7 +51,8 @@ async def create_vector(request: Request) -> dict[str, Any]:
     body = parse(VectorRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
     await tiller.choose(body.model, None)
-    if not body.replace and await tiller.store.vector(body.user, tiller.model, body.name):
+    person = caller_of(request).named(body.user)
+    if not body.replace and await tiller.store.vector(person, tiller.model, body.name):
         raise _taken(f"there is a vector {body.name!r} already; choose another name, or set replace to true")
     found = await _direction(tiller, body)
     bundle, sizes = tiller.bundle, (len(body.a), len(body.b))
@@ -58,7 +60,7 @@ async def create_vector(request: Request) -> dict[str, Any]:
     vector = vector_of(body.name, body.method, found, dose, bundle.sae, bundle.info, texts=sizes)
     vector = vector.model_copy(update={"created": int(time.time())})
     try:
-        await tiller.store.save_vector(body.user, tiller.model, vector, replace=body.replace, most=MOST)
+        await tiller.store.save_vector(person, tiller.model, vector, replace=body.replace, most=MOST)
     except Conflict as error:
         raise _taken(f"{error}; choose another name and replace, or delete one") from error
     return _told(vector)
@@ -68,7 +70,7 @@ async def create_vector(request: Request) -> dict[str, Any]:
 async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own vectors."""
     tiller: Tiller = request.app.state.tiller
-    held = await tiller.store.vectors(_named(user), tiller.model)
+    held = await tiller.store.vectors(caller_of(request).named(user), tiller.model)
     return {"object": "list", "data": [_told(v) for v in held], "has_more": False, "next_cursor": None}
 
 
@@ -76,9 +78,12 @@ async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
 async def delete_vector(request: Request, name: str, user: str = "") -> dict[str, Any]:
     """Forget one; presets that were saved with it keep it."""
     tiller: Tiller = request.app.state.tiller
-    if not await tiller.store.delete_vector(_named(user), tiller.model, name):
+    if not await tiller.store.delete_vector(caller_of(request).named(user), tiller.model, name):
         raise ApiError(
-            404, f"{user!r} has no vector {name!r}; GET /v1/vectors?user=… lists theirs", code="not_found", param="name"
+            404,
+            f"there is no vector {name!r} of {user or 'yours'}; GET /v1/vectors lists them",
+            code="not_found",
+            param="name",
         )
     return {"id": f"vector/{name}", "object": "vector", "deleted": True}
 
@@ -121,9 +126,3 @@ def _told(v: Vector) -> dict[str, Any]:
 
 def _taken(message: str) -> ApiError:
     return ApiError(409, message, code="vector_exists", param="name")
-
-
-def _named(user: str) -> str:
-    if not user:
-        raise bad_request("say whose: ?user=…, the `user` that their requests carry", param="user")
-    return user

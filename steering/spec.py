@@ -95,6 +95,25 @@ class SteeringSpec(_Value):
         given = {k: getattr(explicit, k) for k in ("unit", "scale", "scope") if k in fields}
         return SteeringSpec(**{**self.model_dump(), **given, "features": tuple(merged.values())})
 
+    def on_top_of(self, base: "SteeringSpec") -> "SteeringSpec":
+        """Both at once: the features of `base` at its own scale, but where this spec says something else of them.
+
+        Raises BadStrength where the two cannot be one: other units, or scales that a `clamp` keeps apart.
+        """
+        under, over = base.canonical(), self.canonical()
+        said = {f.id for f in self.features}
+        kept = tuple(f for f in under.features if f.id not in said)
+        if not kept:
+            return self
+        if not over.features:
+            return under.model_copy(update={"features": kept})
+        if (under.unit, under.scale) != (over.unit, over.scale):
+            raise BadStrength(
+                f"what is steered by default is in the unit {under.unit!r} at the scale {under.scale:g}, and this in "
+                f"{over.unit!r} at {over.scale:g}: say the same, or set steering.default to false"
+            )
+        return SteeringSpec(features=kept + over.features, unit=over.unit, scale=over.scale, scope=over.scope)
+
 
 class Snapshot(_Value):
     """A feature as it was when a preset was saved: its units, and enough to steer it when it is gone.
@@ -149,6 +168,11 @@ class Preset(_Value):
     steering: SteeringSpec = SteeringSpec()
     starter_prompts: tuple[str, ...] = Field(default=(), max_length=12)
     readonly: bool = False
+    tenant: str = ""
+    owner: str | None = None
+    """Who may change it; None for what everybody may. The server says, not who saves."""
+    visibility: Literal["private", "shared"] = "private"
+    """Whether others of the owner's tenant may steer by it."""
     version: int = 1
     updated: int = 0
     sweet_spot: SweetSpot | None = None

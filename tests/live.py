@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from server.app import create_app
 from server.choice import Tiller
 from server.engines.transformers_engine import TransformersEngine
+from server.policy import Policy
 from server.settings import Settings
 from server.store.opening import open_store
 from server.swap import open_wanted, revisions_of
@@ -33,7 +34,7 @@ async def opened(settings: Settings) -> Tiller:
         live=settings.live,
         queue=settings.queue,
     )
-    return Tiller(engine, Catalogue([found]), store, settings, revisions)
+    return Tiller(engine, Catalogue([found]), store, settings, revisions, Policy.read(settings.policy))
 
 
 @contextmanager
@@ -49,9 +50,7 @@ def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator
     app = create_app(configured, opener)
     if mount:
         app = mount(app, api_base=f"{address}/v1")
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, log_level="error", timeout_graceful_shutdown=1, ws="none")
-    )
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", timeout_graceful_shutdown=1, ws="none"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
     thread.start()
     try:

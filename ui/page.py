@@ -75,8 +75,10 @@ def mount(app: fastapi.FastAPI, *, api_base: str) -> fastapi.FastAPI:
 def build(api: AsyncTiller) -> gr.Blocks:
     """Lay the page out and connect it."""
 
-    async def on_submit(form: Any) -> AsyncGenerator[News, None]:  # noqa: ANN401 - what a browser sent
-        async with aclosing(talk(api, form)) as all_news:
+    async def on_submit(form: Any, request: gr.Request) -> AsyncGenerator[News, None]:  # noqa: ANN401 - what a browser sent
+        cookie = request.headers.get("cookie") or ""  # who has signed in asks as themselves, not as the page
+        theirs = api.sending(Cookie=cookie) if cookie else api
+        async with aclosing(talk(theirs, form)) as all_news:
             async for news in all_news:
                 yield news
 

@@ -59,6 +59,8 @@ class Generation:
     tenant: str = ""
     """Who asks. People take turns, and nobody is served what was computed for somebody else."""
     sampling: Sampling = Sampling()
+    ticket: str = ""
+    """Whoever decided that this may be done has signed it; engines don't look."""
 
 
 @dataclass(frozen=True)

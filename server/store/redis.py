@@ -19,6 +19,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import RedisError, WatchError
 
+from server.keys import Key
 from server.store import rules
 from server.store.store import (
     BadStore,
@@ -38,13 +39,15 @@ from steering.spec import Preset, Vector
 T = TypeVar("T")
 PREFIX = "tiller:"
 VERSION = 1
-PRESETS, SETTINGS, CONSENTS, SHARES = (f"{PREFIX}{name}" for name in ("presets", "settings", "consents", "shares"))
-"""Hashes: id → preset, key → value, user → since when, id → share."""
+PRESETS, SETTINGS, CONSENTS, SHARES, KEYS = (
+    f"{PREFIX}{name}" for name in ("presets", "settings", "consents", "shares", "keys")
+)
+"""Hashes: place → preset, name → value, user → since when, id → share, id → key."""
 TEXTS, TEXTS_EXPIRE, SHARES_EXPIRE = f"{PREFIX}texts", f"{PREFIX}texts:expire", f"{PREFIX}shares:expire"
 """A hash, id → conversation; sorted sets by when things expire."""
 COUNTER, LISTED = f"{PREFIX}counter", f"{PREFIX}listed"
 """The number of the newest conversation; a set of the keys below."""
-EVERYBODYS = (PRESETS, SETTINGS, CONSENTS, SHARES, SHARES_EXPIRE, TEXTS, TEXTS_EXPIRE)
+EVERYBODYS = (PRESETS, SETTINGS, CONSENTS, SHARES, SHARES_EXPIRE, KEYS, TEXTS, TEXTS_EXPIRE)
 Change = Callable[[Pipeline], Awaitable[T]]
 
 
@@ -106,30 +109,36 @@ class RedisStore:
         bodies = await self._ask(self._redis.hvals(PRESETS))
         return rules.in_order(map(Preset.model_validate_json, bodies))
 
-    async def preset(self, preset_id: str) -> Preset | None:
-        """One saved preset."""
-        body = await self._ask(self._redis.hget(PRESETS, preset_id))
+    async def preset(self, preset_id: str, tenant: str = "") -> Preset | None:
+        """One saved preset of a tenant."""
+        body = await self._ask(self._redis.hget(PRESETS, rules.place_of(preset_id, tenant)))
         return Preset.model_validate_json(body) if body else None
 
     async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
         """Create or replace. Raises Conflict if `based_on` is not the version held."""
 
         async def save(pipe: Pipeline) -> Preset:
-            body = await _now(pipe.hget(PRESETS, preset.id))
+            place = rules.place_of(preset.id, preset.tenant)
+            body = await _now(pipe.hget(PRESETS, place))
             held = Preset.model_validate_json(body).version if body else 0
             saved = rules.saved_preset(held, preset, based_on=based_on)
             pipe.multi()
-            pipe.hset(PRESETS, saved.id, saved.model_dump_json())
+            pipe.hset(PRESETS, place, saved.model_dump_json())
             return saved
 
         return await self._change(save, PRESETS)
 
-    async def delete_preset(self, preset_id: str) -> bool:
+    async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
         """Forget a preset; whether there was one."""
-        return await self._ask(self._redis.hdel(PRESETS, preset_id)) > 0
+        return await self._ask(self._redis.hdel(PRESETS, rules.place_of(preset_id, tenant))) > 0
 
     async def setting(self, key: str) -> str | None:
         """A remembered setting."""
+        return await self._ask(self._redis.hget(SETTINGS, key))
+
+    async def first_setting(self, key: str, value: str) -> str:
+        """Remember a setting unless there is one; what is remembered then."""
+        await self._ask(self._redis.hsetnx(SETTINGS, key, value))
         return await self._ask(self._redis.hget(SETTINGS, key))
 
     async def set_setting(self, key: str, value: str) -> None:
@@ -307,11 +316,12 @@ class RedisStore:
             put: list[dict[str, str]] = [{}, {}, {}]
             done: dict[str, Restored] = {}
             for p in kept.presets:
-                before = held[0].get(p.id)
+                place = rules.place_of(p.id, p.tenant)
+                before = held[0].get(place)
                 now, done[f"preset:{p.id}"] = rules.restored_preset(
                     Preset.model_validate_json(before) if before else None, p
                 )
-                put[0][p.id] = now.model_dump_json()
+                put[0][place] = now.model_dump_json()
             for number, edit in kept.edits.items():
                 put[1][str(number)] = body = edit.model_dump_json()
                 done[f"feature:{number}"] = rules.restored(held[1].get(str(number)), body)
@@ -362,6 +372,19 @@ class RedisStore:
             pipe.zrem(SHARES_EXPIRE, share_id)
             gone, _ = await self._ask(pipe.execute())
         return gone > 0
+
+    async def keys(self) -> list[Key]:
+        """All keys, the oldest first."""
+        bodies = await self._ask(self._redis.hvals(KEYS))
+        return sorted(map(Key.model_validate_json, bodies), key=lambda k: (k.created, k.id))
+
+    async def add_key(self, key: Key) -> None:
+        """Keep a key."""
+        await self._ask(self._redis.hset(KEYS, key.id, key.model_dump_json()))
+
+    async def delete_key(self, key_id: str) -> bool:
+        """Forget a key; whether there was one."""
+        return await self._ask(self._redis.hdel(KEYS, key_id)) > 0
 
     async def records(self) -> list[Record]:
         """Everything that is kept, as of one moment."""
@@ -492,8 +515,8 @@ def _vectors(rows: Mapping[str, str]) -> list[Vector]:
 
 
 async def _all_records(pipe: Pipeline) -> list[Record]:
-    presets, settings, consents, shares, texts = [
-        await _now(pipe.hgetall(key)) for key in (PRESETS, SETTINGS, CONSENTS, SHARES, TEXTS)
+    presets, settings, consents, shares, texts, keys = [
+        await _now(pipe.hgetall(key)) for key in (PRESETS, SETTINGS, CONSENTS, SHARES, TEXTS, KEYS)
     ]
     found = [Record("preset", json.loads(presets[name])) for name in sorted(presets)]
     found += [Record("setting", {"key": key, "value": settings[key]}) for key in sorted(settings)]
@@ -506,7 +529,9 @@ async def _all_records(pipe: Pipeline) -> list[Record]:
             whose = json.loads(key.removeprefix(f"{PREFIX}{kind}:"))
             rows = await _now(pipe.lrange(key, 0, -1) if kind == "votes" else pipe.hgetall(key))
             found += _records_of(kind, whose, rows)
-    return found + [Record("share", json.loads(shares[name])) for name in sorted(shares)]
+    found += [Record("share", json.loads(shares[name])) for name in sorted(shares)]
+    given = sorted(map(json.loads, keys.values()), key=lambda k: (k["created"], k["id"]))
+    return found + [Record("key", key) for key in given]
 
 
 def _records_of(kind: str, whose: list[str], rows: Any) -> Iterator[Record]:  # noqa: ANN401 - a list of votes, else a hash
@@ -528,7 +553,7 @@ def _put_record(pipe: Pipeline, number: int, record: Record) -> None:
     match record.kind:
         case "preset":
             preset = Preset.model_validate(v)
-            pipe.hset(PRESETS, preset.id, preset.model_dump_json())
+            pipe.hset(PRESETS, rules.place_of(preset.id, preset.tenant), preset.model_dump_json())
         case "setting":
             pipe.hsetnx(SETTINGS, v["key"], v["value"])
         case "consent":
@@ -545,4 +570,7 @@ def _put_record(pipe: Pipeline, number: int, record: Record) -> None:
             vector = Vector.model_validate(v["vector"])
             _put(pipe, _vectors_of(v["user"], v["model"]), vector.name, vector.model_dump_json())
         case "share":
-            _put_share(pipe, v)
+            _put_share(pipe, vars(Share(**v)))
+        case "key":
+            key = Key.model_validate(v)
+            pipe.hset(KEYS, key.id, key.model_dump_json())

@@ -14,6 +14,11 @@ Given = tuple[int, str, StoredVote]
 """A vote with the number of what was said at once, and its kind."""
 
 
+def place_of(preset_id: str, tenant: str) -> str:
+    """Under which name a tenant's preset is kept; no id has a slash."""
+    return f"{tenant}/{preset_id}" if tenant else preset_id
+
+
 def in_order(presets: Iterable[Preset]) -> list[Preset]:
     """Presets in the order of their names."""
     return sorted(presets, key=lambda p: (p.name.lower(), p.id))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
+from server.keys import Key
 from server.store import rules
 from server.store.store import (
     BadStore,
@@ -48,11 +49,16 @@ CREATE TABLE IF NOT EXISTS feature_edits (
   bundle TEXT NOT NULL, number INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (bundle, number)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS shares (
-  id TEXT PRIMARY KEY, key TEXT NOT NULL, content TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL
+  id TEXT PRIMARY KEY, key TEXT NOT NULL, content TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL,
+  tenant TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT ''
 ) STRICT;
+CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, created INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
 """
-VERSION = 5
-TABLES = ("presets", "settings", "consents", "live", "votes", "vectors", "feature_edits", "shares")
+VERSION = 6
+SINCE_5 = tuple(f"ALTER TABLE shares ADD COLUMN {name} TEXT NOT NULL DEFAULT ''" for name in ("tenant", "owner"))
+"""What a file of version 5 lacks."""
+TABLES = ("presets", "settings", "consents", "live", "votes", "vectors", "feature_edits", "shares", "keys")
+SHARE = "id, key, content, created, expires, tenant, owner"
 
 
 class SqliteStore:
@@ -81,7 +87,12 @@ class SqliteStore:
                     f"{str(path)!r} was written by a newer version of Tiller; update, or choose another --data-dir"
                 )
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + SCHEMA)
+            self._db.execute("BEGIN IMMEDIATE")  # two processes may find an old file at once
+            if "owner" not in [row[1] for row in self._db.execute("PRAGMA table_info(shares)")]:
+                for change in SINCE_5:
+                    self._db.execute(change)
             self._db.execute(f"PRAGMA user_version={VERSION}")
+            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise BadStore(f"cannot use {str(path)!r}: {error}; choose another --data-dir") from error
 
@@ -90,30 +101,42 @@ class SqliteStore:
         rows = await self._run(lambda db: db.execute("SELECT body FROM presets").fetchall())
         return rules.in_order(Preset.model_validate_json(body) for (body,) in rows)
 
-    async def preset(self, preset_id: str) -> Preset | None:
-        """One saved preset."""
-        row = await self._run(lambda db: db.execute("SELECT body FROM presets WHERE id = ?", (preset_id,)).fetchone())
+    async def preset(self, preset_id: str, tenant: str = "") -> Preset | None:
+        """One saved preset of a tenant."""
+        place = (rules.place_of(preset_id, tenant),)
+        row = await self._run(lambda db: db.execute("SELECT body FROM presets WHERE id = ?", place).fetchone())
         return Preset.model_validate_json(row[0]) if row else None
 
     async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
         """Create or replace in one transaction. Raises Conflict if `based_on` is not the version held."""
 
         def save(db: sqlite3.Connection) -> Preset:
-            row = db.execute("SELECT version FROM presets WHERE id = ?", (preset.id,)).fetchone()
+            place = rules.place_of(preset.id, preset.tenant)
+            row = db.execute("SELECT version FROM presets WHERE id = ?", (place,)).fetchone()
             saved = rules.saved_preset(row[0] if row else 0, preset, based_on=based_on)
             _put_preset(db, saved)
             return saved
 
         return await self._run(save)
 
-    async def delete_preset(self, preset_id: str) -> bool:
+    async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
         """Forget a preset; whether there was one."""
-        return await self._run(lambda db: db.execute("DELETE FROM presets WHERE id = ?", (preset_id,)).rowcount > 0)
+        place = (rules.place_of(preset_id, tenant),)
+        return await self._run(lambda db: db.execute("DELETE FROM presets WHERE id = ?", place).rowcount > 0)
 
     async def setting(self, key: str) -> str | None:
         """A remembered setting."""
         row = await self._run(lambda db: db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone())
         return row[0] if row else None
+
+    async def first_setting(self, key: str, value: str) -> str:
+        """Remember a setting unless there is one; what is remembered then."""
+
+        def first(db: sqlite3.Connection) -> str:
+            db.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (key, value))
+            return db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()[0]
+
+        return await self._run(first)
 
     async def set_setting(self, key: str, value: str) -> None:
         """Remember a setting."""
@@ -283,20 +306,32 @@ class SqliteStore:
             db.execute("DELETE FROM shares WHERE expires < ?", (int(time.time()),))
             (n,) = db.execute("SELECT COUNT(*) FROM shares").fetchone()
             rules.check_shares(n, most=most)
-            row = (share.id, share.key, share.content, share.created, share.expires)
-            db.execute("INSERT INTO shares VALUES (?, ?, ?, ?, ?)", row)
+            _put_share(db, share)
 
         await self._run(add)
 
     async def share(self, share_id: str) -> Share | None:
         """One that has not expired."""
-        sql = "SELECT id, key, content, created, expires FROM shares WHERE id = ? AND expires >= ?"
+        sql = f"SELECT {SHARE} FROM shares WHERE id = ? AND expires >= ?"
         row = await self._run(lambda db: db.execute(sql, (share_id, int(time.time()))).fetchone())
         return Share(*row) if row else None
 
     async def delete_share(self, share_id: str) -> bool:
         """Forget a share; whether there was one."""
         return await self._run(lambda db: db.execute("DELETE FROM shares WHERE id = ?", (share_id,)).rowcount > 0)
+
+    async def keys(self) -> list[Key]:
+        """All keys, the oldest first."""
+        rows = await self._run(lambda db: db.execute("SELECT body FROM keys ORDER BY created, id").fetchall())
+        return [Key.model_validate_json(body) for (body,) in rows]
+
+    async def add_key(self, key: Key) -> None:
+        """Keep a key."""
+        await self._run(lambda db: _put_key(db, key))
+
+    async def delete_key(self, key_id: str) -> bool:
+        """Forget a key; whether there was one."""
+        return await self._run(lambda db: db.execute("DELETE FROM keys WHERE id = ?", (key_id,)).rowcount > 0)
 
     async def records(self) -> list[Record]:
         """Everything that is kept, as of one moment."""
@@ -378,11 +413,22 @@ def _mark_edits(db: sqlite3.Connection, bundle: str) -> None:
 
 
 def _put_preset(db: sqlite3.Connection, preset: Preset) -> None:
-    db.execute("REPLACE INTO presets VALUES (?, ?, ?)", (preset.id, preset.version, preset.model_dump_json()))
+    place = rules.place_of(preset.id, preset.tenant)
+    db.execute("REPLACE INTO presets VALUES (?, ?, ?)", (place, preset.version, preset.model_dump_json()))
+
+
+def _put_share(db: sqlite3.Connection, share: Share) -> None:
+    row = (share.id, share.key, share.content, share.created, share.expires, share.tenant, share.owner)
+    db.execute(f"INSERT INTO shares ({SHARE}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _put_key(db: sqlite3.Connection, key: Key) -> None:
+    db.execute("INSERT INTO keys VALUES (?, ?, ?)", (key.id, key.created, key.model_dump_json()))
 
 
 def _restore_preset(db: sqlite3.Connection, given: Preset) -> Restored:
-    row = db.execute("SELECT body FROM presets WHERE id = ?", (given.id,)).fetchone()
+    place = (rules.place_of(given.id, given.tenant),)
+    row = db.execute("SELECT body FROM presets WHERE id = ?", place).fetchone()
     now, result = rules.restored_preset(Preset.model_validate_json(row[0]) if row else None, given)
     _put_preset(db, now)
     return result
@@ -413,8 +459,10 @@ def _records(db: sqlite3.Connection) -> Iterator[Record]:
         yield Record("edit", {"bundle": bundle, "number": number, "edit": json.loads(body)})
     for user, model, body in db.execute("SELECT user, model, body FROM vectors ORDER BY user, model, name"):
         yield Record("vector", {"user": user, "model": model, "vector": json.loads(body)})
-    for row in db.execute("SELECT id, key, content, created, expires FROM shares ORDER BY id"):
+    for row in db.execute(f"SELECT {SHARE} FROM shares ORDER BY id"):
         yield Record("share", vars(Share(*row)))
+    for (body,) in db.execute("SELECT body FROM keys ORDER BY created, id"):
+        yield Record("key", json.loads(body))
 
 
 def _put_record(db: sqlite3.Connection, record: Record) -> None:
@@ -441,5 +489,6 @@ def _put_record(db: sqlite3.Connection, record: Record) -> None:
             row = (v["user"], v["model"], vector.name, vector.model_dump_json())
             db.execute("INSERT INTO vectors VALUES (?, ?, ?, ?)", row)
         case "share":
-            row = (v["id"], v["key"], v["content"], v["created"], v["expires"])
-            db.execute("INSERT INTO shares VALUES (?, ?, ?, ?, ?)", row)
+            _put_share(db, Share(**v))
+        case "key":
+            _put_key(db, Key.model_validate(v))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from server.keys import Key
 from steering.edited import Edited
 from steering.spec import Preset, Vector
 
@@ -81,13 +82,16 @@ class Share:
     """JSON."""
     created: int
     expires: int
+    tenant: str = ""
+    owner: str = ""
+    """Whose key made it; empty where there were none."""
 
 
 @dataclass(frozen=True)
 class Record:
     """One thing that is kept, as a backup holds it."""
 
-    kind: Literal["preset", "setting", "consent", "text", "said", "edit", "vector", "share"]
+    kind: Literal["preset", "setting", "consent", "text", "said", "edit", "vector", "share", "key"]
     value: Mapping[str, Any]
     """JSON; whose it is stands in it."""
 
@@ -120,20 +124,24 @@ class Store(Protocol):
         """All saved presets, in the order of their names."""
         ...
 
-    async def preset(self, preset_id: str) -> Preset | None:
-        """One saved preset."""
+    async def preset(self, preset_id: str, tenant: str = "") -> Preset | None:
+        """One saved preset of a tenant."""
         ...
 
     async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
         """Create or replace; returns it with its new version and time. Raises Conflict if `based_on` is not the version held."""
         ...
 
-    async def delete_preset(self, preset_id: str) -> bool:
+    async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
         """Forget a preset; whether there was one."""
         ...
 
     async def setting(self, key: str) -> str | None:
         """A remembered setting."""
+        ...
+
+    async def first_setting(self, key: str, value: str) -> str:
+        """Remember a setting unless there is one; what is remembered then."""
         ...
 
     async def set_setting(self, key: str, value: str) -> None:
@@ -226,6 +234,18 @@ class Store(Protocol):
 
     async def delete_share(self, share_id: str) -> bool:
         """Forget a share; whether there was one."""
+        ...
+
+    async def keys(self) -> list[Key]:
+        """All keys, the oldest first."""
+        ...
+
+    async def add_key(self, key: Key) -> None:
+        """Keep a key."""
+        ...
+
+    async def delete_key(self, key_id: str) -> bool:
+        """Forget a key; whether there was one."""
         ...
 
     async def records(self) -> list[Record]:

@@ -10,13 +10,13 @@ from steering import gates
 from steering.drift import Look, alarms, look, shifted
 from steering.errors import SteeringError
 from steering.gates import Gate, suspects, without
-from steering.update import LIVE
 from steering.sae import SAE
 from steering.train.growth import Anchored, grown, pulls
 from steering.train.measures import measure
 from steering.train.objectives import BatchTopK
 from steering.train.training import Recipe, Training, train
 from steering.train.weights import Weights
+from steering.update import LIVE
 from tests import small
 
 D, OLD, NEW = 32, 24, 4

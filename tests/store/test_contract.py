@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from server.keys import Allowance, new_key
 from server.store.store import Conflict, Kept, Said, Share, StoredVote, Taken, edits_setting
 from steering.edited import Edited
 from steering.spec import Preset, Snapshot, Vector
@@ -238,6 +239,33 @@ KEPT = Kept(
 )
 
 
+async def test_tenants_may_call_their_presets_the_same(store, another):
+    ours, theirs = preset("A", tenant="ours", owner="ada"), preset("A", tenant="theirs", owner="bob", description="2")
+    for given in (preset("A"), ours, theirs):
+        await store.save_preset(given, based_on=0)
+    assert [(await another.preset("a", t)).owner for t in ("", "ours", "theirs")] == [None, "ada", "bob"]
+    assert await another.delete_preset("a", "ours")
+    assert await store.preset("a", "ours") is None
+    assert {(p.tenant, p.id) for p in await store.presets()} == {("", "a"), ("theirs", "a")}
+
+
+async def test_keys_are_kept_until_they_are_deleted(store, another):
+    first, secret = new_key("ada", "creator", tenant="t", limits=Allowance(tokens=5), days=1)
+    second, _ = new_key("bob", "admin")
+    second = second.model_copy(update={"created": first.created + 1})
+    await store.add_key(second)
+    await store.add_key(first)
+    assert await another.keys() == [first, second]
+    assert secret not in str(await store.records())
+    assert (await another.delete_key(first.id), await store.delete_key(first.id)) == (True, False)
+    assert await store.keys() == [second]
+
+
+async def test_whoever_says_first_is_heard(store, another):
+    assert await store.first_setting("secret", "one") == "one"
+    assert await another.first_setting("secret", "two") == "one"
+
+
 async def test_what_is_kept_of_a_user_comes_back_as_it_was(store, another):
     done = await store.restore("ada", "m", KEPT, replace=False, votes=9, vectors=9)
     assert done == dict.fromkeys(["preset:a", "feature:3", "feature:10", "vector:one", "votes"], "created")
@@ -303,12 +331,13 @@ async def fill(store):
             await store.keep_text(user, f'[{n}, "ä"]', most=50, seconds=600)
     await store.add_votes("eve", "n", "move", [vote("e", created=1.5)], most=9)
     await store.add_share(share("s"), most=5)
+    await store.add_key(new_key("ada", "creator", tenant="t")[0])
 
 
 async def test_a_backup_holds_everything_and_comes_back_the_same(store, another):
     await fill(store)
     held = await store.records()
-    assert {r.kind for r in held} == {"preset", "setting", "consent", "text", "said", "edit", "vector", "share"}
+    assert {r.kind for r in held} == {"preset", "setting", "consent", "text", "said", "edit", "vector", "share", "key"}
     with pytest.raises(Conflict, match="not empty"):
         await another.put_records(held, replace=False)
     await store.save_preset(preset("Later"))

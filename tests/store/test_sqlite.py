@@ -56,6 +56,23 @@ def test_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "t.db").read_text() == "my diary " * 500
 
 
+def test_shares_of_version_5_stay_and_have_no_owner(tmp_path):
+    async def made():
+        store = SqliteStore(tmp_path / "tiller.db")
+        store._db.executescript(
+            "DROP TABLE shares; CREATE TABLE shares (id TEXT PRIMARY KEY, key TEXT NOT NULL, content TEXT NOT NULL,"
+            " created INTEGER NOT NULL, expires INTEGER NOT NULL) STRICT;"
+            "INSERT INTO shares VALUES ('s', 'k', '{}', 1, 99999999999); PRAGMA user_version=5"
+        )
+        await store.close()
+        again = SqliteStore(tmp_path / "tiller.db")
+        found = await again.share("s")
+        await again.close()
+        return found
+
+    assert asyncio.run(made()) == Share("s", "k", "{}", 1, 99999999999, "", "")
+
+
 def test_a_store_of_an_older_version_takes_shares(tmp_path):
     async def run():
         store = SqliteStore(tmp_path / "t.db")

@@ -11,6 +11,9 @@ export async function api(path, method = "GET", content, { signal } = {}) {
   return told;
 }
 
+// Who has to sign in is taken there; what was typed waits in this browser.
+const signIn = () => location.assign(`${HERE}sign-in`);
+
 // Whoever watches the connection hears of it.
 function lost(error) {
   if (error.name === "AbortError") throw error;
@@ -19,6 +22,7 @@ function lost(error) {
 }
 
 function problemOf(status, told) {
+  if (status === 401) signIn();
   return Object.assign(new Error(told.error?.message || "The server gave no reason."), { status, code: told.error?.code, param: told.error?.param });
 }
 

@@ -3,11 +3,12 @@ import { api, BASE, HERE } from "./api.js";
 import { codeBlock, snippets } from "./code.js";
 import { button, confirmed, copyButton, download, el, keepFocus, toast } from "./dom.js";
 import { theme } from "./header.js";
+import { keysCard } from "./keys.js";
 import { keepInBrowser, me, ofBrowser } from "./kept.js";
 import { loadPersonas } from "./persona.js";
 import { onChange, redraw } from "./sliders.js";
 
-let root, limits = null, consent = null, defaults = null, code = [], failed = "";
+let root, who = null, keys = null, limits = null, consent = null, defaults = null, code = [], failed = "";
 
 export function mount(section) {
   root = section;
@@ -20,6 +21,8 @@ export async function opened() {
   try {
     const user = encodeURIComponent(me());
     [limits, consent, defaults] = await Promise.all([api("limits"), api(`training/consent?user=${user}`), api(`feedback?user=${user}`)]);
+    who = await api("me");
+    keys = who.role === "admin" ? (await api("keys")).data : null;
     [code, failed] = [await snippets(), ""];
   } catch (error) { failed = error.message; }
   draw();
@@ -33,7 +36,7 @@ const blocks = () => code.map(([title, text]) => codeBlock(title, text));
 
 function draw() {
   keepFocus(root, () => root.replaceChildren(...[el("h2", {}, "Settings & API"), failed ? el("div", { class: "problem", role: "alert" }, failed, " ", button("Try again", opened)) : null,
-    limits ? el("div", { class: "two" }, el("div", { class: "stack" }, address(), privacy(), everything(), looks()), el("div", { class: "stack" }, server(), codeCard())) : null].filter(Boolean)));
+    limits ? el("div", { class: "two" }, el("div", { class: "stack" }, address(), keysCard({ who, keys, on: limits.keys.on, again: opened }), privacy(), everything(), looks()), el("div", { class: "stack" }, server(), codeCard())) : null].filter(Boolean)));
 }
 
 const card = (title, ...content) => el("section", { class: "card stack", "aria-label": title }, el("h3", {}, title), ...content);
@@ -41,7 +44,7 @@ const card = (title, ...content) => el("section", { class: "card stack", "aria-l
 const address = () => card("Address",
   el("div", { class: "bar" }, el("code", { class: "grow", id: "api-base" }, BASE), copyButton(BASE)),
   el("p", { class: "muted" }, "Any OpenAI client works with this base URL; `steering` goes into the request's extra body. The reference is at ", el("a", { href: `${HERE}docs`, target: "_blank", rel: "noopener" }, "/docs"), "."),
-  el("p", { class: "muted", id: "keys" }, limits.keys.on ? "This server asks for a key." : "This server asks for no key, and answers on this machine only unless it was told otherwise."));
+  el("p", { class: "muted" }, limits.keys.on ? "This server asks for a key." : "This server asks for no key, for it answers on this machine only."));
 
 function codeCard() {
   return card("The sliders as they are, as code", el("div", { id: "code-blocks" }, blocks()));
@@ -63,7 +66,7 @@ function privacy() {
     el("label", {}, agreed, "Let the SAE learn from my chats"),
     el("p", { class: "muted" }, `Then up to ${limits.training.live_texts} of your conversations are kept for ${limits.training.live_days} days, and the SAE (not the model) learns from them. Take it back, and all of them are deleted at once. Kept now: ${kept}.`),
     el("div", { class: "bar" }, button("Delete my conversations", () => erase("texts"), { id: "erase-texts", disabled: !kept }), button("Forget what I liked", () => erase("votes"), { id: "erase-votes", disabled: !defaults.votes }), button("Delete everything in this browser", wipe, { id: "erase-browser" })),
-    el("p", { class: "muted" }, "You are known to the server as ", el("code", { id: "me" }, me()), ", a random name of this browser."));
+    el("p", { class: "muted" }, "You are known to the server as ", el("code", { id: "me" }, who.owner ?? me()), who.owner ? ", as your key says." : ", a random name of this browser."));
 }
 
 async function agree(is) {

@@ -1,0 +1,113 @@
+"""Which keys there are, and who a request comes from. Knows the store and the settings; no routes.
+
+The keys are read again once a second, so a key that is deleted is refused within that time by every replica. While
+the store is lost those that were read last are believed: whoever could chat a moment ago still can.
+"""
+
+import asyncio
+import hmac
+import secrets
+import time
+from dataclasses import replace
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from server.callers import ANYONE, OPERATOR, Caller
+from server.keys import Key, digest_of
+from server.settings import LOOPBACK, BadSettings, Settings
+from server.store.store import Store, Unavailable
+
+FRESH = 1.0
+"""Seconds for which what was read is believed without another look."""
+PATIENCE = 0.2
+"""Seconds that a request waits for another look."""
+SESSION = "session_secret"
+"""The setting that signs what browsers keep."""
+SESSION_DAYS = 30
+
+
+async def check_reachable(settings: Settings, store: Store) -> None:
+    """Raises BadSettings for a server that others can reach and for which nobody has a key."""
+    if settings.host not in LOOPBACK and settings.admin_key is None and not await store.keys():
+        raise BadSettings(
+            f"others can reach {settings.host}, and there is no key: make one with `tiller keys new NAME --role admin`, "
+            "or name one of your own in TILLER_ADMIN_KEY"
+        )
+
+
+class Keyring:
+    """The keys of one server, as last read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._keys: dict[str, Key] | None = None
+        self._read = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        self._signer: URLSafeTimedSerializer | None = None
+        given = settings.admin_key
+        self._operator = digest_of(given.get_secret_value()) if given else None
+
+    async def on(self, store: Store) -> bool:
+        """Whether callers need a key: if there are any, or others than this machine's own can reach the server."""
+        return bool(self._operator or await self._all(store) or self._settings.host not in LOOPBACK)
+
+    async def caller(self, store: Store, secret: str | None, session: str | None) -> Caller | None:
+        """Who comes with a secret, or with what a browser keeps of one; None for nobody who is known. Raises Unavailable."""
+        if not await self.on(store):
+            return ANYONE
+        if secret is not None:
+            return await self._known(store, digest_of(secret))
+        key_id = await self._signed(store, session) if session else None
+        if key_id is None:
+            return None
+        if key_id == self._operator:
+            return replace(OPERATOR, alone=True)
+        key = next((k for k in (await self._all(store)).values() if k.id == key_id), None)
+        return Caller.of(key, alone=True) if key and key.holds() else None
+
+    async def session(self, store: Store, secret: str) -> str | None:
+        """What a browser is to keep in place of a secret; None if nobody has it."""
+        caller = await self._known(store, digest_of(secret))
+        if caller is None:
+            return None
+        return (await self._signs(store)).dumps(self._operator if caller is OPERATOR else caller.key)
+
+    def forget(self) -> None:
+        """Read the keys again when they are asked for next."""
+        self._read = 0.0
+
+    async def _known(self, store: Store, digest: str) -> Caller | None:
+        if self._operator and hmac.compare_digest(digest, self._operator):
+            return OPERATOR
+        key = (await self._all(store)).get(digest)
+        return Caller.of(key) if key and key.holds() else None
+
+    async def _all(self, store: Store) -> dict[str, Key]:
+        if self._keys is None:
+            self._keys = {k.digest: k for k in await store.keys()}
+            self._read = time.monotonic()
+        elif time.monotonic() - self._read >= FRESH:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look(store))
+            await asyncio.wait({self._looking}, timeout=PATIENCE)  # a store that says nothing holds nobody up
+        return self._keys
+
+    async def _look(self, store: Store) -> None:
+        try:
+            self._keys = {k.digest: k for k in await store.keys()}
+            self._read = time.monotonic()
+        except Unavailable:
+            pass  # /health tells it
+
+    async def _signed(self, store: Store, session: str) -> str | None:
+        try:
+            found = (await self._signs(store)).loads(session, max_age=86_400 * SESSION_DAYS)
+        except BadSignature:
+            return None
+        return found if isinstance(found, str) else None
+
+    async def _signs(self, store: Store) -> URLSafeTimedSerializer:
+        if self._signer is None:
+            secret = await store.first_setting(SESSION, secrets.token_urlsafe(32))
+            self._signer = URLSafeTimedSerializer(secret, salt="tiller.session")
+        return self._signer

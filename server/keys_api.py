@@ -1,0 +1,107 @@
+"""`/v1/keys` and `/v1/me`: keys are made, listed and deleted; who one is here. Knows routes and the store; a secret is told once."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from server import answers
+from server.callers import caller_of
+from server.choice import Tiller
+from server.errors import ApiError, bad_request
+from server.keys import Allowance, Key, KeyRequest, Role, new_key
+from server.openapi import wire
+from server.protocol import parse
+
+router = APIRouter(prefix="/v1")
+
+
+class KeyTold(BaseModel):
+    """A key, as lists show it."""
+
+    object: Literal["key"]
+    id: str
+    name: str
+    prefix: str
+    role: Role
+    tenant: str
+    owner: str
+    limits: Allowance
+    default_preset: str | None
+    created: int
+    expires: int | None
+
+
+class KeyMade(KeyTold):
+    """A new key."""
+
+    secret: str
+
+
+class KeyList(answers.Page):
+    """All keys."""
+
+    data: list[KeyTold]
+
+
+class Me(BaseModel):
+    """Who asks."""
+
+    object: Literal["me"]
+    role: Role
+    tenant: str
+    owner: str | None
+    key: str | None
+    limits: Allowance
+    default_preset: str | None
+
+
+@router.post("/keys", status_code=201, openapi_extra=wire(KeyMade, 401, 403, takes=KeyRequest))
+async def create_key(request: Request) -> JSONResponse:
+    """Make a key. `secret` is told here and never again."""
+    tiller: Tiller = request.app.state.tiller
+    asked = parse(KeyRequest, await request.body())
+    if asked.default_preset and await tiller.preset(asked.default_preset) is None:
+        raise bad_request(f"no preset {asked.default_preset!r}", param="default_preset", code="unknown_preset")
+    key, secret = new_key(**dict(asked))
+    await tiller.store.add_key(key)
+    request.app.state.keyring.forget()
+    return JSONResponse(_told(key) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
+
+
+@router.get("/keys", openapi_extra=wire(KeyList, 401, 403))
+async def list_keys(request: Request) -> dict[str, Any]:
+    """All keys, without their secrets, which nobody has but those who were told."""
+    tiller: Tiller = request.app.state.tiller
+    found = [_told(k) for k in await tiller.store.keys()]
+    return {"object": "list", "data": found, "has_more": False, "next_cursor": None}
+
+
+@router.delete("/keys/{key_id}", openapi_extra=wire(answers.Deleted, 401, 403))
+async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
+    """Nobody gets in with it any more, here at once and at other replicas within a second."""
+    tiller: Tiller = request.app.state.tiller
+    if not await tiller.store.delete_key(key_id):
+        raise ApiError(404, f"no key {key_id[:64]!r}; GET /v1/keys lists them", code="not_found", param="id")
+    request.app.state.keyring.forget()
+    return {"id": key_id, "object": "key", "deleted": True}
+
+
+@router.get("/me", openapi_extra=wire(Me, 401))
+async def get_me(request: Request) -> dict[str, Any]:
+    """Who you are here, what you may, and what is steered where you leave it open."""
+    caller, tiller = caller_of(request), request.app.state.tiller
+    return {
+        "object": "me",
+        "role": caller.role,
+        "tenant": caller.tenant,
+        "owner": caller.owner,
+        "key": caller.key,
+        "limits": caller.limits.model_dump(),
+        "default_preset": caller.default_preset or tiller.settings.default_preset,
+    }
+
+
+def _told(key: Key) -> dict[str, Any]:
+    return {"object": "key"} | key.model_dump(exclude={"digest"})

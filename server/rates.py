@@ -1,0 +1,159 @@
+"""How much each key may ask for: requests, tokens, replies at a time, different steerings. Knows `limits`; no routes.
+
+Counted in this process, or in Redis for all replicas at once. While Redis is lost nothing is counted and everybody is
+let through, which the log says: a conversation is worth more than a limit. Replies at a time are each replica's own.
+"""
+
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from fastapi import Request
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+from server import metrics
+from server.callers import ANYONE, Caller, caller_of
+from server.errors import ApiError
+from server.settings import Settings
+
+log = structlog.get_logger(__name__)
+ONCE = RateLimitItemPerHour(1)
+AGAIN = 2.0
+"""Seconds for which a Redis that did not answer is not asked again."""
+SIGN_INS = RateLimitItemPerMinute(10)
+
+
+class Rates:
+    """The counts of one server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._counts = SlidingWindowCounterRateLimiter(_storage(settings))
+        self._replies: Counter[str] = Counter()
+        self._lost_until = 0.0
+
+    async def request(self, caller: Caller, *, counts: bool) -> None:
+        """One more request. Raises ApiError where that is too many; looking at something counts for nothing."""
+        if counts and caller.key and (most := caller.limits.requests):
+            await self._hit(RateLimitItemPerMinute(most), "requests", caller.key, f"{most} requests a minute")
+
+    async def spec(self, caller: Caller, fingerprint: str) -> None:
+        """Another steering, if it was not asked for within the hour. Raises ApiError."""
+        if not caller.key or not (most := caller.limits.specs):
+            return
+        item, key = RateLimitItemPerHour(most), caller.key
+        if await self._try(ONCE, "spec", key, fingerprint):
+            await self._hit(item, "specs", key, f"{most} different steerings an hour; those that you had still work")
+
+    async def tokens(self, caller: Caller, n: int) -> None:
+        """So many tokens were read and written."""
+        if n and caller.key and (most := caller.limits.tokens):
+            await self._try(RateLimitItemPerMinute(most), "tokens", caller.key, cost=min(n, most))
+
+    async def sign_in(self, where: str) -> None:
+        """Somebody tries a key. Raises ApiError."""
+        await self._hit(SIGN_INS, "sign-ins", where, "10 tries a minute")
+
+    async def room(self, caller: Caller) -> None:
+        """Raise ApiError if no token is left in this minute."""
+        if caller.key and (most := caller.limits.tokens):
+            item = RateLimitItemPerMinute(most)
+            if not await self._try(item, "tokens", caller.key, cost=0):
+                raise await self._refusal(item, "tokens", caller.key, f"{most} tokens a minute")
+
+    @asynccontextmanager
+    async def replying(self, caller: Caller) -> AsyncGenerator[None, None]:
+        """Hold a place among the key's replies. Raises ApiError if all are taken."""
+        key, most = caller.key, caller.limits.concurrent
+        if key is None or most is None:
+            yield
+            return
+        if self._replies[key] >= most:
+            metrics.limited.labels("concurrent").inc()
+            raise _refused(f"{most} replies at a time", 1)
+        self._replies[key] += 1
+        try:
+            yield
+        finally:
+            self._replies[key] -= 1
+
+    async def _hit(self, item: RateLimitItem, what: str, key: str, says: str) -> None:
+        if not await self._try(item, what, key):
+            raise await self._refusal(item, what, key, says)
+
+    async def _try(self, item: RateLimitItem, *names: str, cost: int = 1) -> bool:
+        if time.monotonic() < self._lost_until:
+            return True
+        try:
+            if cost == 0:
+                return (await self._counts.get_window_stats(item, *names)).remaining > 0
+            return await self._counts.hit(item, *names, cost=cost)
+        except Exception as error:
+            log.warning("nothing is counted", why=str(error)[:200])
+            self._lost_until = time.monotonic() + AGAIN
+            return True
+
+    async def _refusal(self, item: RateLimitItem, what: str, key: str, says: str) -> ApiError:
+        metrics.limited.labels(what).inc()
+        try:
+            wait = (await self._counts.get_window_stats(item, what, key)).reset_time - time.time()
+        except Exception:
+            wait = 1.0
+        return _refused(says, wait)
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """One caller's counts."""
+
+    caller: Caller = ANYONE
+    rates: Rates | None = None
+    """None where nothing is counted."""
+
+    @staticmethod
+    def of(request: Request) -> "Account":
+        """Of whoever asks."""
+        return Account(caller_of(request), request.app.state.rates)
+
+    async def steers(self, fingerprint: str) -> None:
+        """Raise ApiError if the caller has no token left, or has tried too many steerings."""
+        if self.rates:
+            await self.rates.room(self.caller)
+            await self.rates.spec(self.caller, fingerprint)
+
+    @asynccontextmanager
+    async def replying(self) -> AsyncGenerator[None, None]:
+        """Hold one of the caller's places. Raises ApiError."""
+        async with self.rates.replying(self.caller) if self.rates else nullcontext():
+            yield
+
+    async def spent(self, tokens: int) -> None:
+        """So many tokens were read and written."""
+        if self.rates:
+            await self.rates.tokens(self.caller, tokens)
+
+
+NOBODYS = Account()
+
+
+def _refused(says: str, wait: float) -> ApiError:
+    seconds = max(1, round(wait))
+    return ApiError(
+        429,
+        f"this key may have {says}; try again in {seconds} s",
+        code="rate_limit_exceeded",
+        kind="rate_limit_error",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def _storage(settings: Settings) -> Storage:
+    if settings.redis_url is None:
+        return MemoryStorage()
+    soon: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1}
+    return RedisStorage(f"async+{settings.redis_url}", implementation="redispy", key_prefix="tiller:limits", **soon)

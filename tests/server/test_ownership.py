@@ -1,0 +1,185 @@
+"""Who may read, use, change and delete what is whose: the whole matrix, over HTTP, with real keys of two tenants."""
+
+import httpx
+import pytest
+
+from tests.live import serving
+
+ADMIN = "the-first-key-of-this-server"
+HELLO = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2, "temperature": 0}
+STEERING = {"features": [{"id": "small/1", "strength": 0.4}]}
+PEOPLE = {
+    "owner": ("red", "ada", "researcher"),
+    "same person, another key": ("red", "ada", "creator"),
+    "same tenant": ("red", "bob", "creator"),
+    "same tenant, viewer": ("red", "eve", "viewer"),
+    "other tenant": ("blue", "ada", "creator"),
+    "admin": ("", "root", "admin"),
+    "nobody": None,
+}
+# who: reads, uses, changes, deletes
+PRIVATE = {
+    "owner": (200, 200, 200, 200),
+    "same person, another key": (200, 200, 200, 200),
+    "same tenant": (404, 400, 409, 409),
+    "same tenant, viewer": (404, 400, 403, 403),
+    "other tenant": (404, 400, 200, 404),  # the id is free in a tenant of one's own: a preset of their own is made
+    "nobody": (401, 401, 401, 401),
+}
+SHARED = PRIVATE | {
+    "same tenant": (200, 200, 403, 403),
+    "same tenant, viewer": (200, 200, 403, 403),
+}
+
+
+@pytest.fixture(scope="module")
+def people(bundle, tmp_path_factory):
+    with serving(bundle, tmp_path_factory.mktemp("owned"), admin_key=ADMIN, shares=True) as (address, _):
+        admin = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30)
+        found = {}
+        for i, (who, about) in enumerate(PEOPLE.items()):
+            headers = {}
+            if about:
+                tenant, owner, role = about
+                asked = {"name": f"key{i}", "tenant": tenant, "owner": owner, "role": role}
+                headers = {"Authorization": f"Bearer {admin.post('/v1/keys', json=asked).json()['secret']}"}
+            found[who] = httpx.Client(base_url=address, headers=headers, timeout=30)
+        yield found
+        for http in [admin, *found.values()]:
+            http.close()
+
+
+def preset(visibility):
+    return {"id": "mine", "name": "Mine", "steering": STEERING, "visibility": visibility}
+
+
+@pytest.fixture(params=["private", "shared"])
+def saved(request, people):
+    assert people["owner"].post("/v1/presets", json=preset(request.param)).status_code == 201
+    yield request.param
+    for who in ("owner", "other tenant"):
+        people[who].delete("/v1/presets/mine")
+
+
+@pytest.mark.parametrize("who", PRIVATE)
+def test_presets_are_read_used_changed_and_deleted_as_the_matrix_says(people, saved, who):
+    http, (reads, uses, changes, deletes) = people[who], {"private": PRIVATE, "shared": SHARED}[saved][who]
+    assert http.get("/v1/presets/mine").status_code == reads
+    assert http.post("/v1/chat/completions", json=HELLO | {"steering": {"preset": "mine"}}).status_code == uses
+    if reads != 401:
+        assert ("mine" in [p["id"] for p in http.get("/v1/presets").json()["data"]]) == (reads == 200)
+        assert ("small@mine" in [m["id"] for m in http.get("/v1/models").json()["data"]]) == (reads == 200)
+        assert http.get("/v1/presets/export?ids=mine").status_code == reads
+    if who != "other tenant":
+        assert http.delete("/v1/presets/mine").status_code == deletes
+        people["owner"].post("/v1/presets", json=preset(saved))
+    changed = http.put("/v1/presets/mine", json=preset(saved) | {"name": f"Of {who}"})
+    assert changed.status_code == changes
+    seen = people["owner"].get("/v1/presets/mine").json()
+    assert (seen["name"], seen["owner"], seen["tenant"]) == (
+        f"Of {who}" if changes == 200 and who != "other tenant" else "Mine",
+        "ada",
+        "red",
+    )
+
+
+def test_an_owner_is_not_whom_the_body_says(people):
+    answer = people["same tenant"].post("/v1/presets", json=preset("private") | {"owner": "ada", "tenant": "blue"})
+    assert (answer.json()["owner"], answer.json()["tenant"]) == ("bob", "red")
+    people["same tenant"].delete("/v1/presets/mine")
+
+
+def test_what_others_may_use_is_read_only_to_them(people):
+    people["owner"].post("/v1/presets", json=preset("shared"))
+    told = {who: people[who].get("/v1/presets/mine").json()["readonly"] for who in ("owner", "same tenant")}
+    people["owner"].delete("/v1/presets/mine")
+    assert told == {"owner": False, "same tenant": True}
+
+
+@pytest.mark.parametrize("who", PEOPLE)
+def test_a_vector_is_its_owners_alone(people, who):
+    about = {"name": "up", "a": ["What a lovely day!", "I love it."], "b": ["What a sad day.", "I hate it."]}
+    made = people["owner"].post("/v1/vectors", json=about | {"replace": True})
+    assert made.status_code == 201, made.text
+    http, theirs = people[who], who in ("owner", "same person, another key")
+    listed = http.get("/v1/vectors")
+    if who == "nobody":
+        assert listed.status_code == 401
+        return
+    assert [v["name"] for v in listed.json()["data"]] == (["up"] if theirs else [])
+    pretends = http.get("/v1/vectors", params={"user": "red/ada"}).json()
+    assert pretends["data"] == []
+    steering = {"features": [{"id": "vector/up", "strength": 0.3}]}
+    used = http.post("/v1/chat/completions", json=HELLO | {"steering": steering})
+    # the same person's lesser key has the vector, and no right to steer by it
+    expected = {"owner": 200, "same person, another key": 403}.get(who, 400)
+    assert used.status_code == expected, used.text
+    assert http.delete("/v1/vectors/up").status_code == (200 if theirs else 404)
+
+
+@pytest.mark.parametrize("who", PEOPLE)
+def test_a_share_is_read_by_its_address_and_deleted_by_its_maker(people, who):
+    share = people["owner"].post("/v1/shares", json={"model": "small", "steering": STEERING}).json()
+    http = people[who]
+    if who == "nobody":
+        assert http.get(f"/v1/shares/{share['id']}").status_code == 401
+        return
+    assert http.get(f"/v1/shares/{share['id']}").status_code == 200
+    may = who in ("owner", "same person, another key", "admin")
+    assert http.delete(f"/v1/shares/{share['id']}").status_code == (200 if may else 403)
+
+
+@pytest.mark.parametrize("who", PEOPLE)
+def test_a_job_is_seen_and_ended_by_whoever_began_it(people, who):
+    order = {"feature": "small/1", "strengths": [0.5], "prompts": ["hello"], "max_tokens": 2}
+    job = people["owner"].post("/v1/steering/sweep", json=order).json()
+    assert job["owner"] == "ada"
+    http, may = people[who], who in ("owner", "same person, another key", "admin")
+    if who == "nobody":
+        assert http.get(f"/v1/jobs/{job['id']}").status_code == 401
+        return
+    for path in ("", "/events", "/artifacts"):
+        if may and path == "/events":
+            continue  # it would be followed to its end
+        assert http.get(f"/v1/jobs/{job['id']}{path}").status_code == (200 if may else 404)
+    assert (job["id"] in [j["id"] for j in http.get("/v1/jobs").json()["data"]]) == may
+    ended = http.post(f"/v1/jobs/{job['id']}/cancel").status_code
+    assert ended in ((202, 409) if may else (403, 404))
+
+
+def test_consent_votes_and_exports_are_each_owners_own(people):
+    owner, other = people["owner"], people["same tenant"]
+    owner.put("/v1/training/consent", json={"consent": True})
+    vote = {"kind": "thumb", "up": True, "steering": STEERING}
+    owner.post("/v1/feedback", json=vote)
+    assert owner.get("/v1/training/consent").json()["consent"]
+    assert len(owner.get("/v1/feedback").json()["votes"]) == 1
+    for user in ("", "ada", "red/ada", "../ada"):
+        params = {"user": user} if user else {}
+        assert not other.get("/v1/training/consent", params=params).json()["consent"]
+        assert other.get("/v1/feedback", params=params).json()["votes"] == []
+        assert other.get("/v1/export", params=params).json()["votes"] == []
+    sub = owner.get("/v1/training/consent", params={"user": "customer-1"}).json()
+    assert not sub["consent"]  # a user of one's own is somebody else than oneself
+    owner.put("/v1/training/consent", json={"consent": False})
+
+
+def test_two_tenants_may_call_their_presets_the_same(people):
+    for who, name in (("owner", "Red"), ("other tenant", "Blue")):
+        assert people[who].post("/v1/presets", json=preset("shared") | {"name": name}).status_code == 201
+    for who, name in (("same tenant", "Red"), ("other tenant", "Blue")):
+        assert people[who].get("/v1/presets/mine").json()["name"] == name
+    for who in ("owner", "other tenant"):
+        people[who].delete("/v1/presets/mine")
+
+
+def test_what_the_operator_shares_is_everybodys(people):
+    about = preset("shared") | {"id": "house", "name": "House"}
+    assert people["admin"].post("/v1/presets", json=about).status_code == 201
+    for who in ("owner", "other tenant", "same tenant, viewer"):
+        answer = people[who].post("/v1/chat/completions", json=HELLO | {"model": "small@house"})
+        assert answer.status_code == 200
+        assert answer.json()["steering"]["preset"] == "house"
+        assert people[who].delete("/v1/presets/house").status_code in (403, 404)
+    assert people["admin"].get("/v1/presets/house").status_code == 200
+    people["admin"].delete("/v1/presets/house")

@@ -1,0 +1,141 @@
+"""A server with keys, as people at browsers meet it: signing in, making keys, two who never see each other's, and no way round."""
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from tests import small
+from tests.live import serving
+from tests.ui.test_page import RANGE, finished, pick, send
+
+pytestmark = pytest.mark.browser
+ADMIN = "the-first-key-of-this-server"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    from ui.page import mount
+
+    folder = tmp_path_factory.mktemp("guarded")
+    with serving(small.write_bundle(folder / "bundle"), folder / "data", mount=mount, admin_key=ADMIN) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def person(browser, guarded):
+    """Open the page as somebody with a key; several may be there at once."""
+    contexts, wrong = [], []
+
+    def come(secret, **options):
+        context = browser.new_context(viewport={"width": 1360, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.goto(guarded)
+        page.fill("#key", secret)
+        page.click("button[type=submit]")
+        page.wait_for_selector("#cards .card")
+        return page
+
+    yield come
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def key(guarded, name, **about):
+    headers = {"Authorization": f"Bearer {ADMIN}"}
+    answer = httpx.post(f"{guarded}/v1/keys", json={"name": name, **about}, headers=headers)
+    return answer.json()["secret"]
+
+
+def serious(page):
+    return [v["id"] for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_who_comes_without_a_key_is_asked_for_one_kindly(browser, guarded, scheme):
+    page = browser.new_context(viewport={"width": 375, "height": 700}, color_scheme=scheme).new_page()
+    page.goto(guarded)
+    assert page.url.endswith("/sign-in")
+    assert page.evaluate("document.activeElement.id") == "key"
+    assert serious(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("button").bounding_box()["height"] >= 44
+    page.fill("#key", "sk-tiller-wrong")
+    page.click("button[type=submit]")
+    assert "not known here" in page.inner_text("[role=alert]")
+    assert serious(page) == []
+    page.context.close()
+
+
+def test_somebody_with_a_key_chats_and_is_known_by_it(person, guarded):
+    page = person(key(guarded, "ada", role="creator", tenant="red", days=30))
+    pick(page)
+    send(page, "hello there")
+    finished(page)
+    page.click("#tab-settings")
+    page.wait_for_selector("#keys")
+    assert "You are ada of red, with the role creator." in page.inner_text("#keys")
+    assert page.locator("#new-key").count() == 0
+    assert page.inner_text("#me") == "ada"
+    page.click("#sign-out")
+    page.wait_for_url("**/sign-in")
+    page.goto(guarded)
+    assert page.url.endswith("/sign-in")
+
+
+def test_an_admin_makes_a_key_sees_it_once_and_deletes_it(person, guarded):
+    page = person(ADMIN)
+    page.click("#tab-settings")
+    page.fill("#key-name", "bob")
+    page.select_option("#key-role", "viewer")
+    page.click("#make-key")
+    secret = page.inner_text("#new-secret")
+    me = httpx.get(f"{guarded}/v1/me", headers={"Authorization": f"Bearer {secret}"}).json()
+    assert (me["owner"], me["role"]) == ("bob", "viewer")
+    assert serious(page) == []
+    page.click("#secret-done")
+    page.wait_for_selector("#new-secret", state="detached")
+    assert secret not in page.content()
+    page.reload()
+    page.wait_for_selector("[aria-label='Delete the key bob']")
+    assert secret not in page.content()
+    page.click("[aria-label='Delete the key bob']")
+    page.click("#confirm-yes")
+    page.wait_for_selector("[aria-label='Delete the key bob']", state="detached")
+    assert httpx.get(f"{guarded}/v1/me", headers={"Authorization": f"Bearer {secret}"}).status_code == 401
+
+
+def test_a_key_that_is_deleted_takes_its_page_to_the_sign_in(person, guarded):
+    page = person(key(guarded, "short"))
+    headers = {"Authorization": f"Bearer {ADMIN}"}
+    held = next(k for k in httpx.get(f"{guarded}/v1/keys", headers=headers).json()["data"] if k["name"] == "short")
+    httpx.delete(f"{guarded}/v1/keys/{held['id']}", headers=headers)
+    page.click("#tab-settings")
+    page.wait_for_url("**/sign-in")
+
+
+def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
+    page = person(key(guarded, "eve", role="viewer"))
+    pick(page)
+    page.locator(RANGE).first.fill("0.2")  # how much of a persona is anybody's choice
+    send(page, "hello")
+    finished(page)
+    page.click("#tab-features")
+    page.locator("#section-features [data-plus]:not(.there)").first.click()
+    page.click("#tab-chat")
+    send(page, "hello")
+    page.wait_for_selector("text=steers at most 0")
+
+
+def test_two_people_never_see_each_others_personas(person, guarded):
+    ada, bob = (person(key(guarded, n, role="creator", tenant="red")) for n in ("anna", "ben"))
+    pick(ada)
+    ada.click("#save-as")
+    ada.fill("#preset-name", "Mine alone")
+    ada.click("#preset-save")
+    ada.wait_for_selector("#cards [data-preset=mine-alone]")
+    bob.reload()
+    bob.wait_for_selector("#cards .card")
+    assert bob.locator("#cards [data-preset=mine-alone]").count() == 0

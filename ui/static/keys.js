@@ -1,0 +1,67 @@
+// Keys: who one is here, and, for whoever runs the server, who else may use it. A secret is shown once and kept nowhere.
+import { api, HERE } from "./api.js";
+import { button, confirmed, copyButton, el, toast } from "./dom.js";
+
+const ROLES = [["viewer", "personas only"], ["user", "and measured features"], ["creator", "and personas of their own"], ["researcher", "and vectors"], ["admin", "everything"]];
+let secret = null;
+
+// `keys` is null for those who may not see them; `again` asks the server anew and draws.
+export function keysCard({ who, keys, on, again }) {
+  return el("section", { class: "card stack", id: "keys", "aria-label": "Keys" }, el("h3", {}, "Keys"), ...(on ? mine(who) : [el("p", { class: "muted" }, "Nobody needs a key here. Once there is one, everybody does, and you sign in with it.")]), ...(keys ? manage(keys, again) : []));
+}
+
+function mine(who) {
+  const about = Object.entries({ "requests a minute": who.limits.requests, "tokens a minute": who.limits.tokens, "replies at a time": who.limits.concurrent, "different steerings an hour": who.limits.specs }).filter(([, most]) => most !== null);
+  return [
+    el("p", {}, "You are ", el("strong", {}, who.owner), who.tenant ? ` of ${who.tenant}` : "", `, with the role ${who.role}.`),
+    about.length ? el("p", { class: "muted" }, `Your key has ${about.map(([what, most]) => `${most.toLocaleString("en")} ${what}`).join(", ")}.`) : null,
+    who.default_preset ? el("p", { class: "muted" }, `Where you choose nothing, ${who.default_preset} steers.`) : null,
+    el("form", { method: "post", action: `${HERE}sign-out` }, button("Sign out", null, { id: "sign-out", type: "submit" })),
+  ].filter(Boolean);
+}
+
+function manage(keys, again) {
+  return [told(again), keys.length ? el("ul", { class: "keys", "aria-label": "All keys" }, keys.map((k) => row(k, again))) : el("p", { class: "muted" }, "There are no keys yet."), form(again)].filter(Boolean);
+}
+
+function told(again) {
+  if (!secret) return null;
+  return el("div", { class: "notice stack", role: "status" }, el("p", {}, el("strong", {}, "This is shown once. "), "Copy it now; nobody can find it out again."),
+    el("div", { class: "bar" }, el("code", { class: "grow secret", id: "new-secret" }, secret), copyButton(secret), button("Done", () => { secret = null; again(); }, { id: "secret-done" })));
+}
+
+function row(key, again) {
+  const until = key.expires ? `until ${new Date(key.expires * 1000).toISOString().slice(0, 10)}` : "for good";
+  return el("li", { class: "bar" },
+    el("span", { class: "grow" }, el("strong", {}, key.name), " ", el("code", {}, `${key.prefix}…`), el("span", { class: "muted" }, ` ${key.role}${key.tenant ? ` of ${key.tenant}` : ""}, ${until}`)),
+    button("Delete", () => remove(key, again), { "aria-label": `Delete the key ${key.name}`, "data-key": `delete ${key.id}` }));
+}
+
+async function remove(key, again) {
+  if (!(await confirmed(`Delete the key ${key.name}? Whoever uses it is shut out at once.`, "Delete"))) return;
+  try {
+    await api(`keys/${key.id}`, "DELETE");
+    toast("Deleted.");
+  } catch (error) { toast(error.message, { problem: true }); }
+  await again();
+}
+
+function form(again) {
+  const name = el("input", { type: "text", id: "key-name", required: true, pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", title: "Small letters, digits, dots and dashes", autocomplete: "off", "data-key": "key-name" });
+  const tenant = el("input", { type: "text", id: "key-tenant", pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", autocomplete: "off", "data-key": "key-tenant" });
+  const role = el("select", { id: "key-role", "data-key": "key-role" }, ROLES.map(([value, words]) => el("option", { value, selected: value === "user" }, `${value}: ${words}`)));
+  const days = el("input", { type: "number", id: "key-days", min: "1", max: "36500", placeholder: "for good", "data-key": "key-days" });
+  return el("form", { class: "stack", id: "new-key", onsubmit: (event) => { event.preventDefault(); make({ name: name.value, role: role.value, ...(tenant.value ? { tenant: tenant.value } : {}), ...(days.value ? { days: Number(days.value) } : {}) }, again); } },
+    el("div", { class: "fields" }, field("Name", name), field("Role", role), field("Tenant", tenant), field("Days", days)),
+    el("div", { class: "bar" }, button("Make a key", null, { id: "make-key", type: "submit" })));
+}
+
+const field = (words, input) => el("label", { class: "field" }, words, input);
+
+async function make(about, again) {
+  try {
+    secret = (await api("keys", "POST", about)).secret;
+  } catch (error) { return toast(error.message, { problem: true }); }
+  await again();
+  document.querySelector("#new-secret")?.closest(".notice").scrollIntoView({ block: "nearest" });
+}
