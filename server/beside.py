@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -20,13 +20,16 @@ PATIENCE = 15.0
 
 
 @contextmanager
-def trainer(settings: Settings) -> Iterator[None]:
-    """Keep a trainer running while the context is open. It reads our end of a pipe, so it dies with us, however we die."""
+def trainer(settings: Settings) -> Iterator[Callable[[], None]]:
+    """Keep a trainer running while the context is open. It reads our end of a pipe, so it dies with us, however we die.
+
+    Gives what tells it to end before the context does.
+    """
     over = threading.Event()
     watching = threading.Thread(target=_keep, args=(settings, over), daemon=True)
     watching.start()
     try:
-        yield
+        yield over.set
     finally:
         over.set()
         watching.join(PATIENCE + 5)

@@ -1,10 +1,15 @@
-"""The HTTP server around an application: ends kindly. Knows uvicorn, and whether replies still run; no routes."""
+"""The HTTP server around an application: ends kindly. Knows uvicorn, and whether replies still run; no routes.
+
+Told to end, it says so at `/health`, turns new requests away with a time to wait, and lets running replies end, up to
+`drain_seconds`; then the engine tells those that are left. Told again, it waits no longer.
+"""
 
 import asyncio
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -12,43 +17,75 @@ from fastapi import FastAPI
 
 BACKLOG = 2048
 """Connections that wait to be taken."""
+TWICE = 1.0
+"""Seconds after which a second signal is one."""
 
 
 class HttpServer(uvicorn.Server):
     """Open replies get time to end; then the engine tells them, which is kinder than a cut connection."""
 
-    def __init__(self, application: FastAPI, *, shared: bool = False, **config: Any) -> None:  # noqa: ANN401 - uvicorn's
+    def __init__(
+        self,
+        application: FastAPI,
+        *,
+        drain_seconds: float = 5.0,
+        shared: bool = False,
+        **config: Any,  # noqa: ANN401 - uvicorn's
+    ) -> None:
         """With `shared`, other processes take connections from the same socket."""
         # asyncio takes as many as `backlog` at once, and a process that takes all leaves the others idle.
         backlog = 1 if shared else BACKLOG
-        super().__init__(
-            uvicorn.Config(
-                application,
-                log_config=None,
-                log_level="warning",
-                timeout_graceful_shutdown=8,
-                backlog=backlog,
-                **config,
-            )
-        )
-        self._application, self._shared = application, shared
+        more = {"log_config": None, "log_level": "warning", "timeout_graceful_shutdown": 8, "backlog": backlog}
+        super().__init__(uvicorn.Config(application, **more, **config))
+        self._application, self._shared, self._drain_seconds = application, shared, drain_seconds
+        self._told: float | None = None
+        self._also: Sequence[Callable[[], None]] = ()
+        self._idle = 0
 
     def run_until_signal(
-        self, sockets: list[socket.socket] | None = None, *, first: Callable[[], Awaitable[None]] | None = None
+        self,
+        sockets: list[socket.socket] | None = None,
+        *,
+        first: Callable[[], Awaitable[None]] | None = None,
+        also: Sequence[Callable[[], None]] = (),
     ) -> None:
-        """Serve until SIGTERM, SIGINT or `should_exit`; `first` is done before any connection is taken."""
+        """Serve until SIGTERM, SIGINT or `should_exit`; `first` is done before any connection is taken.
+
+        `also` are told by a signal at once: what else ends does so at the same time.
+        """
 
         async def run() -> None:
             if first:
                 await first()
             await self.serve(sockets)
 
+        self._also = also
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(self, "should_exit", True))
+            signal.signal(number, self.handle_exit)
         try:
             asyncio.run(run())
         except KeyboardInterrupt:
             pass
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+        """Begin to end; if told again, end now. A terminal tells a whole group, so one told twice at once was told once."""
+        if self._told is not None:
+            self.should_exit = self.should_exit or time.monotonic() - self._told > TWICE
+            return
+        self._told = time.monotonic()
+        self._application.state.draining = True
+        for tell in self._also:
+            tell()
+        self.should_exit = not self.started
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether it is over; uvicorn asks ten times a second."""
+        over = await super().on_tick(counter)
+        if self._told is None:
+            return over
+        tiller = getattr(self._application.state, "tiller", None)
+        self._idle = 0 if tiller and any(tiller.engine.load_now) else self._idle + 1
+        return over or self._idle >= 2 or time.monotonic() - self._told > self._drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take connections."""
@@ -62,9 +99,9 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
         ending.cancel()
 
-    async def _end_replies(self, *, after: float = 4.0) -> None:
+    async def _end_replies(self) -> None:
         """Wait for running replies, tell those that are not done, then drop what an open page holds on to."""
-        end = time.monotonic() + after
+        end = time.monotonic() + (4.0 if self._told is None else 0.0)
         if tiller := getattr(self._application.state, "tiller", None):
             while time.monotonic() < end and any(tiller.engine.load_now):
                 await asyncio.sleep(0.05)

@@ -24,8 +24,8 @@ READY = b"ready\n"
 """What a replica says when it has loaded."""
 LONGEST = 60.0
 """Seconds between two attempts to keep one that dies again and again."""
-PATIENCE = 15.0
-"""Seconds that replicas have to end their replies."""
+PATIENCE = 10.0
+"""Seconds that replicas have to end, beside those that their replies have."""
 
 
 class Replicas:
@@ -35,7 +35,8 @@ class Replicas:
         self._over = threading.Event()
         self._children: list[subprocess.Popen[bytes]] = []
         own = settings.model_copy(update={"trainer": False, "workers": 1})
-        self._n, self._listening = settings.workers, listening
+        self._n, self._listening, self._drain_seconds = settings.workers, listening, settings.drain_seconds
+        self._told: set[int] = set()
         self._words = [sys.executable, "-m", "server", "replica", "--settings", own.model_dump_json()]
         self._words += ["--listening", str(listening.fileno()), "--page", str(page)]
 
@@ -59,12 +60,18 @@ class Replicas:
                         log.warning("a replica serves in its place", pid=self._children[place].pid)
         return True
 
-    def end(self) -> None:
-        """Let all end their replies, and wait for them."""
+    def tell(self) -> None:
+        """Let all end their replies; who was told is not told again, for that would mean to wait no longer."""
         self._over.set()
         for child in self._children:
-            child.send_signal(signal.SIGTERM)
-        end = time.monotonic() + PATIENCE
+            if child.pid not in self._told and child.poll() is None:
+                self._told.add(child.pid)
+                child.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """The same, and wait for them."""
+        self.tell()
+        end = time.monotonic() + PATIENCE + self._drain_seconds
         for child in self._children:
             try:
                 child.wait(max(0.1, end - time.monotonic()))

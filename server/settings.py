@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """A TOML file with limits for named features, and for roles; docs/keys.md says how."""
     drain_seconds: float = Field(default=5, ge=0)
     """How long running replies have to end when the server is told to; new requests are turned away meanwhile."""
+    drain_seconds: float = Field(default=5, ge=0)
+    """How long running replies have to end when the server is told to; new requests are turned away meanwhile."""
     max_push: float = Field(default=4.0, gt=0)
     """Policy: the longest summed push, in typical lengths of the stream."""
     max_features: int = Field(default=MAX_FEATURES, ge=1, le=MAX_FEATURES)
