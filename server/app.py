@@ -53,6 +53,7 @@ from server.rates import Rates
 from server.settings import LOOPBACK, Settings
 from server.store.store import BadStore, trouble
 from server.swap import Swap, as_called
+from server.tracing import Traced
 from server.version import VERSION, git_commit, version_of
 from steering.errors import SteeringError
 
@@ -115,6 +116,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.state.keyring, app.state.rates = Keyring(settings), Rates(settings)
     app.add_middleware(Entrance, state=app.state)
     app.add_middleware(Border, state=app.state, settings=settings)
+    app.add_middleware(Traced)
     app.add_middleware(Lines)
     errors.install(app)
     openapi.install(app)

@@ -36,6 +36,7 @@ from server import (
     logs,
     sae_commands,
     store_commands,
+    tracing,
     understanding_commands,
 )
 from server.flags import settings_of, with_flags
@@ -160,6 +161,7 @@ def replica(
     async def load() -> None:
         early.append(await _open(found))
 
+    tracing.begin(found.otel_endpoint)
     application = create_app(found, opened)
     application.mount("/", Forward(page))
     server = HttpServer(application, shared=True, drain_seconds=found.drain_seconds)
@@ -167,6 +169,7 @@ def replica(
     threading.Thread(target=_exit_at_end_of_input, args=(server,), daemon=True).start()
     taken = socket.socket(fileno=listening)
     _expected(lambda: server.run_until_signal([taken], first=load if late else None))
+    tracing.end()
     if failure := application.state.failure:
         _fail(failure)
 
@@ -299,12 +302,14 @@ def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from ui.page import mount
 
+    tracing.begin(settings.otel_endpoint)
     application = mount(create_app(settings, lambda: _open(settings)), api_base=f"{address}/v1")
     server = HttpServer(application, drain_seconds=settings.drain_seconds)
     ready = partial(_ready, settings, address)
     threading.Thread(target=_announce, args=(application, server, ready), daemon=True).start()
     with beside.trainer(settings) if settings.trainer else nullcontext(lambda: None) as end_trainer:
         server.run_until_signal([listening], also=[end_trainer])
+    tracing.end()
     if failure := application.state.failure:
         _fail(failure)
 

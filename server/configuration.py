@@ -25,7 +25,7 @@ Every setting can be given in four ways; the first that there is counts:
    setting is an error, and what was probably meant is named.
 4. the default.
 
-`REDIS_URL`, as platforms set it, stands in for `redis_url` where none of these names one. Secrets have no flag, since
+`REDIS_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`, as platforms set them, stand in where none of these names one. Secrets have no flag, since
 whoever lists processes would read it. `tiller config` prints what is in force and where each value comes from.
 
 ```toml

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from server import logs
+from server import logs, tracing
 from server.engines.engine import Piece
 
 SOON = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -70,21 +70,25 @@ def asked(modes: Iterable[str], scope: str, *, prompt: int, n_features: int) -> 
 async def measured(pieces: AsyncGenerator[Piece, None], *, is_steered: bool) -> AsyncGenerator[Piece, None]:
     """The same pieces, their times noted. Closing this closes them."""
     began = last = time.perf_counter()
-    told, kind = 0, str(is_steered).lower()
-    async with aclosing(pieces):
-        async for piece in pieces:
-            now, new = time.perf_counter(), piece.tokens - told
-            if new and not told:
-                first_token.observe(now - began)
-            for _ in range(new if told else 0):
-                between.observe((now - last) / new)
-            said_tokens.inc(new)
-            logs.add(tokens=new)
-            told, last = piece.tokens, now
-            if piece.finish_reason:
-                succeeded.labels(piece.finish_reason, kind).inc()
-                end_to_end.labels(kind).observe(now - began)
-            yield piece
+    told, kind, reason, span = 0, str(is_steered).lower(), None, tracing.Generation()
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                now, new, reason = time.perf_counter(), piece.tokens - told, piece.finish_reason
+                span.piece(piece.tokens, piece.waited)
+                if new and not told:
+                    first_token.observe(now - began)
+                for _ in range(new if told else 0):
+                    between.observe((now - last) / new)
+                said_tokens.inc(new)
+                logs.add(tokens=new)
+                told, last = piece.tokens, now
+                if reason:
+                    succeeded.labels(reason, kind).inc()
+                    end_to_end.labels(kind).observe(now - began)
+                yield piece
+    finally:
+        span.end(reason)
 
 
 def judged(verdict: str) -> None:

@@ -120,6 +120,8 @@ class Settings(BaseSettings):
     """How lines of the log look; `auto`: for people on a terminal, else JSON."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is worth a line; each request is one at `info`, what the page and probes ask for at `debug`."""
+    otel_endpoint: str | None = None
+    """An OpenTelemetry collector, such as `http://localhost:4318`, that spans are sent to; needs `tiller[otel]`."""
     job_kinds: tuple[str, ...] = ()
     """More types of job, `name=module:attribute`."""
 
@@ -191,11 +193,15 @@ class _File(PydanticBaseSettingsSource):
         return None, field_name, False
 
 
+BARE = {"redis_url": "REDIS_URL", "otel_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT"}
+"""What platforms set under a name of their own; weaker than all else but the default."""
+
+
 class _Bare(PydanticBaseSettingsSource):
-    """Redis' address by the name that platforms give it, if nothing else says where it is."""
+    """What `BARE` names."""
 
     def __call__(self) -> dict[str, Any]:
-        return {"redis_url": url} if (url := os.environ.get("REDIS_URL")) else {}
+        return {field: found for field, name in BARE.items() if (found := os.environ.get(name))}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - theirs
         return None, field_name, False
@@ -230,4 +236,4 @@ def _origin(field: str, given: Mapping[str, object]) -> str:
     named = given.get("config") or environment.get("config")
     if named and field in _from_file(Path(str(named))):
         return str(named)
-    return "REDIS_URL" if field in _Bare(Settings)() else "default"
+    return BARE[field] if field in _Bare(Settings)() else "default"

@@ -87,6 +87,8 @@ class Piece:
     finish_reason: FinishReason | None = None
     cached: int = 0
     """How many of the prompt's tokens did not have to be computed again."""
+    waited: float = 0.0
+    """Seconds before the engine began with it, if it knows."""
 
 
 class Engine(Protocol):

@@ -78,6 +78,8 @@ class _Sequence:
     """Their text, until the next piece is due."""
     unsent: list[TokenLogprob] = field(default_factory=list)
     cancelled: bool = False
+    came: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
 
     @property
     def reading(self) -> bool:
@@ -308,7 +310,7 @@ class TransformersEngine:
                 return
             if sequence.cancelled:
                 continue
-            sequence.slot = self._slots.pop()
+            sequence.slot, sequence.waited = self._slots.pop(), time.perf_counter() - sequence.came
             try:
                 self._seat(sequence)
             except Exception:
@@ -478,7 +480,7 @@ class TransformersEngine:
         text, sequence.unsaid = sequence.unsaid + text, ""
         ids, logprobs = tuple(sequence.spoken[sequence.sent :]), tuple(sequence.unsent)
         sequence.sent, sequence.unsent = len(sequence.spoken), []
-        return Piece(text, len(sequence.spoken), ids, logprobs, reason, sequence.cached)
+        return Piece(text, len(sequence.spoken), ids, logprobs, reason, sequence.cached, sequence.waited)
 
     def _logprob(self, token: int, logits: Tensor, alternatives: int) -> TokenLogprob:
         logprobs = torch.log_softmax(logits, -1)
