@@ -60,7 +60,6 @@ from steering.errors import SteeringError
 log = structlog.get_logger(__name__)
 Opener = Callable[[], Awaitable[Tiller]]
 DRAINING = {"error": {"code": 503, "message": "Shutting down", "type": "unavailable_error", "param": None}}
-DRAINING = {"error": {"code": 503, "message": "Shutting down", "type": "unavailable_error", "param": None}}
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error", "param": None}}
 PARTS = (
     openai_api,
@@ -217,8 +216,6 @@ class Border:
 
         if refusal := self._refusal(scope, headers):
             await JSONResponse(refusal.body, refusal.status)(scope, receive, tagged)
-        elif self.state.draining and scope["path"].startswith("/v1"):
-            await JSONResponse(DRAINING, 503, {"Retry-After": "5", "Connection": "close"})(scope, receive, tagged)
         elif self.state.draining and scope["path"].startswith("/v1"):
             await JSONResponse(DRAINING, 503, {"Retry-After": "5", "Connection": "close"})(scope, receive, tagged)
         elif self.state.tiller is None and scope["path"].startswith("/v1"):

@@ -76,8 +76,16 @@ class Settings(BaseSettings):
     """A TOML file with limits for named features, and for roles; docs/keys.md says how."""
     drain_seconds: float = Field(default=5, ge=0)
     """How long running replies have to end when the server is told to; new requests are turned away meanwhile."""
-    drain_seconds: float = Field(default=5, ge=0)
-    """How long running replies have to end when the server is told to; new requests are turned away meanwhile."""
+    probe: Path | None = None
+    """A folder with a probe that reads prompts and replies below the steered layer; docs/guards.md says how to make one."""
+    openers: tuple[str, ...] = ()
+    """How this model begins a refusal, such as "I can't help"; where it would refuse unsteered, it is not steered."""
+    tau: float = Field(default=0.2, gt=0, lt=1)
+    """From which probability of a refusal on."""
+    hold_back: int = Field(default=16, ge=0, le=512)
+    """Tokens of a reply that are held back until the probe has read them."""
+    read_every: int = Field(default=8, ge=1, le=512)
+    """Tokens of a reply between two readings."""
     max_push: float = Field(default=4.0, gt=0)
     """Policy: the longest summed push, in typical lengths of the stream."""
     max_features: int = Field(default=MAX_FEATURES, ge=1, le=MAX_FEATURES)
@@ -98,6 +106,8 @@ class Settings(BaseSettings):
     """Text that the SAE keeps explaining: lines or JSONL; the bundle's own if none is named."""
     update_hours: float = Field(default=0, ge=0)
     """Update the SAE so often if people have given text; 0: only when the text has drifted, or by hand."""
+    text_key: SecretStr | None = Field(default=None, exclude=True, repr=False, min_length=32)
+    """What conversations that people give are sealed with; with a trainer on another machine, the same on both. Without, `text.key` in the data directory."""
     live_texts: int = Field(default=50, ge=1)
     """How many conversations are kept of each user who agreed."""
     live_days: float = Field(default=7, gt=0)
