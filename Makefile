@@ -67,7 +67,7 @@ check: install ## Lint, formatting, types and the Dockerfile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile Dockerfile.cuda
 
 format: install ## Format the code
 	$(BIN)/ruff format .

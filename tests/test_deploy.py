@@ -28,7 +28,7 @@ def test_services_name_settings_commands_and_files_that_there_are():
     for service in COMPOSE["services"].values():
         for name in service.get("environment", {}):
             assert name.removeprefix("TILLER_").lower() in Settings.model_fields
-        if service.get("image") == "tiller":
+        if service.get("image", "").partition(":")[0] == "tiller":
             assert service["command"][1] in commands
         for volume in service.get("volumes", []):
             place = volume.split(":")[0]
@@ -55,3 +55,15 @@ def test_a_cluster_asks_the_routes_that_there_are():
     assert parts["Service"]["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
     claim = parts["Deployment"]["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
     assert claim == parts["PersistentVolumeClaim"]["metadata"]["name"]
+
+
+def test_both_images_install_the_same_and_the_one_for_gpus_asks_for_one():
+    plain, cuda = ((ROOT / name).read_text() for name in ("Dockerfile", "Dockerfile.cuda"))
+    assert re.findall(r"torch==[\d.]+", plain)[0] in cuda
+    assert {*re.findall(r"^COPY (\w+) \1$", plain, flags=re.M)} <= {*re.findall(r"^COPY (\w+) \1$", cuda, flags=re.M)}
+    for line in ("USER 1000", "HEALTHCHECK", "STOPSIGNAL SIGTERM", 'CMD ["tiller", "serve"]', "requirements.lock"):
+        assert line in cuda
+    gpu = COMPOSE["services"]["server-gpu"]
+    assert gpu["profiles"] == ["gpu"]
+    assert gpu["build"]["dockerfile"] == "Dockerfile.cuda"
+    assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
