@@ -457,7 +457,8 @@ def seal(folder: Path) -> BundleInfo:
     """Write the SHA-256 of SAE and model into `bundle.json`: from now on nothing else is opened."""
     info = read_info(folder)
     sae = [folder / "revisions" / info.revision / name for name in (CONFIG, WEIGHTS)]
-    model = [f for f in (folder / info.model).glob("*") if f.is_file() and f.name != NOTES]
+    own = (folder / info.model).resolve().is_relative_to(folder.resolve())  # what lies elsewhere is not the bundle's
+    model = [f for f in (folder / info.model).glob("*") if f.is_file() and f.name != NOTES] if own else []
     sealed = info.model_copy(update={"sha256": sums.of(folder, [*sae, *model])})
     draft = folder / "bundle.json.tmp"
     draft.write_text(sealed.model_dump_json(indent=1, exclude_defaults=True) + "\n")
