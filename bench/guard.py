@@ -138,7 +138,7 @@ class Stage:
         request = self.request(question, attack)
         verdict = await watch.before(request)
         text, ids, reason = "", [], None
-        async with aclosing(watch.generate(request, verdict)) as pieces:
+        async with aclosing(watch.generate(request, verdict, watch.engine.generate)) as pieces:
             async for piece in pieces:
                 text, reason = text + piece.text, piece.finish_reason
                 ids += piece.ids
@@ -221,7 +221,7 @@ class _Watched:
 
     async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
         verdict = await self._watch.before(request)
-        async with aclosing(self._watch.generate(request, verdict)) as pieces:
+        async with aclosing(self._watch.generate(request, verdict, self._watch.engine.generate)) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -63,6 +63,14 @@ class Easing(BaseModel):
     why: str
 
 
+class Guards(BaseModel):
+    """What the server's guards made of a prompt, and their scores."""
+
+    outcome: Literal["as asked", "unsteered", "refused"] = "as asked"
+    refusal: float | None = None
+    prompt: float | None = None
+
+
 class Steering(BaseModel):
     """What was applied. `coherence` and `eased` are there if they were asked for."""
 
@@ -73,6 +81,8 @@ class Steering(BaseModel):
     preset: str | None
     default: str | None
     """The operator's preset that lies under it."""
+    guards: Guards = Guards()
+    """There where the server reads prompts and replies."""
     applied: list[Applied]
     load: float
     predicted: Verdict
@@ -132,7 +142,7 @@ class ChatChoice(BaseModel):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
 
 
 class _Completion(BaseModel):
@@ -166,7 +176,7 @@ class TextChoice(BaseModel):
     index: int
     text: str
     logprobs: TextLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
 
 
 class TextCompletion(_Completion):
@@ -174,6 +184,16 @@ class TextCompletion(_Completion):
 
     object: Literal["text_completion"]
     choices: list[TextChoice]
+
+
+class Place(BaseModel):
+    """Where a reply stands that waits for room."""
+
+    object: Literal["place"]
+    id: str
+    before: int
+    """How many are to begin before it, as it looks now."""
+    running: int
 
 
 # Models
@@ -219,6 +239,8 @@ class Validated(BaseModel):
     valid: Literal[True]
     normalized: SteeringSpec
     push_norm: dict[str, float]
+    guards: Guards = Guards()
+    """There where the server reads prompts and replies."""
     applied: list[Applied]
     load: float
     predicted: Verdict

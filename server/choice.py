@@ -18,6 +18,7 @@ from server.policy import USUAL_POLICY, Admission, Policy, Steered, decide
 from server.protocol import SteeringRequest
 from server.settings import Settings
 from server.store.store import Store
+from server.watch import Verdict, Watch
 from steering.catalogue import Applied, Bundle, Catalogue, Resolved
 from steering.chat import EncodedChat
 from steering.composition import Composition, compose
@@ -27,6 +28,11 @@ from steering.spec import VECTOR, Preset, Snapshot, SteeringSpec
 
 MAX_FACTOR = 100.0
 """Policy: by how much a live activation may be multiplied."""
+
+GUARDED = {
+    "unsteered": "the model itself would refuse this, so it was not steered",
+    "refused": "the server does not answer this prompt",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Choice:
     caller: Caller = ANYONE
     default: Preset | None = None
     """The operator's, where the request left it on; it lies under all else."""
+    verdict: Verdict | None = None
+    """What the guards said of it; None where there are none."""
     like: Preset | None = None
     """One that steers just this, where none was named: a page sends sliders."""
 
@@ -92,24 +100,31 @@ class Choice:
     def echo(self) -> dict[str, Any]:
         """What was applied, as every reply carries it."""
         spec = self.resolved.spec
-        return {
-            "hash": self.resolved.fingerprint,
-            "unit": spec.unit,
-            "scope": spec.scope,
-            "revision": self.revision,
-            "preset": self.preset.id if self.preset else None,
-            "default": self.default.id if self.default else None,
-            "applied": [_applied(a) for a in self.resolved.applied],
-            "load": self.composition.load,
-            "predicted": self.composition.verdict,
-            "warnings": [w.__dict__ for w in self.warnings()],
-        } | ({"cut": self.cut} if self.cut is not None else {})
+        told = {} if self.verdict is None else {"guards": self.verdict.told()}
+        return (
+            told
+            | {
+                "hash": self.resolved.fingerprint,
+                "unit": spec.unit,
+                "scope": spec.scope,
+                "revision": self.revision,
+                "preset": self.preset.id if self.preset else None,
+                "default": self.default.id if self.default else None,
+                "applied": [_applied(a) for a in self.resolved.applied],
+                "load": self.composition.load,
+                "predicted": self.composition.verdict,
+                "warnings": [w.__dict__ for w in self.warnings()],
+            }
+            | ({"cut": self.cut} if self.cut is not None else {})
+        )
 
     def warnings(self) -> list[Warned]:
         """What the caller should know of the doses, of how features go together, and of a cut."""
         its_own = {f.id for p in self.presets for f in p.steering.features}
         found = [w for a in self.resolved.applied for w in _warned(a, self.revision, of_preset=a.feature.id in its_own)]
         found += [Warned("overlap", o.one, o.says) for o in self.composition.overlaps]
+        if self.verdict and self.verdict.outcome != "as asked":
+            found.append(Warned("guards", "", GUARDED[self.verdict.outcome]))
         if self.cut is not None:
             says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
             found.append(Warned("cut", "", says))
@@ -148,6 +163,8 @@ class Tiller:
     revisions: Revisions
     """Of the bundle, on disk."""
     policy: Policy = USUAL_POLICY
+    watch: Watch | None = None
+    """What reads prompts and replies, where somebody has set it up."""
 
     @property
     def admission(self) -> Admission:
@@ -239,6 +256,19 @@ class Tiller:
                 code="default_missing", kind="unavailable_error", headers={"Retry-After": "60"},
             )  # fmt: skip
         return found
+
+    async def judged(self, choice: Choice, request: Generation) -> Choice:
+        """The choice as the guards leave it: where the model would refuse by itself, unsteered. Raises CannotRead."""
+        if self.watch is None:
+            return choice
+        verdict = await self.watch.before(request)
+        if verdict.outcome != "unsteered":
+            return replace(choice, verdict=verdict)
+        resolved = self.resolve(SteeringSpec(), {})
+        plain = replace(
+            choice, resolved=resolved, composition=compose(resolved, self.bundle), cut=None, verdict=verdict
+        )
+        return self._decided(plain)
 
     async def vectors(self, user: str | None, spec: SteeringSpec) -> dict[str, Snapshot]:
         """Those vectors among a spec's features that this user has; another's is as if it did not exist."""

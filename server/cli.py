@@ -31,6 +31,7 @@ from server import (
     configuration,
     dose_commands,
     feature_commands,
+    guard_commands,
     jobs_commands,
     keys_commands,
     logs,
@@ -66,6 +67,7 @@ app.add_typer(sae_commands.app, name="sae")
 app.add_typer(jobs_commands.app, name="jobs")
 app.add_typer(store_commands.app, name="store")
 app.add_typer(keys_commands.app, name="keys")
+app.add_typer(guard_commands.app, name="guard")
 app.command()(dose_commands.calibrate)
 app.command()(understanding_commands.contrast)
 app.command()(understanding_commands.attribute)
@@ -354,6 +356,7 @@ async def _open(settings: Settings) -> "Tiller":
     from server.policy import Policy
     from server.store.opening import open_store
     from server.swap import open_wanted, revisions_of
+    from server.watch import watch_of
     from steering.catalogue import Catalogue
 
     policy, revisions, store = Policy.read(settings.policy), revisions_of(settings), open_store(settings)
@@ -366,7 +369,8 @@ async def _open(settings: Settings) -> "Tiller":
     except BaseException:
         await store.close()
         raise
-    tiller = Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions, policy)
+    watch = await watch_of(settings, engine, opened.info.hook)
+    tiller = Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions, policy, watch)
     gc.collect()
     gc.freeze()  # what is here now stays; looking through it for garbage would stop all replies for 0.1 s each time
     return tiller

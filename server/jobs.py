@@ -8,11 +8,13 @@ import importlib
 import json
 import os
 import shutil
+import sqlite3
 import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +45,10 @@ KINDS = {
 
 class BadJob(SteeringError):
     """A job that can't be, or can't be changed as asked; the message says why and what can."""
+
+
+GIVEN = "given.json"
+"""In a job's folder, what people gave it, sealed; with the names of who did, by which it can be taken back."""
 
 
 class Job(BaseModel):
@@ -161,9 +167,46 @@ class Jobs:
         job = self.get(job_id)
         if job.state not in ENDED:
             raise BadJob(f"job {job_id!r} is {job.state}; cancel it first")
-        for key in ("job", "cancel", "pause", "resting", "lease"):
+        self.forget(job_id)
+
+    def forget(self, job_id: str) -> None:
+        """Forget a job as if it had never been, and its files."""
+        for key in ("job", "cancel", "pause", "resting", "lease", "erase"):
             self.huey.storage.pop_data(f"{key}:{job_id}")
         shutil.rmtree(self.folder / job_id, ignore_errors=True)
+
+    def take_back(self, names: Collection[str], *, theirs: Callable[[Job], bool]) -> int:
+        """Forget what people gave to jobs, by their aliases: one that learns from it ends. And all of their own jobs."""
+        gone = 0
+        for job in self.all():
+            given = self.folder / job.id / GIVEN
+            try:
+                named = not {*names}.isdisjoint(json.loads(given.read_text())["names"])
+            except (OSError, ValueError, KeyError):
+                named = False
+            if named:
+                given.unlink(missing_ok=True)
+            if theirs(job):
+                gone += 1
+            if theirs(job) and job.state in (*ENDED, "queued"):
+                self.forget(job.id)
+                continue
+            if theirs(job):  # whoever does it forgets it when its process has ended
+                self.huey.storage.put_data(f"erase:{job.id}", b"1")
+            if (named or theirs(job)) and job.state not in ENDED:
+                self.cancel(job.id)
+        self._wipe()
+        return gone
+
+    def _wipe(self) -> None:
+        """What was deleted is not on disk any more either."""
+        if self.settings.redis_url is None:
+            try:
+                with closing(sqlite3.connect(self.settings.data_dir / "jobs.db", timeout=10)) as db:
+                    db.execute("VACUUM")
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.OperationalError as error:
+                log.error("deleted jobs may be left in jobs.db until somebody deletes more", why=str(error))
 
     def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
         """What has happened since event number `after`: `{"id", "event", "data"}`. Raises BadJob."""

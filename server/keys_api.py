@@ -1,5 +1,6 @@
 """`/v1/keys` and `/v1/me`: keys are made, listed and deleted; who one is here. Knows routes and the store; a secret is told once."""
 
+import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -10,9 +11,12 @@ from server import answers
 from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
+from server.jobs_api import jobs_of
 from server.keys import Allowance, Key, KeyRequest, Role, new_key
 from server.openapi import wire
 from server.protocol import parse
+from server.sealing import alias
+from server.store.rules import is_of
 
 router = APIRouter(prefix="/v1")
 
@@ -55,6 +59,13 @@ class Me(BaseModel):
     key: str | None
     limits: Allowance
     default_preset: str | None
+
+
+class Erased(BaseModel):
+    """How much was deleted, by kind."""
+
+    object: Literal["erased"]
+    deleted: dict[str, int]
 
 
 @router.post("/keys", status_code=201, openapi_extra=wire(KeyMade, 401, 403, takes=KeyRequest))
@@ -101,6 +112,23 @@ async def get_me(request: Request) -> dict[str, Any]:
         "limits": caller.limits.model_dump(),
         "default_preset": caller.default_preset or tiller.settings.default_preset,
     }
+
+
+@router.delete("/me", openapi_extra=wire(Erased, 401))
+async def erase_me(request: Request, user: str = "") -> dict[str, Any]:
+    """Forget you: what you gave to learn from, votes, vectors, and with a key presets, shares and jobs. Keys stay.
+
+    With `user`, somebody of yours. What has been learnt from text stays learnt; the text itself is gone, out of jobs that
+    are learning from it, too, which end.
+    """
+    tiller, caller = request.app.state.tiller, caller_of(request)
+    person, whole = caller.named(user), not user or caller.alone
+    givers = {t.user for t in await tiller.store.live_texts() if is_of(t.user, person)} | {person}
+    gone = await tiller.store.erase(person, caller.tenant, caller.owner if whole else None)
+    theirs = lambda job: whole and caller.owns(job.tenant, job.owner)  # noqa: E731
+    jobs = await asyncio.to_thread(jobs_of(request).take_back, [*map(alias, givers)], theirs=theirs)
+    await request.app.state.swap.relabel()
+    return {"object": "erased", "deleted": gone | {"jobs": jobs}}
 
 
 def _told(key: Key) -> dict[str, Any]:

@@ -33,6 +33,9 @@ async def sweep_feature(request: Request) -> Response:
     """Try one feature at several strengths on your prompts; the job's result has the replies and what they are worth."""
     tiller: Tiller = request.app.state.tiller
     order = parse(SweepOrder, await request.body())
+    if tiller.watch and not caller_of(request).may("researcher"):  # a job's replies are read by no guard
+        said = "where guards read replies, a sweep takes a researcher's key"
+        raise ApiError(403, said, code="role_too_low", kind="permission_error")
     try:
         for wanted in resolved(tiller.bundle, order, tiller.settings):
             tiller.allowed(wanted, caller_of(request))

@@ -9,6 +9,7 @@ from server.keys import Role
 LEAST: dict[tuple[str, str], Role] = {
     ("POST", "/v1/chat/completions"): "viewer",
     ("POST", "/v1/completions"): "viewer",
+    ("GET", "/v1/queue/{request_id}"): "viewer",
     ("POST", "/v1/steering/compare"): "viewer",
     ("POST", "/v1/steering/validate"): "viewer",
     ("POST", "/v1/steering/suggest"): "user",
@@ -63,6 +64,7 @@ LEAST: dict[tuple[str, str], Role] = {
     ("DELETE", "/v1/jobs/{job_id}"): "creator",
     ("GET", "/v1/limits"): "viewer",
     ("GET", "/v1/me"): "viewer",
+    ("DELETE", "/v1/me"): "viewer",
     ("GET", "/v1/keys"): "admin",
     ("POST", "/v1/keys"): "admin",
     ("DELETE", "/v1/keys/{key_id}"): "admin",

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from server import metrics
+from server import metrics, tracing
 from server.callers import Caller
 from server.choice import Choice, Tiller
 from server.coherence import judge
@@ -26,6 +26,7 @@ from server.feedback_api import own
 from server.guard import Easing, Guard
 from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, SteeringRequest
 from server.rates import NOBODYS, Account
+from server.sealing import Seal
 from server.streaming import together
 from server.version import VERSION
 from steering.chat import EncodedChat
@@ -96,14 +97,17 @@ class Reply:
     async def give(self, spoken: Spoken) -> None:
         """Keep the conversation to learn from if its user has agreed; of a steered reply, only what was asked."""
         user, request = self.choice.caller.person(self.request.user), self.request
-        if not user or not isinstance(request, ChatRequest):
+        if not user or not isinstance(request, ChatRequest) or spoken.finish_reason == "content_filter":
             return
         reply = [] if self.choice.resolved.spec.features else [{"role": "assistant", "content": spoken.text}]
         settings = self.tiller.settings
         try:
+            if not await self.tiller.store.consent(user):
+                return
+            said = json.dumps([*request.chat(), *reply], ensure_ascii=False)
             await self.tiller.store.keep_text(
                 user,
-                json.dumps([*request.chat(), *reply], ensure_ascii=False),
+                Seal.of(settings).close(said, user),
                 most=settings.live_texts,
                 seconds=86_400 * settings.live_days,
             )
@@ -130,16 +134,22 @@ class Reply:
         """Whether somebody looks after the reply; an unsteered one needs nobody."""
         return bool(self.request.steering and self.request.steering.guard and self.steered)
 
+    def called(self, name: str) -> "Reply":
+        """The same under the name of its request, by which its place in the queue can be asked for."""
+        return replace(self, generation=replace(self.generation, name=name))
+
     def generate(self, spoken: Spoken, index: int) -> AsyncGenerator[Piece, None]:
         """The pieces of one choice; seeds count up from the one that was given."""
         sampling, begin = self.generation.sampling, self.tiller.admission.generate
         seed = None if sampling.seed is None else sampling.seed + index
         wanted = replace(self.generation, sampling=replace(sampling, seed=seed))
-        if not self.guarded:
-            return metrics.measured(begin(wanted), is_steered=self.steered)
-        eased = lambda factor: self.tiller.eased(self.choice, factor).generation(self.prompt, wanted.sampling)  # noqa: E731
-        guard = Guard(self.tiller.engine, begin, eased, spoken.easings)
-        return metrics.measured(guard.generate(wanted), is_steered=self.steered)
+        source = begin
+        if self.guarded:
+            eased = lambda factor: self.tiller.eased(self.choice, factor).generation(self.prompt, wanted.sampling)  # noqa: E731
+            source = Guard(self.tiller.engine, begin, eased, spoken.easings).generate
+        watch, verdict = self.tiller.watch, self.choice.verdict
+        pieces = watch.generate(wanted, verdict, begin, source) if watch and verdict else source(wanted)
+        return metrics.measured(pieces, is_steered=self.steered)
 
 
 async def chat_reply(tiller: Tiller, body: ChatRequest, account: Account = NOBODYS) -> Reply:
@@ -149,7 +159,7 @@ async def chat_reply(tiller: Tiller, body: ChatRequest, account: Account = NOBOD
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
     prompt = await asyncio.to_thread(tiller.engine.encode_chat, messages)
-    return _reply(tiller, choice, body, prompt, "chat.completion", "messages", account)
+    return await _reply(tiller, choice, body, prompt, "chat.completion", "messages", account)
 
 
 async def text_reply(tiller: Tiller, body: CompletionRequest, account: Account = NOBODYS) -> Reply:
@@ -159,7 +169,7 @@ async def text_reply(tiller: Tiller, body: CompletionRequest, account: Account =
     if not ids:
         raise bad_request("the prompt is empty and this model has no token to begin with", param="prompt")
     mask = (False,) * (len(ids) - 1) + (True,)
-    return _reply(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt", account)
+    return await _reply(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt", account)
 
 
 async def whole(reply: Reply) -> dict[str, Any]:
@@ -222,7 +232,8 @@ def system_fingerprint(tiller: Tiller) -> str:
 async def _chosen(tiller: Tiller, body: GenerationRequest, account: Account) -> Choice:
     """What is steered, checked, and counted among the caller's steerings."""
     asked = await _with_own_defaults(tiller, body, account.caller)
-    choice = await tiller.choose(body.model, asked, user=body.user, caller=account.caller)
+    with tracing.span("policy"):
+        choice = await tiller.choose(body.model, asked, user=body.user, caller=account.caller)
     await account.steers(choice.resolved.fingerprint)
     return choice
 
@@ -239,7 +250,7 @@ async def _with_own_defaults(tiller: Tiller, body: GenerationRequest, caller: Ca
     return await own(tiller, caller, person, asked.model_copy(update={"preset": asked.preset or preset or None}))
 
 
-def _reply(
+async def _reply(
     tiller: Tiller,
     choice: Choice,
     body: GenerationRequest,
@@ -261,7 +272,9 @@ def _reply(
             raise bad_request(
                 f"token {outside[0]} is not in the vocabulary of {tiller.engine.vocab_size} tokens", param=name
             )
-    generation = choice.generation(prompt, body.sampling(choice.preset, asked or room))
+    sampling = body.sampling(choice.preset, asked or room)
+    choice = await tiller.judged(choice, choice.generation(prompt, sampling))
+    generation = choice.generation(prompt, sampling)
     spec = choice.resolved.spec
     metrics.asked((f.mode for f in spec.features), spec.scope, prompt=used, n_features=len(spec.features))
     prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"

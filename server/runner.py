@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.files import write
-from server.jobs import BadJob, Job, Jobs, State
+from server.jobs import GIVEN, BadJob, Job, Jobs, State
 from server.pausing import end, end_orphan, go_on
 from server.pausing import stop as stand_still
 
@@ -167,12 +167,16 @@ class Runner:
                 self.jobs.begin(job.id)
 
     def _end(self, job: Job, state: State, error: str | None = None, result: Mapping[str, Any] | None = None) -> None:
+        if self.jobs.has("erase", job.id):
+            self.jobs.forget(job.id)
+            return
         now = self.jobs.with_progress(job)
         for flag in ("pause", "resting"):
             self.jobs.huey.storage.pop_data(f"{flag}:{job.id}")
         changes = {"state": state, "ended": time.time(), "error": error, "result": dict(result or {}), "eta_s": None}
         self.jobs.save(now.model_copy(update=changes | ({"progress": 1.0} if state == "succeeded" else {})))
         self.jobs.note(job.id, "state", {"state": state} | ({"error": error} if error else {}))
+        (self.jobs.folder / job.id / GIVEN).unlink(missing_ok=True)  # whatever came of it
 
     def _lease(self, job_id: str) -> None:
         self.jobs.huey.storage.put_data(f"lease:{job_id}", str(time.time()).encode())

@@ -19,9 +19,10 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.files import write
-from server.jobs import Jobs, Work, give_way
+from server.jobs import GIVEN, Jobs, Work, give_way
 from server.looks import Looks
 from server.runner import Runner
+from server.sealing import Seal, Unreadable, alias
 from server.settings import Settings
 from server.store.opening import open_store
 from server.store.store import LiveText, Store
@@ -214,23 +215,35 @@ async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizer
     from steering.tokens import Tokens
     from steering.update import Texts
 
-    old, new, owners = work.folder / "old", work.folder / "new", work.folder / "owners.json"
-    if not owners.exists():
-        live = await store.live_texts() if order.live else []
+    old, seal = work.folder / "old", Seal.of(work.settings)
+    if not (work.folder / GIVEN).exists():
+        live = seal.opened(await store.live_texts()) if order.live else []
         rows, people = _new_rows(order, tokenizer, live)
         if not rows:
             raise SteeringError(
                 "there is nothing new to learn from: name files in `text`, or wait until people who agreed have written"
             )
         Tokens.write(old, corpus_rows(work.settings, tokenizer))
-        Tokens.write(new, rows)
-        write(owners, json.dumps(people))
-    people = json.loads(owners.read_text())
+        names = sorted({alias(t.user) for t in live})
+        write(
+            work.folder / GIVEN, json.dumps({"names": names, "sealed": seal.close(json.dumps([rows, people]), work.id)})
+        )
+    rows, people = _given(work)
     owned = people if any(p >= 0 for p in people) else None
     if owned is not None:  # a corpus among them is nobody's: it counts as one user more for each of its texts
         first = max(owned) + 1
         owned = [p if p >= 0 else first + i for i, p in enumerate(owned)]
-    return Texts(Tokens.open(old), Tokens.open(new), owned, frozenset(tokenizer.all_special_ids))
+    return Texts(Tokens.open(old), Tokens.gather(rows), owned, frozenset(tokenizer.all_special_ids))
+
+
+def _given(work: Work) -> tuple[list[list[int]], list[int]]:
+    """What is new, and whose it is; -1 for a file's."""
+    try:
+        held = json.loads((work.folder / GIVEN).read_text())
+        rows, people = json.loads(Seal.of(work.settings).open(held["sealed"], work.id))
+    except (OSError, Unreadable) as error:
+        raise SteeringError(f"what the job learnt from is gone, or cannot be read: {error}") from error
+    return rows, people
 
 
 def _new_rows(
@@ -257,20 +270,18 @@ def _adopt(work: Work, order: UpdateOrder) -> None:
     from server.texts import reservoir
     from steering.tokens import Tokens
 
-    new, owners = work.folder / "new", work.folder / "owners.json"
-    if order.text and owners.exists():
-        people, tokens, kept = json.loads(owners.read_text()), Tokens.open(new), reservoir(work.settings)
+    if order.text and (work.folder / GIVEN).exists():
+        kept, (new, people) = reservoir(work.settings), _given(work)
         kept.parent.mkdir(parents=True, exist_ok=True)
         before = list(Tokens.open(kept)) if Tokens.there(kept) else []
-        rows = before + [ids for ids, who in zip(tokens, people, strict=True) if who < 0]
+        rows = before + [ids for ids, who in zip(new, people, strict=True) if who < 0]
         draft = kept.with_name(f"{kept.name}.{work.id}")
         Tokens.write(draft, rows[-RESERVOIR:])
         shutil.rmtree(kept, ignore_errors=True)
         os.replace(draft, kept)
-    for place in (new, work.folder / "old"):
-        shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(work.folder / "old", ignore_errors=True)
     (work.folder / "checkpoint.pt").unlink(missing_ok=True)
-    owners.unlink(missing_ok=True)
+    (work.folder / GIVEN).unlink(missing_ok=True)
 
 
 class Watch:
@@ -294,7 +305,7 @@ class Watch:
             bundle = await open_wanted(self.revisions, store)
             if not bundle.sae.learns:
                 return []  # no update could do anything about it
-            live = await store.live_texts()
+            live = Seal.of(self.settings).opened(await store.live_texts())
             if not live and bundle.info.revision == self.revisions.info.revision:
                 return []  # nobody has given anything, and nothing was published: nothing can have moved
             now, found = self._looks(bundle, live), []

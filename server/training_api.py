@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from server import answers
 from server.callers import caller_of
 from server.choice import Tiller
+from server.jobs_api import jobs_of
 from server.looks import MOST, Looks
 from server.openapi import wire
 from server.protocol import parse
+from server.sealing import alias
 
 router = APIRouter()
 
@@ -41,6 +43,8 @@ async def set_consent(request: Request) -> dict[str, Any]:
     said, tiller = parse(Consent, await request.body()), request.app.state.tiller
     person = caller_of(request).named(said.user)
     await tiller.store.set_consent(person, said.consent)
+    if not said.consent:
+        await _taken_back(request, person)
     return await _state(tiller, person, said.user)
 
 
@@ -48,7 +52,9 @@ async def set_consent(request: Request) -> dict[str, Any]:
 async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
     """Delete what is kept of a user, who may go on giving."""
     tiller: Tiller = request.app.state.tiller
-    deleted = await tiller.store.forget_texts(caller_of(request).named(user))
+    person = caller_of(request).named(user)
+    deleted = await tiller.store.forget_texts(person)
+    await _taken_back(request, person)
     return {"user": user or None, "deleted": deleted}
 
 
@@ -82,6 +88,11 @@ async def get_drift(
 
 def _figures(look: dict[str, Any] | None) -> dict[str, Any] | None:
     return look and {k: v for k, v in look.items() if k != "firing"}
+
+
+async def _taken_back(request: Request, person: str) -> None:
+    """A job that is learning from somebody's text ends."""
+    await asyncio.to_thread(jobs_of(request).take_back, [alias(person)], theirs=lambda _: False)
 
 
 async def _state(tiller: Tiller, person: str, user: str | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from server.engines.engine import Engine, EngineFailed, Generation, Overloaded, Piece
+from server.settings import Settings
 from steering.probe import WITNESS, Probe, check_below
 from steering.refusal import Latch
 
@@ -43,6 +44,11 @@ class Verdict:
     """How likely the unsteered model refuses."""
     prompt: float | None = None
     """The probe's score of the prompt."""
+
+    def told(self) -> dict[str, str | float | None]:
+        """As every reply carries it."""
+        scores = {"refusal": self.refusal, "prompt": self.prompt}
+        return {"outcome": self.outcome} | {k: v if v is None else round(v, 4) for k, v in scores.items()}
 
     def of(self, request: Generation) -> Generation:
         """The request as it may be generated."""
@@ -86,13 +92,13 @@ class Watch:
         return Verdict("unsteered" if latched else "as asked", refusal, prompt)
 
     async def generate(
-        self, request: Generation, verdict: Verdict, source: Source | None = None
+        self, request: Generation, verdict: Verdict, plain: Source, source: Source | None = None
     ) -> AsyncGenerator[Piece, None]:
-        """The reply under guard. `source` makes it where it is steered as asked; else, and without one, the engine does."""
+        """The reply under guard. `source` makes it where it is steered as asked; else, and without one, `plain` does."""
         if verdict.outcome == "refused":
             yield _cut(0)
             return
-        make = source if source and verdict.outcome == "as asked" else self.engine.generate
+        make = source if source and verdict.outcome == "as asked" else plain
         async with aclosing(self.checked(make(verdict.of(request)), request.ids)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -144,6 +150,17 @@ class Watch:
             return self.probe.first_hit(stream[len(prompt) :])
         except Exception as error:
             raise CannotRead("a guard could not read the reply, so the rest was not let out") from error
+
+
+async def watch_of(settings: Settings, engine: Engine, hook: str) -> Watch | None:
+    """The guards that the settings name, None if they name none. Raises SteeringError for a probe that cannot read here."""
+    probe = Probe.load(settings.probe) if settings.probe else None
+    latch = Latch.of(engine.tokenizer, settings.openers, tau=settings.tau) if settings.openers else None
+    if probe is None and latch is None:
+        return None
+    watch = Watch(engine, probe, latch, window=settings.hold_back, every=settings.read_every)
+    await watch.check(hook)
+    return watch
 
 
 @dataclass

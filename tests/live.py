@@ -18,6 +18,7 @@ from server.policy import Policy
 from server.settings import Settings
 from server.store.opening import open_store
 from server.swap import open_wanted, revisions_of
+from server.watch import watch_of
 from steering.catalogue import Catalogue
 
 
@@ -34,7 +35,8 @@ async def opened(settings: Settings) -> Tiller:
         live=settings.live,
         queue=settings.queue,
     )
-    return Tiller(engine, Catalogue([found]), store, settings, revisions, Policy.read(settings.policy))
+    watch = await watch_of(settings, engine, found.info.hook)
+    return Tiller(engine, Catalogue([found]), store, settings, revisions, Policy.read(settings.policy), watch)
 
 
 @contextmanager

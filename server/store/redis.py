@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
@@ -48,6 +49,7 @@ TEXTS, TEXTS_EXPIRE, SHARES_EXPIRE = f"{PREFIX}texts", f"{PREFIX}texts:expire", 
 COUNTER, LISTED = f"{PREFIX}counter", f"{PREFIX}listed"
 """The number of the newest conversation; a set of the keys below."""
 EVERYBODYS = (PRESETS, SETTINGS, CONSENTS, SHARES, SHARES_EXPIRE, KEYS, TEXTS, TEXTS_EXPIRE)
+log = structlog.get_logger(__name__)
 Change = Callable[[Pipeline], Awaitable[T]]
 
 
@@ -345,6 +347,46 @@ class RedisStore:
 
         return await self._change(write, *keys)
 
+    async def erase(self, person: str, tenant: str, owner: str | None) -> dict[str, int]:
+        """Delete all of a person's in one transaction, and have what Redis writes down forget it, too."""
+        keys = LISTED, PRESETS, SHARES, TEXTS, CONSENTS
+
+        async def erase(pipe: Pipeline) -> dict[str, int]:
+            presets, shares, texts, consents = [await _now(pipe.hgetall(k)) for k in keys[1:]]
+            listed = sorted(await _now(pipe.smembers(LISTED)))
+            await pipe.watch(*listed) if listed else None
+            theirs = [k for k in listed if not _is(k, "edits") and rules.is_of(_whose(k)[0], person)]
+            votes = sum([await _now(pipe.llen(k)) for k in theirs if _is(k, "votes")])
+            vectors = sum([await _now(pipe.hlen(k)) for k in theirs if _is(k, "vectors")])
+            edits = {k: _edits(await _now(pipe.hgetall(k))) for k in listed if _is(k, "edits")}
+            given = {n: t["user"] for n, t in ((n, json.loads(b)) for n, b in texts.items()) if rules.is_of(t["user"], person)}  # fmt: skip
+            owned = lambda rows: [k for k, body in rows.items() if owner is not None and rules.is_owned(body, tenant, owner)]  # noqa: E731  # fmt: skip
+            gone = {PRESETS: owned(presets), SHARES: owned(shares), CONSENTS: [u for u in consents if rules.is_of(u, person)], TEXTS: [*given]}  # fmt: skip
+            pipe.multi()
+            for key in theirs:
+                _drop(pipe, key)
+            for key, names in gone.items():
+                if names:
+                    pipe.hdel(key, *names)
+            for key, names in ((SHARES_EXPIRE, gone[SHARES]), (TEXTS_EXPIRE, gone[TEXTS])):
+                if names:
+                    pipe.zrem(key, *names)
+            for user in {*given.values()}:
+                pipe.delete(_texts_of(user))
+            for key, rows in edits.items():
+                for number, edit in rows.items():
+                    if edit.by and rules.is_of(edit.by, person):
+                        pipe.hset(key, str(number), edit.model_copy(update={"by": None}).model_dump_json())
+            named = {"consents": CONSENTS, "texts": TEXTS, "presets": PRESETS, "shares": SHARES}
+            return {kind: len(gone[key]) for kind, key in named.items()} | {"votes": votes, "vectors": vectors}
+
+        gone = await self._change(erase, *keys)
+        try:
+            await self._redis.bgrewriteaof()
+        except RedisError as error:
+            log.warning("what Redis has written down keeps what was erased until it is rewritten", why=str(error))
+        return gone
+
     async def add_share(self, share: Share, *, most: int) -> None:
         """Keep a share; the same transaction drops those that have expired. Raises Conflict if `most` are kept."""
 
@@ -474,6 +516,15 @@ def _put(pipe: Pipeline, key: str, name: str, body: str) -> None:
         pipe.sadd(LISTED, key)
 
 
+def _whose(key: str) -> list[str]:
+    """What stands behind a listed key's kind: user and model, or a bundle."""
+    return json.loads(key[key.index("[") :])
+
+
+def _is(key: str, kind: str) -> bool:
+    return key.startswith(f"{PREFIX}{kind}:")
+
+
 def _drop(pipe: Pipeline, key: str) -> None:
     pipe.delete(key)
     pipe.srem(LISTED, key)
@@ -526,7 +577,7 @@ async def _all_records(pipe: Pipeline) -> list[Record]:
     await pipe.watch(*listed) if listed else None
     for kind in ("votes", "edits", "vectors"):
         for key in (k for k in listed if k.startswith(f"{PREFIX}{kind}:")):
-            whose = json.loads(key.removeprefix(f"{PREFIX}{kind}:"))
+            whose = _whose(key)
             rows = await _now(pipe.lrange(key, 0, -1) if kind == "votes" else pipe.hgetall(key))
             found += _records_of(kind, whose, rows)
     found += [Record("share", json.loads(shares[name])) for name in sorted(shares)]

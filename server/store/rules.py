@@ -1,6 +1,7 @@
 """What a write makes of what is held: the rules that every store keeps. Pure; knows no database."""
 
 import hashlib
+import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
@@ -76,6 +77,17 @@ def check_vectors(n: int, user: str, *, most: int) -> None:
 def digest(messages: str) -> str:
     """What tells one conversation from another."""
     return hashlib.sha256(messages.encode()).hexdigest()
+
+
+def is_of(user: str, person: str) -> bool:
+    """Whether a name is a person's, or of somebody of theirs."""
+    return user == person or user.startswith(f"{person}/")
+
+
+def is_owned(body: str, tenant: str, owner: str) -> bool:
+    """Whether a preset, as it is kept, is this owner's."""
+    preset = json.loads(body)
+    return (preset.get("tenant", ""), preset.get("owner")) == (tenant, owner)
 
 
 def check_shares(n: int, *, most: int) -> None:

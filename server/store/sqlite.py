@@ -86,7 +86,9 @@ class SqliteStore:
                 raise BadStore(
                     f"{str(path)!r} was written by a newer version of Tiller; update, or choose another --data-dir"
                 )
-            self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + SCHEMA)
+            self._db.executescript(
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;" + SCHEMA
+            )
             self._db.execute("BEGIN IMMEDIATE")  # two processes may find an old file at once
             if "owner" not in [row[1] for row in self._db.execute("PRAGMA table_info(shares)")]:
                 for change in SINCE_5:
@@ -157,6 +159,8 @@ class SqliteStore:
                 db.execute("DELETE FROM live WHERE user = ?", (user,))
 
         await self._run(change)
+        if not agreed:
+            await self._checkpoint()
 
     async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
         """Keep a conversation of a user who agreed; the same transaction drops their oldest and all that expired."""
@@ -183,7 +187,9 @@ class SqliteStore:
 
     async def forget_texts(self, user: str) -> int:
         """Delete what a user gave; how much there was."""
-        return await self._run(lambda db: db.execute("DELETE FROM live WHERE user = ?", (user,)).rowcount)
+        gone = await self._run(lambda db: db.execute("DELETE FROM live WHERE user = ?", (user,)).rowcount)
+        await self._checkpoint()
+        return gone
 
     async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
         """Remember what was said at once, under one number, and drop what is too old."""
@@ -298,6 +304,51 @@ class SqliteStore:
             return done
 
         return await self._run(write)
+
+    async def erase(self, person: str, tenant: str, owner: str | None) -> dict[str, int]:
+        """Delete all of a person's in one transaction, and what the log has of it."""
+
+        def erase(db: sqlite3.Connection) -> dict[str, int]:
+            whose = "user = :p OR substr(user, 1, length(:p) + 1) = :p || '/'"
+            gone = {
+                kind: db.execute(f"DELETE FROM {table} WHERE {whose}", {"p": person}).rowcount
+                for kind, table in (
+                    ("consents", "consents"),
+                    ("texts", "live"),
+                    ("votes", "votes"),
+                    ("vectors", "vectors"),
+                )
+            }
+            gone["presets"] = gone["shares"] = 0
+            if owner is not None:
+                theirs = [
+                    (i,)
+                    for i, body in db.execute("SELECT id, body FROM presets")
+                    if rules.is_owned(body, tenant, owner)
+                ]
+                db.executemany("DELETE FROM presets WHERE id = ?", theirs)
+                gone["presets"] = len(theirs)
+                shares = "DELETE FROM shares WHERE tenant = ? AND owner = ?"
+                gone["shares"] = db.execute(shares, (tenant, owner)).rowcount
+            for bundle, number, body in db.execute("SELECT bundle, number, body FROM feature_edits").fetchall():
+                edit = Edited.model_validate_json(body)
+                if edit.by and rules.is_of(edit.by, person):
+                    nobodys = edit.model_copy(update={"by": None}).model_dump_json()
+                    db.execute("REPLACE INTO feature_edits VALUES (?, ?, ?)", (bundle, number, nobodys))
+            return gone
+
+        gone = await self._run(erase)
+        await self._checkpoint()
+        return gone
+
+    async def _checkpoint(self) -> None:
+        """What was deleted is in the write-ahead log, too, until that is emptied."""
+
+        def empty() -> None:
+            with self._lock:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+        await self._in_thread(empty)
 
     async def add_share(self, share: Share, *, most: int) -> None:
         """Keep a share; the same transaction drops those that have expired. Raises Conflict if `most` are kept."""

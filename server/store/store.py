@@ -224,6 +224,14 @@ class Store(Protocol):
         """
         ...
 
+    async def erase(self, person: str, tenant: str, owner: str | None) -> dict[str, int]:
+        """Delete all that is kept of a person, and of those who are theirs (`person/…`); how much, by kind.
+
+        With an `owner`, also the presets and shares that are theirs; of what they said of features, only who said it.
+        What is deleted is not left on the disk either.
+        """
+        ...
+
     async def add_share(self, share: Share, *, most: int) -> None:
         """Keep a share; those that have expired go. Raises Conflict if `most` are kept."""
         ...

@@ -95,7 +95,7 @@ def differing(tokens=40):
 async def test_a_reply_that_nothing_is_wrong_with_is_let_out_whole(engine):
     wanted = differing()
     plain, watch = await said(engine.generate(wanted)), Watch(engine, await never(engine))
-    guarded = await said(watch.generate(wanted, await watch.before(wanted)))
+    guarded = await said(watch.generate(wanted, await watch.before(wanted), engine.generate))
     assert [i for p in guarded for i in p.ids] == [i for p in plain for i in p.ids]
     assert "".join(p.text for p in guarded) == "".join(p.text for p in plain)
     assert guarded[-1].finish_reason == plain[-1].finish_reason == "length"
@@ -107,7 +107,7 @@ async def test_nothing_past_the_window_before_a_hit_is_ever_delivered(engine, wi
     probe, at = await a_hit(engine, wanted)
     whole = await reply(engine, wanted)
     watch = Watch(engine, probe, window=window, every=every, on_prompt=False)
-    pieces = await said(watch.generate(wanted, await watch.before(wanted)))
+    pieces = await said(watch.generate(wanted, await watch.before(wanted), engine.generate))
     delivered = [i for p in pieces for i in p.ids]
     assert delivered == whole[: len(delivered)]
     assert len(delivered) <= at - window
@@ -227,7 +227,7 @@ async def test_a_turn_that_would_be_refused_is_not_steered(engine):
     verdict = await watch.before(request(tokens=20))
     assert verdict.outcome == "unsteered"
     assert verdict.refusal > 1e-6
-    made = await said(watch.generate(request(tokens=20), verdict, None))
+    made = await said(watch.generate(request(tokens=20), verdict, engine.generate))
     unsteered = await reply(engine, request(steered=False, tokens=20))
     assert [i for p in made for i in p.ids] == unsteered
     assert unsteered != await reply(engine, request(tokens=20))
@@ -240,7 +240,7 @@ async def test_a_latched_turn_does_not_pass_by_whoever_would_steer_it_again(engi
     def steering_again(_):
         raise AssertionError("it was steered")
 
-    assert await said(watch.generate(request(tokens=5), verdict, steering_again))
+    assert await said(watch.generate(request(tokens=5), verdict, engine.generate, steering_again))
 
 
 async def test_the_latch_equals_a_brute_force_computation(engine):
@@ -265,7 +265,7 @@ async def test_of_what_is_not_steered_nobody_asks_whether_it_would_be_refused(en
 async def test_without_guards_everything_is_as_without_a_watch(engine):
     watch, wanted = Watch(engine), differing(tokens=20)
     verdict = await watch.before(wanted)
-    pieces = await said(watch.generate(wanted, verdict))
+    pieces = await said(watch.generate(wanted, verdict, engine.generate))
     assert [i for p in pieces for i in p.ids] == await reply(engine, wanted)
     assert verdict.of(wanted) is wanted
 

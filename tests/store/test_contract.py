@@ -334,6 +334,39 @@ async def fill(store):
     await store.add_key(new_key("ada", "creator", tenant="t")[0])
 
 
+async def test_who_is_erased_is_gone_and_nobody_else(store, another):
+    mine, bobs = "t/ada", "t/ada-bob"  # a name that another begins with
+    for user in (mine, f"{mine}/sub", bobs):
+        await store.set_consent(user, True)
+        await store.keep_text(user, f'["{user}"]', most=9, seconds=600)
+        await store.add_votes(user, "m", "move", [vote()], most=9)
+        await store.save_vector(user, "m", vector("v"), replace=False, most=5)
+    await store.save_preset(preset("A", tenant="t", owner="ada"))
+    await store.save_preset(preset("A", tenant="t2", owner="ada"))
+    await store.add_share(replace(share("s"), tenant="t", owner="ada"), most=5)
+    await store.add_share(replace(share("z"), tenant="t", owner="bob"), most=5)
+    await store.edit_feature("m", 3, {"label": "kept"}, by=mine)
+    gone = await another.erase(mine, "t", "ada")
+    assert gone == {"consents": 2, "texts": 2, "votes": 2, "vectors": 2, "presets": 1, "shares": 1}
+    assert [t.user for t in await store.live_texts()] == [bobs]
+    assert not await store.consent(f"{mine}/sub")
+    assert await store.votes(mine, "m") == []
+    assert len(await store.vectors(bobs, "m")) == 1
+    assert [p.tenant for p in await store.presets()] == ["t2"]
+    assert await store.share("s") is None
+    assert await store.share("z") is not None
+    assert (await store.feature_edits("m"))[3].by is None
+    assert "ada/" not in str(await store.records())
+    assert set((await another.erase(mine, "t", "ada")).values()) == {0}
+
+
+async def test_without_an_owner_only_what_is_a_persons_goes(store):
+    await store.set_consent("ada", True)
+    await store.save_preset(preset("A"))
+    assert (await store.erase("ada", "", None))["consents"] == 1
+    assert len(await store.presets()) == 1
+
+
 async def test_a_backup_holds_everything_and_comes_back_the_same(store, another):
     await fill(store)
     held = await store.records()

@@ -56,6 +56,18 @@ def test_nothing_is_learnt_until_somebody_agrees_and_all_is_deleted_when_they_ta
     assert consent(address, who) == {**consent(address, who), "consent": False, "texts": 0}
 
 
+def test_who_wants_to_be_forgotten_is_after_a_confirmation(settings, address):
+    who = user(settings)
+    httpx.put(f"{address}/v1/training/consent", json={"user": who, "consent": True})
+    settings.click("#erase-me")
+    settings.click("#confirm-no")
+    assert consent(address, who)["consent"]
+    settings.click("#erase-me")
+    settings.click("#confirm-yes")
+    settings.wait_for_function("document.querySelector('#toast')?.textContent.includes('Forgotten: 1 consents')")
+    assert not consent(address, who)["consent"]
+
+
 def test_conversations_are_deleted_after_a_confirmation(settings, address):
     who = user(settings)
     settings.check("#consent")

@@ -65,7 +65,7 @@ function privacy() {
     el("p", { class: "muted" }, "The conversation, the sliders and your votes lie in this browser. The server stores nothing that you type, unless you agree to this:"),
     el("label", {}, agreed, "Let the SAE learn from my chats"),
     el("p", { class: "muted" }, `Then up to ${limits.training.live_texts} of your conversations are kept for ${limits.training.live_days} days, and the SAE (not the model) learns from them. Take it back, and all of them are deleted at once. Kept now: ${kept}.`),
-    el("div", { class: "bar" }, button("Delete my conversations", () => erase("texts"), { id: "erase-texts", disabled: !kept }), button("Forget what I liked", () => erase("votes"), { id: "erase-votes", disabled: !defaults.votes }), button("Delete everything in this browser", wipe, { id: "erase-browser" })),
+    el("div", { class: "bar" }, button("Delete my conversations", () => erase("texts"), { id: "erase-texts", disabled: !kept }), button("Forget what I liked", () => erase("votes"), { id: "erase-votes", disabled: !defaults.votes }), button("Forget me on the server", forget, { id: "erase-me" }), button("Delete everything in this browser", wipe, { id: "erase-browser" })),
     el("p", { class: "muted" }, "You are known to the server as ", el("code", { id: "me" }, who.owner ?? me()), who.owner ? ", as your key says." : ", a random name of this browser."));
 }
 
@@ -83,6 +83,17 @@ async function erase(what) {
   try {
     await api(`${path}?user=${encodeURIComponent(me())}`, "DELETE");
     toast(words);
+  } catch (error) { toast(error.message, { problem: true }); }
+  await opened();
+}
+
+async function forget() {
+  const more = who.owner ? ", and the personas, vectors, shared links and jobs of your key" : " and your vectors";
+  if (!(await confirmed(`Delete your agreement, the conversations that were kept, what you liked${more} from the server? This cannot be undone.`, "Forget me"))) return;
+  try {
+    const { deleted } = await api(`me?user=${encodeURIComponent(me())}`, "DELETE");
+    toast(`Forgotten: ${Object.entries(deleted).filter(([, n]) => n).map(([kind, n]) => `${n} ${kind}`).join(", ") || "nothing was kept"}.`);
+    await loadPersonas();
   } catch (error) { toast(error.message, { problem: true }); }
   await opened();
 }
