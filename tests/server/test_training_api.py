@@ -5,6 +5,8 @@ import asyncio
 import httpx
 import pytest
 
+from server.sealing import Seal
+from server.settings import Settings
 from server.store.sqlite import SqliteStore
 from tests.live import serving
 
@@ -41,7 +43,7 @@ def texts(tmp_path):
     async def read():
         store = SqliteStore(tmp_path / "tiller.db")
         try:
-            return await store.live_texts()
+            return Seal.of(Settings(data_dir=tmp_path)).opened(await store.live_texts())
         finally:
             await store.close()
 
