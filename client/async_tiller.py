@@ -12,7 +12,20 @@ from client import calls
 from client.calls import Call, Messages, Steering
 from client.errors import TillerError, refusal, told
 from client.events import DONE, Followed, Lines, Sent, chunk_of
-from client.values import Analysis, Chunk, Comparison, Event, Feature, Job, Limits, Page, Preset, Reply, Suggestion
+from client.values import (
+    Analysis,
+    Chunk,
+    Comparison,
+    Event,
+    Feature,
+    Job,
+    Limits,
+    Page,
+    Place,
+    Preset,
+    Reply,
+    Suggestion,
+)
 
 T = TypeVar("T")
 
@@ -140,6 +153,10 @@ class AsyncTiller:
     async def limits(self) -> Limits:
         """What the server is and allows."""
         return await self._ask(calls.limits())
+
+    async def place(self, request_id: str) -> Place:
+        """How many replies are to begin before one that was asked with this `X-Request-Id`; a 404 once it has begun."""
+        return await self._ask(calls.place(request_id))
 
     async def model(self) -> str:
         """The id of the model that is served."""

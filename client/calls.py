@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from client.errors import TillerError, refusal
-from client.values import Analysis, Comparison, Feature, Job, Limits, Page, Preset, Raw, Reply, Suggestion
+from client.values import Analysis, Comparison, Feature, Job, Limits, Page, Place, Preset, Raw, Reply, Suggestion
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
@@ -156,6 +156,11 @@ def events(job: Job | str, headers: Mapping[str, str]) -> Call[None]:
 def limits() -> Call[Limits]:
     """What the server is and allows."""
     return Call("GET", "/limits", Limits.model_validate)
+
+
+def place(request_id: str) -> Call[Place]:
+    """Where a reply stands that waits."""
+    return Call("GET", f"/queue/{_in_path(request_id)}", Place.model_validate)
 
 
 def model() -> Call[str]:

@@ -265,6 +265,15 @@ class Limits(Value):
     keys: Raw = {}
 
 
+class Place(Value):
+    """Where a reply stands that waits for room."""
+
+    id: str
+    before: int
+    """How many are to begin before it, as it looks now."""
+    running: int
+
+
 class Page(Value, Generic[T]):
     """A part of a list, and where it goes on."""
 

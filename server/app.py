@@ -36,6 +36,7 @@ from server import (
     openai_api,
     openapi,
     presets_api,
+    queue_api,
     saes_api,
     shares_api,
     sign_in,
@@ -63,6 +64,7 @@ DRAINING = {"error": {"code": 503, "message": "Shutting down", "type": "unavaila
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error", "param": None}}
 PARTS = (
     openai_api,
+    queue_api,
     compare_api,
     features_api,
     map_api,

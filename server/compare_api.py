@@ -69,7 +69,10 @@ async def compare_variants(request: Request) -> Response:
     tiller: Tiller = request.app.state.tiller
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     account = Account.of(request)
-    replies = [await _reply(tiller, body, i, seed, account) for i in range(len(body.variants))]
+    replies = [
+        (await _reply(tiller, body, i, seed, account)).called(request.state.request_id)
+        for i in range(len(body.variants))
+    ]
     if body.stream:
         return await streamed(request, _chunks(body, replies, seed))
     return JSONResponse(await while_connected(request, _whole(body, replies, seed)))

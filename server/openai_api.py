@@ -36,6 +36,7 @@ async def create_completion(request: Request) -> Response:
 
 
 async def _answer(request: Request, reply: Reply) -> Response:
+    reply = reply.called(request.state.request_id)
     if reply.request.stream:
         answer: Response = await streamed(request, chunks(reply))
     else:

@@ -55,6 +55,7 @@ TAGS = {
 PLACES = {
     "/v1/chat": "Chat",
     "/v1/completions": "Chat",
+    "/v1/queue": "Chat",
     "/v1/models": "Models",
     "/v1/steering": "Steering",
     "/v1/features/contrast": "Text",

@@ -6,6 +6,7 @@ it; nothing is remembered between two messages.
 
 import asyncio
 import codecs
+import uuid
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ News = dict[str, Any]
 Signal = asyncio.Queue[TillerError | None]
 REDRAW = 0.04
 """Seconds; tokens that come closer together are told together."""
+LOOK = 1.0
+"""Seconds of silence after which a reply's place in the queue is asked for, and again."""
 ALTERNATIVES = 4
 
 
@@ -93,6 +96,10 @@ class Reply:
     steering: dict[str, Any] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    before: int | None = None
+    """How many are to begin before it, while it waits for room."""
+    name: str = field(default_factory=lambda: f"page-{uuid.uuid4().hex}")
+    """Of its request."""
 
     def take(self, chunk: Chunk) -> None:
         """Add one chunk of the stream."""
@@ -104,7 +111,7 @@ class Reply:
     def told(self) -> News:
         """For the page; tokens come with the end, since they weigh more than the text."""
         if not self.ended:
-            return {"text": self.text}
+            return {"text": self.text} if self.text else {"text": "", "before": self.before}
         return {"text": self.text, "steering": self.steering, "tokens": _pieces(self.tokens)}
 
 
@@ -141,6 +148,7 @@ async def _exchange(api: AsyncTiller, form: Form) -> AsyncGenerator[News, None]:
     jobs = [_follow(api, {**about, "messages": form.messages("steered"), "steering": steering}, replies["steered"], signal)]  # fmt: skip
     if form.compare:
         jobs.append(_follow(api, {**about, "messages": form.messages("default")}, replies["default"], signal))
+    jobs += [_queued(api, reply, signal) for reply in replies.values()]
     async with aclosing(_growing(jobs, replies, signal)) as all_news:
         async for news in all_news:
             yield news
@@ -164,7 +172,8 @@ async def _growing(
 
 async def _follow(api: AsyncTiller, body: dict[str, Any], reply: Reply, signal: Signal) -> None:
     try:
-        async with aclosing(api.stream(**body)) as chunks:
+        named = api.sending(**{"X-Request-Id": reply.name})
+        async with aclosing(named.stream(**body)) as chunks:
             async for chunk in chunks:
                 reply.take(chunk)
                 signal.put_nowait(None)
@@ -173,6 +182,25 @@ async def _follow(api: AsyncTiller, body: dict[str, Any], reply: Reply, signal: 
     finally:
         reply.ended = True
         signal.put_nowait(None)
+
+
+async def _queued(api: AsyncTiller, reply: Reply, signal: Signal) -> None:
+    """Learn how many are to begin before a reply, until it has begun itself."""
+    await asyncio.sleep(LOOK)
+    while not (reply.text or reply.ended):
+        was, reply.before = reply.before, await _before(api, reply)
+        if reply.before != was:
+            signal.put_nowait(None)
+            if reply.before is None:
+                return
+        await asyncio.sleep(LOOK)
+
+
+async def _before(api: AsyncTiller, reply: Reply) -> int | None:
+    try:
+        return (await api.place(reply.name)).before
+    except TillerError:  # it does not wait, or not where this was asked
+        return None
 
 
 async def _latest(signal: Signal) -> None:

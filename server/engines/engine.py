@@ -58,6 +58,8 @@ class Generation:
     """Of the SAE: what was computed with one is never used for another."""
     tenant: str = ""
     """Who asks. People take turns, and nobody is served what was computed for somebody else."""
+    name: str = ""
+    """By which the one who asks may learn its place among those that wait; another's may be the same."""
     sampling: Sampling = Sampling()
     ticket: str = ""
     """Whoever decided that this may be done has signed it; engines don't look."""
@@ -106,6 +108,10 @@ class Engine(Protocol):
     @property
     def load_now(self) -> tuple[int, int]:
         """How many sequences are running and how many wait."""
+        ...
+
+    def before(self, tenant: str, name: str) -> int | None:
+        """How many sequences are to begin before somebody's of this name, as it looks now; None if none of it waits."""
         ...
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:

@@ -203,6 +203,12 @@ class TransformersEngine:
         """How many sequences are running and how many wait."""
         return sum(not s.cancelled for s in self._live), sum(not s.cancelled for s in self._waiting)
 
+    def before(self, tenant: str, name: str) -> int | None:
+        """How many sequences are to begin before somebody's of this name, as it looks now; None if none of it waits."""
+        with self._wake:
+            waiting = [s.request for s in self._waiting if not s.cancelled]
+        return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
+
     async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
         sequence = self._new_sequence(request)

@@ -58,6 +58,7 @@ class VLLMEngine:
         self._numbers, self._open, self._closed = itertools.count(), 0, False
         self._gates, self._room = GATES, asyncio.Condition()
         self._revisions, self._users = [revision], Counter[str]()
+        self._silent: dict[str, Generation] = {}
 
     @staticmethod
     async def load(
@@ -102,6 +103,11 @@ class VLLMEngine:
         """How many sequences are running and how many wait."""
         return min(self._open, self._seats), max(0, self._open - self._seats)
 
+    def before(self, tenant: str, name: str) -> int | None:
+        """How many came before somebody's of this name and have said nothing yet: vLLM's own order is not told."""
+        waiting = self._silent.values()
+        return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
+
     async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
         if self._closed:
@@ -113,15 +119,18 @@ class VLLMEngine:
         name = f"r{next(self._numbers)}"
         asked = _asked(request, name)
         self._open += 1
+        self._silent[name] = request
         try:
             async with self._using(request):
                 stream = self._stream(request.ids, _sampling(request.sampling, asked), _salt(request), name)
                 async with aclosing(stream) as outputs:
                     async for piece in self._pieces(outputs, request.sampling):
+                        self._silent.pop(name, None)
                         if piece.finish_reason and asked:
                             await self._refuse_unsteered(name)
                         yield piece
         finally:
+            self._silent.pop(name, None)
             self._open -= 1
 
     @asynccontextmanager

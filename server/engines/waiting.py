@@ -22,8 +22,10 @@ class Waiting(Generic[T]):
         return sum(map(len, self._lines.values()))
 
     def __iter__(self) -> Iterator[T]:
-        for line in list(self._lines.values()):
-            yield from list(line)
+        """All of them in the order in which they will be taken, unless somebody else comes."""
+        lines = [list(line) for line in list(self._lines.values())]
+        for turn in range(max(map(len, lines), default=0)):
+            yield from (line[turn] for line in lines if turn < len(line))
 
     def add(self, name: str, item: T) -> bool:
         """Put `item` at the end of a line; False if too many wait already."""

@@ -7,7 +7,7 @@ def test_lines_take_turns():
     waiting = Waiting(10)
     for name, item in (("ada", 1), ("ada", 2), ("ada", 3), ("bob", 4), ("eve", 5), ("eve", 6)):
         assert waiting.add(name, item)
-    assert list(waiting) == [1, 2, 3, 4, 5, 6]
+    assert list(waiting) == [1, 4, 5, 2, 6, 3]  # as they will be taken
     assert [waiting.take() for _ in range(7)] == [1, 4, 5, 2, 6, 3, None]
     assert len(waiting) == 0
 

@@ -147,3 +147,15 @@ async def test_what_cannot_be_steered_is_an_error_and_the_next_request_works(eng
     with pytest.raises(EngineFailed, match="not served any more"):
         await said(engine, bad)
     assert len((await said(engine, request(engine, "hello", SPECS[1])))[0]) == 20
+
+
+async def test_a_place_counts_those_that_came_before_and_are_silent(engine):
+    long = replace(GREEDY, max_tokens=40)
+    asked = [
+        asyncio.create_task(said(engine, request(engine, "hello", {}, name=f"n{i}", sampling=long))) for i in range(10)
+    ]
+    await asyncio.sleep(0)
+    assert [engine.before("ada", f"n{i}") for i in range(10)] == list(range(10))
+    assert engine.before("bob", "n3") is None
+    await asyncio.gather(*asked)
+    assert engine.before("ada", "n9") is None

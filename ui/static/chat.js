@@ -2,7 +2,7 @@
 import { button, el, keepFocus, toast } from "./dom.js";
 import { onDraw } from "./sliders.js";
 import { cards } from "./persona.js";
-import { turnNode } from "./reply.js";
+import { silent, turnNode } from "./reply.js";
 import { clear, connect, editLast, news, onTalk, regenerate, send, stop, talk, tell } from "./talk.js";
 
 const SIDES = ["default", "steered"];
@@ -106,12 +106,15 @@ function drawTurns() {
 
 const placeholder = (side) => el("p", { class: "placeholder" }, side === "default" ? "The model as it is." : "The same model, same message, same seed: with your sliders.");
 
-// Only the reply that grows is drawn, and the view follows it unless somebody scrolled up to read.
+// Only the reply that grows is drawn, and the view follows it unless somebody scrolled up to read. While it waits, only those words
+// change, so that a screen reader does not read the question again with each of them.
 function drawLast() {
   const turn = talk.turns.at(-1);
   for (const side of SIDES) {
     const log = $(`#${side}-pane .log`), follows = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
-    if (turn) log.lastElementChild?.replaceWith(turnNode(turn, side));
+    const words = turn && silent(turn[side]), place = log.lastElementChild?.querySelector(".silent");
+    if (words && place) { if (place.textContent !== words) place.textContent = words; }
+    else if (turn) log.lastElementChild?.replaceWith(turnNode(turn, side));
     if (follows) log.scrollTop = log.scrollHeight;
   }
 }

@@ -15,9 +15,16 @@ export function turnNode(turn, side) {
 
 const question = (turn) => el("div", { class: "user-row" }, turn.question);
 
+// What stands where the first words will; "" once they are there.
+export function silent(reply) {
+  if (!reply || reply.text || reply.done) return "";
+  if (reply.before == null) return talk.waiting || "thinking…";
+  return `waiting for room: ${reply.before ? `${reply.before} before you` : "you are next"}`;
+}
+
 // Each token with how likely it was, where that is known and the pieces are the text.
 function said(reply) {
-  if (!reply.text && !reply.done) return el("p", { class: "said quiet" }, talk.waiting || "thinking…");
+  if (silent(reply)) return el("p", { class: "said quiet silent" }, silent(reply));
   const pieces = reply.tokens || [];
   if (!reply.done || pieces.map((t) => t.token).join("") !== reply.text) return el("p", { class: "said" }, reply.text);
   return el("p", { class: "said tokens" }, pieces.map((t) => el("span", { class: `token p${Math.min(4, Math.floor(Math.exp(t.logprob) * 5))}`, title: chances(t) }, t.token)));

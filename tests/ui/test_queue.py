@@ -1,0 +1,69 @@
+"""Two people at a server with one seat: each is told where their replies stand until these begin."""
+
+import pytest
+import torch
+
+from tests import small
+from tests.halted import halted
+from tests.live import serving, until
+from tests.ui.test_page import finished, send
+from ui.page import mount
+
+pytestmark = pytest.mark.browser
+SAID = "[...document.querySelectorAll('.pane .said')].map((said) => said.textContent).sort().join(' | ')"
+TURN = "document.querySelector('#steered-pane .turn')"
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("busy")
+    with serving(small.write_bundle(folder / "bundle"), folder / "data", mount=mount, live=1) as (address, app):
+        yield address, app.state.tiller.engine
+
+
+@pytest.fixture
+def people(browser, busy):
+    contexts = [browser.new_context() for _ in range(2)]
+    pages = [context.new_page() for context in contexts]
+    for page in pages:
+        page.goto(busy[0])
+        page.wait_for_selector("#cards .card")
+    yield pages
+    for context in contexts:
+        context.close()
+
+
+def says(page, *words):
+    page.wait_for_function(f"{SAID} === {' | '.join(words)!r}")
+
+
+def test_each_reply_says_how_many_are_before_it_until_it_begins(people, busy):
+    one, other = people
+    engine = busy[1]
+    with halted(engine):
+        send(one, "hello there")
+        until(lambda: engine.load_now == (1, 1))
+        send(other, "hello there")
+        says(other, "waiting for room: 1 before you", "waiting for room: 2 before you")
+        says(one, "thinking…", "waiting for room: you are next")
+        other.evaluate(f"{TURN}.same = true")
+
+        one.click("#stop")
+        says(other, "waiting for room: 1 before you", "waiting for room: you are next")
+        assert other.evaluate(f"{TURN}.same")  # a screen reader is told the change alone
+        assert other.get_attribute("#steered-pane .log", "role") == "log"
+    finished(other)
+
+
+def test_where_the_place_is_not_known_the_page_says_how_many_wait(people, busy, monkeypatch):
+    one, other = people
+    engine = busy[1]
+    monkeypatch.setattr(engine, "before", lambda *_: None)  # as another replica would answer
+    with halted(engine):
+        send(one, "hello there")
+        until(lambda: engine.load_now == (1, 1))
+        send(other, "hello there")
+        says(other, *["the model is busy: 3 requests wait"] * 2)
+    finished(other)
+    finished(one)
