@@ -19,6 +19,7 @@ from server import (
     analyze_api,
     answers,
     attribute_api,
+    audit,
     changes_api,
     compare_api,
     contrast_api,
@@ -44,6 +45,7 @@ from server import (
     training_api,
     vectors_api,
 )
+from server.audit import Audit
 from server.choice import Tiller
 from server.entrance import Entrance
 from server.errors import ApiError
@@ -114,12 +116,12 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     )
     app.state.settings, app.state.draining = settings, False
     app.state.tiller, app.state.failure, app.state.swap = None, None, Swap(app.state)
-    app.state.keyring, app.state.rates = Keyring(settings), Rates(settings)
+    app.state.keyring, app.state.rates, app.state.audit = Keyring(settings), Rates(settings), Audit(settings.data_dir)
     app.add_middleware(Entrance, state=app.state)
     app.add_middleware(Border, state=app.state, settings=settings)
     app.add_middleware(Traced)
     app.add_middleware(Lines)
-    errors.install(app)
+    errors.install(app, told=audit.refusal)
     openapi.install(app)
     for part in PARTS:
         app.include_router(part.router, dependencies=[Depends(permitted)])

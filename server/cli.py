@@ -27,6 +27,7 @@ from rich.table import Table
 
 from server import (
     analyze_commands,
+    audit_commands,
     beside,
     configuration,
     dose_commands,
@@ -67,6 +68,7 @@ app.add_typer(sae_commands.app, name="sae")
 app.add_typer(jobs_commands.app, name="jobs")
 app.add_typer(store_commands.app, name="store")
 app.add_typer(keys_commands.app, name="keys")
+app.add_typer(audit_commands.app, name="audit")
 app.add_typer(guard_commands.app, name="guard")
 app.command()(dose_commands.calibrate)
 app.command()(understanding_commands.contrast)
@@ -129,16 +131,18 @@ def trainer(
     Example: tiller trainer --data-dir ./data --corpus chats.jsonl
     """
     _let_threads_sleep()
+    stop, begun = threading.Event(), threading.Event()
+    if settings:
+        threading.Thread(target=_stop_at_end_of_input, args=(stop, begun), daemon=True).start()
     from server import trainer as training
 
     found = Settings.model_validate_json(settings) if settings else settings_of(**given)
     _quiet_logs(found)
-    stop = threading.Event()
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, lambda *_: stop.set())
-    if settings:
-        threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
+    begun.set()
     _expected(lambda: training.run(found, stop))
+    _exit()
 
 
 @app.command(hidden=True)
@@ -515,10 +519,22 @@ def _exit_at_end_of_input(server: "HttpServer") -> None:
     server.should_exit = True
 
 
-def _stop_at_end_of_input(stop: threading.Event) -> None:
+def _stop_at_end_of_input(stop: threading.Event, begun: threading.Event) -> None:
+    from server.jobs import come_forward
+
     while os.read(0, 4096):  # whoever began us writes nothing: what comes is the end
         pass
+    come_forward()
+    if not begun.is_set():
+        _exit()
     stop.set()
+
+
+def _exit() -> NoReturn:
+    """End without taking torch apart, for which a process that runs on what others leave needs seconds that a stop has not."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:

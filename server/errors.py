@@ -1,5 +1,6 @@
 """What goes wrong, on the wire: one table from exceptions to HTTP, in OpenAI's shape. The core knows no status codes."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -96,8 +97,16 @@ def as_api_error(error: BaseException) -> ApiError:
             )
 
 
-def install(app: FastAPI) -> None:
-    """Answer every exception of the table in one shape; a bug passes on to the border, which logs it."""
+def install(app: FastAPI, *, told: Callable[[Request, ApiError], Awaitable[None]]) -> None:
+    """Answer every exception of the table in one shape; `told` hears of each. A bug passes on to the border, which logs it."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        answer = as_api_error(error)
+        metrics.failed.labels(answer.code).inc()
+        await told(request, answer)
+        headers = {"x-request-id": getattr(request.state, "request_id", ""), **answer.headers}
+        return JSONResponse(answer.body, answer.status, headers)
+
     for kind in (
         ApiError,
         SteeringError,
@@ -108,19 +117,12 @@ def install(app: FastAPI) -> None:
         Unavailable,
         HTTPException,
     ):
-        app.add_exception_handler(kind, _answer)
+        app.add_exception_handler(kind, answer)
 
 
 def first_problem(error: ValidationError, *, within: str = "") -> ApiError:
     """A 400 for the first thing that a model refused; `within` is where in the body that model stands."""
     return _named(dict(error.errors(include_url=False)[0]), within=within)
-
-
-async def _answer(request: Request, error: Exception) -> JSONResponse:
-    answer = as_api_error(error)
-    metrics.failed.labels(answer.code).inc()
-    headers = {"x-request-id": getattr(request.state, "request_id", ""), **answer.headers}
-    return JSONResponse(answer.body, answer.status, headers)
 
 
 def _named(problem: dict[str, Any], *, within: str = "", skip: int = 0) -> ApiError:

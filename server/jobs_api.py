@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server import answers
+from server.audit import noted
 from server.callers import Caller, caller_of
 from server.errors import ApiError, bad_request
 from server.jobs import ENDED, BadJob, Job, Jobs
@@ -47,6 +48,7 @@ async def start_job(request: Request) -> Response:
         )
     except BadJob as error:
         raise bad_request(str(error), param="type" if "no type" in str(error) else "config") from error
+    await noted(request, "job begun", job=job.id, type=job.type)
     return JSONResponse(job.model_dump(), 202)
 
 

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from server import answers
+from server.audit import noted
 from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
@@ -77,6 +78,7 @@ async def create_key(request: Request) -> JSONResponse:
         raise bad_request(f"no preset {asked.default_preset!r}", param="default_preset", code="unknown_preset")
     key, secret = new_key(**dict(asked))
     await tiller.store.add_key(key)
+    await noted(request, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
     request.app.state.keyring.forget()
     return JSONResponse(_told(key) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
 
@@ -95,6 +97,7 @@ async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
     tiller: Tiller = request.app.state.tiller
     if not await tiller.store.delete_key(key_id):
         raise ApiError(404, f"no key {key_id[:64]!r}; GET /v1/keys lists them", code="not_found", param="id")
+    await noted(request, "key deleted", deleted=key_id)
     request.app.state.keyring.forget()
     return {"id": key_id, "object": "key", "deleted": True}
 
@@ -128,6 +131,7 @@ async def erase_me(request: Request, user: str = "") -> dict[str, Any]:
     theirs = lambda job: whole and caller.owns(job.tenant, job.owner)  # noqa: E731
     jobs = await asyncio.to_thread(jobs_of(request).take_back, [*map(alias, givers)], theirs=theirs)
     await request.app.state.swap.relabel()
+    await noted(request, "erased", deleted=gone | {"jobs": jobs})
     return {"object": "erased", "deleted": gone | {"jobs": jobs}}
 
 

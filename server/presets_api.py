@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import answers
+from server.audit import noted
 from server.callers import ANYONE, Caller, caller_of
 from server.choice import Tiller
 from server.errors import ApiError, bad_request
@@ -56,9 +57,11 @@ async def create_preset(request: Request, user: str | None = None) -> Response:
     if any(p.id == wanted.id for p in tiller.bundle.presets):
         raise taken
     try:
-        return _answer(await tiller.store.save_preset(wanted, based_on=0), caller, 201)
+        saved = await tiller.store.save_preset(wanted, based_on=0)
     except Conflict as error:
         raise taken from error
+    await noted(request, "preset saved", preset=saved.id, version=saved.version, hash=saved.steering.fingerprint)
+    return _answer(saved, caller, 201)
 
 
 @router.put("/{preset_id}", openapi_extra=wire(Preset, 403, 409, 412, takes=Preset))
@@ -78,11 +81,13 @@ async def replace_preset(
         raise bad_request(f"If-Match must be a preset's version, not {match!r}", param="If-Match")
     try:
         based_on = int(match) if match.isdecimal() else None
-        return _answer(await tiller.store.save_preset(wanted, based_on=based_on), caller)
+        saved = await tiller.store.save_preset(wanted, based_on=based_on)
     except Conflict as error:
         raise ApiError(
             412, f"{error}; read it again and repeat your change", code="version_conflict", param="If-Match"
         ) from error
+    await noted(request, "preset saved", preset=preset_id, version=saved.version, hash=saved.steering.fingerprint)
+    return _answer(saved, caller)
 
 
 @router.delete("/{preset_id}", openapi_extra=wire(answers.Deleted, 403, 409))
@@ -92,6 +97,7 @@ async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     held = await may_change(tiller, preset_id, caller_of(request))
     if held is None or not await tiller.store.delete_preset(preset_id, held.tenant):
         raise _missing(preset_id)
+    await noted(request, "preset deleted", preset=preset_id)
     return {"id": preset_id, "object": "preset", "deleted": True}
 
 

@@ -18,6 +18,7 @@ from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from server import metrics
+from server.audit import Audit
 from server.callers import ANYONE, Caller, caller_of
 from server.errors import ApiError
 from server.settings import Settings
@@ -114,11 +115,13 @@ class Account:
     caller: Caller = ANYONE
     rates: Rates | None = None
     """None where nothing is counted."""
+    audit: Audit | None = None
+    """None where nothing is noted."""
 
     @staticmethod
     def of(request: Request) -> "Account":
         """Of whoever asks."""
-        return Account(caller_of(request), request.app.state.rates)
+        return Account(caller_of(request), request.app.state.rates, request.app.state.audit)
 
     async def steers(self, fingerprint: str) -> None:
         """Raise ApiError if the caller has no token left, or has tried too many steerings."""

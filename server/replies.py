@@ -293,6 +293,26 @@ async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[in
                     yield index, piece
         finally:
             await reply.account.spent(reply.usage(spoken)["total_tokens"])
+            await _note(reply, spoken)
+
+
+async def _note(reply: Reply, spoken: list[Spoken]) -> None:
+    """What was steered and what the guards found; none of what was said."""
+    choice, audit = reply.choice, reply.account.audit
+    if audit and (reply.steered or choice.verdict):
+        await audit.note(
+            reply.tiller.store,
+            choice.caller,
+            "steered",
+            id=reply.id,
+            hash=choice.resolved.fingerprint,
+            revision=choice.revision,
+            preset=choice.preset.id if choice.preset else None,
+            load=choice.composition.load,
+            guards=choice.verdict.told() if choice.verdict else None,
+            ended=[s.finish_reason for s in spoken],
+            tokens=sum(s.tokens for s in spoken),
+        )
 
 
 def _choice(reply: Reply, index: int, spoken: Spoken) -> dict[str, Any]:

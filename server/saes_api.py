@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import answers
+from server.audit import noted
 from server.choice import Tiller
 from server.errors import ApiError
 from server.openapi import wire
@@ -72,12 +73,14 @@ async def manifest_of(tiller: Tiller, revision: str, *, param: str = "revision")
 async def _activated(request: Request, revision: str) -> dict[str, str]:
     swap: Swap = request.app.state.swap
     try:
-        return {"previous": await swap.activate(revision), "active": revision}
+        previous = await swap.activate(revision)
     except BadBundle as error:
         serving = request.app.state.tiller.bundle.info.revision
         raise ApiError(
             409, f"{error}; {serving!r} is served as before", code="revision_refused", param="revision"
         ) from error
+    await noted(request, "revision activated", revision=revision, previous=previous)
+    return {"previous": previous, "active": revision}
 
 
 def _listed(tiller: Tiller, revision: str) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""`tiller audit …`: read the audit log, and prove that nobody has changed it. Knows files and the store; no server is needed."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from server.audit import Audit, Broken, Head
+from server.flags import settings_of
+from server.store_commands import Data, Redis, with_store
+
+app = typer.Typer(no_args_is_help=True, help="What was decided and done, by whom; and whether that is all.")
+console, problems = Console(), Console(stderr=True)
+
+
+@app.command()
+def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
+    """Check that each line follows from the one before, and that none is missing at the end. Exit code 1 if not.
+
+    Example: tiller audit verify
+    """
+    log = Audit(settings_of(data_dir=data_dir).data_dir)
+    kept = Head.read(with_store(data_dir, redis_url, lambda store: store.setting(log.head_setting)))
+    try:
+        head = log.verify(kept)
+    except Broken as error:
+        problems.print(f"{log.file}: {error}", style="red", soft_wrap=True)
+        raise typer.Exit(1) from error
+    console.print(
+        f"{log.file}: {head.n} lines, each follows from the one before; the last is {head.hash[:16]}…", soft_wrap=True
+    )
+
+
+@app.command()
+def show(
+    last: Annotated[int, typer.Option(min=1, help="So many lines from the end.")] = 20, data_dir: Data = None
+) -> None:
+    """Print the last lines.
+
+    Example: tiller audit show --last 50
+    """
+    log = Audit(settings_of(data_dir=data_dir).data_dir)
+    for line in [*log.lines()][-last:]:
+        console.print_json(data=line, indent=None)
