@@ -100,7 +100,11 @@ async def served(bundle: Path, data: Path) -> AsyncIterator[httpx.AsyncClient]:
     with socket.create_server(("127.0.0.1", 0)) as s:
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "server", "serve", "--no-browser", "--port", str(port)]
-    process = subprocess.Popen([*command, "--bundle", str(bundle), "--data-dir", str(data)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--bundle", str(bundle), "--data-dir", str(data)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         limits = httpx.Limits(max_connections=200)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120, limits=limits) as client:
