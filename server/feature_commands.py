@@ -112,6 +112,7 @@ def features(
     without: Annotated[list[str] | None, typer.Option(help="For common: a prompt that has it not.")] = None,
     min_density: Annotated[float | None, typer.Option(help="Fires on this share of tokens at least.")] = None,
     max_density: Annotated[float | None, typer.Option(help="… and on this at most.")] = None,
+    labelled: Annotated[bool | None, typer.Option("--labelled/--unlabelled", help="It is called something.")] = None,
     calibrated: Annotated[
         bool | None, typer.Option("--calibrated/--uncalibrated", help="Its dose is measured.")
     ] = None,
@@ -132,7 +133,8 @@ def features(
     from server.finding import FeatureQuery
 
     asked = {"mode": mode, "q": " ".join(words or ()), "prompts": prompt or [], "without": without or []}
-    asked |= {"min_density": min_density, "max_density": max_density, "calibrated": calibrated, "works": works}
+    asked |= {"min_density": min_density, "max_density": max_density, "labelled": labelled}
+    asked |= {"calibrated": calibrated, "works": works}
     try:
         query = FeatureQuery.model_validate({**asked, "kind": kind, "sort": sort, "limit": limit})
     except ValidationError as error:

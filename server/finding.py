@@ -38,6 +38,8 @@ class Filters(BaseModel):
 
     min_density: Share
     max_density: Share
+    labelled: bool | None = None
+    """Whether it is called anything, by people or by what labels it."""
     calibrated: bool | None = None
     """Whether its dose was measured."""
     works: bool | None = None
@@ -140,6 +142,7 @@ def _passes(f: Feature, asked: Filters) -> bool:
     return (
         (asked.min_density is None or f.density >= asked.min_density)
         and (asked.max_density is None or f.density <= asked.max_density)
+        and (asked.labelled is None or bool(f.label) == asked.labelled)
         and (asked.calibrated is None or (f.dose is not None) == asked.calibrated)
         and (asked.works is None or measured == asked.works)
         and (asked.starred is None or bool(f.edited and f.edited.starred) == asked.starred)

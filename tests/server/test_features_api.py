@@ -110,6 +110,10 @@ def test_filters_and_order(web):
     assert dense
     assert all(row["density"] >= 0.2 for row in dense)
     assert all(row["density"] <= 0.05 for row in found(web, max_density=0.05, limit=500))
+    labelled, bare = (found(web, labelled=is_, limit=500) for is_ in (True, False))
+    assert all(row["label"] for row in labelled)
+    assert not any(row["label"] for row in bare)
+    assert sorted(ids([*labelled, *bare])) == sorted(ids(found(web, limit=500)))
     assert ids(found(web, calibrated=True)) == ["small/0"]
     assert ids(found(web, works=True)) == ["small/0"]
     assert "small/0" not in ids(found(web, works=False, limit=500))

@@ -158,7 +158,7 @@ def test_filters_leave_what_passes_them(tab, name, value, ids):
 
 def test_features_without_a_label_can_be_listed(tab):
     narrow(tab, "label", "none")
-    tab.wait_for_function(f"document.querySelector('{STATUS}').textContent === '42 found'")
+    tab.wait_for_function(f"document.querySelector('{STATUS}').textContent === '42 of 42 features'")
     assert FULL not in found(tab)
 
 

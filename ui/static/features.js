@@ -4,7 +4,7 @@ import { button, el, keepFocus } from "./dom.js";
 import { isOpen, open as openTab } from "./header.js";
 import { doseWords, KINDS, nameOf, share, sourceWords } from "./known.js";
 import { onSaved, plus, slide, star } from "./own.js";
-import { askable, chosen, filters, find, found, MODES, more, onFound, partly, unfilter, want, wanted, wantIds } from "./search.js";
+import { askable, chosen, filters, find, found, MODES, more, onFound, unfilter, want, wanted, wantIds } from "./search.js";
 
 const FILTERS = [
   ["label", "Label", [["", "any"], ["some", "has one"], ["none", "has none"]]],
@@ -94,23 +94,22 @@ function draw() {
 }
 
 function words() {
-  const { rows: { length }, total, looked, missing, state, next } = found, n = (x) => x.toLocaleString("en");
+  const { rows: { length }, total, missing, state } = found, n = (x) => x.toLocaleString("en");
   if (state === "loading") return "Searching…";
   if (!length) return "";
   const all = `${n(length)} of ${n(total)} ${total === 1 ? "feature" : "features"}`;
-  if (partly()) return `${n(length)} found${next === null ? "" : `, ${n(looked)} of ${n(total)} looked at`}`;
   return missing ? `${all}; ${missing} ${missing === 1 ? "is" : "are"} not there any more` : all;
 }
 
 function below() {
-  const { rows: { length }, total, state, next, problem, looked } = found, empty = (...content) => el("div", { class: "empty" }, ...content);
+  const { rows: { length }, total, state, next, problem } = found, empty = (...content) => el("div", { class: "empty" }, ...content);
   const clear = filters() && !chosen() ? button("Without filters", () => { unfilter(); form(); search(); }, { id: "unfilter" }) : null;
   const all = chosen() ? button("Search again", () => { wantIds(null); search(); }, { id: "unchoose" }) : null;
   if (state === "failed") return [empty(el("p", { class: "problem", role: "alert" }, problem), button("Try again", length ? more : search, { id: "again" }))];
   if (state === "unasked") return [empty(el("p", {}, { common: "Write two or more messages, one a line.", prompt: "Write a message and press Search.", meaning: "Say what it should be about and press Search.", id: "Write an id or a number." }[wanted.mode]))];
   if (state === "none" && next === null) return [empty(el("p", {}, nothing()), clear, all)];
   if (next === null || state === "loading") return [all].filter(Boolean);
-  const left = partly() ? `Look further (${looked.toLocaleString("en")} of ${total.toLocaleString("en")} looked at)` : `Show more (${length.toLocaleString("en")} of ${total.toLocaleString("en")})`;
+  const left = `Show more (${length.toLocaleString("en")} of ${total.toLocaleString("en")})`;
   return [button(state === "more" ? "Loading…" : left, more, { id: "more", disabled: state === "more" }), all].filter(Boolean);
 }
 

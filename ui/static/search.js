@@ -11,16 +11,15 @@ export const MODES = {
 };
 const EVERYTHING = { mode: "text", q: "", prompts: "", without: "" };
 const UNFILTERED = { label: "", dose: "", kind: "", from: "", to: "", starred: false };
-const PAGE = 50, LOOK = 250, FAR = 4, MOST = 32;
+const PAGE = 50, MOST = 32;
 
 export const wanted = { ...EVERYTHING, ...UNFILTERED, sort: "score", ...ofTab("features", {}) };
-export const found = { rows: [], total: 0, looked: 0, missing: 0, next: "0", state: "empty", problem: "" };
+export const found = { rows: [], total: 0, missing: 0, next: "0", state: "empty", problem: "" };
 // `asked` is what the list answers; what is wanted may have been typed on since.
 let ids = null, asked = { ids: null }, asking, tell = () => {};
 
 export const onFound = (act) => { tell = act; };
 export const chosen = () => asked.ids?.length ?? 0;
-export const partly = () => Boolean(asked.label) && !asked.ids;
 export const filters = () => Object.keys(UNFILTERED).filter((name) => wanted[name]).length;
 
 export function want(changes) {
@@ -39,7 +38,7 @@ export async function find() {
   asking?.abort();
   asking = new AbortController();
   asked = { ...wanted, ids };
-  Object.assign(found, { rows: [], total: 0, looked: 0, missing: 0, next: "0", problem: "", state: "loading" });
+  Object.assign(found, { rows: [], total: 0, missing: 0, next: "0", problem: "", state: "loading" });
   if (!askable()) return tell((found.state = "unasked"));
   await go(asking.signal);
 }
@@ -59,28 +58,24 @@ async function go(signal) {
   tell();
 }
 
-// The API does not filter by labels, so more is looked through; how far is told.
 async function gather(signal) {
-  const enough = found.rows.length + PAGE, sift = partly();
-  for (let i = 0; i < (sift ? FAR : 1) && found.next !== null && found.rows.length < enough; i++) {
-    const got = await page(found.next, sift ? LOOK : PAGE, signal);
-    if (signal.aborted) return;
-    Object.assign(found, { total: got.total, looked: found.looked + got.data.length, next: got.next_cursor });
-    found.rows.push(...(sift ? got.data.filter((f) => (asked.label === "some") === Boolean(f.label)) : got.data));
-  }
+  const got = await page(found.next, signal);
+  if (signal.aborted) return;
+  Object.assign(found, { total: got.total, next: got.next_cursor });
+  found.rows.push(...got.data);
 }
 
-function page(cursor, limit, signal) {
+function page(cursor, signal) {
   if (asked.ids) return pageOfIds(asked.ids, +cursor, signal);
-  const { mode, q, sort, prompts, without } = asked, how = { ...filtered(asked), sort, limit, cursor };
+  const { mode, q, sort, prompts, without } = asked, how = { ...filtered(asked), sort, limit: PAGE, cursor };
   // What people say goes into a body, not into an address that is written to logs.
   if (mode === "prompt") return api("features/search", "POST", { ...how, prompts: [q.trim()] }, { signal });
   if (mode === "common") return api("features/search", "POST", { ...how, prompts: lines(prompts), without: lines(without) }, { signal });
   return api(`features?${new URLSearchParams({ ...how, mode, q: q.trim() })}`, "GET", undefined, { signal });
 }
 
-function filtered({ dose, kind, from, to, starred }) {
-  const told = { kind: kind || null, starred: starred || null, calibrated: { measured: true, unmeasured: false }[dose], works: dose === "works" || null, min_density: part(from), max_density: part(to) };
+function filtered({ label, dose, kind, from, to, starred }) {
+  const told = { labelled: { some: true, none: false }[label], kind: kind || null, starred: starred || null, calibrated: { measured: true, unmeasured: false }[dose], works: dose === "works" || null, min_density: part(from), max_density: part(to) };
   return Object.fromEntries(Object.entries(told).filter(([, value]) => value != null));
 }
 const part = (percent) => (percent === "" ? null : Math.min(1, Math.max(0, percent / 100)));
