@@ -104,6 +104,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
         if tiller := app.state.tiller:
             await tiller.engine.close()
             await tiller.store.close()
+        await app.state.rates.close()
 
     app = FastAPI(
         title="Tiller",

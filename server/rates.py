@@ -6,10 +6,10 @@ let through, which the log says: a conversation is worth more than a limit. Repl
 
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from fastapi import Request
@@ -24,6 +24,7 @@ from server.errors import ApiError
 from server.settings import Settings
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 ONCE = RateLimitItemPerHour(1)
 AGAIN = 2.0
 """Seconds for which a Redis that did not answer is not asked again."""
@@ -34,9 +35,15 @@ class Rates:
     """The counts of one server."""
 
     def __init__(self, settings: Settings) -> None:
-        self._counts = SlidingWindowCounterRateLimiter(_storage(settings))
+        self._storage = _storage(settings)
+        self._counts = SlidingWindowCounterRateLimiter(self._storage)
         self._replies: Counter[str] = Counter()
         self._lost_until = 0.0
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        if isinstance(self._storage, RedisStorage):
+            await self._storage.bridge.storage.aclose()  # pyright: ignore[reportAttributeAccessIssue] - the client's own
 
     async def request(self, caller: Caller, *, counts: bool) -> None:
         """One more request. Raises ApiError where that is too many; looking at something counts for nothing."""
@@ -52,9 +59,11 @@ class Rates:
             await self._hit(item, "specs", key, f"{most} different steerings an hour; those that you had still work")
 
     async def tokens(self, caller: Caller, n: int) -> None:
-        """So many tokens were read and written."""
+        """So many tokens were read and written. More than were left are all that were left: a hit beyond would count for nothing."""
         if n and caller.key and (most := caller.limits.tokens):
-            await self._try(RateLimitItemPerMinute(most), "tokens", caller.key, cost=min(n, most))
+            item = RateLimitItemPerMinute(most)
+            if left := await self._left(item, "tokens", caller.key):
+                await self._try(item, "tokens", caller.key, cost=min(n, left))
 
     async def sign_in(self, where: str) -> None:
         """Somebody tries a key. Raises ApiError."""
@@ -64,7 +73,7 @@ class Rates:
         """Raise ApiError if no token is left in this minute."""
         if caller.key and (most := caller.limits.tokens):
             item = RateLimitItemPerMinute(most)
-            if not await self._try(item, "tokens", caller.key, cost=0):
+            if not await self._left(item, "tokens", caller.key):
                 raise await self._refusal(item, "tokens", caller.key, f"{most} tokens a minute")
 
     @asynccontextmanager
@@ -88,16 +97,22 @@ class Rates:
             raise await self._refusal(item, what, key, says)
 
     async def _try(self, item: RateLimitItem, *names: str, cost: int = 1) -> bool:
+        return await self._asked(self._counts.hit, item, *names, cost=cost, lost=True)
+
+    async def _left(self, item: RateLimitItem, *names: str) -> int:
+        stats = await self._asked(self._counts.get_window_stats, item, *names, lost=None)
+        return item.amount if stats is None else stats.remaining
+
+    async def _asked(self, ask: Callable[..., Awaitable[T]], *words: Any, lost: T, **more: Any) -> T:  # noqa: ANN401
+        """Ask the storage; where it is lost, `lost`, and for a while nobody asks again."""
         if time.monotonic() < self._lost_until:
-            return True
+            return lost
         try:
-            if cost == 0:
-                return (await self._counts.get_window_stats(item, *names)).remaining > 0
-            return await self._counts.hit(item, *names, cost=cost)
+            return await ask(*words, **more)
         except Exception as error:
             log.warning("nothing is counted", why=str(error)[:200])
             self._lost_until = time.monotonic() + AGAIN
-            return True
+            return lost
 
     async def _refusal(self, item: RateLimitItem, what: str, key: str, says: str) -> ApiError:
         metrics.limited.labels(what).inc()
