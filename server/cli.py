@@ -404,12 +404,14 @@ async def _vllm(settings: Settings, opened: "Bundle") -> "VLLMEngine":
     file.write_text(json.dumps(logs.of_vllm(logs.look(settings.log))))
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(file))
     from server.engines.vllm_engine import VLLMEngine, read_flags
+    from steering.probe import Probe
 
     given = {} if settings.model else {"revision": opened.info.model_revision}
     given |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}
     return await VLLMEngine.load(
         settings.model or opened.model_path,
         folders={opened.info.hook: opened.files},
+        reads=[Probe.load(settings.probe).hook] if settings.probe else [],
         revision=opened.info.revision,
         queue=settings.queue,
         arguments=given | read_flags(settings.vllm),
@@ -520,13 +522,13 @@ def _exit_at_end_of_input(server: "HttpServer") -> None:
 
 
 def _stop_at_end_of_input(stop: threading.Event, begun: threading.Event) -> None:
-    from server.jobs import come_forward
-
     while os.read(0, 4096):  # whoever began us writes nothing: what comes is the end
         pass
-    come_forward()
     if not begun.is_set():
         _exit()
+    from server.jobs import come_forward
+
+    come_forward()
     stop.set()
 
 

@@ -67,10 +67,14 @@ class VLLMEngine:
         folders: Mapping[str, Path],
         revision: str,
         queue: int = 64,
+        reads: Sequence[str] = (),
         arguments: Mapping[str, Any] | None = None,
     ) -> "VLLMEngine":
-        """Start vLLM with the SAEs in `folders`, by hook point. Raises BadBundle if the tap does not do what it says."""
-        asked = {"revision": revision, "folders": {h: str(f) for h, f in folders.items()}}
+        """Start vLLM with the SAEs in `folders`, by hook point; at those in `reads`, too, the stream can be recorded.
+
+        Raises BadBundle if the tap does not do what it says.
+        """
+        asked = {"revision": revision, "folders": {h: str(f) for h, f in folders.items()}, "reads": [*reads]}
         llm = await asyncio.to_thread(_start, path, asked, dict(arguments or {}))
         tokenizer = AutoTokenizer.from_pretrained(path)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):

@@ -278,9 +278,11 @@ def _install(runner: Any, asked: dict[str, Any]) -> Steering:  # noqa: ANN401
     graphs = config.compilation_config.cudagraph_mode
     captured = device.type != "cpu" and graphs is not None and graphs.name != "NONE"
     layers, taps, saes = decoder_layers(runner.get_model()), {}, _load(asked["folders"], device)
-    for hook, sae in saes.items():
-        seats, gates = scheduler.max_num_seqs + 1, asked["gates"]
-        table = SteeringTable(seats, d_in, gates=gates, device=device, scaling=sae.scaling)
+    read_only = [hook for hook in asked.get("reads", ()) if hook not in saes]
+    for hook in (*saes, *read_only):
+        seats, gates = scheduler.max_num_seqs + 1, asked["gates"] if hook in saes else 1
+        scaling = saes[hook].scaling if hook in saes else "none"
+        table = SteeringTable(seats, d_in, gates=gates, device=device, scaling=scaling)
         taps[hook] = Tap(
             table,
             rows=torch.zeros(tokens, dtype=torch.long, device=device),

@@ -46,7 +46,12 @@ async def engine(request, bundle):
 
         folders = {bundle.info.hook: bundle.folder / "revisions" / bundle.info.revision}
         engine = await VLLMEngine.load(
-            bundle.model_path, folders=folders, revision=bundle.info.revision, queue=100, arguments=VLLM
+            bundle.model_path,
+            folders=folders,
+            revision=bundle.info.revision,
+            queue=100,
+            reads=["layers.2"],
+            arguments=VLLM,
         )
     yield engine
     await engine.close()

@@ -264,11 +264,12 @@ async def test_revision_is_changed_and_changed_back_while_somebody_speaks(engine
     assert (await said(engine, new))[0] == after  # somebody may still be on his way with it
 
 
-async def test_recorded_streams_are_the_models(engine, model):
+@pytest.mark.parametrize("hook", ["layers.3", "layers.2"], ids=["steered", "below"])
+async def test_recorded_streams_are_the_models(engine, model, hook):
     texts = [list(range(5, 45)), list(range(60, 70)), [7]]
-    found = await engine.record(texts, "layers.3")
+    found = await engine.record(texts, hook)
     for ids, stream in zip(texts, found, strict=True):
-        expected = read_stream(model, torch.tensor([ids]), "layers.3")[0]
+        expected = read_stream(model, torch.tensor([ids]), hook)[0]
         torch.testing.assert_close(stream.float(), expected, atol=1e-4, rtol=1e-4)
 
 
