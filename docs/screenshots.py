@@ -30,6 +30,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 SECONDS = 180
+KEY = "a-key-for-pictures-alone"
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
@@ -46,7 +47,10 @@ def serving() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as data:
         command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--data-dir", data, "--no-browser"]
         server = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "TILLER_HOST": "127.0.0.1"}
+            command,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "TILLER_HOST": "127.0.0.1", "TILLER_ADMIN_KEY": KEY},
         )
         try:
             _wait(server, f"http://127.0.0.1:{port}/health")
@@ -122,9 +126,24 @@ def train(page: Page) -> None:
 
 
 def settings(page: Page) -> None:
-    """Address, limits, privacy, code."""
+    """Address, keys, limits, privacy, code."""
     page.click("#tab-settings")
+    page.wait_for_selector("#key-name")
+    for name, role in (("ada", "creator"), ("reading-room", "viewer")):
+        if page.locator(f"[aria-label='Delete the key {name}']").count() == 0:
+            page.fill("#key-name", name)
+            page.select_option("#key-role", role)
+            page.click("#make-key")
+            page.click("#secret-done")
+            page.wait_for_selector(f"[aria-label='Delete the key {name}']")
     page.wait_for_selector("#code-blocks pre")
+
+
+def sign_in(page: Page) -> None:
+    """Who comes without a key."""
+    page.context.clear_cookies()
+    page.reload()
+    page.wait_for_selector("#key")
 
 
 TABS: dict[str, Callable[[Page], None]] = {
@@ -135,6 +154,7 @@ TABS: dict[str, Callable[[Page], None]] = {
     "analyze": analyze,
     "train": train,
     "settings": settings,
+    "sign-in": sign_in,
 }
 
 
@@ -156,6 +176,8 @@ def main() -> None:
                 page = context.new_page()
                 page.set_default_timeout(SECONDS * 1000)
                 page.goto(address)
+                page.fill("#key", KEY)
+                page.keyboard.press("Enter")
                 page.wait_for_selector("#cards .card")
                 TABS[tab](page)
                 page.evaluate("document.activeElement.blur()")

@@ -2,7 +2,8 @@
 import { api, HERE } from "./api.js";
 import { button, confirmed, copyButton, el, toast } from "./dom.js";
 
-const ROLES = [["viewer", "personas only"], ["user", "and measured features"], ["creator", "and personas of their own"], ["researcher", "and vectors"], ["admin", "everything"]];
+const ROLES = [["viewer", "A viewer chats with personas, looks at features and analyses text."], ["user", "A user also steers by up to eight measured features."], ["creator", "A creator also makes personas, and steers by any feature that has a name."],
+  ["researcher", "A researcher steers by anything, vectors of their own too."], ["admin", "An admin also makes keys, runs jobs and publishes revisions."]];
 let secret = null;
 
 // `keys` is null for those who may not see them; `again` asks the server anew and draws.
@@ -21,13 +22,13 @@ function mine(who) {
 }
 
 function manage(keys, again) {
-  return [told(again), keys.length ? el("ul", { class: "keys", "aria-label": "All keys" }, keys.map((k) => row(k, again))) : el("p", { class: "muted" }, "There are no keys yet."), form(again)].filter(Boolean);
+  return [told(), keys.length ? el("ul", { class: "keys", "aria-label": "All keys" }, keys.map((k) => row(k, again))) : el("p", { class: "muted" }, "There are no keys yet."), form(again)].filter(Boolean);
 }
 
-function told(again) {
+function told() {
   if (!secret) return null;
   return el("div", { class: "notice stack", role: "status" }, el("p", {}, el("strong", {}, "This is shown once. "), "Copy it now; nobody can find it out again."),
-    el("div", { class: "bar" }, el("code", { class: "grow secret", id: "new-secret" }, secret), copyButton(secret), button("Done", () => { secret = null; again(); }, { id: "secret-done" })));
+    el("div", { class: "bar" }, el("code", { class: "grow secret", id: "new-secret" }, secret), copyButton(secret), button("Done", (event) => { secret = null; event.target.closest(".notice").remove(); }, { id: "secret-done" })));
 }
 
 function row(key, again) {
@@ -49,10 +50,13 @@ async function remove(key, again) {
 function form(again) {
   const name = el("input", { type: "text", id: "key-name", required: true, pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", title: "Small letters, digits, dots and dashes", autocomplete: "off", "data-key": "key-name" });
   const tenant = el("input", { type: "text", id: "key-tenant", pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", autocomplete: "off", "data-key": "key-tenant" });
-  const role = el("select", { id: "key-role", "data-key": "key-role" }, ROLES.map(([value, words]) => el("option", { value, selected: value === "user" }, `${value}: ${words}`)));
+  const role = el("select", { id: "key-role", "data-key": "key-role", "aria-describedby": "key-may" }, ROLES.map(([value]) => el("option", { value, selected: value === "user" }, value)));
+  const may = el("p", { class: "muted", id: "key-may", "aria-live": "polite" }), tell = () => { may.textContent = ROLES.find(([value]) => value === role.value)[1]; };
+  role.addEventListener("change", tell);
+  tell();
   const days = el("input", { type: "number", id: "key-days", min: "1", max: "36500", placeholder: "for good", "data-key": "key-days" });
   return el("form", { class: "stack", id: "new-key", onsubmit: (event) => { event.preventDefault(); make({ name: name.value, role: role.value, ...(tenant.value ? { tenant: tenant.value } : {}), ...(days.value ? { days: Number(days.value) } : {}) }, again); } },
-    el("div", { class: "fields" }, field("Name", name), field("Role", role), field("Tenant", tenant), field("Days", days)),
+    el("div", { class: "fields" }, field("Name", name), field("Role", role), field("Tenant", tenant), field("Days", days)), may,
     el("div", { class: "bar" }, button("Make a key", null, { id: "make-key", type: "submit" })));
 }
 

@@ -54,7 +54,7 @@ function server() {
   const { server: s, model, sae, steering, requests, training } = limits, hours = training.update_hours;
   const rows = [["Model", `${model.id}, context ${model.context} tokens`], ["SAE", `${sae.revision} at ${sae.hook}, ${sae.features} features`], ["Engine", `${s.engine} on ${s.device}`], ["Store", s.store], ["Version", s.version],
     ["Now", `${requests.running} running, ${requests.waiting} waiting; room for ${requests.live} at once and ${requests.queue} in the queue`], ["A request may", `steer ${steering.max_features} features, push ${steering.max_push} of the stream's length, and send ${Math.round(requests.max_body / 1024)} KiB`],
-    ["Modes", steering.modes.join(", ")], ["Trainer", training.on ? `on${hours ? `, updates every ${hours} h` : ", updates when the text drifts"}` : "off"], ["Shared links on the server", limits.shares?.on ? `on, kept ${limits.shares.days} days` : "off"]];
+    ["Modes", steering.modes.join(", ")], ["Trainer", training.on ? `on${hours ? `, updates every ${hours} h` : ", updates when the text drifts"}` : "off"], ...(who.default_preset ? [["Default persona", who.default_preset]] : []), ["Shared links on the server", limits.shares?.on ? `on, kept ${limits.shares.days} days` : "off"]];
   return card("This server", el("dl", { class: "figures" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))), sae.swap_error ? el("p", { class: "problem" }, sae.swap_error) : null);
 }
 
@@ -65,7 +65,7 @@ function privacy() {
     el("p", { class: "muted" }, "The conversation, the sliders and your votes lie in this browser. The server stores nothing that you type, unless you agree to this:"),
     el("label", {}, agreed, "Let the SAE learn from my chats"),
     el("p", { class: "muted" }, `Then up to ${limits.training.live_texts} of your conversations are kept for ${limits.training.live_days} days, and the SAE (not the model) learns from them. Take it back, and all of them are deleted at once. Kept now: ${kept}.`),
-    el("div", { class: "bar" }, button("Delete my conversations", () => erase("texts"), { id: "erase-texts", disabled: !kept }), button("Forget what I liked", () => erase("votes"), { id: "erase-votes", disabled: !defaults.votes }), button("Forget me on the server", forget, { id: "erase-me" }), button("Delete everything in this browser", wipe, { id: "erase-browser" })),
+    el("div", { class: "bar" }, button("Delete my conversations", () => erase("texts"), { id: "erase-texts", disabled: !kept }), button("Forget what I liked", () => erase("votes"), { id: "erase-votes", disabled: !defaults.votes.length }), button("Forget me on the server", forget, { id: "erase-me" }), button("Delete everything in this browser", wipe, { id: "erase-browser" })),
     el("p", { class: "muted" }, "You are known to the server as ", el("code", { id: "me" }, who.owner ?? me()), who.owner ? ", as your key says." : ", a random name of this browser."));
 }
 
