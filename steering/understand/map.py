@@ -137,7 +137,9 @@ def names_of(features: Sequence[Feature], member: Int[Tensor, " rows"]) -> list[
     counts = [Counter[str]() for _ in range(int(member.max()) + 1)]
     for feature, c in zip(features, member.tolist(), strict=True):
         counts[c].update(_words_of(feature))
-    total = sum(counts, Counter[str]())
+    total = Counter[str]()
+    for count in counts:
+        total.update(count)
     names = []
     for c, count in enumerate(counts):
         size = int((member == c).sum())

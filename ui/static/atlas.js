@@ -27,11 +27,15 @@ function begin(tag, points) {
   Object.assign(atlas, { tag, points, n, ids: new Array(n), labels: new Array(n), texts: new Array(n), density: new Float32Array(n), most: new Float32Array(n), cluster: new Int16Array(n).fill(-1), clusters: [], known: 0 });
 }
 
+// The next page is on its way while this one is taken in.
+const page = (cursor) => { const asked = api(`features-map/meta?limit=${PAGE}&cursor=${cursor}`); asked.catch(() => {}); return asked; };
+
 async function pages(named, current) {
   await null;
-  for (let cursor = "0"; cursor !== null; ) {
-    const got = await api(`features-map/meta?limit=${PAGE}&cursor=${cursor}`);
+  for (let cursor = "0", asked = page(cursor); asked; ) {
+    const got = await asked;
     if (!current()) return;
+    asked = got.next_cursor === null ? null : page(got.next_cursor);
     if (got.total !== atlas.n) { atlas.tag = null; throw new Error("The features were changed meanwhile; open the map again."); }
     got.data.forEach((f, k) => take(+cursor + k, f));
     Object.assign(atlas, { clusters: got.clusters, method: got.method, known: +cursor + got.data.length });

@@ -140,7 +140,9 @@ const pause = () => new Promise((done) => setTimeout(done, LOOKS));
 async function ended(job, say) {
   for (let now = job; ; now = await api(`jobs/${job.id}`)) {
     if (["succeeded", "failed", "cancelled"].includes(now.state)) return now;
-    say(now.state === "running" ? `Measuring: ${Math.round(100 * now.progress)} %` : "Waiting for the trainer to begin…");
+    // One feature is most of its job, which says little of how far it is until then.
+    const far = now.progress ? `Measuring: ${Math.round(100 * now.progress)} %` : "Measuring; this may take some minutes…";
+    say(now.state === "running" ? far : "Waiting for the trainer to begin…");
     await pause();
   }
 }

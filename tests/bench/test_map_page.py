@@ -1,0 +1,13 @@
+"""What the bench of the map rests on: a bundle that opens, with a map of as many points as it has features."""
+
+from bench.map_page import write_bundle
+from steering.catalogue import Bundle
+from steering.understand.map import Map
+
+
+def test_the_bundle_has_named_features_and_a_map_of_them(tmp_path):
+    bundle = Bundle.open(write_bundle(tmp_path, features=300))
+    found = Map.read(bundle.files, 300)
+    assert (len(bundle.features), len(found.points), found.about.method) == (300, 300, "pca")
+    assert len({f.label for f in bundle.features}) > 250
+    assert sum(c.size for c in found.about.clusters) == 300
