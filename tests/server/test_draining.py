@@ -105,7 +105,9 @@ def test_a_trainer_in_the_middle_of_a_job_ends_beside_the_replies(bundle, tmp_pa
     kinds = '["count=tests.server.jobs_for_tests:JOB"]'
     more = {"TILLER_TRAINER": "true", "TILLER_JOB_KINDS": kinds, "TILLER_DRAIN_SECONDS": "2", "TILLER_LIVE": "2"}
     with served(bundle, tmp_path, **more) as (process, address):
-        job = httpx.post(f"{address}/v1/jobs", json={"type": "count", "config": {"steps": 10_000, "seconds": 0.1}}).json()["id"]
+        job = httpx.post(
+            f"{address}/v1/jobs", json={"type": "count", "config": {"steps": 10_000, "seconds": 0.1}}
+        ).json()["id"]
         until(lambda: httpx.get(f"{address}/v1/jobs/{job}").json()["state"] == "running", 60)
         for _ in range(streams):
             talk(address, [])
