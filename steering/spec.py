@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from steering.calibration import Calibration, SweetSpot
+from steering.errors import BadStrength
 
 Mode = Literal["add", "clamp", "scale", "ablate"]
 Unit = Literal["dose", "max", "raw"]

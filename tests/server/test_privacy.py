@@ -50,7 +50,8 @@ def address_of(log):
 
 def on_disk(folder, what):
     """By another process: who opens a database's file in between takes its locks away."""
-    return subprocess.run(["grep", "-raqi", what, folder]).returncode == 0
+    plain = {**os.environ, "LC_ALL": "C"}  # bytes, whatever they would be as text
+    return subprocess.run(["grep", "-raqiF", what, folder], env=plain).returncode == 0
 
 
 def person(address, name):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from steering.errors import BadStrength
 from steering.spec import Intervention, Preset, SteeringSpec
 
 MODES = ("add", "clamp", "scale", "ablate")
@@ -109,3 +110,22 @@ def test_explicit_entries_override_a_preset_by_id():
 def test_preset_id_is_a_slug():
     with pytest.raises(ValidationError):
         Preset(id="Golden Gate!", name="x")
+
+
+def test_two_at_once_keep_their_own_and_the_upper_one_counts_where_both_speak():
+    base = SteeringSpec(
+        features=(Intervention(id="a/1", strength=0.5), Intervention(id="a/2", strength=0.4)), scale=0.5
+    )
+    over = SteeringSpec(features=(Intervention(id="a/2", strength=0.1), Intervention(id="a/3", strength=0.2)))
+    both = over.on_top_of(base)
+    assert {f.id: f.strength for f in both.features} == {"a/1": 0.25, "a/2": 0.1, "a/3": 0.2}
+    assert SteeringSpec().on_top_of(base).fingerprint == base.fingerprint
+    silent = SteeringSpec(features=(Intervention(id="a/1", strength=0.0), Intervention(id="a/2", strength=0.0)))
+    assert silent.on_top_of(base).is_empty
+
+
+def test_two_in_other_units_cannot_be_one_and_it_says_what_to_do():
+    base = SteeringSpec(features=(Intervention(id="a/1", strength=0.5),))
+    raw = SteeringSpec(features=(Intervention(id="a/2", strength=9.0),), unit="raw")
+    with pytest.raises(BadStrength, match="steering.default to false"):
+        raw.on_top_of(base)
