@@ -12,6 +12,7 @@ from server.choice import Tiller
 from server.errors import ApiError, bad_request
 from server.openapi import wire
 from server.protocol import check_sampling, parse
+from server.sealing import alias
 from server.store.store import Conflict
 from steering.spec import Preset
 
@@ -60,7 +61,7 @@ async def create_preset(request: Request, user: str | None = None) -> Response:
         saved = await tiller.store.save_preset(wanted, based_on=0)
     except Conflict as error:
         raise taken from error
-    await noted(request, "preset saved", preset=saved.id, version=saved.version, hash=saved.steering.fingerprint)
+    await noted(request, "preset saved", preset=alias(saved.id), version=saved.version, hash=saved.steering.fingerprint)
     return _answer(saved, caller, 201)
 
 
@@ -86,7 +87,7 @@ async def replace_preset(
         raise ApiError(
             412, f"{error}; read it again and repeat your change", code="version_conflict", param="If-Match"
         ) from error
-    await noted(request, "preset saved", preset=preset_id, version=saved.version, hash=saved.steering.fingerprint)
+    await noted(request, "preset saved", preset=alias(preset_id), version=saved.version, hash=saved.steering.fingerprint)
     return _answer(saved, caller)
 
 
@@ -97,7 +98,7 @@ async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     held = await may_change(tiller, preset_id, caller_of(request))
     if held is None or not await tiller.store.delete_preset(preset_id, held.tenant):
         raise _missing(preset_id)
-    await noted(request, "preset deleted", preset=preset_id)
+    await noted(request, "preset deleted", preset=alias(preset_id))
     return {"id": preset_id, "object": "preset", "deleted": True}
 
 

@@ -26,7 +26,7 @@ from server.feedback_api import own
 from server.guard import Easing, Guard
 from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, SteeringRequest
 from server.rates import NOBODYS, Account
-from server.sealing import Seal
+from server.sealing import Seal, alias
 from server.streaming import together
 from server.version import VERSION
 from steering.chat import EncodedChat
@@ -307,7 +307,7 @@ async def _note(reply: Reply, spoken: list[Spoken]) -> None:
             id=reply.id,
             hash=choice.resolved.fingerprint,
             revision=choice.revision,
-            preset=choice.preset.id if choice.preset else None,
+            preset=alias(choice.preset.id) if choice.preset else None,
             load=choice.composition.load,
             guards=choice.verdict.told() if choice.verdict else None,
             ended=[s.finish_reason for s in spoken],

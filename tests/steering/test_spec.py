@@ -127,5 +127,5 @@ def test_two_at_once_keep_their_own_and_the_upper_one_counts_where_both_speak():
 def test_two_in_other_units_cannot_be_one_and_it_says_what_to_do():
     base = SteeringSpec(features=(Intervention(id="a/1", strength=0.5),))
     raw = SteeringSpec(features=(Intervention(id="a/2", strength=9.0),), unit="raw")
-    with pytest.raises(BadStrength, match="steering.default to false"):
+    with pytest.raises(BadStrength, match=r"steering\.default to false"):
         raw.on_top_of(base)
