@@ -85,5 +85,5 @@ def test_who_leaves_a_stream_leaves_it_behind_the_socket_too(address):
 def test_without_a_page_it_says_so(address):
     place, behind = address
     behind.should_exit = True
-    until(lambda: httpx.get(f"{place}/echo/").status_code == 503, 10)
+    until(lambda: httpx.get(f"{place}/echo/").status_code == 503, 60)
     assert "not there now" in httpx.get(f"{place}/echo/").text
