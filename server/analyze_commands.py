@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from server.giving_up import fail
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +49,9 @@ def analyze(
     try:
         told = _told(settings, _texts(file, plain), _texts(other, plain) if other else None, top)
     except ApiError as error:
-        _fail(error.message)
+        fail(error.message)
     except (SteeringError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=False))
     else:
@@ -198,8 +200,3 @@ def _apart(compared: list[dict[str, Any]], here: str, there: str) -> Table:
 def _bar(values: list[float], of: float | None = None) -> str:
     most = of or max([*values, 1e-9])
     return "".join(BARS[round((len(BARS) - 1) * max(0.0, min(1.0, v / most)))] for v in values)
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)

@@ -7,10 +7,11 @@ from rich.console import Console
 
 from server.audit import Audit, Broken, Head
 from server.flags import settings_of
+from server.giving_up import fail
 from server.store_commands import Data, Redis, with_store
 
 app = typer.Typer(no_args_is_help=True, help="What was decided and done, by whom; and whether that is all.")
-console, problems = Console(), Console(stderr=True)
+console = Console()
 
 
 @app.command()
@@ -24,8 +25,7 @@ def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
     try:
         head = log.verify(kept)
     except Broken as error:
-        problems.print(f"{log.file}: {error}", style="red", soft_wrap=True)
-        raise typer.Exit(1) from error
+        fail(f"{log.file}: {error}")
     console.print(
         f"{log.file}: {head.n} lines, each follows from the one before; the last is {head.hash[:16]}…", soft_wrap=True
     )

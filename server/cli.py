@@ -42,6 +42,7 @@ from server import (
     understanding_commands,
 )
 from server.flags import settings_of, with_flags
+from server.giving_up import expected, fail
 from server.settings import Settings, origins, unknown_variables
 
 if TYPE_CHECKING:
@@ -102,9 +103,9 @@ def serve(context: typer.Context, **given: object) -> None:
     """
     settings = settings_of(**given, vllm=tuple(context.args) or None)
     if settings.vllm and settings.engine != "vllm":
-        _fail(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
+        fail(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
     if settings.workers > 1 and settings.redis_url is None:
-        _fail(
+        fail(
             f"--workers {settings.workers} needs a store that all of them share: "
             "give --redis-url redis://localhost:6379, or leave --workers out"
         )
@@ -141,7 +142,7 @@ def trainer(
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, lambda *_: stop.set())
     begun.set()
-    _expected(lambda: training.run(found, stop))
+    expected(lambda: training.run(found, stop))
     _exit()
 
 
@@ -174,10 +175,10 @@ def replica(
     threading.Thread(target=_announce, args=(application, server, _tell_whoever_began_us), daemon=True).start()
     threading.Thread(target=_exit_at_end_of_input, args=(server,), daemon=True).start()
     taken = socket.socket(fileno=listening)
-    _expected(lambda: server.run_until_signal([taken], first=load if late else None))
+    expected(lambda: server.run_until_signal([taken], first=load if late else None))
     tracing.end()
     if failure := application.state.failure:
-        _fail(failure)
+        fail(failure)
 
 
 @app.command(hidden=True)
@@ -206,7 +207,7 @@ def bench_steering(
     """
     from bench.steering import run
 
-    _expected(lambda: run(bundle, concepts, out, device=device, seeds=seeds, most=most))
+    expected(lambda: run(bundle, concepts, out, device=device, seeds=seeds, most=most))
 
 
 @app.command()
@@ -251,7 +252,7 @@ def presets(
     from server.store.opening import open_store
 
     settings = settings_of(bundle=bundle, data_dir=data_dir)
-    opened = _expected(lambda: _bundle(settings))
+    opened = expected(lambda: _bundle(settings))
 
     async def saved() -> "list[Preset]":
         store = open_store(settings)
@@ -261,7 +262,7 @@ def presets(
             await store.close()
 
     table = Table("preset", "name", "description", "features")
-    for p in [*opened.presets, *_expected(lambda: asyncio.run(saved()))]:
+    for p in [*opened.presets, *expected(lambda: asyncio.run(saved()))]:
         table.add_row(
             p.id, p.name, p.description, ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in p.steering.features)
         )
@@ -317,7 +318,7 @@ def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
         server.run_until_signal([listening], also=[end_trainer])
     tracing.end()
     if failure := application.state.failure:
-        _fail(failure)
+        fail(failure)
 
 
 def _serve_replicas(settings: Settings, listening: socket.socket, address: str) -> None:
@@ -454,7 +455,7 @@ async def _both(
     try:
         tiller = await _open(settings)
     except (SteeringError, BadStore, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
 
     async def reply(wanted: SteeringRequest) -> str:
         choice = await tiller.choose(None, wanted)
@@ -463,7 +464,7 @@ async def _both(
         chat = tiller.engine.encode_chat(messages)
         room = tiller.engine.max_model_len - len(chat.ids)
         if room <= 0:
-            _fail(
+            fail(
                 f"the question takes {len(chat.ids)} tokens; the context holds {tiller.engine.max_model_len}: shorten it"
             )
         asked = ChatRequest(model=tiller.model, messages=messages, seed=seed)
@@ -473,7 +474,7 @@ async def _both(
     try:
         return await reply(SteeringRequest()), await reply(steering)
     except (ApiError, SteeringError, EngineFailed) as error:
-        _fail(str(error))
+        fail(str(error))
     finally:
         await tiller.engine.close()
         await tiller.store.close()
@@ -495,7 +496,7 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listening.close()
         taken = f"port {settings.port} is taken; stop what uses it or choose another with --port"
-        _fail(
+        fail(
             taken
             if error.errno == errno.EADDRINUSE
             else f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
@@ -608,16 +609,6 @@ def _check(name: str, check: Callable[[], str]) -> bool:
     return True
 
 
-def _expected(work: Callable[[], T]) -> T:
-    from server.store.store import BadStore
-    from steering.errors import SteeringError
-
-    try:
-        return work()
-    except (SteeringError, BadStore, OSError) as error:
-        _fail(str(error))
-
-
 def _steering(preset: str | None, features: list[str]) -> "SteeringRequest":
     from pydantic import ValidationError
 
@@ -629,19 +620,14 @@ def _steering(preset: str | None, features: list[str]) -> "SteeringRequest":
     try:
         return SteeringRequest.model_validate({"preset": preset, "features": rows})
     except ValidationError as error:
-        _fail(first_problem(error).message)
+        fail(first_problem(error).message)
 
 
 def _number(text: str) -> float:
     try:
         return float(text or 1)
     except ValueError:
-        _fail(f"{text!r} is no dose; write --feature harbor/12=0.6")
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)
+        fail(f"{text!r} is no dose; write --feature harbor/12=0.6")
 
 
 def _let_threads_sleep() -> None:

@@ -1,17 +1,19 @@
 """`tiller calibrate`: measure doses, from the command line. Knows what to print; measuring is elsewhere."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from server.giving_up import fail
+
 if TYPE_CHECKING:
     from steering.catalogue import Feature
     from steering.spec import Preset
 
-console, problems = Console(), Console(stderr=True)
+console = Console()
 
 
 def calibrate(
@@ -42,7 +44,7 @@ def calibrate(
         with console.status("measuring") as status:
             done, scales = into_bundle(settings, order, lambda n, of: status.update(f"measuring {n} of {of}"))
     except (SteeringError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     console.print(_table(done))
     if presets and scales:
         console.print(_scales(scales))
@@ -77,8 +79,3 @@ def _scales(presets: "list[Preset]") -> Table:
             spot = f"{p.sweet_spot.low:.2f} … {p.sweet_spot.high:.2f}" if p.sweet_spot else "none"
             table.add_row(p.id, spot, f"{c.z:.1f}", ", ".join(c.words[:6]))
     return table
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from server.giving_up import expected, fail
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from steering.understand.passage import Passage
 
 T = TypeVar("T")
-console, problems = Console(), Console(stderr=True)
+console = Console()
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json.")]
 Corpus = Annotated[list[Path] | None, typer.Option(help="Text to read; repeat it. The bundle's own if not given.")]
 
@@ -93,8 +95,8 @@ def map_(
     from server.mapping import MapOrder, into_bundle
 
     if method not in (None, "umap", "pca"):
-        _fail(f"{method!r} is no way to draw a map; choose umap or pca")
-    drawn = _expected(lambda: into_bundle(_settings(bundle, None), MapOrder.model_validate({"method": method}).method))
+        fail(f"{method!r} is no way to draw a map; choose umap or pca")
+    drawn = expected(lambda: into_bundle(_settings(bundle, None), MapOrder.model_validate({"method": method}).method))
     table = Table("cluster", "features")
     for c in drawn.about.clusters:
         table.add_row(escape(c.name), str(c.size))
@@ -139,8 +141,8 @@ def features(
         query = FeatureQuery.model_validate({**asked, "kind": kind, "sort": sort, "limit": limit})
     except ValidationError as error:
         problem = error.errors()[0]
-        _fail(f"--{str(problem['loc'][0]).replace('_', '-')}: {problem['msg']} (got {problem['input']!r})")
-    hits = _expected(lambda: _found(_settings(bundle, None, model=model), query))
+        fail(f"--{str(problem['loc'][0]).replace('_', '-')}: {problem['msg']} (got {problem['input']!r})")
+    hits = expected(lambda: _found(_settings(bundle, None, model=model), query))
     table = Table("feature", "label", "score", "fires on", "typical max", "dose 1.0", "kind")
     for f, score in hits[:limit]:
         table.add_row(
@@ -188,22 +190,8 @@ def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object
 
 def _working(says: str, work: "Callable[[Told], T]") -> T:
     with console.status(says) as status:
-        return _expected(lambda: work(lambda n, of: status.update(f"{says}: {n} of {of}")))
+        return expected(lambda: work(lambda n, of: status.update(f"{says}: {n} of {of}")))
 
 
 def _figures(figures: Mapping[str, float]) -> None:
     console.print(", ".join(f"{name} {value:g}" for name, value in figures.items()), highlight=False, soft_wrap=True)
-
-
-def _expected(work: Callable[[], T]) -> T:
-    from steering.errors import SteeringError
-
-    try:
-        return work()
-    except (SteeringError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)

@@ -1,13 +1,15 @@
 """`tiller guard …`: train the probe that guards a model, and read texts with it. Knows what to print; heavy imports wait."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from server.giving_up import expected
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +23,7 @@ T = TypeVar("T")
 LONGEST = 1024
 """Of a text, in tokens; what is beyond is not read."""
 app = typer.Typer(no_args_is_help=True, help="A probe that knows forbidden text, whatever is steered; docs/guards.md.")
-console, problems = Console(), Console(stderr=True)
+console = Console()
 
 Bundle_ = Annotated[
     Path | None,
@@ -72,7 +74,7 @@ def train_(
         probe.save(out)
         return probe
 
-    console.print(_card(_expected(work)))
+    console.print(_card(expected(work)))
     console.print(
         f"written to {escape(str(out))}; on other texts than these it will be worse: hold some back and read them"
     )
@@ -112,7 +114,7 @@ def read(
             table.add_row(f"{score:.3f}", verdict, escape(str(said)), escape(_shown(one)))
         return table
 
-    console.print(_expected(work))
+    console.print(expected(work))
 
 
 def _streams(
@@ -162,17 +164,3 @@ def _open(bundle: Path | None, model: str | None) -> "tuple[Bundle, PreTrainedMo
     opened = Bundle.open(settings_of(bundle=bundle).bundle)
     found, tokenizer = load(model or opened.model_path, "cpu")
     return opened, found, tokenizer
-
-
-def _expected(work: Callable[[], T]) -> T:
-    from steering.errors import SteeringError
-
-    try:
-        return work()
-    except (SteeringError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)

@@ -3,18 +3,18 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from server.flags import settings_of
-from server.jobs import ENDED, BadJob, Job, Jobs
-from server.store.store import BadStore
+from server.giving_up import expected
+from server.jobs import ENDED, Job, Jobs
 
 app = typer.Typer(no_args_is_help=True, help="Long work in the background: train or update an SAE.")
-console, problems = Console(), Console(stderr=True)
+console = Console()
 Data = Annotated[Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Where the queue is.")]
 Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
 
@@ -23,7 +23,7 @@ Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
 def list_(data_dir: Data = None) -> None:
     """List all jobs, the newest first."""
     table = Table("job", "type", "state", "done", "begun", "says")
-    for job in _expected(_jobs(data_dir).all):
+    for job in expected(_jobs(data_dir).all):
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created))
         table.add_row(job.id, job.type, job.state, f"{job.progress:.0%}", begun, _says(job))
     console.print(table)
@@ -32,7 +32,7 @@ def list_(data_dir: Data = None) -> None:
 @app.command()
 def show(job_id: Id, data_dir: Data = None) -> None:
     """Print a job as JSON."""
-    console.print_json(_expected(lambda: _jobs(data_dir).get(job_id)).model_dump_json())
+    console.print_json(expected(lambda: _jobs(data_dir).get(job_id)).model_dump_json())
 
 
 @app.command()
@@ -40,7 +40,7 @@ def watch(job_id: Id, data_dir: Data = None) -> None:
     """Follow a job until it ends; the exit status says whether it succeeded."""
     jobs, after = _jobs(data_dir), 0
     while True:
-        job = _expected(lambda: jobs.get(job_id))
+        job = expected(lambda: jobs.get(job_id))
         for event in jobs.events(job_id, after):
             after = event["id"]
             data = {k: round(v, 4) if isinstance(v, float) else v for k, v in event["data"].items() if k != "at"}
@@ -54,20 +54,20 @@ def watch(job_id: Id, data_dir: Data = None) -> None:
 @app.command()
 def cancel(job_id: Id, data_dir: Data = None) -> None:
     """Have a job end."""
-    console.print(f"{job_id}: {_expected(lambda: _jobs(data_dir).cancel(job_id)).state}, and will end")
+    console.print(f"{job_id}: {expected(lambda: _jobs(data_dir).cancel(job_id)).state}, and will end")
 
 
 @app.command()
 def pause(job_id: Id, data_dir: Data = None) -> None:
     """Have a running job stand still; others are done in the meantime."""
-    _expected(lambda: _jobs(data_dir).pause(job_id))
+    expected(lambda: _jobs(data_dir).pause(job_id))
     console.print(f"{job_id}: paused; `tiller jobs resume {job_id}` lets it go on", soft_wrap=True)
 
 
 @app.command()
 def resume(job_id: Id, data_dir: Data = None) -> None:
     """Have a paused job go on; if another one is being done, after that."""
-    console.print(f"{job_id}: {_expected(lambda: _jobs(data_dir).resume(job_id)).state}")
+    console.print(f"{job_id}: {expected(lambda: _jobs(data_dir).resume(job_id)).state}")
 
 
 @app.command()
@@ -81,12 +81,12 @@ def submit(
     Example: tiller jobs submit sae_update 'text=["new.jsonl"]' steps=800
     """
     pairs = [item.partition("=") for item in config or []]
-    job = _expected(lambda: _jobs(data_dir).submit(type, {name: _value(text) for name, _, text in pairs}))
+    job = expected(lambda: _jobs(data_dir).submit(type, {name: _value(text) for name, _, text in pairs}))
     console.print(f"{job.id} is queued; `tiller jobs watch {job.id}` follows it", soft_wrap=True)
 
 
 def _jobs(data_dir: Path | None) -> Jobs:
-    return _expected(lambda: Jobs(settings_of(data_dir=data_dir)))
+    return expected(lambda: Jobs(settings_of(data_dir=data_dir)))
 
 
 def _says(job: Job) -> str:
@@ -102,15 +102,3 @@ def _value(text: str) -> Any:  # noqa: ANN401 - JSON
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _expected(work: Any) -> Any:  # noqa: ANN401
-    try:
-        return work()
-    except (BadJob, BadStore) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)

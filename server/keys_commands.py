@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 
+from server.giving_up import fail
 from server.keys import Allowance, KeyRequest, Role, new_key
 from server.store_commands import Data, Redis, with_store
 
@@ -69,6 +70,5 @@ def rm(key_id: str, data_dir: Data = None, redis_url: Redis = None) -> None:
     Example: tiller keys rm key_0123456789abcdef
     """
     if not with_store(data_dir, redis_url, lambda store: store.delete_key(key_id)):
-        problems.print(f"there is no key {key_id!r}; `tiller keys ls` lists them", style="red")
-        raise typer.Exit(1)
+        fail(f"there is no key {key_id!r}; `tiller keys ls` lists them")
     console.print(f"{key_id} is deleted")

@@ -87,7 +87,9 @@ async def replace_preset(
         raise ApiError(
             412, f"{error}; read it again and repeat your change", code="version_conflict", param="If-Match"
         ) from error
-    await noted(request, "preset saved", preset=alias(preset_id), version=saved.version, hash=saved.steering.fingerprint)
+    await noted(
+        request, "preset saved", preset=alias(preset_id), version=saved.version, hash=saved.steering.fingerprint
+    )
     return _answer(saved, caller)
 
 

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from server.giving_up import fail
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +86,7 @@ def import_(
         Bundle.create(out, info, sae, features=features, about={"imported_from": place, "format": found.format})
         _same_again(sae, Bundle.open(out).sae, subject.rows)
     except (SteeringError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     if judged:
         _summary(found.format, hook, sae, *judged)
     else:
@@ -183,7 +185,7 @@ def train(
             return
         sae, measures, spliced = run.finish(out, "tiller sae train")
     except (SteeringError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     _summary(f"{objective}, trained here", order.hook, sae, measures, spliced)
     console.print(f"Metrics and plot: {run.folder}", soft_wrap=True)
     console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
@@ -224,7 +226,7 @@ def export(
                 unit=opened.sae.typical_scale(opened.info.typical_norm),
             )
     except (SteeringError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     console.print(f"{out}: SAELens 6, jumprelu, {opened.sae.d_sae} features", soft_wrap=True)
 
 
@@ -240,7 +242,7 @@ def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -
     try:
         sealed = write_sums(bundle)
     except (SteeringError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     for name, digest in sealed.sha256.items():
         console.print(f"{digest}  {name}", highlight=False, soft_wrap=True)
 
@@ -323,7 +325,7 @@ def evaluate(
             layout, sae = found.format, subject.calibrated(found)
         measures, spliced = subject.judge(sae)
     except (SteeringError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     _summary(layout, hook, sae, measures, spliced)
 
 
@@ -426,7 +428,7 @@ def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Re
             finally:
                 runner.run(store.close())
     except (SteeringError, BadStore, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _wanted(found: "Revisions", store: "Store", runner: asyncio.Runner) -> str:
@@ -497,8 +499,3 @@ def _bar(steps: int, *, begin: int, quiet: bool) -> "Iterator[Callable[[Progress
                 problems.print(f"step {now.step} of {steps}  {figures}", highlight=False)
 
         yield tell
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)

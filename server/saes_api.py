@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 
 from server import answers
 from server.audit import noted
+from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError
 from server.openapi import wire
@@ -30,8 +31,13 @@ async def get_sae(request: Request, revision: str) -> dict[str, Any]:
     """One revision with its report, and which features were retired."""
     tiller: Tiller = request.app.state.tiller
     manifest = await manifest_of(tiller, revision)
+    seen = {p.id for p in await tiller.presets(caller_of(request))}
     retired = [{"id": f"{tiller.model}/{n}", **gone.model_dump()} for n, gone in manifest.retired.items()]
-    return _told(tiller, manifest) | {"report": manifest.report, "retired": retired, "sha256": manifest.sha256}
+    return _told(tiller, manifest) | {
+        "report": _visible(manifest.report, seen),
+        "retired": retired,
+        "sha256": manifest.sha256,
+    }
 
 
 @router.post("/rollback", openapi_extra=wire(answers.Activated, 404, 409))
@@ -81,6 +87,13 @@ async def _activated(request: Request, revision: str) -> dict[str, str]:
         ) from error
     await noted(request, "revision activated", revision=revision, previous=previous)
     return {"previous": previous, "active": revision}
+
+
+def _visible(report: dict[str, Any], seen: set[str]) -> dict[str, Any]:
+    """A report without what it says of presets that a caller does not see: their names are their owners'."""
+    gates = [g for g in report.get("gates", ()) if g["name"].partition(":")[0] != "preset" or g["name"][7:] in seen]
+    named = {"gates": gates, "presets": [p for p in report.get("presets", ()) if p in seen]}
+    return report | {k: v for k, v in named.items() if k in report}
 
 
 def _listed(tiller: Tiller, revision: str) -> dict[str, Any]:

@@ -5,20 +5,21 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from server.flags import settings_of
+from server.giving_up import fail
 from server.store import backup as document
 from server.store.opening import open_store
 from server.store.store import BadStore, Conflict, Record, Store
 
 T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, help="Back up all that is kept, and bring it back.")
-console, problems = Console(), Console(stderr=True)
+console = Console()
 Data = Annotated[
     Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Where the store is, if it is SQLite's.")
 ]
@@ -38,7 +39,7 @@ def backup(file: File, data_dir: Data = None, redis_url: Redis = None) -> None:
     try:
         _write_privately(file, "".join(f"{line}\n" for line in document.lines(records)))
     except OSError as error:
-        _fail(f"cannot write {str(file)!r}: {error}")
+        fail(f"cannot write {str(file)!r}: {error}")
     console.print(f"{file}: {_told(records)}", soft_wrap=True)
 
 
@@ -57,13 +58,13 @@ def restore(
         records = document.read(file.read_text(encoding="utf-8"))
         with_store(data_dir, redis_url, lambda store: store.put_records(records, replace=replace))
     except (OSError, UnicodeDecodeError) as error:
-        _fail(f"cannot read {str(file)!r}: {error}")
+        fail(f"cannot read {str(file)!r}: {error}")
     except BadStore as error:
-        _fail(f"{str(file)!r}: {error}")
+        fail(f"{str(file)!r}: {error}")
     except (ValidationError, KeyError, TypeError) as error:
-        _fail(f"{str(file)!r} holds something that cannot be kept; nothing was changed: {str(error).splitlines()[0]}")
+        fail(f"{str(file)!r} holds something that cannot be kept; nothing was changed: {str(error).splitlines()[0]}")
     except Conflict as error:
-        _fail(f"{error}; --replace puts the backup in the place of what is there")
+        fail(f"{error}; --replace puts the backup in the place of what is there")
     console.print(f"brought back {_told(records)}", soft_wrap=True)
 
 
@@ -83,7 +84,7 @@ def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Sto
     try:
         return asyncio.run(run())
     except BadStore as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _write_privately(file: Path, text: str) -> None:
@@ -99,8 +100,3 @@ def _write_privately(file: Path, text: str) -> None:
 def _told(records: list[Record]) -> str:
     counts = Counter(r.kind for r in records)
     return ", ".join(f"{n} {kind}{'s' * (n > 1 and kind != 'said')}" for kind, n in counts.items()) or "nothing"
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)

@@ -1,13 +1,15 @@
 """`tiller contrast`, `attribute`, `diff`: what texts, a token and two checkpoints are made of. Knows what to print; heavy imports wait."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from server.giving_up import expected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -21,7 +23,7 @@ LONGEST = 512
 AT_ONCE = 64
 UNEVEN = 1.2
 """How much longer one side's documents may be before that is said."""
-console, problems = Console(), Console(stderr=True)
+console = Console()
 
 Bundle_ = Annotated[
     Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, labels.")
@@ -65,7 +67,7 @@ def contrast(
         if by == "any" and not 1 / UNEVEN < (found.tokens[0] / n) / (found.tokens[1] / m) < UNEVEN:
             console.print("one side's documents are longer, and in a longer one more fires: look at --by mean, too")
 
-    _expected(work)
+    expected(work)
 
 
 def attribute(
@@ -114,7 +116,7 @@ def attribute(
 
     from server.attribute_api import prompt_of
 
-    _expected(work)
+    expected(work)
 
 
 def diff(
@@ -148,7 +150,7 @@ def diff(
             f"{found.explained[1]:.1%} of B's"
         )
 
-    _expected(work)
+    expected(work)
 
 
 def _rates(opened: "Bundle", place: str, text: Path) -> "Rates":
@@ -203,17 +205,3 @@ def _open(bundle: Path | None, model: str | None) -> "tuple[Bundle, PreTrainedMo
     opened = _opened(bundle)
     found, tokenizer = load(model or opened.model_path, "cpu")
     return opened, found, tokenizer
-
-
-def _expected(work: Callable[[], T]) -> T:
-    from steering.errors import SteeringError
-
-    try:
-        return work()
-    except (SteeringError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(1)

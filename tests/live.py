@@ -52,7 +52,9 @@ def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator
     app = create_app(configured, opener)
     if mount:
         app = mount(app, api_base=f"{address}/v1")
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", timeout_graceful_shutdown=1, ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, log_level="error", timeout_graceful_shutdown=1, ws="none")
+    )
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
     thread.start()
     try:

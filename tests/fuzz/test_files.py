@@ -241,7 +241,7 @@ def test_a_file_of_text_is_read_or_refused(tmp_path, name):
     for n, draw in seeds(name):
         (tmp_path / name).write_bytes(spoilt(TEXTS[name], draw) if n else TEXTS[name])
         content = (tmp_path / name).read_bytes()
-        read_or_refused((n, content), lambda: list(from_file(tmp_path / name)), SteeringError)
+        assert read_or_refused((n, content), lambda: list(from_file(tmp_path / name)), SteeringError) or n
 
 
 @pytest.mark.parametrize("depth", [200_000])
@@ -287,6 +287,7 @@ def test_a_toml_file_is_read_or_refused(tmp_path):
 
 def test_a_settings_value_of_any_kind_is_taken_or_refused():
     valid = {"port": 8000, "max_push": 2.5, "browser": False, "corpus": ["a"], "engine": "vllm", "data_dir": "/tmp/x"}
+    assert read_or_refused("valid", lambda: read(**valid), BadSettings)
     for n, draw in seeds("settings"):
         given = changed(valid, draw)
         if isinstance(given, dict):
@@ -316,6 +317,8 @@ ORDERS = {
 @pytest.mark.parametrize("kind", ORDERS)
 def test_a_job_of_any_kind_is_queued_or_refused(tmp_path, kind):
     jobs = Jobs(Settings(data_dir=tmp_path))
+    valid = ORDERS[kind] | ({"out": str(tmp_path / "out"), "model": "m", "hook": "layers.1"} if kind == "sae_train" else {})
+    assert read_or_refused("valid", lambda: jobs.submit(kind, valid), SteeringError)
     for n, draw in seeds(kind):
         config = changed(ORDERS[kind] or {"seed": 1}, draw)
         if isinstance(config, dict):

@@ -90,7 +90,9 @@ def test_sae_lens_reconstructs_the_same(kind, subtracts, x, tmp_path):
 def test_sae_lens_topk_keeps_the_same(rescale, x, tmp_path):
     theirs = lens("topk", k=K, rescale_acts_by_decoder_norm=rescale)
     theirs.save_model(tmp_path)
-    same_by_rank(read(tmp_path), x, theirs(x))
+    found = read(tmp_path)
+    assert (found.format, found.hook) == ("saelens", "layers.3")
+    same_by_rank(found, x, theirs(x))
 
 
 TRAINED = {
@@ -169,7 +171,9 @@ def test_the_class_that_no_trainer_of_dictionary_learning_makes_reconstructs_the
     theirs = shaken(dictionary.AutoEncoderNew(D, M))
     torch.save(theirs.state_dict(), tmp_path / "ae.pt")  # as `trainSAE` saves
     (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderNew", "layer": 3}}))
-    same(read(tmp_path), x, theirs.encode(x), theirs(x))
+    found = read(tmp_path)
+    assert found.format == "dictionary_learning"
+    same(found, x, theirs.encode(x), theirs(x))
 
 
 # sparsify

@@ -127,7 +127,8 @@ def test_a_key_from_the_command_line_gets_in_at_once(guarded):
 def test_an_expired_key_is_refused(guarded, admin):
     key = made(admin, "short", days=2 / 86_400)
     with as_(guarded[0], key["secret"]) as http:
-        until(lambda: http.get("/v1/me").status_code == 401, 6)
+        until(lambda: http.get("/v1/me").status_code == 401, 10)
+        assert "has expired" in http.get("/v1/me").json()["error"]["message"]
 
 
 def test_a_wrong_body_names_what_is_wrong(admin):

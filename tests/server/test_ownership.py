@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from server.saes_api import _visible
 from tests.live import serving
 
 ADMIN = "the-first-key-of-this-server"
@@ -183,3 +184,12 @@ def test_what_the_operator_shares_is_everybodys(people):
         assert people[who].delete("/v1/presets/house").status_code in (403, 404)
     assert people["admin"].get("/v1/presets/house").status_code == 200
     people["admin"].delete("/v1/presets/house")
+
+
+def test_a_revisions_report_does_not_name_presets_that_one_does_not_see():
+    gates = [{"name": n} for n in ("identity", "preset:mine", "preset:theirs")]
+    report = {"passed": True, "gates": gates, "presets": ["mine", "theirs"], "job": "job_1"}
+    told = _visible(report, {"mine"})
+    assert [g["name"] for g in told["gates"]] == ["identity", "preset:mine"]
+    assert (told["presets"], told["job"]) == (["mine"], "job_1")
+    assert _visible({}, {"mine"}) == {}

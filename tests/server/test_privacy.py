@@ -69,10 +69,14 @@ def chat(http, words, **more):
 def test_canaries_are_kept_sealed_or_not_at_all_and_erased_without_a_trace(server):
     address, data = server
     with person(address, "ada") as ada, person(address, "bob") as bob:
-        give_and_forget(ada, bob, data)
+        kept_as_asked(ada, data)
+        shared = give(ada, bob, data)
+        gone = ada.delete("/v1/me").json()["deleted"]
+        assert gone == {"consents": 1, "texts": 1, "votes": 1, "vectors": 1, "presets": 1, "shares": 1, "jobs": 1}
+        forgotten(ada, bob, data, shared)
 
 
-def give_and_forget(ada, bob, data):
+def kept_as_asked(ada, data):
     chat(ada, "canary-typed", steering=STEERING)
     ada.post("/v1/analyze", json={"text": "canary-analysed"})
     ada.get("/v1/features", params={"q": "canary-searched"})
@@ -80,6 +84,9 @@ def give_and_forget(ada, bob, data):
     for name in ("typed", "analysed", "searched"):
         assert not on_disk(data, f"canary-{name}"), name
 
+
+def give(ada, bob, data):
+    """Everything that is kept when somebody asks for it; the share's id."""
     ada.put("/v1/training/consent", json={"consent": True})
     chat(ada, "canary-given")
     until(lambda: ada.get("/v1/training/consent").json()["texts"] == 1)
@@ -97,8 +104,10 @@ def give_and_forget(ada, bob, data):
     for name in ("preset", "swept", "shared", "vector"):
         assert on_disk(data, f"canary-{name}"), name
 
-    gone = ada.delete("/v1/me").json()["deleted"]
-    assert gone == {"consents": 1, "texts": 1, "votes": 1, "vectors": 1, "presets": 1, "shares": 1, "jobs": 1}
+    return shared
+
+
+def forgotten(ada, bob, data, shared):
     for name in ("typed", "given", "customer", "preset", "named", "swept", "shared", "vector"):
         assert not on_disk(data, f"canary-{name}"), name
     assert on_disk(data, "canarybird")

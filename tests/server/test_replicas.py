@@ -69,6 +69,7 @@ def test_a_feature_that_one_renames_the_other_calls_so_soon(two):
         until(lambda told=told: second.get("/v1/features/small/1").json()["label"] == told, SOON)
     second.patch("/v1/features/small/2", json={"label": "foghorn"})
     until(lambda: [f["id"] for f in first.get("/v1/features?q=foghorn").json()["data"]] == ["small/2"], SOON)
+    assert first.get("/v1/features/small/2").json()["label"] == "foghorn"
 
 
 def test_a_revision_that_one_activates_reaches_the_other_soon(two, bundle, tmp_path):

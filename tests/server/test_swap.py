@@ -251,6 +251,8 @@ def test_presets_from_before_there_were_snapshots_get_theirs_at_the_start(folder
     asyncio.run(save())
     with serving(folder, data) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
         until(lambda: http.get("/v1/presets/mine?snapshots=true").json()["snapshots"])
+        taken = http.get("/v1/presets/mine?snapshots=true").json()["snapshots"]
+        assert {(t["id"], t["revision"]) for t in taken} == {(f["id"], "r1") for f in MINE["steering"]["features"]}
 
 
 def test_stale_labels_are_marked(server, revisions):

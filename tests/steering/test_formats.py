@@ -73,6 +73,7 @@ def test_saelens_standard_and_jumprelu_are_read_with_and_without_b_dec(parts, tm
 def test_saelens_subtracts_b_dec_where_the_configuration_is_silent(parts, tmp_path):
     p = parts
     folder = lens(tmp_path, "standard", {n: p[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")})
+    assert read(folder).format == "saelens"
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     says_the_same(read(folder).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
 
@@ -93,6 +94,7 @@ def test_saelens_gated_becomes_a_threshold(parts, tmp_path):
     folder = lens(tmp_path, "gated", {**tensors, "b_gate": gate, "b_mag": magnitude, "r_mag": r})
     x = p["x"] - p["b_dec"]
     a = (x @ p["W_enc"] + gate > 0) * (x @ (p["W_enc"] * r.exp()) + magnitude).relu()
+    assert (a > 0).any()
     says_the_same(read(folder).sae, p["x"], a, p["W_dec"], p["b_dec"])
 
 

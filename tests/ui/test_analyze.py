@@ -68,8 +68,10 @@ def test_clicking_a_token_lists_its_features_and_arrows_walk_the_strip(analyze):
 
 def test_evoked_feature_goes_onto_a_slider(analyze):
     run(analyze)
-    analyze.locator("#evoked [data-plus]").first.click()
+    first = analyze.locator("#evoked [data-plus]").first
+    first.click()
     analyze.wait_for_selector(RANGE)
+    assert "there" in first.get_attribute("class")
 
 
 def test_speakers_and_two_texts_are_held_against_each_other(analyze):

@@ -119,6 +119,7 @@ def test_doses_that_make_no_sense_are_refused(compare, doses):
     compare.fill("#sweep-strengths", doses)
     compare.click("#sweep-run")
     compare.wait_for_selector("#toast.problem")
+    assert compare.locator("#sweep .curve svg").count() == 0
 
 
 def test_refusal_is_told_and_the_question_stays(compare):

@@ -165,6 +165,7 @@ def test_features_without_a_label_can_be_listed(tab):
 def test_order_can_be_chosen(tab):
     tab.select_option("[data-key=sort]", "density")
     tab.wait_for_function(f"document.querySelector('{ROW}')?.dataset.id === 'small/{described.DENSE}'")
+    assert tab.input_value("[data-key=sort]") == "density"
 
 
 def test_nothing_found_is_said_and_filters_can_be_taken_off(tab):
@@ -176,6 +177,7 @@ def test_nothing_found_is_said_and_filters_can_be_taken_off(tab):
     tab.fill("#features-q", "bridges")
     tab.click("[data-key=unfilter]")
     until_found(tab, [FULL])
+    assert tab.locator("[data-key=unfilter]").count() == 0
 
 
 def test_more_are_shown_when_asked_for(page):
@@ -304,6 +306,7 @@ def test_refused_name_is_said(tab):
     tab.fill("[data-key=feature-name]", "anything")
     tab.press("[data-key=feature-name]", "Enter")
     tab.wait_for_selector("#toast.problem:has-text('Not now.')")
+    assert tab.inner_text(".drawer h2") == "small/9"
 
 
 def test_more_goes_on_with_what_was_asked_not_with_what_is_being_typed(page):
@@ -350,6 +353,7 @@ def test_measurement_is_followed_until_it_is_served(tab):
     tab.wait_for_selector(".measuring :text('Measuring: 50 %')")
     tab.route("**/v1/features/small/9", lambda r: r.fulfill(json={**r.fetch().json(), **measured}))
     tab.wait_for_selector(".drawer :text('Sweet spot 0.3–0.9 (16 prompts).')")
+    assert next(states, None) is None  # it was asked until it was done, and no more
 
 
 def test_feature_is_attributed_for_the_last_question(tab):

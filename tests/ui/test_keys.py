@@ -114,6 +114,7 @@ def test_a_key_that_is_deleted_takes_its_page_to_the_sign_in(person, guarded):
     httpx.delete(f"{guarded}/v1/keys/{held['id']}", headers=headers)
     page.click("#tab-settings")
     page.wait_for_url("**/sign-in")
+    assert page.evaluate("document.activeElement.id") == "key"
 
 
 def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
@@ -127,6 +128,7 @@ def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
     page.click("#tab-chat")
     send(page, "hello")
     page.wait_for_selector("text=steers at most 0")
+    assert page.locator("#steered-pane .verdict").count() == 1  # what was refused said nothing that could be judged
 
 
 def test_two_people_never_see_each_others_personas(person, guarded):

@@ -180,6 +180,9 @@ def test_colours_can_tell_how_often_features_fire(tab):
     before = shot()
     tab.select_option("#map-colour", "density")
     tab.wait_for_function("b => document.querySelector('#section-map canvas.dots').toDataURL() !== b", arg=before)
+    tab.select_option("#map-colour", "cluster")
+    tab.wait_for_function("b => document.querySelector('#section-map canvas.dots').toDataURL() === b", arg=before)
+    assert shot() == before
 
 
 def test_keyboard_moves_zooms_and_opens_what_is_in_the_middle(tab):
@@ -225,6 +228,7 @@ def test_feature_can_be_shown_on_the_map_from_elsewhere(page):
     page.wait_for_selector(".drawer h2:text('bridges')")
     page.get_by_role("button", name="In Features").click()
     page.wait_for_selector("#section-features .drawer h2:text('bridges')")
+    assert page.get_attribute("#tab-features", "aria-selected") == "true"
 
 
 def test_full_screen_is_left_with_escape(tab):
@@ -243,6 +247,7 @@ def test_map_that_cannot_be_loaded_says_why_and_can_be_tried_again(page):
     page.unroute("**/v1/features-map?format=bin")
     page.click("#section-map .over-all button")
     page.wait_for_selector(DRAWN)
+    assert page.locator("#section-map .problem").count() == 0
 
 
 def test_sixty_five_thousand_dots_are_drawn_named_and_found(page):

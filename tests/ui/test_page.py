@@ -392,6 +392,19 @@ def test_saved_persona_is_there_after_a_reload_and_can_be_deleted(page, address)
     assert httpx.get(f"{address}/v1/presets/my-own-bridge").status_code == 404
 
 
+def test_personas_are_there_when_the_chat_comes_after_them(browser, address):
+    context = browser.new_context()
+    page, held = context.new_page(), []
+    page.route("**/page/chat.js", lambda route: held.append(route))
+    page.goto(address)
+    page.wait_for_function("document.querySelectorAll('#preset-select option').length > 1")
+    assert page.locator("#cards .card").count() == 0
+    held[0].continue_()
+    page.wait_for_selector("#cards .card")
+    assert page.locator("#cards .card").count() == 2
+    context.close()
+
+
 def test_deleted_persona_can_be_brought_back(page, address):
     page.click("#save-as")
     page.fill("#preset-name", "Gone")
@@ -402,6 +415,7 @@ def test_deleted_persona_can_be_brought_back(page, address):
 
     page.click("#delete-preset")
     page.wait_for_selector("[data-preset=gone]", state="detached")
+    assert httpx.get(f"{address}/v1/presets/gone").status_code == 404
 
 
 def test_taken_name_is_refused_in_the_page(page):

@@ -108,6 +108,7 @@ def test_export_and_import_bring_a_persona_back(settings, address):
 def test_rubbish_file_is_refused_with_words(settings, file):
     settings.set_input_files("#import-file", {"name": "x.json", "mimeType": "application/json", "buffer": file})
     settings.wait_for_selector("#toast.problem")
+    assert settings.inner_text("#toast").strip()
 
 
 def test_theme_is_chosen_and_kept(settings):

@@ -20,7 +20,9 @@ export function mount(element, { trigger, watch, props }) {
   connect({ submit(form) { window.tiller.form = form; trigger("submit"); }, cancel: () => trigger("stop") });
   watch("value", () => news(props.value));
   onTalk((what) => ({ turns: drawTurns, reply: drawLast, form: drawForm })[what]?.());
-  onDraw(() => $("#cards").replaceChildren(...cards()));
+  const drawCards = () => $("#cards").replaceChildren(...cards());
+  onDraw(drawCards);
+  drawCards(); // the personas may have come before this part of the page did
   $(".switch").addEventListener("click", (event) => event.target.dataset.pane && show(event.target.dataset.pane));
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) stop(); });
   show("steered");
