@@ -63,7 +63,14 @@ class Deployment:
         """Have both answer."""
         self.redis_up()
         words = ["serve", "--no-browser", "--trainer", "--workers", str(self.workers), "--port", str(self.port)]
-        words += ["--redis-url", f"redis://127.0.0.1:{self.redis_port}/0", "--drain-seconds", "2"]
+        words += [
+            "--redis-url",
+            f"redis://127.0.0.1:{self.redis_port}/0",
+            "--drain-seconds",
+            "2",
+            "--look-seconds",
+            "60",
+        ]
         words += ["--bundle", str(self.bundle), "--data-dir", str(self.folder / "data"), "--log-level", "warning"]
         with (self.folder / "server.log").open("ab") as log:
             self.server = subprocess.Popen([sys.executable, "-m", "server", *words], stdout=log, stderr=log)
@@ -410,7 +417,9 @@ def grown(points: list[tuple[float, int]]) -> float | None:
 def report(found: Record, documented: set[str]) -> bool:
     """Print what was seen; whether all of it is well."""
     strange = {s: n for s, n in found.statuses.items() if s not in documented}
-    grew = {f"{kind} {pid}": grown(points) for (kind, pid), points in found.memory.items()}
+    grew = {
+        f"{kind} {pid} ({points[-1][1] / 2**20:.0f} MiB)": grown(points) for (kind, pid), points in found.memory.items()
+    }
     memory = {name: g for name, g in grew.items() if g is not None}
     fat = {name: g for name, g in memory.items() if g > GROWTH}
     rows: list[tuple[str, str, bool]] = [

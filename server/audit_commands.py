@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from server.audit import Audit, Broken, Head
 from server.flags import settings_of
 from server.giving_up import fail
 from server.store_commands import Data, Redis, with_store
@@ -20,6 +19,8 @@ def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
 
     Example: tiller audit verify
     """
+    from server.audit import Audit, Broken, Head
+
     log = Audit(settings_of(data_dir=data_dir).data_dir)
     kept = Head.read(with_store(data_dir, redis_url, lambda store: store.setting(log.head_setting)))
     try:
@@ -39,6 +40,8 @@ def show(
 
     Example: tiller audit show --last 50
     """
+    from server.audit import Audit
+
     log = Audit(settings_of(data_dir=data_dir).data_dir)
     for line in [*log.lines()][-last:]:
         console.print_json(data=line, indent=None)

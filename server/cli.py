@@ -63,7 +63,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Chat with a language model while you turn its features up and down.",
 )
 app.add_typer(sae_commands.app, name="sae")
 app.add_typer(jobs_commands.app, name="jobs")
@@ -117,6 +116,23 @@ def serve(context: typer.Context, **given: object) -> None:
         run(settings, listening, f"http://{_reachable(settings.host)}:{port}")
     finally:
         listening.close()
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from server.version import VERSION, git_commit
+
+        console.print(" ".join(filter(None, ("tiller", VERSION, git_commit()))), highlight=False)
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which Tiller this is, and end.")
+    ] = False,
+) -> None:
+    """Chat with a language model while you turn its features up and down."""
 
 
 @app.command()
@@ -190,6 +206,19 @@ def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
     _let_threads_sleep()
     _quiet_logs(found)
     do(Jobs(found, patient=True), job_id)
+
+
+@app.command(hidden=True)
+def look(settings: Annotated[str, typer.Option()]) -> None:
+    """Be one look of the trainer at the drift."""
+    from server import trainer as training
+    from server.jobs import die_with_parent
+
+    found = Settings.model_validate_json(settings)
+    die_with_parent()
+    _let_threads_sleep()
+    _quiet_logs(found)
+    training.look(found)
 
 
 @bench.command("steering")

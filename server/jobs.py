@@ -33,7 +33,7 @@ State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled
 ENDED = ("succeeded", "failed", "cancelled")
 KINDS = {
     "sae_train": "server.sae_training:JOB",
-    "sae_update": "server.trainer:JOB",
+    "sae_update": "server.updating:JOB",
     "calibrate": "server.calibrating:JOB",
     "describe": "server.describing:JOB",
     "label": "server.labelling:JOB",
@@ -304,7 +304,7 @@ class Work:
 def do(jobs: Jobs, job_id: str) -> None:
     """Be the job's process: gentle to others, gone when its runner is."""
     give_way()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     work = Work(jobs.get(job_id), jobs, time.time())
     _, act = jobs.kind(work.job.type)
     try:
@@ -346,10 +346,15 @@ def come_forward() -> None:
             pass  # not everybody may
 
 
-def _die_with_parent() -> None:
-    while os.read(0, 4096):  # the runner writes nothing: what comes is the end
-        pass
-    os._exit(3)
+def die_with_parent() -> None:
+    """End as soon as standard input does: whoever began this process holds its other end, and writes nothing."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _text(stored: object) -> str:

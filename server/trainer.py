@@ -1,423 +1,63 @@
-"""The background trainer: keeps the SAE that is served up to date. Puts store, revisions and updates together.
+"""The background trainer: does jobs, and has the drift looked at in between. Knows processes; of training and looking only that they are done.
 
-It reads a corpus and what people have agreed to give, looks for drift, updates by a job, and has a candidate
-that passes its gates served by saying so in the store. It knows no routes and no page.
+Both happen in processes of their own, so that what waits here for days has neither torch nor a model in its memory.
 """
 
-import asyncio
-import json
-import os
-import shutil
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
 
-from server.files import write
-from server.jobs import GIVEN, Jobs, Work, give_way
-from server.looks import Looks
+from server.jobs import Jobs, give_way
 from server.runner import Runner
-from server.sealing import Seal, Unreadable, alias
 from server.settings import Settings
-from server.store.opening import open_store
-from server.store.store import LiveText, Store
-from server.swap import open_wanted, revisions_of, setting_of
-from steering.errors import SteeringError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from steering.catalogue import Bundle, Feature
-    from steering.drift import Look
-    from steering.revisions import Revisions
-    from steering.spec import Preset
-    from steering.update import Candidate, Texts
 
 log = structlog.get_logger(__name__)
-SAMPLED = 300
-"""Texts that one look at the drift reads, of each kind."""
-TURNED = 0.99
-"""A dose was measured along a direction; below this cosine to it, it is measured again."""
-CALIBRATED_ON = 1500
-"""Texts in which the words of a feature are counted."""
-RESERVOIR = 20_000
-"""Texts of earlier corpora that are kept, as tokens, to learn old things again."""
-Did = Literal["update", "rolled back"]
-"""What a look has led to."""
-
-
-class UpdateOrder(BaseModel):
-    """What an update may be asked for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    text: tuple[str, ...] = ()
-    """Files of new text: a second corpus."""
-    live: bool = True
-    """Whether to learn from what people have agreed to give."""
-    steps: int = Field(default=600, ge=50)
-    append: int = Field(default=64, ge=0)
-    users: int = Field(default=20, ge=2)
-    seed: int = 0
-    publish: bool = True
-    """Whether what passes is served at once."""
-
-
-def update(work: Work) -> dict[str, Any]:
-    """Make a candidate and, if it passes its gates, have it served; begun again, it goes on where it was.
-
-    Raises SteeringError if there is too little text.
-    """
-    return asyncio.run(_update(work, UpdateOrder.model_validate(dict(work.config))))
-
-
-async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
-    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
-    try:
-        if (done := _published_before(revisions, work.id)) is None:
-            parent = await _parent(work, revisions, store)
-            parent.sae.check_learns()
-            made, presets = await _candidate(work, order, revisions, parent, store)
-            report = {
-                **made.report(),
-                "job": work.id,
-                "parent": parent.info.revision,
-                "presets": [p.id for p in presets],
-            }
-            if not made.passed:
-                place = revisions.keep_aside(report, sae=made.sae)
-                work.log(f"kept aside in {place.name}: {'; '.join(report['failed'])}")
-                return {"published": False, "rejected": place.name, "report": report, "figures": made.figures}
-            manifest = revisions.publish(
-                parent,
-                made.sae,
-                made.features,
-                numbers=made.numbers,
-                figures=made.figures,
-                report=report,
-                moments=made.moments,
-            )
-            done = manifest.revision
-        manifest = revisions.manifest(done)
-        if order.publish:
-            await store.set_setting(setting_of(revisions.info.name), done)
-        _adopt(work, order)
-        work.log(f"published {done}")
-        return {"published": True, "revision": done, "report": manifest.report, "figures": manifest.figures}
-    finally:
-        await store.close()
-
-
-async def _parent(work: Work, revisions: "Revisions", store: Store) -> "Bundle":
-    """What is served when the job begins; begun again, it is still that."""
-    note = work.folder / "parent"
-    if note.exists():
-        return revisions.open(note.read_text())
-    opened = await open_wanted(revisions, store)
-    write(note, opened.info.revision)
-    return opened
-
-
-async def _candidate(
-    work: Work, order: UpdateOrder, revisions: "Revisions", parent: "Bundle", store: Store
-) -> "tuple[Candidate, list[Preset]]":
-    import torch
-
-    from server.sae_training import load
-    from steering import gates
-    from steering.sae import SAE
-    from steering.update import MEASURED, Plan
-    from steering.update import update as learn
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    model, tokenizer = load(work.settings.model or parent.model_path, "cpu")
-    texts = await _texts(work, order, tokenizer, store)
-    saved = [p for p in await store.presets() if p.model == revisions.info.name]
-    presets = [*parent.presets, *saved]
-    plan = Plan(steps=order.steps, append=order.append, users=order.users, seed=order.seed)
-    work.log(
-        f"{len(texts.old)} old texts, {len(texts.new)} new ones of {texts.users or 'no'} users, {MEASURED} rows held out"
-    )
-    try:
-        made = learn(
-            model,
-            tokenizer,
-            parent,
-            revisions,
-            texts,
-            presets,
-            plan,
-            file=work.folder / "checkpoint.pt",
-            tell=lambda p: work.tell(
-                0.9 * p.step / plan.steps,
-                {
-                    "step": p.step,
-                    "loss": p.loss,
-                    "explained_variance": p.explained_variance,
-                    "l0": p.l0,
-                    "dead": p.dead,
-                },
-            ),
-        )
-    except ValueError as error:
-        raise SteeringError(str(error)) from error
-    if made.passed:
-        made = replace(made, features=_with_doses(work, model, tokenizer, parent, made))
-    made.sae.save(work.folder / "candidate", hook=revisions.info.hook, model=revisions.info.model)
-    written = SAE.load(work.folder / "candidate")
-    rows = (
-        torch.randn(512, written.d_in, generator=torch.Generator().manual_seed(0))
-        * parent.info.typical_norm
-        / written.d_in**0.5
-    )
-    made.gates.append(gates.exported(made.sae, written, rows))
-    for suspect in made.suspects:
-        work.log(f"taken out: a feature of which {suspect.says}")
-    return made, presets
-
-
-def _with_doses(
-    work: Work, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", parent: "Bundle", made: "Candidate"
-) -> "list[Feature]":
-    """Measure anew the doses that the update has made doubtful: of features that turned, and of the new ones."""
-    from server.calibrating import measured
-    from steering.revisions import carried
-    from steering.tokens import Tokens
-
-    features = carried(parent, made.sae, made.numbers, made.features)
-    bundle = replace(parent, sae=made.sae, features=features)
-    doubtful = []
-    for f in features:
-        before = parent.numbered.get(f.index)
-        turned = before is not None and float(made.sae.W_dec[f.row] @ parent.sae.W_dec[before.row]) < TURNED
-        if f.typical_max > 0 and (before is None or (turned and before.dose is not None)):
-            doubtful.append(f)
-    if not doubtful:
-        return made.features
-    work.log(f"measuring the doses of {len(doubtful)} features that are new or have turned")
-    texts = list(Tokens.open(work.folder / "old"))[:CALIBRATED_ON]
-    anew = {f.index: f for f in measured(model, tokenizer, bundle, doubtful, texts)}
-    told = {"dose", "sweet_spot", "calibration", "note"}
-    return [
-        f.model_copy(update={k: getattr(anew[f.index], k) for k in told}) if f.index in anew else f
-        for f in made.features
-    ]
-
-
-async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", store: Store) -> "Texts":
-    """What the job learns from, written down once, so that it is the same when it is begun again."""
-    from server.texts import corpus_rows
-    from steering.tokens import Tokens
-    from steering.update import Texts
-
-    old, seal = work.folder / "old", Seal.of(work.settings)
-    if not (work.folder / GIVEN).exists():
-        live = seal.opened(await store.live_texts()) if order.live else []
-        rows, people = _new_rows(order, tokenizer, live)
-        if not rows:
-            raise SteeringError(
-                "there is nothing new to learn from: name files in `text`, or wait until people who agreed have written"
-            )
-        Tokens.write(old, corpus_rows(work.settings, tokenizer))
-        names = sorted({alias(t.user) for t in live})
-        write(
-            work.folder / GIVEN, json.dumps({"names": names, "sealed": seal.close(json.dumps([rows, people]), work.id)})
-        )
-    rows, people = _given(work)
-    owned = people if any(p >= 0 for p in people) else None
-    if owned is not None:  # a corpus among them is nobody's: it counts as one user more for each of its texts
-        first = max(owned) + 1
-        owned = [p if p >= 0 else first + i for i, p in enumerate(owned)]
-    return Texts(Tokens.open(old), Tokens.gather(rows), owned, frozenset(tokenizer.all_special_ids))
-
-
-def _given(work: Work) -> tuple[list[list[int]], list[int]]:
-    """What is new, and whose it is; -1 for a file's."""
-    try:
-        held = json.loads((work.folder / GIVEN).read_text())
-        rows, people = json.loads(Seal.of(work.settings).open(held["sealed"], work.id))
-    except (OSError, Unreadable) as error:
-        raise SteeringError(f"what the job learnt from is gone, or cannot be read: {error}") from error
-    return rows, people
-
-
-def _new_rows(
-    order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", live: list[LiveText]
-) -> tuple[list[list[int]], list[int]]:
-    from server.texts import from_file, tokenized
-
-    rows: list[list[int]] = []
-    owners: list[int] = []
-    users = {name: i for i, name in enumerate(sorted({t.user for t in live}))}
-    for text in live:
-        for ids in tokenized(tokenizer, [json.loads(text.messages)], longest=512):
-            rows.append(ids)
-            owners.append(users[text.user])
-    for name in order.text:
-        for ids in tokenized(tokenizer, from_file(Path(name)), longest=512):
-            rows.append(ids)
-            owners.append(-1)
-    return rows, owners
-
-
-def _adopt(work: Work, order: UpdateOrder) -> None:
-    """What was learnt from files becomes old text; what people gave is forgotten here, the store alone keeps it."""
-    from server.texts import reservoir
-    from steering.tokens import Tokens
-
-    if order.text and (work.folder / GIVEN).exists():
-        kept, (new, people) = reservoir(work.settings), _given(work)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        before = list(Tokens.open(kept)) if Tokens.there(kept) else []
-        rows = before + [ids for ids, who in zip(new, people, strict=True) if who < 0]
-        draft = kept.with_name(f"{kept.name}.{work.id}")
-        Tokens.write(draft, rows[-RESERVOIR:])
-        shutil.rmtree(kept, ignore_errors=True)
-        os.replace(draft, kept)
-    shutil.rmtree(work.folder / "old", ignore_errors=True)
-    (work.folder / "checkpoint.pt").unlink(missing_ok=True)
-    (work.folder / GIVEN).unlink(missing_ok=True)
-
-
-class Watch:
-    """Looks now and then whether the text has moved away from the SAE, and whether a publish did good."""
-
-    def __init__(self, settings: Settings, submit: Callable[[str, dict[str, Any], str], object]) -> None:
-        """`submit(type, config, key)` queues a job, once for each key."""
-        self.settings, self.submit = settings, submit
-        self.revisions = revisions_of(settings)
-        self.seen = Looks(settings.data_dir, self.revisions.info.name)
-        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None = None
-        self._since = time.time()
-
-    def look(self) -> list[str]:
-        """One look; returns the alarms and has done what they call for."""
-        return asyncio.run(self._look())
-
-    async def _look(self) -> list[str]:
-        store = open_store(self.settings, patient=True)
-        try:
-            bundle = await open_wanted(self.revisions, store)
-            if not bundle.sae.learns:
-                return []  # no update could do anything about it
-            live = Seal.of(self.settings).opened(await store.live_texts())
-            if not live and bundle.info.revision == self.revisions.info.revision:
-                return []  # nobody has given anything, and nothing was published: nothing can have moved
-            now, found = self._looks(bundle, live), []
-            for kind, seen in now.items():
-                baseline = self._baseline(bundle.info.revision, kind, seen)
-                found += [f"{kind}: {alarm}" for alarm in baseline]
-            did = "rolled back" if await self._undone(bundle, live, store) else self._called_for(bundle, found, live)
-            self._note(bundle.info.revision, now, found, did)
-        finally:
-            await store.close()
-        return [*found, did] if did == "rolled back" else found
-
-    def _called_for(self, bundle: "Bundle", found: list[str], live: list[LiveText]) -> Did | None:
-        """Ask for an update if there are alarms, or if it is time for one."""
-        if found:
-            self.submit("sae_update", {}, f"drift:{bundle.info.revision}:{_day()}")
-            return "update"
-        if self.settings.update_hours and time.time() - self._since > 3600 * self.settings.update_hours and live:
-            self._since = time.time()
-            self.submit("sae_update", {}, f"schedule:{bundle.info.revision}:{int(self._since)}")
-            return "update"
-        return None
-
-    def _looks(self, bundle: "Bundle", live: list[LiveText]) -> "dict[str, Look]":
-        from server.texts import corpus_rows, tokenized
-        from steering.drift import look
-
-        model, tokenizer = self._model(bundle)
-        kinds = {
-            "corpus": corpus_rows(self.settings, tokenizer)[:SAMPLED],
-            "live": [
-                ids for t in live[-SAMPLED:] for ids in tokenized(tokenizer, [json.loads(t.messages)], longest=512)
-            ],
-        }
-        found = {}
-        for kind, texts in kinds.items():
-            try:
-                found[kind] = look(model, bundle.sae, bundle.info.hook, texts, skip=tokenizer.all_special_ids)
-            except SteeringError:
-                pass  # too little to say anything
-        return found
-
-    def _baseline(self, revision: str, kind: str, seen: "Look") -> list[str]:
-        """Alarms against the first look at this revision; live text is held against the corpus at first."""
-        import torch
-
-        from steering.drift import Look, alarms
-
-        held = self.seen.first(revision, kind)
-        if held is None:
-            self.seen.keep_first(revision, kind, {**seen.figures(), "firing": seen.firing.tolist()})
-            held = None if kind == "corpus" else self.seen.first(revision, "corpus")
-        if held is None:
-            return []
-        return alarms(Look(**{**held, "firing": torch.tensor(held["firing"])}), seen)
-
-    async def _undone(self, bundle: "Bundle", live: list[LiveText], store: Store) -> bool:
-        """Go back to the parent if it explains today's live text better than what is served."""
-        parent = self.revisions.manifest(bundle.info.revision).parent
-        if parent is None:
-            return False
-        before = self._looks(self.revisions.open(parent), live).get("live")
-        now = self._looks(bundle, live).get("live")
-        if before is None or now is None or now.explained_variance >= before.explained_variance - 0.01:
-            return False
-        await store.set_setting(setting_of(bundle.info.name), parent)
-        log.error(
-            "rolled back",
-            was=bundle.info.revision,
-            now=parent,
-            live=now.explained_variance,
-            parent=before.explained_variance,
-        )
-        return True
-
-    def _model(self, bundle: "Bundle") -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
-        from server.sae_training import load
-
-        self._loaded = self._loaded or load(self.settings.model or bundle.model_path, "cpu")
-        return self._loaded
-
-    def _note(self, revision: str, looks: "dict[str, Look]", found: list[str], did: Did | None) -> None:
-        row = {"at": round(time.time(), 3), "revision": revision, "alarms": found, "did": did}
-        self.seen.note(row | {kind: seen.figures() for kind, seen in looks.items()})
-
-
-def _published_before(revisions: "Revisions", job: str) -> str | None:
-    """The revision that this job has published already, before it was killed."""
-    return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
-
-
-def _day() -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime())
+GRACE = 5.0
+"""Seconds that a look has to end by itself when the trainer does."""
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Be the trainer: do jobs, and look at the drift in between, until `stop`."""
+    """Be the trainer until `stop`."""
     give_way()
     jobs = Jobs(settings, patient=True)
-    threading.Thread(target=_look_now_and_then, args=(settings, jobs, stop), daemon=True).start()
+    looking = threading.Thread(target=_look_now_and_then, args=(settings, stop), daemon=True)
+    looking.start()
     Runner(jobs).run(stop)
+    looking.join(GRACE + 1)
 
 
-def _look_now_and_then(settings: Settings, jobs: Jobs, stop: threading.Event) -> None:
-    watch = Watch(settings, jobs.submit)
+def look(settings: Settings) -> None:
+    """Be one look: say what was found, and have done what that calls for. Raises SystemExit if it fails; the next one may do."""
+    from server.lookout import Lookout
+
+    try:
+        found = Lookout(settings, Jobs(settings, patient=True).submit).look()
+    except Exception as error:
+        log.exception("could not look at the drift")
+        raise SystemExit(1) from error
+    if found:
+        log.warning("drift", alarms=found)
+
+
+def _look_now_and_then(settings: Settings, stop: threading.Event) -> None:
+    words = [sys.executable, "-m", "server", "look", "--settings", settings.model_dump_json()]
     while not stop.wait(settings.look_seconds):
-        try:
-            if found := watch.look():
-                log.warning("drift", alarms=found)
-        except Exception:  # a look that fails must not end the trainer; the next one may do
-            log.exception("could not look at the drift")
+        child = subprocess.Popen(words, stdin=subprocess.PIPE)
+        while child.poll() is None and not stop.wait(0.2):
+            pass
+        _end(child)
+        if child.returncode < 0 and not stop.is_set():
+            log.error("a look at the drift was killed", signal=-child.returncode)
 
 
-JOB = (UpdateOrder, update)
-"""The type `sae_update`: what it may be asked for, and what does it."""
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """It ends when its standard input does, as it would if this process were killed."""
+    assert child.stdin
+    child.stdin.close()
+    try:
+        child.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -7,7 +7,7 @@ import random
 import signal
 from contextlib import contextmanager
 
-N = int(os.environ.get("TILLER_FUZZ", "10"))
+N = int(os.environ.get("TILLER_FUZZ", "8"))
 """Changes of each kind that are tried: `TILLER_FUZZ=2000 pytest tests/fuzz` for a long run."""
 LONGEST = 10
 """Seconds that one of them may take."""

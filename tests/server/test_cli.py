@@ -1,6 +1,7 @@
 """The command line as a person uses it: real processes, real ports, real signals."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,14 +39,14 @@ def served(bundle, tmp_path):
         TILLER_DATA_DIR=str(tmp_path / "data"),
         TILLER_BUNDLE=str(bundle),
     )
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (tmp_path / "log").open("w") as log:  # a pipe that nobody reads would be full one day, and hold up its writer
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
     threading.Thread(target=lambda: said.extend(process.stdout), daemon=True).start()
     until(lambda: any("try" in line for line in said) or process.poll() is not None, seconds=60)
     yield process, port, said
     if process.poll() is None:
         process.kill()
     process.wait(10)
-    process.stderr.close()
     process.stdout.close()
 
 
@@ -67,7 +68,7 @@ def test_serve_prints_page_api_and_a_curl_line_that_works_and_ends_on_sigterm(se
     assert process.wait(15) == 0
 
 
-def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceback(served):
+def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceback(served, tmp_path):
     process, port, _ = served
     body = {
         "model": "small",
@@ -97,7 +98,7 @@ def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceb
     assert process.wait(30) == 0
     for talker in talkers:
         talker.join(30)
-    assert "Traceback" not in process.stderr.read()
+    assert "Traceback" not in (tmp_path / "log").read_text()
     last_words = [line for line in lines if line.startswith('data: {"error"')]
     assert last_words
     assert all("shutting down" in line for line in last_words)
@@ -182,3 +183,16 @@ def test_doctor_finds_what_is_wrong(bundle, tmp_path):
 def test_every_command_has_help():
     for command in ("serve", "chat", "presets", "features", "doctor"):
         assert "--bundle" in run(command, "--help").stdout
+
+
+def test_the_version_is_told_with_the_commit():
+    done = subprocess.run([sys.executable, "-m", "server", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"tiller \d+\.\d+\.\d+(\.\w+)?( [0-9a-f]{12}\+?)?\n", done.stdout), done.stdout
+
+
+def test_help_comes_without_waiting_for_torch():
+    """A process that reads its command, and the trainer that waits for days, have none of the heavy packages in memory."""
+    heavy = "'torch', 'transformers', 'fastapi', 'gradio', 'numpy'"
+    code = f"import sys, server.cli, server.trainer; print([p for p in ({heavy}) if p in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

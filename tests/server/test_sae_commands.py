@@ -18,8 +18,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 from server.cli import app
+from server.lookout import Lookout
 from server.settings import Settings
-from server.trainer import Watch, update
+from server.updating import update
 from steering.catalogue import Bundle
 from steering.errors import SteeringError
 from tests import small
@@ -350,4 +351,4 @@ def test_neither_is_trained_on(v5, transcoder, gpt2, bundle, tmp_path):
         work.folder.mkdir(parents=True)
         with pytest.raises(SteeringError, match=said):
             update(work)
-        assert Watch(settings, lambda *_: pytest.fail("no update may be asked for")).look() == []
+        assert Lookout(settings, lambda *_: pytest.fail("no update may be asked for")).look() == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from server.jobs import Job, Jobs, Work
 from server.settings import Settings
-from server.trainer import UpdateOrder, update
+from server.updating import UpdateOrder, update
 
 
 def main() -> None:
