@@ -31,14 +31,14 @@ QUESTION = "What should I do this weekend? It is number {}."
 
 
 @contextmanager
-def serving(bundle: Path) -> Iterator[str]:
+def serving(bundle: Path, device: str = "cpu") -> Iterator[str]:
     """The address of a server that ends with the context."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--no-browser", "--data-dir", folder]
         process = subprocess.Popen(
-            [*command, "--bundle", str(bundle)],
+            [*command, "--bundle", str(bundle), "--device", device],
             env=os.environ | {"TILLER_PREFIX_MB": "0"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -85,14 +85,14 @@ async def over_http(url: str, *, stream: bool, preset: str) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-async def overhead(bundle: Bundle, rounds: int) -> list[Ratio]:
+async def overhead(bundle: Bundle, rounds: int, device: str) -> list[Ratio]:
     """Streams and whole answers through the server, and the same replies from the engine."""
-    lab = Lab.named("embedded", str(bundle.folder))
+    lab = Lab.named("embedded", str(bundle.folder), device)
     engine = lab.engine()
     preset = next(p for p in bundle.presets if p.id == "golden-gate")
     requests = [_asked(engine.encode_chat, Catalogue([bundle]), preset.steering, i) for i in range(STREAMS)]
     name = f"{bundle.info.name}@{preset.id}"
-    with serving(bundle.folder) as url:
+    with serving(bundle.folder, device) as url:
         m = await by_turns(
             {
                 "engine": lambda: speed(engine, requests),
@@ -122,9 +122,10 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--rounds", type=int, default=15)
+    p.add_argument("--device", default="cpu")
     p.add_argument("--json", type=Path)
     args = p.parse_args()
-    rows = asyncio.run(overhead(Bundle.open(args.bundle), args.rounds))
+    rows = asyncio.run(overhead(Bundle.open(args.bundle), args.rounds, args.device))
     show(f"HTTP, median of {args.rounds}", rows, args.json)
 
 

@@ -34,7 +34,7 @@ from steering.spec import Preset
 
 Kinds = Literal["presets", "measured", "named", "any"]
 SAME = 0.7
-"""A cosine from which on two features are one for a limit (SAFETY.md §7, T5)."""
+"""A cosine from which on two features are one for a limit."""
 ALIKE = 0.35
 """Below this a direction counts nothing towards a limit: in narrow streams chance alone makes as much."""
 SLACK = 1e-3

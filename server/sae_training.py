@@ -304,7 +304,7 @@ def _objective(order: Order) -> "Objective":
 
 
 def _dead_after(tokens: int) -> int:
-    """Ten million tokens, or a twentieth of a shorter run (SAE.md §9)."""
+    """Ten million tokens, or a twentieth of a shorter run."""
     return max(1, min(10_000_000, tokens // 20))
 
 

@@ -1,7 +1,7 @@
 """Chats → tokens → residual activations, as an iterator. Knows a model and a tokenizer; nothing of SAEs.
 
 Only tokens are kept; activations are computed as they are wanted. The first token of a text and every
-row longer than ten times the median are left out: attention sinks teach an SAE nothing (SAE.md §4).
+row longer than ten times the median are left out: attention sinks teach an SAE nothing.
 """
 
 from collections.abc import Collection, Iterable, Iterator

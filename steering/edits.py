@@ -65,6 +65,14 @@ class ResidualEdit:
     gate: Float[Tensor, " k"]
     scaling: Scaling = "none"
 
+    def to(self, device: torch.device | str) -> "ResidualEdit":
+        """The same edit on another device."""
+        if self.push.device == torch.device(device):
+            return self
+        return ResidualEdit(
+            *(t.to(device) for t in (self.push, self.w, self.b, self.threshold, self.d, self.gate)), self.scaling
+        )
+
     def delta(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
         """Return what is to be added to `x`; `x` itself is unchanged."""
         push = self.push.to(x.dtype).expand_as(x)
@@ -172,6 +180,7 @@ class SteeringTable:
         self.clear(row)
         if len(edit.gate) > len(self._free):
             raise BadStrength(f"{len(edit.gate)} gated features; {len(self._free)} more fit beside the other requests'")
+        edit = edit.to(self.push.device)
         self.push[row] = edit.push
         held = [heapq.heappop(self._free) for _ in range(len(edit.gate))]
         if held:

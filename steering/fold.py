@@ -1,6 +1,6 @@
 """An SAE of any scale, orientation of bias and length of rows, folded into the one form that is served.
 
-Knows the arithmetic (SAE.md §1.2); nothing of files or of training:
+Knows the arithmetic; nothing of files or of training:
 
     a = s_out⁻¹·n·pre,   W_enc ← s_in·n/s_out·W_enc,   θ ← n/s_out·θ,   n = ‖W_dec‖ per row
 

@@ -1,6 +1,6 @@
 """What a new revision has to pass before it is published. Knows two bundles, a model and held-out text; decides nothing else.
 
-Each gate is a figure, its limit and a sentence (SAE.md §8.8). A feature's identity is its direction: cosine to where it
+Each gate is a figure, its limit and a sentence. A feature's identity is its direction: cosine to where it
 was in the parent and to where it was born.
 """
 

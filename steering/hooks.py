@@ -73,9 +73,10 @@ def steer(
 
     def act(edit: ResidualEdit) -> Tap:
         def moved(x: Stream) -> Stream:
+            here = edit.to(x.device)
             if where is None or where.shape != x.shape[:2]:
-                return x + edit.delta(x)
-            return apply_where(edit, x, where)
+                return x + here.delta(x)
+            return apply_where(here, x, where.to(x.device))
 
         return moved
 

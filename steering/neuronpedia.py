@@ -1,7 +1,7 @@
 """Neuronpedia's exports of a source, read into catalogue rows and written from them. Knows its files; nothing of SAEs.
 
 `features/`, `explanations/` and `activations/` hold `batch-<n>.jsonl.gz`, a row to a line, the feature's
-index as a string (SAE.md §1.5). Each of the three may be missing.
+index as a string. Each of the three may be missing.
 """
 
 import gzip

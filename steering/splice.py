@@ -1,7 +1,7 @@
 """What a model loses when it reads an SAE's reconstruction in place of its stream. Knows a model and an SAE.
 
 Only where an SAE is meant to read is the stream replaced and judged: not at a text's first token, nor at
-sinks of more than ten times the median length (SAE.md §2).
+sinks of more than ten times the median length.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Texts as token ids, in memory or in a file. Knows numbers; nothing of tokenizers or models.
 
 Tokens are the only thing of a text that is kept on disk for training: a stream of width 2,304 would take a
-thousand times the space, and is computed again faster than it is read (SAE.md §6).
+thousand times the space, and is computed again faster than it is read.
 """
 
 import os

@@ -40,7 +40,7 @@ RISEN = 0.02
 
 @dataclass(frozen=True)
 class Plan:
-    """The dials of an update (SAE.md §9)."""
+    """The dials of an update."""
 
     steps: int = 600
     rows: int = 2048

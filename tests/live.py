@@ -20,6 +20,7 @@ from server.store.opening import open_store
 from server.swap import open_wanted, revisions_of
 from server.watch import watch_of
 from steering.catalogue import Catalogue
+from tests import small
 
 
 async def opened(settings: Settings) -> Tiller:
@@ -31,12 +32,12 @@ async def opened(settings: Settings) -> Tiller:
         found.model_path,
         hooks=[found.info.hook],
         scaling={found.info.hook: found.sae.scaling},
-        device="cpu",
+        device=small.DEVICE,
         live=settings.live,
         queue=settings.queue,
     )
     watch = await watch_of(settings, engine, found.info.hook)
-    return Tiller(engine, Catalogue([found]), store, settings, revisions, Policy.read(settings.policy), watch)
+    return Tiller(engine, Catalogue([found.to(engine.device)]), store, settings, revisions, Policy.read(settings.policy), watch)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A small real bundle: a random Llama with tokenizer and chat template, a random SAE, a catalogue, presets."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 WIDTH, FEATURES, CONTEXT = 64, 48, 512
+DEVICE = os.environ.get("TILLER_TEST_DEVICE", "cpu")
+"""Where the tests of engines have their models: `TILLER_TEST_DEVICE=cuda pytest tests/engines tests/contract`."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

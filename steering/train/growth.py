@@ -1,7 +1,7 @@
 """A published SAE learns on: which rows stay where they are, which are new. Knows tensors; nothing of text, files or users.
 
 A second training from scratch would share a third to a half of the features with the first, and every preset would
-break. So rows that matter are anchored (SAE.md §7.1, K4): those of presets don't move at all, labelled and frequent
+break. So rows that matter are anchored: those of presets don't move at all, labelled and frequent
 ones are held by a spring, the rare ones are free, and what is new gets rows of its own.
 """
 

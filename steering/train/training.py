@@ -25,7 +25,7 @@ LONG = 10_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every dial of a training run; the defaults are those of SAE.md §9 for small SAEs."""
+    """Every dial of a training run; the defaults are for small SAEs."""
 
     objective: Objective = field(default_factory=BatchTopK)
     d_sae: int = 2048

@@ -9,6 +9,7 @@ import pytest_asyncio
 import torch
 
 from steering.catalogue import Bundle, Catalogue
+from tests import small
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -40,7 +41,7 @@ async def engine(request, bundle):
         from server.engines.transformers_engine import TransformersEngine
 
         torch.set_num_threads(1)
-        engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu", queue=100)
+        engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device=small.DEVICE, queue=100)
     else:
         from server.engines.vllm_engine import VLLMEngine
 

@@ -13,6 +13,7 @@ from steering.catalogue import Catalogue
 from steering.edits import ResidualEdit, ResolvedIntervention
 from steering.hooks import read_stream, steer
 from steering.spec import Intervention, Preset, SteeringSpec
+from tests import small
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GREEDY = Sampling(temperature=0, max_tokens=24)
@@ -22,7 +23,7 @@ QUESTIONS = ["What should I do this weekend?", "Tell me a story.", "Hello!", "Ho
 
 @pytest.fixture(scope="module")
 def model(bundle):
-    return AutoModelForCausalLM.from_pretrained(bundle.model_path, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(bundle.model_path, dtype=torch.float32).eval().to(small.DEVICE)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def by_the_book(engine, model, generation):
     ids, steered = list(generation.ids), list(generation.steered)
     while len(ids) < len(generation.ids) + generation.sampling.max_tokens:
         with steer(model, generation.edits, where=torch.tensor([steered])):
-            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
         ids.append(int(logits.argmax()))
         steered.append(generation.steer_new)
         if ids[-1] == engine.tokenizer.eos_token_id:
@@ -269,14 +270,14 @@ async def test_recorded_streams_are_the_models(engine, model, hook):
     texts = [list(range(5, 45)), list(range(60, 70)), [7]]
     found = await engine.record(texts, hook)
     for ids, stream in zip(texts, found, strict=True):
-        expected = read_stream(model, torch.tensor([ids]), hook)[0]
+        expected = read_stream(model, torch.tensor([ids], device=model.device), hook)[0].to(stream.device)
         torch.testing.assert_close(stream.float(), expected, atol=1e-4, rtol=1e-4)
 
 
 async def test_logprobs_of_a_given_text_are_the_models(engine, model):
     ids = list(range(5, 45))
     with torch.no_grad():
-        logits = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0], -1)
+        logits = torch.log_softmax(model(input_ids=torch.tensor([ids], device=model.device)).logits[0], -1)
     expected = [float(logits[i - 1, ids[i]]) for i in range(10, 40)]
     assert await engine.logprobs_unsteered(ids, 10) == pytest.approx(expected, abs=1e-4)
 

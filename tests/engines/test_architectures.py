@@ -62,7 +62,7 @@ def parts(request):
     torch.manual_seed(0)
     build, config, shape = FAMILIES[request.param]
     tok = small.tokenizer()
-    return build(config(**shape, vocab_size=len(tok))).eval(), tok
+    return build(config(**shape, vocab_size=len(tok))).eval().to(small.DEVICE), tok
 
 
 def edit(seed):
@@ -78,19 +78,21 @@ def edit(seed):
 def generated(parts, ids, steered, edits):
     """What transformers' own `generate()` says with plain hooks: prompt tokens by mask, all new ones steered."""
     model, tok = parts
-    mask = torch.tensor([steered])
+    mask = torch.tensor([steered], device=model.device)
 
     def act(one):
         def moved(x):
-            here = mask[:, -x.shape[1] :] if x.shape[1] > 1 else torch.ones(1, 1, dtype=torch.bool)
-            return torch.where(here[..., None], x + one.delta(x), x)
+            here = mask[:, -x.shape[1] :] if x.shape[1] > 1 else mask.new_ones(1, 1)
+            return torch.where(here[..., None], x + one.to(x.device).delta(x), x)
 
         return moved
 
     with tap(model, {hook: act(one) for hook, one in edits.items()}):
         out = model.generate(
-            input_ids=torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),  # or it takes the first token for padding
+            input_ids=torch.tensor([ids], device=model.device),
+            attention_mask=torch.ones(
+                1, len(ids), dtype=torch.long, device=model.device
+            ),  # or it takes the first token for padding
             max_new_tokens=TOKENS,
             do_sample=False,
             pad_token_id=0,

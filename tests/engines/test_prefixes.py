@@ -21,7 +21,7 @@ SPECS = {"plain": {}, "add": edits((1, "add", 6.0)), "gated": edits((2, "clamp",
 def parts():
     torch.set_num_threads(1)
     tok = small.tokenizer()
-    return small.model(len(tok)), tok
+    return small.model(len(tok)).to(small.DEVICE), tok
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def items(*some):
 def parts():
     torch.set_num_threads(1)
     tok = small.tokenizer()
-    return small.model(len(tok)), tok
+    return small.model(len(tok)).to(small.DEVICE), tok
 
 
 @pytest.mark.parametrize("scaling", ["length", "spread"])

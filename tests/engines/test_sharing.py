@@ -18,7 +18,7 @@ WORDS = ["hello", "the bridge is red", "what should I do this weekend", "how are
 async def engine():
     torch.set_num_threads(1)
     tok = small.tokenizer()
-    engine = TransformersEngine(small.model(len(tok)), tok, hooks=[HOOK], live=6, queue=100)
+    engine = TransformersEngine(small.model(len(tok)).to(small.DEVICE), tok, hooks=[HOOK], live=6, queue=100)
     yield engine
     await engine.close()
 

@@ -20,7 +20,7 @@ GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
 def parts():
     torch.set_num_threads(1)
     tok = small.tokenizer()
-    return small.model(len(tok)), tok
+    return small.model(len(tok)).to(small.DEVICE), tok
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def by_the_book(parts, generation):
     ids, steered = list(generation.ids), list(generation.steered)
     for _ in range(generation.sampling.max_tokens):
         with steer(model, generation.edits, where=torch.tensor([steered])):
-            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
+            logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1].float()
         logits[4] = -torch.inf
         ids.append(int(logits.argmax()))
         steered.append(generation.steer_new)
@@ -209,7 +209,7 @@ def test_engine_refuses_a_model_on_which_the_tap_does_nothing(parts):
             return self.layer(*args, **rest)
 
     tok = small.tokenizer()
-    model = small.model(len(tok))
+    model = small.model(len(tok)).to(small.DEVICE)
     layers = decoder_layers(model)
     layers[1] = Stubborn(layers[1])
     with pytest.raises(BadBundle, match="does not move"):

@@ -25,7 +25,7 @@ PROMPT = (0, 2, 260, 261, 262, 263, 4, 3)
 async def engine():
     torch.set_num_threads(1)
     tok = small.tokenizer()
-    made = TransformersEngine(small.model(len(tok)), tok, hooks=[HOOK], live=4, queue=16)
+    made = TransformersEngine(small.model(len(tok)).to(small.DEVICE), tok, hooks=[HOOK], live=4, queue=16)
     yield made
     await made.close()
 
