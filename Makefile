@@ -12,7 +12,7 @@ TORCH := 2.13.0
 AT_ONCE ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-vllm test-peers bench-sae-peers check format recipe lock audit sbom image clean
+.PHONY: help install serve test test-device test-vllm test-peers bench-sae-peers check format recipe lock audit sbom image clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t12
@@ -35,6 +35,10 @@ serve: install ## Start the server and the page; PORT= and HOST= are honoured
 
 test: install ## Run all tests, four files at a time (AT_ONCE=)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadfile
+
+test-device: install ## Run what computes as if the model were on a GPU, without one (tests/pretended.py)
+	TILLER_TEST_DEVICE=pretended OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/engines \
+	  $(addprefix tests/server/test_,$(addsuffix .py,watch guards analyze_api attribute_api contrast_api suggest_api vectors_api))
 
 test-vllm: $(VLLM)/.installed ## Run the tests of the vLLM engine in .venv-vllm (Linux, CPU; 2.5 GB)
 	$(VLLM)/bin/python -m pytest -q -W ignore tests/vllm tests/contract

@@ -1,4 +1,4 @@
-"""The HTTP server around an application: ends kindly. Knows uvicorn, and whether replies still run; no routes.
+"""The HTTP server around an application: ends kindly, and when its engine has. Knows uvicorn, and whether replies still run; no routes.
 
 Told to end, it says so at `/health`, turns new requests away with a time to wait, and lets running replies end, up to
 `drain_seconds`; then the engine tells those that are left. Told again, it waits no longer.
@@ -81,9 +81,12 @@ class HttpServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Whether it is over; uvicorn asks ten times a second."""
         over = await super().on_tick(counter)
+        tiller = getattr(self._application.state, "tiller", None)
+        if tiller and tiller.engine.failure and not over:  # who keeps this process begins another
+            self._application.state.failure = tiller.engine.failure
+            return True
         if self._told is None:
             return over
-        tiller = getattr(self._application.state, "tiller", None)
         self._idle = 0 if tiller and any(tiller.engine.load_now) else self._idle + 1
         return over or self._idle >= 2 or time.monotonic() - self._told > self._drain_seconds
 

@@ -69,9 +69,8 @@ class ResidualEdit:
         """The same edit on another device."""
         if self.push.device == torch.device(device):
             return self
-        return ResidualEdit(
-            *(t.to(device) for t in (self.push, self.w, self.b, self.threshold, self.d, self.gate)), self.scaling
-        )
+        moved = (t.to(device) for t in (self.push, self.w, self.b, self.threshold, self.d, self.gate))
+        return ResidualEdit(*moved, scaling=self.scaling)
 
     def delta(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
         """Return what is to be added to `x`; `x` itself is unchanged."""

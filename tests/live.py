@@ -37,7 +37,9 @@ async def opened(settings: Settings) -> Tiller:
         queue=settings.queue,
     )
     watch = await watch_of(settings, engine, found.info.hook)
-    return Tiller(engine, Catalogue([found.to(engine.device)]), store, settings, revisions, Policy.read(settings.policy), watch)
+    return Tiller(
+        engine, Catalogue([found.to(engine.device)]), store, settings, revisions, Policy.read(settings.policy), watch
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steering.sae import SAE
+from tests import pretended
 
 SPECIALS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 TEMPLATE = (
@@ -17,7 +18,10 @@ TEMPLATE = (
 )
 WIDTH, FEATURES, CONTEXT = 64, 48, 512
 DEVICE = os.environ.get("TILLER_TEST_DEVICE", "cpu")
-"""Where the tests of engines have their models: `TILLER_TEST_DEVICE=cuda pytest tests/engines tests/contract`."""
+"""Where tests have the models that they serve: `TILLER_TEST_DEVICE=cuda pytest tests/engines tests/contract tests/server`."""
+if DEVICE == "pretended":
+    pretended.pretend()
+    DEVICE = "cuda"
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -106,6 +106,11 @@ class Engine(Protocol):
     tokenizer: PreTrainedTokenizerFast
 
     @property
+    def failure(self) -> str | None:
+        """Why it serves nobody any more; None while it does. It doesn't come back."""
+        ...
+
+    @property
     def load_now(self) -> tuple[int, int]:
         """How many sequences are running and how many wait."""
         ...

@@ -140,6 +140,7 @@ class TransformersEngine:
         self._wake = threading.Condition()
         self._due, self._spoke = True, 0.0
         self._closed = False
+        self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -214,7 +215,7 @@ class TransformersEngine:
         sequence = self._new_sequence(request)
         with self._wake:
             if self._closed:
-                raise EngineFailed("the server is shutting down")
+                raise EngineFailed(self.failure or "the server is shutting down")
             if not self._waiting.add(request.tenant, sequence):
                 raise Overloaded(retry_after=max(1.0, len(self._waiting) / 8))
             self._wake.notify()
@@ -274,6 +275,24 @@ class TransformersEngine:
     # What runs in the engine's thread.
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # not one request's fault: a GPU is gone, or a step broke what all share
+            log.exception("the engine has ended")
+            self.failure = (
+                f"the engine has ended: {type(error).__name__}; nothing is answered until the server is begun again"
+            )
+        with self._wake:
+            self._closed = True
+        last_words = EngineFailed(self.failure or "the server is shutting down")
+        for sequence in (*self._live, *self._waiting):
+            self._mail.add(sequence.listener, last_words)
+        self._mail.send()
+        for _, future in self._jobs:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(last_words)
+
+    def _serve(self) -> None:
         taps = {hook: self._tap(table) for hook, table in self._tables.items()}
         with torch.inference_mode(), tap(self.model, taps):
             while (jobs := self._work()) is not None:
@@ -286,12 +305,6 @@ class TransformersEngine:
                 self._mail.send()
                 self._guarded(self._speak, [s for s in self._live if not s.reading])
                 self._mail.send()
-        for sequence in (*self._live, *self._waiting):
-            self._mail.add(sequence.listener, EngineFailed("the server is shutting down"))
-        self._mail.send()
-        for _, future in self._jobs:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(EngineFailed("the server is shutting down"))
 
     def _work(self) -> list[tuple[Callable[[], object], "Future[object]"]] | None:
         """Wait until there is something to do; None if it is to end."""
@@ -507,7 +520,7 @@ class TransformersEngine:
         future: Future[object] = Future()
         with self._wake:
             if self._closed:
-                raise EngineFailed("the server is shutting down")
+                raise EngineFailed(self.failure or "the server is shutting down")
             self._jobs.append((work, future))
             self._wake.notify()
         return await asyncio.wrap_future(future)  # type: ignore[return-value]

@@ -103,6 +103,12 @@ class VLLMEngine:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
+    def failure(self) -> str | None:
+        """Why it serves nobody any more; None while it does."""
+        gone = not self._closed and self.llm.errored
+        return "vLLM's own process has ended; nothing is answered until the server is begun again" if gone else None
+
+    @property
     def load_now(self) -> tuple[int, int]:
         """How many sequences are running and how many wait."""
         return min(self._open, self._seats), max(0, self._open - self._seats)

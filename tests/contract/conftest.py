@@ -41,7 +41,9 @@ async def engine(request, bundle):
         from server.engines.transformers_engine import TransformersEngine
 
         torch.set_num_threads(1)
-        engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device=small.DEVICE, queue=100)
+        engine = TransformersEngine.load(
+            bundle.model_path, hooks=[bundle.info.hook], device=small.DEVICE, dtype="float32", queue=100
+        )
     else:
         from server.engines.vllm_engine import VLLMEngine
 

@@ -146,6 +146,25 @@ async def test_closed_engine_refuses_instead_of_waiting(parts):
         await asyncio.wait_for(engine.logprobs_unsteered((1, 2), 1), 5)
 
 
+async def test_when_the_device_is_lost_all_are_told_and_nobody_waits(parts):
+    engine = TransformersEngine(*parts, hooks=[HOOK], live=2, queue=8)
+
+    def lost(*_):
+        raise RuntimeError("the device is lost")
+
+    endless = request(engine, sampling=Sampling(max_tokens=400, ignore_eos=True))
+    busy = [asyncio.create_task(text_of(engine, endless)) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    engine._cache.begin = engine._cache.wipe = lost
+    told = await asyncio.wait_for(asyncio.gather(*busy, return_exceptions=True), 10)
+    assert all(isinstance(t, EngineFailed) for t in told)
+    assert engine.failure is not None
+    for again in (text_of(engine, request(engine)), engine.logprobs_unsteered((1, 2), 1)):
+        with pytest.raises(EngineFailed, match="until the server is begun again"):
+            await asyncio.wait_for(again, 5)
+    await engine.close()
+
+
 @pytest.mark.parametrize("include", [False, True])
 async def test_stop_string_that_spans_tokens_ends_the_reply(engine, include):
     whole = await text_of(engine, request(engine))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import httpx
 import openai
@@ -14,7 +15,7 @@ import structlog
 from server.app import create_app
 from server.settings import Settings
 from tests.live import serving, until
-from tests.server.test_cli import run
+from tests.server.test_cli import free_port, run, tiller
 
 ASK = [{"role": "user", "content": "hello there"}]
 LONG = {"model": "small", "messages": ASK, "max_tokens": 400, "ignore_eos": True, "temperature": 1.0}
@@ -159,3 +160,24 @@ def test_log_has_the_traceback_but_not_what_people_wrote():
     assert "in broken" in result.stderr
     assert "culprit" not in result.stderr
     assert "what a person wrote" not in result.stderr + result.stdout
+
+
+def test_a_server_whose_engine_has_ended_ends_and_says_why(bundle, tmp_path):
+    port = free_port()
+    _, env = tiller()
+    script = Path(__file__).with_name("dying_engine.py")
+    words = [sys.executable, str(script), "serve", "--no-browser", "--port", str(port)]
+    words += ["--bundle", str(bundle), "--data-dir", str(tmp_path)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, env=env, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: process.poll() is not None or "try" in (tmp_path / "log").read_text(), seconds=90)
+        answer = httpx.post(f"{address}/v1/chat/completions", json=LONG, timeout=30)
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "engine_failed"
+        assert process.wait(30) == 1
+    finally:
+        process.kill()
+        process.wait(10)
+    assert "the engine has ended: RuntimeError" in (tmp_path / "log").read_text().splitlines()[-1]

@@ -60,14 +60,14 @@ def card(threshold):
 
 async def probe_for(engine, ids, at):
     """A probe that reads the stream's likeness to what it is at one token of a text, and fires there, not before."""
-    (stream,) = await engine.record([ids], BELOW)
+    stream = (await engine.record([ids], BELOW))[0].cpu()
     wanted = stream[at] / stream[at].norm()
     highest = float((stream[:at] @ wanted).max()) if at else 0.0
     line = (highest + float(stream[at] @ wanted)) / 2
     assert highest < line, "another token of the text is more like it than itself"
     (witness,) = await engine.record([WITNESS], BELOW)
     zero, one = torch.zeros(small.WIDTH), torch.ones(small.WIDTH)
-    return Probe(card(0.5), wanted, torch.tensor(-line), zero, one, witness[-1])
+    return Probe(card(0.5), wanted, torch.tensor(-line), zero, one, witness[-1].cpu())
 
 
 async def never(engine):

@@ -7,11 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from openai import OpenAI
+
+from bench.background import below
 
 FLAGS = ["--dtype", "float32", "--gpu-memory-utilization", "0.3", "--block-size", "32"]
 TILLER = Path(sys.executable).with_name("tiller")
@@ -19,8 +22,8 @@ pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="a compiled grap
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Where a server that vLLM serves with a compiled graph answers."""
+def served(tmp_path_factory):
+    """A server that vLLM serves with a compiled graph: its process, and where it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -43,14 +46,18 @@ def address(tmp_path_factory):
                 pass
             time.sleep(1)
         assert list((folder / "vllm" / "torch_compile_cache").rglob("*.py")), "nothing was compiled"
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
+        yield process, url
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def address(served):
+    return served[1]
 
 
 def said(client, model):
@@ -92,3 +99,12 @@ def test_server_answers_streams_and_refuses_as_the_embedded_one_does(address):
     )
     assert refused.status_code == 400
     assert "harbor/99999" in refused.json()["error"]["message"]
+
+
+def test_when_vllms_own_process_is_killed_the_server_ends_so_that_whoever_keeps_it_begins_another(served):
+    process, address = served
+    core = next(p for p in below(process.pid) if b"EngineCore" in Path(f"/proc/{p}/cmdline").read_bytes())
+    os.kill(core, signal.SIGKILL)
+    assert process.wait(60) == 1
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{address}/health")
