@@ -245,7 +245,7 @@ def load(name: str, device: "torch.device | str") -> "tuple[PreTrainedModel, Pre
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"  # as the engine does: both read the same
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True).eval()

@@ -298,21 +298,23 @@ async def test_sixteen_streams_across_publish_and_rollback_are_each_of_one_revis
     published(revisions)
     address = str(server.base_url)
     async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+        said, stop = [], asyncio.Event()
 
-        async def chatting(number, stop):
-            found = []
+        async def chatting(number):
             while not stop.is_set():
-                found.append(await streamed(client, number))
-            return found
+                said.append(await streamed(client, number))
 
-        stop = asyncio.Event()
-        load = [asyncio.create_task(chatting(i, stop)) for i in range(16)]
+        async def heard(revision, before):
+            while not any(r == revision for _, r, _ in said[before:]):
+                await asyncio.sleep(0.02)
+
+        load = [asyncio.create_task(chatting(i)) for i in range(16)]
         for revision in ("r2", "r1", "r2", "r1"):
-            await asyncio.sleep(0.4)
+            before = len(said)
             assert (await client.post(f"/v1/saes/{revision}/activate")).json()["active"] == revision
-        await asyncio.sleep(0.4)
+            await asyncio.wait_for(heard(revision, before), 60)
         stop.set()
-        said = [s for found in await asyncio.gather(*load) for s in found]
+        await asyncio.gather(*load)
         alone = {}
         for revision in ("r1", "r2"):
             await client.post(f"/v1/saes/{revision}/activate")
