@@ -92,11 +92,14 @@ class Audit:
         return head
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All lines, as they are."""
+        """All lines, as they are. Raises Broken where one is none."""
         if self.file.exists():
             with self.file.open(encoding="utf-8", errors="replace") as file:
-                for text in file:
-                    yield json.loads(text)
+                for n, text in enumerate(file, start=1):
+                    try:
+                        yield json.loads(text)
+                    except (ValueError, RecursionError) as error:
+                        raise Broken(f"line {n} cannot be read") from error
 
     def verify(self, kept: Head | None = None) -> Head:
         """The head, if every line follows from the one before, and the `kept` head is among them. Raises Broken."""
@@ -130,7 +133,7 @@ def _next(head: Head, text: str) -> Head:
     try:
         line = json.loads(text)
         follows = line["n"] == head.n + 1 and line["before"] == head.hash
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         follows = False
     if not follows:
         raise Broken(f"line {head.n + 1} does not follow from the one before")

@@ -1,6 +1,7 @@
 """`tiller audit …`: read the audit log, and prove that nobody has changed it. Knows files and the store; no server is needed."""
 
-from typing import Annotated
+from collections import deque
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,7 +11,7 @@ from server.giving_up import fail
 from server.store_commands import Data, Redis, with_store
 
 app = typer.Typer(no_args_is_help=True, help="What was decided and done, by whom; and whether that is all.")
-console = Console()
+console, problems = Console(), Console(stderr=True)
 
 
 @app.command()
@@ -40,8 +41,13 @@ def show(
 
     Example: tiller audit show --last 50
     """
-    from server.audit import Audit
+    from server.audit import Audit, Broken
 
     log = Audit(settings_of(data_dir=data_dir).data_dir)
-    for line in [*log.lines()][-last:]:
+    kept: deque[dict[str, Any]] = deque(maxlen=last)
+    try:
+        kept.extend(log.lines())
+    except Broken as error:
+        problems.print(f"{log.file}: {error}; these are before it", highlight=False, soft_wrap=True)
+    for line in kept:
         console.print_json(data=line, indent=None)

@@ -4,7 +4,7 @@
 way to a `Choice`, and the engine is only reached through `admission`, which takes nothing that was not decided on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -91,12 +91,6 @@ class Choice:
             ticket=self.ticket,
         )
 
-    def disclosure(self) -> dict[str, str]:
-        """The headers by which whoever passes a reply on can tell that it was steered, and by what."""
-        said = {"X-Tiller-Steered": "true" if self.resolved.spec.features else "false"}
-        said |= {"X-Tiller-Steering": self.resolved.fingerprint, "X-Tiller-Revision": self.revision}
-        return said | ({"X-Tiller-Preset": self.preset.id} if self.preset else {})
-
     def echo(self) -> dict[str, Any]:
         """What was applied, as every reply carries it."""
         spec = self.resolved.spec
@@ -150,6 +144,17 @@ def _warned(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:
         said = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
         found.append(Warned("above_sweet_spot", a.feature.id, said))
     return found
+
+
+def disclosed(choices: Sequence[Choice]) -> dict[str, str]:
+    """The headers by which whoever passes replies on can tell that one was steered, and by what; of several, one after the other."""
+    told = {
+        "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
+        "X-Tiller-Steering": [c.resolved.fingerprint for c in choices],
+        "X-Tiller-Revision": [c.revision for c in choices],
+        "X-Tiller-Preset": [c.preset.id for c in choices if c.preset],
+    }
+    return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if each}
 
 
 @dataclass(frozen=True, eq=False)

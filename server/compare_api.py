@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server import answers
-from server.choice import Tiller
+from server.choice import Tiller, disclosed
 from server.errors import ApiError, as_api_error, bad_request
 from server.openapi import CHUNKS, wire
 from server.protocol import ChatRequest, SteeringRequest, parse
@@ -74,8 +74,11 @@ async def compare_variants(request: Request) -> Response:
         for i in range(len(body.variants))
     ]
     if body.stream:
-        return await streamed(request, _chunks(body, replies, seed))
-    return JSONResponse(await while_connected(request, _whole(body, replies, seed)))
+        answer: Response = await streamed(request, _chunks(body, replies, seed))
+    else:
+        answer = JSONResponse(await while_connected(request, _whole(body, replies, seed)))
+    answer.headers.update(disclosed([r.choice for r in replies]))
+    return answer
 
 
 async def _reply(tiller: Tiller, body: CompareRequest, i: int, seed: int, account: Account) -> Reply:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server import answers
+from server.choice import disclosed
 from server.openapi import CHUNKS, wire
 from server.protocol import ChatRequest, CompletionRequest, parse
 from server.rates import Account
@@ -41,5 +42,5 @@ async def _answer(request: Request, reply: Reply) -> Response:
         answer: Response = await streamed(request, chunks(reply))
     else:
         answer = JSONResponse(await while_connected(request, whole(reply)))
-    answer.headers.update(reply.choice.disclosure())
+    answer.headers.update(disclosed([reply.choice]))
     return answer

@@ -91,7 +91,7 @@ class Policy(BaseModel):
             return Policy()
         try:
             return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise BadPolicy(f"the policy {str(path)!r} cannot be read: {error}") from error
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]

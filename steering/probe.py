@@ -147,7 +147,7 @@ class Probe:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise BadBundle(f"{CARD} of the probe in {str(folder)!r}: {where}: {first['msg']}; {again}") from error
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError, RecursionError) as error:
             raise BadBundle(f"cannot read a probe from {str(folder)!r}: {error}; {again}") from error
         if hashlib.sha256(weights).hexdigest() != card.sha256:
             raise BadBundle(f"{WEIGHTS} in {str(folder)!r} is not the one that {CARD} tells of; {again}")

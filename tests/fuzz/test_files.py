@@ -13,7 +13,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
+from server.audit import Audit, Broken
 from server.jobs import Jobs
+from server.policy import BadPolicy, Policy
 from server.settings import BadSettings, Settings, _from_file, read
 from server.store import backup
 from server.store.store import BadStore, Record
@@ -21,6 +23,7 @@ from server.texts import from_file
 from steering import formats, neuronpedia
 from steering.catalogue import Bundle, Feature
 from steering.errors import BadBundle, SteeringError
+from steering.probe import Card, Probe
 from steering.spec import Preset, SteeringSpec
 from tests.fuzz.mutations import as_json, broken, changed, in_time, seeds
 
@@ -265,6 +268,12 @@ def test_what_is_nested_too_deep_is_refused(bundle, tmp_path, depth):
     assert not read_or_refused("cfg", lambda: formats.read(place), SteeringError)
     (tmp_path / "t.toml").write_text(f"port = {deep}")
     assert not read_or_refused("toml", lambda: read(config=tmp_path / "t.toml"), BadSettings)
+    assert not read_or_refused("policy", lambda: Policy.read(tmp_path / "t.toml"), BadPolicy)
+    (tmp_path / "audit.jsonl").write_text(f'{{"n": {deep}\n')
+    assert not read_or_refused("audit", lambda: Audit(tmp_path).verify(), Broken)
+    (tmp_path / "probe.json").write_text(deep)
+    (tmp_path / "probe.safetensors").write_bytes(b"")
+    assert not read_or_refused("probe", lambda: Probe.load(tmp_path), BadBundle)
 
 
 TOML = b"""host = "0.0.0.0"
@@ -283,6 +292,55 @@ def test_a_toml_file_is_read_or_refused(tmp_path):
         file.write_bytes(broken(TOML, draw) if n else TOML)
         assert read_or_refused((n, file.read_bytes()), lambda: read(config=file), BadSettings) or n
         read_or_refused((n, file.read_bytes()), lambda: _from_file(file), BadSettings)
+
+
+POLICY = b"""[roles.user]
+steers = "any"
+features = 4
+push = 1.5
+
+[[limit]]
+feature = "small/1"
+low = -0.5
+high = 0.8
+"""
+
+
+def test_a_policy_is_read_or_refused(tmp_path):
+    file = tmp_path / "policy.toml"
+    for n, draw in seeds("policy"):
+        file.write_bytes(broken(POLICY, draw) if n else POLICY)
+        assert read_or_refused((n, file.read_bytes()), lambda: Policy.read(file), BadPolicy) or n
+
+
+CARD = {"hook": "layers.0", "model": "small", "threshold": 0.5, "pace": 0.2, "allowed": 0.01, "false_positives": 0.0}
+CARD |= {"found": 1.0, "auroc": {"value": 0.9, "low": 0.8, "high": 1.0}}
+CARD |= dict.fromkeys(("forbidden", "benign", "held_out_forbidden", "held_out_benign"), 9)
+
+
+def test_a_probe_is_read_or_refused(tmp_path):
+    row = torch.linspace(-1, 1, D)
+    Probe(Card.model_validate(CARD), row, torch.tensor(0.1), 2 * row, row.abs() + 1, 3 * row).save(tmp_path / "valid")
+    names = [p.name for p in (tmp_path / "valid").iterdir()]
+    for name in names:
+        for n, draw in seeds(f"probe {name}"):
+            shutil.rmtree(tmp_path / "probe", ignore_errors=True)
+            shutil.copytree(tmp_path / "valid", tmp_path / "probe")
+            file = tmp_path / "probe" / name
+            file.write_bytes(spoilt(file.read_bytes(), draw) if n else file.read_bytes())
+            assert read_or_refused((n, name, file.read_bytes()), lambda: Probe.load(tmp_path / "probe"), BadBundle) or n
+
+
+def test_an_audit_log_holds_or_is_said_to_be_broken(tmp_path):
+    log = Audit(tmp_path)
+    head = [log.add({"at": n, "act": "steered"}) for n in range(5)][-1]
+    whole = log.file.read_bytes()
+    for n, draw in seeds("audit"):
+        log.file.write_bytes(spoilt(whole, draw) if n else whole)
+        holds = read_or_refused((n, log.file.read_bytes()), lambda: log.verify(head), Broken)
+        kept = log.file.read_bytes().rpartition(b"\n")[0]  # what comes after it, a writer who was killed has left
+        assert holds == (kept == whole.rstrip())
+        read_or_refused((n, log.file.read_bytes()), lambda: list(log.lines()), Broken)
 
 
 def test_a_settings_value_of_any_kind_is_taken_or_refused():

@@ -44,6 +44,11 @@ def test_each_variant_is_the_reply_that_it_would_be_alone(http):
         assert found["choices"] == plain["choices"]
         assert found["steering"] == plain["steering"]
         assert found["usage"]["completion_tokens"] == 12
+    told = [found["steering"] for found in answer.json()["data"]]
+    assert answer.headers["x-tiller-steered"] == "true"
+    assert answer.headers["x-tiller-steering"].split(", ") == [t["hash"] for t in told]
+    assert (answer.headers["x-tiller-revision"], answer.headers["x-tiller-preset"]) == (told[0]["revision"], "calm")
+    assert compare(http, FIRST).headers["x-tiller-steered"] == "false"
 
 
 def test_a_stream_says_the_same_and_each_variant_has_its_head_and_its_end(http):
