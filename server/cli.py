@@ -1,9 +1,7 @@
 """`tiller …`: the composition root. The one place that puts engine, store and page together; heavy imports wait for their command."""
 
-import asyncio
 import errno
 import gc
-import json
 import os
 import signal
 import socket
@@ -19,17 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
-from rich.columns import Columns
 from rich.console import Console
-from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
 
 from server import (
     analyze_commands,
     audit_commands,
     beside,
+    chat_commands,
     configuration,
+    doctor,
     dose_commands,
     feature_commands,
     guard_commands,
@@ -49,12 +45,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from server.choice import Tiller
-    from server.engines.transformers_engine import TransformersEngine
-    from server.engines.vllm_engine import VLLMEngine
     from server.http_server import HttpServer
-    from server.protocol import SteeringRequest
-    from steering.catalogue import Bundle
-    from steering.spec import Preset
 
 T = TypeVar("T")
 STARTED = time.monotonic()
@@ -64,31 +55,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(sae_commands.app, name="sae")
-app.add_typer(jobs_commands.app, name="jobs")
-app.add_typer(store_commands.app, name="store")
-app.add_typer(keys_commands.app, name="keys")
-app.add_typer(audit_commands.app, name="audit")
-app.add_typer(guard_commands.app, name="guard")
-app.command()(dose_commands.calibrate)
-app.command()(understanding_commands.contrast)
-app.command()(understanding_commands.attribute)
-app.command()(understanding_commands.diff)
-app.command()(analyze_commands.analyze)
 bench = typer.Typer(no_args_is_help=True, help="Measure what steering does, and what a prompt does better.")
-app.add_typer(bench, name="bench")
-for command in (feature_commands.features, feature_commands.describe, feature_commands.label):
-    app.command()(command)
-app.command(name="map")(feature_commands.map_)
 console, problems = Console(), Console(stderr=True)
-
-Bundle_ = Annotated[
-    Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, presets.")
-]
-Model_ = Annotated[
-    str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")
-]
-Device_ = Annotated[str | None, typer.Option("--device", envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")]
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -110,7 +78,7 @@ def serve(context: typer.Context, **given: object) -> None:
         )
     listening = _listen(settings)
     port = listening.getsockname()[1]
-    _quiet_logs(settings)
+    logs.begin_command(settings.log, settings.log_level)
     try:
         run = _serve if settings.workers == 1 else _serve_replicas
         run(settings, listening, f"http://{_reachable(settings.host)}:{port}")
@@ -154,7 +122,7 @@ def trainer(
     from server import trainer as training
 
     found = Settings.model_validate_json(settings) if settings else settings_of(**given)
-    _quiet_logs(found)
+    logs.begin_command(found.log, found.log_level)
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, lambda *_: stop.set())
     begun.set()
@@ -175,7 +143,7 @@ def replica(
     from server.http_server import HttpServer
 
     found, early = Settings.model_validate_json(settings), []
-    _quiet_logs(found)
+    logs.begin_command(found.log, found.log_level)
     _let_the_loop_have_its_turn()
 
     async def opened() -> "Tiller":
@@ -204,7 +172,7 @@ def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
 
     found = Settings.model_validate_json(settings)
     _let_threads_sleep()
-    _quiet_logs(found)
+    logs.begin_command(found.log, found.log_level)
     do(Jobs(found, patient=True), job_id)
 
 
@@ -217,7 +185,7 @@ def look(settings: Annotated[str, typer.Option()]) -> None:
     found = Settings.model_validate_json(settings)
     die_with_parent()
     _let_threads_sleep()
-    _quiet_logs(found)
+    logs.begin_command(found.log, found.log_level)
     training.look(found)
 
 
@@ -240,65 +208,6 @@ def bench_steering(
 
 
 @app.command()
-def chat(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
-    preset: Annotated[
-        str | None, typer.Option(help="A persona, such as golden-gate; `tiller presets` lists them.")
-    ] = None,
-    feature: Annotated[
-        list[str] | None, typer.Option(help="A feature and its dose, such as harbor/12=0.6; may be repeated.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same reply.")] = 7,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 120,
-    bundle: Bundle_ = None,
-    model: Model_ = None,
-    device: Device_ = None,
-) -> None:
-    """Print the default and the steered reply side by side.
-
-    Example: tiller chat "What should I do this weekend?" --preset golden-gate
-    """
-    settings = settings_of(bundle=bundle, model=model, device=device)
-    steering = _steering(preset, feature or [])
-    _quiet_logs()
-    default, steered = asyncio.run(_both(settings, question, steering, seed, max_tokens))
-    width = max(30, (console.width - 4) // 2)
-    console.print(
-        Columns(
-            [
-                Panel(default, title="Default", width=width),
-                Panel(steered, title=preset or "Steered", width=width, border_style="red"),
-            ]
-        )
-    )
-
-
-@app.command()
-def presets(
-    bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None
-) -> None:
-    """List the personas: those of the bundle and your own."""
-    from server.store.opening import open_store
-
-    settings = settings_of(bundle=bundle, data_dir=data_dir)
-    opened = expected(lambda: _bundle(settings))
-
-    async def saved() -> "list[Preset]":
-        store = open_store(settings)
-        try:
-            return await store.presets()
-        finally:
-            await store.close()
-
-    table = Table("preset", "name", "description", "features")
-    for p in [*opened.presets, *expected(lambda: asyncio.run(saved()))]:
-        table.add_row(
-            p.id, p.name, p.description, ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in p.steering.features)
-        )
-    console.print(table)
-
-
-@app.command()
 @with_flags()
 def config(
     reference: Annotated[bool, typer.Option("--reference", help="Write docs/configuration.md instead.")] = False,
@@ -317,17 +226,31 @@ def config(
         problems.print(f"{name} is no setting{f'; did you mean {near}?' if near else ''}", highlight=False)
 
 
-@app.command()
-def doctor(
-    bundle: Bundle_ = None,
-    port: Annotated[int | None, typer.Option(envvar="TILLER_PORT")] = None,
-    data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None,
-) -> None:
-    """Check what the server needs; exit with 1 if something is missing."""
-    settings = settings_of(bundle=bundle, port=port, data_dir=data_dir)
-    _quiet_logs()
-    results = [_check(name, check) for name, check in _checks(settings)]
-    raise typer.Exit(0 if all(results) else 1)
+for command in (
+    chat_commands.chat,
+    chat_commands.presets,
+    doctor.doctor,
+    feature_commands.features,
+    feature_commands.describe,
+    feature_commands.label,
+    analyze_commands.analyze,
+    understanding_commands.contrast,
+    understanding_commands.attribute,
+    understanding_commands.diff,
+    dose_commands.calibrate,
+):
+    app.command()(command)
+app.command(name="map")(feature_commands.map_)
+for name, group in {
+    "sae": sae_commands.app,
+    "jobs": jobs_commands.app,
+    "store": store_commands.app,
+    "keys": keys_commands.app,
+    "audit": audit_commands.app,
+    "guard": guard_commands.app,
+    "bench": bench,
+}.items():
+    app.add_typer(group, name=name)
 
 
 def _serve(settings: Settings, listening: socket.socket, address: str) -> None:
@@ -385,67 +308,12 @@ def _let_the_loop_have_its_turn() -> None:
 
 
 async def _open(settings: Settings) -> "Tiller":
-    from server.choice import Tiller
-    from server.keyring import check_reachable
-    from server.policy import Policy
-    from server.store.opening import open_store
-    from server.swap import open_wanted, revisions_of
-    from server.watch import watch_of
-    from steering.catalogue import Catalogue
+    from server.opening import opened
 
-    policy, revisions, store = Policy.read(settings.policy), revisions_of(settings), open_store(settings)
-    await check_reachable(settings, store)
-    try:
-        await store.check()
-        opened = await open_wanted(revisions, store)
-        engine = await (_vllm(settings, opened) if settings.engine == "vllm" else _transformers(settings, opened))
-        opened.check_fits(engine.width)
-    except BaseException:
-        await store.close()
-        raise
-    watch = await watch_of(settings, engine, opened.info.hook)
-    tiller = Tiller(engine, Catalogue([opened.to(engine.device)]), store, settings, revisions, policy, watch)
+    tiller = await opened(settings)
     gc.collect()
     gc.freeze()  # what is here now stays; looking through it for garbage would stop all replies for 0.1 s each time
     return tiller
-
-
-async def _transformers(settings: Settings, opened: "Bundle") -> "TransformersEngine":
-    from server.engines.transformers_engine import TransformersEngine
-
-    return await asyncio.to_thread(
-        TransformersEngine.load,
-        settings.model or opened.model_path,
-        hooks=[opened.info.hook],
-        scaling={opened.info.hook: opened.sae.scaling},
-        revision=None if settings.model else opened.info.model_revision,
-        device=settings.device,
-        dtype=settings.dtype,
-        live=settings.live,
-        queue=settings.queue,
-        prefix_mb=settings.prefix_mb,
-    )
-
-
-async def _vllm(settings: Settings, opened: "Bundle") -> "VLLMEngine":
-    # Before vLLM is imported: its processes read where their log's format stands.
-    file = settings.data_dir / "vllm-logging.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(logs.of_vllm(logs.look(settings.log))))
-    os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(file))
-    from server.engines.vllm_engine import VLLMEngine, read_flags
-    from steering.probe import Probe
-
-    given = {} if settings.model else {"revision": opened.info.model_revision}
-    given |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}
-    return await VLLMEngine.load(
-        settings.model or opened.model_path,
-        folders={opened.info.hook: opened.files},
-        reads=[Probe.load(settings.probe).hook] if settings.probe else [],
-        revision=opened.info.revision,
-        queue=settings.queue,
-        arguments=given | read_flags(settings.vllm),
-    )
 
 
 def _announce(application: "FastAPI", server: "HttpServer", ready: Callable[[], None]) -> None:
@@ -459,7 +327,9 @@ def _announce(application: "FastAPI", server: "HttpServer", ready: Callable[[], 
 
 
 def _ready(settings: Settings, address: str) -> None:
-    opened = _bundle(settings)
+    from steering.catalogue import Bundle
+
+    opened = Bundle.open(settings.bundle)
     model, preset = opened.info.name, next((p.id for p in opened.presets), None)
     curl = (
         f"curl {address}/v1/chat/completions -H 'Content-Type: application/json' -d "
@@ -470,49 +340,6 @@ def _ready(settings: Settings, address: str) -> None:
     sys.stdout.flush()
     if settings.browser and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         webbrowser.open(address)
-
-
-async def _both(
-    settings: Settings, question: str, steering: "SteeringRequest", seed: int, max_tokens: int
-) -> tuple[str, str]:
-    from server.engines.engine import EngineFailed
-    from server.errors import ApiError
-    from server.protocol import ChatRequest, SteeringRequest
-    from server.store.store import BadStore
-    from steering.errors import SteeringError
-
-    try:
-        tiller = await _open(settings)
-    except (SteeringError, BadStore, OSError) as error:
-        fail(str(error))
-
-    async def reply(wanted: SteeringRequest) -> str:
-        choice = await tiller.choose(None, wanted)
-        system = choice.preset.system_prompt if choice.preset else None
-        messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
-        chat = tiller.engine.encode_chat(messages)
-        room = tiller.engine.max_model_len - len(chat.ids)
-        if room <= 0:
-            fail(
-                f"the question takes {len(chat.ids)} tokens; the context holds {tiller.engine.max_model_len}: shorten it"
-            )
-        asked = ChatRequest(model=tiller.model, messages=messages, seed=seed)
-        generation = choice.generation(chat, asked.sampling(choice.preset, min(max_tokens, room)))
-        return "".join([piece.text async for piece in tiller.admission.generate(generation)])
-
-    try:
-        return await reply(SteeringRequest()), await reply(steering)
-    except (ApiError, SteeringError, EngineFailed) as error:
-        fail(str(error))
-    finally:
-        await tiller.engine.close()
-        await tiller.store.close()
-
-
-def _bundle(settings: Settings) -> "Bundle":
-    from steering.catalogue import Bundle
-
-    return Bundle.open(settings.bundle)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -569,96 +396,6 @@ def _exit() -> NoReturn:
     os._exit(0)
 
 
-def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
-    def python() -> str:
-        return sys.version.split()[0]
-
-    def torch_() -> str:
-        import torch
-
-        return f"{torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'CPU'}"
-
-    def bundle() -> str:
-        opened = _bundle(settings)
-        return f"{opened.info.name} at {settings.bundle}, {opened.sae.d_sae} features, {len(opened.presets)} presets"
-
-    def model() -> str:
-        from server.engines.transformers_engine import TransformersEngine
-
-        opened = _bundle(settings)
-        engine = TransformersEngine.load(
-            settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device
-        )
-        asyncio.run(engine.close())
-        return f"loads, context {engine.max_model_len} tokens; the tap at {opened.info.hook} moves the stream"
-
-    def data() -> str:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        probe = settings.data_dir / ".probe"
-        probe.write_text("")
-        probe.unlink()
-        return f"{settings.data_dir} can be written"
-
-    def store() -> str:
-        from server.store.opening import open_store
-
-        async def check() -> str:
-            opened = open_store(settings)
-            try:
-                await opened.check()
-            finally:
-                await opened.close()
-            return f"{opened.name} answers"
-
-        return asyncio.run(check())
-
-    def port() -> str:
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            s.bind((settings.host, settings.port))
-        return f"{settings.port} is free"
-
-    return [
-        ("python", python),
-        ("torch", torch_),
-        ("bundle", bundle),
-        ("model", model),
-        ("data", data),
-        ("store", store),
-        ("port", port),
-    ]
-
-
-def _check(name: str, check: Callable[[], str]) -> bool:
-    try:
-        console.print(f"[green]ok[/]       {name}: {escape(check())}", highlight=False, soft_wrap=True)
-    except (OSError, ValueError, ImportError) as error:
-        console.print(f"[red]problem[/]  {name}: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return False
-    return True
-
-
-def _steering(preset: str | None, features: list[str]) -> "SteeringRequest":
-    from pydantic import ValidationError
-
-    from server.errors import first_problem
-    from server.protocol import SteeringRequest
-
-    pairs = [feature.partition("=") for feature in features]
-    rows = [{"id": name, "strength": _number(strength)} for name, _, strength in pairs]
-    try:
-        return SteeringRequest.model_validate({"preset": preset, "features": rows})
-    except ValidationError as error:
-        fail(first_problem(error).message)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text or 1)
-    except ValueError:
-        fail(f"{text!r} is no dose; write --feature harbor/12=0.6")
-
-
 def _let_threads_sleep() -> None:
     """Before torch is loaded: its threads then sleep while they wait for each other.
 
@@ -666,13 +403,3 @@ def _let_threads_sleep() -> None:
     busy process takes 848 ms in place of 60.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _quiet_logs(settings: Settings | None = None) -> None:
-    """One format of lines, and no progress bars in between; of a command that ends by itself only what went wrong."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logs.begin(settings.log if settings else "auto", settings.log_level if settings else "warning")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()

@@ -14,6 +14,13 @@ from rich.console import Console
 from server.settings import BadSettings, Settings, flag, is_secret, read, variable
 
 problems = Console(stderr=True)
+Bundle_ = Annotated[
+    Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, presets.")
+]
+Model_ = Annotated[
+    str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")
+]
+Device_ = Annotated[str | None, typer.Option("--device", envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")]
 
 
 def with_flags(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

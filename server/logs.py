@@ -5,6 +5,7 @@ an exception by its type and frames and not by its words, but for those that onl
 """
 
 import logging
+import os
 import re
 import sys
 import time
@@ -53,6 +54,16 @@ def begin(how: How = "auto", level: Level = "info", stream: TextIO | None = None
     root.handlers, root.level = [handler], logging.WARNING
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
+
+
+def begin_command(how: How = "auto", level: Level = "warning") -> None:
+    """The same for a command: no progress bars of libraries in between, and of one that ends by itself only what went wrong."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    begin(how, level)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def look(how: How, stream: TextIO | None = None) -> Literal["json", "pretty"]:

@@ -13,39 +13,15 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.choice import Tiller
-from server.engines.transformers_engine import TransformersEngine
-from server.policy import Policy
+from server.opening import opened
 from server.settings import Settings
-from server.store.opening import open_store
-from server.swap import open_wanted, revisions_of
-from server.watch import watch_of
-from steering.catalogue import Catalogue
 from tests import small
-
-
-async def opened(settings: Settings) -> Tiller:
-    """Engine, catalogue and store as `tiller serve` puts them together."""
-    revisions, store = revisions_of(settings), open_store(settings)
-    found = await open_wanted(revisions, store)
-    engine = await asyncio.to_thread(
-        TransformersEngine.load,
-        found.model_path,
-        hooks=[found.info.hook],
-        scaling={found.info.hook: found.sae.scaling},
-        device=small.DEVICE,
-        live=settings.live,
-        queue=settings.queue,
-    )
-    watch = await watch_of(settings, engine, found.info.hook)
-    return Tiller(
-        engine, Catalogue([found.to(engine.device)]), store, settings, revisions, Policy.read(settings.policy), watch
-    )
 
 
 @contextmanager
 def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator[tuple[str, FastAPI]]:
     """Yield the server's address and its application; stop it at the end."""
-    configured = Settings(bundle=bundle, data_dir=data_dir, **settings)
+    configured = Settings(bundle=bundle, data_dir=data_dir, device=small.DEVICE, **settings)
 
     async def opener() -> Tiller:
         return await opened(configured)

@@ -78,6 +78,6 @@ def test_the_environment_is_read_in_one_place():
         for p in files(room)
         if {"os.environ", "os.getenv"} & imports(p) or "os.environ" in p.read_text() or "getenv(" in p.read_text()
     }
-    set_for_libraries = {"server/cli.py", "ui/page.py"}
+    set_for_libraries = {"server/cli.py", "server/logs.py", "server/opening.py", "ui/page.py"}
     between_processes = {"server/engines/vllm_engine.py", "server/engines/vllm_plugin.py"}
     assert readers <= {"server/settings.py"} | set_for_libraries | between_processes

@@ -142,8 +142,8 @@ def test_command_that_cannot_run_says_so_in_one_sentence(bundle, tmp_path, argum
 
 LOGGED = """
 import structlog
-from server.cli import _quiet_logs
-_quiet_logs()
+from server import logs
+logs.begin_command()
 def broken(message):
     raise KeyError("culprit")
 try:

@@ -1,0 +1,102 @@
+"""`tiller doctor`: is there what a server needs? Tries each thing as the server would, and leaves nothing behind."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from server import logs
+from server.flags import Bundle_, settings_of
+from server.settings import Settings
+
+console = Console()
+
+
+def doctor(
+    bundle: Bundle_ = None,
+    port: Annotated[int | None, typer.Option(envvar="TILLER_PORT")] = None,
+    data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None,
+) -> None:
+    """Check what the server needs; exit with 1 if something is missing."""
+    settings = settings_of(bundle=bundle, port=port, data_dir=data_dir)
+    logs.begin_command()
+    results = [_check(name, check) for name, check in _checks(settings)]
+    raise typer.Exit(0 if all(results) else 1)
+
+
+def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
+    def python() -> str:
+        return sys.version.split()[0]
+
+    def torch_() -> str:
+        import torch
+
+        return f"{torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'CPU'}"
+
+    def bundle() -> str:
+        from steering.catalogue import Bundle
+
+        opened = Bundle.open(settings.bundle)
+        return f"{opened.info.name} at {settings.bundle}, {opened.sae.d_sae} features, {len(opened.presets)} presets"
+
+    def model() -> str:
+        from server.engines.transformers_engine import TransformersEngine
+        from steering.catalogue import Bundle
+
+        opened = Bundle.open(settings.bundle)
+        engine = TransformersEngine.load(
+            settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device
+        )
+        asyncio.run(engine.close())
+        return f"loads, context {engine.max_model_len} tokens; the tap at {opened.info.hook} moves the stream"
+
+    def data() -> str:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        probe = settings.data_dir / ".probe"
+        probe.write_text("")
+        probe.unlink()
+        return f"{settings.data_dir} can be written"
+
+    def store() -> str:
+        from server.store.opening import open_store
+
+        async def check() -> str:
+            opened = open_store(settings)
+            try:
+                await opened.check()
+            finally:
+                await opened.close()
+            return f"{opened.name} answers"
+
+        return asyncio.run(check())
+
+    def port() -> str:
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((settings.host, settings.port))
+        return f"{settings.port} is free"
+
+    return [
+        ("python", python),
+        ("torch", torch_),
+        ("bundle", bundle),
+        ("model", model),
+        ("data", data),
+        ("store", store),
+        ("port", port),
+    ]
+
+
+def _check(name: str, check: Callable[[], str]) -> bool:
+    try:
+        console.print(f"[green]ok[/]       {name}: {escape(check())}", highlight=False, soft_wrap=True)
+    except (OSError, ValueError, ImportError) as error:
+        console.print(f"[red]problem[/]  {name}: {escape(str(error))}", highlight=False, soft_wrap=True)
+        return False
+    return True
