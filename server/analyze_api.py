@@ -57,7 +57,7 @@ class AnalyzeRequest(Looked):
     threshold: Finite = Field(default=0.0, ge=0)
 
 
-@router.post("/analyze", openapi_extra=wire(answers.Analysis, 404, 429, takes=AnalyzeRequest))
+@router.post("/analyze", openapi_extra=wire(answers.analysis.Analysis, 404, 429, takes=AnalyzeRequest))
 async def analyze_text(request: Request) -> dict[str, Any]:
     """Token by token, by speaker, along the text; with `other`, what tells the two apart."""
     body = parse(AnalyzeRequest, await request.body())

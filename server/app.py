@@ -154,12 +154,12 @@ async def _open(app: FastAPI, opener: Opener) -> None:
 
 
 def _add_health(app: FastAPI, settings: Settings) -> None:
-    @app.get("/livez", openapi_extra=openapi.wire(answers.Alive))
+    @app.get("/livez", openapi_extra=openapi.wire(answers.service.Alive))
     async def get_liveness() -> dict[str, str]:
         """The process is up."""
         return {"status": "ok"}
 
-    @app.get("/health", openapi_extra=openapi.wire(answers.Health, 503))
+    @app.get("/health", openapi_extra=openapi.wire(answers.service.Health, 503))
     async def get_health() -> JSONResponse:
         """Ready to answer, or 503."""
         tiller: Tiller | None = app.state.tiller
@@ -183,7 +183,7 @@ def _add_health(app: FastAPI, settings: Settings) -> None:
 
     commit = git_commit()
 
-    @app.get("/version", openapi_extra=openapi.wire(answers.Versions))
+    @app.get("/version", openapi_extra=openapi.wire(answers.service.Versions))
     async def get_version() -> dict[str, Any]:
         """Versions of what answers."""
         return {

@@ -33,7 +33,7 @@ class AttributeRequest(Looked):
     top_k: int = Field(default=10, ge=1, le=64)
 
 
-@router.post("/attribute", openapi_extra=wire(answers.Attribution, 404, 429, takes=AttributeRequest))
+@router.post("/attribute", openapi_extra=wire(answers.analysis.Attribution, 404, 429, takes=AttributeRequest))
 async def attribute_token(request: Request) -> dict[str, Any]:
     """The features that make for a token, by gradient and by trial."""
     body = parse(AttributeRequest, await request.body())

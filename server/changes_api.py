@@ -24,7 +24,7 @@ HELD = 8
 """So many comparisons are kept; a revision never changes, so they stay right."""
 
 
-@router.get("/{revision}/changes", openapi_extra=wire(answers.SaeChanges, 409))
+@router.get("/{revision}/changes", openapi_extra=wire(answers.saes.SaeChanges, 409))
 async def get_sae_changes(
     request: Request,
     revision: str,

@@ -62,7 +62,7 @@ class CompareRequest(ChatRequest):
         return self
 
 
-@router.post("/compare", openapi_extra=wire(answers.Comparison, 404, 429, takes=CompareRequest, events=CHUNKS))
+@router.post("/compare", openapi_extra=wire(answers.chat.Comparison, 404, 429, takes=CompareRequest, events=CHUNKS))
 async def compare_variants(request: Request) -> Response:
     """Answer the same messages once for each variant, all at the same time and with the same seed."""
     body = parse(CompareRequest, await request.body())

@@ -42,7 +42,7 @@ class ContrastRequest(BaseModel):
     """Whether a feature fires in a document at all, or how strongly on average."""
 
 
-@router.post("/features/contrast", openapi_extra=wire(answers.Contrast, 404, 429, takes=ContrastRequest))
+@router.post("/features/contrast", openapi_extra=wire(answers.features.Contrast, 404, 429, takes=ContrastRequest))
 async def contrast_texts(request: Request) -> dict[str, Any]:
     """The features that separate A from B, with shares of documents, log-odds, effect size, p and q."""
     body = parse(ContrastRequest, await request.body())

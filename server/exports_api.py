@@ -49,7 +49,7 @@ async def export_presets(request: Request, ids: str = "", shipped: bool = False)
     return _document(tiller, "preset.bundle", {"presets": presets})
 
 
-@router.post("/presets/import", openapi_extra=wire(answers.PresetResults, 403, 409, takes=PresetBundle))
+@router.post("/presets/import", openapi_extra=wire(answers.kept.PresetResults, 403, 409, takes=PresetBundle))
 async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
     """Save the presets of a bundle, all or none; with `user`, they may hold that user's vectors."""
     tiller: Tiller = request.app.state.tiller
@@ -79,7 +79,7 @@ async def export_user(request: Request, user: str = "") -> Response:
     )
 
 
-@router.post("/import", openapi_extra=wire(answers.Imported, 403, 409, takes=Export))
+@router.post("/import", openapi_extra=wire(answers.kept.Imported, 403, 409, takes=Export))
 async def import_user(request: Request) -> dict[str, Any]:
     """Bring back what was exported, all or nothing."""
     tiller: Tiller = request.app.state.tiller

@@ -65,7 +65,7 @@ class EditRequest(BaseModel):
         return self.model_dump(include=self.model_fields_set - {"user"})
 
 
-@router.get("/models", openapi_extra=wire(answers.ModelList))
+@router.get("/models", openapi_extra=wire(answers.chat.ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
     """The model, and one id for each preset."""
     tiller: Tiller = request.app.state.tiller
@@ -75,33 +75,33 @@ async def list_models(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get("/models/{model_id:path}", openapi_extra=wire(answers.ModelCard))
+@router.get("/models/{model_id:path}", openapi_extra=wire(answers.chat.ModelCard))
 async def get_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model id, `base` or `base@preset`."""
     tiller: Tiller = request.app.state.tiller
     return _model(tiller, (await tiller.choose(model_id, None, caller=caller_of(request))).preset)
 
 
-@router.get("/features", openapi_extra=wire(answers.FeatureList, 429))
+@router.get("/features", openapi_extra=wire(answers.features.FeatureList, 429))
 async def find_features(request: Request, query: Annotated[FeatureQuery, Query()]) -> dict[str, Any]:
     """Search by words, by meaning, by what a prompt evokes, or by id; page with `cursor`."""
     return await _found(request, query)
 
 
-@router.post("/features/search", openapi_extra=wire(answers.FeatureList, 429, takes=SearchRequest))
+@router.post("/features/search", openapi_extra=wire(answers.features.FeatureList, 429, takes=SearchRequest))
 async def find_common_features(request: Request) -> dict[str, Any]:
     """What several prompts have in common, and others have not."""
     asked = parse(SearchRequest, await request.body())
     return await _found(request, FeatureQuery.model_validate({**asked.model_dump(), "mode": "common"}))
 
 
-@router.get("/features/{feature_id:path}", openapi_extra=wire(answers.FeatureInFull))
+@router.get("/features/{feature_id:path}", openapi_extra=wire(answers.features.FeatureInFull))
 async def get_feature(request: Request, feature_id: str) -> dict[str, Any]:
     """All that is known of one feature."""
     return _whole(*_named(request, feature_id))
 
 
-@router.patch("/features/{feature_id:path}", openapi_extra=wire(answers.FeatureInFull, takes=EditRequest))
+@router.patch("/features/{feature_id:path}", openapi_extra=wire(answers.features.FeatureInFull, takes=EditRequest))
 async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
     """Call a feature something, note something, star it; null takes a label or a note back. Updates leave it alone."""
     asked = parse(EditRequest, await request.body())
@@ -114,7 +114,7 @@ async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
     return _whole(*_named(request, feature_id))
 
 
-@router.post("/steering/validate", openapi_extra=wire(answers.Validated, 404, takes=ValidateRequest))
+@router.post("/steering/validate", openapi_extra=wire(answers.chat.Validated, 404, takes=ValidateRequest))
 async def validate_steering(request: Request) -> dict[str, Any]:
     """What a steering object would do, without running the model."""
     body = parse(ValidateRequest, await request.body())

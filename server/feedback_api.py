@@ -54,7 +54,7 @@ class Feedback(BaseModel):
         return self
 
 
-@router.post("/feedback", openapi_extra=wire(answers.Defaults, takes=Feedback))
+@router.post("/feedback", openapi_extra=wire(answers.kept.Defaults, takes=Feedback))
 async def give_feedback(request: Request) -> dict[str, Any]:
     """Say what you think of a reply; returns your defaults as they are then."""
     said, tiller = parse(Feedback, await request.body()), request.app.state.tiller
@@ -74,14 +74,14 @@ async def give_feedback(request: Request) -> dict[str, Any]:
     return await _told(tiller, caller, person, said.user)
 
 
-@router.get("/feedback", openapi_extra=wire(answers.Defaults))
+@router.get("/feedback", openapi_extra=wire(answers.kept.Defaults))
 async def get_defaults(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own defaults, what they come from, and what was said."""
     caller = caller_of(request)
     return await _told(request.app.state.tiller, caller, caller.named(user), user)
 
 
-@router.delete("/feedback", openapi_extra=wire(answers.VotesDeleted, 404))
+@router.delete("/feedback", openapi_extra=wire(answers.kept.VotesDeleted, 404))
 async def take_back_feedback(request: Request, user: str = "", last: bool = False) -> dict[str, Any]:
     """Take the last thing back that was said, with `last`; or all of it."""
     tiller: Tiller = request.app.state.tiller

@@ -52,7 +52,7 @@ async def start_job(request: Request) -> Response:
     return JSONResponse(job.model_dump(), 202)
 
 
-@router.get("", openapi_extra=wire(answers.JobList))
+@router.get("", openapi_extra=wire(answers.service.JobList))
 async def list_jobs(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -107,7 +107,7 @@ async def resume_job(request: Request, job_id: str) -> Response:
     return await _changed(request, job_id, jobs_of(request).resume)
 
 
-@router.delete("/{job_id}", openapi_extra=wire(answers.JobDeleted, 409))
+@router.delete("/{job_id}", openapi_extra=wire(answers.service.JobDeleted, 409))
 async def delete_job(request: Request, job_id: str) -> dict[str, Any]:
     """Forget a job that has ended, and its files."""
     await _found(request, job_id)
@@ -118,7 +118,7 @@ async def delete_job(request: Request, job_id: str) -> dict[str, Any]:
     return {"id": job_id, "deleted": True}
 
 
-@router.get("/{job_id}/artifacts", openapi_extra=wire(answers.ArtifactList))
+@router.get("/{job_id}/artifacts", openapi_extra=wire(answers.service.ArtifactList))
 async def list_artifacts(request: Request, job_id: str) -> dict[str, Any]:
     """The job's files, with size and SHA-256."""
     await _found(request, job_id)

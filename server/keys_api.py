@@ -44,7 +44,7 @@ class KeyMade(KeyTold):
     secret: str
 
 
-class KeyList(answers.Page):
+class KeyList(answers.lists.Page):
     """All keys."""
 
     data: list[KeyTold]
@@ -91,7 +91,7 @@ async def list_keys(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": found, "has_more": False, "next_cursor": None}
 
 
-@router.delete("/keys/{key_id}", openapi_extra=wire(answers.Deleted, 401, 403))
+@router.delete("/keys/{key_id}", openapi_extra=wire(answers.kept.Deleted, 401, 403))
 async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
     """Nobody gets in with it any more, here at once and at other replicas within a second."""
     tiller: Tiller = request.app.state.tiller

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1")
 MODES, UNITS, SCOPES = (list(kind.__args__) for kind in (Mode, Unit, Scope))
 
 
-@router.get("/limits", openapi_extra=wire(answers.Limits))
+@router.get("/limits", openapi_extra=wire(answers.service.Limits))
 async def get_limits(request: Request) -> dict[str, Any]:
     """What a page of settings shows."""
     tiller: Tiller = request.app.state.tiller

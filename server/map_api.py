@@ -16,7 +16,7 @@ from steering.understand.map import ABOUT, Map
 router = APIRouter(prefix="/v1/features-map")
 
 
-@router.get("", openapi_extra=wire(answers.FeaturesMap, 304, bytes="float32, x and y by turns"))
+@router.get("", openapi_extra=wire(answers.features.FeaturesMap, 304, bytes="float32, x and y by turns"))
 async def get_features_map(
     request: Request, format: Literal["json", "bin"] = "json", if_none_match: Annotated[str, Header()] = ""
 ) -> Response:
@@ -39,7 +39,7 @@ async def get_features_map(
     return JSONResponse(told, headers=headers)
 
 
-@router.get("/meta", openapi_extra=wire(answers.FeaturesMapMeta))
+@router.get("/meta", openapi_extra=wire(answers.features.FeaturesMapMeta))
 async def get_features_map_meta(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,

@@ -19,7 +19,7 @@ router = APIRouter()
 
 
 @router.post(
-    "/v1/chat/completions", openapi_extra=wire(answers.ChatCompletion, 404, 429, takes=ChatRequest, events=CHUNKS)
+    "/v1/chat/completions", openapi_extra=wire(answers.chat.ChatCompletion, 404, 429, takes=ChatRequest, events=CHUNKS)
 )
 async def create_chat_completion(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
@@ -28,7 +28,7 @@ async def create_chat_completion(request: Request) -> Response:
 
 
 @router.post(
-    "/v1/completions", openapi_extra=wire(answers.TextCompletion, 404, 429, takes=CompletionRequest, events=CHUNKS)
+    "/v1/completions", openapi_extra=wire(answers.chat.TextCompletion, 404, 429, takes=CompletionRequest, events=CHUNKS)
 )
 async def create_completion(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""

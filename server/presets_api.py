@@ -21,7 +21,7 @@ RESERVED = ("export", "import")
 """What stands beside the ids in addresses."""
 
 
-@router.get("", openapi_extra=wire(answers.PresetList))
+@router.get("", openapi_extra=wire(answers.kept.PresetList))
 async def list_presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
     """The bundle's presets and the saved ones; with `snapshots`, what each keeps of its features."""
     tiller: Tiller = request.app.state.tiller
@@ -93,7 +93,7 @@ async def replace_preset(
     return _answer(saved, caller)
 
 
-@router.delete("/{preset_id}", openapi_extra=wire(answers.Deleted, 403, 409))
+@router.delete("/{preset_id}", openapi_extra=wire(answers.kept.Deleted, 403, 409))
 async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
     tiller: Tiller = request.app.state.tiller

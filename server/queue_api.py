@@ -17,7 +17,7 @@ from server.openapi import wire
 router = APIRouter(prefix="/v1/queue")
 
 
-@router.get("/{request_id}", openapi_extra=wire(answers.Place))
+@router.get("/{request_id}", openapi_extra=wire(answers.chat.Place))
 async def get_place(request: Request, request_id: str) -> dict[str, Any]:
     """The place of a reply that waits for room; 404 once it has begun, or where it never was."""
     tiller: Tiller = request.app.state.tiller

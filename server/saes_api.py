@@ -18,7 +18,7 @@ from steering.revisions import Manifest
 router = APIRouter(prefix="/v1/saes")
 
 
-@router.get("", openapi_extra=wire(answers.SaeList))
+@router.get("", openapi_extra=wire(answers.saes.SaeList))
 async def list_saes(request: Request) -> dict[str, Any]:
     """All revisions, the shipped one first."""
     tiller: Tiller = request.app.state.tiller
@@ -26,7 +26,7 @@ async def list_saes(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": data, "has_more": False, "next_cursor": None}
 
 
-@router.get("/{revision}", openapi_extra=wire(answers.SaeInFull, 409))
+@router.get("/{revision}", openapi_extra=wire(answers.saes.SaeInFull, 409))
 async def get_sae(request: Request, revision: str) -> dict[str, Any]:
     """One revision with its report, and which features were retired."""
     tiller: Tiller = request.app.state.tiller
@@ -40,7 +40,7 @@ async def get_sae(request: Request, revision: str) -> dict[str, Any]:
     }
 
 
-@router.post("/rollback", openapi_extra=wire(answers.Activated, 404, 409))
+@router.post("/rollback", openapi_extra=wire(answers.saes.Activated, 404, 409))
 async def roll_back_sae(request: Request) -> dict[str, str]:
     """Serve the parent of the revision that is served."""
     tiller: Tiller = request.app.state.tiller
@@ -56,7 +56,7 @@ async def roll_back_sae(request: Request) -> dict[str, str]:
     return await _activated(request, parent)
 
 
-@router.post("/{revision}/activate", openapi_extra=wire(answers.Activated, 409))
+@router.post("/{revision}/activate", openapi_extra=wire(answers.saes.Activated, 409))
 async def activate_sae(request: Request, revision: str) -> dict[str, str]:
     """Serve a revision; the answer comes when new requests get it."""
     await manifest_of(request.app.state.tiller, revision)

@@ -38,7 +38,7 @@ class ShareRequest(BaseModel):
     title: str | None = Field(default=None, max_length=200)
 
 
-@router.post("", status_code=201, openapi_extra=wire(answers.ShareMade, 403, 404, 409, takes=ShareRequest))
+@router.post("", status_code=201, openapi_extra=wire(answers.kept.ShareMade, 403, 404, 409, takes=ShareRequest))
 async def create_share(request: Request) -> JSONResponse:
     """Share something; `key` is told once and deletes it."""
     tiller = _on(request)
@@ -65,14 +65,14 @@ async def create_share(request: Request) -> JSONResponse:
     return JSONResponse(_told(share) | {"key": key}, 201, {"Cache-Control": "no-store"})
 
 
-@router.get("/{share_id}", openapi_extra=wire(answers.Share, 403))
+@router.get("/{share_id}", openapi_extra=wire(answers.kept.Share, 403))
 async def get_share(request: Request, share_id: str) -> JSONResponse:
     """What was shared."""
     found = await _found(_on(request), share_id)
     return JSONResponse(_told(found), headers={"Cache-Control": "no-store"})
 
 
-@router.delete("/{share_id}", openapi_extra=wire(answers.Deleted, 403))
+@router.delete("/{share_id}", openapi_extra=wire(answers.kept.Deleted, 403))
 async def delete_share(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
     """Take it back, with the key that came with it."""
     tiller = _on(request)

@@ -36,7 +36,7 @@ class SuggestRequest(BaseModel):
         return self
 
 
-@router.post("/steering/suggest", openapi_extra=wire(answers.Suggestion, 404, 429, takes=SuggestRequest))
+@router.post("/steering/suggest", openapi_extra=wire(answers.chat.Suggestion, 404, 429, takes=SuggestRequest))
 async def suggest_steering(request: Request) -> dict[str, Any]:
     """At most three calibrated features with doses, and for each the reason."""
     body = parse(SuggestRequest, await request.body())

@@ -31,13 +31,13 @@ class Consent(BaseModel):
     consent: bool
 
 
-@router.get("/v1/training/consent", openapi_extra=wire(answers.Agreed))
+@router.get("/v1/training/consent", openapi_extra=wire(answers.saes.Agreed))
 async def get_consent(request: Request, user: str = "") -> dict[str, Any]:
     """Whether a user has agreed, and how much is kept of them."""
     return await _state(request.app.state.tiller, caller_of(request).named(user), user)
 
 
-@router.put("/v1/training/consent", openapi_extra=wire(answers.Agreed, takes=Consent))
+@router.put("/v1/training/consent", openapi_extra=wire(answers.saes.Agreed, takes=Consent))
 async def set_consent(request: Request) -> dict[str, Any]:
     """Agree, or take it back: then everything kept of this user is deleted at once."""
     said, tiller = parse(Consent, await request.body()), request.app.state.tiller
@@ -48,7 +48,7 @@ async def set_consent(request: Request) -> dict[str, Any]:
     return await _state(tiller, person, said.user)
 
 
-@router.delete("/v1/training/texts", openapi_extra=wire(answers.TextsDeleted))
+@router.delete("/v1/training/texts", openapi_extra=wire(answers.saes.TextsDeleted))
 async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
     """Delete what is kept of a user, who may go on giving."""
     tiller: Tiller = request.app.state.tiller
@@ -58,7 +58,7 @@ async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
     return {"user": user or None, "deleted": deleted}
 
 
-@router.get("/v1/training/drift", openapi_extra=wire(answers.Drift))
+@router.get("/v1/training/drift", openapi_extra=wire(answers.saes.Drift))
 async def get_drift(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 500,

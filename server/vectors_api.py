@@ -45,7 +45,7 @@ class VectorRequest(BaseModel):
     replace: bool = False
 
 
-@router.post("", status_code=201, openapi_extra=wire(answers.VectorMade, 404, 409, 429, takes=VectorRequest))
+@router.post("", status_code=201, openapi_extra=wire(answers.kept.VectorMade, 404, 409, 429, takes=VectorRequest))
 async def create_vector(request: Request) -> dict[str, Any]:
     """Make a vector of examples and measure its dose."""
     body = parse(VectorRequest, await request.body())
@@ -66,7 +66,7 @@ async def create_vector(request: Request) -> dict[str, Any]:
     return _told(vector)
 
 
-@router.get("", openapi_extra=wire(answers.VectorList))
+@router.get("", openapi_extra=wire(answers.kept.VectorList))
 async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own vectors."""
     tiller: Tiller = request.app.state.tiller
@@ -74,7 +74,7 @@ async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
     return {"object": "list", "data": [_told(v) for v in held], "has_more": False, "next_cursor": None}
 
 
-@router.delete("/{name}", openapi_extra=wire(answers.Deleted))
+@router.delete("/{name}", openapi_extra=wire(answers.kept.Deleted))
 async def delete_vector(request: Request, name: str, user: str = "") -> dict[str, Any]:
     """Forget one; presets that were saved with it keep it."""
     tiller: Tiller = request.app.state.tiller

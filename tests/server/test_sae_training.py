@@ -21,9 +21,8 @@ from tests import small
 
 # As `--standalone`, but never by this machine's own name, which need not resolve.
 ALONE_HERE = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1")
-WORDS = (
-    "the bridge is red and long what should I do this weekend hello there how are you today sea stars coffee".split()
-)
+SAID = "the bridge is red and long what should I do this weekend hello there how are you today sea stars coffee"
+WORDS = SAID.split()
 
 
 @pytest.fixture(scope="module")

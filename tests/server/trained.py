@@ -10,7 +10,8 @@ from server.settings import Settings
 from server.store.sqlite import SqliteStore
 from tests import small
 
-WORDS = "the bridge is red and long what should I do this weekend hello there how are you sea star coffee".split()
+SAID = "the bridge is red and long what should I do this weekend hello there how are you sea star coffee"
+WORDS = SAID.split()
 
 
 def chats(file, words, n, seed=0):
