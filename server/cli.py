@@ -39,7 +39,7 @@ from server import (
 )
 from server.flags import settings_of, with_flags
 from server.giving_up import expected, fail
-from server.settings import Settings, origins, unknown_variables
+from server.settings import EMBEDDED, Settings, origins, unknown_variables
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -191,7 +191,7 @@ def look(settings: Annotated[str, typer.Option()]) -> None:
 
 @bench.command("steering")
 def bench_steering(
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE")] = Path("sae_weights/harbor"),
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
     concepts: Annotated[str, typer.Option(help="harbor, general (for real models), or a JSON file.")] = "harbor",
     out: Annotated[Path, typer.Option(help="Folder for JSON, Markdown and charts.")] = Path("steering-report"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

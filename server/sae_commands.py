@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.giving_up import fail
+from server.settings import EMBEDDED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,9 +108,9 @@ def train(
     dataset: Annotated[str | None, typer.Option(help="A dataset of the hub, or a folder of one.")] = None,
     split: Annotated[str, typer.Option(help="Of the dataset.")] = "train",
     column: Annotated[str | None, typer.Option(help="Of the dataset: text, messages or conversation.")] = None,
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", help="Whose model, and layer.")] = Path(
-        "sae_weights/harbor"
-    ),
+    bundle: Annotated[
+        Path, typer.Option(envvar="TILLER_BUNDLE", help="Whose model, and layer.", show_default="harbor")
+    ] = EMBEDDED,
     model: Annotated[str | None, typer.Option(help="Folder or hub id, instead of the bundle's.")] = None,
     hook: Hook = None,
     start: Annotated[
@@ -194,7 +195,7 @@ def train(
 @app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE")] = Path("sae_weights/harbor"),
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
     labels: Annotated[bool, typer.Option("--labels", help="The catalogue, too, as Neuronpedia exports it.")] = False,
 ) -> None:
     """Write a bundle's SAE as SAELens reads it.
@@ -298,7 +299,7 @@ def rollback(
 @app.command("eval")
 def evaluate(
     place: Annotated[str | None, typer.Argument(help="An SAE of any known layout; the bundle's if not given.")] = None,
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE")] = Path("sae_weights/harbor"),
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
     model: Annotated[str | None, typer.Option(help="Instead of the bundle's model.")] = None,
     hook: Hook = None,
     k: K = None,

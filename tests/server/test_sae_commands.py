@@ -352,3 +352,9 @@ def test_neither_is_trained_on(v5, transcoder, gpt2, bundle, tmp_path):
         with pytest.raises(SteeringError, match=said):
             update(work)
         assert Lookout(settings, lambda *_: pytest.fail("no update may be asked for")).look() == []
+
+
+def test_the_embedded_bundle_is_found_from_wherever_a_command_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tiller("export", tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / "sae_weights.safetensors").exists()
