@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from server.callers import ANYONE, Caller
 from server.engines.engine import Engine, Generation, Sampling
 from server.errors import ApiError, bad_request
-from server.policy import USUAL_POLICY, Admission, Policy, Steered, decide
+from server.policy import USUAL_POLICY, Admission, Policy, Steered, as_much, decide
 from server.protocol import SteeringRequest
 from server.settings import Settings
 from server.store.store import Store
@@ -236,7 +236,7 @@ class Tiller:
     async def _like(self, spec: SteeringSpec, caller: Caller) -> Preset | None:
         """The preset that a caller sees and whose features these are, all of them as much more or less."""
         for preset in await self.presets(caller) if spec.features else ():
-            if preset.steering.unit == spec.unit and _as_much(spec, preset.steering):
+            if preset.steering.unit == spec.unit and as_much(spec, preset.steering):
                 return preset
         return None
 
@@ -333,16 +333,6 @@ class Tiller:
             param="steering.preset",
             code="unknown_preset",
         )
-
-
-def _as_much(spec: SteeringSpec, other: SteeringSpec) -> bool:
-    """Whether two specs have the same features, the strengths of one all the same multiple of the other's."""
-    mine, theirs = ({(f.id, f.mode): f.strength for f in s.features} for s in (spec, other))
-    if mine.keys() != theirs.keys() or not all(theirs.values()):
-        return False
-    factors = [mine[name] / theirs[name] for name in mine]
-    same = max(factors) - min(factors) <= 1e-3 * max(1.0, abs(max(factors)))
-    return same and min(factors) >= 0 and (max(factors) == 1 or all(mode == "add" for _, mode in mine))
 
 
 def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:

@@ -26,11 +26,11 @@ from server.engines.engine import Engine, Generation, Piece
 from server.errors import ApiError
 from server.keys import Role
 from steering.calibration import dose_at
-from steering.catalogue import Applied, Bundle, Resolved, dose_of, knots_of
+from steering.catalogue import Applied, Bundle, Feature, Resolved, dose_of, knots_of
 from steering.composition import BROKEN, STRAINED, Composition
 from steering.edits import ResolvedIntervention, as_vector
 from steering.errors import SteeringError
-from steering.spec import Preset
+from steering.spec import Preset, SteeringSpec
 
 Kinds = Literal["presets", "measured", "named", "any"]
 SAME = 0.7
@@ -167,6 +167,16 @@ class Admission:
                 yield piece
 
 
+def as_much(spec: SteeringSpec, other: SteeringSpec) -> bool:
+    """Whether two specs have the same features, the strengths of one all the same multiple of the other's."""
+    mine, theirs = ({(f.id, f.mode): f.strength for f in s.features} for s in (spec, other))
+    if mine.keys() != theirs.keys() or not all(theirs.values()):
+        return False
+    factors = [mine[name] / theirs[name] for name in mine]
+    same = max(factors) - min(factors) <= 1e-3 * max(1.0, abs(max(factors)))
+    return same and min(factors) >= 0 and (max(factors) == 1 or all(mode == "add" for _, mode in mine))
+
+
 class NotDecided(RuntimeError):
     """A bug: a request has come to the engine by a way of its own."""
 
@@ -185,6 +195,9 @@ def _bounded(bounds: Bounds, caller: Caller, steered: Steered) -> Iterable[Rule]
     for a in added:
         if not _steers(bounds.steers, a):
             yield Rule("kind", f"{a.feature.id!r}: a {role!r} {MAY[bounds.steers]}", "steering.features")
+    if bounds.steers == "presets" and not _as_they_are(steered):
+        says = f"a {role!r} {MAY[bounds.steers]}, all of a preset's features as much more or less"
+        yield Rule("kind", says, "steering.features")
     if not bounds.vectors and any(a.vector for a in applied):
         yield Rule(
             "vectors", f"a {role!r} does not steer by vectors; that takes a researcher's key", "steering.features"
@@ -193,6 +206,8 @@ def _bounded(bounds: Bounds, caller: Caller, steered: Steered) -> Iterable[Rule]
     if bounds.layers is not None and len(layers) > bounds.layers:
         yield Rule("layers", f"{len(layers)} layers at once; a {role!r} steers at most {bounds.layers}")
     load, push = steered.composition.load, max(steered.resolved.push_norm.values(), default=0.0)
+    more_load, more_push = _multiplied(steered)
+    load, push = load + more_load, push + more_push
     scale = steered.resolved.spec.scale
     for name, value, most in (("load", load, bounds.load), ("push", push, bounds.push)):
         if most is not None and not value <= most + SLACK:
@@ -215,6 +230,38 @@ def _steers(kinds: Kinds, a: Applied) -> bool:
     return kinds == "any" or (kinds == "named" and bool(a.feature.label or a.vector))
 
 
+def _as_they_are(steered: Steered) -> bool:
+    """Whether a spec is whole presets, each as strong as it is or weaker or stronger, never turned round, where they steer."""
+    spec, theirs = steered.resolved.spec, [p.steering for p in steered.presets]
+    known = {f.id for s in theirs for f in s.features}
+    if any(f.id not in known for f in spec.features) or spec.scale < 0:
+        return False
+    for one in theirs:
+        ids = {f.id for f in one.features}
+        mine = spec.model_copy(update={"features": tuple(f for f in spec.features if f.id in ids)})
+        if spec.unit != one.unit or not as_much(mine, one):
+            return False
+    return not theirs or spec.scope in {s.scope for s in theirs}
+
+
+def _multiplied(steered: Steered) -> tuple[float, float]:
+    """By how much load and push grow where features that are multiplied, or turned round, are as active as they get.
+
+    What is taken away is there already and goes to nothing, so a gate between 0 and 1 adds nothing.
+    """
+    bundle, extra, doses = steered.bundle, [], []
+    for a, item in _items(steered):
+        if 0 <= item.gate <= 1 + SLACK:
+            continue
+        raw = -item.gate * a.feature.typical_max
+        extra.append(raw * _direction(item, bundle))
+        doses.append(dose_at(raw, knots_of(a.feature, dose_of(a.feature, bundle.info))) * _direction(item, bundle))
+    if not extra:
+        return 0.0, 0.0
+    push = float(torch.stack(extra).sum(0).norm()) / bundle.info.typical_norm
+    return float(torch.stack(doses).sum(0).norm()), push
+
+
 def _limited(policy: Policy, caller: Caller, steered: Steered) -> Iterable[Rule]:
     for limit in policy.limit:
         if caller.role in limit.roles and (says := _broken(limit, steered)):
@@ -224,7 +271,7 @@ def _limited(policy: Policy, caller: Caller, steered: Steered) -> Iterable[Rule]
 
 def _broken(limit: Limit, steered: Steered) -> str:
     """What a spec does that a limit does not let it; empty if nothing."""
-    bundle, raw = steered.bundle, 0.0
+    bundle, raw, least = steered.bundle, 0.0, max(ALIKE, 4 / steered.bundle.sae.d_in**0.5)
     found = bundle.numbered.get(int(n)) if (n := limit.feature.rpartition("/")[2]).isdecimal() else None
     here = found and limit.feature == found.id
     for a, item in _items(steered):
@@ -236,15 +283,24 @@ def _broken(limit: Limit, steered: Steered) -> str:
             if found and here
             else 0.0
         )
-        if abs(cosine) < max(ALIKE, 4 / bundle.sae.d_in**0.5):
+        if abs(cosine) < least:
             continue
         raw += item.target * cosine
         if abs(cosine) >= SAME and (says := _gated(limit, a, item)):
             return says
-    dose = dose_at(raw, knots_of(found, dose_of(found, bundle.info))) if found and here else raw
-    if not limit.low - SLACK <= dose <= limit.high + SLACK:
-        return f"what points its way comes to a dose of {dose:+.2f}; {limit.low:g} to {limit.high:g} is allowed"
+    for whole in (raw, _together(steered, found, least) if found and here else 0.0):
+        dose = dose_at(whole, knots_of(found, dose_of(found, bundle.info))) if found and here else whole
+        if not limit.low - SLACK <= dose <= limit.high + SLACK:
+            return f"what points its way comes to a dose of {dose:+.2f}; {limit.low:g} to {limit.high:g} is allowed"
     return ""
+
+
+def _together(steered: Steered, limited: Feature, least: float) -> float:
+    """How far all that pushes goes the limited feature's way, if it does so by more than chance: many that hardly do can."""
+    pushes = [item.target * _direction(item, steered.bundle) for _, item in _items(steered)]
+    total = torch.stack(pushes).sum(0) if pushes else torch.zeros(steered.bundle.sae.d_in)
+    along = float(total @ steered.bundle.sae.W_dec[limited.row].float().cpu())
+    return along if abs(along) >= least * float(total.norm()) else 0.0
 
 
 def _gated(limit: Limit, a: Applied, item: ResolvedIntervention) -> str:

@@ -105,6 +105,46 @@ def test_a_limit_holds_whichever_way_its_feature_comes(bundle, policy, items, br
     assert rule(policy, "admin", steered(bundle, *items)) is None
 
 
+def test_a_limit_holds_against_many_that_each_hardly_point_its_way(bundle):
+    cosines = (bundle.sae.W_dec @ bundle.sae.W_dec[1]).tolist()
+    weak = [i for i in range(7, 40) if 0.02 < abs(cosines[i]) < 0.3]
+    items = [(f"b/{i}", 0.5 if cosines[i] > 0 else -0.5, "add") for i in weak]
+    lenient = UP.model_copy(update={"roles": {"researcher": Bounds()}})
+    assert len(items) > 12
+    assert rule(lenient, "researcher", steered(bundle, *items)) == "limit"
+    assert rule(lenient, "researcher", steered(bundle, *((i, -s, m) for i, s, m in items))) is None
+    assert rule(lenient, "researcher", steered(bundle, *((i, 0.5, m) for i, _, m in items[:6]))) is None
+
+
+@pytest.mark.parametrize(
+    ("strength", "mode", "refused"),
+    [
+        (100.0, "scale", "load"),
+        (-20.0, "scale", "load"),
+        (1.3, "scale", None),
+        (0.0, "scale", None),
+        (0.0, "ablate", None),
+    ],
+)
+def test_what_multiplies_counts_towards_load_and_push(bundle, strength, mode, refused):
+    items = [(f"b/{i}", strength, mode) for i in (11, 13)]
+    assert rule(Policy(), "user", steered(bundle, *items)) == refused
+
+
+def test_presets_as_they_are_is_what_it_says(bundle):
+    preset = Preset(id="p", name="p", steering=SteeringSpec(features=(Intervention(id="b/11", strength=0.4), Intervention(id="b/13", strength=0.3))))  # fmt: skip
+    mine = lambda *items, **more: rule(Policy(), "viewer", steered(bundle, *items, presets=(preset,), **more))  # noqa: E731
+    whole = (("b/11", 0.4, "add"), ("b/13", 0.3, "add"))
+    assert mine(*whole) is None
+    assert mine(*whole, scale=0.5) is None
+    assert mine(("b/11", 0.2, "add"), ("b/13", 0.15, "add")) is None
+    assert mine(*whole, scale=-1.0) == "kind"
+    assert mine(("b/11", 0.4, "add"), ("b/13", 0.0, "add")) == "kind"
+    assert mine(("b/11", -0.4, "add"), ("b/13", -0.3, "add")) == "kind"
+    assert mine(("b/11", 0.4, "ablate"), ("b/13", 0.3, "ablate")) == "kind"
+    assert mine(("b/11", 0.4, "add")) == "kind"
+
+
 def test_a_limit_holds_through_the_master_scale_a_vector_and_a_retired_number(bundle):
     lenient = UP.model_copy(update={"roles": {"researcher": Bounds()}})
     assert rule(lenient, "researcher", steered(bundle, ("b/1", 0.3, "add"), scale=2.0)) == "limit"
