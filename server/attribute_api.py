@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from server import answers
 from server.analyze_api import Looked
-from server.choice import Tiller
-from server.errors import bad_request
+from server.choice import GUARDED, Tiller
+from server.engines.engine import Generation
+from server.errors import ApiError, bad_request
 from server.openapi import wire
 from server.protocol import messages_of, parse
 from steering.catalogue import Bundle
@@ -33,7 +34,7 @@ class AttributeRequest(Looked):
     top_k: int = Field(default=10, ge=1, le=64)
 
 
-@router.post("/attribute", openapi_extra=wire(answers.analysis.Attribution, 404, 429, takes=AttributeRequest))
+@router.post("/attribute", openapi_extra=wire(answers.analysis.Attribution, 403, 404, 429, takes=AttributeRequest))
 async def attribute_token(request: Request) -> dict[str, Any]:
     """The features that make for a token, by gradient and by trial."""
     body = parse(AttributeRequest, await request.body())
@@ -48,6 +49,7 @@ async def attribute_token(request: Request) -> dict[str, Any]:
         raise bad_request(
             f"{len(ids)} tokens; at most {longest} can be explained", param="text" if body.text else "messages"
         )
+    await _guarded(tiller, ids)
     found = await tiller.engine.study(
         lambda model: attribute(
             model, bundle.sae, bundle.info.hook, ids, target=target, against=against, tried=max(20, body.top_k)
@@ -56,6 +58,15 @@ async def attribute_token(request: Request) -> dict[str, Any]:
     return {"object": "attribution", "model": tiller.model, "revision": bundle.info.revision} | told_of(
         found, bundle, tokenizer, ids, body.top_k
     )
+
+
+async def _guarded(tiller: Tiller, ids: list[int]) -> None:
+    """Raise ApiError for what the server does not answer: asked for the next token again and again, this would say it."""
+    if tiller.watch is None:
+        return
+    verdict = await tiller.watch.before(Generation(tuple(ids), (False,) * len(ids), steer_new=False))
+    if verdict.outcome == "refused":
+        raise ApiError(403, GUARDED["refused"], code="prompt_refused", param=None, kind="permission_error")
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerFast, text: str | None, messages: list[Message] | None) -> list[int]:

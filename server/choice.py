@@ -17,7 +17,7 @@ from server.errors import ApiError, bad_request
 from server.policy import USUAL_POLICY, Admission, Policy, Steered, as_much, decide
 from server.protocol import SteeringRequest
 from server.settings import Settings
-from server.store.store import Store
+from server.store.store import Store, Unavailable
 from server.watch import Verdict, Watch
 from steering.catalogue import Applied, Bundle, Catalogue, Resolved
 from steering.chat import EncodedChat
@@ -235,7 +235,13 @@ class Tiller:
 
     async def _like(self, spec: SteeringSpec, caller: Caller) -> Preset | None:
         """The preset that a caller sees and whose features these are, all of them as much more or less."""
-        for preset in await self.presets(caller) if spec.features else ():
+        if not spec.features:
+            return None
+        try:
+            known = await self.presets(caller)
+        except Unavailable:  # the bundle's are here, and what a role may steer by itself needs none
+            known = [*self.bundle.presets]
+        for preset in known:
             if preset.steering.unit == spec.unit and as_much(spec, preset.steering):
                 return preset
         return None
@@ -252,7 +258,7 @@ class Tiller:
     async def _default(self, asked: SteeringRequest, preset: Preset | None, caller: Caller) -> Preset | None:
         """What the operator steers where nothing else is said; whoever names a preset has said something else."""
         name = caller.default_preset or self.settings.default_preset
-        if name is None or preset is not None or not asked.default:
+        if not name or preset is not None or not asked.default:
             return None
         found = await self.preset(name)
         if found is None:

@@ -57,9 +57,10 @@ class NamedEdit(BaseModel):
     by: str | None = Field(default=None, max_length=256)
     at: int = 0
 
-    def edited(self) -> Edited:
-        """As the store keeps it."""
-        return Edited.model_validate(self.model_dump(exclude={"id"}))
+    def edited(self, *, by: str | None = None) -> Edited:
+        """As the store keeps it; said `by` whoever brings it, if that is given."""
+        said = self.model_dump(exclude={"id"})
+        return Edited.model_validate(said | ({} if by is None else {"by": by}))
 
 
 class OneVote(BaseModel):

@@ -89,24 +89,31 @@ async def import_user(request: Request) -> dict[str, Any]:
     await asyncio.to_thread(_check, tiller, document)
     caller = caller_of(request)
     person = caller.named(document.user)
-    for i, preset in enumerate(document.presets):
-        await _allowed(tiller, preset.id, f"presets.{i}", caller)
-        with placed(f"presets.{i}"):
-            tiller.allowed(tiller.resolve(preset.steering, preset.pins), caller)
+    presets = [await _brought(tiller, p, i, document.user, caller) for i, p in enumerate(document.presets)]
     if document.vectors and not caller.may("researcher"):
         raise ApiError(
             403, "vectors take a researcher's key", code="role_too_low", param="vectors", kind="permission_error"
         )
     whose = {"tenant": caller.tenant, "owner": caller.owner}
     kept = Kept(
-        presets=tuple(p.model_copy(update=whose) for p in document.presets),
-        edits={number_of(f.id): f.edited() for f in document.features},
+        presets=tuple(p.model_copy(update=whose) for p in presets),
+        edits={number_of(f.id): f.edited(by=None if caller.may("admin") else person) for f in document.features},
         vectors=tuple(document.vectors),
         said=tuple(s.said() for s in document.votes),
     )
     done = await _restored(tiller, person, kept, replace=document.replace)
     await request.app.state.swap.relabel()
     return {"object": "import", "user": document.user, "counts": _counts(done)}
+
+
+async def _brought(tiller: Tiller, preset: Preset, i: int, user: str | None, caller: Caller) -> Preset:
+    """A preset of one's own export. Measurements and vectors are believed of a researcher alone: others would bring any."""
+    await _allowed(tiller, preset.id, f"presets.{i}", caller)
+    with placed(f"presets.{i}"):
+        if not caller.may("researcher"):
+            return await checked(tiller, preset, user=user, caller=caller)
+        tiller.allowed(tiller.resolve(preset.steering, preset.pins), caller)
+        return preset
 
 
 async def _importable(tiller: Tiller, bundle: PresetBundle, i: int, user: str | None, caller: Caller) -> Preset | None:

@@ -81,7 +81,7 @@ async def get_job(request: Request, job_id: str) -> dict[str, Any]:
 async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str, Header()] = "0") -> Response:
     """What happens, as it happens: `metric`, `log` and `state`; `Last-Event-ID` goes on after an event."""
     await _found(request, job_id)
-    if not last_event_id.isdecimal():
+    if not (last_event_id.isdecimal() and len(last_event_id) < 19):
         raise bad_request("Last-Event-ID must be the number of an event", param="Last-Event-ID")
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(

@@ -5,8 +5,12 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+import structlog
+
 from server import logs
 from server.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 if TYPE_CHECKING:
     from server.choice import Tiller
@@ -36,7 +40,31 @@ async def opened(settings: Settings) -> "Tiller":
         await store.close()
         raise
     watch = await watch_of(settings, engine, bundle.info.hook)
-    return Tiller(engine, Catalogue([bundle.to(engine.device)]), store, settings, revisions, policy, watch)
+    tiller = Tiller(engine, Catalogue([bundle.to(engine.device)]), store, settings, revisions, policy, watch)
+    await _check_names(tiller)
+    return tiller
+
+
+async def _check_names(tiller: "Tiller") -> None:
+    """Hold what the operator names against what there is. Raises SteeringError: a limit on nothing would limit nothing."""
+    from server.policy import BadPolicy
+    from server.store.store import Unavailable
+    from steering.errors import SteeringError
+    from steering.spec import VECTOR
+
+    for limit in tiller.policy.limit:
+        bundle, _, number = limit.feature.rpartition("/")
+        if not limit.feature.startswith(VECTOR) and (bundle != tiller.model or not number.isdecimal()):
+            raise BadPolicy(f"the policy limits {limit.feature!r}, which is no feature of {tiller.model!r}")
+        if number.isdecimal() and int(number) not in tiller.bundle.numbered:
+            log.warning("a limit on a feature that is not in this revision", feature=limit.feature)
+    if name := tiller.settings.default_preset:
+        try:
+            found = await tiller.preset(name)
+        except Unavailable:
+            return
+        if found is None:
+            raise SteeringError(f"no preset {name!r} to steer by default; save it first, or leave default_preset out")
 
 
 async def _transformers(settings: Settings, bundle: "Bundle") -> "TransformersEngine":

@@ -78,8 +78,8 @@ async def replace_preset(
     await may_change(tiller, preset_id, caller)
     wanted = await checked(tiller, wanted, user=user, caller=caller)
     match = if_match.strip('"')
-    if match not in ("", "*") and not match.isdecimal():
-        raise bad_request(f"If-Match must be a preset's version, not {match!r}", param="If-Match")
+    if match not in ("", "*") and not (match.isdecimal() and len(match) < 19):
+        raise bad_request(f"If-Match must be a preset's version, not {match[:64]!r}", param="If-Match")
     try:
         based_on = int(match) if match.isdecimal() else None
         saved = await tiller.store.save_preset(wanted, based_on=based_on)
@@ -98,6 +98,9 @@ async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
     tiller: Tiller = request.app.state.tiller
     held = await may_change(tiller, preset_id, caller_of(request))
+    if held and held.tenant == "" and preset_id in await _defaults(tiller):
+        said = f"{preset_id!r} is steered by default; name another default first, or none"
+        raise ApiError(409, said, code="preset_in_use", param="id")
     if held is None or not await tiller.store.delete_preset(preset_id, held.tenant):
         raise _missing(preset_id)
     await noted(request, "preset deleted", preset=alias(preset_id))
@@ -125,9 +128,20 @@ async def checked(tiller: Tiller, wanted: Preset, *, user: str | None, caller: C
     return tiller.bundle.pinned(mine, kept=kept)
 
 
+async def _defaults(tiller: Tiller) -> set[str]:
+    """Ids of the presets that are steered where a request leaves it open: the server's, and keys'."""
+    keys = await tiller.store.keys()
+    return {p for p in (tiller.settings.default_preset, *(k.default_preset for k in keys)) if p}
+
+
 async def may_change(tiller: Tiller, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
     """What a caller may replace under this id. Raises ApiError for what comes with the model, is for another, or somebody else's."""
     held = await _held(tiller, preset_id, caller)
+    if caller.tenant == "" and not caller.may("admin") and preset_id in await _defaults(tiller):
+        said = (
+            f"{preset_id!r} is what the operator steers by default, and an admin's alone to change; choose another id"
+        )
+        raise ApiError(403, said, code="preset_in_use", param="id", kind="permission_error")
     if held and held.model != tiller.model:
         raise ApiError(
             409,

@@ -27,6 +27,7 @@ from server.guard import Easing, Guard
 from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, SteeringRequest
 from server.rates import NOBODYS, Account
 from server.sealing import Seal, alias
+from server.store.store import Unavailable
 from server.streaming import together
 from server.version import VERSION
 from steering.chat import EncodedChat
@@ -111,6 +112,8 @@ class Reply:
                 most=settings.live_texts,
                 seconds=86_400 * settings.live_days,
             )
+        except Unavailable:  # /health tells it; nobody knows now who has agreed, so nothing is kept
+            return
         except Exception:  # the reply is said; that it could not be kept harms nobody
             log.exception("a conversation could not be kept")
 

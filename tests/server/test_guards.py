@@ -78,6 +78,8 @@ def test_a_forbidden_prompt_is_not_answered_whatever_the_steering(bundle, tmp_pa
             assert answer["steering"]["guards"]["outcome"] == "refused"
             scores.append(answer["steering"]["guards"]["prompt"])
         assert abs(scores[0] - scores[1]) <= 0.005
+        why = httpx.post(f"{address}/v1/attribute", json={"messages": HELLO["messages"]}, timeout=60)
+        assert (why.status_code, why.json()["error"]["code"]) == (403, "prompt_refused")
         other = HELLO | {"messages": [{"role": "user", "content": "zebra"}]}
         assert said(address, other)["choices"][0]["finish_reason"] == "length"
 

@@ -10,6 +10,7 @@ from server.callers import Caller
 from server.choice import Tiller
 from server.errors import ApiError
 from server.keys import ROLES
+from server.opening import opened
 from server.protocol import SteeringRequest
 from server.settings import Settings
 from steering.catalogue import Bundle, Catalogue
@@ -145,3 +146,33 @@ def test_headers_tell_of_a_steered_reply_what_the_body_tells(http):
             assert answer.headers["x-tiller-steering"] == told["hash"]
             assert answer.headers["x-tiller-revision"] == told["revision"]
             assert answer.headers.get("x-tiller-preset") == told["preset"]
+
+
+def test_what_is_steered_by_default_is_the_admins_to_change_and_not_deleted_while_it_is(bundle, tmp_path):
+    saved = {"id": "house", "name": "House", "steering": STEERING, "visibility": "shared"}
+    with serving(bundle, tmp_path, admin_key=ADMIN) as (address, _):
+        admin = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30)
+        asked = {"name": "one", "role": "creator"}
+        with admin, httpx.Client(base_url=address, headers=key_of(admin, asked), timeout=30) as creator:
+            assert creator.post("/v1/presets", json=saved).status_code == 201
+            assert admin.post("/v1/keys", json={"name": "two", "role": "user", "default_preset": "house"}).is_success
+            for answer in (creator.put("/v1/presets/house", json=saved), creator.delete("/v1/presets/house")):
+                assert (answer.status_code, answer.json()["error"]["code"]) == (403, "preset_in_use")
+            assert admin.put("/v1/presets/house", json=saved | {"name": "Home"}).status_code == 200
+            assert admin.delete("/v1/presets/house").status_code == 409
+
+
+def key_of(admin, asked):
+    return {"Authorization": f"Bearer {admin.post('/v1/keys', json=asked).json()['secret']}"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"default_preset": "nowhere"}, "nowhere"), ({"policy": "harbour/16"}, "harbour/16")],
+)
+async def test_a_server_that_names_what_is_not_there_does_not_begin(bundle, tmp_path, given, words):
+    if "policy" in given:
+        given = {"policy": tmp_path / "policy.toml"}
+        given["policy"].write_text('[[limit]]\nfeature = "harbour/16"\nhigh = 0.5\n')
+    with pytest.raises(SteeringError, match=words):
+        await opened(Settings(bundle=bundle, data_dir=tmp_path / "data", **given))

@@ -214,3 +214,4 @@ def test_over_http(bundle, tmp_path):
         assert wrong.status_code == 400
         assert wrong.json()["error"]["param"] == "type"
         assert http.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": "x"}).status_code == 400
+        assert http.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": "9" * 5000}).status_code == 400

@@ -193,3 +193,36 @@ def test_a_revisions_report_does_not_name_presets_that_one_does_not_see():
     assert [g["name"] for g in told["gates"]] == ["identity", "preset:mine"]
     assert (told["presets"], told["job"]) == (["mine"], "job_1")
     assert _visible({}, {"mine"}) == {}
+
+
+def forged(people, **about):
+    """An export with a preset that steers by a direction of one's own, as a retired feature's snapshot."""
+    http = people["owner"]
+    http.post("/v1/presets", json=preset("private"))
+    made = next(p for p in http.get("/v1/export").json()["presets"] if p["id"] == "mine")
+    http.delete("/v1/presets/mine")
+    given = {"id": "small/9999", "label": "anything", "measured": True, "dose": 6.0, "knots": []}
+    snapshot = made["snapshots"][0] | given
+    steering = {"features": [{"id": "small/9999", "strength": 0.5}]}
+    forged = made | {"visibility": "shared", "steering": steering, "snapshots": [snapshot]}
+    return {"version": 1, "model": "small", "presets": [forged], **about}
+
+
+@pytest.mark.parametrize(("who", "status"), [("same tenant", 400), ("owner", 200)])
+def test_a_direction_of_ones_own_comes_in_by_an_import_for_researchers_alone(people, who, status):
+    answer = people[who].post("/v1/import", json=forged(people))
+    assert answer.status_code == status, answer.text
+    if status == 400:
+        assert "small/9999" in answer.json()["error"]["message"]
+    people[who].delete("/v1/presets/mine")
+
+
+def test_nobody_imports_what_another_is_to_have_said(people):
+    said = {"id": "small/3", "label": "planted", "by": "blue/ada", "at": 5}
+    answer = people["same tenant"].post("/v1/import", json={"version": 1, "model": "small", "features": [said]})
+    assert answer.status_code == 200, answer.text
+    mine, theirs = (
+        [f["id"] for f in people[w].get("/v1/export").json()["features"]] for w in ("same tenant", "other tenant")
+    )
+    assert ("small/3" in mine, "small/3" in theirs) == (True, False)
+    people["same tenant"].patch("/v1/features/small/3", json={"label": None})

@@ -155,3 +155,8 @@ def test_presets_survive_a_restart(bundle, tmp_path):
         assert httpx.post(f"{address}/v1/presets", json=MINE).status_code == 201
     with serving(bundle, tmp_path) as (address, _):
         assert httpx.get(f"{address}/v1/presets/mine").json()["name"] == "Mine"
+
+
+def test_a_version_longer_than_any_number_is_refused(http):
+    answer = http.put("/v1/presets/mine", json=MINE, headers={"if-match": "9" * 5000})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "If-Match")
