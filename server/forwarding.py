@@ -27,8 +27,9 @@ class Forward:
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         asked = self._http.build_request(
             request.method,
-            httpx.URL("http://page", raw_path=scope["raw_path"] + query),
+            "http://page/",
             headers=_passed(request.headers.raw),
+            extensions={"target": scope["raw_path"] + query},  # httpx would take out what looks like the way up
             content=await request.body() or None,
         )
         try:

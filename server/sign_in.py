@@ -1,5 +1,6 @@
 """`/sign-in` and `/sign-out`: a key for a cookie, for browsers. Knows one small page; the keyring knows keys."""
 
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from urllib.parse import parse_qs
@@ -12,8 +13,6 @@ from server.errors import ApiError
 from server.keyring import SESSION_DAYS
 
 router = APIRouter(include_in_schema=False)
-LONGEST = 4096
-"""Bytes of a form with a key."""
 
 
 @router.get("/sign-in")
@@ -28,13 +27,13 @@ async def show_sign_in(request: Request) -> Response:
 @router.post("/sign-in")
 async def sign_in(request: Request) -> Response:
     """Take a key and give a cookie."""
-    state, form = request.app.state, (await request.body())[:LONGEST]
+    state, form = request.app.state, await request.body()
     if state.tiller is None:
         return _page("The model is being loaded; try again in a moment.", 503)
     try:
         await state.rates.sign_in(request.client.host if request.client else "")
     except ApiError as error:
-        return _page(f"Too many tries. {error.message.partition('; ')[2].capitalize()}.", 429)
+        return _page(f"Too many tries. {error.message.partition('; ')[2].capitalize()}.", 429, error.headers)
     secret = parse_qs(form.decode("utf-8", "replace")).get("key", [""])[0].strip()
     session = await state.keyring.session(state.tiller.store, secret) if secret else None
     if session is None:
@@ -53,7 +52,9 @@ async def sign_out() -> Response:
     return answer
 
 
-def _page(problem: str, status: int = 200) -> HTMLResponse:
+def _page(problem: str, status: int = 200, headers: Mapping[str, str] | None = None) -> HTMLResponse:
     shown = f'<p role="alert" class="problem">{escape(problem)}</p>' if problem else ""
     text = (files("server") / "sign_in.html").read_text(encoding="utf-8")
-    return HTMLResponse(text.replace("<!-- problem -->", shown), status, {"Cache-Control": "no-store"})
+    return HTMLResponse(
+        text.replace("<!-- problem -->", shown), status, {"Cache-Control": "no-store", **(headers or {})}
+    )

@@ -18,7 +18,7 @@ from server.settings import BadSettings, Settings
 from server.store.sqlite import SqliteStore
 from tests.live import serving, until
 
-ADMIN = "the-first-key-of-this-server"
+ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3, "temperature": 0}
 
 
@@ -232,7 +232,7 @@ def test_a_server_that_others_can_reach_is_refused_without_a_key(tmp_path):
     with pytest.raises(BadSettings, match="tiller keys new"):
         asyncio.run(check(host="0.0.0.0"))
     asyncio.run(check(host="127.0.0.1"))
-    asyncio.run(check(host="0.0.0.0", admin_key="something"))
+    asyncio.run(check(host="0.0.0.0", admin_key="something-long-enough-for-nobody-to-guess"))
 
 
 def test_an_open_server_on_loopback_asks_for_nothing(http):
