@@ -11,7 +11,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
@@ -37,6 +37,7 @@ from server import (
     tracing,
     understanding_commands,
 )
+from server.files import keep_to_us
 from server.flags import settings_of, with_flags
 from server.giving_up import expected, fail
 from server.settings import EMBEDDED, Settings, origins, unknown_variables
@@ -76,6 +77,7 @@ def serve(context: typer.Context, **given: object) -> None:
             f"--workers {settings.workers} needs a store that all of them share: "
             "give --redis-url redis://localhost:6379, or leave --workers out"
         )
+    _keep_to_ourselves(settings)
     listening = _listen(settings)
     port = listening.getsockname()[1]
     logs.begin_command(settings.log, settings.log_level)
@@ -122,6 +124,7 @@ def trainer(
     from server import trainer as training
 
     found = Settings.model_validate_json(settings) if settings else settings_of(**given)
+    _keep_to_ourselves(found)
     logs.begin_command(found.log, found.log_level)
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, lambda *_: stop.set())
@@ -143,6 +146,7 @@ def replica(
     from server.http_server import HttpServer
 
     found, early = Settings.model_validate_json(settings), []
+    _keep_to_ourselves(found)
     logs.begin_command(found.log, found.log_level)
     _let_the_loop_have_its_turn()
 
@@ -172,6 +176,7 @@ def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
 
     found = Settings.model_validate_json(settings)
     _let_threads_sleep()
+    _keep_to_ourselves(found)
     logs.begin_command(found.log, found.log_level)
     do(Jobs(found, patient=True), job_id)
 
@@ -185,6 +190,7 @@ def look(settings: Annotated[str, typer.Option()]) -> None:
     found = Settings.model_validate_json(settings)
     die_with_parent()
     _let_threads_sleep()
+    _keep_to_ourselves(found)
     logs.begin_command(found.log, found.log_level)
     training.look(found)
 
@@ -300,6 +306,13 @@ def _serve_replicas(settings: Settings, listening: socket.socket, address: str) 
             server.run_until_signal(also=[end_trainer, replicas.tell])
     if failed.is_set():
         raise typer.Exit(1)
+
+
+def _keep_to_ourselves(settings: Settings) -> None:
+    """What people said, and what signs their cookies, is for this user alone, whatever the umask was."""
+    os.umask(0o077)
+    with suppress(OSError):  # whoever needs the folder says what is wrong with it
+        keep_to_us(settings.data_dir)
 
 
 def _let_the_loop_have_its_turn() -> None:

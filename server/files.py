@@ -1,6 +1,7 @@
-"""Files that a reader finds whole: the old one or the new, never half of one. Knows nothing of what is in them."""
+"""Files that a reader finds whole, the old one or the new, and that nobody else finds at all. Knows nothing of what is in them."""
 
 import os
+import stat
 from pathlib import Path
 
 
@@ -9,3 +10,22 @@ def write(file: Path, text: str) -> None:
     draft = file.with_name(f".{file.name}.tmp")
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, file)
+
+
+def keep_to_us(folder: Path) -> None:
+    """Have a folder that only we can enter, made now or long ago; one that is another's, or everybody's as /tmp is, stays as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _shut(folder, 0o700)
+
+
+def keep_file_to_us(file: Path) -> None:
+    """Have a file that only we can read. One that is there is not opened: to close it would let go of SQLite's locks."""
+    if not file.exists():
+        file.touch(0o600)
+    _shut(file, 0o600)
+
+
+def _shut(place: Path, mode: int) -> None:
+    now = place.stat()
+    if now.st_uid == os.geteuid() and not now.st_mode & stat.S_ISVTX and now.st_mode & 0o077:
+        place.chmod(mode)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
+from server.files import keep_file_to_us, keep_to_us
 from server.keys import Key
 from server.store import rules
 from server.store.store import (
@@ -69,7 +70,8 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            keep_to_us(path.parent)
+            keep_file_to_us(path)  # what SQLite puts beside it has the same mode
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
         except (OSError, sqlite3.Error) as error:
             raise BadStore(f"cannot open {str(path)!r}: {error}; choose another --data-dir") from error
