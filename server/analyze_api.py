@@ -15,6 +15,7 @@ from server.choice import Tiller
 from server.errors import bad_request
 from server.openapi import wire
 from server.protocol import Finite, Said, messages_of, parse
+from server.rates import Account
 from steering.catalogue import Bundle
 from steering.understand.analyse import Analysis, analyse, compare
 from steering.understand.axes import Axes
@@ -66,7 +67,8 @@ async def analyze_text(request: Request) -> dict[str, Any]:
     bundle = tiller.bundle
     bundle.sae.check_reads()
     rows = None if body.features is None else [tiller.catalogue.find(f)[1].row for f in body.features]
-    passage, stream, cut = await read(tiller, body)
+    account = Account.of(request)
+    passage, stream, cut = await read(tiller, body, account)
 
     def look() -> Analysis:
         return analyse(
@@ -76,14 +78,14 @@ async def analyze_text(request: Request) -> dict[str, Any]:
     found = await asyncio.to_thread(look)
     told = told_of(bundle, found) | {"model": tiller.model, "revision": bundle.info.revision, "truncated": cut}
     if body.other:
-        there, other, _ = await read(tiller, body.other)
+        there, other, _ = await read(tiller, body.other, account)
         told["compared"] = await asyncio.to_thread(
             told_apart, bundle, (passage, stream), (there, other), features=body.limit
         )
     return told
 
 
-async def read(tiller: Tiller, asked: Looked) -> tuple[Passage, Tensor, bool]:
+async def read(tiller: Tiller, asked: Looked, account: Account) -> tuple[Passage, Tensor, bool]:
     """Tokenize what is asked and read its unsteered stream, in stretches as long as the context; whether it was cut."""
     tokenizer = tiller.engine.tokenizer
     whole = await asyncio.to_thread(passage_of, tokenizer, asked)
@@ -91,7 +93,8 @@ async def read(tiller: Tiller, asked: Looked) -> tuple[Passage, Tensor, bool]:
     if all(part == NOBODY for part in passage.part):
         raise bad_request("nobody says anything in it; there is nothing to look at", param="messages")
     head, stretches = in_stretches(tokenizer, passage, tiller.engine.max_model_len)
-    streams = await tiller.engine.record(stretches, tiller.bundle.info.hook)
+    async with account.reading(len(passage.ids)):
+        streams = await tiller.engine.record(stretches, tiller.bundle.info.hook)
     return passage, joined(streams, head), len(whole.ids) > LONGEST
 
 

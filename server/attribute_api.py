@@ -14,6 +14,7 @@ from server.engines.engine import Generation
 from server.errors import ApiError, bad_request
 from server.openapi import wire
 from server.protocol import messages_of, parse
+from server.rates import Account
 from steering.catalogue import Bundle
 from steering.chat import Message, encode_chat
 from steering.understand.attribute import Attributed, attribute, token_of
@@ -50,11 +51,12 @@ async def attribute_token(request: Request) -> dict[str, Any]:
             f"{len(ids)} tokens; at most {longest} can be explained", param="text" if body.text else "messages"
         )
     await _guarded(tiller, ids)
-    found = await tiller.engine.study(
-        lambda model: attribute(
-            model, bundle.sae, bundle.info.hook, ids, target=target, against=against, tried=max(20, body.top_k)
+    async with Account.of(request).reading(len(ids)):
+        found = await tiller.engine.study(
+            lambda model: attribute(
+                model, bundle.sae, bundle.info.hook, ids, target=target, against=against, tried=max(20, body.top_k)
+            )
         )
-    )
     return {"object": "attribution", "model": tiller.model, "revision": bundle.info.revision} | told_of(
         found, bundle, tokenizer, ids, body.top_k
     )

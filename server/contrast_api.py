@@ -12,6 +12,7 @@ from server.choice import Tiller
 from server.errors import bad_request
 from server.openapi import wire
 from server.protocol import Said, messages_of, parse
+from server.rates import Account
 from steering.errors import BadChat
 from steering.understand.contrast import By, Fired, Read, contrast, fired, told
 from steering.understand.passage import Passage, of_chat, of_text
@@ -53,7 +54,8 @@ async def contrast_texts(request: Request) -> dict[str, Any]:
     read = [await passages(tiller, samples, name) for name, samples in (("a", body.a), ("b", body.b))]
     if sum(len(p.ids) for side in read for p in side) > TOGETHER:
         raise bad_request(f"more than {TOGETHER} tokens in all; give fewer or shorter texts", param="a")
-    sides = [await _fired(tiller, side) for side in read]
+    async with Account.of(request).reading(sum(len(p.ids) for side in read for p in side)):
+        sides = [await _fired(tiller, side) for side in read]
     found = await asyncio.to_thread(contrast, *sides, by=body.by)
     return {
         "object": "contrast",

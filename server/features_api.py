@@ -15,6 +15,7 @@ from server.errors import ApiError
 from server.finding import FeatureQuery, Filters, Index, Text, find
 from server.openapi import wire
 from server.protocol import ValidateRequest, parse
+from server.rates import Account
 from steering.catalogue import Bundle, Feature
 from steering.errors import UnknownFeature
 from steering.spec import Preset
@@ -156,7 +157,7 @@ async def _found(request: Request, query: FeatureQuery) -> dict[str, Any]:
     async def read_(text: str, chat: bool) -> tuple[Passage, Tensor]:
         chat = chat and bool(tiller.engine.tokenizer.chat_template)
         asked = Looked(messages=[{"role": "user", "content": text}]) if chat else Looked(text=text, plain=True)
-        passage, stream, _ = await read(tiller, asked)
+        passage, stream, _ = await read(tiller, asked, Account.of(request))
         return passage, stream
 
     hits, start = await find(_index(request, tiller), query, read_), int(query.cursor)

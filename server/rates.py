@@ -38,6 +38,10 @@ class Rates:
         self._storage = _storage(settings)
         self._counts = SlidingWindowCounterRateLimiter(self._storage)
         self._replies: Counter[str] = Counter()
+        self._expected: Counter[str] = Counter()
+        """Tokens that running replies of a key may come to."""
+        self._owed: Counter[str] = Counter()
+        """Tokens that were spent beyond what was left."""
         self._lost_until = 0.0
 
     async def close(self) -> None:
@@ -55,42 +59,55 @@ class Rates:
         if not caller.key or not (most := caller.limits.specs):
             return
         item, key = RateLimitItemPerHour(most), caller.key
-        if await self._try(ONCE, "spec", key, fingerprint):
+        if await self._asked(self._counts.test, ONCE, "spec", key, fingerprint, lost=False):
             await self._hit(item, "specs", key, f"{most} different steerings an hour; those that you had still work")
+            await self._try(ONCE, "spec", key, fingerprint)  # it was let through, and is not new any more
 
     async def tokens(self, caller: Caller, n: int) -> None:
-        """So many tokens were read and written. More than were left are all that were left: a hit beyond would count for nothing."""
-        if n and caller.key and (most := caller.limits.tokens):
-            item = RateLimitItemPerMinute(most)
-            if left := await self._left(item, "tokens", caller.key):
-                await self._try(item, "tokens", caller.key, cost=min(n, left))
+        """So many tokens were read and written. What is more than was left is owed, and paid before the next request."""
+        if not caller.key or not (most := caller.limits.tokens):
+            return
+        item, key = RateLimitItemPerMinute(most), caller.key
+        self._owed[key] += n
+        if self._owed[key] and (paid := min(self._owed[key], await self._left(item, "tokens", key))):
+            self._owed[key] -= paid
+            await self._try(item, "tokens", key, cost=paid)
 
     async def sign_in(self, where: str) -> None:
         """Somebody tries a key. Raises ApiError."""
         await self._hit(SIGN_INS, "sign-ins", where, "10 tries a minute")
 
-    async def room(self, caller: Caller) -> None:
-        """Raise ApiError if no token is left in this minute."""
-        if caller.key and (most := caller.limits.tokens):
-            item = RateLimitItemPerMinute(most)
-            if not await self._left(item, "tokens", caller.key):
-                raise await self._refusal(item, "tokens", caller.key, f"{most} tokens a minute")
+    async def room(self, caller: Caller, expected: int = 0) -> None:
+        """Raise ApiError if no token is left in this minute, beside what is owed and what running replies may come to.
+
+        Where there is room, `expected` tokens are held; give them back to `_expected`.
+        """
+        if not caller.key or not (most := caller.limits.tokens):
+            return
+        item, key = RateLimitItemPerMinute(most), caller.key
+        await self.tokens(caller, 0)
+        left = await self._left(item, "tokens", key)
+        taken = self._owed[key] + self._expected[key]
+        if left - taken <= 0:
+            raise await self._refusal(item, "tokens", key, f"{most} tokens a minute", least=60 * taken / most)
+        self._expected[key] += expected
 
     @asynccontextmanager
-    async def replying(self, caller: Caller) -> AsyncGenerator[None, None]:
-        """Hold a place among the key's replies. Raises ApiError if all are taken."""
-        key, most = caller.key, caller.limits.concurrent
-        if key is None or most is None:
-            yield
-            return
-        if self._replies[key] >= most:
+    async def replying(self, caller: Caller, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
+        """Hold places among the key's replies, and the tokens that they may come to. Raises ApiError if there are not as many."""
+        key, most = caller.key or "", caller.limits.concurrent
+        if key and most is not None and self._replies[key] + places > most:
             metrics.limited.labels("concurrent").inc()
             raise _refused(f"{most} replies at a time", 1)
-        self._replies[key] += 1
+        self._replies[key] += places
+        held = 0
         try:
+            await self.room(caller, expected)
+            held = expected if key and caller.limits.tokens else 0
             yield
         finally:
-            self._replies[key] -= 1
+            self._replies[key] -= places
+            self._expected[key] -= held
 
     async def _hit(self, item: RateLimitItem, what: str, key: str, says: str) -> None:
         if not await self._try(item, what, key):
@@ -114,13 +131,13 @@ class Rates:
             self._lost_until = time.monotonic() + AGAIN
             return lost
 
-    async def _refusal(self, item: RateLimitItem, what: str, key: str, says: str) -> ApiError:
+    async def _refusal(self, item: RateLimitItem, what: str, key: str, says: str, *, least: float = 0.0) -> ApiError:
         metrics.limited.labels(what).inc()
         try:
             wait = (await self._counts.get_window_stats(item, what, key)).reset_time - time.time()
         except Exception:
             wait = 1.0
-        return _refused(says, wait)
+        return _refused(says, max(wait, least))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,14 +162,23 @@ class Account:
             await self.rates.spec(self.caller, fingerprint)
 
     @asynccontextmanager
-    async def replying(self) -> AsyncGenerator[None, None]:
-        """Hold one of the caller's places. Raises ApiError."""
-        async with self.rates.replying(self.caller) if self.rates else nullcontext():
+    async def replying(self, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
+        """Hold some of the caller's places, and the tokens that it may come to. Raises ApiError."""
+        async with self.rates.replying(self.caller, places=places, expected=expected) if self.rates else nullcontext():
             yield
+
+    @asynccontextmanager
+    async def reading(self, tokens: int) -> AsyncGenerator[None, None]:
+        """The model reads so many tokens for the caller, which count as if they were a reply's. Raises ApiError."""
+        async with self.replying(expected=tokens):
+            try:
+                yield
+            finally:
+                await self.spent(tokens)
 
     async def spent(self, tokens: int) -> None:
         """So many tokens were read and written."""
-        if self.rates:
+        if self.rates and tokens:
             await self.rates.tokens(self.caller, tokens)
 
 

@@ -287,7 +287,8 @@ async def _reply(
 
 async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[int, Piece], None]:
     """All choices' pieces as they come, each with its index; however that ends, its tokens are counted."""
-    async with reply.account.replying():
+    n, longest = len(spoken), reply.generation.sampling.max_tokens
+    async with reply.account.replying(places=n, expected=len(reply.generation.ids) + n * longest):
         try:
             async with aclosing(together([reply.generate(s, i) for i, s in enumerate(spoken)])) as pieces:
                 async for index, piece in pieces:

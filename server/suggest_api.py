@@ -11,6 +11,7 @@ from server.analyze_api import Looked, read
 from server.choice import Tiller
 from server.openapi import wire
 from server.protocol import Said, parse
+from server.rates import Account
 from steering.catalogue import Feature
 from steering.understand.analyse import analyse
 from steering.understand.suggest import Proposal, candidates, propose
@@ -43,16 +44,17 @@ async def suggest_steering(request: Request) -> dict[str, Any]:
     tiller: Tiller = request.app.state.tiller
     await tiller.choose(body.model, None)
     if body.wish is None:
-        return await _evoked(tiller, body)
+        return await _evoked(tiller, body, Account.of(request))
     bundle, tokenizer, wish = tiller.bundle, tiller.engine.tokenizer, body.wish
-    found = await tiller.engine.study(lambda model: propose(model, tokenizer, bundle, wish, most=body.limit))
+    async with Account.of(request).reading(len(tiller.engine.encode(wish))):
+        found = await tiller.engine.study(lambda model: propose(model, tokenizer, bundle, wish, most=body.limit))
     return _told(found)
 
 
-async def _evoked(tiller: Tiller, body: SuggestRequest) -> dict[str, Any]:
+async def _evoked(tiller: Tiller, body: SuggestRequest, account: Account) -> dict[str, Any]:
     """What the question itself evokes, a little more of it."""
     able = {f.row: f for f in candidates(tiller.bundle)}
-    passage, stream, _ = await read(tiller, Looked(messages=body.messages))
+    passage, stream, _ = await read(tiller, Looked(messages=body.messages), account)
     found = await asyncio.to_thread(analyse, tiller.bundle, passage, stream, features=200)
     best = [e for e in found.features if e.row in able][: body.limit]
     features = [_item(able[e.row], _middle(able[e.row]), "the question itself evokes it") for e in best]

@@ -14,6 +14,7 @@ from server.contrast_api import TOGETHER, Sample, passages, streams
 from server.errors import ApiError, bad_request
 from server.openapi import wire
 from server.protocol import parse
+from server.rates import Account
 from server.store.store import Conflict
 from steering.dose import Found
 from steering.errors import SteeringError
@@ -54,7 +55,7 @@ async def create_vector(request: Request) -> dict[str, Any]:
     person = caller_of(request).named(body.user)
     if not body.replace and await tiller.store.vector(person, tiller.model, body.name):
         raise _taken(f"there is a vector {body.name!r} already; choose another name, or set replace to true")
-    found = await _direction(tiller, body)
+    found = await _direction(tiller, body, Account.of(request))
     bundle, sizes = tiller.bundle, (len(body.a), len(body.b))
     dose = await _dose(tiller, found)
     vector = vector_of(body.name, body.method, found, dose, bundle.sae, bundle.info, texts=sizes)
@@ -88,11 +89,12 @@ async def delete_vector(request: Request, name: str, user: str = "") -> dict[str
     return {"id": f"vector/{name}", "object": "vector", "deleted": True}
 
 
-async def _direction(tiller: Tiller, body: VectorRequest) -> Direction:
+async def _direction(tiller: Tiller, body: VectorRequest, account: Account) -> Direction:
     sides = [await passages(tiller, samples, name) for name, samples in (("a", body.a), ("b", body.b))]
     if sum(len(p.ids) for side in sides for p in side) > TOGETHER:
         raise bad_request(f"more than {TOGETHER} tokens in all; give shorter texts", param="a")
-    rows = [[mean_row(p, x) for p, x in await streams(tiller, side)] for side in sides]
+    async with account.reading(sum(len(p.ids) for side in sides for p in side)):
+        rows = [[mean_row(p, x) for p, x in await streams(tiller, side)] for side in sides]
     try:
         return await asyncio.to_thread(direction_of, body.method, *rows)
     except SteeringError as error:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from server.callers import Caller
@@ -10,8 +11,10 @@ from server.errors import ApiError
 from server.keys import Allowance
 from server.rates import Rates
 from server.settings import Settings
+from tests.live import serving
 from tests.redis_server import running
 
+ADMIN = "the-first-key-of-this-server-is-long-enough"
 ADA = Caller("user", "t", "ada", Allowance(requests=3, tokens=100, specs=2, concurrent=1), key="key_ada")
 
 
@@ -78,3 +81,60 @@ async def test_a_place_is_given_back_also_by_who_breaks_off(counting):
             raise RuntimeError
     async with rates.replying(ADA):
         pass
+
+
+async def test_a_steering_that_was_refused_is_refused_again(counting):
+    rates = counting()
+    for fingerprint in ("s_a", "s_b", "s_a"):
+        await rates.spec(ADA, fingerprint)
+    for _ in range(3):
+        with pytest.raises(ApiError, match="2 different steerings"):
+            await rates.spec(ADA, "s_c")
+    await rates.spec(ADA, "s_b")
+
+
+async def test_what_was_spent_beyond_the_limit_is_owed_and_the_wait_says_so(counting):
+    rates = counting()
+    await rates.tokens(ADA, 1300)
+    with pytest.raises(ApiError) as refused:
+        await rates.room(ADA)
+    assert int(refused.value.headers["Retry-After"]) >= 60 * 1200 / 100
+    with pytest.raises(ApiError):
+        async with rates.replying(ADA):
+            pass
+    async with rates.replying(replace(ADA, key="key_bob")):
+        pass
+
+
+async def test_replies_at_once_hold_what_they_may_come_to(counting):
+    rates, wide = counting(), replace(ADA, limits=Allowance(tokens=100, concurrent=4))
+    async with rates.replying(wide, expected=160):
+        with pytest.raises(ApiError, match="100 tokens a minute"):
+            async with rates.replying(wide, expected=160):
+                pass
+    async with rates.replying(wide, expected=160, places=4):
+        pass
+    with pytest.raises(ApiError, match="4 replies at a time"):
+        async with rates.replying(wide, places=5):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/analyze", {"text": "the bridge is red and long"}),
+        ("/v1/features/contrast", {"a": ["the bridge is red"] * 4, "b": ["hello there, how are you"] * 4}),
+        ("/v1/attribute", {"text": "the bridge is red and"}),
+    ],
+)
+def test_what_the_model_reads_counts_as_what_it_says(bundle, tmp_path, path, body):
+    with serving(bundle, tmp_path, admin_key=ADMIN) as (address, _):
+        admin = {"Authorization": f"Bearer {ADMIN}"}
+        asked = {"name": "reader", "role": "researcher", "limits": {"tokens": 4}}
+        made = httpx.post(f"{address}/v1/keys", json=asked, headers=admin, timeout=30)
+        assert made.is_success, made.text
+        mine = {"Authorization": f"Bearer {made.json()['secret']}"}
+        first, second = (httpx.post(f"{address}{path}", json=body, headers=mine, timeout=60) for _ in range(2))
+    assert first.status_code == 200, first.text
+    assert (second.status_code, second.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(second.headers["retry-after"]) >= 1
