@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from server.settings import Settings
+from server.settings import Settings, handing
 
 log = structlog.get_logger(__name__)
 LONGEST = 300.0
@@ -38,8 +38,8 @@ def trainer(settings: Settings) -> Iterator[Callable[[], None]]:
 def _keep(settings: Settings, over: threading.Event) -> None:
     pause = 1.0
     while not over.is_set():
-        words = [sys.executable, "-m", "server", "trainer", "--settings", settings.model_dump_json()]
-        child, begun = subprocess.Popen(words, stdin=subprocess.PIPE), time.monotonic()
+        words = [sys.executable, "-m", "server", "trainer"]
+        child, begun = subprocess.Popen(words, stdin=subprocess.PIPE, env=handing(settings)), time.monotonic()
         while child.poll() is None and not over.wait(0.2):
             pass
         if over.is_set():

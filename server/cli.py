@@ -40,7 +40,7 @@ from server import (
 from server.files import keep_to_us
 from server.flags import settings_of, with_flags
 from server.giving_up import expected, fail
-from server.settings import EMBEDDED, Settings, origins, unknown_variables
+from server.settings import EMBEDDED, Settings, handed, origins, unknown_variables
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -107,23 +107,18 @@ def root(
 
 @app.command()
 @with_flags("vllm")
-def trainer(
-    settings: Annotated[
-        str | None, typer.Option(hidden=True, help="All of them, as JSON; ends when stdin does.")
-    ] = None,
-    **given: object,
-) -> None:
+def trainer(**given: object) -> None:
     """Train and update SAEs in the background: do what is in the queue, look whether the text has drifted.
 
     Example: tiller trainer --data-dir ./data --corpus chats.jsonl
     """
     _let_threads_sleep()
-    stop, begun = threading.Event(), threading.Event()
-    if settings:
+    stop, begun, ours = threading.Event(), threading.Event(), handed()
+    if ours:  # whoever began us ends us by the end of our input
         threading.Thread(target=_stop_at_end_of_input, args=(stop, begun), daemon=True).start()
     from server import trainer as training
 
-    found = Settings.model_validate_json(settings) if settings else settings_of(**given)
+    found = ours or settings_of(**given)
     _keep_to_ourselves(found)
     logs.begin_command(found.log, found.log_level)
     for kind in (signal.SIGTERM, signal.SIGINT):
@@ -135,7 +130,6 @@ def trainer(
 
 @app.command(hidden=True)
 def replica(
-    settings: Annotated[str, typer.Option(help="All of them, as JSON.")],
     listening: Annotated[int, typer.Option(help="The socket that all replicas take connections from.")],
     page: Annotated[Path, typer.Option(help="The socket of the page.")],
     late: Annotated[bool, typer.Option("--late", help="Take no connection before the model is there.")] = False,
@@ -145,7 +139,7 @@ def replica(
     from server.forwarding import Forward
     from server.http_server import HttpServer
 
-    found, early = Settings.model_validate_json(settings), []
+    found, early = _handed(), []
     _keep_to_ourselves(found)
     logs.begin_command(found.log, found.log_level)
     _let_the_loop_have_its_turn()
@@ -170,11 +164,11 @@ def replica(
 
 
 @app.command(hidden=True)
-def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
+def job(job_id: str) -> None:
     """Be the process of one job."""
     from server.jobs import Jobs, do
 
-    found = Settings.model_validate_json(settings)
+    found = _handed()
     _let_threads_sleep()
     _keep_to_ourselves(found)
     logs.begin_command(found.log, found.log_level)
@@ -182,12 +176,12 @@ def job(job_id: str, settings: Annotated[str, typer.Option()]) -> None:
 
 
 @app.command(hidden=True)
-def look(settings: Annotated[str, typer.Option()]) -> None:
+def look() -> None:
     """Be one look of the trainer at the drift."""
     from server import trainer as training
     from server.jobs import die_with_parent
 
-    found = Settings.model_validate_json(settings)
+    found = _handed()
     die_with_parent()
     _let_threads_sleep()
     _keep_to_ourselves(found)
@@ -306,6 +300,12 @@ def _serve_replicas(settings: Settings, listening: socket.socket, address: str) 
             server.run_until_signal(also=[end_trainer, replicas.tell])
     if failed.is_set():
         raise typer.Exit(1)
+
+
+def _handed() -> Settings:
+    if (settings := handed()) is None:
+        fail("people do not run this command: `tiller serve` and `tiller trainer` do")
+    return settings
 
 
 def _keep_to_ourselves(settings: Settings) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from server.settings import Settings
+from server.settings import Settings, handing
 
 log = structlog.get_logger(__name__)
 READY = b"ready\n"
@@ -34,10 +34,10 @@ class Replicas:
     def __init__(self, settings: Settings, listening: socket.socket, page: Path) -> None:
         self._over = threading.Event()
         self._children: list[subprocess.Popen[bytes]] = []
-        own = settings.model_copy(update={"trainer": False, "workers": 1})
+        self._own = settings.model_copy(update={"trainer": False, "workers": 1})
         self._n, self._listening, self._drain_seconds = settings.workers, listening, settings.drain_seconds
         self._told: set[int] = set()
-        self._words = [sys.executable, "-m", "server", "replica", "--settings", own.model_dump_json()]
+        self._words = [sys.executable, "-m", "server", "replica"]
         self._words += ["--listening", str(listening.fileno()), "--page", str(page)]
 
     def keep(self, ready: Callable[[], None]) -> bool:
@@ -84,7 +84,8 @@ class Replicas:
         if self._over.is_set():
             return False
         words, pipe = [*self._words, *(["--late"] if late else [])], subprocess.PIPE
-        child = subprocess.Popen(words, stdin=pipe, stdout=pipe, pass_fds=[self._listening.fileno()])
+        given, shared = handing(self._own), [self._listening.fileno()]
+        child = subprocess.Popen(words, stdin=pipe, stdout=pipe, pass_fds=shared, env=given)
         self._children[place : place + 1] = [child]
         assert child.stdout
         with child.stdout:

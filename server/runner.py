@@ -18,6 +18,7 @@ from server.files import write
 from server.jobs import GIVEN, BadJob, Job, Jobs, State
 from server.pausing import end, end_orphan, go_on
 from server.pausing import stop as stand_still
+from server.settings import handing
 
 ATTEMPTS = 3
 LEASE = 5.0
@@ -117,9 +118,16 @@ class Runner:
         """Run the job's process; it dies with this one, as its standard input closes."""
         place = self.jobs.folder / job.id
         (place / "end.json").unlink(missing_ok=True)
-        words = [sys.executable, "-m", "server", "job", job.id, "--settings", self.jobs.settings.model_dump_json()]
+        words = [sys.executable, "-m", "server", "job", job.id]
         with (place / "output.log").open("ab") as output:
-            child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
+            child = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=handing(self.jobs.settings),
+            )
         write(place / "pid", str(child.pid))
         self._attend(job, child, stop)
 

@@ -26,6 +26,8 @@ from steering.spec import MAX_FEATURES
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 """Hosts that only this machine can reach."""
+HANDED = "TILLER_HANDED"
+"""No setting, but all of them, as JSON, from one of our processes to another."""
 EMBEDDED = Path(__file__).parent.parent / "sae_weights" / "harbor"
 
 
@@ -175,6 +177,17 @@ def unknown_variables() -> dict[str, str]:
     known = {variable(name): name for name in Settings.model_fields}
     strange = [name for name in os.environ if name.startswith("TILLER_") and name not in known]
     return {name: _nearest(name, known) for name in sorted(strange)}
+
+
+def handing(settings: Settings) -> dict[str, str]:
+    """The environment of a process of ours that is to have these settings: command lines are for everybody at this machine to read."""
+    return {**os.environ, HANDED: settings.model_dump_json()}
+
+
+def handed() -> Settings | None:
+    """What whoever began this process has handed it; for once, so that what it begins itself does not have it, too."""
+    given = os.environ.pop(HANDED, None)
+    return Settings.model_validate_json(given) if given else None
 
 
 def is_secret(field: str) -> bool:

@@ -11,7 +11,7 @@ import structlog
 
 from server.jobs import Jobs, give_way
 from server.runner import Runner
-from server.settings import Settings
+from server.settings import Settings, handing
 
 log = structlog.get_logger(__name__)
 GRACE = 5.0
@@ -42,9 +42,9 @@ def look(settings: Settings) -> None:
 
 
 def _look_now_and_then(settings: Settings, stop: threading.Event) -> None:
-    words = [sys.executable, "-m", "server", "look", "--settings", settings.model_dump_json()]
+    words = [sys.executable, "-m", "server", "look"]
     while not stop.wait(settings.look_seconds):
-        child = subprocess.Popen(words, stdin=subprocess.PIPE)
+        child = subprocess.Popen(words, stdin=subprocess.PIPE, env=handing(settings))
         while child.poll() is None and not stop.wait(0.2):
             pass
         _end(child)

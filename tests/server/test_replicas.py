@@ -220,6 +220,61 @@ def test_the_page_works_whoever_is_asked_for_it(workers):
         assert "process_completed" in told
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads command lines in /proc")
+def test_the_password_of_redis_stands_in_no_command_line(bundle, tmp_path, url):
+    with Redis.from_url(url) as client:
+        client.acl_setuser(
+            "tiller", enabled=True, passwords=["+very-secret"], keys=["*"], channels=["*"], categories=["+@all"]
+        )
+    port = free_port()
+    given = {"TILLER_REDIS_URL": url.replace("redis://", "redis://tiller:very-secret@"), "TILLER_BUNDLE": str(bundle)}
+    given |= {"TILLER_DATA_DIR": str(tmp_path / "data"), "TILLER_LOOK_SECONDS": "0.5", "OMP_NUM_THREADS": "1"}
+    given |= {"TILLER_JOB_KINDS": f'["{KINDS[0]}"]', "TILLER_TRAINER": "true"}
+    words, env = tiller("serve", "--workers", "2", "--no-browser", "--port", str(port), **given)
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, env=env, stdout=log, stderr=log)
+    found = {}
+
+    def seen():
+        for pid in descendants(process.pid):
+            if words := command_line(pid):
+                found.setdefault(words[3], []).append(b" ".join(words))
+        return {b"replica", b"trainer", b"job", b"look"} <= found.keys()
+
+    try:
+        until(lambda: serves(f"http://127.0.0.1:{port}"), 120)
+        asked = {"type": "count", "config": {"steps": 30, "seconds": 0.2}}
+        assert httpx.post(f"http://127.0.0.1:{port}/v1/jobs", json=asked, timeout=30).status_code == 202
+        until(seen, 120)
+    finally:
+        process.terminate()
+        process.wait(60)
+        with Redis.from_url(url) as client:
+            client.acl_deluser("tiller")
+    assert not [line for lines in found.values() for line in lines if b"very-secret" in line]
+
+
+def descendants(pid):
+    """All processes below one."""
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            below = file.read_text().split()
+        except OSError:
+            continue
+        for child in below:
+            yield int(child)
+            yield from descendants(int(child))
+
+
+def command_line(pid):
+    """Its words, if it is one of ours."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    return words if words[1:3] == [b"-m", b"server"] else None
+
+
 def test_what_is_wrong_is_said_once(bundle, tmp_path, url):
     result = run(
         "serve", "--workers", "2", "--no-browser", "--port", "0", "--redis-url", url, "--bundle", str(tmp_path)

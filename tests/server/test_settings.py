@@ -4,9 +4,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from server import configuration
-from server.settings import BadSettings, Settings, flag, is_secret, origins, read, variable
+from server.settings import HANDED, BadSettings, Settings, flag, handed, handing, is_secret, origins, read, variable
 from tests.server.test_cli import run
 
 PAGE = Path(__file__).parent.parent.parent / "docs/configuration.md"
@@ -169,3 +170,18 @@ def test_the_page_is_the_same_on_every_machine():
 
 def test_the_shell_sees_no_difference_between_the_command_and_the_page():
     assert run("config", "--reference").stdout == PAGE.read_text()
+
+
+def test_what_one_process_hands_another_is_all_but_its_secrets_and_for_once(monkeypatch):
+    settings = Settings(port=7, redis_url="redis://:password@h", label_key=SecretStr("a-secret"), corpus=(Path("a"),))
+    given = handing(settings)
+    assert "a-secret" not in given[HANDED]
+    monkeypatch.setenv(HANDED, given[HANDED])
+    assert handed() == settings.model_copy(update={"label_key": None})
+    assert handed() is None
+
+
+@pytest.mark.parametrize("words", [["look"], ["job", "job_1"], ["replica", "--listening", "3", "--page", "p"]])
+def test_what_people_do_not_run_says_so(words):
+    result = run(*words)
+    assert (result.returncode, "people do not run this" in result.stderr) == (1, True), result.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from server.settings import handing
 from tests.server.trained import WORDS, chats, live, place, settings
 
 __all__ = ["place"]
@@ -21,8 +22,8 @@ def trainer(place):
     (place / "data").mkdir()
     live(place, chats(place / "x.jsonl", WORDS, 250, seed=3))
     found = settings(place, look_seconds=1)
-    words = [sys.executable, "-m", "server", "trainer", "--settings", found.model_dump_json()]
-    child = subprocess.Popen(words, stdin=subprocess.PIPE)
+    words = [sys.executable, "-m", "server", "trainer"]
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, env=handing(found))
     try:
         yield child
     finally:
