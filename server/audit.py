@@ -25,8 +25,6 @@ from server.store.store import Store, Unavailable
 FILE = "audit.jsonl"
 FIRST = "0" * 64
 """What the first line takes for the hash before it."""
-SELDOM = 64
-"""Replies after which the head is kept in the store; after everything else it is kept at once."""
 TAIL = 1 << 16
 """Bytes at the end of the file among which the last line is looked for."""
 
@@ -71,11 +69,10 @@ class Audit:
         who = {"tenant": caller.tenant, "owner": caller.owner, "key": caller.key, "role": caller.role}
         entry = {"at": round(time.time(), 3), "act": act, "who": who, **about}
         head = await asyncio.to_thread(self.add, entry)
-        if act != "steered" or head.n % SELDOM == 0:
-            try:
-                await store.set_setting(self.head_setting, str(head))
-            except Unavailable:
-                pass  # the next one is kept
+        try:
+            await store.set_setting(self.head_setting, str(head))
+        except Unavailable:
+            pass  # the next one is kept
 
     def add(self, entry: dict[str, Any]) -> Head:
         """Add a line, after the last one that is whole."""

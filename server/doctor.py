@@ -22,9 +22,10 @@ def doctor(
     bundle: Bundle_ = None,
     port: Annotated[int | None, typer.Option(envvar="TILLER_PORT")] = None,
     data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
 ) -> None:
     """Check what the server needs; exit with 1 if something is missing."""
-    settings = settings_of(bundle=bundle, port=port, data_dir=data_dir)
+    settings = settings_of(bundle=bundle, port=port, data_dir=data_dir, config=config)
     logs.begin_command()
     results = [_check(name, check) for name, check in _checks(settings)]
     raise typer.Exit(0 if all(results) else 1)
@@ -76,6 +77,18 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
 
         return asyncio.run(check())
 
+    def policy() -> str:
+        from server.policy import Policy
+
+        found = Policy.read(settings.policy)
+        return f"{settings.policy or 'the usual one'}, {len(found.limit)} limits"
+
+    def guards() -> str:
+        from steering.probe import Probe
+
+        probe = Probe.load(settings.probe) if settings.probe else None
+        return f"a probe at {probe.hook}" if probe else "no probe"
+
     def port() -> str:
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -89,6 +102,8 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         ("model", model),
         ("data", data),
         ("store", store),
+        ("policy", policy),
+        ("guards", guards),
         ("port", port),
     ]
 

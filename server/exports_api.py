@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import answers, feedback_api, vectors_api
+from server.audit import noted
 from server.callers import Caller, caller_of
 from server.choice import Tiller
 from server.documents import (
@@ -59,6 +60,7 @@ async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
     found = [await _importable(tiller, bundle, i, user or None, caller) for i in range(len(bundle.presets))]
     mine = [p for p in found if p is not None]
     done = await _restored(tiller, caller.person(user) or "", Kept(presets=tuple(mine)), replace=bundle.replace)
+    await noted(request, "imported", entries=len(done))
     results = [{"id": p.id, "result": done.get(f"preset:{p.id}", "unchanged")} for p in bundle.presets]
     return {"object": "list", "data": results, "has_more": False, "next_cursor": None}
 
@@ -103,6 +105,7 @@ async def import_user(request: Request) -> dict[str, Any]:
     )
     done = await _restored(tiller, person, kept, replace=document.replace)
     await request.app.state.swap.relabel()
+    await noted(request, "imported", entries=len(done))
     return {"object": "import", "user": document.user, "counts": _counts(done)}
 
 

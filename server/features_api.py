@@ -9,6 +9,7 @@ from torch import Tensor
 
 from server import answers
 from server.analyze_api import Looked, read
+from server.audit import noted
 from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError
@@ -112,6 +113,7 @@ async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
         bundle.info.name, found.index, asked.changes(), by=caller_of(request).person(asked.user)
     )
     await request.app.state.swap.relabel()
+    await noted(request, "feature edited", feature=found.id, fields=sorted(asked.changes()))
     return _whole(*_named(request, feature_id))
 
 

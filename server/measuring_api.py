@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.audit import noted
 from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError, as_api_error, bad_request
@@ -82,4 +83,5 @@ def _check_prompts(tiller: Tiller, order: SweepOrder) -> None:
 
 async def _begun(request: Request, kind: str, config: dict[str, object]) -> JSONResponse:
     job = await asyncio.to_thread(jobs_of(request).submit, kind, config, by=by_whom(request))
+    await noted(request, "job begun", job=job.id, type=job.type)
     return JSONResponse(job.model_dump(), 202)

@@ -15,11 +15,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from server import answers
+from server.audit import noted
 from server.callers import caller_of
 from server.choice import Tiller
 from server.errors import ApiError
 from server.openapi import wire
 from server.protocol import Said, SteeringRequest, Whole, messages_of, parse
+from server.sealing import alias
 from server.settings import Settings
 from server.store.store import Conflict, Share
 
@@ -62,6 +64,7 @@ async def create_share(request: Request) -> JSONResponse:
         await tiller.store.add_share(share, most=tiller.settings.share_most)
     except Conflict as error:
         raise ApiError(409, f"{error}; try again when some have expired", code="shares_full") from error
+    await noted(request, "shared", share=alias(share.id))
     return JSONResponse(_told(share) | {"key": key}, 201, {"Cache-Control": "no-store"})
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from server import answers
+from server.audit import noted
 from server.callers import caller_of
 from server.choice import Tiller
 from server.contrast_api import TOGETHER, Sample, passages, streams
@@ -15,6 +16,7 @@ from server.errors import ApiError, bad_request
 from server.openapi import wire
 from server.protocol import parse
 from server.rates import Account
+from server.sealing import alias
 from server.store.store import Conflict
 from steering.dose import Found
 from steering.errors import SteeringError
@@ -64,6 +66,7 @@ async def create_vector(request: Request) -> dict[str, Any]:
         await tiller.store.save_vector(person, tiller.model, vector, replace=body.replace, most=MOST)
     except Conflict as error:
         raise _taken(f"{error}; choose another name and replace, or delete one") from error
+    await noted(request, "vector made", vector=alias(vector.id), method=vector.method)
     return _told(vector)
 
 

@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from server.audit import Audit, Broken, Head
+from server.callers import Caller
+from server.store.sqlite import SqliteStore
 from tests.live import serving, until
 
 ADMIN = "the-first-key-of-this-server"
@@ -116,3 +118,15 @@ def test_an_open_server_notes_nothing_for_it_cannot_tell_people_apart(bundle, tm
 def tiller(*words):
     *words, folder = words
     return subprocess.run([sys.executable, "-m", "server", *words, "--data-dir", str(folder)], capture_output=True, text=True)  # fmt: skip
+
+
+async def test_the_last_of_many_replies_cannot_be_cut_off_unnoticed(tmp_path):
+    log, store = Audit(tmp_path), SqliteStore(tmp_path / "store.db")
+    for _ in range(3):
+        await log.note(store, Caller("user", "t", "ada", key="key_ada"), "steered", tokens=1)
+    kept = Head.read(await store.setting(log.head_setting))
+    await store.close()
+    assert log.verify(kept).n == 3
+    log.file.write_text("".join(log.file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(Broken, match="lines are missing"):
+        log.verify(kept)
