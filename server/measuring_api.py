@@ -14,6 +14,7 @@ from server.jobs import Job
 from server.jobs_api import by_whom, jobs_of
 from server.openapi import wire
 from server.protocol import Whole, parse
+from server.rates import Account
 from server.sweeping import SweepOrder, resolved
 from steering.errors import BadChat, SteeringError, UnknownFeature
 
@@ -29,7 +30,7 @@ class CalibrateRequest(BaseModel):
     """How many of the fixed questions; fewer are faster and less sure."""
 
 
-@router.post("/steering/sweep", status_code=202, openapi_extra=wire(Job, 404, takes=SweepOrder))
+@router.post("/steering/sweep", status_code=202, openapi_extra=wire(Job, 404, 429, takes=SweepOrder))
 async def sweep_feature(request: Request) -> Response:
     """Try one feature at several strengths on your prompts; the job's result has the replies and what they are worth."""
     tiller: Tiller = request.app.state.tiller
@@ -43,6 +44,10 @@ async def sweep_feature(request: Request) -> Response:
     except UnknownFeature as error:
         raise ApiError(404, str(error), code="feature_not_found", param="feature") from error
     await asyncio.to_thread(_check_prompts, tiller, order)
+    account = Account.of(request)
+    for wanted in resolved(tiller.bundle, order, tiller.settings):
+        await account.steers(wanted.fingerprint)
+    await account.spent(len(order.strengths) * len(order.prompts) * order.max_tokens)
     return await _begun(request, "sweep", order.model_dump(mode="json"))
 
 

@@ -125,6 +125,7 @@ async def test_replies_at_once_hold_what_they_may_come_to(counting):
         ("/v1/analyze", {"text": "the bridge is red and long"}),
         ("/v1/features/contrast", {"a": ["the bridge is red"] * 4, "b": ["hello there, how are you"] * 4}),
         ("/v1/attribute", {"text": "the bridge is red and"}),
+        ("/v1/steering/sweep", {"feature": "small/1", "strengths": [0.1], "prompts": ["hello"], "max_tokens": 8}),
     ],
 )
 def test_what_the_model_reads_counts_as_what_it_says(bundle, tmp_path, path, body):
@@ -135,6 +136,6 @@ def test_what_the_model_reads_counts_as_what_it_says(bundle, tmp_path, path, bod
         assert made.is_success, made.text
         mine = {"Authorization": f"Bearer {made.json()['secret']}"}
         first, second = (httpx.post(f"{address}{path}", json=body, headers=mine, timeout=60) for _ in range(2))
-    assert first.status_code == 200, first.text
+    assert first.is_success, first.text
     assert (second.status_code, second.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert int(second.headers["retry-after"]) >= 1
