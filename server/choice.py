@@ -94,7 +94,7 @@ class Choice:
     def echo(self) -> dict[str, Any]:
         """What was applied, as every reply carries it."""
         spec = self.resolved.spec
-        told = {} if self.verdict is None else {"guards": self.verdict.told()}
+        told = {} if self.verdict is None else {"guards": self.verdict.told(scores=self.caller.may("researcher"))}
         return (
             told
             | {

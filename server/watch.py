@@ -45,10 +45,10 @@ class Verdict:
     prompt: float | None = None
     """The probe's score of the prompt."""
 
-    def told(self) -> dict[str, str | float | None]:
-        """As every reply carries it."""
-        scores = {"refusal": self.refusal, "prompt": self.prompt}
-        return {"outcome": self.outcome} | {k: v if v is None else round(v, 4) for k, v in scores.items()}
+    def told(self, *, scores: bool = True) -> dict[str, str | float | None]:
+        """As every reply carries it; `scores` are for those who look after the guards: with them others could climb over."""
+        found = {"refusal": self.refusal, "prompt": self.prompt} if scores else {"refusal": None, "prompt": None}
+        return {"outcome": self.outcome} | {k: v if v is None else round(v, 4) for k, v in found.items()}
 
     def of(self, request: Generation) -> Generation:
         """The request as it may be generated."""
