@@ -30,7 +30,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 SECONDS = 180
-KEY = "a-key-for-pictures-alone"
+KEY = "a-key-for-pictures-and-nothing-else"
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -28,6 +28,8 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 """Hosts that only this machine can reach."""
 HANDED = "TILLER_HANDED"
 """No setting, but all of them, as JSON, from one of our processes to another."""
+SHORTEST_KEY = 32
+"""Characters of a key that somebody makes up."""
 EMBEDDED = Path(__file__).parent.parent / "sae_weights" / "harbor"
 
 
@@ -71,7 +73,7 @@ class Settings(BaseSettings):
     prefix_mb: int = Field(default=256, ge=0)
     """How much memory keeps what earlier turns have computed; 0 keeps nothing."""
     admin_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    """A key with the role `admin` that is kept nowhere: the first one of a server that others can reach."""
+    """A key with the role `admin` that is kept nowhere, of 32 characters and more: the first one of a server that others can reach."""
     default_preset: str | None = None
     """A preset that is steered where a request leaves that open; `/v1/me` and every reply tell of it."""
     policy: Path | None = None
@@ -137,6 +139,19 @@ class Settings(BaseSettings):
     job_kinds: tuple[str, ...] = ()
     """More types of job, `name=module:attribute`."""
 
+    @field_validator("admin_key", mode="before")
+    @classmethod
+    def _hard_to_guess(cls, given: object) -> object:
+        """An empty one is none, as compose files and charts leave it."""
+        said = given.get_secret_value() if isinstance(given, SecretStr) else given
+        if not isinstance(said, str) or not (said := said.strip()):
+            return None if said == "" else said
+        if len(said) < SHORTEST_KEY:
+            raise ValueError(
+                f"a key of fewer than {SHORTEST_KEY} characters can be guessed; make one with `openssl rand -hex 24`"
+            )
+        return said
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -158,7 +173,8 @@ def read(**given: object) -> Settings:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field, place = str(problem["loc"][0]), ".".join(map(str, problem["loc"]))
-        where, said = _origin(field, given), problem["msg"][:1].lower() + problem["msg"][1:]
+        said = problem["msg"].removeprefix("Value error, ")
+        where, said = _origin(field, given), said[:1].lower() + said[1:]
         got = "" if is_secret(field) else f" (got {problem['input']!r})"
         raise BadSettings(f"{where}: {place}: {said}{got}") from error
     except SettingsError as error:  # what is no JSON in the environment

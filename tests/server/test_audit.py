@@ -13,7 +13,7 @@ from server.callers import Caller
 from server.store.sqlite import SqliteStore
 from tests.live import serving, until
 
-ADMIN = "the-first-key-of-this-server"
+ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "canary-said"}], "max_tokens": 3, "temperature": 0}
 
 

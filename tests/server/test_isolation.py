@@ -21,7 +21,7 @@ from tests import small
 from tests.live import serving
 from tests.server.test_policy import fuzzed
 
-ADMIN = "the-first-key-of-this-server"
+ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 HOOK, ROWS = "layers.1", 32
 LONG = " ".join(["the bridge is red and long"] * 12)
 HELLO = {"model": "small", "messages": [{"role": "user", "content": LONG}], "max_tokens": 2, "temperature": 0}

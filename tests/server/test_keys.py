@@ -231,6 +231,8 @@ def test_a_server_that_others_can_reach_is_refused_without_a_key(tmp_path):
 
     with pytest.raises(BadSettings, match="tiller keys new"):
         asyncio.run(check(host="0.0.0.0"))
+    with pytest.raises(BadSettings, match="tiller keys new"):
+        asyncio.run(check(host="0.0.0.0", admin_key=""))
     asyncio.run(check(host="127.0.0.1"))
     asyncio.run(check(host="0.0.0.0", admin_key="something-long-enough-for-nobody-to-guess"))
 

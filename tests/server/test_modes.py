@@ -74,7 +74,8 @@ def test_all_that_a_server_its_trainer_and_a_job_write_is_for_us_alone(bundle, t
     words, env = tiller("serve", "--no-browser", **environment)
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
-    assert (out := process.stdout)
+    out = process.stdout
+    assert out
     threading.Thread(target=lambda: said.extend(out), daemon=True).start()
     try:
         until(lambda: any("try" in line for line in said) or process.poll() is not None, 120)

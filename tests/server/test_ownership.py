@@ -6,7 +6,7 @@ import pytest
 from server.saes_api import _visible
 from tests.live import serving
 
-ADMIN = "the-first-key-of-this-server"
+ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2, "temperature": 0}
 STEERING = {"features": [{"id": "small/1", "strength": 0.4}]}
 PEOPLE = {

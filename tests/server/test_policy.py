@@ -28,7 +28,7 @@ from tests.live import serving
 
 ROOT = Path(__file__).parents[2]
 HOOK, WIDTH = "layers.1", 64
-ADMIN = "the-first-key-of-this-server"
+ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2, "temperature": 0}
 
 

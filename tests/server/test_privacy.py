@@ -17,7 +17,7 @@ from server.store.store import LiveText
 from tests import small
 from tests.live import until
 
-ADMIN = "the-first-key-of-this-server"
+ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 STEERING = {"features": [{"id": "small/1", "strength": 0.4}]}
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.halted import halted
 from tests.live import serving, until
 
-ADMIN = "a-long-operator-key"
+ADMIN = "an-operators-key-that-is-long-enough"
 LONG = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 200, "ignore_eos": True}
 
 

@@ -185,3 +185,23 @@ def test_what_one_process_hands_another_is_all_but_its_secrets_and_for_once(monk
 def test_what_people_do_not_run_says_so(words):
     result = run(*words)
     assert (result.returncode, "people do not run this" in result.stderr) == (1, True), result.stderr
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_admin_key_is_none(file, monkeypatch, empty):
+    file("")
+    monkeypatch.setenv("TILLER_ADMIN_KEY", empty)
+    assert read().admin_key is None
+
+
+def test_a_short_admin_key_is_refused_with_a_way_to_make_one_and_is_not_repeated(file, monkeypatch):
+    file("")
+    monkeypatch.setenv("TILLER_ADMIN_KEY", "password")
+    with pytest.raises(BadSettings, match="openssl rand -hex 24") as refused:
+        read()
+    assert str(refused.value).startswith("TILLER_ADMIN_KEY: admin_key: a key of fewer than 32 characters")
+    assert "password" not in str(refused.value)
+    monkeypatch.setenv("TILLER_ADMIN_KEY", f" {'5f' * 24}\n")
+    found = read().admin_key
+    assert found
+    assert found.get_secret_value() == "5f" * 24

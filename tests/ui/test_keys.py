@@ -9,7 +9,7 @@ from tests.live import serving
 from tests.ui.test_page import RANGE, finished, pick, send
 
 pytestmark = pytest.mark.browser
-ADMIN = "the-first-key-of-this-server"
+ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 
 
 @pytest.fixture(scope="module")
