@@ -23,6 +23,12 @@ def test_services_are_reached_from_this_machine_only():
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_every_server_that_others_can_reach_has_a_key_and_the_same():
+    servers = [s for s in COMPOSE["services"].values() if s.get("command", [])[:2] == ["tiller", "serve"]]
+    assert len(servers) == 2
+    assert len({server["environment"]["TILLER_ADMIN_KEY"] for server in servers}) == 1
+
+
 def test_services_name_settings_commands_and_files_that_there_are():
     commands = {c.name or c.callback.__name__ for c in app.registered_commands}
     for service in COMPOSE["services"].values():
