@@ -16,18 +16,28 @@ console, problems = Console(), Console(stderr=True)
 
 @app.command()
 def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
-    """Check that each line follows from the one before, and that none is missing at the end. Exit code 1 if not.
+    """Check that each line follows from the one before, and that none is missing at the end. Exit code 1 if not, or if nobody can tell.
 
     Example: tiller audit verify
     """
     from server.audit import Audit, Broken, Head
 
-    log = Audit(settings_of(data_dir=data_dir).data_dir)
+    place = settings_of(data_dir=data_dir).data_dir
+    if not place.is_dir():
+        fail(f"there is no data directory {str(place)!r}; name yours with --data-dir")
+    log = Audit(place)
     kept = Head.read(with_store(data_dir, redis_url, lambda store: store.setting(log.head_setting)))
     try:
         head = log.verify(kept)
     except Broken as error:
         fail(f"{log.file}: {error}")
+    if kept is None and head.n:
+        fail(
+            f"{log.file}: {head.n} lines, each follows from the one before; but the store keeps no end of a log at this place "
+            "(was the folder moved?), so nobody can tell whether lines are missing at the end"
+        )
+    if head.n == 0:
+        fail(f"{log.file}: there is no log; one is kept where there are keys")
     console.print(
         f"{log.file}: {head.n} lines, each follows from the one before; the last is {head.hash[:16]}…", soft_wrap=True
     )

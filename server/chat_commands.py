@@ -1,6 +1,7 @@
 """`tiller chat` and `tiller presets`: what a persona says, and which there are, without a server."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import typer
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 
 from server import logs
 from server.flags import Bundle_, Device_, Model_, settings_of
@@ -17,7 +18,7 @@ from server.settings import Settings
 
 if TYPE_CHECKING:
     from server.protocol import SteeringRequest
-    from steering.spec import Preset
+    from steering.spec import Intervention, Preset
 
 console = Console()
 
@@ -72,11 +73,9 @@ def presets(
         finally:
             await store.close()
 
-    table = Table("preset", "name", "description", "features")
+    table = Table(Column("preset", no_wrap=True), "name", "description", "features")
     for p in [*opened.presets, *expected(lambda: asyncio.run(saved()))]:
-        table.add_row(
-            p.id, p.name, p.description, ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in p.steering.features)
-        )
+        table.add_row(p.id, p.name, p.description, _shown(p.steering.features))
     console.print(table)
 
 
@@ -116,6 +115,13 @@ async def _both(
     finally:
         await tiller.engine.close()
         await tiller.store.close()
+
+
+def _shown(features: "Sequence[Intervention]") -> str:
+    """The strongest three; a persona has two dozen."""
+    strongest = sorted(features, key=lambda f: -abs(f.strength))[:3]
+    said = ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in strongest)
+    return said + (f" and {len(features) - 3} more" if len(features) > 3 else "")
 
 
 def _steering(preset: str | None, features: list[str]) -> "SteeringRequest":

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from server.callers import ANYONE, Caller
 from server.engines.engine import Engine, Generation, Sampling
 from server.errors import ApiError, bad_request
-from server.policy import USUAL_POLICY, Admission, Policy, Steered, as_much, decide
+from server.policy import USUAL_POLICY, Admission, Policy, Steered, advised, as_much, decide
 from server.protocol import SteeringRequest
 from server.settings import Settings
 from server.store.store import Store, Unavailable
@@ -348,7 +348,7 @@ def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) 
         if not norm <= most:
             raise BadStrength(
                 f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
-                f"lower the strengths, set steering.scale to {scale * most / norm:.2g}, or steering.over_budget to 'cut'"
+                f"lower the strengths, set steering.scale to {advised(scale * most / norm)}, or steering.over_budget to 'cut'"
             )
     for edit in resolved.edits.values():
         # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.

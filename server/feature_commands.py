@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from server.giving_up import expected, fail
 
@@ -75,7 +75,7 @@ def label(
         return into_bundle(settings, lambda ground, t: labelled(ground, order, asked, t), told)
 
     found = _working("naming", work)
-    table = Table("feature", "label", "detection", "fuzzing", "control", "specificity")
+    table = Table(Column("feature", no_wrap=True), "label", "detection", "fuzzing", "control", "specificity")
     for f in [f for f in found.features if f.label][:20]:
         s = f.label_scores
         shown = [s.detection, s.fuzzing, s.control, s.specificity] if s else [None] * 4
@@ -143,7 +143,7 @@ def features(
         problem = error.errors()[0]
         fail(f"--{str(problem['loc'][0]).replace('_', '-')}: {problem['msg']} (got {problem['input']!r})")
     hits = expected(lambda: _found(_settings(bundle, None, model=model), query))
-    table = Table("feature", "label", "score", "fires on", "typical max", "dose 1.0", "kind")
+    table = Table(Column("feature", no_wrap=True), "label", "score", "fires on", "typical max", "dose 1.0", "kind")
     for f, score in hits[:limit]:
         table.add_row(
             f.id,

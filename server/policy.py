@@ -8,6 +8,7 @@ as the feature itself. What was decided is signed, and nothing is generated with
 
 import hashlib
 import hmac
+import math
 import secrets
 import tomllib
 from collections.abc import AsyncGenerator, Iterable
@@ -177,6 +178,14 @@ def as_much(spec: SteeringSpec, other: SteeringSpec) -> bool:
     return same and min(factors) >= 0 and (max(factors) == 1 or all(mode == "add" for _, mode in mine))
 
 
+def advised(scale: float) -> str:
+    """A number of two digits that is not above it, so that whoever follows the advice is let through."""
+    if not (math.isfinite(scale) and scale > 0):
+        return "0"
+    step = 10.0 ** (math.floor(math.log10(scale)) - 1)
+    return f"{math.floor(scale / step + 1e-9) * step:.6g}"
+
+
 class NotDecided(RuntimeError):
     """A bug: a request has come to the engine by a way of its own."""
 
@@ -211,7 +220,7 @@ def _bounded(bounds: Bounds, caller: Caller, steered: Steered) -> Iterable[Rule]
     scale = steered.resolved.spec.scale
     for name, value, most in (("load", load, bounds.load), ("push", push, bounds.push)):
         if most is not None and not value <= most + SLACK:
-            says = f"the {name} is {value:.3g}; a {role!r} goes to {most:g}: lower the strengths, or set steering.scale to {scale * most / value:.2g}"
+            says = f"the {name} is {value:.3g}; a {role!r} goes to {most:g}: lower the strengths, or set steering.scale to {advised(scale * most / value)}"
             yield Rule(name, says)
 
 

@@ -158,8 +158,14 @@ class TransformersEngine:
         prefix_mb: int = 256,
     ) -> "TransformersEngine":
         """Load a folder or a hub id. Raises BadBundle if it is no causal language model with a fast tokenizer."""
-        place = torch.device(_best_device() if device == "auto" else device)
-        kind = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype)
+        try:
+            place = torch.device(_best_device() if device == "auto" else device)
+            torch.empty(0, device=place)
+        except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+            raise BadBundle(f"no device {device!r} here: {str(error).splitlines()[0]}; try auto or cpu") from error
+        kind = (torch.float32 if place.type == "cpu" else "auto") if dtype == "auto" else getattr(torch, dtype, None)
+        if kind not in ("auto", torch.float32, torch.bfloat16, torch.float16):
+            raise BadBundle(f"no dtype {dtype!r}: auto, float32, bfloat16 or float16")
         try:
             config = AutoConfig.from_pretrained(path, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(

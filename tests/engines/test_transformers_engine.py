@@ -250,3 +250,11 @@ def test_saved_model_loads_as_from_a_hub(tmp_path):
     engine = TransformersEngine.load(str(folder / "model"), hooks=[HOOK], device="cpu")
     assert engine.max_model_len == small.CONTEXT
     asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"), [({"device": "tpu"}, "no device 'tpu'"), ({"dtype": "float7"}, "no dtype 'float7'")]
+)
+def test_a_device_or_a_number_that_is_not_there_is_named(tmp_path, wanted, words):
+    with pytest.raises(BadBundle, match=words):
+        TransformersEngine.load(str(tmp_path), hooks=[HOOK], **wanted)

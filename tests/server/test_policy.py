@@ -16,7 +16,7 @@ from server.choice import Tiller
 from server.engines.engine import Sampling
 from server.errors import ApiError
 from server.keys import ROLES
-from server.policy import BadPolicy, Bounds, Limit, NotDecided, Policy, Steered, decide
+from server.policy import BadPolicy, Bounds, Limit, NotDecided, Policy, Steered, advised, decide
 from server.protocol import SteeringRequest
 from server.settings import Settings
 from steering.catalogue import Bundle, BundleInfo, Catalogue, Feature
@@ -331,3 +331,9 @@ def test_the_engine_is_reached_through_the_admission_only():
                 found.append((path.name, ast.unparse(node)))
     engines = {(n, c) for n, c in found if c.endswith("engine.generate")}
     assert engines == {("policy.py", "self.engine.generate")}
+
+
+@pytest.mark.parametrize("scale", [8.299, 0.00641, 123.4, 8.0, 0.999, 1e-7])
+def test_advice_is_never_above_what_is_allowed(scale):
+    assert 0.9 * scale <= float(advised(scale)) <= scale
+    assert advised(float("nan")) == "0"
