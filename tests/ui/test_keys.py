@@ -107,6 +107,62 @@ def test_an_admin_makes_a_key_sees_it_once_and_deletes_it(person, guarded):
     assert httpx.get(f"{guarded}/v1/me", headers={"Authorization": f"Bearer {secret}"}).status_code == 401
 
 
+@pytest.fixture
+def unguarded(browser, tmp_path):
+    """The settings of a server that has no keys yet, and the server's address."""
+    from ui.page import mount
+
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    with serving(small.write_bundle(tmp_path / "bundle"), tmp_path / "data", mount=mount) as (address, _):
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("#cards .card")
+        page.click("#tab-settings")
+        page.wait_for_selector("#new-key")
+        yield page, address
+        context.close()
+
+
+def test_the_first_key_is_an_admins_is_shown_until_it_is_closed_and_signs_its_maker_in(unguarded):
+    page, address = unguarded
+    assert page.locator("#key-role option").all_inner_texts() == ["admin"]
+    assert "The first key is an admin's" in page.inner_text("#key-may")
+    page.fill("#key-name", "me")
+    page.click("#make-key")
+    secret = page.inner_text("#new-secret")
+    assert page.locator("dialog button:text('Copy')").count() == 1
+    assert "signed in with it already" in page.inner_text("#secret-next")
+    assert serious(page) == []
+    page.mouse.click(5, 5)  # beside the dialog
+    page.wait_for_timeout(1500)  # longer than it took until the page went away
+    assert page.inner_text("#new-secret") == secret
+
+    page.click("#secret-done")
+    page.wait_for_selector("[aria-label='Delete the key me']")
+    assert "You are me, with the role admin." in page.inner_text("#keys")
+    assert page.locator("#key-role option").count() == 5
+    assert httpx.get(f"{address}/v1/me", headers={"Authorization": f"Bearer {secret}"}).json()["role"] == "admin"
+    page.reload()
+    page.wait_for_selector("#sign-out")
+    assert secret not in page.content()
+
+
+def test_the_first_key_is_shown_even_where_its_maker_cannot_be_signed_in(unguarded):
+    page, _ = unguarded
+    page.route(
+        "**/sign-in", lambda route: route.fulfill(status=429) if route.request.method == "POST" else route.continue_()
+    )
+    page.fill("#key-name", "me")
+    page.click("#make-key")
+    page.wait_for_selector("#new-secret")
+    assert "do it with this one" in page.inner_text("#secret-next")
+    page.evaluate("import('./page/api.js').then(({ api }) => api('me').catch(() => {}))")
+    page.wait_for_timeout(500)
+    assert page.locator("#new-secret").count() == 1
+    page.click("#secret-done")
+    page.wait_for_url("**/sign-in")
+
+
 def test_a_key_that_is_deleted_takes_its_page_to_the_sign_in(person, guarded):
     page = person(key(guarded, "short"))
     headers = {"Authorization": f"Bearer {ADMIN}"}

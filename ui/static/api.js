@@ -11,8 +11,14 @@ export async function api(path, method = "GET", content, { signal } = {}) {
   return told;
 }
 
-// Who has to sign in is taken there; what was typed waits in this browser.
-const signIn = () => location.assign(`${HERE}sign-in`);
+// Who has to sign in is taken there; what was typed waits in this browser. While something is shown that is told only once, they stay.
+let staying = 0;
+const signIn = () => staying || location.assign(`${HERE}sign-in`);
+
+export async function stayingHere(act) {
+  staying += 1;
+  try { return await act(); } finally { staying -= 1; }
+}
 
 // Whoever watches the connection hears of it.
 function lost(error) {

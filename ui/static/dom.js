@@ -32,11 +32,12 @@ export function keepFocus(root, draw) {
   if (key) root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
 }
 
+// A click beside it closes it, unless it is marked as one that stays.
 export function openDialog(title, ...content) {
   const dialog = el("dialog", { class: "sheet", "aria-label": title },
     el("div", { class: "bar" }, el("h2", {}, title), icon("✕", "Close", () => dialog.close())), ...content);
   dialog.addEventListener("close", () => dialog.remove());
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("click", (event) => { if (event.target === dialog && !("stays" in dialog.dataset)) dialog.close(); });
   document.body.append(dialog);
   dialog.showModal();
   return dialog;
