@@ -1,5 +1,6 @@
 """What may stand in a request: OpenAI's fields, vLLM's extras under vLLM's names, and `steering`. Values only."""
 
+import difflib
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -240,6 +241,8 @@ def parse(kind: type[T], body: bytes) -> T:
         raise bad_request(f"the body is not valid JSON: {error}", param=None, code="invalid_json") from error
     if not isinstance(value, dict):
         raise bad_request("the body must be a JSON object", param=None)
+    if issubclass(kind, GenerationRequest):
+        _check_meant(value.keys() - kind.model_fields)
     return kind.model_validate_json(text, strict=True)
 
 
@@ -263,6 +266,15 @@ def messages_of(messages: list[dict[str, Any]]) -> list[Message]:
 def unsupported(param: str, message: str) -> ApiError:
     """A 400 for something that OpenAI has and this server has not."""
     return bad_request(message, param=param, code="unsupported_parameter")
+
+
+def _check_meant(unknown: set[str]) -> None:
+    """What other servers know is ignored, but what was meant to be steered is not answered unsteered. Raises a 400."""
+    for name in sorted(n for n in unknown if len(n) < 16)[:64]:
+        if name in ("preset", "features"):
+            raise bad_request(f"{name!r} belongs into 'steering'", param=name, code="unknown_field")
+        if difflib.SequenceMatcher(None, name.lower(), "steering").ratio() > 0.8:
+            raise bad_request(f"no field {name!r}; did you mean 'steering'?", param=name, code="unknown_field")
 
 
 def _refuse_constant(name: str) -> float:

@@ -21,6 +21,8 @@ BAD = {
     "unknown bundle": (feature(id="other/1"), "steering.features.0.id", "other/1"),
     "unknown preset": ({"steering": {"preset": "nobody"}}, "steering.preset", "nobody"),
     "two presets": ({"model": "small@bridge", "steering": {"preset": "calm"}}, "steering.preset", "give one"),
+    "steering misspelt": ({"sterring": {"preset": "bridge"}}, "sterring", "did you mean 'steering'"),
+    "preset beside the steering": ({"preset": "bridge"}, "preset", "belongs into 'steering'"),
     "unknown key in steering": ({"steering": {"feature": []}}, "steering.feature", "unknown key"),
     "unknown key in a feature": (feature(strenght=1), "steering.features.0.strenght", "unknown key"),
     "strength as a word": (feature(strength="much"), "steering.features.0.strength", "number"),
