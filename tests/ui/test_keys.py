@@ -160,7 +160,7 @@ def test_the_first_key_is_shown_even_where_its_maker_cannot_be_signed_in(unguard
     page.wait_for_timeout(500)
     assert page.locator("#new-secret").count() == 1
     page.click("#secret-done")
-    page.wait_for_url("**/sign-in")
+    page.wait_for_selector("form[action=sign-in]")
 
 
 def test_a_key_that_is_deleted_takes_its_page_to_the_sign_in(person, guarded):
@@ -185,6 +185,85 @@ def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
     send(page, "hello")
     page.wait_for_selector("text=steers at most 0")
     assert page.locator("#steered-pane .verdict").count() == 1  # what was refused said nothing that could be judged
+
+
+def sign_in(page, secret):
+    page.fill("#key", secret)
+    page.click("button[type=submit]")
+    page.wait_for_selector("#cards .card", state="attached")
+
+
+def kept(page):
+    """All that the page has in the browser, as one text."""
+    return page.evaluate("JSON.stringify([{ ...sessionStorage }, { ...localStorage }])")
+
+
+def chatted(page, words):
+    """Leave something of everything that is kept: sliders, a conversation, a draft."""
+    pick(page)
+    send(page, words)
+    finished(page)
+    page.fill("#message textarea", f"a draft after {words}")
+
+
+def untouched(page, words):
+    return words not in page.content() + kept(page) and page.locator(RANGE).count() == 0
+
+
+def test_nothing_of_who_signs_out_is_left_in_the_browser(person, guarded):
+    page = person(key(guarded, "cleo", role="creator"))
+    chatted(page, "nobody else may read this")
+    other = page.context.new_page()
+    other.goto(guarded)
+    other.wait_for_selector("#cards .card")
+    other.fill("#message textarea", "nor this in another tab")
+    page.click("#tab-settings")
+    page.click("#sign-out")
+    page.wait_for_url("**/sign-in")
+    assert kept(page) == "[{},{}]"
+    other.wait_for_url("**/sign-in")
+    assert kept(other) == "[{},{}]"
+
+    page.go_back()
+    page.wait_for_url("**/sign-in")
+    sign_in(page, key(guarded, "dora", role="creator"))
+    assert untouched(page, "nobody else may read this")
+    assert page.input_value("#message textarea") == ""
+
+
+def test_who_signs_in_after_somebody_whose_key_is_gone_sees_nothing_of_theirs(person, guarded):
+    gone, again = (key(guarded, "flora", role="creator") for _ in range(2))
+    page = person(gone)
+    chatted(page, "for my eyes alone")
+    page.context.clear_cookies()
+    page.reload()
+    sign_in(page, key(guarded, "gina", role="creator"))
+    assert page.locator(RANGE).count() == 0
+    assert "for my eyes alone" not in page.content()
+    assert page.input_value("#message textarea") == ""
+
+    page.context.clear_cookies()
+    page.reload()
+    sign_in(page, again)  # a person is who they are, whichever key they have
+    page.wait_for_selector(RANGE, state="attached")
+    assert "for my eyes alone" in page.inner_text("#steered-pane")
+    assert page.input_value("#message textarea") == "a draft after for my eyes alone"
+
+
+def test_what_was_said_before_the_first_key_stays_its_makers(unguarded):
+    page, _ = unguarded
+    page.click("#tab-chat")
+    chatted(page, "said before")
+    page.click("#tab-settings")
+    page.fill("#key-name", "me")
+    page.click("#make-key")
+    page.click("#secret-done")
+    page.wait_for_selector("#sign-out")
+    page.reload()
+    page.wait_for_selector("#sign-out")
+    page.click("#tab-chat")
+    assert "said before" in page.inner_text("#steered-pane")
+    assert '"tiller.talk"' not in kept(page)
 
 
 def test_two_people_never_see_each_others_personas(person, guarded):

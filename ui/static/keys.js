@@ -1,6 +1,7 @@
 // Keys: who one is here, and, for whoever runs the server, who else may use it. A secret is shown once and kept nowhere.
 import { api, HERE, stayingHere } from "./api.js";
 import { button, confirmed, copyButton, el, openDialog, toast } from "./dom.js";
+import { leave, named } from "./kept.js";
 
 const ROLES = [["viewer", "A viewer chats with personas, looks at features and analyses text."], ["user", "A user also steers by up to eight measured features."], ["creator", "A creator also makes personas, and steers by any feature that has a name."],
   ["researcher", "A researcher steers by anything, vectors of their own too."], ["admin", "An admin also makes keys, runs jobs and publishes revisions."]];
@@ -16,7 +17,7 @@ function mine(who) {
     el("p", {}, "You are ", el("strong", {}, who.owner), who.tenant ? ` of ${who.tenant}` : "", `, with the role ${who.role}.`),
     about.length ? el("p", { class: "muted" }, `Your key has ${about.map(([what, most]) => `${most.toLocaleString("en")} ${what}`).join(", ")}.`) : null,
     who.default_preset ? el("p", { class: "muted" }, `Where you choose nothing, ${who.default_preset} steers.`) : null,
-    el("form", { method: "post", action: `${HERE}sign-out` }, button("Sign out", null, { id: "sign-out", type: "submit" })),
+    el("form", { method: "post", action: `${HERE}sign-out`, onsubmit: leave }, button("Sign out", null, { id: "sign-out", type: "submit" })),
   ].filter(Boolean);
 }
 
@@ -71,7 +72,9 @@ const field = (words, input) => el("label", { class: "field" }, words, input);
 function make(about, first, again) {
   return stayingHere(async () => {
     const { secret } = await api("keys", "POST", about);
-    await told(secret, first ? nextWords(await signedIn(secret)) : "");
+    const inside = first && (await signedIn(secret));
+    await told(secret, first ? nextWords(inside) : "");
+    if (inside) await named();
   }).then(again, (error) => toast(error.message, { problem: true }));
 }
 

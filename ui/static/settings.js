@@ -4,7 +4,7 @@ import { codeBlock, snippets } from "./code.js";
 import { button, confirmed, copyButton, download, el, keepFocus, toast } from "./dom.js";
 import { theme } from "./header.js";
 import { keysCard } from "./keys.js";
-import { keepInBrowser, me, ofBrowser } from "./kept.js";
+import { forget as forgetHere, keepInBrowser, me, ofBrowser } from "./kept.js";
 import { loadPersonas } from "./persona.js";
 import { onChange, redraw } from "./sliders.js";
 
@@ -100,8 +100,7 @@ async function forget() {
 
 async function wipe() {
   if (!(await confirmed("Delete the conversation, the sliders and your name from this browser? Saved personas stay on the server.", "Delete"))) return;
-  for (const storage of [sessionStorage, localStorage]) for (const key of Object.keys(storage)) if (key.startsWith("tiller.")) storage.removeItem(key);
-  window.tiller.forgotten = true;
+  forgetHere();
   location.assign(location.pathname);
 }
 
