@@ -25,6 +25,7 @@ REDRAW = 0.04
 LOOK = 1.0
 """Seconds of silence after which a reply's place in the queue is asked for, and again."""
 ALTERNATIVES = 4
+BROKEN = "The reply broke off here: {}"
 
 
 class Slider(BaseModel):
@@ -96,6 +97,8 @@ class Reply:
     steering: dict[str, Any] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
+    whole: bool = False
+    """Whether its last piece came."""
     before: int | None = None
     """How many are to begin before it, while it waits for room."""
     name: str = field(default_factory=lambda: f"page-{uuid.uuid4().hex}")
@@ -105,14 +108,27 @@ class Reply:
         """Add one chunk of the stream."""
         self.text += chunk.text
         self.steering |= chunk.raw.get("steering") or {}
+        self.whole = self.whole or chunk.finish_reason is not None
         for choice in chunk.raw["choices"]:
             self.tokens += (choice.get("logprobs") or {}).get("content") or ()
 
     def told(self) -> News:
-        """For the page; tokens come with the end, since they weigh more than the text."""
+        """For the page; tokens come with the end, since they weigh more than the text.
+
+        What was done to it is told from the beginning: where the connection breaks there is no end.
+        """
         if not self.ended:
-            return {"text": self.text} if self.text else {"text": "", "before": self.before}
-        return {"text": self.text, "steering": self.steering, "tokens": _pieces(self.tokens)}
+            place = {} if self.text else {"before": self.before}
+            return {"text": self.text, **self._steered(), **place}
+        return {"text": self.text, **self._steered(), "tokens": _pieces(self.tokens), "ended": self.whole}
+
+    def cut(self, why: TillerError) -> News:
+        """For the page, when no more will come of any reply; one that was there in whole stays so."""
+        self.ended = True
+        return self.told() | ({} if self.whole else {"problem": BROKEN.format(why)})
+
+    def _steered(self) -> News:
+        return {"steering": self.steering} if self.steering else {}
 
 
 async def talk(api: AsyncTiller, value: object) -> AsyncGenerator[News, None]:
@@ -160,7 +176,13 @@ async def _growing(
     tasks = [asyncio.create_task(job) for job in jobs]
     try:
         while not (all(r.ended for r in replies.values()) and signal.empty()):
-            await _latest(signal)
+            try:
+                await _latest(signal)
+            except TillerError as error:
+                if not any(r.text for r in replies.values()):
+                    raise  # nothing was said: it is a refusal
+                yield {side: reply.cut(error) for side, reply in replies.items()} | {"done": True}
+                return
             done = all(r.ended for r in replies.values())
             yield {side: reply.told() for side, reply in replies.items()} | ({"done": True} if done else {})
             await asyncio.sleep(REDRAW)
@@ -177,6 +199,8 @@ async def _follow(api: AsyncTiller, body: dict[str, Any], reply: Reply, signal: 
             async for chunk in chunks:
                 reply.take(chunk)
                 signal.put_nowait(None)
+        if not reply.whole:
+            signal.put_nowait(TillerError("the server ended the stream before the reply was whole"))
     except TillerError as error:
         signal.put_nowait(error)
     finally:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from client import AsyncTiller
+from client import AsyncTiller, TillerError
 from client.values import Chunk
 from ui.conversation import Reply, read, talk
 
@@ -51,11 +51,11 @@ def test_rubbish_is_refused_with_a_sentence(wrong):
         read({**FORM, **wrong})
 
 
-def told(value):
+def told(value, api=None):
     """All that the page is told; in a thread, since the browser's tests leave a loop running in this one."""
 
     async def listen():
-        return [news async for news in talk(AsyncTiller("http://127.0.0.1:9/v1", trust_env=False), value)]
+        return [news async for news in talk(api or AsyncTiller("http://127.0.0.1:9/v1", trust_env=False), value)]
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, listen()).result(30)
@@ -74,18 +74,61 @@ def test_a_server_that_is_gone_is_told_as_a_problem():
     assert "cannot be reached" in news[0]["problem"]
 
 
-def test_tokens_and_what_was_applied_are_told_with_the_end():
+def test_what_was_applied_is_told_from_the_beginning_and_tokens_with_the_end():
     reply = Reply()
     token = {"token": "hi", "logprob": -0.10001, "top_logprobs": [{"token": "ho", "logprob": -2.0}]}
     choice = {"delta": {"content": "hi"}, "logprobs": {"content": [token]}}
     reply.take(Chunk.of({"choices": [choice], "steering": {"hash": "s"}}))
-    assert reply.told() == {"text": "hi"}
+    assert reply.told() == {"text": "hi", "steering": {"hash": "s"}}
+    reply.take(Chunk.of({"choices": [{"delta": {}, "finish_reason": "stop"}]}))
     reply.ended = True
     assert reply.told() == {
         "text": "hi",
         "steering": {"hash": "s"},
         "tokens": [{"token": "hi", "logprob": -0.1, "top": [("ho", -2.0)]}],
+        "ended": True,
     }
+
+
+class Breaking:
+    """An API whose steered reply breaks off, with an error or with nothing, while the default one goes on."""
+
+    def __init__(self, error=None, *, first=True):
+        self._error, self._first = error, first
+
+    async def model(self):
+        return "small"
+
+    def sending(self, **headers):
+        return self
+
+    async def stream(self, *, steering=None, **body):
+        if steering is None:
+            yield Chunk.of({"choices": [{"delta": {"content": "good"}}]})
+            await asyncio.sleep(60)
+        await asyncio.sleep(0.1)
+        if self._first:
+            yield Chunk.of({"choices": [{"delta": {"content": "ar"}}], "steering": {"hash": "s"}})
+        else:
+            yield Chunk.of({"choices": [{"delta": {"content": "ar"}}]})
+        if self._error:
+            raise self._error
+
+
+@pytest.mark.parametrize("error", [None, TillerError("the server cannot be reached; is it still running?")])
+def test_replies_that_break_off_say_so_on_both_sides_and_keep_what_was_told(error):
+    *_, last = told(FORM, Breaking(error))
+    assert last["done"]
+    for side, text in (("steered", "ar"), ("default", "good")):
+        assert last[side]["text"] == text
+        assert last[side]["problem"].startswith("The reply broke off here: the server")
+    assert last["steered"]["steering"] == {"hash": "s"}
+
+
+def test_nothing_is_said_of_steering_that_was_never_told():
+    *_, last = told(FORM, Breaking(first=False))
+    assert "steering" not in last["steered"]
+    assert "problem" in last["steered"]
 
 
 def test_tokens_that_make_one_character_together_join_to_the_text():

@@ -51,7 +51,7 @@ const thumbs = (turn) => [[true, "up", "Good reply"], [false, "down", "Bad reply
   icon(sign(name), words, () => thumb(turn, up).catch((error) => toast(error.message, { problem: true })), { "aria-pressed": String(turn.thumb === up) }));
 
 function steeredChips(turn, reply) {
-  const { applied = [], warnings = [], coherence } = reply.steering || {};
+  const { applied, warnings = [], coherence } = reply.steering || {};
   return [verdict(coherence), made(turn, applied), warned(warnings)];
 }
 
@@ -74,8 +74,9 @@ function warned(warnings) {
   return [loud.slice(0, 3).map(said), rest.length ? el("details", { class: "warned" }, el("summary", { class: "chip" }, rest.length === 1 ? "1 note" : `${rest.length} notes`), rest.map(said)) : null];
 }
 
-// What the reply was made with; a click puts the sliders back there.
+// What the reply was made with; a click puts the sliders back there. Of a reply that broke off before that was told nobody knows it.
 function made(turn, applied) {
+  if (!applied) return null;
   if (!applied.length) return chip("not steered");
   const words = applied.map((a) => `${a.label || a.id} ${amount(a)}`);
   const label = turn.persona ? `${turn.persona} ×${turn.asked.scale.toFixed(2)}` : applied.length > FEW ? `${words[0]} + ${applied.length - 1} more` : words.join(" · ");

@@ -19,7 +19,7 @@ function keep() {
   const { busy, waiting, problem, ...kept } = talk;
   keepInTab("talk", kept);
 }
-addEventListener("pagehide", () => window.tiller?.forgotten || keep());
+addEventListener("pagehide", keep);
 
 // What was cut off by a reload says so, and can be asked again.
 for (const turn of talk.turns) for (const side of [turn.default, turn.steered]) if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || "The page was reloaded while this was said." });
@@ -117,12 +117,12 @@ function ended() {
   tell("turns");
 }
 
-// A refusal before the first word gives the text back; what was said until a break is kept.
+// A refusal before the first word gives the text back; what was said until a break is kept, and says so on either side that was not whole.
 function failed(problem) {
   const { turn, before } = talk.busy;
   const said = turn.steered.text || turn.default?.text;
   talk.waiting = "";
-  if (said) turn.steered.problem = problem;
+  if (said) for (const side of [turn.default, turn.steered]) { if (side && !side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`; }
   else {
     talk.turns = [...talk.turns.filter((t) => t !== turn), ...(before ? [before] : [])];
     if (!before && !talk.draft) talk.draft = turn.question;
@@ -153,7 +153,7 @@ async function watch() {
       talk.waiting = waiting ? `the model is busy: ${waiting} ${waiting === 1 ? "request waits" : "requests wait"}` : "thinking…";
       tell("reply");
     } catch (error) {
-      if (error.lost && talk.busy === mine) failed("The connection to the server was lost. What was said is kept; ask again when it is back.");
+      if (error.lost && talk.busy === mine) failed("the connection to the server was lost. What was said is kept; ask again when it is back.");
     }
   }
 }
