@@ -425,6 +425,7 @@ def test_taken_name_is_refused_in_the_page(page):
     page.click("#preset-save")
 
     page.wait_for_function("document.querySelector('.notice').textContent.includes('already')")
+    assert page.inner_text(".notice") == "There is already a persona called “Bridge”: choose another name."
     assert strength(page) == 0.8
 
 

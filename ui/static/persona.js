@@ -60,8 +60,11 @@ function askName() {
 async function create(name) {
   const id = slug(name);
   if (!id) return notice("A persona's name needs a letter or a digit.", true);
-  await stored(() => api("presets", "POST", asPreset(id, name)), id, `Saved “${name}”.`);
+  await stored(() => api("presets", "POST", asPreset(id, name)).catch((error) => { throw taken(error, presetOf(id)?.name ?? name); }), id, `Saved “${name}”.`);
 }
+
+// The API speaks of ids, which nobody sees here.
+const taken = (error, name) => (error.code === "preset_exists" ? new Error(`There is already a persona called “${name}”: choose another name.`) : error);
 
 const overwrite = () => { const p = own(); return stored(() => api(`presets/${p.id}`, "PUT", asPreset(p.id, p.name)), p.id, `Saved “${p.name}”.`); };
 
