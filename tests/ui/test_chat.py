@@ -184,15 +184,36 @@ def test_lost_connection_keeps_what_was_said(browser, tmp_path):
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("#cards .card")
+        pick(page)
         send(page, "hello there")
         page.wait_for_function(GROWING)
+        page.wait_for_function(GROWING.replace("steered", "default"))
     page.wait_for_selector("#steered-pane .problem", timeout=20_000)
 
-    assert "lost" in notes(page, "steered")
-    assert last(page, "steered").strip()
+    for pane in ("default", "steered"):
+        assert "broke off" in notes(page, pane)
+        assert last(page, pane).strip()
+    assert "Bridge ×1.00" in notes(page, "steered")
+    assert "not steered" not in notes(page, "steered")
     assert page.is_enabled("#regenerate")
     page.wait_for_selector("[data-state=lost]")
     context.close()
+
+
+def test_tab_that_could_not_be_loaded_comes_by_itself_when_the_server_is_back(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector("[data-state=ready]")
+    page.route("**/*", lambda route: route.abort())
+    page.click("#tab-settings")
+    page.wait_for_selector("#section-settings .problem")
+    page.wait_for_selector("[data-state=lost]")
+    assert "could not be loaded" in page.inner_text("#section-settings")
+    assert "http" not in page.inner_text("#section-settings")
+    page.unroute("**/*")
+    page.wait_for_selector("#code-blocks pre")
+    assert page.locator("#section-settings .problem").count() == 0
+    page.close()
 
 
 def test_two_people_do_not_see_each_other(opened):

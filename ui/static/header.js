@@ -4,7 +4,7 @@ import { el } from "./dom.js";
 import { ofBrowser } from "./kept.js";
 
 const TABS = [["chat", "Chat"], ["compare", "Compare"], ["features", "Features"], ["map", "Map"], ["analyze", "Analyze"], ["train", "Train"], ["settings", "Settings"]];
-const shown = {};
+const shown = {}, missing = {};
 let list, ready = false;
 
 export function mount(element) {
@@ -44,9 +44,25 @@ async function show(name, how) {
   for (const section of document.querySelectorAll("[role=tabpanel]")) section.hidden = section.id !== `section-${name}`;
   if (name === "chat") return;
   const section = await until(() => document.querySelector(`#section-${name}`));
-  shown[name] ??= import(`./${name}.js`).then((module) => { module.mount(section); return module; }).catch((error) => { shown[name] = null; section.replaceChildren(el("p", { class: "problem", role: "alert" }, `This tab could not be loaded: ${error.message}`)); });
+  shown[name] ??= import(`./${name}.js`).then((module) => { module.mount(section); delete missing[name]; return module; }).catch(() => absent(name, section, how));
   const module = await shown[name];
   module?.opened?.(how);
+}
+
+// A tab whose code did not come says so. At its first failure the server is looked at at once: it is most likely away.
+function absent(name, section, how) {
+  const first = !missing[name];
+  shown[name] = null;
+  missing[name] = { how };
+  if (!first) return;
+  section.replaceChildren(el("p", { class: "problem", role: "alert" }, "This tab could not be loaded. It comes by itself when the server answers again."));
+  dispatchEvent(new Event("offline"));
+}
+
+// Whenever the server is found to be there; other tabs that are missing are asked for when they are opened.
+function tryAgain() {
+  const name = document.body.dataset.tab;
+  if (missing[name]) show(name, missing[name].how);
 }
 
 // Leaves a mark for what should stop while its tab is not looked at.
@@ -78,6 +94,7 @@ function watch(state) {
       const answer = await fetch(HERE + "health"), health = await answer.json();
       answer.ok ? tell("ready", `ready · ${health.model}`) : tell("loading", "loading the model…");
       ready = answer.ok;
+      if (ready) tryAgain();
     } catch {
       ready = false;
       tell("lost", "no connection to the server");
