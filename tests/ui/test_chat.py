@@ -85,9 +85,38 @@ def test_tabs_obey_the_arrow_keys(page):
 def test_last_question_can_be_edited(page):
     steered(page)
     page.click("#edit-last")
-
     assert page.input_value("#message textarea") == "hello there"
-    assert count(page, "steered", "user") == 0
+    assert count(page, "steered", "user") == 1
+
+    send(page, "good day")
+    finished(page)
+    assert page.locator("#steered-pane .user-row").all_inner_texts() == ["good day"]
+    assert page.inner_text("#edit-last") == "Edit last"
+
+
+def test_edit_that_is_left_brings_back_what_was_there(page):
+    steered(page)
+    reply = last(page, "steered")
+    page.fill("#message textarea", "half a thought")
+    for leave in (lambda: page.keyboard.press("Escape"), lambda: page.click("#edit-last")):
+        page.click("#edit-last")
+        page.fill("#message textarea", "something else")
+        assert page.inner_text("#edit-last") == "Leave it as it was"
+        leave()
+        assert page.input_value("#message textarea") == "half a thought"
+        assert last(page, "steered") == reply
+
+
+def test_edited_question_that_is_refused_leaves_the_last_one_and_can_be_edited_on(page):
+    steered(page)
+    page.click("#edit-last")
+    page.fill("#message textarea", "hello " * 3000)
+    page.click("#send")
+    page.wait_for_selector(".refused .problem")
+    assert page.locator("#steered-pane .user-row").all_inner_texts() == ["hello there"]
+    send(page, "good day")
+    finished(page)
+    assert page.locator("#steered-pane .user-row").all_inner_texts() == ["good day"]
 
 
 def test_cleared_conversation_can_be_brought_back(page):

@@ -3,7 +3,7 @@ import { button, el, keepFocus, toast } from "./dom.js";
 import { onDraw } from "./sliders.js";
 import { cards } from "./persona.js";
 import { silent, turnNode } from "./reply.js";
-import { clear, connect, editLast, news, onTalk, regenerate, send, stop, talk, tell } from "./talk.js";
+import { clear, connect, editing, editLast, leaveEdit, news, onTalk, regenerate, send, stop, talk, tell } from "./talk.js";
 
 const SIDES = ["default", "steered"];
 const NUMBERS = [
@@ -24,7 +24,7 @@ export function mount(element, { trigger, watch, props }) {
   onDraw(drawCards);
   drawCards(); // the personas may have come before this part of the page did
   $(".switch").addEventListener("click", (event) => event.target.dataset.pane && show(event.target.dataset.pane));
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) stop(); });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) talk.busy ? stop() : leaveEdit(); });
   show("steered");
   drawTurns();
   drawForm();
@@ -57,7 +57,7 @@ function again() {
 }
 
 function edit() {
-  editLast();
+  editing() ? leaveEdit() : editLast();
   $("#message textarea").focus();
 }
 
@@ -87,6 +87,7 @@ function drawForm() {
   const message = $("#message textarea");
   if (message.value !== talk.draft) { message.value = talk.draft; grow(message); }
   for (const [name] of NUMBERS) $(`#${name.replaceAll("_", "-")}`).value = talk.sampling[name] ?? "";
+  drawEdit();
   $("#seed").value = talk.seed;
   $("#keep-seed").checked = talk.keepSeed;
   $("#system").value = talk.system;
@@ -126,5 +127,8 @@ function drawBusy() {
   $("#send").hidden = busy;
   $("#stop").hidden = !busy;
   for (const id of ["#regenerate", "#edit-last"]) $(id).disabled = busy || !talk.turns.length;
+  drawEdit();
   $("#clear").disabled = !talk.turns.length;
 }
+
+const drawEdit = () => { $("#edit-last").textContent = editing() ? "Leave it as it was" : "Edit last"; };

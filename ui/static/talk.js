@@ -4,7 +4,7 @@ import { keepInTab, me, ofTab } from "./kept.js";
 import { asked, asMade, markSent, settled, state, take } from "./sliders.js";
 
 export const DRAWN = { temperature: 0.5, top_p: 1, repetition_penalty: 1, max_tokens: 160 };
-export const talk = { turns: [], draft: "", system: "", sampling: { ...DRAWN }, seed: 7, keepSeed: true, compare: true, ...ofTab("talk", {}), busy: null, waiting: "" };
+export const talk = { turns: [], draft: "", system: "", sampling: { ...DRAWN }, seed: 7, keepSeed: true, compare: true, edit: null, ...ofTab("talk", {}), busy: null, waiting: "" };
 const LONGEST = 200;
 const followers = [];
 let submit = () => {}, cancel = () => {};
@@ -45,7 +45,9 @@ export async function send(words = talk.draft) {
   if (!talk.keepSeed) talk.seed = Math.floor(Math.random() * 1e6);
   const steering = asked();
   const turn = { id: crypto.randomUUID?.() ?? String(Math.random()), question, asked: steering, preset: state.preset, persona: asMade(), seed: talk.seed, default: talk.compare ? fresh() : null, steered: fresh() };
-  ask(turn, { system: talk.system, sampling: { ...talk.sampling } });
+  const edit = words === talk.draft && editing() ? talk.edit : null, before = edit ? talk.turns.pop() : null;
+  talk.edit = null;
+  ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, before, edit);
   if (words === talk.draft) talk.draft = "";
   tell("form");
 }
@@ -68,11 +70,21 @@ export async function regenerate() {
   ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, last);
 }
 
-// Takes the last question back into the box.
+// Takes the last question into the box; its turn stays until the new one is sent, and what was in the box comes back if it is not.
+export const editing = () => Boolean(talk.edit) && talk.turns.at(-1)?.id === talk.edit.id;
+
 export function editLast() {
-  if (talk.busy || !talk.turns.length) return;
-  talk.draft = talk.turns.pop().question;
-  tell("turns");
+  if (talk.busy || !talk.turns.length || editing()) return;
+  const { id, question } = talk.turns.at(-1);
+  talk.edit = { id, draft: talk.draft };
+  talk.draft = question;
+  tell("form");
+}
+
+export function leaveEdit() {
+  if (!editing()) return;
+  talk.draft = talk.edit.draft;
+  talk.edit = null;
   tell("form");
 }
 
@@ -84,12 +96,12 @@ export function clear() {
   return () => { talk.turns = gone; tell("turns"); };
 }
 
-function ask(turn, how, before = null) {
+function ask(turn, how, before = null, edit = null) {
   turn.system = how.system;
   turn.sampling = how.sampling;
   const history = talk.turns.map(({ question, default: left, steered }) => ({ question, default: left?.text || null, steered: steered.text }));
   talk.turns = [...talk.turns, turn].slice(-LONGEST);
-  talk.busy = { turn, before, at: Date.now(), seen: Date.now() };
+  talk.busy = { turn, before, edit, at: Date.now(), seen: Date.now() };
   markSent();
   tell("turns");
   const again = turn.default && !turn.default.text;
@@ -119,13 +131,16 @@ function ended() {
 
 // A refusal before the first word gives the text back; what was said until a break is kept, and says so on either side that was not whole.
 function failed(problem) {
-  const { turn, before } = talk.busy;
+  const { turn, before, edit } = talk.busy;
   const said = turn.steered.text || turn.default?.text;
   talk.waiting = "";
   if (said) for (const side of [turn.default, turn.steered]) { if (side && !side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`; }
   else {
     talk.turns = [...talk.turns.filter((t) => t !== turn), ...(before ? [before] : [])];
-    if (!before && !talk.draft) talk.draft = turn.question;
+    if ((!before || edit) && !talk.draft) {
+      talk.draft = turn.question;
+      talk.edit = edit;
+    }
   }
   talk.problem = said ? "" : problem;
   ended();
