@@ -116,6 +116,13 @@ def test_refusal_is_told_with_a_way_to_try_again(analyze):
     analyze.wait_for_selector("#evoked")
 
 
+def test_word_that_there_is_no_text_goes_when_one_was_analyzed(analyze):
+    analyze.click("#analyze-run")
+    analyze.wait_for_selector("#toast")
+    run(analyze)
+    assert analyze.locator("#toast").count() == 0
+
+
 def test_text_is_there_after_a_reload(analyze):
     analyze.fill("#analyze-text", "red long")
     analyze.reload()

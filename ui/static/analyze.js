@@ -10,7 +10,7 @@ import { talk } from "./talk.js";
 
 const LIMIT = 24, EACH = 8;
 const kept = { text: "", other: "", two: false, plain: false, messages: null, ...ofTab("analyze", {}) };
-let root, found = null, failed = "", running = null, feature = null, token = null;
+let root, found = null, failed = "", running = null, feature = null, token = null, hint = null;
 
 export function mount(section) {
   root = section;
@@ -57,7 +57,10 @@ function conversation() {
 const looked = (text) => ({ text, plain: kept.plain });
 
 async function run() {
-  if (!kept.text.trim()) return toast("There is nothing to look at yet: paste a text.");
+  if (!kept.text.trim()) {
+    hint = toast("There is nothing to look at yet: paste a text.");
+    return;
+  }
   running?.abort();
   const mine = (running = new AbortController());
   [found, failed, feature, token] = [null, "", null, null];
@@ -66,6 +69,7 @@ async function run() {
     const asked = kept.messages ? { messages: kept.messages } : looked(kept.text);
     const told = await api("analyze", "POST", { model: await model(), ...asked, top_k: EACH, limit: LIMIT, ...(kept.two && kept.other.trim() ? { other: looked(kept.other) } : {}) }, { signal: mine.signal });
     found = told;
+    hint?.remove();
     feature = told.features[0]?.id ?? null;
   } catch (error) {
     if (running !== mine) return;

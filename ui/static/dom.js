@@ -74,4 +74,5 @@ export function toast(words, { problem = false, act } = {}) {
     act ? button(act[0], () => { node.remove(); act[1](); }) : null, icon("✕", "Dismiss", () => node.remove()));
   document.body.append(node);
   setTimeout(() => node.remove(), problem || act ? 12000 : 5000);
+  return node;
 }
