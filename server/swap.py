@@ -101,7 +101,7 @@ class Swap:
             except Exception as error:
                 self.error = f"cannot look which revision is wanted: {error}"
                 log.exception("looking for another revision failed")
-            await asyncio.sleep(EVERY)
+            await self._tiller.store.changed(EVERY)
 
     async def look(self) -> None:
         """Serve what the store names, unless it is served or was refused before, under the labels that it has by now."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import Pipeline
+from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.connection import parse_url
@@ -48,6 +48,8 @@ TEXTS, TEXTS_EXPIRE, SHARES_EXPIRE = f"{PREFIX}texts", f"{PREFIX}texts:expire", 
 """A hash, id → conversation; sorted sets by when things expire."""
 COUNTER, LISTED = f"{PREFIX}counter", f"{PREFIX}listed"
 """The number of the newest conversation; a set of the keys below."""
+CHANGED, QUIET = f"{PREFIX}changed", "audit:"
+"""Where changes of settings are told, and the settings that change with each reply and concern nobody."""
 EVERYBODYS = (PRESETS, SETTINGS, CONSENTS, SHARES, SHARES_EXPIRE, KEYS, TEXTS, TEXTS_EXPIRE)
 log = structlog.get_logger(__name__)
 Change = Callable[[Pipeline], Awaitable[T]]
@@ -101,6 +103,7 @@ class RedisStore:
         self._patient, self._in_turn = patient, asyncio.Lock()
         retry = Retry(ConstantBackoff(0.5), -1) if patient else Retry(NoBackoff(), 1)
         self._where = place_of(url)
+        self._ear: PubSub | None = None
         limits = {"max_connections": 64, "timeout": 5, "socket_timeout": 5, "socket_connect_timeout": 2}
         self._redis = Redis.from_pool(
             BlockingConnectionPool.from_url(url, retry=retry, decode_responses=True, **limits)
@@ -146,6 +149,24 @@ class RedisStore:
     async def set_setting(self, key: str, value: str) -> None:
         """Remember a setting."""
         await self._ask(self._redis.hset(SETTINGS, key, value))
+        if not key.startswith(QUIET):
+            await self._ask(self._redis.publish(CHANGED, key))
+
+    async def changed(self, seconds: float) -> None:
+        """Wait until somebody may have changed a setting or an edit, so long at most; while Redis is lost, so long."""
+        end = time.monotonic() + seconds
+        try:
+            if self._ear is None:
+                ear = self._redis.pubsub(ignore_subscribe_messages=True)
+                await ear.subscribe(CHANGED)
+                self._ear = ear
+                return  # what was changed before there was an ear was not heard
+            while (left := end - time.monotonic()) > 0:
+                if await self._ear.get_message(timeout=left):
+                    return
+        except (RedisError, OSError, RuntimeError):
+            self._ear = None
+            await asyncio.sleep(max(0.0, end - time.monotonic()))
 
     async def consent(self, user: str) -> bool:
         """Whether this user's conversations may be learnt from."""
@@ -462,6 +483,8 @@ class RedisStore:
 
     async def close(self) -> None:
         """Let go of the connections."""
+        if self._ear is not None:
+            await self._ear.aclose()
         await self._redis.aclose()
 
     async def _forget(self, user: str, *, consent: bool) -> int:
@@ -532,6 +555,7 @@ def _drop(pipe: Pipeline, key: str) -> None:
 
 def _mark_edits(pipe: Pipeline, bundle: str) -> None:
     pipe.hset(SETTINGS, edits_setting(bundle), uuid.uuid4().hex)
+    pipe.publish(CHANGED, edits_setting(bundle))
 
 
 def _push_votes(pipe: Pipeline, key: str, given: Sequence[rules.Given], most: int) -> None:

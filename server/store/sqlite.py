@@ -1,5 +1,6 @@
 """The default store: one SQLite file, write-ahead log, every commit on disk before it is confirmed."""
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -145,6 +146,10 @@ class SqliteStore:
     async def set_setting(self, key: str, value: str) -> None:
         """Remember a setting."""
         await self._run(lambda db: db.execute("REPLACE INTO settings VALUES (?, ?)", (key, value)))
+
+    async def changed(self, seconds: float) -> None:
+        """Wait: there is nobody else's change to hear of but by looking."""
+        await asyncio.sleep(seconds)
 
     async def consent(self, user: str) -> bool:
         """Whether this user's conversations may be learnt from."""

@@ -148,6 +148,10 @@ class Store(Protocol):
         """Remember a setting."""
         ...
 
+    async def changed(self, seconds: float) -> None:
+        """Wait until somebody may have changed a setting or an edit, so long at most; where that cannot be heard, so long."""
+        ...
+
     async def consent(self, user: str) -> bool:
         """Whether this user's conversations may be learnt from; nobody's may until they say so."""
         ...

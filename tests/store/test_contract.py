@@ -404,3 +404,18 @@ async def test_what_was_written_is_there_when_it_is_opened_again(store, another)
     await store.close()
     assert await another.kept("ada", "m") == KEPT
     await another.check()
+
+
+async def test_what_another_has_set_is_heard_of_at_once_or_looked_for_after_a_while(store, another):
+    await store.changed(0.01)  # it listens from here on
+    began = time.monotonic()
+    waiting = asyncio.create_task(store.changed(3))
+    await asyncio.sleep(0.2)
+    await another.set_setting("audit:x", "7 abc")
+    await another.set_setting("revision:m", "r2")
+    await waiting
+    took = time.monotonic() - began
+    assert took < 1.5 if store.name == "redis" else took >= 2.9
+    began = time.monotonic()
+    await store.changed(0.3)
+    assert 0.25 <= time.monotonic() - began < 2

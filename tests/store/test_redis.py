@@ -120,3 +120,23 @@ async def test_what_a_newer_version_wrote_is_refused(empty_redis):
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(BadStore, match="redis_url"):
         RedisStore(url)
+
+
+async def test_what_is_set_is_heard_of_again_after_redis_was_lost(server):
+    store, other = RedisStore(server.url), RedisStore(server.url)
+    await store.changed(0.01)
+    server.stop()
+    for _ in range(3):  # a lost connection may be noticed at once; then it waits
+        begun = time.monotonic()
+        await store.changed(0.4)
+    assert 0.3 < time.monotonic() - begun < 3
+    server.start()
+    await store.changed(0.4)
+    waiting = asyncio.create_task(store.changed(5))
+    await asyncio.sleep(0.2)
+    begun = time.monotonic()
+    await other.set_setting("revision:m", "r2")
+    await waiting
+    assert time.monotonic() - begun < 2
+    for each in (store, other):
+        await each.close()
