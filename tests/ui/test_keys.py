@@ -170,7 +170,8 @@ def test_a_key_that_is_deleted_takes_its_page_to_the_sign_in(person, guarded):
     httpx.delete(f"{guarded}/v1/keys/{held['id']}", headers=headers)
     page.click("#tab-settings")
     page.wait_for_url("**/sign-in")
-    assert page.evaluate("document.activeElement.id") == "key"
+    page.wait_for_function("document.activeElement.id === 'key'")
+    assert page.locator("#key").is_visible()
 
 
 def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
