@@ -77,6 +77,10 @@ class Rates:
         """Somebody tries a key. Raises ApiError."""
         await self._hit(SIGN_INS, "sign-ins", where, "10 tries a minute")
 
+    async def signed_in(self, where: str) -> None:
+        """The key was right: tries before it count no more, since a whole office may come from one address."""
+        await self._asked(self._counts.clear, SIGN_INS, "sign-ins", where, lost=None)
+
     async def room(self, caller: Caller, expected: int = 0) -> None:
         """Raise ApiError if no token is left in this minute, beside what is owed and what running replies may come to.
 

@@ -139,3 +139,16 @@ def test_what_the_model_reads_counts_as_what_it_says(bundle, tmp_path, path, bod
     assert first.is_success, first.text
     assert (second.status_code, second.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert int(second.headers["retry-after"]) >= 1
+
+
+async def test_wrong_tries_count_and_a_right_one_wipes_them_out(counting):
+    rates = counting()
+    for _ in range(3):
+        for _ in range(9):
+            await rates.sign_in("10.0.0.1")
+        await rates.signed_in("10.0.0.1")
+    for _ in range(10):
+        await rates.sign_in("10.0.0.1")
+    with pytest.raises(ApiError, match="10 tries a minute"):
+        await rates.sign_in("10.0.0.1")
+    await rates.sign_in("10.0.0.2")
