@@ -35,6 +35,17 @@ def trainer(settings: Settings) -> Iterator[Callable[[], None]]:
         watching.join(PATIENCE + 5)
 
 
+def end(child: "subprocess.Popen[bytes]", patience: float) -> None:
+    """Close the input of a process that ends when that does, as it would if we were killed; after a while kill it."""
+    assert child.stdin
+    child.stdin.close()
+    try:
+        child.wait(patience)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
 def _keep(settings: Settings, over: threading.Event) -> None:
     pause = 1.0
     while not over.is_set():
@@ -43,13 +54,7 @@ def _keep(settings: Settings, over: threading.Event) -> None:
         while child.poll() is None and not over.wait(0.2):
             pass
         if over.is_set():
-            assert child.stdin
-            child.stdin.close()
-            try:
-                child.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            end(child, PATIENCE)
             return
         pause = 1.0 if time.monotonic() - begun > 60 else min(LONGEST, pause * 2)
         log.error("the trainer died", code=child.returncode, again_in=pause)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,85 +28,8 @@ def doctor(
     """Check what the server needs; exit with 1 if something is missing."""
     settings = settings_of(bundle=bundle, port=port, data_dir=data_dir, config=config)
     logs.begin_command()
-    results = [_check(name, check) for name, check in _checks(settings)]
+    results = [_check(name, partial(check, settings)) for name, check in CHECKS.items()]
     raise typer.Exit(0 if all(results) else 1)
-
-
-def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
-    def python() -> str:
-        return sys.version.split()[0]
-
-    def torch_() -> str:
-        import torch
-
-        return f"{torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'CPU'}"
-
-    def bundle() -> str:
-        from steering.catalogue import Bundle
-
-        opened = Bundle.open(settings.bundle)
-        return f"{opened.info.name} at {settings.bundle}, {opened.sae.d_sae} features, {len(opened.presets)} presets"
-
-    def model() -> str:
-        from server.engines.transformers_engine import TransformersEngine
-        from steering.catalogue import Bundle
-
-        opened = Bundle.open(settings.bundle)
-        engine = TransformersEngine.load(
-            settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device
-        )
-        asyncio.run(engine.close())
-        return f"loads, context {engine.max_model_len} tokens; the tap at {opened.info.hook} moves the stream"
-
-    def data() -> str:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        probe = settings.data_dir / ".probe"
-        probe.write_text("")
-        probe.unlink()
-        return f"{settings.data_dir} can be written"
-
-    def store() -> str:
-        from server.store.opening import open_store
-
-        async def check() -> str:
-            opened = open_store(settings)
-            try:
-                await opened.check()
-            finally:
-                await opened.close()
-            return f"{opened.name} answers"
-
-        return asyncio.run(check())
-
-    def policy() -> str:
-        from server.policy import Policy
-
-        found = Policy.read(settings.policy)
-        return f"{settings.policy or 'the usual one'}, {len(found.limit)} limits"
-
-    def guards() -> str:
-        from steering.probe import Probe
-
-        probe = Probe.load(settings.probe) if settings.probe else None
-        return f"a probe at {probe.hook}" if probe else "no probe"
-
-    def port() -> str:
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            s.bind((settings.host, settings.port))
-        return f"{settings.port} is free"
-
-    return [
-        ("python", python),
-        ("torch", torch_),
-        ("bundle", bundle),
-        ("model", model),
-        ("data", data),
-        ("store", store),
-        ("policy", policy),
-        ("guards", guards),
-        ("port", port),
-    ]
 
 
 def _check(name: str, check: Callable[[], str]) -> bool:
@@ -115,3 +39,88 @@ def _check(name: str, check: Callable[[], str]) -> bool:
         console.print(f"[red]problem[/]  {name}: {escape(str(error))}", highlight=False, soft_wrap=True)
         return False
     return True
+
+
+def _python(_: Settings) -> str:
+    return sys.version.split()[0]
+
+
+def _torch(_: Settings) -> str:
+    import torch
+
+    return f"{torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'CPU'}"
+
+
+def _bundle(settings: Settings) -> str:
+    from steering.catalogue import Bundle
+
+    opened = Bundle.open(settings.bundle)
+    return f"{opened.info.name} at {settings.bundle}, {opened.sae.d_sae} features, {len(opened.presets)} presets"
+
+
+def _model(settings: Settings) -> str:
+    from server.engines.transformers_engine import TransformersEngine
+    from steering.catalogue import Bundle
+
+    opened = Bundle.open(settings.bundle)
+    engine = TransformersEngine.load(
+        settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device
+    )
+    asyncio.run(engine.close())
+    return f"loads, context {engine.max_model_len} tokens; the tap at {opened.info.hook} moves the stream"
+
+
+def _data(settings: Settings) -> str:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    probe = settings.data_dir / ".probe"
+    probe.write_text("")
+    probe.unlink()
+    return f"{settings.data_dir} can be written"
+
+
+def _store(settings: Settings) -> str:
+    from server.store.opening import open_store
+
+    async def check() -> str:
+        opened = open_store(settings)
+        try:
+            await opened.check()
+        finally:
+            await opened.close()
+        return f"{opened.name} answers"
+
+    return asyncio.run(check())
+
+
+def _policy(settings: Settings) -> str:
+    from server.policy import Policy
+
+    found = Policy.read(settings.policy)
+    return f"{settings.policy or 'the usual one'}, {len(found.limit)} limits"
+
+
+def _guards(settings: Settings) -> str:
+    from steering.probe import Probe
+
+    probe = Probe.load(settings.probe) if settings.probe else None
+    return f"a probe at {probe.hook}" if probe else "no probe"
+
+
+def _port(settings: Settings) -> str:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind((settings.host, settings.port))
+    return f"{settings.port} is free"
+
+
+CHECKS = {
+    "python": _python,
+    "torch": _torch,
+    "bundle": _bundle,
+    "model": _model,
+    "data": _data,
+    "store": _store,
+    "policy": _policy,
+    "guards": _guards,
+    "port": _port,
+}

@@ -100,7 +100,7 @@ def import_(
 
 
 @app.command()
-def train(
+def train(  # long, since each option is a parameter with its help: that is how typer has them
     out: Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; the run lies beside it.")],
     text: Annotated[
         list[Path] | None, typer.Option(help="Lines, or JSONL with `text` or `messages`; repeat it.")

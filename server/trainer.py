@@ -9,6 +9,7 @@ import threading
 
 import structlog
 
+from server.beside import end
 from server.jobs import Jobs, give_way
 from server.runner import Runner
 from server.settings import Settings, handing
@@ -47,17 +48,6 @@ def _look_now_and_then(settings: Settings, stop: threading.Event) -> None:
         child = subprocess.Popen(words, stdin=subprocess.PIPE, env=handing(settings))
         while child.poll() is None and not stop.wait(0.2):
             pass
-        _end(child)
+        end(child, GRACE)
         if child.returncode < 0 and not stop.is_set():
             log.error("a look at the drift was killed", signal=-child.returncode)
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    """It ends when its standard input does, as it would if this process were killed."""
-    assert child.stdin
-    child.stdin.close()
-    try:
-        child.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()

@@ -70,4 +70,4 @@ def test_a_look_ends_with_its_trainer(trainer, kind):
     pid = until(lambda: looking(trainer))
     os.kill(trainer.pid, kind)
     trainer.wait(20)
-    until(lambda: "\0look\0" not in of(pid, "cmdline"), 20)
+    assert until(lambda: "\0look\0" not in of(pid, "cmdline"), 20)
