@@ -235,6 +235,8 @@ class TransformersEngine:
                     return
         finally:
             sequence.cancelled = True
+            with self._wake:  # or who has left would keep others out until its turn comes
+                self._waiting.drop(request.tenant, sequence)
 
     async def logprobs_unsteered(self, ids: Sequence[int], start: int) -> list[float]:
         """Log-probability of each of `ids[start:]` under the unsteered model."""

@@ -43,3 +43,11 @@ class Waiting(Generic[T]):
         if line:
             self._lines[name] = line
         return item
+
+    def drop(self, name: str, item: T) -> None:
+        """Let `item` leave, if it still waits: its place is free at once."""
+        line = self._lines.get(name, deque())
+        if item in line:
+            line.remove(item)
+        if not line:
+            self._lines.pop(name, None)

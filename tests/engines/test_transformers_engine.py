@@ -1,6 +1,7 @@
 """The embedded engine against a plain loop: same tokens, whoever else is being served."""
 
 import asyncio
+import threading
 
 import pytest
 import torch
@@ -113,6 +114,26 @@ async def test_full_queue_is_refused_and_drains(engine):
     assert refused and refused[0].retry_after > 0
     assert len([r for r in results if isinstance(r, str)]) == 30 - len(refused) >= 8
     assert await text_of(engine, request(engine))
+
+
+async def test_who_leaves_the_queue_makes_room_before_its_turn_comes(engine):
+    held = threading.Event()
+    busy = asyncio.create_task(engine.study(lambda _: held.wait(30)))  # nothing is taken in while it looks
+    await asyncio.sleep(0)
+    try:
+        crowd = [asyncio.create_task(text_of(engine, request(engine))) for _ in range(200)]
+        done, waiting = await asyncio.wait(crowd, timeout=1)
+        assert done and all(isinstance(t.exception(), Overloaded) for t in done)
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert engine.load_now[1] == 0
+        late = asyncio.create_task(text_of(engine, request(engine)))
+        assert not (await asyncio.wait({late}, timeout=0.2))[0]  # it waits and was not refused
+    finally:
+        held.set()
+    await busy
+    assert await late
 
 
 async def test_broken_request_fails_alone(engine):

@@ -18,3 +18,16 @@ def test_full_room_turns_away_and_takes_again():
     assert not waiting.add("bob", 2)
     assert waiting.take() == 1
     assert waiting.add("bob", 2)
+
+
+def test_who_leaves_makes_room_and_the_others_keep_their_turns():
+    waiting = Waiting(4)
+    for name, item in (("ada", 1), ("ada", 2), ("bob", 3), ("bob", 4)):
+        assert waiting.add(name, item)
+    waiting.drop("ada", 1)
+    waiting.drop("bob", 5)  # was never here
+    waiting.drop("eve", 1)
+    assert waiting.add("eve", 6)
+    assert list(waiting) == [2, 3, 6, 4]
+    waiting.drop("eve", 6)
+    assert [waiting.take() for _ in range(4)] == [2, 3, 4, None]
