@@ -18,6 +18,7 @@ from server.openapi import wire
 from server.protocol import ValidateRequest, parse
 from server.rates import Account
 from steering.catalogue import Bundle, Feature
+from steering.composition import BROKEN, STRAINED, cosines
 from steering.errors import UnknownFeature
 from steering.spec import Preset
 from steering.understand.passage import Passage
@@ -129,6 +130,9 @@ async def validate_steering(request: Request) -> dict[str, Any]:
         "normalized": choice.resolved.spec.model_dump(),
         "push_norm": choice.resolved.push_norm,
         **{k: echo[k] for k in ("applied", "load", "predicted", "warnings", "hash")},
+        "strained_from": STRAINED,
+        "broken_from": BROKEN,
+        "cosines": cosines(choice.resolved, tiller.bundle),
         **({"cut": echo["cut"]} if "cut" in echo else {}),
     }
 

@@ -48,17 +48,38 @@ class Composition:
 
 def compose(resolved: Resolved, bundle: Bundle) -> Composition:
     """Look at a spec as a whole, as far as it steers at the bundle's hook point. Only what pushes counts: `add`, `clamp`."""
-    here, sae = resolved.interventions.get(bundle.info.hook, ()), bundle.sae
-    there = [a for a in resolved.applied if a.layer == bundle.layer]
-    pairs = [(a, i) for a, i in zip(there, here, strict=True) if a.mode in ("add", "clamp") and a.dose]
-    if not pairs:
+    pushing = _pushing(resolved, bundle)
+    if not pushing:
         return Composition(0.0, "ok", ())
-    directions = torch.stack([_direction(i, sae) for _, i in pairs])
-    doses = torch.tensor([a.dose for a, _ in pairs])
-    cosines = directions @ directions.T
+    doses, cosines = torch.tensor([a.dose for a, _ in pushing]), _cosines([d for _, d in pushing])
     load = round(float((doses @ cosines @ doses).clamp(min=0).sqrt()), 3)
     verdict: Verdict = "broken" if load > BROKEN else "strained" if load > STRAINED else "ok"
-    return Composition(load, verdict, tuple(_overlaps([a for a, _ in pairs], cosines.tolist(), sae.d_in)))
+    return Composition(load, verdict, tuple(_overlaps([a for a, _ in pushing], cosines.tolist(), bundle.sae.d_in)))
+
+
+def cosines(resolved: Resolved, bundle: Bundle) -> list[list[float]]:
+    """Between the directions of all that is applied, in its order; 0 with what does not push, itself included.
+
+    Whoever has them knows the load of the same features at any doses.
+    """
+    pushing = _pushing(resolved, bundle)
+    places = {a.feature.id: i for i, (a, _) in enumerate(pushing)}
+    held = _cosines([d for _, d in pushing]).tolist() if pushing else []
+    at = [places.get(a.feature.id) for a in resolved.applied]
+    return [[0.0 if i is None or j is None else round(held[i][j], 4) for j in at] for i in at]
+
+
+def _pushing(resolved: Resolved, bundle: Bundle) -> list[tuple[Applied, torch.Tensor]]:
+    """What pushes at the bundle's hook point, with its direction."""
+    here = resolved.interventions.get(bundle.info.hook, ())
+    there = [a for a in resolved.applied if a.layer == bundle.layer]
+    pairs = zip(there, here, strict=True)
+    return [(a, _direction(i, bundle.sae)) for a, i in pairs if a.mode in ("add", "clamp") and a.dose]
+
+
+def _cosines(directions: Sequence[torch.Tensor]) -> torch.Tensor:
+    whole = torch.stack([*directions])
+    return whole @ whole.T
 
 
 def _overlaps(applied: Sequence[Applied], cosines: list[list[float]], width: int) -> list[Overlap]:

@@ -219,6 +219,12 @@ class Validated(BaseModel):
     applied: list[Applied]
     load: float
     predicted: Verdict
+    strained_from: float
+    """The load above which most replies strain."""
+    broken_from: float
+    """The load above which most replies break."""
+    cosines: list[list[float]]
+    """Between the directions of what is applied, in its order; 0 with what does not push. The load is √(Σ dᵢ dⱼ cos(i, j))."""
     warnings: list[Warned]
     hash: str
     cut: float = 1.0

@@ -104,6 +104,8 @@ def test_a_spec_tells_how_far_it_goes_in_all(http):
     )
     assert one["load"] == pytest.approx(0.6, abs=1e-3)
     assert (one["predicted"], two["predicted"]) == ("ok", "strained")
+    assert one["strained_from"] < two["load"] < one["broken_from"]
+    assert one["cosines"] == [[1.0]]
 
 
 @pytest.fixture

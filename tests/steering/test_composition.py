@@ -7,7 +7,7 @@ import torch
 
 from steering.calibration import Calibration
 from steering.catalogue import Bundle, BundleInfo, Catalogue, Feature
-from steering.composition import compose
+from steering.composition import compose, cosines
 from steering.sae import SAE
 from steering.spec import Intervention, SteeringSpec
 
@@ -32,6 +32,16 @@ def bundle():
 def look(bundle, *items):
     features = tuple(Intervention(id=f"b/{i}", strength=s, mode=m) for i, s, m in items)
     return compose(Catalogue([bundle]).resolve(SteeringSpec(features=features)), bundle)
+
+
+def test_the_load_is_what_the_cosines_make_of_the_doses(bundle):
+    items = ((0, 0.7, "add"), (1, 0.5, "scale"), (2, -0.4, "add"), (3, 1.2, "clamp"))
+    features = tuple(Intervention(id=f"b/{i}", strength=s, mode=m) for i, s, m in items)
+    resolved = Catalogue([bundle]).resolve(SteeringSpec(features=features))
+    told, doses = torch.tensor(cosines(resolved, bundle)), torch.tensor([a.dose for a in resolved.applied])
+
+    assert float((doses @ told @ doses).sqrt()) == pytest.approx(look(bundle, *items).load, abs=1e-3)
+    assert told[1].tolist() == [0.0] * 4  # what is multiplied pushes nowhere
 
 
 def test_one_feature_goes_as_far_as_its_dose(bundle):

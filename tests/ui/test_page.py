@@ -12,6 +12,7 @@ pytestmark = pytest.mark.browser
 RANGE = "fieldset.row input[type=range]"
 BOT = ".bot-row"
 GROWING = "document.querySelector('#steered-pane .said:not(.quiet)')?.innerText.trim().length > 3"
+KNOWN = "/^Load [0-9]/.test(document.querySelector('.sum').innerText)"
 IMAGE = "<img src=x onerror=alert(1)>"
 
 
@@ -20,6 +21,7 @@ def pick(page, preset="bridge"):
     page.wait_for_selector(RANGE, state="attached")
     if preset == "bridge":
         page.wait_for_function("document.querySelector('#message textarea').value.length > 0")
+    page.wait_for_function(KNOWN)
 
 
 def strength(page, nth=0):
@@ -250,7 +252,7 @@ def test_slider_says_its_dose_and_where_that_is(page):
     dose(page, "1.5")
     assert page.get_attribute(RANGE, "aria-valuetext") == "dose 1.5, beyond 1.0, often breaks"
     assert "often breaks" in page.inner_text(".place")
-    assert "above 1.0" in page.inner_text(".sum")
+    assert page.inner_text(".sum") == "Load 1.50 ⚠ a feature beyond 1.00 often breaks"
 
 
 def test_number_box_moves_the_slider_and_is_kept_in_range(page):
@@ -304,8 +306,36 @@ def test_master_strength_scales_all_sliders_and_is_one_step_of_undo(page):
     for key, expected in (("ArrowLeft", 0.95), ("PageDown", 0.45), ("Home", 0.0), ("End", 2.0)):
         master.press(key)
         assert float(master.input_value()) == pytest.approx(expected)
-    assert "above 1.0" in page.inner_text(".sum")
+    assert page.inner_text(".sum").startswith("Load 1.60")
     assert not seen
+
+
+@pytest.mark.parametrize("master", [1.0, 1.5, 0.0])
+def test_the_load_on_the_page_is_the_load_that_the_api_tells(page, address, master):
+    pick(page, "calm")
+    page.fill(".times", str(master))
+    page.press(".times", "Enter")
+    page.locator(".dose").first.fill("1.9")
+    page.locator(".dose").first.press("Enter")
+    steering = {"features": [{"id": "small/2", "strength": 1.9}, {"id": "small/3", "strength": 0.2}], "scale": master}
+    told = httpx.post(f"{address}/v1/steering/validate", json={"steering": steering}).json()
+
+    assert page.inner_text(".sum").startswith(f"Load {told['load']:.2f}")
+    assert ("strain" in page.inner_text(".sum")) == (told["predicted"] == "strained")
+
+
+def test_a_reply_tells_its_load(page):
+    pick(page)
+    send(page)
+    finished(page)
+
+    assert "load 0.80, seed 7" in page.locator("[data-act=restore]").last.get_attribute("title")
+
+
+def test_undo_brings_the_strength_of_all_back(page):
+    pick(page)
+    for key in ("Home", "End"):
+        page.locator("#master").press(key)
     page.click("#undo")
     assert float(page.locator("#master").input_value()) == 0
 

@@ -7,7 +7,6 @@ export const stepped = (x) => tidy(Math.round(x / STEP) * STEP);
 export const snapped = (x) => (Math.abs(x) <= STEP + 1e-9 ? 0 : x);
 export const percent = (x) => ((clamp(x) - LOW) / (HIGH - LOW)) * 100;
 export const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
-export const push = ({ rows, features, scale }) => (rows || features).filter((r) => r.mode === "add").reduce((sum, r) => sum + Math.abs(r.strength), 0) * scale;
 export const inSpot = (row) => row.spot && row.strength >= row.spot.low && row.strength <= row.spot.high;
 export const inDanger = (row) => row.mode === "add" && Math.abs(row.strength) > SAFE + 1e-9;
 

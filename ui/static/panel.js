@@ -2,10 +2,11 @@
 import { showCode } from "./code.js";
 import { el, icon, keepFocus, sign } from "./dom.js";
 import { finder, wisher } from "./finder.js";
+import { learn, loadWords } from "./load.js";
 import { loadPersonas, personaBar } from "./persona.js";
 import { masterNode, rowNode } from "./row.js";
 import { openShared, showShare } from "./share.js";
-import { bypass, canRedo, canUndo, dirty, onChange, onDraw, redo, redraw, resetAll, stale, state, total, undo } from "./sliders.js";
+import { bypass, canRedo, canUndo, dirty, onChange, onDraw, redo, redraw, resetAll, stale, state, undo } from "./sliders.js";
 import { whenReady } from "./api.js";
 
 let root, told;
@@ -46,11 +47,12 @@ function rowsNode() {
   return details;
 }
 
-// What follows from the sliders' values: sums, marks, what can be undone.
+// What follows from the sliders' values: how far they go together, marks, what can be undone.
 function follow() {
-  const { sum, most, over } = total();
-  const words = state.bypass ? "Bypassed: the next reply is not steered." : `Total push ${sum.toFixed(2)}${over ? ` ⚠ above ${most.toFixed(2)} often breaks` : ""}`;
-  root.querySelector(".sum").textContent = state.rows.length ? words + (stale() ? " · changed since the last reply" : "") : "";
+  learn(state.rows, follow);
+  const [words, means] = state.bypass ? ["Bypassed: the next reply is not steered.", ""] : loadWords(state), sum = root.querySelector(".sum");
+  sum.textContent = state.rows.length ? words + (stale() ? " · changed since the last reply" : "") : "";
+  sum.title = means;
   root.querySelector(".dirty").hidden = !dirty();
   root.querySelector("#undo").disabled = !canUndo();
   root.querySelector("#redo").disabled = !canRedo();

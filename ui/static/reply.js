@@ -51,8 +51,8 @@ const thumbs = (turn) => [[true, "up", "Good reply"], [false, "down", "Bad reply
   icon(sign(name), words, () => thumb(turn, up).catch((error) => toast(error.message, { problem: true })), { "aria-pressed": String(turn.thumb === up) }));
 
 function steeredChips(turn, reply) {
-  const { applied, warnings = [], coherence } = reply.steering || {};
-  return [verdict(coherence), made(turn, applied), warned(warnings)];
+  const { warnings = [], coherence } = reply.steering || {};
+  return [verdict(coherence), made(turn, reply.steering || {}), warned(warnings)];
 }
 
 export function verdictChip(coherence) {
@@ -75,12 +75,12 @@ function warned(warnings) {
 }
 
 // What the reply was made with; a click puts the sliders back there. Of a reply that broke off before that was told nobody knows it.
-function made(turn, applied) {
+function made(turn, { applied, load }) {
   if (!applied) return null;
   if (!applied.length) return chip("not steered");
   const words = applied.map((a) => `${a.label || a.id} ${amount(a)}`);
   const label = turn.persona ? `${turn.persona} ×${turn.asked.scale.toFixed(2)}` : applied.length > FEW ? `${words[0]} + ${applied.length - 1} more` : words.join(" · ");
-  return el("button", { type: "button", class: "chip act", title: `Made with ${words.join(", ")}; seed ${turn.seed}.\nClick to put the sliders back there.`, "aria-label": `Put the sliders back to ${words.join(", ")}`, "data-act": "restore", onclick: () => back(turn) }, `${label} · seed ${turn.seed}`);
+  return el("button", { type: "button", class: "chip act", title: `Made with ${words.join(", ")}; ${load == null ? "" : `load ${load.toFixed(2)}, `}seed ${turn.seed}.\nClick to put the sliders back there.`, "aria-label": `Put the sliders back to ${words.join(", ")}`, "data-act": "restore", onclick: () => back(turn) }, `${label} · seed ${turn.seed}`);
 }
 
 async function back(turn) {

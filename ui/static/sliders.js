@@ -1,6 +1,6 @@
 // The sliders' state, their history, and the API's `steering` object that they stand for. Knows no elements.
 import { api, featurePath, model } from "./api.js";
-import { push, SAFE, tidy } from "./dose.js";
+import { tidy } from "./dose.js";
 import { keepInTab, ofTab } from "./kept.js";
 
 export const MOST = 32;
@@ -110,9 +110,3 @@ async function dosesOf(given) {
 }
 
 export const presetOf = (id = state.preset) => state.presets.find((p) => p.id === id);
-// A shipped persona was measured as a whole, so its own total is safe.
-const tried = () => { const p = presetOf(); return p?.readonly && p.steering.unit === "dose" ? push(p.steering) : 0; };
-export function total() {
-  const sum = push(state), most = Math.max(SAFE, tried());
-  return { sum, most, over: sum > most + 0.005 };
-}
