@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from server import problems
 from server.callers import ANYONE, Caller
 from server.engines.engine import Engine, Generation, Sampling
 from server.errors import ApiError, bad_request
@@ -366,9 +367,7 @@ def _as_one_spec() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise BadStrength(
-            f"preset, features and scale together: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise BadStrength(f"preset, features and scale together: {problems.first(error.errors())[1]}") from error
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What goes wrong, on the wire: one table from exceptions to HTTP, in OpenAI's shape. The core knows no status codes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from server import metrics
+from server import metrics, problems
 from server.engines.engine import EngineFailed, Overloaded
 from server.store.store import Unavailable
 from steering.errors import SteeringError
@@ -74,7 +74,7 @@ def as_api_error(error: BaseException) -> ApiError:
         case ValidationError():
             return first_problem(error)
         case RequestValidationError():
-            return _named(error.errors()[0], skip=1)
+            return _named([{**p, "loc": p["loc"][1:]} for p in error.errors()])  # which begin with `query` or `header`
         case Overloaded():
             wait = {"Retry-After": f"{error.retry_after:.0f}"}
             return ApiError(429, str(error), code="rate_limit_exceeded", kind="rate_limit_error", headers=wait)
@@ -122,20 +122,16 @@ def install(app: FastAPI, *, told: Callable[[Request, ApiError], Awaitable[None]
 
 def first_problem(error: ValidationError, *, within: str = "") -> ApiError:
     """A 400 for the first thing that a model refused; `within` is where in the body that model stands."""
-    return _named(dict(error.errors(include_url=False)[0]), within=within)
+    return _named(error.errors(include_url=False), within=within)
 
 
-def _named(problem: dict[str, Any], *, within: str = "", skip: int = 0) -> ApiError:
-    # A union's branches and a validator's own name stand in `loc` beside the keys that the caller wrote.
-    keys = [str(p) for p in problem["loc"][skip:] if isinstance(p, int) or p.replace("_", "").isalnum()]
-    path = ".".join([within, *keys] if within else keys)
-    message = problem["msg"].removeprefix("Value error, ")
+def _named(found: Sequence[problems.Problem], *, within: str = "") -> ApiError:
+    problem, said = problems.first(found)
+    path = ".".join(filter(None, (within, *problems.place(problem))))
     if problem["type"] == "extra_forbidden":
         return bad_request(
             f"unknown key {path!r}; it would have been ignored, so it is refused", param=path, code="unknown_parameter"
         )
     if problem["type"] == "missing":
         return bad_request(f"{path!r} is required", param=path, code="missing_required_parameter")
-    given = problem.get("input")
-    shown = f" (got {str(given)[:60]!r})" if isinstance(given, str | int | float | bool) else ""
-    return bad_request(f"{path}: {message}{shown}", param=path)
+    return bad_request(f"{path}: {said}" if path else said, param=path or None)

@@ -132,6 +132,7 @@ def features(
     """
     from pydantic import ValidationError
 
+    from server import problems
     from server.finding import FeatureQuery
 
     asked = {"mode": mode, "q": " ".join(words or ()), "prompts": prompt or [], "without": without or []}
@@ -140,8 +141,8 @@ def features(
     try:
         query = FeatureQuery.model_validate({**asked, "kind": kind, "sort": sort, "limit": limit})
     except ValidationError as error:
-        problem = error.errors()[0]
-        fail(f"--{str(problem['loc'][0]).replace('_', '-')}: {problem['msg']} (got {problem['input']!r})")
+        problem, said = problems.first(error.errors())
+        fail(f"--{str(problem['loc'][0]).replace('_', '-')}: {said}")
     hits = expected(lambda: _found(_settings(bundle, None, model=model), query))
     table = Table(Column("feature", no_wrap=True), "label", "score", "fires on", "typical max", "dose 1.0", "kind")
     for f, score in hits[:limit]:

@@ -23,6 +23,7 @@ import structlog
 from huey import Huey, SqliteHuey
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from server import problems
 from server.files import write
 from server.settings import Settings
 from server.store.store import BadStore
@@ -257,9 +258,9 @@ class Jobs:
         try:
             return TypeAdapter(schema).dump_python(TypeAdapter(schema).validate_python(dict(config)), mode="json")
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "config"
-            raise BadJob(f"{where} of a {type}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+            problem, said = problems.first(error.errors())
+            where = ".".join(map(str, problem["loc"])) or "config"
+            raise BadJob(f"{where} of a {type}: {said[0].lower()}{said[1:]}") from error
 
 
 @dataclass(frozen=True)

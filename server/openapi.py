@@ -95,7 +95,7 @@ class Error(BaseModel):
 
 
 REFUSALS: dict[int, tuple[str, str, str, str | None, str | int]] = {
-    400: ("BadRequest", "Something in the request cannot be.", "temperature: Input should be less than or equal to 2 (got '3')", "temperature", "invalid_value"),
+    400: ("BadRequest", "Something in the request cannot be.", "temperature: at most 2 is wanted, not 3", "temperature", "invalid_value"),
     401: ("Unauthorized", "Where a server has keys, every request needs one.", "no key was given; send one as \"Authorization: Bearer sk-tiller-…\": whoever runs this server makes them with `tiller keys new`", None, "invalid_api_key"),
     403: ("Forbidden", "This may not be changed, is switched off, or needs a key with more rights.", "'golden-gate' comes with the model and cannot be changed; save yours under another id", "id", "preset_readonly"),
     404: ("NotFound", "There is no such thing.", "the model 'gpt' does not exist; GET /v1/models lists those that do", "model", "model_not_found"),

@@ -161,8 +161,8 @@ def test_a_job_that_cannot_be_is_refused_before_it_waits(settings):
     jobs = Jobs(settings)
     for type, config, said in (
         ("magic", {}, "no type of job 'magic'; there are sae_train, sae_update, count"),
-        ("count", {"step": 3}, "step of a count: extra inputs"),
-        ("sae_update", {"steps": "many"}, "steps of a sae_update: input should be a valid integer"),
+        ("count", {"step": 3}, "step of a count: there is no such key"),
+        ("sae_update", {"steps": "many"}, "steps of a sae_update: a whole number is wanted"),
         ("sae_train", {"model": "m"}, "hook of a sae_train"),
     ):
         with pytest.raises(BadJob, match=said.split("'")[0]):

@@ -1,0 +1,113 @@
+"""What pydantic finds wrong, in words for whoever sent it. Knows pydantic's types of error; nothing of HTTP.
+
+A table by type, with what pydantic tells beside it in the braces; what is in no row stays as pydantic says it.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
+
+Problem = Mapping[str, Any]
+"""One of `ValidationError.errors()`."""
+
+KINDS = {
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "dataclass_type": "an object",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a number of fewer digits",
+    "int_from_float": "a whole number",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "an object",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""What would have been right instead of what was given."""
+LIMITS = {
+    "greater_than": "more than {bound} is wanted, not {given}",
+    "greater_than_equal": "at least {bound} is wanted, not {given}",
+    "less_than": "less than {bound} is wanted, not {given}",
+    "less_than_equal": "at most {bound} is wanted, not {given}",
+    "string_too_long": "give at most {bound} characters, not {length}",
+    "string_too_short": "text of {bound} or more characters is wanted, not {given}",
+    "too_long": "give at most {bound}, not {length}",
+    "too_short": "give at least {bound}, not {length}",
+}
+"""How far it may go."""
+BOUNDS = ("gt", "ge", "lt", "le", "min_length", "max_length")
+KEYS = {"extra_forbidden": "there is no such key", "missing": "it is required"}
+SHAPES = {
+    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first, or nothing",
+    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter first",
+    r"^\S+( \S+)*$": "words with single spaces between them",
+    r"^(preset|feature):": "'preset:' or 'feature:' with an id behind it",
+    r"^[0-9]{1,9}$": "a number, the next_cursor of the page before,",
+}
+"""What a pattern lets through."""
+
+
+def first(problems: Sequence[Problem]) -> tuple[Problem, str]:
+    """The first problem, and a sentence for it. Where one of several forms would do, it is told of the nearest, or of all."""
+    chief, *others = problems
+    # A union tells of each of its forms, with the form's name behind the place; the one that got furthest was meant.
+    forms = [chief, *(p for p in others if place(p)[: len(place(chief))] == place(chief) and _same(p, chief))]
+    nearest = max(forms, key=lambda p: len(place(p)))
+    wanted = [KINDS[p["type"]] for p in forms if place(p) == place(nearest) and p["type"] in KINDS]
+    if nearest is chief and len(wanted) > 1:
+        return chief, _wanted(" or ".join(dict.fromkeys(wanted)), chief)
+    return nearest, sentence(nearest)
+
+
+def sentence(problem: Problem) -> str:
+    """One problem in words, without its place."""
+    if kind := KINDS.get(problem["type"]):
+        return _wanted(kind, problem)
+    if problem["type"] == "string_pattern_mismatch":
+        pattern = problem["ctx"]["pattern"]
+        return f"{SHAPES.get(pattern, f'a match of {pattern}')} is wanted, not {given(problem)}"
+    if limit := LIMITS.get(problem["type"]):
+        bound = next(problem["ctx"][name] for name in BOUNDS if name in problem["ctx"])
+        length = len(problem["input"]) if isinstance(problem["input"], Sized) else ""
+        return limit.format(
+            bound=f"{bound:.15g}" if isinstance(bound, float) else bound, given=given(problem), length=length
+        )
+    if key := KEYS.get(problem["type"]):
+        return key
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{said} (got {given(problem)})" if isinstance(problem["input"], str | int | float) else said
+
+
+def place(problem: Problem) -> tuple[str, ...]:
+    """The keys that the caller wrote: a union's forms and a validator's own name stand among them, too."""
+    return tuple(str(p) for p in problem["loc"] if isinstance(p, int) or p.replace("_", "").isalnum())
+
+
+def given(problem: Problem) -> str:
+    """What was sent, as JSON has it; of much, what kind of thing it is."""
+    value = problem["input"]
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else f"{value[:59]}…")
+    if isinstance(value, bool | int | float | None):
+        return json.dumps(value)[:60]
+    return "an object" if isinstance(value, Mapping) else "a list"
+
+
+def _wanted(kind: str, problem: Problem) -> str:
+    expected = problem.get("ctx", {}).get("expected", "")
+    said = f"{kind.format(expected=expected)} is wanted, not {given(problem)}"
+    near = difflib.get_close_matches(str(problem["input"]).lower()[:60], re.findall(r"'([^']*)'", expected), 1)
+    return f"{said}; did you mean {near[0]!r}?" if near else said
+
+
+def _same(one: Problem, chief: Problem) -> bool:
+    """Whether it tells of the same value as the chief, or of something within it; a key's problem is not its value's."""
+    return place(one) != place(chief) or one["input"] is chief["input"]
