@@ -231,21 +231,19 @@ class Tiller:
         revision, composition = self.bundle.info.revision, compose(resolved, self.bundle)
         coherence = "coherence" in asked.wanted
         choice = Choice(model or self.model, preset, resolved, revision, composition, coherence, cut, pins)
-        like = None if preset or caller.may("researcher") else await self._like(spec, caller)
+        like = None if preset else await self._like(spec, caller)
         return self._decided(replace(choice, caller=caller, default=default, like=like))
 
     async def _like(self, spec: SteeringSpec, caller: Caller) -> Preset | None:
         """The preset that a caller sees and whose features these are, all of them as much more or less."""
         if not spec.features:
             return None
+        if (found := _alike(spec, self.bundle.presets)) or caller.may("researcher"):
+            return found  # who may steer by anything needs no saved one
         try:
-            known = await self.presets(caller)
+            return _alike(spec, await self.presets(caller))
         except Unavailable:  # the bundle's are here, and what a role may steer by itself needs none
-            known = [*self.bundle.presets]
-        for preset in known:
-            if preset.steering.unit == spec.unit and as_much(spec, preset.steering):
-                return preset
-        return None
+            return None
 
     def _decided(self, choice: Choice) -> Choice:
         """The same choice with the policy's signature. Raises ApiError."""
@@ -342,6 +340,10 @@ class Tiller:
         )
 
 
+def _alike(spec: SteeringSpec, presets: Sequence[Preset]) -> Preset | None:
+    return next((p for p in presets if p.steering.unit == spec.unit and as_much(spec, p.steering)), None)
+
+
 def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:
     """Hold what is to be done, asked for with a `scale`, against the policy. Raises BadStrength that says how far it may go."""
     for hook, norm in resolved.push_norm.items():
@@ -363,7 +365,7 @@ def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) 
 
 @contextmanager
 def _as_one_spec() -> Iterator[None]:
-    """Name the place of what only shows once preset, features and scale are one: a repeated or 33rd feature, an overflow."""
+    """Name the place of what only shows once preset, features and scale are one: a 33rd feature, an overflow."""
     try:
         yield
     except ValidationError as error:

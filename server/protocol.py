@@ -18,7 +18,7 @@ from pydantic import (
 from server.engines.engine import Sampling
 from server.errors import ApiError, bad_request, first_problem
 from steering.chat import Message
-from steering.spec import MAX_FEATURES, Intervention, Preset, Scope, SteeringSpec, Unit
+from steering.spec import Features, Preset, Scope, SteeringSpec, Unit
 
 T = TypeVar("T", bound=BaseModel)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -68,7 +68,7 @@ class SteeringRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str | None = None
-    features: tuple[Intervention, ...] = Field(default=(), max_length=MAX_FEATURES)
+    features: Features = ()
     unit: Unit = "dose"
     scale: Finite = 1.0
     scope: Scope = "assistant"

@@ -6,9 +6,9 @@ have the same canonical form and so, mostly, the same fingerprint.
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from steering.calibration import Calibration, SweetSpot
 from steering.errors import BadStrength
@@ -41,22 +41,28 @@ class Intervention(_Value):
         return (self.mode == "add" and self.strength == 0) or (self.mode == "scale" and self.strength == 1)
 
 
+def _each_once(features: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+    ids = [f.id for f in features]
+    if repeated := next((i for i in ids if ids.count(i) > 1), None):
+        first, second = [n for n, i in enumerate(ids) if i == repeated][:2]
+        raise ValueError(
+            f"{repeated!r} is there twice, at {first} and at {second}; keep one, with the strength it is to have"
+        )
+    return features
+
+
+Features = Annotated[tuple[Intervention, ...], Field(max_length=MAX_FEATURES), AfterValidator(_each_once)]
+"""Each of them once."""
+
+
 class SteeringSpec(_Value):
     """Interventions that act together, the unit of their strengths, and which tokens they touch."""
 
-    features: tuple[Intervention, ...] = Field(default=(), max_length=MAX_FEATURES)
+    features: Features = ()
     unit: Unit = "dose"
     scale: float = Field(default=1.0, allow_inf_nan=False)
     """Multiplies the whole edit: 0 is unsteered, 0.5 half of every push."""
     scope: Scope = "assistant"
-
-    @field_validator("features")
-    @classmethod
-    def _each_feature_once(cls, features: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
-        ids = [f.id for f in features]
-        if repeated := sorted({i for i in ids if ids.count(i) > 1}):
-            raise ValueError(f"feature {repeated[0]!r} is given more than once; give each feature once")
-        return features
 
     def canonical(self) -> "SteeringSpec":
         """Return the same steering, said in the one way that all equal specs share.

@@ -36,7 +36,12 @@ BAD = {
     "feature twice": (
         {"steering": {"features": [{"id": "small/1"}, {"id": "small/1"}]}},
         "steering.features",
-        "more than once",
+        "steering.features: 'small/1' is there twice, at 0 and at 1; keep one",
+    ),
+    "feature twice beside a preset": (
+        {"steering": {"preset": "calm", "features": [{"id": "small/1"}, {"id": "small/4"}, {"id": "small/1"}]}},
+        "steering.features",
+        "'small/1' is there twice, at 0 and at 2",
     ),
     "33 features with the preset's": (
         {"steering": {"preset": "bridge", "features": [{"id": f"small/{i}", "strength": 0.01} for i in range(2, 34)]}},

@@ -80,7 +80,7 @@ def test_strength_that_is_not_finite_is_refused(strength):
 
 
 def test_feature_given_twice_is_refused_by_name():
-    with pytest.raises(ValidationError, match="'b/1' is given more than once"):
+    with pytest.raises(ValidationError, match="'b/1' is there twice, at 0 and at 1"):
         spec(("b/1", 1.0, "add"), ("b/1", 2.0, "add"))
 
 
