@@ -77,7 +77,8 @@ class Audit:
     def add(self, entry: dict[str, Any]) -> Head:
         """Add a line, after the last one that is whole."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a+b") as file:
+        private = lambda path, flags: os.open(path, flags, 0o600)  # noqa: E731 - for its owner's eyes only
+        with open(self.file, "a+b", opener=private) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             last = _last(file.fileno())
             line = {"n": last.n + 1, "before": last.hash, **entry}

@@ -35,6 +35,11 @@ async def check_reachable(settings: Settings, store: Store) -> None:
         )
 
 
+async def end_sessions(store: Store) -> None:
+    """Have everybody who uses a browser sign in again: a new secret signs from now on."""
+    await store.set_setting(SESSION, _new_secret())
+
+
 class Keyring:
     """The keys of one server, as last read."""
 
@@ -43,7 +48,8 @@ class Keyring:
         self._keys: dict[str, Key] | None = None
         self._read = 0.0
         self._looking: asyncio.Task[None] | None = None
-        self._signer: URLSafeTimedSerializer | None = None
+        self._secret: str | None = None
+        """What signs, as last read."""
         given = settings.admin_key
         self._operator = digest_of(given.get_secret_value()) if given else None
 
@@ -72,6 +78,11 @@ class Keyring:
             return None
         return (await self._signs(store)).dumps(self._operator if caller is OPERATOR else caller.key)
 
+    async def end_sessions(self, store: Store) -> None:
+        """Make what browsers keep worth nothing, here at once and at other replicas within a second; keys stay."""
+        await end_sessions(store)
+        self._secret = None
+
     def forget(self) -> None:
         """Read the keys again when they are asked for next."""
         self._read = 0.0
@@ -95,6 +106,7 @@ class Keyring:
     async def _look(self, store: Store) -> None:
         try:
             self._keys = {k.digest: k for k in await store.keys()}
+            self._secret = await store.setting(SESSION)
             self._read = time.monotonic()
         except Unavailable:
             pass  # /health tells it
@@ -107,7 +119,11 @@ class Keyring:
         return found if isinstance(found, str) else None
 
     async def _signs(self, store: Store) -> URLSafeTimedSerializer:
-        if self._signer is None:
-            secret = await store.first_setting(SESSION, secrets.token_urlsafe(32))
-            self._signer = URLSafeTimedSerializer(secret, salt="tiller.session")
-        return self._signer
+        await self._all(store)  # which looks at the secret, too
+        if self._secret is None:
+            self._secret = await store.first_setting(SESSION, _new_secret())
+        return URLSafeTimedSerializer(self._secret, salt="tiller.session")
+
+
+def _new_secret() -> str:
+    return secrets.token_urlsafe(32)

@@ -50,6 +50,13 @@ class KeyList(answers.lists.Page):
     data: list[KeyTold]
 
 
+class Ended(BaseModel):
+    """What browsers kept is worth nothing."""
+
+    object: Literal["sessions"]
+    deleted: Literal[True]
+
+
 class Me(BaseModel):
     """Who asks."""
 
@@ -100,6 +107,14 @@ async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
     await noted(request, "key deleted", deleted=key_id)
     request.app.state.keyring.forget()
     return {"id": key_id, "object": "key", "deleted": True}
+
+
+@router.delete("/sessions", openapi_extra=wire(Ended, 401, 403))
+async def end_sessions(request: Request) -> dict[str, Any]:
+    """Have everybody who uses a browser sign in again, you as well; keys stay as they are."""
+    await request.app.state.keyring.end_sessions(request.app.state.tiller.store)
+    await noted(request, "sessions ended")
+    return {"object": "sessions", "deleted": True}
 
 
 @router.get("/me", openapi_extra=wire(Me, 401))

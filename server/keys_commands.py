@@ -10,7 +10,8 @@ from rich.table import Column, Table
 
 from server.giving_up import fail
 from server.keys import Allowance, KeyRequest, Role, new_key
-from server.store_commands import Data, Redis, with_store
+from server.store.store import Store
+from server.store_commands import Data, Redis, deed, with_store
 
 app = typer.Typer(no_args_is_help=True, help="Who may use a server: make, list and delete keys.")
 console, problems = Console(), Console(stderr=True)
@@ -45,7 +46,12 @@ def new(
         problems.print(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", style="red")
         raise typer.Exit(2) from error
     key, secret = new_key(**dict(asked))
-    with_store(data_dir, redis_url, lambda store: store.add_key(key))
+
+    async def add(store: Store) -> None:
+        await store.add_key(key)
+        await deed(store, data_dir, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
+
+    with_store(data_dir, redis_url, add)
     problems.print(f"{key.id}: {key.role} {key.owner}. The key is shown once:")
     console.print(secret, soft_wrap=True, highlight=False)
 
@@ -69,6 +75,30 @@ def rm(key_id: str, data_dir: Data = None, redis_url: Redis = None) -> None:
 
     Example: tiller keys rm key_0123456789abcdef
     """
-    if not with_store(data_dir, redis_url, lambda store: store.delete_key(key_id)):
+
+    async def delete(store: Store) -> bool:
+        if gone := await store.delete_key(key_id):
+            await deed(store, data_dir, "key deleted", deleted=key_id)
+        return gone
+
+    if not with_store(data_dir, redis_url, delete):
         fail(f"there is no key {key_id!r}; `tiller keys ls` lists them")
     console.print(f"{key_id} is deleted")
+
+
+@app.command()
+def sign_out(data_dir: Data = None, redis_url: Redis = None) -> None:
+    """Have everybody sign in again who uses the page: what their browsers keep is worth nothing within a second. Keys stay.
+
+    For when somebody else may have read the store: what signs the cookies is in it.
+
+    Example: tiller keys sign-out
+    """
+    from server.keyring import end_sessions
+
+    async def end(store: Store) -> None:
+        await end_sessions(store)
+        await deed(store, data_dir, "sessions ended")
+
+    with_store(data_dir, redis_url, end)
+    console.print("everybody who uses the page has to sign in again")

@@ -68,6 +68,7 @@ LEAST: dict[tuple[str, str], Role] = {
     ("GET", "/v1/keys"): "admin",
     ("POST", "/v1/keys"): "admin",
     ("DELETE", "/v1/keys/{key_id}"): "admin",
+    ("DELETE", "/v1/sessions"): "admin",
 }
 
 

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -56,7 +56,7 @@ def restore(
     """
     try:
         records = document.read(file.read_text(encoding="utf-8"))
-        with_store(data_dir, redis_url, lambda store: store.put_records(records, replace=replace))
+        with_store(data_dir, redis_url, lambda store: _put(store, data_dir, records, replace=replace))
     except (OSError, UnicodeDecodeError) as error:
         fail(f"cannot read {str(file)!r}: {error}")
     except BadStore as error:
@@ -85,6 +85,24 @@ def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Sto
         return asyncio.run(run())
     except BadStore as error:
         fail(str(error))
+
+
+async def deed(store: Store, data_dir: Path | None, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
+    """Note in the audit log what somebody at this machine's command line has done; who may write there needs no key."""
+    from server.audit import Audit
+    from server.callers import OPERATOR
+
+    by = {"from": "command line", "uid": os.getuid()}
+    try:
+        await Audit(settings_of(data_dir=data_dir).data_dir).note(store, OPERATOR, act, by=by, **about)
+    except OSError as error:
+        fail(f"done, but the audit log could not be written: {error}")
+
+
+async def _put(store: Store, data_dir: Path | None, records: list[Record], *, replace: bool) -> None:
+    await store.put_records(records, replace=replace)
+    if any(r.kind == "key" for r in records) or await store.keys():
+        await deed(store, data_dir, "restored", records=dict(Counter(r.kind for r in records)), replace=replace)
 
 
 def _write_privately(file: Path, text: str) -> None:

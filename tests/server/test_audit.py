@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -118,6 +119,23 @@ def test_an_open_server_notes_nothing_for_it_cannot_tell_people_apart(bundle, tm
 def tiller(*words):
     *words, folder = words
     return subprocess.run([sys.executable, "-m", "server", *words, "--data-dir", str(folder)], capture_output=True, text=True)  # fmt: skip
+
+
+def test_what_is_done_at_the_command_line_is_noted_too(tmp_path):
+    secret = tiller("keys", "new", "eve", "--role", "user", tmp_path).stdout.strip()
+    key_id = [*Audit(tmp_path).lines()][0]["made"]
+    assert tiller("store", "backup", str(tmp_path / "kept.jsonl"), tmp_path).returncode == 0
+    assert tiller("keys", "sign-out", tmp_path).returncode == 0
+    assert tiller("keys", "rm", key_id, tmp_path).returncode == 0
+    assert tiller("keys", "rm", key_id, tmp_path).returncode == 1  # nothing was done
+    assert tiller("store", "restore", str(tmp_path / "kept.jsonl"), "--replace", tmp_path).returncode == 0
+    lines = [*Audit(tmp_path).lines()]
+    assert [line["act"] for line in lines] == ["key made", "sessions ended", "key deleted", "restored"]
+    assert all((line["who"]["owner"], line["by"]["uid"]) == ("operator", os.getuid()) for line in lines)
+    assert (lines[2]["deleted"], lines[3]["records"]["key"]) == (key_id, 1)
+    assert secret not in Audit(tmp_path).file.read_text()
+    assert tiller("audit", "verify", tmp_path).returncode == 0
+    assert Audit(tmp_path).file.stat().st_mode & 0o077 == 0
 
 
 async def test_the_last_of_many_replies_cannot_be_cut_off_unnoticed(tmp_path):

@@ -175,6 +175,26 @@ def test_a_cookie_is_worth_nothing_when_its_key_is_deleted(guarded, admin):
         assert browser.get("/v1/me").status_code == 401
 
 
+@pytest.mark.parametrize("how", ["command line", "http"])
+def test_who_ends_all_sessions_makes_every_cookie_worthless_and_no_key(guarded, admin, how):
+    key = made(admin, f"sessions-{how[:4]}")
+    with httpx.Client(base_url=guarded[0]) as browser, httpx.Client(base_url=guarded[0]) as operator:
+        for page, secret in ((browser, key["secret"]), (operator, ADMIN)):
+            page.post("/sign-in", data={"key": secret})
+            assert page.get("/v1/me").status_code == 200
+        if how == "http":
+            assert admin.delete("/v1/sessions").json() == {"object": "sessions", "deleted": True}
+            assert browser.get("/v1/me").status_code == 401
+        else:
+            subprocess.run(tiller("keys", "sign-out", guarded), check=True)
+            until(lambda: browser.get("/v1/me").status_code == 401, 10)
+        until(lambda: operator.get("/v1/me").status_code == 401, 10)
+        browser.post("/sign-in", data={"key": key["secret"]})
+        assert browser.get("/v1/me").status_code == 200
+    with as_(guarded[0], key["secret"]) as http:
+        assert http.get("/v1/me").status_code == 200
+
+
 def test_requests_tokens_replies_and_steerings_are_limited_each(guarded, admin):
     few = made(admin, "few", role="creator", limits={"requests": 3})
     with as_(guarded[0], few["secret"]) as http:
