@@ -123,7 +123,7 @@ def tiller(*words):
 
 def test_what_is_done_at_the_command_line_is_noted_too(tmp_path):
     secret = tiller("keys", "new", "eve", "--role", "user", tmp_path).stdout.strip()
-    key_id = [*Audit(tmp_path).lines()][0]["made"]
+    key_id = next(Audit(tmp_path).lines())["made"]
     assert tiller("store", "backup", str(tmp_path / "kept.jsonl"), tmp_path).returncode == 0
     assert tiller("keys", "sign-out", tmp_path).returncode == 0
     assert tiller("keys", "rm", key_id, tmp_path).returncode == 0
