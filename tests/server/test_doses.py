@@ -116,6 +116,28 @@ def own(tmp_path):
     return bundle
 
 
+def test_a_personas_features_are_warned_about_neither_by_its_name_nor_as_sliders_nor_as_a_copy(own, tmp_path):
+    """No dose of the feature has an effect, alone; a shipped preset was measured as a whole."""
+    import httpx
+
+    file = own / "revisions/r1/features.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    push = {"raw": 6.0, "effect": 0.0, "kl": 0.1, "surprise": 0.1, "repetition": 0.0}
+    rows[0]["calibration"] = {"knots": [(0, 0), (1, 6)], "points": [push], "works": False, "z": 0.0, "revision": "r1"}
+    file.write_text("\n".join(map(json.dumps, rows)))
+    alone = [{"id": "small/1", "strength": 0.8}]
+    with serving(own, tmp_path / "data") as (address, _), httpx.Client(base_url=address) as http:
+        http.put("/v1/presets/copy", json={"id": "copy", "name": "Copy", "steering": {"features": alone}})
+
+        def warned(**steering):
+            told = http.post("/v1/steering/validate", json={"steering": steering}).json()
+            return [w["code"] for w in told["warnings"]]
+
+        assert warned(preset="bridge") == warned(preset="copy") == warned(features=alone) == []
+        assert warned(features=alone, scale=0.5) == []
+        assert warned(features=[*alone, {"id": "small/2", "strength": 0.1}]) == ["no_effect"]
+
+
 def test_calibrate_writes_into_the_bundle_and_presets_push_as_far_as_before(own, tmp_path):
     before = Bundle.open(own)
     result = CliRunner().invoke(app, ["calibrate", "--bundle", str(own), "--corpus", str(tmp_path / "text.txt"),
