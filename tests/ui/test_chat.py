@@ -282,3 +282,33 @@ def test_message_sent_at_once_after_a_persona_was_chosen_is_steered(page):
 
     assert "Bridge ×1.00" in notes(page, "steered")
     assert last(page, "default") != last(page, "steered")
+
+
+def test_what_is_so_of_many_features_is_said_once_and_what_matters_is_said_first(page, address):
+    rows = [{"id": "small/1", "strength": 1.2}, *({"id": f"small/{i}", "strength": 0.1} for i in (3, 4, 5))]
+    told = httpx.post(f"{address}/v1/steering/validate", json={"steering": {"features": rows}}).json()["warnings"]
+    assert sorted(w["code"] for w in told) == ["above_sweet_spot", *["not_measured"] * 3]
+    page.evaluate("(features) => import('/page/sliders.js').then((m) => m.take({ features, unit: 'dose' }))", rows)
+    send(page, "hello there")
+    finished(page)
+
+    line = page.locator("#steered-pane .warned > summary")
+    assert line.inner_text() == "⚠ 1 feature is beyond what stays coherent · 4 notes"
+    assert not page.is_visible("#steered-pane .warned ul")
+    line.click()
+    groups = page.locator("#steered-pane .warned > ul > li")
+    assert groups.count() == 2
+    assert groups.nth(0).inner_text() == "bridges: dose 1.20 is beyond what stays coherent"
+    groups.nth(1).locator("summary").click()
+    assert groups.nth(1).inner_text().splitlines() == [
+        "the doses of 3 features were not measured; 1.0 is half of a typical length",
+        "on “red”, says “long”", "small/4", "small/5",
+    ]  # fmt: skip
+
+
+def test_a_reply_without_warnings_has_no_notes(page):
+    pick(page)
+    send(page)
+    finished(page)
+
+    assert page.locator(".warned").count() == 0

@@ -3,6 +3,7 @@ import { signed } from "./dose.js";
 import { button, el, icon, sign, toast } from "./dom.js";
 import { ease } from "./sliders.js";
 import { restore, talk, thumb } from "./talk.js";
+import { warnedNode } from "./warned.js";
 
 const FEW = 3;
 const VERDICTS = { ok: "coherence: OK", strained: "coherence: strained", broken: "coherence: broken" };
@@ -51,8 +52,8 @@ const thumbs = (turn) => [[true, "up", "Good reply"], [false, "down", "Bad reply
   icon(sign(name), words, () => thumb(turn, up).catch((error) => toast(error.message, { problem: true })), { "aria-pressed": String(turn.thumb === up) }));
 
 function steeredChips(turn, reply) {
-  const { warnings = [], coherence } = reply.steering || {};
-  return [verdict(coherence), made(turn, reply.steering || {}), warned(warnings)];
+  const { warnings = [], applied, coherence } = reply.steering || {};
+  return [verdict(coherence), made(turn, reply.steering || {}), warnedNode(warnings, applied)];
 }
 
 export function verdictChip(coherence) {
@@ -64,14 +65,6 @@ export function verdictChip(coherence) {
 function verdict(coherence) {
   const chip = verdictChip(coherence);
   return [chip, !chip || coherence.verdict === "ok" ? null : button("Ease off: halve the strength", ease, { class: "chip act", "data-act": "ease" })];
-}
-
-// What was changed or goes too far is said at once; what is merely not known of single features waits behind a word.
-const LOUD = new Set(["above_sweet_spot", "cut"]);
-function warned(warnings) {
-  const loud = warnings.filter((w) => LOUD.has(w.code)), rest = warnings.filter((w) => !LOUD.has(w.code));
-  const said = (w) => chip(`⚠ ${w.message}`, "warn");
-  return [loud.slice(0, 3).map(said), rest.length ? el("details", { class: "warned" }, el("summary", { class: "chip" }, rest.length === 1 ? "1 note" : `${rest.length} notes`), rest.map(said)) : null];
 }
 
 // What the reply was made with; a click puts the sliders back there. Of a reply that broke off before that was told nobody knows it.
