@@ -10,8 +10,10 @@ from typing import Any
 import structlog
 import torch
 import transformers
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,6 +57,7 @@ from server.permissions import permitted
 from server.rates import Rates
 from server.settings import LOOPBACK, Settings
 from server.store.store import BadStore, trouble
+from server.strays import Strays
 from server.swap import Swap, as_called
 from server.tracing import Traced
 from server.version import VERSION, git_commit, version_of
@@ -118,10 +121,6 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.state.settings, app.state.draining = settings, False
     app.state.tiller, app.state.failure, app.state.swap = None, None, Swap(app.state)
     app.state.keyring, app.state.rates, app.state.audit = Keyring(settings), Rates(settings), Audit(settings.data_dir)
-    app.add_middleware(Entrance, state=app.state)
-    app.add_middleware(Border, state=app.state, settings=settings)
-    app.add_middleware(Traced)
-    app.add_middleware(Lines)
     errors.install(app, told=audit.refusal)
     openapi.install(app)
     for part in PARTS:
@@ -131,12 +130,21 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     _add_health(app, settings)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
-    async def unknown(request: Request, path: str) -> None:
-        raise ApiError(
-            404, f"there is no {request.method} /v1/{path} here; /docs lists what there is", code="not_found"
-        )
+    async def unknown() -> None:
+        raise HTTPException(404)
 
+    app.add_middleware(Strays, routes=_routes(app))
+    app.add_middleware(Entrance, state=app.state)
+    app.add_middleware(Border, state=app.state, settings=settings)
+    app.add_middleware(Traced)
+    app.add_middleware(Lines)
     return app
+
+
+def _routes(app: FastAPI) -> list[APIRoute]:
+    """All that have an address of their own."""
+    found = [*app.routes, *(r for part in (*PARTS, metrics_api, sign_in) for r in part.router.routes)]
+    return [route for route in found if isinstance(route, APIRoute) and route.name != "unknown"]
 
 
 async def _open(app: FastAPI, opener: Opener) -> None:

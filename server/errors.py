@@ -8,7 +8,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
 from server import metrics, problems
 from server.engines.engine import EngineFailed, Overloaded
@@ -86,8 +85,6 @@ def as_api_error(error: BaseException) -> ApiError:
             said = f"{error}; what does not need it goes on, try this again in a moment"
             wait = {"Retry-After": "2"}
             return ApiError(503, said, code="store_unavailable", kind="unavailable_error", headers=wait)
-        case HTTPException():
-            return ApiError(error.status_code, str(error.detail), code="http_error")
         case _:
             return ApiError(
                 500,
@@ -115,7 +112,6 @@ def install(app: FastAPI, *, told: Callable[[Request, ApiError], Awaitable[None]
         Overloaded,
         EngineFailed,
         Unavailable,
-        HTTPException,
     ):
         app.add_exception_handler(kind, answer)
 
