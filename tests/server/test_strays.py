@@ -62,7 +62,7 @@ def test_where_nothing_is_says_where_to_look(page, method, path):
         ("POST", "/health", "GET"),
         ("DELETE", "/metrics", "GET"),
         ("GET", "/sign-out", "POST"),
-        ("POST", "/", "GET, HEAD"),
+        ("POST", "/", "GET"),
         ("PUT", "/config", "GET"),
         ("POST", "/openapi.json", "GET, HEAD"),
     ],
