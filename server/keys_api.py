@@ -15,6 +15,8 @@ from server.errors import ApiError, bad_request
 from server.jobs_api import jobs_of
 from server.keys import Allowance, Key, KeyRequest, Role, new_key
 from server.openapi import wire
+from server.permissions import beyond
+from server.policy import Bounds
 from server.protocol import parse
 from server.sealing import alias
 from server.store.rules import is_of
@@ -67,6 +69,10 @@ class Me(BaseModel):
     key: str | None
     limits: Allowance
     default_preset: str | None
+    beyond: dict[str, Role]
+    """The routes for which the role is too low, as `POST /v1/presets`, and the least role of each."""
+    steering: Bounds
+    """What the role may steer; null is as much as the server allows."""
 
 
 class Erased(BaseModel):
@@ -129,6 +135,8 @@ async def get_me(request: Request) -> dict[str, Any]:
         "key": caller.key,
         "limits": caller.limits.model_dump(),
         "default_preset": caller.default_preset or tiller.settings.default_preset,
+        "beyond": beyond(caller),
+        "steering": tiller.policy.bounds(caller.role).model_dump(),
     }
 
 

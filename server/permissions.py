@@ -2,7 +2,7 @@
 
 from fastapi import Request
 
-from server.callers import caller_of
+from server.callers import Caller, caller_of
 from server.errors import ApiError
 from server.keys import Role
 
@@ -70,6 +70,11 @@ LEAST: dict[tuple[str, str], Role] = {
     ("DELETE", "/v1/keys/{key_id}"): "admin",
     ("DELETE", "/v1/sessions"): "admin",
 }
+
+
+def beyond(caller: Caller) -> dict[str, Role]:
+    """The routes for which a caller's role is too low, with the least that they need."""
+    return {f"{method} {path}": least for (method, path), least in LEAST.items() if not caller.may(least)}
 
 
 async def permitted(request: Request) -> None:

@@ -124,6 +124,20 @@ def test_a_key_from_the_command_line_gets_in_at_once(guarded):
     assert said.stdout.strip() not in listed
 
 
+def test_a_key_is_told_what_its_role_does_not_reach_and_what_it_may_steer(guarded, admin):
+    told = {}
+    for role in ("viewer", "creator"):
+        with as_(guarded[0], made(admin, f"who-{role}", role=role)["secret"]) as http:
+            told[role] = http.get("/v1/me").json()
+    assert admin.get("/v1/me").json()["beyond"] == {}
+    assert told["viewer"]["beyond"]["POST /v1/presets"] == "creator"
+    assert "POST /v1/chat/completions" not in told["viewer"]["beyond"]
+    assert "POST /v1/presets" not in told["creator"]["beyond"]
+    assert told["creator"]["beyond"]["POST /v1/jobs"] == "admin"
+    assert told["viewer"]["steering"]["steers"] == "presets"
+    assert told["creator"]["steering"]["features"] == 16
+
+
 def test_an_expired_key_is_refused(guarded, admin):
     key = made(admin, "short", days=2 / 86_400)
     with as_(guarded[0], key["secret"]) as http:

@@ -1,12 +1,16 @@
 """A server with keys, as people at browsers meet it: signing in, making keys, two who never see each other's, and no way round."""
 
+import re
+
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
+from server.permissions import LEAST
 from tests import small
 from tests.live import serving
 from tests.ui.test_page import RANGE, finished, pick, send
+from ui.page import STATIC
 
 pytestmark = pytest.mark.browser
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
@@ -177,14 +181,15 @@ def test_a_key_that_is_deleted_takes_its_page_to_the_sign_in(person, guarded):
 def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
     page = person(key(guarded, "eve", role="viewer"))
     pick(page)
-    page.locator(RANGE).first.fill("0.2")  # how much of a persona is anybody's choice
+    page.fill(".times", "0.25")  # how much of a persona is anybody's choice
+    page.press(".times", "Enter")
     send(page, "hello")
     finished(page)
-    page.click("#tab-features")
-    page.locator("#section-features [data-plus]:not(.there)").first.click()
-    page.click("#tab-chat")
+    link = [{"id": "small/1", "strength": 0.8}, {"id": "small/2", "strength": 0.5}]
+    page.evaluate("(features) => import('/page/sliders.js').then((m) => m.take({ features, unit: 'dose' }))", link)
+    page.wait_for_function("document.querySelector('.sum').innerText.includes('steers at most 0')")
     send(page, "hello")
-    page.wait_for_selector("text=steers at most 0")
+    page.wait_for_selector(".chat :text('steers at most 0') >> visible=true")
     assert page.locator("#steered-pane .verdict").count() == 1  # what was refused said nothing that could be judged
 
 
@@ -277,3 +282,63 @@ def test_two_people_never_see_each_others_personas(person, guarded):
     bob.reload()
     bob.wait_for_selector("#cards .card")
     assert bob.locator("#cards [data-preset=mine-alone]").count() == 0
+
+
+def opened(page, tab, ready):
+    page.click(f"#tab-{tab}")
+    page.wait_for_selector(ready)
+
+
+def refused(page):
+    """What the page asks and the server answers with 403."""
+    seen = []
+    page.on("response", lambda r: seen.append(r.url) if r.status == 403 else None)
+    return seen
+
+
+def test_what_a_viewers_key_does_not_allow_is_off_and_says_why(person, guarded):
+    page = person(key(guarded, "vera", role="viewer"))
+    seen = refused(page)
+    pick(page)
+    assert page.is_disabled("#save-as")
+    assert "takes a key with the role creator; yours is viewer" in page.get_attribute("#save-as", "title")
+    assert page.is_disabled(RANGE)
+    assert "steers by personas as they are" in page.inner_text(".rows .about")
+    assert page.locator("#wish, #find-feature").count() == 0
+    page.locator("#master").press("ArrowLeft")
+    send(page, "hello there")
+    finished(page)
+    opened(page, "features", "#section-features [data-plus]")
+    assert page.locator("#section-features [data-plus]:enabled, #section-features .star:enabled").count() == 0
+    opened(page, "compare", "#sweep .empty")
+    assert page.locator("#sweep-run").count() == 0
+    opened(page, "train", "#revisions")
+    assert page.locator("#job-start").count() == 0
+    assert "takes a key with the role admin" in page.inner_text("#section-train [aria-label=Jobs]")
+    opened(page, "settings", "#keys")
+    assert page.locator("#import-file").count() == 0
+    assert seen == []
+    assert serious(page) == []
+
+
+def test_a_creator_has_all_but_the_trainers_controls(person, guarded):
+    page = person(key(guarded, "cleo", role="creator"))
+    pick(page)
+    assert page.is_enabled("#save-as")
+    assert page.is_enabled(RANGE)
+    assert page.is_enabled("#suggest")
+    opened(page, "features", "#section-features .star")
+    assert page.is_enabled("#section-features .star >> nth=0")
+    opened(page, "train", "#revisions")
+    assert page.locator("#job-start").count() == 0
+
+
+def test_the_page_asks_of_routes_that_there_are():
+    names = [
+        n
+        for f in STATIC.glob("*.js")
+        for n in re.findall(r'"((?:GET|POST|PUT|PATCH|DELETE) /v1/[^"]+)"', f.read_text())
+    ]
+
+    assert names
+    assert {tuple(n.split(" ")) for n in names} <= LEAST.keys()

@@ -13,6 +13,12 @@ export function el(tag, attributes, ...children) {
 export const button = (text, act, more = {}) => el("button", { type: "button", "data-key": more.id, onclick: act, ...more }, text);
 export const icon = (text, label, act, more = {}) => button(text, act, { class: "icon", title: label, "aria-label": label, ...more });
 
+// A control that may not be used says why; without a reason it stays as it is.
+export function off(node, why) {
+  if (why) Object.assign(node, { disabled: true, title: why });
+  return node;
+}
+
 // Signs are drawn, since not every system has a font with them.
 const SIGNS = {
   copy: "M6 6V3h8v9h-3M2 6h8v8H2z", up: "M2 8h3v6H2zM5 8l3-6c1.5 0 2 1 1.7 2.2L9.3 7H13c1 0 1.6.8 1.3 1.8l-1.2 4c-.2.8-.8 1.2-1.6 1.2H5", down: "M2 8h3V2H2zM5 8l3 6c1.5 0 2-1 1.7-2.2L9.3 9H13c1 0 1.6-.8 1.3-1.8l-1.2-4C12.900 2.400 12.300 2 11.500 2H5",

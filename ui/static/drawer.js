@@ -1,9 +1,10 @@
 // One feature in full, beside a list or, where there is no room, as a sheet. Escape closes it and the focus goes back.
 import { api, featurePath } from "./api.js";
-import { button, copyButton, el, icon, toast } from "./dom.js";
+import { button, copyButton, el, icon, off, toast } from "./dom.js";
 import { attribution, doses, examples, figures, histogram, logits, neighbours } from "./facts.js";
 import { nameOf } from "./known.js";
-import { onSaved, plus, save, star } from "./own.js";
+import { mayEdit, onSaved, plus, save, star } from "./own.js";
+import { beyond } from "./role.js";
 
 const NARROW = matchMedia("(max-width: 1240px)");
 const LOOKS = 1500;
@@ -74,7 +75,7 @@ function draw(self, feature, fresh = false) {
   self.feature = feature;
   const go = (id) => { self.past.push(feature.id); self.open(id, { again: true }); };
   self.body.replaceChildren(head(self, nameOf(feature)), el("p", { class: "id" }, el("code", {}, feature.id), copyButton(feature.id, "Copy id")),
-    el("div", { class: "acts" }, plus(feature, "slider"), star(feature), button("Rename", () => rename(self), { "data-key": "rename" }), self.more(feature)),
+    el("div", { class: "acts" }, plus(feature, "slider"), star(feature), off(button("Rename", () => rename(self), { "data-key": "rename" }), mayEdit()), self.more(feature)),
     el("div", { class: "naming" }), figures(feature), doses(feature), measuring(self), ...[examples(feature), histogram(feature), logits(feature), neighbours(feature, go), attribution(feature)].filter(Boolean), noting(feature, draft ?? feature.note));
   self.holder.scrollTop = fresh ? 0 : top;
   (fresh ? self.body.querySelector("h2") : key && self.body.querySelector(`[data-key="${CSS.escape(key)}"]`))?.focus();
@@ -102,6 +103,7 @@ function noting(feature, draft) {
   note.value = draft;
   note.addEventListener("input", () => { keep.disabled = note.value === feature.note; });
   keep.addEventListener("click", () => save(feature, { note: note.value.trim() || null }).then(() => toast("The note is saved."), problem));
+  if (mayEdit()) return el("section", { class: "fact" }, el("h3", {}, "Note"), el("p", {}, feature.note || "No note."), el("p", { class: "muted" }, mayEdit()));
   return el("section", { class: "fact" }, el("h3", {}, "Note"), note, keep);
 }
 
@@ -111,7 +113,7 @@ const problem = (error) => toast(error.message, { problem: true });
 function measuring(self) {
   const { feature } = self, told = el("span", { role: "status", class: "muted" }, jobs.get(feature.id) || "");
   const ask = button(feature.dose == null ? "Measure its dose" : "Measure again", () => measure(self, feature), { "data-key": "measure", disabled: jobs.has(feature.id) });
-  return el("div", { class: "measuring" }, ask, told);
+  return el("div", { class: "measuring" }, off(ask, beyond("POST /v1/features/{feature_id:path}/calibrate")), told);
 }
 
 async function measure(self, feature) {

@@ -4,6 +4,7 @@ import { barChart, lineChart } from "./chart.js";
 import { button, el } from "./dom.js";
 import { tidy } from "./dose.js";
 import { curveOf, KINDS, measuredWords, share, sourceWords, span } from "./known.js";
+import { beyond } from "./role.js";
 import { talk } from "./talk.js";
 
 const part = (title, ...content) => el("section", { class: "fact" }, el("h3", {}, title), ...content);
@@ -104,6 +105,7 @@ export function attribution(feature) {
     try { told.replaceChildren(...attributed(feature, await attribute())); } catch (error) { told.replaceChildren(el("p", { class: "problem" }, error.message)); }
     ask.disabled = false;
   }, { "data-key": "attribute" });
+  if (beyond("POST /v1/attribute")) return null;
   return part("In the chat", muted(`What has it to do with how the unsteered model answers “${clipped(last.question)}”?`), ask, told);
 }
 

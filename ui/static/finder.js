@@ -1,8 +1,9 @@
 // Two ways to a slider from the panel: search for a feature, or say what replies should be like.
 import { api, model } from "./api.js";
 import { signed } from "./dose.js";
-import { button, el, icon } from "./dom.js";
+import { button, el, icon, off } from "./dom.js";
 import { notice } from "./panel.js";
+import { beyond } from "./role.js";
 import { add, addRows, has, rowOf } from "./sliders.js";
 import { featurePath } from "./api.js";
 
@@ -55,6 +56,7 @@ export function wisher() {
     await wish(input.value.trim());
     go.disabled = false;
   });
+  off(go, beyond("POST /v1/steering/suggest"));
   return form;
 }
 

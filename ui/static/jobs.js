@@ -1,7 +1,8 @@
 // Jobs: start one, follow it as it runs, end it. Follows by server-sent events, which the browser goes on with by itself.
 import { api, BASE } from "./api.js";
 import { lineChart } from "./chart.js";
-import { button, confirmed, el, openDialog, toast } from "./dom.js";
+import { button, confirmed, el, off, openDialog, toast } from "./dom.js";
+import { beyond } from "./role.js";
 import { gates } from "./train.js";
 
 const ENDED = ["succeeded", "failed", "cancelled"];
@@ -20,7 +21,7 @@ export async function refresh() {
 }
 
 export function jobsNode(limits, redraw) {
-  form ??= limits && starter(limits, redraw); // what somebody has chosen in it stays while the list is drawn anew
+  form ??= limits && (beyond("POST /v1/jobs") ? el("p", { class: "muted" }, beyond("POST /v1/jobs", "Starting a job")) : starter(limits, redraw)); // what somebody has chosen in it stays while the list is drawn anew
   return el("section", { class: "card", "aria-label": "Jobs" }, el("h3", {}, "Jobs"), form, table(redraw));
 }
 
@@ -65,7 +66,7 @@ const NAMES = { loss: "loss", explained_variance: "explained", l0: "L0", dead: "
 const figures = (job) => (job.error ? el("span", { class: "problem" }, job.error) : Object.entries(job.metrics || {}).map(([name, value]) => `${NAMES[name] || name} ${+(+value).toPrecision(3)}`).join(" · "));
 
 function acts(job, redraw) {
-  const act = (what, words) => button(words, () => change(job, what, redraw), { id: `${what}-${job.id}` });
+  const act = (what, words) => off(button(words, () => change(job, what, redraw), { id: `${what}-${job.id}` }), beyond(what === "delete" ? "DELETE /v1/jobs/{job_id}" : `POST /v1/jobs/{job_id}/${what}`));
   if (ENDED.includes(job.state)) return act("delete", "Forget");
   return [job.state === "running" ? act("pause", "Pause") : job.state === "paused" ? act("resume", "Go on") : null, act("cancel", "Cancel")];
 }

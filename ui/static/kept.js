@@ -1,6 +1,7 @@
 // What outlives a reload: of this tab in its session, of this browser in its storage, each person's for themselves. Nothing of it is
 // sent anywhere. Knows who one is here, and no element.
-import { api, HERE } from "./api.js";
+import { HERE } from "./api.js";
+import { whoAmI } from "./role.js";
 
 const VERSION = 1, ALL = "tiller.";
 const BOTH = [sessionStorage, localStorage];
@@ -8,7 +9,7 @@ const others = new BroadcastChannel("tiller");
 let forgotten = false;
 
 // Under what a person's things lie; null where nobody knows who it is: then nothing is read, and only this page has what is new.
-const ask = () => api("me").then(({ tenant, owner }) => (owner == null ? ALL : `${ALL}${JSON.stringify([tenant, owner])}.`), () => null);
+const ask = () => whoAmI().then(({ tenant, owner }) => (owner == null ? ALL : `${ALL}${JSON.stringify([tenant, owner])}.`), () => null);
 let mine = await ask();
 
 function read(storage, name, fallback) {

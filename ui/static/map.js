@@ -2,11 +2,12 @@
 import { atlas, called, forget, indexOf, load, masked, matches, name } from "./atlas.js";
 import { clusterTable, featureList } from "./clusters.js";
 import { byAmount, byCluster, inksOf } from "./colours.js";
-import { button, el, icon, keepFocus, toast } from "./dom.js";
+import { button, el, icon, keepFocus, off, toast } from "./dom.js";
 import { drawerIn } from "./drawer.js";
 import { open as openTab } from "./header.js";
 import { onSaved, roomFor, slideAll } from "./own.js";
 import { plane } from "./plane.js";
+import { onlyPersonas } from "./role.js";
 import { MOST, onDraw } from "./sliders.js";
 
 const COLOURS = { cluster: "cluster", density: "density", most: "largest activation" }, LISTED = 200;
@@ -156,13 +157,13 @@ function drawChosen() {
 // Sliders come and go, and with them the room for more.
 function room() {
   const fits = roomFor(chosen.map((i) => atlas.ids[i]));
-  $("#chosen-add").disabled = !fits;
-  $(".chosen .most").hidden = fits;
+  $("#chosen-add").disabled = !fits || Boolean(onlyPersonas());
+  $(".chosen .most").hidden = fits || Boolean(onlyPersonas());
 }
 
 function chosenNode() {
   const ids = chosen.map((i) => atlas.ids[i]), n = chosen.length.toLocaleString("en");
-  const add = button("Add all to sliders", () => slideAll(ids).catch((error) => toast(error.message, { problem: true })), { id: "chosen-add", class: "primary" });
+  const add = off(button("Add all to sliders", () => slideAll(ids).catch((error) => toast(error.message, { problem: true })), { id: "chosen-add", class: "primary" }), onlyPersonas());
   return el("aside", { class: "chosen card", "aria-label": "Chosen features" },
     el("div", { class: "bar head" }, el("h3", { tabindex: -1, class: "grow" }, `${n} ${chosen.length === 1 ? "feature" : "features"}`), icon("✕", "Let them go", () => { pick([]); map.canvas.focus(); }, { id: "chosen-close" })),
     el("div", { class: "bar" }, add, button("Show in Features", () => leave({ ids }), { id: "chosen-show" })),

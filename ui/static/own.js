@@ -1,9 +1,10 @@
 // What one does with a feature wherever it is listed: puts it on a slider, stars it, names it, notes something.
 import { api, featurePath } from "./api.js";
 import { signed } from "./dose.js";
-import { el, sign, toast } from "./dom.js";
+import { el, off, sign, toast } from "./dom.js";
 import { me } from "./kept.js";
 import { nameOf } from "./known.js";
+import { beyond, onlyPersonas } from "./role.js";
 import { add, addRows, has, MOST, onDraw, redraw, rowOf, startOf, state } from "./sliders.js";
 
 export function slide(feature) {
@@ -31,6 +32,7 @@ function mark(node) {
   node.title = label;
   if (!words) node.setAttribute("aria-label", label);
   node.classList.toggle("there", there);
+  off(node, onlyPersonas());
 }
 onDraw(() => { for (const node of document.querySelectorAll("[data-plus]")) mark(node); });
 
@@ -59,7 +61,10 @@ export async function save(feature, changes) {
   return saved;
 }
 
-export const star = (feature) => el("button", {
+// Names, notes and stars are everybody's.
+export const mayEdit = () => beyond("PATCH /v1/features/{feature_id:path}");
+
+export const star = (feature) => off(el("button", {
   type: "button", class: `icon star${feature.starred ? " on" : ""}`, "aria-pressed": String(feature.starred), "aria-label": `Star ${nameOf(feature)}`, title: feature.starred ? "Starred" : "Star", "data-key": `star ${feature.id}`,
   onclick: () => save(feature, { starred: !feature.starred }).catch(failed),
-}, sign("star"));
+}, sign("star")), mayEdit());

@@ -5,6 +5,7 @@ import { finder, wisher } from "./finder.js";
 import { learn, loadWords } from "./load.js";
 import { loadPersonas, personaBar } from "./persona.js";
 import { masterNode, rowNode } from "./row.js";
+import { known, onlyPersonas } from "./role.js";
 import { openShared, showShare } from "./share.js";
 import { bypass, canRedo, canUndo, dirty, onChange, onDraw, redo, redraw, resetAll, stale, state, undo } from "./sliders.js";
 import { whenReady } from "./api.js";
@@ -19,15 +20,15 @@ export function mount(element) {
   onChange(follow);
   document.addEventListener("keydown", onKey);
   redraw();
-  whenReady(loadPersonas).then(openShared).then(redraw).catch((error) => notice(error.message, true));
+  whenReady(() => Promise.all([loadPersonas(), known()])).then(openShared).then(redraw).catch((error) => notice(error.message, true));
 }
 
 function draw() {
   keepFocus(root, () => {
     root.classList.toggle("bypassed", state.bypass);
-    const empty = el("p", { class: "empty" }, "No sliders yet. Choose a persona, say what replies should be like, or search for a feature.");
+    const empty = el("p", { class: "empty" }, onlyPersonas() || "No sliders yet. Choose a persona, say what replies should be like, or search for a feature.");
     root.querySelector(".body").replaceChildren(bar(), personaBar(), told || el("div", { class: "notice", role: "status" }),
-      ...(state.rows.length ? [masterNode(state), rowsNode()] : [empty]), el("p", { class: "sum", role: "status" }), wisher(), finder());
+      ...(state.rows.length ? [masterNode(state), rowsNode()] : [empty]), el("p", { class: "sum", role: "status" }), ...(onlyPersonas() ? [] : [wisher(), finder()]));
     told = root.querySelector(".notice");
   });
 }
@@ -42,7 +43,7 @@ function bar() {
 // Few rows are shown; a persona of two dozen is folded until somebody wants to see it.
 function rowsNode() {
   const details = el("details", { class: "rows", open: state.unfolded ?? state.rows.length <= 4 },
-    el("summary", {}, state.rows.length === 1 ? "1 feature" : `${state.rows.length} features`), state.rows.map(rowNode));
+    el("summary", {}, state.rows.length === 1 ? "1 feature" : `${state.rows.length} features`), onlyPersonas() ? el("p", { class: "about" }, onlyPersonas()) : null, state.rows.map(rowNode));
   details.addEventListener("toggle", () => { state.unfolded = details.open; });
   return details;
 }

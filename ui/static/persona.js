@@ -1,10 +1,12 @@
 // Personas: the presets of the API as cards and as a list; choosing, saving, deleting.
 import { api } from "./api.js";
-import { button, el } from "./dom.js";
+import { button, el, off } from "./dom.js";
 import { notice } from "./panel.js";
+import { beyond } from "./role.js";
 import { dirty, fingerprint, presetOf, redraw, state, steering, take } from "./sliders.js";
 import { begin, talk } from "./talk.js";
 
+const MAKE = "POST /v1/presets";
 const own = () => { const p = presetOf(); return p && !p.readonly ? p : null; };
 
 export async function loadPersonas() {
@@ -19,8 +21,8 @@ export function personaBar() {
   return el("div", { class: "persona" }, el("div", { class: "choice" }, choose, el("span", { class: "dirty", hidden: !dirty() }, "● changed")),
     state.preset ? el("p", { class: "about" }, presetOf()?.description || "") : null,
     el("div", { class: "acts" },
-      button("Save as…", askName, { id: "save-as" }), own() ? button("Save", overwrite, { id: "save" }) : null,
-      state.preset ? button("Revert", () => pick(state.preset, true), { id: "revert" }) : null, own() ? button("Delete", forget, { id: "delete-preset" }) : null));
+      off(button("Save as…", askName, { id: "save-as" }), beyond(MAKE)), own() ? off(button("Save", overwrite, { id: "save" }), beyond(MAKE)) : null,
+      state.preset ? button("Revert", () => pick(state.preset, true), { id: "revert" }) : null, own() ? off(button("Delete", forget, { id: "delete-preset" }), beyond(MAKE)) : null));
 }
 
 export function cards() {

@@ -1,6 +1,7 @@
 // One feature's row: slider, number box, what is known of it. Moving it asks nobody anything.
 import { clamp, HIGH, inDanger, inSpot, LOW, percent, placeWords, snapped, spoken, spotWords, STEP, stepped, tidy } from "./dose.js";
-import { el, icon } from "./dom.js";
+import { el, icon, off } from "./dom.js";
+import { onlyPersonas } from "./role.js";
 import { changed, remember, removeRow } from "./sliders.js";
 
 const KEYS = {
@@ -17,7 +18,7 @@ export function rowNode(row, index) {
   return el("fieldset", { class: "row" },
     el("legend", {}, row.label),
     el("div", { class: "top" }, el("div", { class: "name" }, el("span", { class: "label", title: row.label, "aria-hidden": "true" }, row.label), el("code", {}, row.id)), parts.number,
-      icon("↺", `Reset ${row.label}`, () => set(0), { id: `reset ${row.id}` }), icon("✕", `Remove ${row.label}`, () => removeRow(index))),
+      off(icon("↺", `Reset ${row.label}`, () => set(0), { id: `reset ${row.id}` }), onlyPersonas()), off(icon("✕", `Remove ${row.label}`, () => removeRow(index)), onlyPersonas())),
     el("div", { class: "track" }, parts.scale, parts.range),
     el("div", { class: "ticks", "aria-hidden": "true" }, ["−2 less", "−1", "0", "+1", "more +2"].map((t) => el("span", {}, t))),
     el("div", { class: "facts" }, el("span", {}, spotWords(row)), parts.place));
@@ -33,7 +34,7 @@ function rowParts(row) {
     band.style.width = `${percent(row.spot.high) - percent(row.spot.low)}%`;
   }
   const scale = el("span", { class: "scale", "aria-hidden": "true" }, el("span", { class: "hatch left" }), el("span", { class: "hatch right" }), band, fill, el("span", { class: "zero" }));
-  range.disabled = number.disabled = row.mode === "ablate";
+  for (const control of [range, number]) { control.disabled = row.mode === "ablate"; off(control, onlyPersonas()); }
   return { range, number, fill, scale, place: el("span", { class: "place" }) };
 }
 

@@ -6,6 +6,7 @@ import { theme } from "./header.js";
 import { keysCard } from "./keys.js";
 import { forget as forgetHere, keepInBrowser, me, ofBrowser } from "./kept.js";
 import { loadPersonas } from "./persona.js";
+import { beyond } from "./role.js";
 import { onChange, redraw } from "./sliders.js";
 
 let root, who = null, keys = null, limits = null, consent = null, defaults = null, code = [], failed = "";
@@ -105,10 +106,10 @@ async function wipe() {
 }
 
 function everything() {
-  const file = el("input", { type: "file", accept: ".json,application/json", id: "import-file", "aria-label": "A file to import" }), replace = el("input", { type: "checkbox", id: "import-replace" });
+  const closed = beyond("POST /v1/import", "An import"), file = el("input", { type: "file", accept: ".json,application/json", id: "import-file", "aria-label": "A file to import" }), replace = el("input", { type: "checkbox", id: "import-replace" });
   file.addEventListener("change", () => file.files[0] && bring(file.files[0], replace.checked, file));
   return card("Everything, out and in", el("p", { class: "muted" }, "Personas, labels, notes, stars, vectors and votes, as one JSON file."),
-    el("div", { class: "bar" }, button("Export everything", take, { id: "export-all" })), el("label", { class: "field" }, "Import a file", file), el("label", {}, replace, "Replace what is there under the same name"));
+    el("div", { class: "bar" }, button("Export everything", take, { id: "export-all" })), ...(closed ? [el("p", { class: "muted" }, closed)] : [el("label", { class: "field" }, "Import a file", file), el("label", {}, replace, "Replace what is there under the same name")]));
 }
 
 async function take() {

@@ -4,6 +4,7 @@ import { tidy } from "./dose.js";
 import { button, download, el, toast } from "./dom.js";
 import { keepInTab, ofTab } from "./kept.js";
 import { verdictChip } from "./reply.js";
+import { onlyPersonas } from "./role.js";
 import { state, steering } from "./sliders.js";
 import { talk } from "./talk.js";
 import { compared, given } from "./trial.js";
@@ -21,6 +22,7 @@ export function sweepNode(question) {
 function draw(place, question) {
   const row = state.rows.find((r) => r.id === kept.feature) || state.rows[0];
   const head = [el("h3", {}, "Strength sweep"), el("p", { class: "muted" }, "One slider at several doses, the others as they are.")];
+  if (onlyPersonas()) return place.replaceChildren(...head, el("p", { class: "empty" }, onlyPersonas()));
   if (!row) return place.replaceChildren(...head, el("p", { class: "empty" }, "No sliders yet: add a feature or choose a persona in the panel."));
   const choose = el("select", { "aria-label": "Slider to sweep", id: "sweep-feature", onchange: (e) => { kept.feature = e.target.value; keepInTab("sweep", kept); } }, state.rows.map((r) => el("option", { value: r.id, selected: r.id === row.id }, r.label)));
   const strengths = el("input", { type: "text", id: "sweep-strengths", value: kept.strengths, "aria-label": "Doses, separated by commas", onchange: (e) => { kept.strengths = e.target.value; keepInTab("sweep", kept); } });

@@ -1,11 +1,12 @@
 // Train: the SAE's revisions with their gates, what each changed, drift, and the jobs. Confirms what changes what is served.
 import { api } from "./api.js";
 import { lineChart } from "./chart.js";
-import { button, confirmed, el, keepFocus, openDialog, toast } from "./dom.js";
+import { button, confirmed, el, keepFocus, off, openDialog, toast } from "./dom.js";
 import { isOpen } from "./header.js";
 import { jobsNode, refresh as refreshJobs } from "./jobs.js";
+import { beyond } from "./role.js";
 
-const EVERY = 5000;
+const EVERY = 5000, PUBLISH = "POST /v1/saes/{revision}/activate";
 let root, revisions = null, drift = null, limits = null, failed = "";
 
 export function mount(section) {
@@ -42,8 +43,8 @@ function revisionsNode() {
   const rows = [...revisions].reverse().map((r) => el("tr", { "aria-current": r.active ? "true" : null },
     el("td", {}, el("b", {}, r.id), r.active ? el("span", { class: "chip ok" }, "served") : null, r.error ? el("p", { class: "problem" }, r.error) : el("p", { class: "muted" }, `${when(r.created)}${r.parent ? `, from ${r.parent}` : ""}`)),
     [figure(r.figures?.explained_variance), figure(r.figures?.l0, 1), r.figures?.dead == null ? "–" : `${(100 * r.figures.dead).toFixed(1)} %`].map((v) => el("td", { class: "number" }, v)),
-    el("td", {}, r.error ? null : el("div", { class: "bar" }, button("Report", () => report(r), { id: `report-${r.id}` }), r.active ? null : button("Serve", () => serve(r), { id: `serve-${r.id}` })))));
-  return el("section", { class: "card scroll", "aria-label": "Revisions" }, el("div", { class: "bar" }, el("h3", { class: "grow" }, "Revisions"), served?.parent ? button(`Roll back to ${served.parent}`, () => rollback(served), { id: "rollback" }) : null),
+    el("td", {}, r.error ? null : el("div", { class: "bar" }, button("Report", () => report(r), { id: `report-${r.id}` }), r.active ? null : off(button("Serve", () => serve(r), { id: `serve-${r.id}` }), beyond(PUBLISH))))));
+  return el("section", { class: "card scroll", "aria-label": "Revisions" }, el("div", { class: "bar" }, el("h3", { class: "grow" }, "Revisions"), served?.parent ? off(button(`Roll back to ${served.parent}`, () => rollback(served), { id: "rollback" }), beyond(PUBLISH)) : null), beyond(PUBLISH) && revisions.length > 1 ? el("p", { class: "muted" }, beyond(PUBLISH, "Serving another one")) : null,
     el("table", { id: "revisions" }, el("tr", {}, el("th", {}, "Revision"), ["explained", "L0", "dead"].map((h) => el("th", { class: "number" }, h)), el("th", {}, el("span", { class: "away" }, "Acts"))), rows));
 }
 
