@@ -112,6 +112,23 @@ def test_stop_ends_both_replies_at_once(page, slow, how):
         page.wait_for_timeout(50)
     assert slow.open == 0
     assert last(page, "steered").strip()
+    for pane in ("default", "steered"):
+        assert "stopped" in page.locator(f"#{pane}-pane .notes .chip").all_inner_texts()
+
+
+def test_a_reply_that_was_whole_before_stop_is_not_said_to_be_stopped(page):
+    page.evaluate("""async () => {
+        const { talk, connect, send, news, stop } = await import('/page/talk.js');
+        connect({ submit: () => {}, cancel: () => {} });
+        await send('hello there');
+        const { id } = talk.turns.at(-1);
+        news({ id, default: { text: 'all of it', ended: true }, steered: { text: 'half of' } });
+        stop();
+    }""")
+
+    chips = {p: page.locator(f"#{p}-pane .notes .chip").all_inner_texts() for p in ("default", "steered")}
+    assert "stopped" not in chips["default"]
+    assert "stopped" in chips["steered"]
 
 
 def test_closing_the_page_ends_both_replies(opened, slow):

@@ -152,7 +152,7 @@ export function stop() {
   if (!talk.busy) return;
   cancel();
   const { turn } = talk.busy;
-  turn.steered.stopped = true;
+  for (const side of [turn.default, turn.steered]) if (side && !side.done && !side.ended) side.stopped = true;
   ended();
 }
 
