@@ -57,14 +57,14 @@ def address(tmp_path):
     for thread in threads:
         thread.start()
     until(lambda: all(s.started for s in servers))
-    yield f"http://127.0.0.1:{servers[1].servers[0].sockets[0].getsockname()[1]}", servers[0]
+    yield f"http://127.0.0.1:{servers[1].servers[0].sockets[0].getsockname()[1]}", threads[0], servers[0]
     for server, thread in zip(servers, threads, strict=True):
         server.should_exit = True
         thread.join(10)
 
 
 def test_a_request_and_its_answer_pass_as_they_are(address):
-    place, _ = address
+    place, *_ = address
     answer = httpx.post(f"{place}/echo/a%2Fb?q=%C3%A4&q=2", content="text", headers={"Host": "tiller.example"})
     told = {"path": "/echo/a%2Fb", "query": "q=%C3%A4&q=2", "body": "text", "host": "tiller.example"}
     assert (answer.status_code, answer.json()) == (418, told)
@@ -73,7 +73,7 @@ def test_a_request_and_its_answer_pass_as_they_are(address):
 
 
 def test_who_leaves_a_stream_leaves_it_behind_the_socket_too(address):
-    place, _ = address
+    place, *_ = address
     left.clear()
     with httpx.stream("GET", f"{place}/stream") as answer:
         words = answer.iter_raw()  # one that nobody holds closes the stream at once
@@ -83,7 +83,10 @@ def test_who_leaves_a_stream_leaves_it_behind_the_socket_too(address):
 
 
 def test_without_a_page_it_says_so(address):
-    place, behind = address
+    place, thread, behind = address
+    assert httpx.get(f"{place}/echo/").status_code == 418
     behind.should_exit = True
-    until(lambda: httpx.get(f"{place}/echo/").status_code == 503, 60)
+    thread.join(60)  # who asks on and on meanwhile can keep it up: uvicorn lets what it has just accepted live
+    assert not thread.is_alive()
+    assert httpx.get(f"{place}/echo/").status_code == 503
     assert "not there now" in httpx.get(f"{place}/echo/").text

@@ -84,6 +84,74 @@ def test_presets_are_read_used_changed_and_deleted_as_the_matrix_says(people, sa
     )
 
 
+@pytest.mark.parametrize("who", PRIVATE)
+def test_every_other_way_to_use_a_preset_follows_the_matrix(people, saved, who):
+    """Compare, validate and a share lead to the same choice as a chat does; none tells of a preset that one may not see."""
+    http, uses = people[who], {"private": PRIVATE, "shared": SHARED}[saved][who][1]
+    steering, messages = {"preset": "mine"}, HELLO["messages"]
+    variants = [{"name": "a"}, {"name": "b", "steering": steering}]
+    ways = {
+        "/v1/steering/compare": {"model": "small", "messages": messages, "max_tokens": 2, "variants": variants},
+        "/v1/steering/validate": {"model": "small", "steering": steering},
+        "/v1/completions": {"model": "small", "prompt": "hello", "max_tokens": 2, "steering": steering},
+    }
+    for path, body in ways.items():
+        answer = http.post(path, json=body)
+        assert answer.status_code == uses, (path, answer.text)
+        if uses == 400:
+            assert answer.json()["error"]["code"] == "unknown_preset", path
+            assert "Mine" not in answer.text
+
+
+@pytest.mark.parametrize("who", PEOPLE)
+def test_labels_and_notes_are_read_by_everybody_and_written_by_creators(people, who):
+    http = people[who]
+    role = PEOPLE[who][2] if PEOPLE[who] else None
+    expected = {None: 401, "viewer": 403}.get(role, 200)
+    said = {"label": f"named by {who}", "note": "seen by all", "starred": True}
+    assert http.patch("/v1/features/small/7", json=said).status_code == expected
+    if expected == 200:
+        for reader in ("owner", "other tenant", "same tenant, viewer"):
+            told = people[reader].get("/v1/features/small/7").json()
+            assert (told["label"], told["note"]) == (said["label"], said["note"])
+            assert who not in {told.get("by"), told.get("edited_by")}
+    assert people["nobody"].get("/v1/features/small/7").status_code == 401
+    people["owner"].patch("/v1/features/small/7", json={"label": None, "note": None, "starred": False})
+
+
+def test_a_default_is_each_keys_own_and_only_an_admin_gives_one(people):
+    people["admin"].post("/v1/presets", json=preset("shared") | {"id": "usual"})
+    asked = {"name": "guest", "tenant": "red", "owner": "guest", "role": "user", "default_preset": "usual"}
+    for who in ("owner", "same tenant", "same tenant, viewer"):
+        assert people[who].post("/v1/keys", json=asked).status_code == 403
+        assert people[who].get("/v1/me").json()["default_preset"] is None
+    made = people["admin"].post("/v1/keys", json=asked).json()
+    guest = {"Authorization": f"Bearer {made['secret']}"}
+    with httpx.Client(base_url=people["admin"].base_url, headers=guest, timeout=30) as http:
+        assert http.post("/v1/chat/completions", json=HELLO).json()["steering"]["default"] == "usual"
+        assert http.get("/v1/me").json()["default_preset"] == "usual"
+    for who in ("owner", "other tenant"):
+        assert people[who].post("/v1/chat/completions", json=HELLO).json()["steering"]["default"] is None
+    people["admin"].delete(f"/v1/keys/{made['id']}")
+    assert people["admin"].delete("/v1/presets/usual").status_code == 200
+
+
+def test_what_one_came_to_like_is_steered_for_them_alone(people):
+    """Votes move the defaults of whoever gave them, and `personal` takes one's own."""
+    for up, strength in ((True, 0.6), (False, 0.1)) * 4:
+        about = {"features": [{"id": "small/1", "strength": strength}]}
+        assert people["owner"].post("/v1/feedback", json={"kind": "thumb", "up": up, "steering": about}).is_success
+    asked = HELLO | {"steering": {"features": [{"id": "small/1"}], "personal": True}}
+    steered = {}
+    for who in ("same tenant", "owner", "same person, another key", "other tenant"):
+        answer = people[who].post("/v1/chat/completions", json=asked)
+        assert answer.status_code == 200, answer.text
+        steered[who] = answer.json()["steering"]["applied"][0]["strength"]
+    assert steered["owner"] == steered["same person, another key"]
+    assert steered["owner"] != steered["same tenant"] == steered["other tenant"]
+    people["owner"].delete("/v1/feedback")
+
+
 def test_an_owner_is_not_whom_the_body_says(people):
     answer = people["same tenant"].post("/v1/presets", json=preset("private") | {"owner": "ada", "tenant": "blue"})
     assert (answer.json()["owner"], answer.json()["tenant"]) == ("bob", "red")

@@ -272,6 +272,21 @@ def test_what_was_said_before_the_first_key_stays_its_makers(unguarded):
     assert '"tiller.talk"' not in kept(page)
 
 
+def test_what_is_typed_for_a_new_key_outlives_that_the_card_is_drawn_anew(unguarded):
+    page, address = unguarded
+    page.fill("#key-name", "me")
+    page.fill("#key-days", "30")
+    page.click("#tab-chat")
+    with page.expect_response(f"{address}/v1/keys"):
+        page.click("#tab-settings")
+    page.wait_for_timeout(300)
+    assert (page.input_value("#key-name"), page.input_value("#key-days")) == ("me", "30")
+    page.click("#make-key")
+    page.click("#secret-done")
+    page.wait_for_selector("#sign-out")
+    assert page.input_value("#key-name") == ""
+
+
 def test_two_people_never_see_each_others_personas(person, guarded):
     ada, bob = (person(key(guarded, n, role="creator", tenant="red")) for n in ("anna", "ben"))
     pick(ada)

@@ -6,6 +6,9 @@ import { leave, named } from "./kept.js";
 const ROLES = [["viewer", "A viewer chats with personas, looks at features and analyses text."], ["user", "A user also steers by up to eight measured features."], ["creator", "A creator also makes personas, and steers by any feature that has a name."],
   ["researcher", "A researcher steers by anything, vectors of their own too."], ["admin", "An admin also makes keys, runs jobs and publishes revisions."]];
 
+// What is typed for a new key outlives that the card is drawn anew, which the server's answer does at any moment.
+let draft = {};
+
 // `keys` is null for those who may not see them; `again` asks the server anew and draws.
 export function keysCard({ who, keys, on, again }) {
   return el("section", { class: "card stack", id: "keys", "aria-label": "Keys" }, el("h3", {}, "Keys"), ...(on ? mine(who) : [el("p", { class: "muted" }, "Nobody needs a key here. Once there is one, everybody does, and you sign in with it.")]), ...(keys ? manage(keys, !on, again) : []));
@@ -54,14 +57,14 @@ async function remove(key, again) {
 }
 
 function form(first, again) {
-  const name = el("input", { type: "text", id: "key-name", required: true, pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", title: "Small letters, digits, dots and dashes", autocomplete: "off", "data-key": "key-name" });
-  const tenant = el("input", { type: "text", id: "key-tenant", pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", autocomplete: "off", "data-key": "key-tenant" });
-  const role = el("select", { id: "key-role", "data-key": "key-role", "aria-describedby": "key-may" }, (first ? ROLES.slice(-1) : ROLES).map(([value]) => el("option", { value, selected: value === (first ? "admin" : "user") }, value)));
+  const name = el("input", { type: "text", id: "key-name", value: draft["key-name"], required: true, pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", title: "Small letters, digits, dots and dashes", autocomplete: "off", "data-key": "key-name" });
+  const tenant = el("input", { type: "text", id: "key-tenant", value: draft["key-tenant"], pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", autocomplete: "off", "data-key": "key-tenant" });
+  const role = el("select", { id: "key-role", "data-key": "key-role", "aria-describedby": "key-may" }, (first ? ROLES.slice(-1) : ROLES).map(([value]) => el("option", { value, selected: value === (first ? "admin" : draft["key-role"] || "user") }, value)));
   const may = el("p", { class: "muted", id: "key-may", "aria-live": "polite" }), tell = () => { may.textContent = `${ROLES.find(([value]) => value === role.value)[1]}${first ? " The first key is an admin's, or nobody could make another." : ""}`; };
   role.addEventListener("change", tell);
   tell();
-  const days = el("input", { type: "number", id: "key-days", min: "1", max: "36500", placeholder: "for good", "data-key": "key-days" });
-  return el("form", { class: "stack", id: "new-key", onsubmit: (event) => { event.preventDefault(); make({ name: name.value, role: role.value, ...(tenant.value ? { tenant: tenant.value } : {}), ...(days.value ? { days: Number(days.value) } : {}) }, first, again); } },
+  const days = el("input", { type: "number", id: "key-days", value: draft["key-days"], min: "1", max: "36500", placeholder: "for good", "data-key": "key-days" });
+  return el("form", { class: "stack", id: "new-key", oninput: ({ target }) => { draft[target.id] = target.value; }, onsubmit: (event) => { event.preventDefault(); make({ name: name.value, role: role.value, ...(tenant.value ? { tenant: tenant.value } : {}), ...(days.value ? { days: Number(days.value) } : {}) }, first, again); } },
     el("div", { class: "fields" }, field("Name", name), field("Role", role), field("Tenant", tenant), field("Days", days)), may,
     el("div", { class: "bar" }, button("Make a key", null, { id: "make-key", type: "submit" })));
 }
@@ -72,6 +75,7 @@ const field = (words, input) => el("label", { class: "field" }, words, input);
 function make(about, first, again) {
   return stayingHere(async () => {
     const { secret } = await api("keys", "POST", about);
+    draft = {};
     const inside = first && (await signedIn(secret));
     await told(secret, first ? nextWords(inside) : "");
     if (inside) await named();
