@@ -16,12 +16,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server import answers
+from server.asking import chat_reply
 from server.choice import Tiller, disclosed
 from server.errors import ApiError, as_api_error, bad_request
 from server.openapi import CHUNKS, wire
 from server.protocol import ChatRequest, SteeringRequest, parse
 from server.rates import Account
-from server.replies import Reply, chat_reply, chunks, whole
+from server.replies import Reply, chunks, whole
 from server.streaming import streamed, together, while_connected
 from steering.errors import SteeringError
 

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server import answers
+from server.asking import chat_reply, text_reply
 from server.choice import disclosed
 from server.openapi import CHUNKS, wire
 from server.protocol import ChatRequest, CompletionRequest, parse
 from server.rates import Account
-from server.replies import Reply, chat_reply, chunks, text_reply, whole
+from server.replies import Reply, chunks, whole
 from server.streaming import streamed, while_connected
 
 router = APIRouter()
@@ -42,5 +43,5 @@ async def _answer(request: Request, reply: Reply) -> Response:
         answer: Response = await streamed(request, chunks(reply))
     else:
         answer = JSONResponse(await while_connected(request, whole(reply)))
-    answer.headers.update(disclosed([reply.choice]))
+    answer.headers.update(disclosed([part.choice for part in reply.parts]))
     return answer

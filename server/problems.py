@@ -73,17 +73,17 @@ def sentence(problem: Problem) -> str:
         return _wanted(kind, problem)
     if problem["type"] == "string_pattern_mismatch":
         pattern = problem["ctx"]["pattern"]
-        return f"{SHAPES.get(pattern, f'a match of {pattern}')} is wanted, not {given(problem)}"
+        return f"{SHAPES.get(pattern, f'a match of {pattern}')} is wanted, not {given(problem['input'])}"
     if limit := LIMITS.get(problem["type"]):
         bound = next(problem["ctx"][name] for name in BOUNDS if name in problem["ctx"])
         length = len(problem["input"]) if isinstance(problem["input"], Sized) else ""
         return limit.format(
-            bound=f"{bound:.15g}" if isinstance(bound, float) else bound, given=given(problem), length=length
+            bound=f"{bound:.15g}" if isinstance(bound, float) else bound, given=given(problem["input"]), length=length
         )
     if key := KEYS.get(problem["type"]):
         return key
     said = problem["msg"].removeprefix("Value error, ")
-    return f"{said} (got {given(problem)})" if isinstance(problem["input"], str | int | float) else said
+    return f"{said} (got {given(problem['input'])})" if isinstance(problem["input"], str | int | float) else said
 
 
 def place(problem: Problem) -> tuple[str, ...]:
@@ -91,9 +91,8 @@ def place(problem: Problem) -> tuple[str, ...]:
     return tuple(str(p) for p in problem["loc"] if isinstance(p, int) or p.replace("_", "").isalnum())
 
 
-def given(problem: Problem) -> str:
+def given(value: object) -> str:
     """What was sent, as JSON has it; of much, what kind of thing it is."""
-    value = problem["input"]
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else f"{value[:59]}…")
     if isinstance(value, bool | int | float | None):
@@ -103,7 +102,7 @@ def given(problem: Problem) -> str:
 
 def _wanted(kind: str, problem: Problem) -> str:
     expected = problem.get("ctx", {}).get("expected", "")
-    said = f"{kind.format(expected=expected)} is wanted, not {given(problem)}"
+    said = f"{kind.format(expected=expected)} is wanted, not {given(problem['input'])}"
     near = difflib.get_close_matches(str(problem["input"]).lower()[:60], re.findall(r"'([^']*)'", expected), 1)
     return f"{said}; did you mean {near[0]!r}?" if near else said
 

@@ -2,13 +2,14 @@
 
 import difflib
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -17,6 +18,7 @@ from pydantic import (
 
 from server.engines.engine import Sampling
 from server.errors import ApiError, bad_request, first_problem
+from server.problems import given
 from steering.chat import Message
 from steering.spec import Features, Preset, Scope, SteeringSpec, Unit
 
@@ -44,6 +46,35 @@ _MESSAGE = {
 }
 Said = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
 """A message as it comes; `messages_of` takes it apart and says what is wrong with it."""
+
+
+class Prompt(NamedTuple):
+    """One text that is to be continued, or the ids of its tokens, and where in the body it stands."""
+
+    place: str
+    said: str | tuple[int, ...]
+
+
+def prompts_of(value: object) -> tuple[Prompt, ...]:
+    """OpenAI's four forms of a prompt as one: text, ids, a list of texts, a list of ids. Raises a 400 that names the place."""
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_whole(value[0])):
+        return (Prompt("prompt", _prompt(value, "prompt")),)
+    if not isinstance(value, list):
+        raise bad_request(f"prompt: text or a list is wanted, not {given(value)}", param="prompt")
+    if not value:
+        raise bad_request("prompt: give at least 1, not 0", param="prompt")
+    return tuple(Prompt(f"prompt.{i}", _prompt(each, f"prompt.{i}")) for i, each in enumerate(value))
+
+
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_TEXT_OR_IDS = {"anyOf": [{"type": "string"}, _IDS]}
+Prompts = Annotated[
+    tuple[Prompt, ...],
+    PlainValidator(prompts_of),
+    WithJsonSchema({"anyOf": [*_TEXT_OR_IDS["anyOf"], {"type": "array", "minItems": 1, "items": _TEXT_OR_IDS}]}),
+]
+MOST_REPLIES = 128
+"""Of one request for raw completions: its prompts, each `n` times."""
 
 COLDEST = 1e-5
 """Below this temperature a reply is greedy, as in vLLM: dividing logits by less overflows."""
@@ -203,7 +234,8 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions: raw text, no roles. Scope `assistant` means `generated` here."""
 
-    prompt: str
+    prompt: Prompts
+    """Text or the ids of its tokens, or a list of several; each is continued as if it had come alone."""
     logprobs: Whole | None = Field(default=None, ge=0, le=20)
     echo: bool = False
     suffix: str | None = None
@@ -213,6 +245,9 @@ class CompletionRequest(GenerationRequest):
         for name in ("echo", "suffix"):
             if getattr(self, name):
                 raise unsupported(name, f"{name} is not supported; leave it out")
+        if (replies := self.n * len(self.prompt)) > MOST_REPLIES:
+            asked = f"{len(self.prompt)} prompts" + (f" with n of {self.n} are {replies} replies" if self.n > 1 else "")
+            raise bad_request(f"{asked}; at most {MOST_REPLIES} at once: send fewer at a time", param="prompt")
         return self
 
     @property
@@ -266,6 +301,23 @@ def messages_of(messages: list[dict[str, Any]]) -> list[Message]:
 def unsupported(param: str, message: str) -> ApiError:
     """A 400 for something that OpenAI has and this server has not."""
     return bad_request(message, param=param, code="unsupported_parameter")
+
+
+def _is_whole(value: object) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def _prompt(value: object, at: str) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise bad_request(f"{at}: text or a list of token ids is wanted, not {given(value)}", param=at)
+    if not value:
+        raise bad_request(f"{at}: give at least 1 token, not 0", param=at)
+    for i, token in enumerate(value):
+        if not _is_whole(token):
+            raise bad_request(f"{at}.{i}: a token id is wanted, not {given(token)}", param=f"{at}.{i}")
+    return tuple(map(int, value))
 
 
 def _check_meant(unknown: set[str]) -> None:

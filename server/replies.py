@@ -1,35 +1,33 @@
 """A checked request and the reply to it, whole or as the chunks of a stream. Knows the wire's shape; no routes.
 
-The engine makes the text; a request only becomes a `Reply` when nothing about it has to be refused any more.
+A request has one prompt or several, and each is said `n` times: the choice `i` is of the prompt `i // n`. They share the
+account, the stream and one `steering`; what the guards have made otherwise of a prompt is told with its own choices.
 """
 
 import asyncio
 import hashlib
 import json
-import time
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 import structlog
 
-from server import metrics, tracing
-from server.callers import Caller
-from server.choice import Choice, Tiller
+from server import metrics
+from server.choice import Choice, Tiller, Warned
 from server.coherence import judge
 from server.engines.engine import Generation, Piece, TokenLogprob
-from server.errors import bad_request
-from server.feedback_api import own
 from server.guard import Easing, Guard
-from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, SteeringRequest
+from server.protocol import ChatRequest, GenerationRequest
 from server.rates import NOBODYS, Account
 from server.sealing import Seal, alias
 from server.store.store import Unavailable
 from server.streaming import together
 from server.version import VERSION
+from server.watch import Outcome
 from steering.chat import EncodedChat
 
 log = structlog.get_logger(__name__)
@@ -56,14 +54,22 @@ class Spoken:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """One prompt of a request, as the guards let it through."""
+
+    choice: Choice
+    prompt: EncodedChat
+    generation: Generation
+
+
+@dataclass(frozen=True, eq=False)
 class Reply:
     """A checked request, ready to run: what every answer to it has in common."""
 
     tiller: Tiller
-    choice: Choice
     request: GenerationRequest
-    prompt: EncodedChat
-    generation: Generation
+    parts: tuple[Part, ...]
+    """One for each prompt."""
     kind: str
     """`chat.completion` or `text_completion`."""
     id: str
@@ -74,6 +80,38 @@ class Reply:
     def is_chat(self) -> bool:
         """Whether messages were asked, and not raw text."""
         return self.kind == "chat.completion"
+
+    @cached_property
+    def chief(self) -> int:
+        """The first prompt that is answered as asked, or the first: what the whole answer says of steering is of this one."""
+        fine = (i for i, part in enumerate(self.parts) if _outcome(part.choice) == "as asked")
+        return next(fine, 0)
+
+    @property
+    def choice(self) -> Choice:
+        """What is steered, where the guards have not decided otherwise."""
+        return self.parts[self.chief].choice
+
+    def part(self, index: int) -> Part:
+        """The prompt that a choice is of."""
+        return self.parts[index // self.request.n]
+
+    @property
+    def choices(self) -> range:
+        """The choices' indices."""
+        return range(len(self.parts) * self.request.n)
+
+    @property
+    def at_once(self) -> int:
+        """How many choices are generated at a time: all of one prompt, and of several what the key may and the engine has room for."""
+        room = min(self.tiller.settings.live, self.tiller.settings.queue)
+        return min(len(self.choices), max(self.request.n, min(room, self.account.caller.limits.concurrent or room)))
+
+    @property
+    def expected(self) -> int:
+        """How many tokens may be read and said."""
+        n = self.request.n
+        return sum(len(p.prompt.ids) + n * p.generation.sampling.max_tokens for p in self.parts)
 
     def head(self, *, chunk: bool = False) -> dict[str, Any]:
         """The fields that begin every answer."""
@@ -86,21 +124,40 @@ class Reply:
         }
 
     def usage(self, spoken: list[Spoken]) -> dict[str, Any]:
-        """Tokens in, out and together, and how many of the prompt's an earlier turn had computed."""
-        prompt, completion = len(self.prompt.ids), sum(s.tokens for s in spoken)
+        """Tokens in, out and together, and how many of the prompts' an earlier turn had computed."""
+        prompt, completion = sum(len(p.prompt.ids) for p in self.parts), sum(s.tokens for s in spoken)
+        n = self.request.n
+        cached = (max(s.cached for s in spoken[i : i + n]) for i in range(0, len(spoken), n))
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": max(s.cached for s in spoken)},
+            "prompt_tokens_details": {"cached_tokens": sum(cached)},
         }
+
+    def echo(self) -> dict[str, Any]:
+        """What was applied, and on which prompts the guards have decided otherwise."""
+        told, first = self.choice.echo(), _outcome(self.choice)
+        if others := [str(i) for i, part in enumerate(self.parts) if _outcome(part.choice) != first]:
+            says = f"the guards decided otherwise on the prompts {', '.join(others)}; their choices' steering tells how"
+            told["warnings"] = [*told["warnings"], vars(Warned("guards", "", says))]
+        return told
+
+    def own(self, index: int, judged: dict[str, Any], chiefs: dict[str, Any]) -> dict[str, Any]:
+        """What is otherwise with the steering of one choice than with the chief's, of which `chiefs` was judged."""
+        choice = self.part(index).choice
+        mine, theirs = (
+            (choice.echo() | judged, self.choice.echo() | chiefs) if choice is not self.choice else (judged, chiefs)
+        )
+        differs = {key: value for key, value in mine.items() if theirs.get(key) != value}
+        return {"steering": differs} if differs else {}
 
     async def give(self, spoken: Spoken) -> None:
         """Keep the conversation to learn from if its user has agreed; of a steered reply, only what was asked."""
         user, request = self.choice.caller.person(self.request.user), self.request
         if not user or not isinstance(request, ChatRequest) or spoken.finish_reason == "content_filter":
             return
-        reply = [] if self.choice.resolved.spec.features else [{"role": "assistant", "content": spoken.text}]
+        reply = [] if self.steered else [{"role": "assistant", "content": spoken.text}]
         settings = self.tiller.settings
         try:
             if not await self.tiller.store.consent(user):
@@ -117,12 +174,14 @@ class Reply:
         except Exception:  # the reply is said; that it could not be kept harms nobody
             log.exception("a conversation could not be kept")
 
-    async def judged(self, spoken: Spoken) -> dict[str, Any]:
-        """How well the reply holds together and where the guard eased it, as far as that was asked for."""
-        found: dict[str, Any] = {"eased": [asdict(e) for e in spoken.easings]} if self.guarded else {}
-        if self.choice.coherence:
-            ids = [*self.prompt.ids, *spoken.ids]
-            logprobs = await self.tiller.engine.logprobs_unsteered(ids, len(self.prompt.ids)) if spoken.ids else []
+    async def judged(self, index: int, spoken: Spoken) -> dict[str, Any]:
+        """How well a choice holds together and where the guard eased it, as far as that was asked for."""
+        part, found = self.part(index), dict[str, Any]()
+        if self.guards(part):
+            found["eased"] = [asdict(e) for e in spoken.easings]
+        if part.choice.coherence:
+            ids, n = [*part.prompt.ids, *spoken.ids], len(part.prompt.ids)
+            logprobs = await self.tiller.engine.logprobs_unsteered(ids, n) if spoken.ids else []
             found["coherence"] = judge(spoken.text, logprobs).model_dump()
             metrics.judged(found["coherence"]["verdict"])
         return found
@@ -130,96 +189,72 @@ class Reply:
     @property
     def steered(self) -> bool:
         """Whether anything is steered."""
-        return bool(self.choice.resolved.spec.features)
+        return any(part.choice.resolved.spec.features for part in self.parts)
 
-    @property
-    def guarded(self) -> bool:
+    def guards(self, part: Part) -> bool:
         """Whether somebody looks after the reply; an unsteered one needs nobody."""
-        return bool(self.request.steering and self.request.steering.guard and self.steered)
+        asked = self.request.steering and self.request.steering.guard
+        return bool(asked and part.choice.resolved.spec.features)
 
     def called(self, name: str) -> "Reply":
         """The same under the name of its request, by which its place in the queue can be asked for."""
-        return replace(self, generation=replace(self.generation, name=name))
+        parts = (replace(p, generation=replace(p.generation, name=name)) for p in self.parts)
+        return replace(self, parts=tuple(parts))
 
     def generate(self, spoken: Spoken, index: int) -> AsyncGenerator[Piece, None]:
-        """The pieces of one choice; seeds count up from the one that was given."""
-        sampling, begin = self.generation.sampling, self.tiller.admission.generate
-        seed = None if sampling.seed is None else sampling.seed + index
-        wanted = replace(self.generation, sampling=replace(sampling, seed=seed))
+        """The pieces of one choice. Seeds count up from the given one within a prompt, so each prompt is as if it had come alone."""
+        part, begin = self.part(index), self.tiller.admission.generate
+        given = part.generation.sampling
+        seed = None if given.seed is None else given.seed + index % self.request.n
+        wanted = replace(part.generation, sampling=replace(given, seed=seed))
         source = begin
-        if self.guarded:
-            eased = lambda factor: self.tiller.eased(self.choice, factor).generation(self.prompt, wanted.sampling)  # noqa: E731
+        if self.guards(part):
+            eased = lambda factor: self.tiller.eased(part.choice, factor).generation(part.prompt, wanted.sampling)  # noqa: E731
             source = Guard(self.tiller.engine, begin, eased, spoken.easings).generate
-        watch, verdict = self.tiller.watch, self.choice.verdict
+        watch, verdict = self.tiller.watch, part.choice.verdict
         pieces = watch.generate(wanted, verdict, begin, source) if watch and verdict else source(wanted)
-        return metrics.measured(pieces, is_steered=self.steered)
-
-
-async def chat_reply(tiller: Tiller, body: ChatRequest, account: Account = NOBODYS) -> Reply:
-    """Check a chat. Raises ApiError and SteeringError."""
-    choice = await _chosen(tiller, body, account)
-    messages = body.chat()
-    if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
-        messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
-    prompt = await asyncio.to_thread(tiller.engine.encode_chat, messages)
-    return await _reply(tiller, choice, body, prompt, "chat.completion", "messages", account)
-
-
-async def text_reply(tiller: Tiller, body: CompletionRequest, account: Account = NOBODYS) -> Reply:
-    """Check raw text that is to be continued. It has no roles, so the scope `assistant` means `generated`."""
-    choice = await _chosen(tiller, body, account)
-    ids = await asyncio.to_thread(tiller.engine.encode, body.prompt)
-    if not ids:
-        raise bad_request("the prompt is empty and this model has no token to begin with", param="prompt")
-    mask = (False,) * (len(ids) - 1) + (True,)
-    return await _reply(tiller, choice, body, EncodedChat(ids, mask, body.prompt), "text_completion", "prompt", account)
+        return metrics.measured(pieces, is_steered=bool(part.choice.resolved.spec.features))
 
 
 async def whole(reply: Reply) -> dict[str, Any]:
     """The reply when all of it is said."""
-    spoken = [Spoken() for _ in range(reply.request.n)]
+    spoken = [Spoken() for _ in reply.choices]
     async with aclosing(_pieces(reply, spoken)) as pieces:
         async for index, piece in pieces:
             spoken[index].add(piece)
-    steering = reply.choice.echo() | await reply.judged(spoken[0])
+    judged = [await reply.judged(i, s) for i, s in enumerate(spoken)]
+    chiefs = judged[reply.chief * reply.request.n]
     await reply.give(spoken[0])
     return reply.head() | {
-        "choices": [_choice(reply, i, s) for i, s in enumerate(spoken)],
+        "choices": [_choice(reply, i, s) | reply.own(i, judged[i], chiefs) for i, s in enumerate(spoken)],
         "usage": reply.usage(spoken),
-        "steering": steering,
+        "steering": reply.echo() | chiefs,
     }
 
 
 async def chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
-    """The reply as the chunks of a stream, `[DONE]` left out."""
-    spoken = [Spoken() for _ in range(reply.request.n)]
+    """The reply as the chunks of a stream, `[DONE]` left out; the first tells the steering, and the first of each choice its own."""
+    spoken, silent = [Spoken() for _ in reply.choices], {*reply.choices}
     usage: dict[str, Any] = (
         {"usage": None} if reply.request.stream_options and reply.request.stream_options.include_usage else {}
     )
-    head, begun = reply.head(chunk=True) | usage, False
+    head, steering = reply.head(chunk=True) | usage, {"steering": reply.echo()}
     async with aclosing(_pieces(reply, spoken)) as pieces:
         async for index, piece in pieces:
-            if not begun:
-                for i in range(reply.request.n if reply.is_chat else 0):
-                    yield (
-                        head
-                        | {"choices": [_delta(i, {"role": "assistant", "content": ""})]}
-                        | ({"steering": reply.choice.echo()} if i == 0 else {})
-                    )
+            for i in reply.choices if steering and reply.is_chat else ():
+                yield head | {"choices": [_delta(i, {"role": "assistant", "content": ""})]} | steering
+                steering = {}
             spoken[index].add(piece)
-            extra = {} if begun or reply.is_chat else {"steering": reply.choice.echo()}
-            begun = True
+            own = reply.own(index, {}, {}) if index in silent else {}
             if piece.text or piece.logprobs:
-                yield head | {"choices": [_chunk_choice(reply, index, piece, spoken[index])]} | extra
-                extra = {}
+                yield head | {"choices": [_chunk_choice(reply, index, piece, spoken[index]) | own]} | steering
+                steering, own = {}, {}
+                silent.discard(index)
             if piece.finish_reason:
-                judged = await reply.judged(spoken[index])
-                last = (
-                    _delta(index, {}, piece.finish_reason)
-                    if reply.is_chat
-                    else _text_choice(index, "", None, piece.finish_reason)
-                )
-                yield head | {"choices": [last]} | ({"steering": reply.choice.echo() | judged} if judged else extra)
+                if judged := await reply.judged(index, spoken[index]):
+                    steering = {"steering": reply.part(index).choice.echo() | judged}
+                yield head | {"choices": [_last(reply, index, piece.finish_reason) | own]} | steering
+                steering = {}
     await reply.give(spoken[0])
     if usage:
         yield head | {"choices": [], "usage": reply.usage(spoken)}
@@ -232,65 +267,13 @@ def system_fingerprint(tiller: Tiller) -> str:
     return "fp_" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 
-async def _chosen(tiller: Tiller, body: GenerationRequest, account: Account) -> Choice:
-    """What is steered, checked, and counted among the caller's steerings."""
-    asked = await _with_own_defaults(tiller, body, account.caller)
-    with tracing.span("policy"):
-        choice = await tiller.choose(body.model, asked, user=body.user, caller=account.caller)
-    await account.steers(choice.resolved.fingerprint)
-    return choice
-
-
-async def _with_own_defaults(tiller: Tiller, body: GenerationRequest, caller: Caller) -> SteeringRequest | None:
-    """The steering that is asked for, with what its user came to like where it leaves that open."""
-    asked = body.steering
-    if asked is None or not asked.personal:
-        return asked
-    person = caller.person(body.user)
-    if not person:
-        raise bad_request("steering.personal takes a user's own defaults; say whose with `user`", param="user")
-    _, _, preset = body.model.partition("@")
-    return await own(tiller, caller, person, asked.model_copy(update={"preset": asked.preset or preset or None}))
-
-
-async def _reply(
-    tiller: Tiller,
-    choice: Choice,
-    body: GenerationRequest,
-    prompt: EncodedChat,
-    kind: str,
-    param: str,
-    account: Account,
-) -> Reply:
-    used, room, asked = len(prompt.ids), tiller.engine.max_model_len - len(prompt.ids), body.asked_max_tokens
-    if room <= 0 or (asked or 0) > room:
-        wanted = f"{used} tokens" + (f" and max_tokens asks for {asked}" if asked else "")
-        raise bad_request(
-            f"the context holds {tiller.engine.max_model_len} tokens; the {param} take {wanted}: shorten the {param} or lower max_tokens",
-            param=param if room <= 0 else "max_tokens",
-            code="context_length_exceeded",
-        )
-    for name, ids in (("logit_bias", body.logit_bias or ()), ("stop_token_ids", body.stop_token_ids or ())):
-        if outside := [i for i in ids if not 0 <= i < tiller.engine.vocab_size]:
-            raise bad_request(
-                f"token {outside[0]} is not in the vocabulary of {tiller.engine.vocab_size} tokens", param=name
-            )
-    sampling = body.sampling(choice.preset, asked or room)
-    choice = await tiller.judged(choice, choice.generation(prompt, sampling))
-    generation = choice.generation(prompt, sampling)
-    spec = choice.resolved.spec
-    metrics.asked((f.mode for f in spec.features), spec.scope, prompt=used, n_features=len(spec.features))
-    prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"
-    reply_id = prefix + uuid.uuid4().hex[:24]
-    return Reply(tiller, choice, body, prompt, generation, kind, reply_id, int(time.time()), account)
-
-
 async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[int, Piece], None]:
     """All choices' pieces as they come, each with its index; however that ends, its tokens are counted."""
-    n, longest = len(spoken), reply.generation.sampling.max_tokens
-    async with reply.account.replying(places=n, expected=len(reply.generation.ids) + n * longest):
+    turns = asyncio.Semaphore(reply.at_once)
+    async with reply.account.replying(places=reply.at_once, expected=reply.expected):
         try:
-            async with aclosing(together([reply.generate(s, i) for i, s in enumerate(spoken)])) as pieces:
+            streams = [_in_turn(turns, reply.generate(s, i)) for i, s in enumerate(spoken)]
+            async with aclosing(together(streams)) as pieces:
                 async for index, piece in pieces:
                     if isinstance(piece, Exception):
                         raise piece
@@ -300,23 +283,39 @@ async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[in
             await _note(reply, spoken)
 
 
+async def _in_turn(turns: asyncio.Semaphore, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
+    """The same pieces, once there is room for one more."""
+    async with turns, aclosing(pieces):
+        async for piece in pieces:
+            yield piece
+
+
 async def _note(reply: Reply, spoken: list[Spoken]) -> None:
-    """What was steered and what the guards found; none of what was said."""
+    """What was steered and what the guards found, of each prompt where there are several; none of what was said."""
     choice, audit = reply.choice, reply.account.audit
     if audit and (reply.steered or choice.verdict):
+        found = [_noted(part.choice) for part in reply.parts]
         await audit.note(
             reply.tiller.store,
             choice.caller,
             "steered",
             id=reply.id,
-            hash=choice.resolved.fingerprint,
+            **found[reply.chief],
             revision=choice.revision,
             preset=alias(choice.preset.id) if choice.preset else None,
             load=choice.composition.load,
-            guards=choice.verdict.told() if choice.verdict else None,
             ended=[s.finish_reason for s in spoken],
             tokens=sum(s.tokens for s in spoken),
+            **({"prompts": found} if len(found) > 1 else {}),
         )
+
+
+def _noted(choice: Choice) -> dict[str, Any]:
+    return {"hash": choice.resolved.fingerprint, "guards": choice.verdict.told() if choice.verdict else None}
+
+
+def _outcome(choice: Choice) -> Outcome:
+    return choice.verdict.outcome if choice.verdict else "as asked"
 
 
 def _choice(reply: Reply, index: int, spoken: Spoken) -> dict[str, Any]:
@@ -333,6 +332,10 @@ def _chunk_choice(reply: Reply, index: int, piece: Piece, said: Spoken) -> dict[
     if not reply.is_chat:
         return _text_choice(index, piece.text, logprobs, None)
     return _delta(index, {"content": piece.text}) | {"logprobs": logprobs}
+
+
+def _last(reply: Reply, index: int, reason: str) -> dict[str, Any]:
+    return _delta(index, {}, reason) if reply.is_chat else _text_choice(index, "", None, reason)
 
 
 def _delta(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

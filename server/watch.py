@@ -130,8 +130,13 @@ class Watch:
     async def _of_prompt(self, request: Generation) -> float | None:
         if not (self.probe and self.on_prompt):
             return None
-        (stream,) = await self.engine.record([request.ids], self.probe.hook)
+        (stream,) = await self.engine.record([self._begun(request.ids)], self.probe.hook)
         return self.probe.score(stream[1:])
+
+    def _begun(self, ids: Sequence[int]) -> Sequence[int]:
+        """The same with a beginning: what the stream holds at a first token isn't its meaning, so that one is not scored."""
+        first, special = self.engine.tokenizer.bos_token_id, self.engine.tokenizer.all_special_ids
+        return [first, *ids] if isinstance(first, int) and ids[0] not in special else ids
 
     async def _of_refusal(self, request: Generation) -> float | None:
         """How likely the unsteered model refuses; of what is not steered nobody asks."""

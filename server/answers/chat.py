@@ -73,6 +73,22 @@ class Steering(BaseModel):
     coherence: Coherence | None = None
 
 
+class Otherwise(BaseModel):
+    """What is otherwise with the steering of one choice than the whole answer's `steering` says, and nothing else."""
+
+    hash: str = ""
+    unit: Unit = "dose"
+    scope: Scope = "assistant"
+    preset: str | None = None
+    guards: Guards = Guards()
+    applied: list[Applied] = []
+    load: float = 0.0
+    predicted: Verdict = "ok"
+    warnings: list[Warned] = []
+    eased: list[Easing] = []
+    coherence: Coherence | None = None
+
+
 class CachedTokens(BaseModel):
     """How many of the prompt's tokens an earlier turn had computed."""
 
@@ -124,6 +140,7 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "content_filter"]
+    steering: Otherwise = Otherwise()
 
 
 class _Completion(BaseModel):
@@ -158,6 +175,7 @@ class TextChoice(BaseModel):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length", "content_filter"]
+    steering: Otherwise = Otherwise()
 
 
 class TextCompletion(_Completion):

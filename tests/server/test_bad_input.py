@@ -227,7 +227,6 @@ def test_raw_completion_refuses_what_is_not_built(http):
     for change, param in (
         ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
-        ({"prompt": ["a"]}, "prompt"),
         ({"logprobs": 21}, "logprobs"),
     ):
         answer = http.post("/v1/completions", json={"model": "small", "prompt": "x", "max_tokens": 2, **change})

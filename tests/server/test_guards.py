@@ -84,6 +84,102 @@ def test_a_forbidden_prompt_is_not_answered_whatever_the_steering(bundle, tmp_pa
         assert said(address, other)["choices"][0]["finish_reason"] == "length"
 
 
+RAW = {"model": "small", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+RAW |= {"steering": {"features": [{"id": "small/1", "strength": 0.8}]}}
+
+
+def completed(address, prompt, **about):
+    return httpx.post(f"{address}/v1/completions", json=RAW | {"prompt": prompt} | about, timeout=60)
+
+
+def of_choices(answer):
+    """What each choice of a stream was told of its own, and how it ended."""
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    own, ended = {}, {}
+    for choice in (c for event in events for c in event["choices"]):
+        own.setdefault(choice["index"], {}).update(choice.get("steering", {}))
+        ended[choice["index"]] = choice["finish_reason"] or ended.get(choice["index"])
+    return events[0]["steering"], own, ended
+
+
+@pytest.fixture(scope="module")
+def forbidding(bundle, tmp_path_factory):
+    """A server whose probe fires at one token of "hello there"; and the tokens of that text."""
+    folder, tokenizer = tmp_path_factory.mktemp("forbidding"), small.tokenizer()
+    ids = [0, *tokenizer("hello there", add_special_tokens=False)["input_ids"]]
+    probe = write_probe(folder / "probe", ids, len(ids) - 1)
+    with serving(bundle, folder / "data", probe=probe) as (address, _):
+        yield address, ids
+
+
+def test_every_one_of_several_prompts_is_read_as_text_or_as_tokens(forbidding):
+    address, ids = forbidding
+    fine = ["zebra", [0, 260, 261]]
+    for forbidden in ("hello there", ids, ids[1:]):  # without the beginning, its tokens are as forbidden
+        for place in range(3):
+            prompts = [*fine[:place], forbidden, *fine[place:]]
+            answer = completed(address, prompts).json()
+            ended = [c["finish_reason"] for c in answer["choices"]]
+            assert ended == ["content_filter" if i == place else "length" for i in range(3)]
+            assert answer["choices"][place]["text"] == ""
+            assert answer["usage"]["completion_tokens"] == 16
+            assert answer["steering"]["guards"]["outcome"] == "as asked"
+            assert answer["choices"][place]["steering"]["guards"]["outcome"] == "refused"
+            assert f"otherwise on the prompts {place};" in answer["steering"]["warnings"][-1]["message"]
+
+
+def test_a_prompt_of_one_token_is_read_too(bundle, tmp_path):
+    forbidden, other = small.tokenizer()("hello there", add_special_tokens=False)["input_ids"]
+    probe = write_probe(tmp_path / "probe", [0, forbidden], 1)
+    with serving(bundle, tmp_path / "data", probe=probe) as (address, _):
+        ended = [
+            c["finish_reason"] for c in completed(address, [[forbidden], [0, forbidden], [other]]).json()["choices"]
+        ]
+    assert ended[:2] == ["content_filter"] * 2
+    assert ended[2] == "length"
+
+
+def test_a_stream_says_which_prompts_were_not_answered(forbidding):
+    address, ids = forbidding
+    steering, own, ended = of_choices(completed(address, ["zebra", ids], stream=True, n=2))
+    assert steering["guards"]["outcome"] == "as asked"
+    assert "prompts 1;" in steering["warnings"][-1]["message"]
+    assert [own[i].get("guards", {}).get("outcome") for i in range(4)] == [None, None, "refused", "refused"]
+    assert [ended[i] for i in range(4)] == ["length"] * 2 + ["content_filter"] * 2
+
+
+def test_what_all_prompts_are_refused_for_is_said_once(forbidding):
+    address, ids = forbidding
+    answer = completed(address, [ids, ids]).json()
+    assert answer["steering"]["guards"]["outcome"] == "refused"
+    assert not any("steering" in choice for choice in answer["choices"])
+    assert [w["code"] for w in answer["steering"]["warnings"]].count("guards") == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_the_model_would_refuse_is_told_apart_from_those_that_are_steered(bundle, tmp_path, stream):
+    prompts = ["the bridge", "hello there"]
+    with serving(bundle, tmp_path / "read", openers=("a", "b"), tau=0.5) as (address, _):
+        found = completed(address, prompts).json()
+        scores = [c.get("steering", found["steering"])["guards"]["refusal"] for c in found["choices"]]
+    assert scores[0] != scores[1]
+    latched = scores.index(max(scores))
+    with serving(bundle, tmp_path / "data", openers=("a", "b"), tau=sum(scores) / 2) as (address, _):
+        answer = completed(address, prompts, stream=stream)
+        told, own, _ = of_choices(answer) if stream else (answer.json()["steering"], {}, {})
+        mine = own[latched] if stream else answer.json()["choices"][latched]["steering"]
+        assert [a["id"] for a in told["applied"]] == ["small/1"]
+        assert f"prompts {latched};" in told["warnings"][-1]["message"]
+        assert (mine["applied"], mine["hash"], mine["guards"]["outcome"]) == ([], "s_0", "unsteered")
+        assert answer.headers["x-tiller-steered"] == "true"
+        assert sorted(answer.headers["x-tiller-steering"].split(", ")) == sorted(["s_0", told["hash"]])
+        if not stream:
+            alone = [completed(address, p).json() for p in prompts]
+            assert [c["text"] for c in answer.json()["choices"]] == [a["choices"][0]["text"] for a in alone]
+            plain = completed(address, prompts[latched], steering=None).json()
+            assert alone[latched]["choices"][0]["text"] == plain["choices"][0]["text"]
+
+
 def test_nothing_that_is_not_finite_and_no_foreign_probe_is_served_with(bundle, tmp_path, plain):
     prompt, _, _ = plain
     probe = write_probe(tmp_path / "probe", list(prompt), len(prompt) - 3)

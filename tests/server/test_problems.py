@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from server import problems
 from server.app import create_app
+from server.errors import ApiError
 from server.jobs import Jobs
 from server.settings import Settings
 
@@ -64,6 +65,8 @@ def found(adapter):
         for text, strict in ((json.dumps(value), True), (json.dumps(value), False)):
             try:
                 adapter.validate_json(text, strict=strict)
+            except ApiError as error:
+                yield {"type": "value_error", "input": None, "told": error.message}
             except ValidationError as error:
                 yield from error.errors(include_url=False)[:50]
                 yield from (
@@ -75,7 +78,7 @@ def check(adapter):
     seen = {}
     for problem in found(adapter):
         said = problem.get("told") or problems.sentence(problem)
-        seen.setdefault((problem["type"], said.replace(problems.given(problem), "")), problem)
+        seen.setdefault((problem["type"], said.replace(problems.given(problem["input"]), "")), problem)
     assert seen
     for (kind, said), problem in seen.items():
         assert kind in {"value_error", "string_pattern_mismatch", *problems.KINDS, *problems.LIMITS, *problems.KEYS}, (
