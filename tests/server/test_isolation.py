@@ -1,10 +1,13 @@
 """Nobody's steering reaches anybody else: ten thousand odd specs beside an unsteered neighbour, and caches that are never shared."""
 
 import random
+import re
+from pathlib import Path
 
 import httpx
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from server.callers import Caller
 from server.choice import Tiller
@@ -17,25 +20,29 @@ from steering.catalogue import Bundle, Catalogue
 from steering.edits import SteeringTable
 from steering.errors import SteeringError
 from steering.hooks import tap
-from tests import small
 from tests.live import serving
 from tests.server.test_policy import fuzzed
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
-HOOK, ROWS = "layers.1", 32
+HARBOR = Path(__file__).parents[2] / "sae_weights" / "harbor"
+ROWS = 32
+FUZZED = 48
+"""So many features are named by the odd specs."""
 LONG = " ".join(["the bridge is red and long"] * 12)
 HELLO = {"model": "small", "messages": [{"role": "user", "content": LONG}], "max_tokens": 2, "temperature": 0}
 
 
-def test_of_ten_thousand_specs_none_breaks_the_numbers_and_none_moves_its_neighbour(bundle, tmp_path):
+@pytest.mark.parametrize("served", ["small", "harbor"])
+def test_of_ten_thousand_specs_none_breaks_the_numbers_and_none_moves_its_neighbour(served, bundle, tmp_path):
     """Those that are let through run 31 at a time beside one that nobody steers, which stays bit-equal."""
-    opened, draw = Bundle.open(bundle), random.Random(11)
+    opened, draw = Bundle.open(bundle if served == "small" else HARBOR), random.Random(11)
     tiller = Tiller(None, Catalogue([opened]), None, Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
-    model, edits = small.model(len(small.tokenizer())), []
+    model = AutoModelForCausalLM.from_pretrained(opened.model_path, dtype=torch.float32).eval()
+    hook, step, edits = opened.info.hook, len(opened.features) // FUZZED, []
     for _ in range(10_000):
         asked = fuzzed(draw)
         for feature in asked["features"]:
-            feature["id"] = feature["id"].replace("b/", "small/")
+            feature["id"] = re.sub(r"^b/(\d{1,2})$", lambda m: f"{served}/{int(m[1]) * step}", feature["id"])
         try:
             resolved = tiller.resolve(SteeringRequest.model_validate(asked).spec(), {})
             tiller.allowed(resolved, Caller(draw.choice(ROLES), "t", "ada"))
@@ -46,8 +53,8 @@ def test_of_ten_thousand_specs_none_breaks_the_numbers_and_none_moves_its_neighb
     assert len(edits) > 500
     ids = torch.randint(5, 300, (ROWS, 6), generator=torch.Generator().manual_seed(2))
     rows = torch.arange(ROWS)[:, None].expand(ROWS, 6)
-    table = SteeringTable(ROWS, small.WIDTH)
-    with torch.no_grad(), tap(model, {HOOK: lambda x: table.apply(x, rows)}):
+    table = SteeringTable(ROWS, model.config.hidden_size)
+    with torch.no_grad(), tap(model, {hook: lambda x: table.apply(x, rows)}):
         alone = model(input_ids=ids).logits[0]
         for start in range(0, len(edits), ROWS - 1):
             for row, edit in enumerate(edits[start : start + ROWS - 1], 1):
