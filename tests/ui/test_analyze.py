@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.ui.test_page import RANGE, finished, send
@@ -128,3 +129,29 @@ def test_text_is_there_after_a_reload(analyze):
     analyze.reload()
     analyze.wait_for_selector("#analyze-text")
     assert analyze.input_value("#analyze-text") == "red long"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_tables_fit_where_labels_are_long(opened, address, width):
+    page = opened(viewport={"width": width, "height": 800})
+    page.click("#tab-analyze")
+    page.check("#two-texts")
+    page.fill("#analyze-other", "hello there, how are you")
+    run(page)
+    ids = page.locator("#evoked code").all_inner_texts()
+    for feature in ids:
+        label = (
+            "on “time / you / coffee” after “all / time / people” near “<|system|>about_something_long_without_a_space”"
+        )
+        assert httpx.patch(f"{address}/v1/features/{feature}", json={"label": label}).status_code == 200
+    run(page, TALK + " ")
+    page.wait_for_selector("#evoked :text('about_something')")
+
+    for table in ("#evoked", "#by-speaker", "#apart"):
+        wide = page.evaluate(
+            "(t) => { const n = document.querySelector(t).parentElement; return n.scrollWidth - n.clientWidth; }", table
+        )
+        assert wide <= 0, table
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for feature in ids:
+        httpx.patch(f"{address}/v1/features/{feature}", json={"label": None})

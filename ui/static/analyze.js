@@ -172,7 +172,7 @@ function moods() {
   if (!found.axes.length) return null;
   const said = (axis) => (axis.score == null ? (axis.evidence.length ? axis.evidence.map(labelOf).join(", ") : "no evidence in this text") : `${axis.score.toFixed(2)}, where 0 is ${axis.low} and 1 is ${axis.high}`);
   return el("details", { class: "card scroll" }, el("summary", {}, "Moods"), el("p", { class: "muted" }, "A score is shown only where the features tell a mood at least as well as a bag of words does; otherwise the features that fired and speak for it."),
-    el("table", {}, el("tr", {}, ["Axis", "shown as", "what speaks for it", "features", "bag of words"].map((h) => el("th", {}, h))), found.axes.map((a) => el("tr", {}, el("td", {}, a.name), el("td", {}, a.shown_as), el("td", {}, said(a)), el("td", { class: "number" }, a.auroc.value.toFixed(2)), el("td", { class: "number" }, a.bag_of_words.toFixed(2))))));
+    el("table", { id: "moods" }, el("tr", {}, ["Axis", "shown as", "what speaks for it", "features", "bag of words"].map((h) => el("th", {}, h))), found.axes.map((a) => el("tr", {}, el("td", {}, a.name), el("td", {}, a.shown_as), el("td", {}, said(a)), el("td", { class: "number" }, a.auroc.value.toFixed(2)), el("td", { class: "number" }, a.bag_of_words.toFixed(2))))));
 }
 
 const quoted = (cell) => { const text = String(cell); return `"${(/^[=+\-@\t]/.test(text) && Number.isNaN(+text) ? `'${text}` : text).replaceAll('"', '""')}"`; };
