@@ -53,6 +53,7 @@ from server.entrance import Entrance
 from server.errors import ApiError
 from server.keyring import Keyring
 from server.logs import Lines, route_of
+from server.other_sites import OtherSites
 from server.permissions import permitted
 from server.rates import Rates
 from server.settings import LOOPBACK, Settings
@@ -136,6 +137,7 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     app.add_middleware(Strays, routes=_routes(app))
     app.add_middleware(Entrance, state=app.state)
     app.add_middleware(Border, state=app.state, settings=settings)
+    app.add_middleware(OtherSites, origins=settings.origins)  # outside, for their code reads refusals, too
     app.add_middleware(Traced)
     app.add_middleware(Lines)
     return app

@@ -5,6 +5,7 @@ a signed name of its key in a cookie that no script can read and that no other s
 no keys, what changes something comes from the page itself or from no browser at all.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -88,8 +89,9 @@ class Entrance:
         caller = await self.state.keyring.caller(self.state.tiller.store, secret, session)
         if caller is None:
             raise stranger(secret)
+        let_in = self.state.settings.origins if caller is ANYONE and scope["path"].startswith("/v1/") else ()
         if caller is ANYONE or not secret:
-            _check_own(scope, headers)
+            _check_own(scope, headers, let_in)
         scope.setdefault("state", {})["caller"] = caller
         if scope["path"].startswith("/v1"):
             await self.state.rates.request(caller, counts=scope["method"] not in SAFE)
@@ -122,11 +124,14 @@ def _plain(path: str) -> bool:
     return not first and bool(parts) and "\\" not in path and not {".", ".."} & {*parts} and all(parts[:-1])
 
 
-def _check_own(scope: Scope, headers: Headers) -> None:
-    """Raises ApiError for what changes something and comes from another site's page; browsers say where from."""
-    if scope["method"] in SAFE:
-        return
+def _check_own(scope: Scope, headers: Headers, let_in: Sequence[str] = ()) -> None:
+    """Raises ApiError for what changes something and comes from another site's page; browsers say where from.
+
+    `let_in` are origins whose pages may; a cookie never speaks for them.
+    """
     origin = headers.get("origin")
+    if scope["method"] in SAFE or origin in let_in:
+        return
     own = origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
     if not own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise ApiError(

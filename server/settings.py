@@ -21,6 +21,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from server.other_sites import checked
 from steering.errors import SteeringError
 from steering.spec import MAX_FEATURES
 
@@ -74,6 +75,8 @@ class Settings(BaseSettings):
     """How much memory keeps what earlier turns have computed; 0 keeps nothing."""
     admin_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
     """A key with the role `admin` that is kept nowhere, of 32 characters and more: the first one of a server that others can reach."""
+    origins: tuple[str, ...] = ()
+    """Other sites whose pages may call the API from a browser, such as `https://app.example`; where there are keys, with one."""
     default_preset: str | None = None
     """A preset that is steered where a request leaves that open; `/v1/me` and every reply tell of it."""
     policy: Path | None = None
@@ -138,6 +141,12 @@ class Settings(BaseSettings):
     """An OpenTelemetry collector, such as `http://localhost:4318`, that spans are sent to; needs `tiller[otel]`."""
     job_kinds: tuple[str, ...] = ()
     """More types of job, `name=module:attribute`."""
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        checked(given)
+        return given
 
     @field_validator("admin_key", mode="before")
     @classmethod

@@ -12,10 +12,11 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.forwarding import Forward
-from server.settings import Settings
+from server.settings import BadSettings, Settings, read
 from tests.live import serving, until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
+APP = "https://app.example"
 EVIL = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
 ROUND_ABOUT = (
     "/page/../config",
@@ -277,3 +278,65 @@ def test_what_is_handed_on_is_the_path_that_was_judged(tmp_path):
         address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         assert [ask(address, path) for path in paths] == [200] * len(paths)
     assert [path.decode() for path in heard] == paths
+
+
+HELLO = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module", params=[None, ADMIN], ids=["keyless", "keys"])
+def let_in(request, bundle, tmp_path_factory):
+    """A server that lets the pages of one other site call, and what a call needs there."""
+    folder = tmp_path_factory.mktemp("let_in")
+    with serving(bundle, folder, mount=page, origins=(APP,), admin_key=request.param) as (address, _):
+        yield address, {"Authorization": f"Bearer {request.param}"} if request.param else {}
+
+
+def test_a_page_of_a_site_that_is_let_in_calls_and_reads_as_a_program_does(let_in):
+    address, key = let_in
+    wish = {
+        "Origin": APP,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, content-type, x-stainless-lang",
+    }
+    told = httpx.options(f"{address}/v1/chat/completions", headers=wish)
+    assert (told.status_code, told.headers["access-control-allow-origin"]) == (200, APP)
+    assert "x-stainless-lang" in told.headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in told.headers
+    cross = key | {"Origin": APP, "Sec-Fetch-Site": "cross-site"}
+    answer = httpx.post(f"{address}/v1/chat/completions", json=HELLO, headers=cross, timeout=30)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, APP)
+    assert "x-tiller-steered" in answer.headers["access-control-expose-headers"]
+    wrong = httpx.post(f"{address}/v1/chat/completions", json={"model": "none"}, headers=cross)
+    assert (wrong.status_code, wrong.headers["access-control-allow-origin"]) == (400, APP)
+    huge = httpx.post(f"{address}/v1/chat/completions", content=b"x" * (1 << 21), headers=cross)
+    assert (huge.status_code, huge.headers["access-control-allow-origin"]) == (413, APP)
+
+
+def test_nobody_else_is_let_in_and_nothing_but_the_api_is_open(let_in):
+    address, _ = let_in
+    for origin in ("https://evil.example", f"{APP}.evil.example", "http://app.example", f"{APP}:444", "null"):
+        answer = httpx.post(f"{address}/v1/feedback", json={}, headers={"Origin": origin})
+        assert answer.status_code in (401, 403), origin
+        assert "access-control-allow-origin" not in answer.headers, origin
+    for path in ("/", "/gradio_api/queue/join", "/sign-in", "/sign-out", "/docs", "/health"):
+        for method in ("GET", "POST", "OPTIONS"):
+            answer = httpx.request(method, address + path, headers={"Origin": APP, "Accept": "text/html"})
+            assert "access-control-allow-origin" not in answer.headers, (method, path)
+            assert method != "POST" or answer.status_code in (401, 403, 405), (method, path)
+
+
+def test_a_cookie_never_speaks_for_another_site_that_is_let_in(let_in):
+    address, key = let_in
+    if not key:
+        return  # there are no cookies
+    with httpx.Client(base_url=address) as browser:
+        browser.post("/sign-in", data={"key": ADMIN})
+        assert browser.get("/v1/me").status_code == 200
+        answer = browser.post("/v1/feedback", json={}, headers={"Origin": APP})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin")
+
+
+@pytest.mark.parametrize("given", ["*", "app.example", "https://app.example/", "https://app.example/x", "ftp://a", ""])
+def test_what_is_no_origin_is_refused_at_the_start(given):
+    with pytest.raises(BadSettings, match="is no origin"):
+        read(origins=(given,))
