@@ -17,6 +17,7 @@ from server.looks import MOST, Looks
 from server.openapi import wire
 from server.protocol import parse
 from server.sealing import alias
+from server.store.store import Unavailable
 
 router = APIRouter()
 
@@ -83,7 +84,15 @@ async def get_drift(
         "baseline": baseline,
         "look_seconds": tiller.settings.look_seconds,
         "update_hours": tiller.settings.update_hours,
+        "given": await _given(tiller),
     }
+
+
+async def _given(tiller: Tiller) -> int | None:
+    try:
+        return await tiller.store.given()
+    except Unavailable:  # what was seen lies on the disk, and can be told
+        return None
 
 
 def _figures(look: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -104,3 +104,5 @@ class Drift(Page):
     baseline: dict[str, dict[str, JsonValue] | None]
     look_seconds: float
     update_hours: float
+    given: int | None
+    """How many conversations people have given to learn from; null while the store cannot be asked."""

@@ -219,6 +219,10 @@ class RedisStore:
         now = time.time()
         return [LiveText(t["user"], t["messages"], t["created"]) for t in texts if t["expires"] >= now]
 
+    async def given(self) -> int:
+        """How many conversations are kept of all users, and have not expired."""
+        return await self._ask(self._redis.zcount(TEXTS_EXPIRE, time.time(), "+inf"))
+
     async def forget_texts(self, user: str) -> int:
         """Delete what a user gave; how much there was."""
         return await self._forget(user, consent=False)

@@ -192,6 +192,11 @@ class SqliteStore:
         rows = await self._run(lambda db: db.execute(sql, (time.time(), user)).fetchall())
         return [LiveText(*row) for row in rows]
 
+    async def given(self) -> int:
+        """How many conversations are kept of all users, and have not expired."""
+        sql = "SELECT COUNT(*) FROM live WHERE expires >= ?"
+        return await self._run(lambda db: db.execute(sql, (time.time(),)).fetchone()[0])
+
     async def forget_texts(self, user: str) -> int:
         """Delete what a user gave; how much there was."""
         gone = await self._run(lambda db: db.execute("DELETE FROM live WHERE user = ?", (user,)).rowcount)

@@ -171,6 +171,10 @@ class Store(Protocol):
         """All that is kept, or what is kept of one user, and has not expired, oldest first."""
         ...
 
+    async def given(self) -> int:
+        """How many conversations are kept of all users, and have not expired."""
+        ...
+
     async def forget_texts(self, user: str) -> int:
         """Delete what a user gave; how much there was."""
         ...

@@ -27,6 +27,7 @@ def row(at, **more):
 def test_before_the_first_look_the_series_is_empty(served):
     http, _ = served
     told = http.get("/v1/training/drift").json()
+    assert told["given"] == 0
     assert (told["data"], told["has_more"], told["next_cursor"]) == ([], False, None)
     assert told["baseline"] == {"corpus": None, "live": None}
     assert (told["revision"], told["look_seconds"]) == ("r1", 600.0)

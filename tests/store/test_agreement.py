@@ -116,6 +116,7 @@ class Both(RuleBasedStateMachine):
         self.both("records")
         self.both("kept", "ada", "m")
         self.both("live_texts", "ada")
+        self.both("given")
 
     def teardown(self):
         for store in self.stores:

@@ -103,6 +103,9 @@ async def test_each_gives_so_much_at_most_and_nothing_twice(store):
         ("ada", "[1]"),
         ("eve", "[4]"),
     ]
+    assert await store.given() == 4
+    assert await store.forget_texts("ada") == 3
+    assert await store.given() == 1
     assert [t.messages for t in await store.live_texts("eve")] == ["[4]"]
     assert await store.live_texts("nobody") == []
 
@@ -114,6 +117,7 @@ async def test_kept_text_expires_and_what_expired_is_deleted_with_the_next(store
     assert len(await store.live_texts()) == 2
     await asyncio.sleep(1.05)
     assert await store.live_texts() == await store.live_texts("ada") == []
+    assert await store.given() == 0
     assert await another.keep_text("ada", "[2]", most=5, seconds=60)
     assert [r.value["messages"] for r in await store.records() if r.kind == "text"] == ["[2]"]
     assert await store.keep_text("eve", "[1]", most=5, seconds=60)  # it is not there twice

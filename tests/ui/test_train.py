@@ -139,3 +139,23 @@ def test_what_was_chosen_for_a_job_outlives_the_next_look(train):
     page.evaluate("document.activeElement.blur()")
     page.wait_for_timeout(6000)
     assert page.input_value("#job-type") == "label"
+
+
+def test_an_update_without_anything_new_cannot_be_started_and_the_page_says_why(train):
+    page, address, _ = train
+    assert page.is_disabled("#job-start")
+    assert "nothing new to learn from" in page.inner_text(".starter")
+    page.fill("#job-text", "new.txt")
+    assert page.is_enabled("#job-start")
+    page.fill("#job-text", "")
+    page.select_option("#job-type", "describe")
+    assert page.is_enabled("#job-start")
+
+    page.select_option("#job-type", "sae_update")
+    assert page.is_disabled("#job-start")
+    httpx.put(f"{address}/v1/training/consent", json={"user": "ada", "consent": True})
+    said = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "user": "ada"}
+    assert httpx.post(f"{address}/v1/chat/completions", json=said).status_code == 200
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_selector("#job-start:enabled")
+    assert "Given by people: 1 conversation." in page.inner_text(".starter")

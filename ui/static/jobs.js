@@ -13,15 +13,19 @@ const KINDS = {
   map: ["Draw the map", "Places all features in the plane."],
   calibrate: ["Measure doses", "How far each preset's features may go."],
 };
-const SIZES = { smoke: [100, "smoke, about a minute"], small: [600, "small, about ten minutes"], full: [2000, "full, about half an hour"] };
-let jobs = null, form = null;
+// Steps, and how long they take on two cores, most of a short one for gates and for doses of what is new.
+const SIZES = { smoke: [100, "smoke, about five minutes"], small: [600, "small, about ten minutes"], full: [2000, "full, about half an hour"] };
+const NOTHING = "There is nothing new to learn from yet: name files of new text, or wait until people who let the SAE learn from their chats have written.";
+let jobs = null, form = null, given = null;
 
 export async function refresh() {
   jobs = (await api("jobs?limit=50")).data;
 }
 
-export function jobsNode(limits, redraw) {
-  form ??= limits && (beyond("POST /v1/jobs") ? el("p", { class: "muted" }, beyond("POST /v1/jobs", "Starting a job")) : starter(limits, redraw)); // what somebody has chosen in it stays while the list is drawn anew
+export function jobsNode(limits, drift, redraw) {
+  given = drift?.given ?? null;
+  form ??= limits && (beyond("POST /v1/jobs") ? el("p", { class: "muted" }, beyond("POST /v1/jobs", "Starting a job")) : starter(limits, redraw));
+  form?.dispatchEvent(new Event("look")); // what somebody has chosen in it stays while the list is drawn anew
   return el("section", { class: "card", "aria-label": "Jobs" }, el("h3", {}, "Jobs"), form, table(redraw));
 }
 
@@ -31,9 +35,6 @@ function starter(limits, redraw) {
   const text = el("input", { type: "text", id: "job-text", class: "grow", placeholder: "Files of new text on the server, separated by commas (optional)", "aria-label": "Files of new text on the server" });
   const publish = el("input", { type: "checkbox", id: "job-publish", checked: true });
   const told = el("p", { class: "muted" }), more = el("div", { class: "bar" }, size, text, el("label", {}, publish, "Serve it if it passes"));
-  const show = () => { told.textContent = KINDS[type.value][1]; more.hidden = type.value !== "sae_update"; };
-  type.addEventListener("change", show);
-  show();
   const config = () => (type.value === "sae_update" ? { steps: SIZES[size.value][0], publish: publish.checked, text: text.value.split(",").map((t) => t.trim()).filter(Boolean) } : {});
   const go = button("Start", async () => {
     try {
@@ -44,8 +45,15 @@ function starter(limits, redraw) {
       redraw();
     } catch (error) { toast(error.message, { problem: true }); }
   }, { id: "job-start", class: "primary" });
+  const show = () => {
+    const update = type.value === "sae_update", nothing = update && given === 0 && !config().text.length;
+    go.disabled = nothing;
+    told.textContent = nothing ? NOTHING : `${KINDS[type.value][1]}${update ? " The times are those of two cores." : ""}${update && given ? ` Given by people: ${given === 1 ? "1 conversation" : `${given} conversations`}.` : ""}`;
+    more.hidden = !update;
+  };
+  for (const field of [type, text]) field.addEventListener("input", show);
   const alone = limits.training.on ? null : el("p", { class: "muted" }, "No trainer runs beside this server: what is queued waits until one does (`tiller trainer`).");
-  return el("div", { class: "starter" }, alone, el("div", { class: "bar" }, type, go), told, more);
+  return el("div", { class: "starter", onlook: show }, alone, el("div", { class: "bar" }, type, go), told, more);
 }
 
 function table(redraw) {

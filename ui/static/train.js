@@ -6,6 +6,7 @@ import { isOpen } from "./header.js";
 import { jobsNode, refresh as refreshJobs } from "./jobs.js";
 import { beyond } from "./role.js";
 
+const FIGURES = ["explained", "L0", "dead"];
 const EVERY = 5000, PUBLISH = "POST /v1/saes/{revision}/activate";
 let root, revisions = null, drift = null, limits = null, failed = "";
 
@@ -32,7 +33,7 @@ function draw() {
   if (root.querySelector("dialog[open]") || root.contains(document.activeElement) && /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) return; // nobody is to be interrupted while typing
   keepFocus(root, () => root.replaceChildren(...[el("h2", {}, "Train"), el("p", { class: "lead" }, "The SAE is kept up to date while it serves: an update learns from new text, has to pass its gates, and breaks no preset. Every revision can be served again."),
     failed ? el("div", { class: "problem", role: "alert" }, failed, " ", button("Try again", look)) : null,
-    revisions ? el("div", { class: "two" }, revisionsNode(), driftNode()) : null, jobsNode(limits, draw)].filter(Boolean)));
+    revisions ? el("div", { class: "two" }, revisionsNode(), driftNode()) : null, jobsNode(limits, drift, draw)].filter(Boolean)));
 }
 
 const figure = (value, digits = 3) => (value == null ? "–" : (+value).toFixed(digits));
@@ -42,10 +43,10 @@ function revisionsNode() {
   const served = revisions.find((r) => r.active);
   const rows = [...revisions].reverse().map((r) => el("tr", { "aria-current": r.active ? "true" : null },
     el("td", {}, el("b", {}, r.id), r.active ? el("span", { class: "chip ok" }, "served") : null, r.error ? el("p", { class: "problem" }, r.error) : el("p", { class: "muted" }, `${when(r.created)}${r.parent ? `, from ${r.parent}` : ""}`)),
-    [figure(r.figures?.explained_variance), figure(r.figures?.l0, 1), r.figures?.dead == null ? "–" : `${(100 * r.figures.dead).toFixed(1)} %`].map((v) => el("td", { class: "number" }, v)),
+    [figure(r.figures?.explained_variance), figure(r.figures?.l0, 1), r.figures?.dead == null ? "–" : `${(100 * r.figures.dead).toFixed(1)} %`].map((v, i) => el("td", { class: "number", "data-label": FIGURES[i] }, v)),
     el("td", {}, r.error ? null : el("div", { class: "bar" }, button("Report", () => report(r), { id: `report-${r.id}` }), r.active ? null : off(button("Serve", () => serve(r), { id: `serve-${r.id}` }), beyond(PUBLISH))))));
   return el("section", { class: "card scroll", "aria-label": "Revisions" }, el("div", { class: "bar" }, el("h3", { class: "grow" }, "Revisions"), served?.parent ? off(button(`Roll back to ${served.parent}`, () => rollback(served), { id: "rollback" }), beyond(PUBLISH)) : null), beyond(PUBLISH) && revisions.length > 1 ? el("p", { class: "muted" }, beyond(PUBLISH, "Serving another one")) : null,
-    el("table", { id: "revisions" }, el("tr", {}, el("th", {}, "Revision"), ["explained", "L0", "dead"].map((h) => el("th", { class: "number" }, h)), el("th", {}, el("span", { class: "away" }, "Acts"))), rows));
+    el("table", { id: "revisions" }, el("tr", {}, el("th", {}, "Revision"), FIGURES.map((h) => el("th", { class: "number" }, h)), el("th", {}, el("span", { class: "away" }, "Acts"))), rows));
 }
 
 async function served(call, words) {
