@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from server import problems
 from server.files import write
+from server.queued import Queued
 from server.settings import Settings
 from server.store.store import BadStore
 from steering.errors import SteeringError
@@ -320,12 +321,16 @@ def do(jobs: Jobs, job_id: str) -> None:
 
 def _queue(settings: Settings, *, patient: bool) -> Huey:
     if settings.redis_url is None:
-        return SqliteHuey("tiller", filename=str(settings.data_dir / "jobs.db"), fsync=True)
+        return SqliteHuey(
+            "tiller", filename=str(settings.data_dir / "jobs.db"), fsync=True, serializer=Queued(), results=False
+        )
     try:
         from server.redis_queue import RedisQueue
     except ImportError as error:
         raise BadStore("redis_url is set, but Redis' client is not installed: pip install 'tiller[redis]'") from error
-    return Huey("tiller", storage_class=RedisQueue, url=settings.redis_url, patient=patient)
+    return Huey(
+        "tiller", storage_class=RedisQueue, url=settings.redis_url, patient=patient, serializer=Queued(), results=False
+    )
 
 
 def give_way() -> None:

@@ -14,11 +14,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
+from huey.exceptions import HueyException
+
 from server.files import write
 from server.jobs import GIVEN, BadJob, Job, Jobs, State
 from server.pausing import end, end_orphan, go_on
 from server.pausing import stop as stand_still
 from server.settings import handing
+
+log = structlog.get_logger(__name__)
 
 ATTEMPTS = 3
 LEASE = 5.0
@@ -42,8 +47,8 @@ class Runner:
         while not stop.is_set():
             if resumed := self._look_after_resting():
                 self._go_on(resumed, stop)
-            elif (task := self.jobs.huey.dequeue()) is not None:
-                self._do(task.args[0], stop)
+            elif (job_id := self._next()) is not None:
+                self._do(job_id, stop)
             elif time.monotonic() - looked > LEASE:
                 self._take_up()
                 looked = time.monotonic()
@@ -51,6 +56,16 @@ class Runner:
                 stop.wait(0.3)
         for job_id in [*self._resting]:
             self._give_up(job_id)
+
+    def _next(self) -> str | None:
+        """The id of the job that has waited longest; what is none is thrown away."""
+        while True:
+            try:
+                task = self.jobs.huey.dequeue()
+            except (ValueError, HueyException) as error:
+                log.warning("something that is no job was in the queue", why=str(error))
+            else:
+                return None if task is None else task.args[0]
 
     def _take_up(self) -> None:
         """Queue again what a dead runner was doing, or had in its hands; what is paused waits until it is resumed."""

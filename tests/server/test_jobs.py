@@ -1,7 +1,9 @@
 """Jobs run in processes of their own, survive whoever is killed, and end when they are told to; on SQLite and on Redis."""
 
 import contextlib
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from huey.registry import Message
 
 from server import beside
 from server.jobs import BadJob, Jobs
@@ -148,6 +151,29 @@ def test_two_runners_never_do_the_same_job(settings):
     for job in made:
         states = [e["data"]["state"] for e in jobs.events(job.id) if e["event"] == "state"]
         assert states == ["queued", "running", "succeeded"]
+
+
+class Runs:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (Path.write_text, (self.place, "it ran"))
+
+
+def test_what_is_no_job_in_the_queue_neither_runs_nor_holds_up_those_that_are(settings, tmp_path):
+    jobs, place = Jobs(settings), tmp_path / "it-ran"
+    pickled = pickle.dumps(Message("1", "server.jobs.tiller.job", args=(Runs(place),), kwargs={}))
+    others = [{}, [], {"id": 1, "task": "other", "job": f"job_{16 * '0'}"}, {"id": 1, "task": "x", "job": "../../etc"}]
+    for rubbish in (pickled, b"", b"\xff", b"[" * 100_000, *(json.dumps(o).encode() for o in others)):
+        jobs.huey.storage.enqueue(rubbish)
+    job = jobs.submit("count", {"steps": 1})
+    with runner(settings):
+        until(lambda: jobs.get(job.id).state == "succeeded", 60)
+    assert not place.exists()
+    assert jobs.huey.pending_count() == 0
 
 
 def test_a_key_makes_one_job(settings):
