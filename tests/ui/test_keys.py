@@ -337,7 +337,7 @@ def test_what_a_viewers_key_does_not_allow_is_off_and_says_why(person, guarded):
 
 
 def test_a_creator_has_all_but_the_trainers_controls(person, guarded):
-    page = person(key(guarded, "cleo", role="creator"))
+    page = person(key(guarded, "clara", role="creator"))
     pick(page)
     assert page.is_enabled("#save-as")
     assert page.is_enabled(RANGE)

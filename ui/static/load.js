@@ -19,7 +19,7 @@ export async function learn(rows, told) {
     const found = await whenReady(async () => api("steering/validate", "POST", { model: await model(), steering: { features, unit: "dose", scale: LITTLE } }));
     if (asking === of) known = { of, ...found };
   } catch (error) {
-    if (asking === of && !error.lost) known = { of, problem: error.message };
+    if (asking === of && !error.lost) known = { of, problem: error.status === 403 ? `⚠ This will be refused: ${error.message}` : `The load is not known: ${error.message}` };
   }
   if (asking !== of) return;
   asking = null;
@@ -40,7 +40,7 @@ const MEANS = "How far all sliders go together, in doses: 1.00 is as far as one 
 // In words, and what they mean.
 export function loadWords(state) {
   const load = loadOf(state);
-  if (load === null) return known.of === setOf(state.rows) && known.problem ? [`The load is not known: ${known.problem}`, MEANS] : ["Load …", MEANS];
+  if (load === null) return known.of === setOf(state.rows) && known.problem ? [known.problem, MEANS] : ["Load …", MEANS];
   const { strained_from: strained, broken_from: broken } = known, alone = state.rows.some((row) => row.mode === "add" && Math.abs(row.strength * state.scale) > SAFE + 1e-9);
   const words = load > broken ? " ⚠ most replies break" : load > strained ? " ⚠ most replies strain" : alone ? " ⚠ a feature beyond 1.00 often breaks" : load ? ", replies should hold" : ", nothing is steered";
   return [`Load ${load.toFixed(2)}${words}`, `${MEANS} From ${strained.toFixed(2)} on most replies strain, from ${broken.toFixed(2)} on they break.`];
