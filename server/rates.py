@@ -1,15 +1,15 @@
 """How much each key may ask for: requests, tokens, replies at a time, different steerings. Knows `limits`; no routes.
 
 Counted in this process, or in Redis for all replicas at once. While Redis is lost nothing is counted and everybody is
-let through, which the log says: a conversation is worth more than a limit. Replies at a time are each replica's own.
+let through, which the log says: a conversation is worth more than a limit. Replies at a time are then each replica's own.
 """
 
+import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from fastapi import Request
@@ -21,7 +21,11 @@ from server import metrics
 from server.audit import Audit
 from server.callers import ANYONE, Caller, caller_of
 from server.errors import ApiError
+from server.holding import Answer, Here, Holds, new_hold
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.redis_holds import RedisHolds
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -37,15 +41,15 @@ class Rates:
     def __init__(self, settings: Settings) -> None:
         self._storage = _storage(settings)
         self._counts = SlidingWindowCounterRateLimiter(self._storage)
-        self._replies: Counter[str] = Counter()
-        self._expected: Counter[str] = Counter()
-        """Tokens that running replies of a key may come to."""
-        self._owed: Counter[str] = Counter()
-        """Tokens that were spent beyond what was left."""
+        self._here, self._shared = Here(), _shared(settings)
+        """Both have to agree."""
+        self._debts: Holds = self._shared or self._here
         self._lost_until = 0.0
 
     async def close(self) -> None:
         """Let go of the connections."""
+        if self._shared:
+            await self._shared.close()
         if isinstance(self._storage, RedisStorage):
             await self._storage.bridge.storage.aclose()  # pyright: ignore[reportAttributeAccessIssue] - the client's own
 
@@ -65,13 +69,9 @@ class Rates:
 
     async def tokens(self, caller: Caller, n: int) -> None:
         """So many tokens were read and written. What is more than was left is owed, and paid before the next request."""
-        if not caller.key or not (most := caller.limits.tokens):
-            return
-        item, key = RateLimitItemPerMinute(most), caller.key
-        self._owed[key] += n
-        if self._owed[key] and (paid := min(self._owed[key], await self._left(item, "tokens", key))):
-            self._owed[key] -= paid
-            await self._try(item, "tokens", key, cost=paid)
+        if caller.key and caller.limits.tokens:
+            await self._asked(self._debts.owe, caller.key, n, lost=None)
+            await self._left_when_paid(caller.key, RateLimitItemPerMinute(caller.limits.tokens))
 
     async def sign_in(self, where: str) -> None:
         """Somebody tries a key. Raises ApiError."""
@@ -81,37 +81,49 @@ class Rates:
         """The key was right: tries before it count no more, since a whole office may come from one address."""
         await self._asked(self._counts.clear, SIGN_INS, "sign-ins", where, lost=None)
 
-    async def room(self, caller: Caller, expected: int = 0) -> None:
-        """Raise ApiError if no token is left in this minute, beside what is owed and what running replies may come to.
-
-        Where there is room, `expected` tokens are held; give them back to `_expected`.
-        """
-        if not caller.key or not (most := caller.limits.tokens):
-            return
-        item, key = RateLimitItemPerMinute(most), caller.key
-        await self.tokens(caller, 0)
-        left = await self._left(item, "tokens", key)
-        taken = self._owed[key] + self._expected[key]
-        if left - taken <= 0:
-            raise await self._refusal(item, "tokens", key, f"{most} tokens a minute", least=60 * taken / most)
-        self._expected[key] += expected
+    async def room(self, caller: Caller) -> None:
+        """Raise ApiError if no token is left in this minute, beside what is owed and what running replies may come to."""
+        async with self.replying(caller, places=0):
+            pass
 
     @asynccontextmanager
     async def replying(self, caller: Caller, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
         """Hold places among the key's replies, and the tokens that they may come to. Raises ApiError if there are not as many."""
-        key, most = caller.key or "", caller.limits.concurrent
-        if key and most is not None and self._replies[key] + places > most:
-            metrics.limited.labels("concurrent").inc()
-            raise _refused(f"{most} replies at a time", 1)
-        self._replies[key] += places
-        held = 0
+        key, most, tokens = caller.key, caller.limits.concurrent, caller.limits.tokens
+        if not key:
+            yield
+            return
+        hold = new_hold(key, places, expected if tokens else 0)
+        left = await self._left_when_paid(key, RateLimitItemPerMinute(tokens)) if tokens else None
+        answer = await self._here.take(hold, most=most, left=None if self._shared else left)
+        if answer.said != "held":
+            raise await self._too_much(caller, answer)
         try:
-            await self.room(caller, expected)
-            held = expected if key and caller.limits.tokens else 0
+            if self._shared:
+                answer = await self._asked(self._shared.take, hold, most=most, left=left, lost=answer)
+                if answer.said != "held":
+                    raise await self._too_much(caller, answer)
             yield
         finally:
-            self._replies[key] -= places
-            self._expected[key] -= held
+            await self._here.give_back(hold)
+            if self._shared:  # who leaves now must not leave it held
+                await asyncio.shield(self._asked(self._shared.give_back, hold, lost=None))
+
+    async def _too_much(self, caller: Caller, answer: Answer) -> ApiError:
+        key, tokens = caller.key or "", caller.limits.tokens
+        if answer.said == "places" or not tokens:
+            metrics.limited.labels("concurrent").inc()
+            return _refused(f"{caller.limits.concurrent} replies at a time", 1)
+        item = RateLimitItemPerMinute(tokens)
+        return await self._refusal(item, "tokens", key, f"{tokens} tokens a minute", least=60 * answer.taken / tokens)
+
+    async def _left_when_paid(self, key: str, item: RateLimitItem) -> int:
+        """How many tokens are left in this minute after as much as can be of what is owed is paid."""
+        if not (left := await self._left(item, "tokens", key)):
+            return 0
+        if paid := await self._asked(self._debts.pay, key, left, lost=0):
+            await self._try(item, "tokens", key, cost=paid)
+        return left - paid
 
     async def _hit(self, item: RateLimitItem, what: str, key: str, says: str) -> None:
         if not await self._try(item, what, key):
@@ -198,6 +210,14 @@ def _refused(says: str, wait: float) -> ApiError:
         kind="rate_limit_error",
         headers={"Retry-After": str(seconds)},
     )
+
+
+def _shared(settings: Settings) -> "RedisHolds | None":
+    if settings.redis_url is None:
+        return None
+    from server.redis_holds import RedisHolds  # Redis' client is an extra
+
+    return RedisHolds(settings.redis_url)
 
 
 def _storage(settings: Settings) -> Storage:

@@ -1,5 +1,6 @@
 """Counts are shared by all replicas where there is a Redis, and hold nobody up where it is lost."""
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -8,8 +9,10 @@ import pytest
 
 from server.callers import Caller
 from server.errors import ApiError
+from server.holding import Answer, new_hold
 from server.keys import Allowance
 from server.rates import Rates
+from server.redis_holds import RedisHolds
 from server.settings import Settings
 from tests.live import serving
 from tests.redis_server import running
@@ -56,6 +59,58 @@ async def test_two_replicas_count_together(server, counting):
     await other.tokens(ADA, 500)  # more than there is takes all
     with pytest.raises(ApiError, match="100 tokens a minute"):
         await one.room(ADA)
+
+
+async def test_two_replicas_hold_and_owe_together(server, counting):
+    one, other = (counting(redis_url=server.url) for _ in range(2))
+    async with one.replying(ADA):
+        with pytest.raises(ApiError, match="1 replies at a time"):
+            async with other.replying(ADA):
+                pass
+        async with other.replying(replace(ADA, key="key_bob")):
+            pass
+    async with other.replying(ADA):
+        pass
+
+    many = replace(ADA, limits=Allowance(tokens=100, concurrent=8))
+    async with one.replying(many, expected=100):
+        with pytest.raises(ApiError, match="100 tokens a minute"):
+            async with other.replying(many, expected=1):
+                pass
+    async with other.replying(many, expected=1):
+        pass
+    await one.tokens(many, 400)  # a hundred are paid at once
+    with pytest.raises(ApiError) as refused:
+        await other.room(many)
+    assert 100 <= int(refused.value.headers["Retry-After"]) <= 240
+
+
+async def test_what_a_killed_replica_held_is_free_when_its_lease_is_over_and_what_goes_on_stays_held(server):
+    killed, lives = (RedisHolds(server.url, lease=1) for _ in range(2))
+    gone, kept = (new_hold("key_ada", 1, 0) for _ in range(2))
+    for replica, hold in ((killed, gone), (lives, kept)):
+        assert (await replica.take(hold, most=2, left=None)).said == "held"
+    killed._renewing.cancel()  # it renews nothing any more, as if it were gone
+    assert (await lives.take(new_hold("key_ada", 1, 0), most=2, left=None)) == Answer("places", 2)
+    await asyncio.sleep(2.5)
+    late = new_hold("key_ada", 1, 0)
+    assert (await lives.take(late, most=2, left=None)).said == "held"
+    assert (await lives.take(new_hold("key_ada", 1, 0), most=2, left=None)) == Answer("places", 2)
+    for hold in (kept, late):
+        await lives.give_back(hold)
+    assert (await lives.take(new_hold("key_ada", 2, 0), most=2, left=None)).said == "held"
+    await lives.close()
+    await killed._redis.aclose()
+
+
+async def test_while_redis_is_lost_each_replica_holds_replies_by_itself_and_nothing_leaks(server, counting):
+    rates = counting(redis_url=server.url)
+    server.stop()
+    for _ in range(3):
+        async with rates.replying(ADA, expected=50):
+            with pytest.raises(ApiError, match="1 replies at a time"):
+                async with rates.replying(ADA):
+                    pass
 
 
 async def test_a_redis_that_is_lost_or_says_nothing_holds_nobody_up_for_long(server, counting):
