@@ -21,6 +21,8 @@ FRESH = 1.0
 """Seconds for which what was read is believed without another look."""
 PATIENCE = 0.2
 """Seconds that a request waits for another look."""
+STRANGERS_PATIENCE = 5.0
+"""The same of one whose key is not known: it may have been made a moment ago."""
 SESSION = "session_secret"
 """The setting that signs what browsers keep."""
 SESSION_DAYS = 30
@@ -91,6 +93,9 @@ class Keyring:
         if self._operator and hmac.compare_digest(digest, self._operator):
             return OPERATOR
         key = (await self._all(store)).get(digest)
+        if key is None and self._looking and not self._looking.done():
+            await asyncio.wait({self._looking}, timeout=STRANGERS_PATIENCE)
+            key = (self._keys or {}).get(digest)
         return Caller.of(key) if key and key.holds() else None
 
     async def _all(self, store: Store) -> dict[str, Key]:

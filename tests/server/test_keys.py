@@ -12,7 +12,7 @@ import pytest
 
 from server import permissions
 from server.app import PARTS
-from server.keyring import check_reachable
+from server.keyring import Keyring, check_reachable
 from server.keys import ROLES, Allowance, Key, digest_of, new_key
 from server.settings import BadSettings, Settings
 from server.store.sqlite import SqliteStore
@@ -136,6 +136,24 @@ def test_a_key_is_told_what_its_role_does_not_reach_and_what_it_may_steer(guarde
     assert told["creator"]["beyond"]["POST /v1/jobs"] == "admin"
     assert told["viewer"]["steering"]["steers"] == "presets"
     assert told["creator"]["steering"]["features"] == 16
+
+
+async def test_a_new_key_is_not_refused_because_the_store_is_slow(tmp_path):
+    class Slow(SqliteStore):
+        async def keys(self):
+            await asyncio.sleep(0.6)
+            return await super().keys()
+
+    store, ring = Slow(tmp_path / "store.db"), Keyring(Settings(data_dir=tmp_path))
+    first, secret = new_key("first", "user")
+    await store.add_key(first)
+    assert (await ring.caller(store, secret, None)).owner == "first"
+    later, newer = new_key("later", "user")
+    await store.add_key(later)
+    ring.forget()
+    assert (await ring.caller(store, newer, None)).owner == "later"
+    assert await ring.caller(store, "sk-tiller-nobodys", None) is None
+    await store.close()
 
 
 def test_an_expired_key_is_refused(guarded, admin):
