@@ -45,9 +45,9 @@ LIMITS = {
 BOUNDS = ("gt", "ge", "lt", "le", "min_length", "max_length")
 KEYS = {"extra_forbidden": "there is no such key", "missing": "it is required"}
 SHAPES = {
-    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
-    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first, or nothing",
-    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter first",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first,",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first, or nothing,",
+    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter first,",
     r"^\S+( \S+)*$": "words with single spaces between them",
     r"^(preset|feature):": "'preset:' or 'feature:' with an id behind it",
     r"^[0-9]{1,9}$": "a number, the next_cursor of the page before,",
