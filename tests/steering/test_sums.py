@@ -84,7 +84,7 @@ def test_weights_are_read_as_safetensors_alone():
         for p in (root / room).rglob("*.py")
         if "torch.load(" in p.read_text() or "import pickle" in p.read_text()
     }
-    assert readers == {"steering/formats.py", "steering/train/checkpoint.py"}
+    assert readers == {"steering/formats/files.py", "steering/train/checkpoint.py"}
     for name in readers:
         text = (root / name).read_text()
         assert text.count("torch.load(") == text.count("weights_only=True")

@@ -1,0 +1,87 @@
+"""Other people's SAEs, read into ours. Knows layouts and their order; nothing of models or hubs.
+
+Every layout is a `Format`: how to recognise it, and how its tensors become a `Loose` SAE: any activation will do that
+keeps or drops a pre-activation by its size. `steering/fold.py` does the rest. Where something else decides, or where what
+is read is not the stream, the directions are read alone: they can still be added to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from steering.errors import BadBundle, SteeringError
+from steering.formats.dictionary_learning import DICTIONARY_LEARNING
+from steering.formats.files import Files
+from steering.formats.gemma_scope import GEMMA_SCOPE_1, GEMMA_SCOPE_2
+from steering.formats.layout import Imported
+from steering.formats.linear_layers import GOODFIRE, TWO_LINEAR_LAYERS
+from steering.formats.llama_scope import LLAMA_SCOPE, LLAMA_SCOPE_R1, LLAMASCOPIUM
+from steering.formats.openai import OPENAI
+from steering.formats.qwen_scope import QWEN_SCOPE
+from steering.formats.saelens import SAELENS
+from steering.formats.sparsify import SPARSIFY
+from steering.sae import PARTS, SAE
+
+T = TypeVar("T")
+FORMATS = (
+    SAELENS,
+    GEMMA_SCOPE_1,
+    GEMMA_SCOPE_2,
+    DICTIONARY_LEARNING,
+    SPARSIFY,
+    OPENAI,
+    GOODFIRE,
+    LLAMA_SCOPE,
+    LLAMA_SCOPE_R1,
+    LLAMASCOPIUM,
+    QWEN_SCOPE,
+    TWO_LINEAR_LAYERS,
+)
+"""Tried in this order: the ones that a configuration names come before the ones that only their tensors show."""
+
+
+def read(place: Path, *, hook: str | None = None, k: int | None = None) -> Imported:
+    """Read an SAE of any known layout from a folder or a file.
+
+    `hook` and `k` fill what the files don't say. Raises BadBundle that says what was expected.
+    """
+    files = Files(place)
+    for known in FORMATS:
+        if _really(known.recognised, files, known.name):
+            found = _really(known.read, files, known.name)
+            _check(found.sae, files.weights.name)
+            return replace(found, hook=hook or found.hook, k=_kept(found, k, files.weights.name))
+    raise BadBundle(
+        f"{files.weights.name} is of no known layout: it holds {', '.join(sorted(files.tensors)[:12])}. "
+        f"Known are {', '.join(f.name for f in FORMATS)}"
+    )
+
+
+def _really(read: Callable[[Files], T], files: Files, name: str) -> T:
+    """What a layout makes of files; whatever else they make it stumble over is theirs."""
+    try:
+        return read(files)
+    except SteeringError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise BadBundle(f"{str(files.place)!r} is not as {name} writes it: {error!r}") from error
+
+
+def _kept(found: Imported, k: int | None, name: str) -> int | None:
+    """How many features a TopK keeps: as was asked, else as its files say."""
+    if found.k == 0 and not k:
+        raise BadBundle(f"{name} is a TopK whose cfg.json does not say how many it keeps; give k")
+    return found.k if found.k is None else k or found.k
+
+
+def _check(sae: SAE, name: str) -> None:
+    m, d = sae.W_dec.shape
+    for part, shape in {"W_enc": (d, m), "b_enc": (m,), "b_dec": (d,), "threshold": (m,)}.items():
+        if tuple(getattr(sae, part).shape) != shape:
+            raise BadBundle(f"{part} of {name} must be {list(shape)}, not {list(getattr(sae, part).shape)}")
+    for part in PARTS if sae.reads else ("W_dec",):
+        if not torch.isfinite(getattr(sae, part)).all():
+            raise BadBundle(f"{part} of {name} holds NaN or infinity")

@@ -1,0 +1,121 @@
+"""What lies in somebody's folder of weights, opened at most once. Knows files; no layout."""
+
+import json
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from steering.errors import BadBundle
+
+Tensors = dict[str, Tensor]
+Config = dict[str, Any]
+
+
+class Files:
+    """What lies in a folder (or is one file), opened at most once."""
+
+    def __init__(self, place: Path) -> None:
+        if not place.exists():
+            raise BadBundle(f"there is nothing at {str(place)!r}")
+        self.place = place
+        self.folder = place if place.is_dir() else place.parent
+        self._held: dict[str, Any] | None = None
+
+    def json(self, name: str) -> Config | None:
+        """A JSON file beside the weights; None if there is none."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise BadBundle(f"{str(path)!r} is not readable as JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise BadBundle(f"{str(path)!r} must hold an object, not {type(found).__name__}")
+        return found
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights: the place itself, or the one that a known layout has."""
+        if self.place.is_file():
+            return self.place
+        for pattern in WEIGHT_FILES:
+            if found := sorted(self.folder.glob(pattern)):
+                if len(found) > 1:
+                    names = ", ".join(p.name for p in found[:4])
+                    raise BadBundle(f"{str(self.folder)!r} holds {len(found)} files of weights ({names}…); name one")
+                return found[0]
+        raise BadBundle(f"no weights in {str(self.folder)!r}; looked for {', '.join(WEIGHT_FILES)}")
+
+    @property
+    def tensors(self) -> Tensors:
+        """All tensors of the file; plain Python values of a `.pt` become tensors of no dimension where they are numbers."""
+        return {n: torch.as_tensor(v) for n, v in self.held.items() if isinstance(v, Tensor | int | float)}
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """All that the file holds, words included."""
+        if self._held is None:
+            self._held = opened(self.weights)
+        return self._held
+
+    def has(self, *names: str) -> bool:
+        """Whether all these tensors are there."""
+        return all(n in self.tensors for n in names)
+
+    def take(self, *names: str) -> list[Tensor]:
+        """The tensors of these names. Raises BadBundle that lists those that are missing."""
+        if missing := [n for n in names if n not in self.tensors]:
+            raise BadBundle(
+                f"{self.weights.name} lacks {', '.join(missing)}; it holds {', '.join(sorted(self.tensors)[:12])}"
+            )
+        return [self.tensors[n].float() for n in names]
+
+    def number(self, pattern: str) -> int | None:
+        """The number that the path names, such as its layer."""
+        found = re.findall(pattern, self.weights.absolute().as_posix())
+        return int(found[-1]) if found else None
+
+
+WEIGHT_FILES = (
+    "sae_weights.safetensors",
+    "sae.safetensors",
+    "params.npz",
+    "params.safetensors",
+    "ae.pt",
+    "checkpoints/final.safetensors",
+    "*.sae.pt",
+    "*.pth",
+    "*.pt",
+)
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """All that a file of weights holds. Raises BadBundle if it is damaged, or could run code."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {n: torch.from_numpy(arrays[n]) for n in arrays.files}
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BadBundle(f"{str(path)!r} holds more than tensors and is not opened, for it could run code") from error
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, zipfile.BadZipFile) as error:
+        raise BadBundle(f"{str(path)!r} is damaged or cut short: {error}") from error
+    if not isinstance(held, dict):
+        raise BadBundle(f"{str(path)!r} must hold a dictionary of tensors, not {type(held).__name__}")
+    if "ae" in held and isinstance(held["ae"], dict):  # dictionary_learning's crash backup has the name of the result
+        raise BadBundle(
+            f"{path.name} is the backup of an unfinished run (step {held.get('step', '?')}), whose scale "
+            "is not folded in; give the file that the finished run wrote"
+        )
+    return held

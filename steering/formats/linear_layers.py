@@ -1,0 +1,30 @@
+"""Two linear layers and nothing else, as Goodfire and many others save them."""
+
+from steering.fold import Loose
+from steering.formats.files import Files
+from steering.formats.layout import Format, Imported, fold, hook_in_path, linear
+
+
+def _is_goodfire(files: Files) -> bool:
+    return files.has("encoder_linear.weight", "decoder_linear.weight")
+
+
+def _goodfire(files: Files) -> Imported:
+    W_enc, b_enc, W_dec, b_dec = files.take(
+        "encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias"
+    )
+    folded = fold(Loose(W_enc.T, b_enc, W_dec.T, b_dec), files.weights.name)
+    return Imported(folded, "goodfire", hook_in_path(files, r"-l(\d+)\.pth?"))
+
+
+def _is_two_linear_layers(files: Files) -> bool:
+    return files.has("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
+
+
+def _two_linear_layers(files: Files) -> Imported:
+    folded = fold(linear(files, None, subtracts=False), files.weights.name)
+    return Imported(folded, "two-linear-layers", hook_in_path(files, r"[_.-]l(\d+)\D"))
+
+
+GOODFIRE = Format("goodfire", _is_goodfire, _goodfire)
+TWO_LINEAR_LAYERS = Format("two-linear-layers", _is_two_linear_layers, _two_linear_layers)

@@ -1,0 +1,46 @@
+"""OpenAI's for GPT-2: a ReLU, or a TopK of normalised tokens; where it reads, only its address says."""
+
+import math
+import re
+from dataclasses import replace
+
+from steering.errors import BadBundle
+from steering.fold import Loose, fold_directions
+from steering.formats.files import Files
+from steering.formats.layout import Format, Imported, fold
+
+
+def _is_openai(files: Files) -> bool:
+    return files.has("pre_bias", "latent_bias", "encoder.weight", "decoder.weight")
+
+
+def _openai(files: Files) -> Imported:
+    W_enc, latent, W_dec, pre = files.take("encoder.weight", "latent_bias", "decoder.weight", "pre_bias")
+    hook, directions = _openai_place(files)
+    kind, told = files.held.get("activation", "ReLU"), files.held.get("activation_state_dict") or {}
+    if directions:
+        scale = math.nan if kind == "TopK" else 1.0
+        return Imported(fold_directions(W_dec.T, scale_out=scale), "openai", hook)
+    loose = Loose(W_enc.T, latent, W_dec.T, pre, subtracts=True)
+    if kind == "ReLU":
+        return Imported(fold(loose, files.weights.name), "openai", hook)
+    if kind != "TopK" or told.get("postact_fn", "ReLU") != "ReLU":
+        raise BadBundle(
+            f"{files.weights.name} has the activation {kind} {told.get('postact_fn', '')}; known are ReLU and TopK"
+        )
+    folded = fold(replace(loose, scaling="spread"), files.weights.name)  # it normalises exactly if it is a TopK
+    return Imported(folded, "openai", hook, int(told.get("k", 32)))  # all that are published keep 32
+
+
+def _openai_place(files: Files) -> tuple[str | None, bool]:
+    """Where it reads, if the path says so as the publisher's does, and whether that is not the stream."""
+    path = files.weights.absolute().as_posix()
+    found = re.search(r"/(mlp_post_act|resid_(?:delta|post)_(?:attn|mlp))(?:_v\d\w*)?/autoencoders/(\d+)\.pt$", path)
+    if found is None:
+        return None, False
+    if found[1] not in ("resid_post_mlp", "resid_delta_mlp"):
+        raise BadBundle(f"its place is {found[1]!r}, which is not the stream after a block; only that can be steered")
+    return f"layers.{found[2]}", found[1] == "resid_delta_mlp"
+
+
+OPENAI = Format("openai", _is_openai, _openai)

@@ -1,0 +1,128 @@
+"""SAELens, version 6 and later: what a finished run has saved, and as directions only what it calls something else than an SAE."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from steering.errors import BadBundle
+from steering.fold import Loose, fold_directions
+from steering.formats.files import Config, Files
+from steering.formats.layout import Format, Imported, fold, stream_hook
+from steering.sae import NORMALISED, Scaling
+
+
+def _is_saelens(files: Files) -> bool:
+    config = (
+        files.json("cfg.json") or {}
+    )  # before version 6 everything lay at the top, and `standard` went without saying
+    return files.weights.name == "sae_weights.safetensors" and ("architecture" in config or "hook_name" in config)
+
+
+def _saelens(files: Files) -> Imported:
+    config = files.json("cfg.json") or {}
+    kind = config.get("architecture", "standard")
+    if kind not in READABLE and kind not in DIRECTIONS_ONLY:
+        raise BadBundle(
+            f"architecture {kind!r} is not known; known are {', '.join(READABLE)}, and, as directions only, "
+            f"{', '.join(DIRECTIONS_ONLY)}"
+        )
+    about = config.get("metadata") or {"hook_name": config.get("hook_name")}
+    place = about.get("hook_name_out") if kind.endswith("transcoder") else _place(about)
+    if kind in DIRECTIONS_ONLY or _mlp_out(place):
+        return _directions(files, config, about, place)
+    scaling = _scaling(config)
+    loose = READABLE[kind](files, config, _factor(files))
+    k = int(config["k"]) if kind == "topk" and "k" in config else None
+    folded = fold(replace(loose, scaling=scaling), files.weights.name)
+    return Imported(folded, "saelens", stream_hook(_place(about)), k, about)
+
+
+def _directions(files: Files, config: Config, about: Config, place: str | None) -> Imported:
+    """Only where features write is taken: something else than their size at the stream decides whether they do."""
+    kind, (W_dec,) = config.get("architecture", "standard"), files.take("W_dec")
+    factor = _factor(files)
+    if config.get("normalize_activations") == "constant_scalar_rescale":
+        factor = float(config["activation_normalization_factor"])
+    elif not kind.endswith("transcoder") and _scaling(config) != "none":
+        factor = math.nan  # its output is multiplied by each token's scale; only a transcoder's is not
+    by_length = "topk" in kind and bool(config.get("rescale_acts_by_decoder_norm", True))
+    layer = _mlp_out(place)
+    hook = f"layers.{layer}" if layer else stream_hook(place)
+    if W_dec.ndim != 2:
+        raise BadBundle(f"W_dec of {files.weights.name} must be [d_sae, width], not {list(W_dec.shape)}")
+    return Imported(fold_directions(W_dec, scale_out=factor, by_length=by_length), "saelens", hook, about=about)
+
+
+def _scaling(config: Config) -> Scaling:
+    if (normal := config.get("normalize_activations")) not in NORMALISED:
+        raise BadBundle(f"normalize_activations {normal!r} is not known, or not folded in yet as a finished run does")
+    return NORMALISED[normal]
+
+
+def _factor(files: Files) -> float:
+    return float((files.json("activation_scaler.json") or {}).get("scaling_factor") or 1.0)
+
+
+def _mlp_out(place: str | None) -> str | None:
+    """The block whose MLP's output this is: it is summed into the stream after that block, so to push the one is to push the other."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(?:hook_mlp_out|mlp\.hook_out)", place or "")
+    return found[1] if found else None
+
+
+def _plain(files: Files, config: Config, scale: float) -> Loose:
+    W_enc, b_enc, W_dec, b_dec = files.take("W_enc", "b_enc", "W_dec", "b_dec")
+    (threshold,) = files.take("threshold") if config.get("architecture") == "jumprelu" else (torch.zeros(()),)
+    return Loose(W_enc, b_enc, W_dec, b_dec, threshold, bool(config.get("apply_b_dec_to_input", True)), scale, scale)
+
+
+def _gated(files: Files, config: Config, scale: float) -> Loose:
+    """A gate of the magnitude's own direction is a threshold: xW > −b_gate ⟺ xWeʳ + b_mag > b_mag − eʳ·b_gate."""
+    W_enc, gate, magnitude, r, W_dec, b_dec = files.take("W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec")
+    return Loose(
+        W_enc * r.exp(),
+        magnitude,
+        W_dec,
+        b_dec,
+        magnitude - r.exp() * gate,
+        bool(config.get("apply_b_dec_to_input", True)),
+        scale,
+        scale,
+    )
+
+
+def _topk(files: Files, config: Config, scale: float) -> Loose:
+    W_enc, b_enc, W_dec, b_dec = files.take("W_enc", "b_enc", "W_dec", "b_dec")
+    threshold = files.tensors.get("topk_threshold", torch.zeros(()))
+    subtracts = bool(config.get("apply_b_dec_to_input", True))
+    by_length = bool(config.get("rescale_acts_by_decoder_norm", True))
+    return Loose(W_enc, b_enc, W_dec, b_dec, threshold, subtracts, scale, scale, by_length)
+
+
+READABLE: dict[str, Callable[[Files, Config, float], Loose]] = {
+    "standard": _plain,
+    "jumprelu": _plain,
+    "gated": _gated,
+    "topk": _topk,
+    "batchtopk": _topk,
+    "matryoshka_batchtopk": _topk,
+}
+DIRECTIONS_ONLY = (
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
+    "abstopk",
+    "matching_pursuit",
+    "temporal",
+)
+"""They read another place than they write, keep what is negative, choose one after the other, or look at earlier tokens."""
+
+
+def _place(about: Config) -> str | None:
+    return about.get("hook_name") or about.get("hf_hook_name")
+
+
+SAELENS = Format("saelens", _is_saelens, _saelens)

@@ -1,0 +1,32 @@
+"""sparsify: a TopK in a folder that is named after where it reads."""
+
+import re
+
+from steering.errors import BadBundle
+from steering.fold import Loose
+from steering.formats.files import Files
+from steering.formats.layout import Format, Imported, fold
+
+
+def _is_sparsify(files: Files) -> bool:
+    return files.weights.name == "sae.safetensors" and files.has("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+
+
+def _sparsify(files: Files) -> Imported:
+    config = files.json("cfg.json") or {}
+    if config.get("transcode") or "W_skip" in files.tensors:
+        raise BadBundle(f"{files.weights.name} is a transcoder: it predicts another place than the one it reads")
+    if (kind := config.get("activation", "topk")) != "topk":
+        raise BadBundle(f"activation {kind!r} does not decide by size alone; expected 'topk'")
+    if config.get("signed"):
+        raise BadBundle("a signed TopK keeps negative activations, which a served SAE does not have")
+    W_enc, b_enc, W_dec, b_dec = files.take("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+    name = files.weights.absolute().parent.name
+    if name.startswith("layers.") and not re.fullmatch(r"layers\.\d+", name):
+        raise BadBundle(f"it reads {name!r}, which is not the stream after a block; only that can be steered")
+    hook = name if name.startswith("layers.") else None
+    folded = fold(Loose(W_enc.T, b_enc, W_dec, b_dec, subtracts=True), files.weights.name)
+    return Imported(folded, "sparsify", hook, int(config.get("k", 0)), config)
+
+
+SPARSIFY = Format("sparsify", _is_sparsify, _sparsify)
