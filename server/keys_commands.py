@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from server.giving_up import fail
 from server.keys import Allowance, KeyRequest, Role, new_key
+from server.problems import first
 from server.store.store import Store
 from server.store_commands import Data, Redis, deed, with_store
 
@@ -42,8 +43,8 @@ def new(
         about = {"name": name, "role": role, "tenant": tenant, "owner": owner, "days": days, "limits": limits}
         asked = KeyRequest.model_validate({**about, "default_preset": default_preset})
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        problems.print(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", style="red")
+        problem, said = first(error.errors())
+        problems.print(f"{'.'.join(map(str, problem['loc']))}: {said}", style="red")
         raise typer.Exit(2) from error
     key, secret = new_key(**dict(asked))
 

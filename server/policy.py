@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from server import metrics
+from server import metrics, problems
 from server.callers import Caller
 from server.engines.engine import Engine, Generation, Piece
 from server.errors import ApiError
@@ -95,9 +95,9 @@ class Policy(BaseModel):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise BadPolicy(f"the policy {str(path)!r} cannot be read: {error}") from error
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
+            problem, said = problems.first(error.errors())
             where = ".".join(map(str, problem["loc"]))
-            raise BadPolicy(f"the policy {str(path)!r}: {where}: {problem['msg']}") from error
+            raise BadPolicy(f"the policy {str(path)!r}: {where}: {said}") from error
 
 
 USUAL: dict[Role, Bounds] = {

@@ -21,6 +21,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from server import problems
 from server.other_sites import checked
 from steering.errors import SteeringError
 from steering.spec import MAX_FEATURES
@@ -180,12 +181,11 @@ def read(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        problem, said = problems.first(error.errors())
         field, place = str(problem["loc"][0]), ".".join(map(str, problem["loc"]))
-        said = problem["msg"].removeprefix("Value error, ")
-        where, said = _origin(field, given), said[:1].lower() + said[1:]
-        got = "" if is_secret(field) else f" (got {problem['input']!r})"
-        raise BadSettings(f"{where}: {place}: {said}{got}") from error
+        if is_secret(field):  # the sentence would say what was given
+            said = str(problem["msg"]).removeprefix("Value error, ")
+        raise BadSettings(f"{_origin(field, given)}: {place}: {said[:1].lower()}{said[1:]}") from error
     except SettingsError as error:  # what is no JSON in the environment
         field = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
         raise BadSettings(f'{variable(field)}: expected a list in JSON, such as \'["one", "two"]\'') from error

@@ -95,7 +95,7 @@ def test_redis_url_as_platforms_name_it_counts_if_nothing_else_does(file, monkey
         ("max_psuh = 3", ["tiller.toml", "'max_psuh'", "did you mean 'max_push'?"]),
         ("zzz = 3", ["tiller.toml", "'zzz'", "tiller config --reference"]),
         ("[server]\nport = 3", ["tiller.toml", "'server'"]),
-        ("port = 70000", ["tiller.toml: port", "less than or equal to 65535", "got 70000"]),
+        ("port = 70000", ["tiller.toml: port", "at most 65535 is wanted, not 70000"]),
         ('engine = "abacus"', ["tiller.toml: engine", "'transformers' or 'vllm'", "'abacus'"]),
         ("port = ", ["tiller.toml", "no TOML", "Invalid value"]),
         ("config = 'x'", ["tiller.toml", "'config'"]),
@@ -110,10 +110,10 @@ def test_what_is_wrong_with_the_file_is_said_with_its_name_the_key_and_what_was_
 
 def test_a_wrong_variable_and_a_wrong_flag_are_named_so(file, monkeypatch):
     file("")
-    with pytest.raises(BadSettings, match=r"^--live: live: .*greater than or equal to 1 \(got 0\)"):
+    with pytest.raises(BadSettings, match=r"^--live: live: at least 1 is wanted, not 0"):
         read(live=0)
     monkeypatch.setenv("TILLER_QUEUE", "many")
-    with pytest.raises(BadSettings, match=r"^TILLER_QUEUE: queue: .*valid integer.*'many'"):
+    with pytest.raises(BadSettings, match=r"^TILLER_QUEUE: queue: a whole number is wanted, not 'many'"):
         read()
     monkeypatch.setenv("TILLER_CORPUS", "a.jsonl")
     with pytest.raises(BadSettings, match="TILLER_CORPUS: expected a list in JSON"):
