@@ -106,7 +106,8 @@ class Rates:
             yield
         finally:
             await self._here.give_back(hold)
-            if self._shared:  # who leaves now must not leave it held
+            if self._shared:  # who leaves now must not leave it held, and no more who leaves while Redis is not asked
+                self._shared.let_go(hold)
                 await asyncio.shield(self._asked(self._shared.give_back, hold, lost=None))
 
     async def _too_much(self, caller: Caller, answer: Answer) -> ApiError:

@@ -66,11 +66,15 @@ class RedisHolds:
                 self._renewing = asyncio.create_task(self._renew())
         return Answer(said, int(taken))
 
+    def let_go(self, hold: Hold) -> None:
+        """Renew it no more, so that it ends by itself even if Redis hears nothing of it."""
+        self._running.pop(hold.name, None)
+
     async def give_back(self, hold: Hold) -> None:
         """As `Holds` says; what Redis does not hear of ends by itself."""
         if hold.places + hold.tokens == 0:
             return
-        self._running.pop(hold.name, None)
+        self.let_go(hold)
         await self._ask(self._redis.zrem(_held(hold.key), hold.member))
 
     async def owe(self, key: str, tokens: int) -> None:

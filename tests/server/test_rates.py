@@ -113,6 +113,17 @@ async def test_while_redis_is_lost_each_replica_holds_replies_by_itself_and_noth
                     pass
 
 
+async def test_what_ends_while_redis_is_not_asked_is_free_when_its_lease_is_over(server, counting):
+    rates = counting(redis_url=server.url)
+    rates._shared._lease = 1
+    async with rates.replying(ADA):
+        with server.silent():
+            await rates.request(ADA, counts=True)  # finds it lost, so for a while nobody asks
+    await asyncio.sleep(3)
+    async with rates.replying(ADA):
+        pass
+
+
 async def test_a_redis_that_is_lost_or_says_nothing_holds_nobody_up_for_long(server, counting):
     rates = counting(redis_url=server.url)
     await rates.request(ADA, counts=True)
