@@ -122,8 +122,10 @@ class Rates:
         """How many tokens are left in this minute after as much as can be of what is owed is paid."""
         if not (left := await self._left(item, "tokens", key)):
             return 0
-        if paid := await self._asked(self._debts.pay, key, left, lost=0):
-            await self._try(item, "tokens", key, cost=paid)
+        paid = await self._asked(self._debts.pay, key, left, lost=0)
+        if paid and not await self._try(item, "tokens", key, cost=paid):  # another has paid with the same
+            await self._asked(self._debts.owe, key, paid, lost=None)
+            return 0
         return left - paid
 
     async def _hit(self, item: RateLimitItem, what: str, key: str, says: str) -> None:

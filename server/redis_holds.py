@@ -43,6 +43,7 @@ redis.call('EXPIRE', KEYS[1], tonumber(ARGV[1]))
 PAY = """
 local paid = math.min(tonumber(redis.call('GET', KEYS[1]) or '0'), tonumber(ARGV[1]))
 if paid > 0 then redis.call('DECRBY', KEYS[1], paid) end
+redis.call('EXPIRE', KEYS[1], tonumber(ARGV[2]))
 return paid
 """
 
@@ -86,7 +87,7 @@ class RedisHolds:
 
     async def pay(self, key: str, most: int) -> int:
         """As `Holds` says."""
-        return int(await self._do(PAY, [_owed(key)], [most]))
+        return int(await self._do(PAY, [_owed(key)], [most, OWED_FOR]))
 
     async def close(self) -> None:
         """Renew nothing any more."""

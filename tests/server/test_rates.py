@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from limits import RateLimitItemPerMinute
 
 from server.callers import Caller
 from server.errors import ApiError
@@ -83,6 +84,17 @@ async def test_two_replicas_hold_and_owe_together(server, counting):
     with pytest.raises(ApiError) as refused:
         await other.room(many)
     assert 100 <= int(refused.value.headers["Retry-After"]) <= 240
+
+
+async def test_what_is_owed_is_paid_once_however_many_ask_at_once(server, counting):
+    one, other = (counting(redis_url=server.url) for _ in range(2))
+    many = replace(ADA, limits=Allowance(tokens=100))
+    await one.tokens(many, 5000)
+    await one._counts.clear(RateLimitItemPerMinute(100), "tokens", "key_ada")  # as if a minute were over
+
+    asked = (rates.room(many) for rates in (one, other) * 10)
+    assert all(isinstance(said, ApiError) for said in await asyncio.gather(*asked, return_exceptions=True))
+    assert (await one._shared.take(new_hold("key_ada", 0, 0), most=None, left=None)).taken == 4800
 
 
 async def test_what_a_killed_replica_held_is_free_when_its_lease_is_over_and_what_goes_on_stays_held(server):
