@@ -20,7 +20,8 @@ OWED_FOR = 3600
 """Seconds for which Redis remembers what a key owes that asks for nothing any more."""
 PREFIX = "tiller:limits"
 TAKE = """
-local now = tonumber(redis.call('TIME')[1])
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1e6
 local name, places, tokens, most, left, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 local held, taken = 0, tonumber(redis.call('GET', KEYS[2]) or '0')
@@ -36,7 +37,8 @@ redis.call('EXPIRE', KEYS[1], lease)
 return {'held', taken}
 """
 RENEW = """
-local now = tonumber(redis.call('TIME')[1])
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1e6
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), ARGV[2])
 redis.call('EXPIRE', KEYS[1], tonumber(ARGV[1]))
 """
