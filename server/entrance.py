@@ -132,7 +132,7 @@ def _check_own(scope: Scope, headers: Headers, let_in: Sequence[str] = ()) -> No
     origin = headers.get("origin")
     if scope["method"] in SAFE or origin in let_in:
         return
-    own = origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    own = origin is None or _address(origin) == headers.get("host", "").lower()
     if not own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise ApiError(
             403,
@@ -140,6 +140,14 @@ def _check_own(scope: Scope, headers: Headers, let_in: Sequence[str] = ()) -> No
             code="wrong_origin",
             kind="permission_error",
         )
+
+
+def _address(origin: str) -> str | None:
+    """Host and port; None of what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 async def _whole(headers: Headers, receive: Receive, most: int) -> Receive:

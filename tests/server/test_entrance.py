@@ -203,6 +203,7 @@ def test_who_has_tried_too_many_keys_is_told_how_long_to_wait(guarded):
         {"Origin": "http://localhost:3000"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://["},
     ],
 )
 def test_a_page_of_another_site_changes_nothing_on_a_server_without_keys(keyless, headers):
