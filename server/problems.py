@@ -88,7 +88,11 @@ def sentence(problem: Problem) -> str:
 
 def place(problem: Problem) -> tuple[str, ...]:
     """The keys that the caller wrote: a union's forms and a validator's own name stand among them, too."""
-    return tuple(str(p) for p in problem["loc"] if isinstance(p, int) or p.replace("_", "").isalnum())
+    at = problem["loc"]
+    theirs = (
+        len(at) - 1 if problem["type"] == "extra_forbidden" else len(at)
+    )  # that key is the caller's, whatever is in it
+    return tuple(str(p) for i, p in enumerate(at) if isinstance(p, int) or i == theirs or p.replace("_", "").isalnum())
 
 
 def given(value: object) -> str:

@@ -24,6 +24,7 @@ BAD = {
     "steering misspelt": ({"sterring": {"preset": "bridge"}}, "sterring", "did you mean 'steering'"),
     "preset beside the steering": ({"preset": "bridge"}, "preset", "belongs into 'steering'"),
     "unknown key in steering": ({"steering": {"feature": []}}, "steering.feature", "unknown key"),
+    "unknown key with a dash": ({"steering": {"over-budget": "cut"}}, "steering.over-budget", "unknown key"),
     "unknown key in a feature": (feature(strenght=1), "steering.features.0.strenght", "unknown key"),
     "strength as a word": (feature(strength="much"), "steering.features.0.strength", "number"),
     "strength out of policy": (feature(strength=1e30), "steering.features", "steering.scale"),
