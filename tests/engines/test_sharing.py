@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from server.engines import transformers_engine
+from server.engines import batch
 from server.engines.engine import Generation, Sampling
 from server.engines.transformers_engine import TransformersEngine
 from tests import small
@@ -37,8 +37,8 @@ async def said(engine, generation):
 
 
 async def test_long_prompt_does_not_hold_up_those_who_speak(engine, monkeypatch):
-    monkeypatch.setattr(transformers_engine, "SPEAK_EVERY", 0)
-    monkeypatch.setattr(transformers_engine, "CHUNK", 16)
+    monkeypatch.setattr(batch, "SPEAK_EVERY", 0)
+    monkeypatch.setattr(batch, "CHUNK", 16)
     speaking = engine.generate(wanted(engine, 0, Sampling(temperature=0, max_tokens=200, ignore_eos=True)))
     await anext(speaking)
     chat = engine.encode_chat([{"role": "user", "content": "long " * 400}])

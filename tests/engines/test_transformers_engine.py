@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from server.engines.engine import EngineFailed, Generation, Overloaded, Sampling
-from server.engines.transformers_engine import TransformersEngine, prove_tap
+from server.engines.loading import prove_tap
+from server.engines.transformers_engine import TransformersEngine
 from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
 from steering.errors import BadBundle, SteeringError
 from steering.hooks import decoder_layers, steer
@@ -176,7 +177,7 @@ async def test_when_the_device_is_lost_all_are_told_and_nobody_waits(parts):
     endless = request(engine, sampling=Sampling(max_tokens=400, ignore_eos=True))
     busy = [asyncio.create_task(text_of(engine, endless)) for _ in range(4)]
     await asyncio.sleep(0.05)
-    engine._cache.begin = engine._cache.wipe = lost
+    engine._batch._cache.begin = engine._batch._cache.wipe = lost
     told = await asyncio.wait_for(asyncio.gather(*busy, return_exceptions=True), 10)
     assert all(isinstance(t, EngineFailed) for t in told)
     assert engine.failure is not None

@@ -169,7 +169,7 @@ def test_a_variant_that_breaks_is_told_by_name_and_the_others_go_on(own):
             elif line:
                 events.append(json.loads(line.removeprefix("data: ")))
             if len(events) == 3:
-                steered = next(s for s in tiller.engine._live if s.request.fingerprint != "s_0")
+                steered = next(s for s in tiller.engine._batch.live if s.request.fingerprint != "s_0")
                 to = steered.listener
                 to.loop.call_soon_threadsafe(to.put, EngineFailed("this one broke"))
     (error,) = [e for e in events if "error" in e]

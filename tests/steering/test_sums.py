@@ -88,5 +88,5 @@ def test_weights_are_read_as_safetensors_alone():
     for name in readers:
         text = (root / name).read_text()
         assert text.count("torch.load(") == text.count("weights_only=True")
-    engines = (root / "server/engines/transformers_engine.py").read_text()
+    engines = (root / "server/engines/loading.py").read_text()
     assert "use_safetensors=True" in engines
