@@ -103,9 +103,9 @@ class Reply:
 
     @property
     def at_once(self) -> int:
-        """How many choices are generated at a time: all of one prompt, and of several what the key may and the engine has room for."""
-        room = min(self.tiller.settings.live, self.tiller.settings.queue)
-        return min(len(self.choices), max(self.request.n, min(room, self.account.caller.limits.concurrent or room)))
+        """How many choices are generated at a time: all of one prompt, of several what the engine has room for, as far as the key may."""
+        room = max(self.request.n, min(self.tiller.settings.live, self.tiller.settings.queue))
+        return min(len(self.choices), room, self.account.caller.limits.concurrent or room)
 
     @property
     def expected(self) -> int:

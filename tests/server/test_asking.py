@@ -178,7 +178,7 @@ def test_prompts_keep_to_a_keys_replies_at_a_time_and_all_their_tokens_count(bun
         ask = lambda **more: httpx.post(  # noqa: E731
             f"{address}/v1/completions", json=GREEDY | {"prompt": TEXTS * 3} | more, headers=mine, timeout=60
         )
-        assert ask(prompt="x", n=3).json()["error"]["code"] == "rate_limit_exceeded"
+        assert [c["index"] for c in ask(prompt="x", n=3, max_tokens=1).json()["choices"]] == [0, 1, 2]
         answer = ask().json()
         assert len(answer["choices"]) == 12
         assert max(most) <= 2
