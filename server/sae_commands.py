@@ -1,10 +1,8 @@
 """`tiller sae …`: bring an SAE in, take one out, train one, judge one, go back to an earlier one. Puts files, model and measures together; heavy imports wait."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -12,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server import revision_commands
 from server.giving_up import fail
 from server.settings import EMBEDDED
 
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from server.store.store import Store
     from steering.formats import Imported
-    from steering.revisions import Revisions
     from steering.sae import SAE
     from steering.splice import Spliced
     from steering.train.measures import Measures
@@ -30,6 +27,8 @@ if TYPE_CHECKING:
 LONGEST = 512
 SCALES = {"none": (), "length": (("each token over", "its length"),), "spread": (("each token over", "its spread"),)}
 app = typer.Typer(no_args_is_help=True, help="Import, export, train and measure sparse autoencoders.")
+app.command()(revision_commands.revisions)
+app.command()(revision_commands.rollback)
 console, problems = Console(), Console(stderr=True)
 
 Place = Annotated[str, typer.Argument(help="Folder, file, or hub id such as org/name/folder.")]
@@ -38,8 +37,6 @@ Text = Annotated[
     typer.Option(help="Text to measure on: lines, or JSONL with `text` or `messages`. A sample if not given."),
 ]
 Hook = Annotated[str | None, typer.Option(help="Where it reads, such as layers.12, if its files don't say.")]
-Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="The bundle's folder.")]
-Data = Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="Where the server keeps its settings.")]
 K = Annotated[int | None, typer.Option(min=1, help="Features per token of a TopK, if its files don't say.")]
 
 
@@ -248,54 +245,6 @@ def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -
         console.print(f"{digest}  {name}", highlight=False, soft_wrap=True)
 
 
-@app.command()
-def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
-    """List the revisions of the SAE: figures, parents, and which one is served.
-
-    Example: tiller sae revisions
-    """
-    from steering.errors import SteeringError
-
-    with _revisions(bundle, data_dir) as (found, store, runner):
-        served = _wanted(found, store, runner)
-        table = Table("revision", "parent", "published", "features", "figures", "")
-        for name in found.names():
-            try:
-                m = found.manifest(name)
-            except SteeringError as error:
-                table.add_row(name, "", "", "", str(error), "damaged")
-                continue
-            figures = ", ".join(f"{k} {v:.4g}" for k, v in m.figures.items())
-            when = datetime.fromtimestamp(m.created, UTC).strftime("%Y-%m-%d %H:%M")
-            table.add_row(name, m.parent or "–", when, str(m.d_sae), figures, "served" if name == served else "")
-        console.print(table)
-
-
-@app.command()
-def rollback(
-    to: Annotated[
-        str | None, typer.Option(help="The revision to serve; the parent of the served one if not given.")
-    ] = None,
-    bundle: Bundle_ = None,
-    data_dir: Data = None,
-) -> None:
-    """Serve an earlier revision of the SAE; a running server follows within a second.
-
-    Example: tiller sae rollback --to r3
-    """
-    from server.swap import setting_of
-    from steering.errors import BadBundle
-
-    with _revisions(bundle, data_dir) as (found, store, runner):
-        served = _wanted(found, store, runner)
-        target = to or found.manifest(served).parent
-        if target is None:
-            raise BadBundle(f"{served!r} came with the bundle, there is nothing before it; name another with --to")
-        found.open(target)  # what cannot be opened is not asked for
-        runner.run(store.set_setting(setting_of(found.info.name), target))
-    console.print(f"{served} → {target}: new replies come from {target}; replies that run end on {served}.")
-
-
 @app.command("eval")
 def evaluate(
     place: Annotated[str | None, typer.Argument(help="An SAE of any known layout; the bundle's if not given.")] = None,
@@ -408,34 +357,6 @@ def _lengths(found: "Imported", norm: float) -> list[float]:
             "length here; leave out --labels"
         )
     return (found.unit * found.sae.typical_scale(norm)).tolist()
-
-
-@contextmanager
-def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Revisions, Store, asyncio.Runner]]":
-    """The revisions and the store of a server, running or not; what a person can mend ends with its message."""
-    from server.flags import settings_of
-    from server.store.opening import open_store
-    from server.store.store import BadStore
-    from server.swap import revisions_of
-    from steering.errors import SteeringError
-
-    given = {"bundle": bundle, "data_dir": data_dir}
-    settings = settings_of(**given)
-    try:
-        found, store = revisions_of(settings), open_store(settings)
-        with asyncio.Runner() as runner:
-            try:
-                yield found, store, runner
-            finally:
-                runner.run(store.close())
-    except (SteeringError, BadStore, OSError) as error:
-        fail(str(error))
-
-
-def _wanted(found: "Revisions", store: "Store", runner: asyncio.Runner) -> str:
-    from server.swap import setting_of
-
-    return runner.run(store.setting(setting_of(found.info.name))) or found.info.revision
 
 
 def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") -> None:

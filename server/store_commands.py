@@ -101,7 +101,7 @@ async def deed(store: Store, data_dir: Path | None, act: str, **about: Any) -> N
 
 async def _put(store: Store, data_dir: Path | None, records: list[Record], *, replace: bool) -> None:
     await store.put_records(records, replace=replace)
-    if any(r.kind == "key" for r in records) or await store.keys():
+    if await store.keys():
         await deed(store, data_dir, "restored", records=dict(Counter(r.kind for r in records)), replace=replace)
 
 

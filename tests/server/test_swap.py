@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from server.audit import Audit
 from server.cli import app
 from server.store.sqlite import SqliteStore
 from server.swap import setting_of
@@ -352,6 +353,17 @@ def test_command_line_works_without_a_server_and_says_what_is_wrong(revisions, f
         assert problem in failed.stderr
     (revisions.live / "r2/manifest.json").write_text("{")
     assert "damaged" in tiller("revisions", folder=folder, data=data).stdout
+
+
+def test_a_rollback_at_the_command_line_is_noted_where_there_are_keys(revisions, folder, data):
+    published(revisions)
+    assert tiller("rollback", "--to", "r2", folder=folder, data=data).exit_code == 0
+    assert not Audit(data).file.exists()
+    CliRunner().invoke(app, ["keys", "new", "ada", "--data-dir", str(data)])
+    assert tiller("rollback", folder=folder, data=data).exit_code == 0
+    last = [*Audit(data).lines()][-1]
+    assert (last["act"], last["previous"], last["revision"]) == ("revision activated", "r2", "r1")
+    assert last["by"]["from"] == "command line"
 
 
 def test_two_who_activate_at_once_both_get_an_answer(server, revisions):
