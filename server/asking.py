@@ -15,7 +15,7 @@ from server.errors import bad_request
 from server.feedback_api import own
 from server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Prompt, SteeringRequest
 from server.rates import NOBODYS, Account
-from server.replies import Part, Reply
+from server.replies import Part, Reply, at_once
 from steering.chat import EncodedChat
 
 
@@ -85,8 +85,7 @@ async def _reply(
     _check_known(tiller, [*(body.logit_bias or ())], "logit_bias")
     _check_known(tiller, body.stop_token_ids or (), "stop_token_ids")
     longest = [_longest(tiller, body, prompt, place) for place, prompt in prompts.items()]
-    pairs = zip(prompts.values(), longest, strict=True)
-    parts = tuple([await _part(tiller, choice, body, prompt, most) for prompt, most in pairs])
+    parts = await _parts(tiller, choice, body, [*zip(prompts.values(), longest, strict=True)], account)
     kind, prefix = ("chat.completion", "chatcmpl-") if isinstance(body, ChatRequest) else ("text_completion", "cmpl-")
     reply = Reply(tiller, body, parts, kind, prefix + uuid.uuid4().hex[:24], int(time.time()), account)
     spec, used = reply.choice.resolved.spec, sum(len(p.ids) for p in prompts.values())
@@ -107,6 +106,25 @@ def _longest(tiller: Tiller, body: GenerationRequest, prompt: EncodedChat, place
             code="context_length_exceeded",
         )
     return asked or room
+
+
+async def _parts(
+    tiller: Tiller,
+    choice: Choice,
+    body: GenerationRequest,
+    prompts: Sequence[tuple[EncodedChat, int]],
+    account: Account,
+) -> tuple[Part, ...]:
+    """Each prompt as the guards let it through; while they read, places are held, and who leaves then has had all of it read."""
+    if tiller.watch is None:
+        return tuple([await _part(tiller, choice, body, *prompt) for prompt in prompts])
+    used, places = sum(len(p.ids) for p, _ in prompts), at_once(tiller, account, len(prompts) * body.n, body.n)
+    async with account.replying(places=places, expected=used):
+        try:
+            return tuple([await _part(tiller, choice, body, *prompt) for prompt in prompts])
+        except asyncio.CancelledError:
+            await account.spent(used)
+            raise
 
 
 async def _part(tiller: Tiller, choice: Choice, body: GenerationRequest, prompt: EncodedChat, most: int) -> Part:

@@ -71,7 +71,7 @@ async def compare_variants(request: Request) -> Response:
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     account = Account.of(request)
     replies = [
-        (await _reply(tiller, body, i, seed, account)).called(request.state.request_id)
+        (await while_connected(request, _reply(tiller, body, i, seed, account))).called(request.state.request_id)
         for i in range(len(body.variants))
     ]
     if body.stream:

@@ -25,7 +25,8 @@ router = APIRouter()
 async def create_chat_completion(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
     body = parse(ChatRequest, await request.body())
-    return await _answer(request, await chat_reply(request.app.state.tiller, body, Account.of(request)))
+    asked = chat_reply(request.app.state.tiller, body, Account.of(request))
+    return await _answer(request, await while_connected(request, asked))
 
 
 @router.post(
@@ -34,7 +35,8 @@ async def create_chat_completion(request: Request) -> Response:
 async def create_completion(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
     body = parse(CompletionRequest, await request.body())
-    return await _answer(request, await text_reply(request.app.state.tiller, body, Account.of(request)))
+    asked = text_reply(request.app.state.tiller, body, Account.of(request))
+    return await _answer(request, await while_connected(request, asked))
 
 
 async def _answer(request: Request, reply: Reply) -> Response:

@@ -103,9 +103,8 @@ class Reply:
 
     @property
     def at_once(self) -> int:
-        """How many choices are generated at a time: all of one prompt, of several what the engine has room for, as far as the key may."""
-        room = max(self.request.n, min(self.tiller.settings.live, self.tiller.settings.queue))
-        return min(len(self.choices), room, self.account.caller.limits.concurrent or room)
+        """How many choices are generated at a time."""
+        return at_once(self.tiller, self.account, len(self.choices), self.request.n)
 
     @property
     def expected(self) -> int:
@@ -214,6 +213,12 @@ class Reply:
         watch, verdict = self.tiller.watch, part.choice.verdict
         pieces = watch.generate(wanted, verdict, begin, source) if watch and verdict else source(wanted)
         return metrics.measured(pieces, is_steered=bool(part.choice.resolved.spec.features))
+
+
+def at_once(tiller: Tiller, account: Account, choices: int, n: int) -> int:
+    """How many are generated at a time: all of one prompt, of several what the engine has room for, as far as the key may."""
+    room = max(n, min(tiller.settings.live, tiller.settings.queue))
+    return min(choices, room, account.caller.limits.concurrent or room)
 
 
 async def whole(reply: Reply) -> dict[str, Any]:

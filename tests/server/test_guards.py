@@ -1,6 +1,8 @@
 """Guards over HTTP, on a real server: what the model would refuse is not steered, a forbidden prompt is not answered, a reply is cut."""
 
+import asyncio
 import json
+import time
 
 import httpx
 import pytest
@@ -12,6 +14,7 @@ from steering.understand.detectors import Auroc
 from tests import small
 from tests.live import serving
 
+ADMIN = "the-first-key-of-this-server-is-long-enough"
 BELOW = "layers.0"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 40, "temperature": 0,
          "ignore_eos": True, "repetition_penalty": 3.0}  # fmt: skip
@@ -126,6 +129,32 @@ def test_every_one_of_several_prompts_is_read_as_text_or_as_tokens(forbidding):
             assert answer["steering"]["guards"]["outcome"] == "as asked"
             assert answer["choices"][place]["steering"]["guards"]["outcome"] == "refused"
             assert f"otherwise on the prompts {place};" in answer["steering"]["warnings"][-1]["message"]
+
+
+@pytest.mark.parametrize("path", ["completions", "chat/completions", "steering/compare"])
+def test_nobody_reads_on_for_who_has_left_and_what_was_to_be_read_counts(bundle, tmp_path, path):
+    probe = write_probe(tmp_path / "probe", [0, 260, 261], 2)
+    with serving(bundle, tmp_path / "data", probe=probe, admin_key=ADMIN) as (address, app):
+        engine, reads = app.state.tiller.engine, []
+        record = engine.record
+
+        async def slowly(texts, hook):
+            reads.append(texts)
+            await asyncio.sleep(0.4)
+            return await record(texts, hook)
+
+        engine.record = slowly
+        key = {"name": "ada", "role": "user", "limits": {"tokens": 4}}
+        made = httpx.post(f"{address}/v1/keys", json=key, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30)
+        mine = {"Authorization": f"Bearer {made.json()['secret']}"}
+        many = {"variants": [{"name": str(i)} for i in range(8)]} if "compare" in path else {}
+        body = {"model": "small", "prompt": ["zebra"] * 20} if path == "completions" else HELLO | many
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/v1/{path}", json=body, headers=mine, timeout=0.3)
+        later = lambda: httpx.post(f"{address}/v1/{path}", json=body, headers=mine, timeout=30)  # noqa: E731
+        time.sleep(1)
+        assert len(reads) <= 2
+        assert "4 tokens a minute" in later().json()["error"]["message"]
 
 
 def test_a_prompt_of_one_token_is_read_too(bundle, tmp_path):
