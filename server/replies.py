@@ -7,10 +7,10 @@ account, the stream and one `steering`; what the guards have made otherwise of a
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
 
@@ -19,7 +19,7 @@ import structlog
 from server import metrics
 from server.choice import Choice, Tiller, Warned
 from server.coherence import judge
-from server.engines.engine import Generation, Piece, TokenLogprob
+from server.engines.engine import Generation, Overloaded, Piece, TokenLogprob
 from server.guard import Easing, Guard
 from server.protocol import ChatRequest, GenerationRequest
 from server.rates import NOBODYS, Account
@@ -31,6 +31,8 @@ from server.watch import Outcome
 from steering.chat import EncodedChat
 
 log = structlog.get_logger(__name__)
+AGAIN = 0.2
+"""Seconds until a choice of a reply that has begun asks a full queue again."""
 
 
 @dataclass
@@ -274,10 +276,10 @@ def system_fingerprint(tiller: Tiller) -> str:
 
 async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[int, Piece], None]:
     """All choices' pieces as they come, each with its index; however that ends, its tokens are counted."""
-    turns = asyncio.Semaphore(reply.at_once)
+    turns, begun = asyncio.Semaphore(reply.at_once), asyncio.Event()
     async with reply.account.replying(places=reply.at_once, expected=reply.expected):
         try:
-            streams = [_in_turn(turns, reply.generate(s, i)) for i, s in enumerate(spoken)]
+            streams = [_in_turn(turns, begun, partial(reply.generate, s, i)) for i, s in enumerate(spoken)]
             async with aclosing(together(streams)) as pieces:
                 async for index, piece in pieces:
                     if isinstance(piece, Exception):
@@ -288,11 +290,24 @@ async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[in
             await _note(reply, spoken)
 
 
-async def _in_turn(turns: asyncio.Semaphore, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
-    """The same pieces, once there is room for one more."""
-    async with turns, aclosing(pieces):
-        async for piece in pieces:
-            yield piece
+async def _in_turn(
+    turns: asyncio.Semaphore, begun: asyncio.Event, generate: Callable[[], AsyncGenerator[Piece, None]]
+) -> AsyncGenerator[Piece, None]:
+    """The pieces of one choice, once there is room for one more; a queue that is full ends no reply that has `begun`."""
+    async with turns:
+        while True:
+            said = False
+            try:
+                async with aclosing(generate()) as pieces:
+                    async for piece in pieces:
+                        said = True
+                        begun.set()
+                        yield piece
+                return
+            except Overloaded:
+                if said or not begun.is_set():
+                    raise
+            await asyncio.sleep(AGAIN)
 
 
 async def _note(reply: Reply, spoken: list[Spoken]) -> None:

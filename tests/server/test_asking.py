@@ -7,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from server.engines.engine import Overloaded
 from tests.live import serving, until
 
 TEXTS = ["the bridge", "hello there, how are you", "what should I do", "red and long"]
@@ -156,6 +157,28 @@ def test_more_prompts_than_the_server_has_room_for_take_turns(bundle, tmp_path, 
             for choice in chunk.choices:
                 said[choice.index] += choice.text
     assert said == texts(create(client, many, **GREEDY))
+
+
+@pytest.mark.parametrize("full", [1, 3])
+def test_a_queue_that_others_fill_meanwhile_ends_no_list_that_has_begun(bundle, tmp_path, full):
+    with serving(bundle, tmp_path, live=1, queue=1) as (address, app):
+        engine, asked = app.state.tiller.engine, []
+        plain = engine.generate
+
+        async def crowded(request):
+            asked.append(request)
+            if full <= len(asked) < full + 2:
+                raise Overloaded(1)
+            async for piece in plain(request):
+                yield piece
+
+        engine.generate = crowded
+        answer = httpx.post(f"{address}/v1/completions", json=GREEDY | {"prompt": TEXTS}, timeout=30)
+        if full == 1:
+            assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+        else:
+            alone = [httpx.post(f"{address}/v1/completions", json=GREEDY | {"prompt": t}, timeout=30) for t in TEXTS]
+            assert [c["text"] for c in answer.json()["choices"]] == [a.json()["choices"][0]["text"] for a in alone]
 
 
 def test_prompts_keep_to_a_keys_replies_at_a_time_and_all_their_tokens_count(bundle, tmp_path):
