@@ -13,7 +13,7 @@ from dataclasses import replace
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from server.callers import ANYONE, OPERATOR, Caller
-from server.keys import Key, digest_of
+from server.keys import SESSION, Key, digest_of
 from server.settings import LOOPBACK, BadSettings, Settings
 from server.store.store import Store, Unavailable
 
@@ -23,8 +23,6 @@ PATIENCE = 0.2
 """Seconds that a request waits for another look."""
 STRANGERS_PATIENCE = 5.0
 """The same of one whose key is not known: it may have been made a moment ago."""
-SESSION = "session_secret"
-"""The setting that signs what browsers keep."""
 SESSION_DAYS = 30
 
 

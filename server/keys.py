@@ -12,6 +12,8 @@ Role = Literal["viewer", "user", "creator", "researcher", "admin"]
 presets of one's own; vectors and measurements; everything."""
 ROLES: tuple[Role, ...] = get_args(Role)
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+SESSION = "session_secret"
+"""The setting that signs what browsers keep in place of a key."""
 SECRET = "sk-tiller-"
 SHOWN = len(SECRET) + 6
 """So many characters of a secret tell one key from another in lists."""

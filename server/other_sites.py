@@ -39,6 +39,8 @@ class OtherSites:
 def checked(origins: Sequence[str]) -> None:
     """Raises ValueError for what is no origin; `*` is none: every page that somebody opens could use the server."""
     for origin in origins:
+        if re.fullmatch(r"https://.*:443|http://.*:80", origin):
+            raise ValueError(f"{origin!r} is no origin: browsers leave out the port where it is the usual one")
         if not ORIGIN.fullmatch(origin):
             raise ValueError(
                 f"{origin!r} is no origin: scheme, host and port as browsers send them, such as https://app.example"

@@ -35,7 +35,7 @@ def backup(file: File, data_dir: Data = None, redis_url: Redis = None) -> None:
 
     Example: tiller store backup tiller-2027-01-31.jsonl
     """
-    records = with_store(data_dir, redis_url, lambda store: store.records())
+    records = document.kept(with_store(data_dir, redis_url, lambda store: store.records()))
     try:
         _write_privately(file, "".join(f"{line}\n" for line in document.lines(records)))
     except OSError as error:

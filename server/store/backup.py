@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import TypeAdapter, ValidationError
 
+from server.keys import SESSION
 from server.store.store import BadStore, Record
 
 FORMAT = {"tiller": "backup", "version": 1}
@@ -35,4 +36,9 @@ def read(text: str) -> list[Record]:
         raise BadStore("this backup was made by a newer version of Tiller; update")
     if last != {"records": len(records)}:
         raise BadStore(f"this backup is cut off: {len(records)} records, and its last line does not say so")
-    return records
+    return kept(records)
+
+
+def kept(records: Iterable[Record]) -> list[Record]:
+    """What a backup is to hold: all but what signs browsers' cookies, for whoever has that can make some."""
+    return [r for r in records if not (r.kind == "setting" and r.value["key"] == SESSION)]

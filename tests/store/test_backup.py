@@ -8,8 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
+from server.keys import SESSION
 from server.settings import Settings
+from server.store import backup as document
 from server.store.opening import open_store
+from server.store.store import Record
 from tests.store.conftest import KINDS
 from tests.store.test_contract import fill, preset, without_mark
 
@@ -62,6 +65,17 @@ def test_everything_goes_out_of_one_store_and_into_the_other(settings, other, tm
     again = tmp_path / "again.jsonl"
     assert tiller(other, "backup", again).exit_code == 0
     assert kept_in(again) == kept_in(file)
+
+
+def test_what_signs_cookies_is_in_no_backup_and_comes_back_from_none(settings, tmp_path):
+    act(settings, lambda store: store.first_setting(SESSION, "a secret of before"))
+    file = tmp_path / "backup.jsonl"
+    assert tiller(settings, "backup", file).exit_code == 0
+    assert "a secret of before" not in file.read_text()
+    kept = [Record("setting", {"key": SESSION, "value": "from an older version"})]
+    file.write_text("\n".join(document.lines(kept)))
+    assert tiller(settings, "restore", file, "--replace").exit_code == 0
+    assert act(settings, lambda store: store.setting(SESSION)) is None
 
 
 def kept_in(file):
