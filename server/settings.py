@@ -6,6 +6,7 @@ its row in docs/configuration.md.
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,6 @@ from pydantic_settings import (
 )
 
 from server import problems
-from server.other_sites import checked
 from steering.errors import SteeringError
 from steering.spec import MAX_FEATURES
 
@@ -30,6 +30,8 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 """Hosts that only this machine can reach."""
 HANDED = "TILLER_HANDED"
 """No setting, but all of them, as JSON, from one of our processes to another."""
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d{1,5})?")
+"""Where a page comes from, as browsers write it: no path, nothing after it."""
 SHORTEST_KEY = 32
 """Characters of a key that somebody makes up."""
 EMBEDDED = Path(__file__).parent.parent / "sae_weights" / "harbor"
@@ -146,7 +148,14 @@ class Settings(BaseSettings):
     @field_validator("origins")
     @classmethod
     def _are_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        checked(given)
+        """As browsers write them. `*` is none: every page that somebody opens could use the server."""
+        for origin in given:
+            if re.fullmatch(r"https://.*:443|http://.*:80", origin):
+                raise ValueError(f"{origin!r} is no origin: browsers leave out the port where it is the usual one")
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: scheme, host and port as browsers send them, such as https://app.example"
+                )
         return given
 
     @field_validator("admin_key", mode="before")

@@ -41,4 +41,4 @@ def read(text: str) -> list[Record]:
 
 def kept(records: Iterable[Record]) -> list[Record]:
     """What a backup is to hold: all but what signs browsers' cookies, for whoever has that can make some."""
-    return [r for r in records if not (r.kind == "setting" and r.value["key"] == SESSION)]
+    return [r for r in records if not (r.kind == "setting" and r.value.get("key") == SESSION)]

@@ -189,8 +189,12 @@ def test_bodies_have_a_limit_everywhere(guarded):
 
 
 def test_who_has_tried_too_many_keys_is_told_how_long_to_wait(guarded):
-    answers = [httpx.post(f"{guarded}/sign-in", data={"key": f"sk-tiller-{n}"}) for n in range(11)]
-    assert {a.status_code for a in answers} == {401, 429}
+    answers = []
+    while not answers or answers[-1].status_code == 401:  # a window slides: of a minute ago a part counts
+        answers.append(httpx.post(f"{guarded}/sign-in", data={"key": f"sk-tiller-{len(answers)}"}))
+        assert len(answers) < 30
+    assert len(answers) > 5
+    assert answers[-1].status_code == 429
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
 
 
