@@ -74,12 +74,12 @@ def found(adapter):
                 )
 
 
-def check(adapter):
+def in_words(adapter):
+    """Each kind of refusal; raises AssertionError for one that is not in plain words."""
     seen = {}
     for problem in found(adapter):
         said = problem.get("told") or problems.sentence(problem)
         seen.setdefault((problem["type"], said.replace(problems.given(problem["input"]), "")), problem)
-    assert seen
     for (kind, said), problem in seen.items():
         assert kind in {"value_error", "string_pattern_mismatch", *problems.KINDS, *problems.LIMITS, *problems.KEYS}, (
             problem
@@ -91,12 +91,12 @@ def check(adapter):
 
 @pytest.mark.parametrize("name", sorted(models()))
 def test_no_body_is_refused_in_a_machines_words(name):
-    check(models()[name])
+    assert in_words(models()[name])
 
 
 @pytest.mark.parametrize("kind", ["sae_train", "sae_update", "calibrate", "sweep", "map"])
 def test_nor_what_a_job_is_told(kind, tmp_path):
-    check(TypeAdapter(Jobs(Settings(data_dir=tmp_path)).kind(kind)[0]))
+    assert in_words(TypeAdapter(Jobs(Settings(data_dir=tmp_path)).kind(kind)[0]))
 
 
 def test_every_model_that_a_route_takes_is_walked():
