@@ -153,32 +153,32 @@ def train(  # long, since each option is a parameter with its help: that is how 
         if model and not hook:
             raise SteeringError("say which layer of the model: --hook layers.<number>")
         place = sae_training.device_of(device)
-        ranks = joined("nccl" if place.type == "cuda" else "gloo")
-        order = Order(
-            model=chosen,
-            hook=hook or (opened.info.hook if opened else ""),
-            text=tuple(map(str, text or ())),
-            dataset=dataset,
-            split=split,
-            column=column,
-            start=start,
-            objective=cast("sae_training.Kind", objective),
-            features=features,
-            k=k,
-            l1=l1,
-            sparsity=sparsity,
-            tokens=tokens,
-            passes=passes,
-            rows=rows,
-            buffer=buffer,
-            context=context,
-            lr=lr,
-            seed=seed,
-            ranks=ranks.size,
-        )
-        run = Run(order, out.with_name(f"{out.name}.run"), device=place, ranks=ranks)
-        with _bar(run.steps, begin=run.training.steps, quiet=ranks.rank > 0) as tell:
-            run.go(tell, every=checkpoint)
+        with joined("nccl" if place.type == "cuda" else "gloo") as ranks:
+            order = Order(
+                model=chosen,
+                hook=hook or (opened.info.hook if opened else ""),
+                text=tuple(map(str, text or ())),
+                dataset=dataset,
+                split=split,
+                column=column,
+                start=start,
+                objective=cast("sae_training.Kind", objective),
+                features=features,
+                k=k,
+                l1=l1,
+                sparsity=sparsity,
+                tokens=tokens,
+                passes=passes,
+                rows=rows,
+                buffer=buffer,
+                context=context,
+                lr=lr,
+                seed=seed,
+                ranks=ranks.size,
+            )
+            run = Run(order, out.with_name(f"{out.name}.run"), device=place, ranks=ranks)
+            with _bar(run.steps, begin=run.training.steps, quiet=ranks.rank > 0) as tell:
+                run.go(tell, every=checkpoint)
         if ranks.rank:
             return
         sae, measures, spliced = run.finish(out, "tiller sae train")

@@ -4,6 +4,8 @@ What a batch decides together (where the largest activations begin, who is dead,
 left) is decided over all ranks' batches, so that n processes train exactly as one with n times the batch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -58,10 +60,18 @@ class Ranks:
 ALONE = Ranks()
 
 
-def joined(backend: str = "gloo") -> Ranks:
-    """The ranks that `torchrun` started, or this process alone."""
+@contextmanager
+def joined(backend: str = "gloo") -> Iterator[Ranks]:
+    """The ranks that `torchrun` started, or this process alone; left when all are done.
+
+    A process that ends without leaving may be aborted by its collectives' threads, which outlive the interpreter.
+    """
     if not dist.is_torchelastic_launched():
-        return ALONE
-    if not dist.is_initialized():
-        dist.init_process_group(backend)
-    return Ranks(dist.get_rank(), dist.get_world_size())
+        yield ALONE
+        return
+    dist.init_process_group(backend)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    yield ranks
+    # Not after an error: the others may be in a collective by then and would never come; `torchrun` ends them.
+    ranks.wait()
+    dist.destroy_process_group()

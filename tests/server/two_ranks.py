@@ -21,17 +21,18 @@ def batches(n=400, d=24, features=48):
 
 def main() -> None:
     torch.set_num_threads(1)
-    ranks = joined()
-    mine = lambda x: x.chunk(ranks.size)[ranks.rank]  # noqa: E731
-    first, *rest = batches()
-    recipe = Recipe(BatchTopK(k=3, anneal=50, dead_after=2_000), d_sae=64, steps=len(rest), lr=3e-3, warmup=50)
-    run, losses = Training.begin(recipe, mine(first), ranks=ranks), []
-    for batch in rest:
-        run.step(mine(batch))
-        if run.steps % 50 == 0:
-            losses.append(run.progress().loss)
-    if ranks.rank == 0:
-        torch.save({"losses": torch.tensor(losses), "W_dec": run.weights.W_dec.detach()}, sys.argv[1])
+    with joined() as ranks:
+        mine = lambda x: x.chunk(ranks.size)[ranks.rank]  # noqa: E731
+        first, *rest = batches()
+        recipe = Recipe(BatchTopK(k=3, anneal=50, dead_after=2_000), d_sae=64, steps=len(rest), lr=3e-3, warmup=50)
+        run, losses = Training.begin(recipe, mine(first), ranks=ranks), []
+        for batch in rest:
+            run.step(mine(batch))
+            if run.steps % 50 == 0:
+                losses.append(run.progress().loss)
+        if ranks.rank == 0:
+            torch.save({"losses": torch.tensor(losses), "W_dec": run.weights.W_dec.detach()}, sys.argv[1])
+    assert not torch.distributed.is_initialized()
 
 
 main()
