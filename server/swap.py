@@ -136,11 +136,13 @@ class Swap:
             self.state.tiller = await as_called(self._tiller, self._tiller.bundle)
 
     async def _serve(self, revision: str) -> None:
+        # Asked before it is opened: files that come in between are to be looked at again.
+        were_there = revision in self._tiller.revisions.names()
         try:
             await self._take(await self._open(revision))
         except BadBundle as error:
             before, self.error = self.error, f"revision {revision!r} is not served: {error}"
-            if revision in self._tiller.revisions.names():  # else its files may still be on their way here
+            if were_there:  # else its files may still be on their way here
                 self._refused = revision
             if before != self.error:
                 served = self._tiller.bundle.info.revision

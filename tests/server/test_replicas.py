@@ -20,8 +20,6 @@ from tests.server.test_swap import published
 KINDS = ("count=tests.server.jobs_for_tests:JOB",)
 PLAIN = {"model": "small", "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 4}
 MINE = {"id": "mine", "name": "Mine", "steering": {"features": [{"id": "small/1", "strength": 0.5}]}}
-SOON = 2.0
-"""Seconds within which a replica has followed."""
 
 
 @pytest.fixture
@@ -66,9 +64,9 @@ def test_a_feature_that_one_renames_the_other_calls_so_soon(two):
     first, second = two
     for label in ("harbour", "lighthouse", None):
         told = first.patch("/v1/features/small/1", json={"label": label}).json()["label"]
-        until(lambda told=told: second.get("/v1/features/small/1").json()["label"] == told, SOON)
+        until(lambda told=told: second.get("/v1/features/small/1").json()["label"] == told)
     second.patch("/v1/features/small/2", json={"label": "foghorn"})
-    until(lambda: [f["id"] for f in first.get("/v1/features?q=foghorn").json()["data"]] == ["small/2"], SOON)
+    until(lambda: [f["id"] for f in first.get("/v1/features?q=foghorn").json()["data"]] == ["small/2"])
     assert first.get("/v1/features/small/2").json()["label"] == "foghorn"
 
 
@@ -76,9 +74,9 @@ def test_a_revision_that_one_activates_reaches_the_other_soon(two, bundle, tmp_p
     first, second = two
     revision = published(Revisions(bundle, tmp_path / "revisions/small"))
     assert first.post(f"/v1/saes/{revision}/activate").status_code == 200
-    until(lambda: ask(second).json()["steering"]["revision"] == revision, SOON)
+    until(lambda: ask(second).json()["steering"]["revision"] == revision)
     assert second.post("/v1/saes/rollback").status_code == 200
-    until(lambda: ask(first).json()["steering"]["revision"] == "r1", SOON)
+    until(lambda: ask(first).json()["steering"]["revision"] == "r1")
 
 
 def test_a_revision_whose_files_come_later_is_served_when_they_are_there(bundle, tmp_path, url):
@@ -89,10 +87,10 @@ def test_a_revision_whose_files_come_later_is_served_when_they_are_there(bundle,
     ):
         revision = published(Revisions(bundle, here))
         assert httpx.post(f"{one}/v1/saes/{revision}/activate", timeout=30).status_code == 200
-        until(lambda: "has no revision" in str(httpx.get(f"{other}/health").json()["swap_error"]), SOON)
+        until(lambda: "has no revision" in str(httpx.get(f"{other}/health").json()["swap_error"]))
         shutil.copytree(here / revision, there / ".draft")
         (there / ".draft").rename(there / revision)
-        until(lambda: httpx.get(f"{other}/health").json()["revision"] == revision, SOON)
+        until(lambda: httpx.get(f"{other}/health").json()["revision"] == revision)
         assert httpx.get(f"{other}/health").json()["swap_error"] is None
 
 
@@ -111,7 +109,7 @@ def test_what_a_user_says_to_one_the_other_knows(two):
     first.put("/v1/training/consent", json={"user": "ada", "consent": True})
     ask(second, user="ada")
     assert second.get("/v1/feedback?user=ada").json() == first.get("/v1/feedback?user=ada").json()
-    until(lambda: first.get("/v1/training/consent?user=ada").json()["texts"] == 1, SOON)
+    until(lambda: first.get("/v1/training/consent?user=ada").json()["texts"] == 1)
     assert second.get("/v1/export?user=ada").json()["votes"] == first.get("/v1/export?user=ada").json()["votes"] != []
 
 
@@ -133,7 +131,7 @@ def workers(bundle, tmp_path, url):
     process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for heard, lines in ((said, process.stdout), (problems, process.stderr)):
         threading.Thread(target=lambda heard=heard, lines=lines: heard.extend(lines), daemon=True).start()
-    until(lambda: any("try" in line for line in said) or process.poll() is not None, seconds=120)
+    until(lambda: any("try" in line for line in said) or process.poll() is not None, seconds=300)
     yield process, f"http://127.0.0.1:{port}", said, problems
     if process.poll() is None:
         process.kill()
@@ -158,7 +156,7 @@ def cpu(pid):
 def serves(address):
     """Whether a fresh connection is answered."""
     try:
-        return httpx.get(f"{address}/health", timeout=5).status_code == 200
+        return httpx.get(f"{address}/health", timeout=60).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -179,9 +177,9 @@ def test_workers_share_an_address_and_whoever_dies_is_replaced(workers):
     assert all(cpu(pid) > worked for pid, worked in zip((first, second), before, strict=True))
     for n, victim in enumerate((first, second), 1):  # after both, nobody is left who was there at first
         os.kill(victim, signal.SIGKILL)
-        until(lambda: serves(address), 10)
+        until(lambda: serves(address), 60)
         assert all(serves(address) for _ in range(10))  # while the other one loads, nobody is sent to it
-        until(lambda n=n: "".join(problems).count("serves in its place") == n, 90)
+        until(lambda n=n: "".join(problems).count("serves in its place") == n, 300)
     assert not {first, second} & {*children(process)}
     assert serves(address)
 
@@ -196,7 +194,7 @@ def test_workers_end_with_their_replies(workers):
         process.send_signal(signal.SIGTERM)
         last = [line for line in lines if line][-1]
     assert last == "data: [DONE]" or "engine_failed" in last
-    assert process.wait(30) == 0
+    assert process.wait(90) == 0
     assert not [pid for pid in ids if Path(f"/proc/{pid}").exists()]
 
 
@@ -242,10 +240,10 @@ def test_the_password_of_redis_stands_in_no_command_line(bundle, tmp_path, url):
         return {b"replica", b"trainer", b"job", b"look"} <= found.keys()
 
     try:
-        until(lambda: serves(f"http://127.0.0.1:{port}"), 120)
+        until(lambda: serves(f"http://127.0.0.1:{port}"), 300)
         asked = {"type": "count", "config": {"steps": 30, "seconds": 0.2}}
         assert httpx.post(f"http://127.0.0.1:{port}/v1/jobs", json=asked, timeout=30).status_code == 202
-        until(seen, 120)
+        until(seen, 300)
     finally:
         process.terminate()
         process.wait(60)

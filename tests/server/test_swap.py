@@ -120,7 +120,7 @@ def test_unknown_revision_is_404_with_those_there_are(server):
 def test_what_the_store_names_is_served_within_a_second_or_so(server, revisions, data):
     published(revisions)
     tell_the_store(data, "r2")
-    until(lambda: server.get("/health").json()["revision"] == "r2", seconds=5)
+    until(lambda: server.get("/health").json()["revision"] == "r2")
     assert server.get("/health").json()["swap_error"] is None
 
 
@@ -139,12 +139,30 @@ def test_bad_revision_is_refused_and_the_old_one_goes_on(server, revisions, fold
     assert ("width 32" if damage == "width" else "r2") in answer.json()["error"]["message"]
     assert [s["id"] for s in server.get("/v1/saes").json()["data"]] == ["r1", "r2"]
     tell_the_store(data, "r2")
-    until(lambda: server.get("/health").json()["swap_error"], seconds=5)
+    until(lambda: server.get("/health").json()["swap_error"])
     assert "'r2' is not served" in server.get("/health").json()["swap_error"]
     after, echo = reply(server, **STEERED)
     assert (after, echo["revision"]) == (before, "r1")
     activate(server, "r1")
     assert server.get("/health").json()["swap_error"] is None
+
+
+def test_files_that_come_while_a_revision_is_opened_are_looked_at_again(folder, data, revisions):
+    class ComeJustThen(Revisions):
+        def open(self, revision, *, gently=False):
+            try:
+                return super().open(revision, gently=gently)
+            finally:
+                if aside.exists():
+                    aside.rename(self.live / revision)
+
+    published(revisions)
+    aside = (revisions.live / "r2").rename(data / "aside")
+    with serving(folder, data) as (address, app), httpx.Client(base_url=address, timeout=30) as http:
+        app.state.tiller = replace(app.state.tiller, revisions=ComeJustThen(revisions.base, revisions.live))
+        tell_the_store(data, "r2")
+        until(lambda: http.get("/health").json()["revision"] == "r2")
+        assert http.get("/health").json()["swap_error"] is None
 
 
 def narrowed(folder):
@@ -176,7 +194,7 @@ def test_after_a_restart_a_damaged_revision_gives_way_to_its_parent(folder, data
     (revisions.live / "r3/features.jsonl").write_text("damaged")
     with serving(folder, data) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
         assert http.get("/health").json()["revision"] == "r2"
-        until(lambda: "features.jsonl" in (http.get("/health").json()["swap_error"] or ""), seconds=5)
+        until(lambda: "features.jsonl" in (http.get("/health").json()["swap_error"] or ""))
 
 
 MINE = {
@@ -340,7 +358,7 @@ def test_command_line_lists_and_rolls_back_while_the_server_runs(server, revisio
     assert "served" in next(line for line in listed.stdout.splitlines() if "r2" in line)
     back = tiller("rollback", folder=folder, data=data)
     assert (back.exit_code, "r2 → r1" in back.stdout) == (0, True), back.stderr
-    until(lambda: server.get("/health").json()["revision"] == "r1", seconds=5)
+    until(lambda: server.get("/health").json()["revision"] == "r1")
 
 
 def test_command_line_works_without_a_server_and_says_what_is_wrong(revisions, folder, data):
