@@ -122,7 +122,8 @@ class Jobs:
             job = self.with_progress(job)
             if self.has("pause", job_id):
                 return job.model_copy(update={"state": "paused", "eta_s": None})
-            if self.has("resting", job_id):  # resumed, and its turn has not come
+            # Resumed, and its turn has not come; or cancelled, and its process is still there.
+            if self.has("resting", job_id) and not self.has("cancel", job_id):
                 job = job.model_copy(update={"state": "queued", "eta_s": None})
         if job.state == "queued" and self.has("cancel", job_id):
             return job.model_copy(update={"state": "cancelled"})

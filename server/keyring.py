@@ -48,6 +48,7 @@ class Keyring:
         self._keys: dict[str, Key] | None = None
         self._read = 0.0
         self._looking: asyncio.Task[None] | None = None
+        self._looks = 0
         self._secret: str | None = None
         """What signs, as last read."""
         given = settings.admin_key
@@ -82,10 +83,12 @@ class Keyring:
         """Make what browsers keep worth nothing, here at once and at other replicas within a second; keys stay."""
         await end_sessions(store)
         self._secret = None
+        await self.changed(store)
 
-    def forget(self) -> None:
-        """Read the keys again when they are asked for next."""
+    async def changed(self, store: Store) -> None:
+        """Read again what was just changed, however long that takes: what was read before it is not believed any more."""
         self._read = 0.0
+        await asyncio.wait({self._look(store)})
 
     async def _known(self, store: Store, digest: str) -> Caller | None:
         if self._operator and hmac.compare_digest(digest, self._operator):
@@ -101,18 +104,22 @@ class Keyring:
             self._keys = {k.digest: k for k in await store.keys()}
             self._read = time.monotonic()
         elif time.monotonic() - self._read >= FRESH:
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look(store))
-            await asyncio.wait({self._looking}, timeout=PATIENCE)  # a store that says nothing holds nobody up
+            looking = self._looking if self._looking and not self._looking.done() else self._look(store)
+            await asyncio.wait({looking}, timeout=PATIENCE)  # a store that says nothing holds nobody up
         return self._keys
 
-    async def _look(self, store: Store) -> None:
+    def _look(self, store: Store) -> "asyncio.Task[None]":
+        self._looks += 1
+        self._looking = asyncio.create_task(self._read_as(self._looks, store))
+        return self._looking
+
+    async def _read_as(self, number: int, store: Store) -> None:
         try:
-            self._keys = {k.digest: k for k in await store.keys()}
-            self._secret = await store.setting(SESSION)
-            self._read = time.monotonic()
+            keys, secret = await store.keys(), await store.setting(SESSION)
         except Unavailable:
-            pass  # /health tells it
+            return  # /health tells it
+        if number == self._looks:  # else something was changed since this look began, and a later one knows it
+            self._keys, self._secret, self._read = {k.digest: k for k in keys}, secret, time.monotonic()
 
     async def _signed(self, store: Store, session: str) -> str | None:
         try:

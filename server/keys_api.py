@@ -92,7 +92,7 @@ async def create_key(request: Request) -> JSONResponse:
     key, secret = new_key(**dict(asked))
     await tiller.store.add_key(key)
     await noted(request, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
-    request.app.state.keyring.forget()
+    await request.app.state.keyring.changed(tiller.store)
     return JSONResponse(_told(key) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
 
 
@@ -111,7 +111,7 @@ async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
     if not await tiller.store.delete_key(key_id):
         raise ApiError(404, f"no key {key_id[:64]!r}; GET /v1/keys lists them", code="not_found", param="id")
     await noted(request, "key deleted", deleted=key_id)
-    request.app.state.keyring.forget()
+    await request.app.state.keyring.changed(tiller.store)
     return {"id": key_id, "object": "key", "deleted": True}
 
 

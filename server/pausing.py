@@ -7,17 +7,23 @@ import sqlite3
 import time
 from pathlib import Path
 
-TRIES = 20
-"""Attempts to find a moment at which nothing is held; then somebody may try again."""
+PATIENCE = 2.0
+"""Seconds to find a moment at which nothing is held; then somebody may try again."""
+STATE, GROUP = 0, 2
+RESTS = {"T", "t", "Z", "X", None}
+"""States of what stands still or is gone."""
 
 
 def stop(group: int, data_dir: Path) -> bool:
     """Stop a group; whether it stands still now, holding neither a database of `data_dir` nor the lock of its revisions."""
-    for _ in range(TRIES):
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
         if not _send(group, signal.SIGSTOP):
             return False
         time.sleep(0.02)
-        if _nothing_held(data_dir):
+        while not (still := _stands(group)) and time.monotonic() < end:
+            time.sleep(0.02)
+        if still and _nothing_held(data_dir):
             return True
         _send(group, signal.SIGCONT)
         time.sleep(0.05)
@@ -53,6 +59,31 @@ def _send(group: int, what: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _stands(group: int) -> bool:
+    """Whether all of a group stands still by now: on a busy machine one may still have to end a call, and takes a lock with it.
+
+    Where there is no /proc, it is believed.
+    """
+    members = (p.parent for p in Path("/proc").glob("[0-9]*/stat") if _field(p, GROUP) == str(group))
+    return all(_states(member) <= RESTS for member in members)
+
+
+def _states(process: Path) -> set[str | None]:
+    """Of its threads."""
+    try:
+        return {_field(thread / "stat", STATE) for thread in (process / "task").iterdir()}
+    except OSError:
+        return set()  # it is gone
+
+
+def _field(stat: Path, number: int) -> str | None:
+    """Of what /proc says of a process or thread, counted from behind its name, which may have spaces; None if it is gone."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[number]
+    except OSError:
+        return None
 
 
 def _nothing_held(data_dir: Path) -> bool:

@@ -1,10 +1,11 @@
 """How much each key may ask for: requests, tokens, replies at a time, different steerings. Knows `limits`; no routes.
 
-Counted in this process, or in Redis for all replicas at once. While Redis is lost nothing is counted and everybody is
-let through, which the log says: a conversation is worth more than a limit. Replies at a time are then each replica's own.
+Counted in this process, or in Redis for all replicas at once. While Redis is lost each replica counts by itself, from
+nothing, which the log says: a conversation is worth more than a limit that is kept to the letter.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -32,6 +33,8 @@ T = TypeVar("T")
 ONCE = RateLimitItemPerHour(1)
 AGAIN = 2.0
 """Seconds for which a Redis that did not answer is not asked again."""
+PATIENCE = 1.0
+"""Seconds that Redis has for an answer before it counts as lost."""
 SIGN_INS = RateLimitItemPerMinute(10)
 
 
@@ -41,9 +44,10 @@ class Rates:
     def __init__(self, settings: Settings) -> None:
         self._storage = _storage(settings)
         self._counts = SlidingWindowCounterRateLimiter(self._storage)
+        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage()) if settings.redis_url else self._counts
+        """What is counted while Redis is lost."""
         self._here, self._shared = Here(), _shared(settings)
         """Both have to agree."""
-        self._debts: Holds = self._shared or self._here
         self._lost_until = 0.0
 
     async def close(self) -> None:
@@ -63,14 +67,14 @@ class Rates:
         if not caller.key or not (most := caller.limits.specs):
             return
         item, key = RateLimitItemPerHour(most), caller.key
-        if await self._asked(self._counts.test, ONCE, "spec", key, fingerprint, lost=False):
+        if await self._counted(lambda counts: counts.test(ONCE, "spec", key, fingerprint)):
             await self._hit(item, "specs", key, f"{most} different steerings an hour; those that you had still work")
             await self._try(ONCE, "spec", key, fingerprint)  # it was let through, and is not new any more
 
     async def tokens(self, caller: Caller, n: int) -> None:
         """So many tokens were read and written. What is more than was left is owed, and paid before the next request."""
         if caller.key and caller.limits.tokens:
-            await self._asked(self._debts.owe, caller.key, n, lost=None)
+            await self._owe(caller.key, n)
             await self._left_when_paid(caller.key, RateLimitItemPerMinute(caller.limits.tokens))
 
     async def sign_in(self, where: str) -> None:
@@ -79,7 +83,7 @@ class Rates:
 
     async def signed_in(self, where: str) -> None:
         """The key was right: tries before it count no more, since a whole office may come from one address."""
-        await self._asked(self._counts.clear, SIGN_INS, "sign-ins", where, lost=None)
+        await self._counted(lambda counts: counts.clear(SIGN_INS, "sign-ins", where))
 
     async def room(self, caller: Caller) -> None:
         """Raise ApiError if no token is left in this minute, beside what is owed and what running replies may come to."""
@@ -93,22 +97,23 @@ class Rates:
         if not key:
             yield
             return
-        hold = new_hold(key, places, expected if tokens else 0)
+        hold, shared = new_hold(key, places, expected if tokens else 0), self._shared
         left = await self._left_when_paid(key, RateLimitItemPerMinute(tokens)) if tokens else None
-        answer = await self._here.take(hold, most=most, left=None if self._shared else left)
+        answer = await self._here.take(hold, most=most, left=left if self._is_alone else None)
         if answer.said != "held":
             raise await self._too_much(caller, answer)
         try:
-            if self._shared:
-                answer = await self._asked(self._shared.take, hold, most=most, left=left, lost=answer)
+            if shared:
+                agreed = answer
+                answer = await self._asked(lambda: shared.take(hold, most=most, left=left), lambda: _just(agreed))
                 if answer.said != "held":
                     raise await self._too_much(caller, answer)
             yield
         finally:
             await self._here.give_back(hold)
-            if self._shared:  # who leaves now must not leave it held, and no more who leaves while Redis is not asked
-                self._shared.let_go(hold)
-                await asyncio.shield(self._asked(self._shared.give_back, hold, lost=None))
+            if shared:  # who leaves now must not leave it held, and no more who leaves while Redis is not asked
+                shared.let_go(hold)
+                await asyncio.shield(self._asked(lambda: shared.give_back(hold), lambda: _just(None)))
 
     async def _too_much(self, caller: Caller, answer: Answer) -> ApiError:
         key, tokens = caller.key or "", caller.limits.tokens
@@ -122,41 +127,56 @@ class Rates:
         """How many tokens are left in this minute after as much as can be of what is owed is paid."""
         if not (left := await self._left(item, "tokens", key)):
             return 0
-        paid = await self._asked(self._debts.pay, key, left, lost=0)
+        if self._shared and not self._is_alone and (owed := await self._here.pay(key, sys.maxsize)):
+            await self._owe(key, owed)  # since Redis was lost; all replicas know it now
+        paid = await self._asked(lambda: self._debts.pay(key, left), lambda: self._here.pay(key, left))
         if paid and not await self._try(item, "tokens", key, cost=paid):  # another has paid with the same
-            await self._asked(self._debts.owe, key, paid, lost=None)
+            await self._owe(key, paid)
             return 0
         return left - paid
+
+    async def _owe(self, key: str, tokens: int) -> None:
+        await self._asked(lambda: self._debts.owe(key, tokens), lambda: self._here.owe(key, tokens))
 
     async def _hit(self, item: RateLimitItem, what: str, key: str, says: str) -> None:
         if not await self._try(item, what, key):
             raise await self._refusal(item, what, key, says)
 
     async def _try(self, item: RateLimitItem, *names: str, cost: int = 1) -> bool:
-        return await self._asked(self._counts.hit, item, *names, cost=cost, lost=True)
+        return await self._counted(lambda counts: counts.hit(item, *names, cost=cost))
 
     async def _left(self, item: RateLimitItem, *names: str) -> int:
-        stats = await self._asked(self._counts.get_window_stats, item, *names, lost=None)
-        return item.amount if stats is None else stats.remaining
-
-    async def _asked(self, ask: Callable[..., Awaitable[T]], *words: Any, lost: T, **more: Any) -> T:  # noqa: ANN401
-        """Ask the storage; where it is lost, `lost`, and for a while nobody asks again."""
-        if time.monotonic() < self._lost_until:
-            return lost
-        try:
-            return await ask(*words, **more)
-        except Exception as error:
-            log.warning("nothing is counted", why=str(error)[:200])
-            self._lost_until = time.monotonic() + AGAIN
-            return lost
+        return (await self._counted(lambda counts: counts.get_window_stats(item, *names))).remaining
 
     async def _refusal(self, item: RateLimitItem, what: str, key: str, says: str, *, least: float = 0.0) -> ApiError:
         metrics.limited.labels(what).inc()
+        stats = await self._counted(lambda counts: counts.get_window_stats(item, what, key))
+        return _refused(says, max(stats.reset_time - time.time(), least))
+
+    async def _counted(self, ask: "Callable[[SlidingWindowCounterRateLimiter], Awaitable[T]]") -> T:
+        return await self._asked(lambda: ask(self._counts), lambda: ask(self._alone))
+
+    @property
+    def _debts(self) -> Holds:
+        return self._shared or self._here
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether this process counts for itself alone: there is no Redis, or it is lost."""
+        return not self._shared or time.monotonic() < self._lost_until
+
+    async def _asked(self, shared: Callable[[], Awaitable[T]], alone: Callable[[], Awaitable[T]]) -> T:
+        """What is counted for all replicas, or here alone where that is lost; for a while then nobody asks again."""
+        if time.monotonic() < self._lost_until:
+            return await alone()
         try:
-            wait = (await self._counts.get_window_stats(item, what, key)).reset_time - time.time()
-        except Exception:
-            wait = 1.0
-        return _refused(says, max(wait, least))
+            return await shared()
+        except Exception as error:
+            if not self._shared:
+                raise
+            log.warning("this replica counts by itself", why=str(error)[:200])
+            self._lost_until = time.monotonic() + AGAIN
+            return await alone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +224,10 @@ class Account:
 NOBODYS = Account()
 
 
+async def _just(value: T) -> T:
+    return value
+
+
 def _refused(says: str, wait: float) -> ApiError:
     seconds = max(1, round(wait))
     return ApiError(
@@ -220,11 +244,11 @@ def _shared(settings: Settings) -> "RedisHolds | None":
         return None
     from server.redis_holds import RedisHolds  # Redis' client is an extra
 
-    return RedisHolds(settings.redis_url)
+    return RedisHolds(settings.redis_url, patience=PATIENCE)
 
 
 def _storage(settings: Settings) -> Storage:
     if settings.redis_url is None:
         return MemoryStorage()
-    soon: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1}
+    soon: dict[str, Any] = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
     return RedisStorage(f"async+{settings.redis_url}", implementation="redispy", key_prefix="tiller:limits", **soon)

@@ -53,8 +53,10 @@ return paid
 class RedisHolds:
     """Holds of all replicas of one Redis. Everything raises RedisError while that is lost."""
 
-    def __init__(self, url: str, *, lease: float = LEASE) -> None:
-        self._redis: Redis = Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, decode_responses=True)
+    def __init__(self, url: str, *, lease: float = LEASE, patience: float = 1.0) -> None:
+        """With `patience`, seconds, for an answer."""
+        soon: dict[str, Any] = {"socket_timeout": patience, "socket_connect_timeout": patience}
+        self._redis: Redis = Redis.from_url(url, decode_responses=True, **soon)
         self._lease = lease
         self._running: dict[str, Hold] = {}
         self._renewing: asyncio.Task[None] | None = None
@@ -109,7 +111,7 @@ class RedisHolds:
                     if hold.name not in self._running:  # it was given back meanwhile
                         await self._ask(self._redis.zrem(_held(hold.key), hold.member))
                 except RedisError:
-                    break  # it is asked again; who takes something meanwhile says that nothing is counted
+                    break  # it is asked again; who takes something meanwhile says that it is lost
 
     async def _do(self, script: str, keys: list[str], words: list[Any]) -> Any:  # noqa: ANN401 - Redis' own
         return await self._ask(self._redis.eval(script, len(keys), *keys, *words))

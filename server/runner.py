@@ -197,8 +197,9 @@ class Runner:
         for flag in ("pause", "resting"):
             self.jobs.huey.storage.pop_data(f"{flag}:{job.id}")
         changes = {"state": state, "ended": time.time(), "error": error, "result": dict(result or {}), "eta_s": None}
-        self.jobs.save(now.model_copy(update=changes | ({"progress": 1.0} if state == "succeeded" else {})))
+        # First the event: whoever follows the job reads on until it has ended, and no further.
         self.jobs.note(job.id, "state", {"state": state} | ({"error": error} if error else {}))
+        self.jobs.save(now.model_copy(update=changes | ({"progress": 1.0} if state == "succeeded" else {})))
         (self.jobs.folder / job.id / GIVEN).unlink(missing_ok=True)  # whatever came of it
 
     def _lease(self, job_id: str) -> None:

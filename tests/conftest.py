@@ -1,13 +1,19 @@
-"""What holds for all tests: a server that one starts brings no trainer along, unless the test is about that; one Redis for all."""
+"""What holds for all tests: a server that one starts brings no trainer along, unless the test is about that; one Redis for all; patience."""
 
+import inspect
 import os
 
+import httpx
 import pytest
 
 os.environ.setdefault("TILLER_TRAINER", "false")
 for name in ("REDIS_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"):  # of whoever runs the tests
     os.environ.pop(name, None)
 os.environ["COLUMNS"] = "160"  # tables of the command line are not cut off, wherever tests run
+
+# Where a test names no limit, httpx's own would be five seconds, which a busy machine may take: who hangs, hangs for longer.
+patience = inspect.signature(httpx.Client).parameters["timeout"].default
+patience.connect = patience.read = patience.write = patience.pool = 120
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,19 @@
 
 import threading
 from contextlib import contextmanager
+from itertools import count
 
 
 @contextmanager
-def halted(engine):
-    """Hold the model back before its next pass; at the end all goes on."""
-    go = threading.Event()
-    hook = engine.model.register_forward_pre_hook(lambda *_: go.wait(60) and None)
+def halted(engine, *, after: int = 0):
+    """Hold the model back before its next pass, or `after` some; at the end all goes on."""
+    go, passes = threading.Event(), count()
+
+    def hold(*_):
+        if next(passes) >= after:
+            go.wait(300)
+
+    hook = engine.model.register_forward_pre_hook(hold)
     try:
         yield
     finally:

@@ -1,11 +1,13 @@
 """A real server on a loopback port, in a thread, with the small bundle."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import uvicorn
@@ -42,12 +44,24 @@ def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator
         yield address, app
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         listening.close()
 
 
-def until(true, seconds: float = 20) -> None:
-    """Wait for a state, not for a time."""
+@contextmanager
+def asking(address: str, path: str, body: object, **headers: str) -> Iterator[None]:
+    """Ask, read no answer, and hang up at the end of the block."""
+    host, port = address.removeprefix("http://").split(":")
+    line = HTTPConnection(host, int(port))
+    line.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
+    try:
+        yield
+    finally:
+        line.close()
+
+
+def until(true, seconds: float = 300) -> None:
+    """Wait for a state, not for a time: what is there at once costs nothing, and a busy machine may take its time."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"

@@ -13,7 +13,17 @@ class Config(BaseModel):
 
     steps: int = 3
     seconds: float = 0.0
+    holds: int | None = None
+    """So far it counts, and no further before it is told to `go_on`."""
     end: str = "well"
+
+
+GO = "go"
+
+
+def go_on(folder):
+    """Let the job of a folder go on."""
+    (folder / GO).touch()
 
 
 def act(work):
@@ -23,6 +33,8 @@ def act(work):
     work.log(f"begun at {counted}")
     while counted < work.config["steps"]:
         time.sleep(work.config["seconds"])
+        while counted == work.config["holds"] and not (work.folder / GO).exists():
+            time.sleep(0.02)
         with file.open("a") as out:
             out.write("x")
         counted += 1

@@ -10,13 +10,14 @@ import httpx
 import openai
 import pytest
 
-from server import permissions
+from server import keyring, permissions
 from server.app import PARTS
 from server.keyring import Keyring, check_reachable
 from server.keys import ROLES, Allowance, Key, digest_of, new_key
 from server.settings import BadSettings, Settings
 from server.store.sqlite import SqliteStore
-from tests.live import serving, until
+from tests.halted import halted
+from tests.live import asking, serving, until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3, "temperature": 0}
@@ -37,7 +38,7 @@ def admin(guarded):
 
 def as_(address, secret, **headers):
     headers = {"Authorization": f"Bearer {secret}", **headers} if secret else headers
-    return httpx.Client(base_url=address, headers=headers, timeout=30)
+    return httpx.Client(base_url=address, headers=headers)
 
 
 def made(admin, name="ada", **about):
@@ -108,7 +109,7 @@ def test_a_key_that_was_deleted_elsewhere_is_refused_within_a_second(guarded, ad
     with as_(guarded[0], key["secret"]) as http:
         assert http.get("/v1/me").status_code == 200
         subprocess.run(tiller("keys", "rm", key["id"], guarded), check=True)
-        until(lambda: http.get("/v1/me").status_code == 401, 10)
+        until(lambda: http.get("/v1/me").status_code == 401)
 
 
 def test_a_key_from_the_command_line_gets_in_at_once(guarded):
@@ -116,7 +117,7 @@ def test_a_key_from_the_command_line_gets_in_at_once(guarded):
         tiller("keys", "new", "cli", guarded, "--role", "creator", "--tokens", "99"), check=True, capture_output=True, text=True
     )  # fmt: skip
     with as_(guarded[0], said.stdout.strip()) as http:
-        until(lambda: http.get("/v1/me").status_code == 200, 10)
+        until(lambda: http.get("/v1/me").status_code == 200)
         me = http.get("/v1/me").json()
     assert (me["owner"], me["role"], me["limits"]["tokens"], me["limits"]["requests"]) == ("cli", "creator", 99, 240)
     listed = subprocess.run(tiller("keys", "ls", guarded), check=True, capture_output=True, text=True).stdout
@@ -138,7 +139,7 @@ def test_a_key_is_told_what_its_role_does_not_reach_and_what_it_may_steer(guarde
     assert told["creator"]["steering"]["features"] == 16
 
 
-async def test_a_new_key_is_not_refused_because_the_store_is_slow(tmp_path):
+async def test_a_new_key_is_not_refused_because_the_store_is_slow(tmp_path, monkeypatch):
     class Slow(SqliteStore):
         async def keys(self):
             await asyncio.sleep(0.6)
@@ -150,16 +151,51 @@ async def test_a_new_key_is_not_refused_because_the_store_is_slow(tmp_path):
     assert (await ring.caller(store, secret, None)).owner == "first"
     later, newer = new_key("later", "user")
     await store.add_key(later)
-    ring.forget()
+    monkeypatch.setattr(keyring, "FRESH", 0.0)
     assert (await ring.caller(store, newer, None)).owner == "later"
     assert await ring.caller(store, "sk-tiller-nobodys", None) is None
+    await store.close()
+
+
+async def test_what_was_changed_here_holds_at_once_however_slowly_the_store_tells_of_it(tmp_path, monkeypatch):
+    """A look that began before the change knows the old, and may end after it."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(SqliteStore):
+        async def setting(self, key):
+            found = await super().setting(key)
+            if first_look:
+                first_look.pop()
+                began.set()
+                await go_on.wait()
+            else:
+                await asyncio.sleep(2 * keyring.PATIENCE)
+            return found
+
+    store, ring, first_look = Slow(tmp_path / "store.db"), Keyring(Settings(data_dir=tmp_path)), [True]
+    (gone, secret), (stays, other) = new_key("gone", "user"), new_key("stays", "user")
+    for key in (gone, stays):
+        await store.add_key(key)
+    assert (await ring.caller(store, secret, None)).owner == "gone"
+    monkeypatch.setattr(keyring, "FRESH", 0.0)
+    assert (await ring.caller(store, other, None)).owner == "stays"  # which has begun a look, and not waited for it
+    await began.wait()
+    await store.delete_key(gone.id)
+    await ring.changed(store)
+    monkeypatch.setattr(keyring, "FRESH", 60.0)
+    assert await ring.caller(store, secret, None) is None
+    go_on.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await ring.caller(store, secret, None) is None
+    assert (await ring.caller(store, other, None)).owner == "stays"
     await store.close()
 
 
 def test_an_expired_key_is_refused(guarded, admin):
     key = made(admin, "short", days=2 / 86_400)
     with as_(guarded[0], key["secret"]) as http:
-        until(lambda: http.get("/v1/me").status_code == 401, 10)
+        until(lambda: http.get("/v1/me").status_code == 401)
         assert "has expired" in http.get("/v1/me").json()["error"]["message"]
 
 
@@ -219,8 +255,8 @@ def test_who_ends_all_sessions_makes_every_cookie_worthless_and_no_key(guarded, 
             assert browser.get("/v1/me").status_code == 401
         else:
             subprocess.run(tiller("keys", "sign-out", guarded), check=True)
-            until(lambda: browser.get("/v1/me").status_code == 401, 10)
-        until(lambda: operator.get("/v1/me").status_code == 401, 10)
+            until(lambda: browser.get("/v1/me").status_code == 401)
+        until(lambda: operator.get("/v1/me").status_code == 401)
         browser.post("/sign-in", data={"key": key["secret"]})
         assert browser.get("/v1/me").status_code == 200
     with as_(guarded[0], key["secret"]) as http:
@@ -241,7 +277,7 @@ def test_requests_tokens_replies_and_steerings_are_limited_each(guarded, admin):
     short = made(admin, "short-of-tokens", limits={"tokens": 5})
     with as_(guarded[0], short["secret"]) as http:
         assert http.post("/v1/chat/completions", json=HELLO).status_code == 200
-        until(lambda: http.post("/v1/chat/completions", json=HELLO).status_code == 429, 3)
+        until(lambda: http.post("/v1/chat/completions", json=HELLO).status_code == 429)
 
     steady = made(admin, "steady", role="creator", limits={"specs": 2})
     with as_(guarded[0], steady["secret"]) as http:
@@ -256,12 +292,12 @@ def steered(strength):
 def test_so_many_replies_at_a_time_and_a_place_is_free_when_one_ends(guarded, admin):
     key = made(admin, "one-at-a-time", limits={"concurrent": 1})
     long = HELLO | {"max_tokens": 200, "stream": True, "ignore_eos": True}
+    engine, mine = guarded[1].state.tiller.engine, {"Authorization": f"Bearer {key['secret']}"}
     with as_(guarded[0], key["secret"]) as http:
-        with http.stream("POST", "/v1/chat/completions", json=long) as first:
-            lines = first.iter_lines()
-            next(lines)
+        with halted(engine), asking(guarded[0], "/v1/chat/completions", long, **mine):
+            until(lambda: sum(engine.load_now) == 1)
             assert http.post("/v1/chat/completions", json=HELLO).status_code == 429
-        until(lambda: http.post("/v1/chat/completions", json=HELLO).status_code == 200, 5)
+        until(lambda: http.post("/v1/chat/completions", json=HELLO).status_code == 200)
 
 
 def test_nobody_elses_limit_is_touched(guarded, admin):

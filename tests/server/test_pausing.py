@@ -12,14 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server import jobs_api
+from server import jobs_api, pausing
 from server.jobs import BadJob, Jobs
 from server.pausing import stop
 from server.settings import Settings
 from tests.live import serving, until
-from tests.server.test_jobs import KINDS, ROOT, runner, trainer
+from tests.server.jobs_for_tests import go_on
+from tests.server.test_jobs import KINDS, ROOT, gone, runner, trainer
 
-LONG = {"steps": 60, "seconds": 0.05}
+LONG = {"steps": 60, "seconds": 0.05, "holds": 50}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def states(jobs, job):
 
 def stands(jobs, job):
     """Wait until its process stands still; then it counts no more."""
-    until(lambda: states(jobs, job)[-1] == "paused", 20)
+    until(lambda: states(jobs, job)[-1] == "paused")
     before = counted(jobs, job)
     time.sleep(0.4)
     assert counted(jobs, job) == before
@@ -55,8 +56,13 @@ def stands(jobs, job):
 
 def begun(jobs, **config):
     job = jobs.submit("count", {**LONG, **config})
-    until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 2, 60)
+    until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 2)
     return job
+
+
+def ends(jobs, job):
+    go_on(jobs.folder / job.id)
+    until(lambda: jobs.get(job.id).state == "succeeded")
 
 
 def test_a_paused_job_stands_still_and_goes_on_where_it_was(settings, jobs):
@@ -66,7 +72,7 @@ def test_a_paused_job_stands_still_and_goes_on_where_it_was(settings, jobs):
         stands(jobs, job)
         assert (jobs.get(job.id).state, jobs.get(job.id).eta_s) == ("paused", None)
         jobs.resume(job.id)
-        until(lambda: jobs.get(job.id).state == "succeeded", 60)
+        ends(jobs, job)
     assert jobs.get(job.id).attempts == 1
     assert states(jobs, job) == ["queued", "running", "paused", "running", "succeeded"]
     assert len([e for e in jobs.events(job.id) if "begun at" in e["data"].get("line", "")]) == 1
@@ -78,12 +84,13 @@ def test_others_are_done_while_it_is_paused_and_it_waits_for_its_turn(settings, 
         jobs.pause(job.id)
         stands(jobs, job)
         quick = jobs.submit("count", {"steps": 2})
-        until(lambda: jobs.get(quick.id).state == "succeeded", 60)
-        other = begun(jobs, steps=30)
+        until(lambda: jobs.get(quick.id).state == "succeeded")
+        other = begun(jobs)
         assert jobs.get(job.id).state == "paused"
         jobs.resume(job.id)
         assert jobs.get(job.id).state == "queued"
-        until(lambda: jobs.get(job.id).state == "succeeded", 60)
+        ends(jobs, other)
+        ends(jobs, job)
         assert jobs.get(other.id).state == "succeeded"
     assert jobs.get(job.id).ended > jobs.get(other.id).ended
     assert jobs.get(job.id).attempts == 1
@@ -96,13 +103,13 @@ def test_a_paused_job_can_be_cancelled_and_its_process_is_gone(settings, jobs):
         stands(jobs, job)
         pid = int((jobs.folder / job.id / "pid").read_text())
         jobs.cancel(job.id)
-        until(lambda: states(jobs, job)[-1] == "cancelled", 10)
+        until(lambda: jobs.get(job.id).state == "cancelled")
+        assert states(jobs, job)[-1] == "cancelled"
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-        assert jobs.get(job.id).state == "cancelled"
         jobs.delete(job.id)
         quick = jobs.submit("count", {"steps": 1})
-        until(lambda: jobs.get(quick.id).state == "succeeded", 60)
+        until(lambda: jobs.get(quick.id).state == "succeeded")
 
 
 def test_only_what_runs_is_paused_and_only_what_is_paused_is_resumed(settings, jobs):
@@ -112,7 +119,7 @@ def test_only_what_runs_is_paused_and_only_what_is_paused_is_resumed(settings, j
     with pytest.raises(BadJob, match="is queued; only a paused job can be resumed"):
         jobs.resume(job.id)
     with runner(settings):
-        until(lambda: jobs.get(job.id).state == "succeeded", 60)
+        until(lambda: jobs.get(job.id).state == "succeeded")
     for change in (jobs.pause, jobs.resume):
         with pytest.raises(BadJob, match="is succeeded"):
             change(job.id)
@@ -127,11 +134,11 @@ def test_a_runner_that_ends_leaves_a_paused_job_paused_and_the_next_goes_on_from
     assert jobs.get(job.id).state == "paused"
     with runner(settings):
         quick = jobs.submit("count", {"steps": 1})
-        until(lambda: jobs.get(quick.id).state == "succeeded", 60)
+        until(lambda: jobs.get(quick.id).state == "succeeded")
         assert jobs.get(job.id).state == "paused"
         assert counted(jobs, job) == had
         jobs.resume(job.id)
-        until(lambda: jobs.get(job.id).state == "succeeded", 60)
+        ends(jobs, job)
     assert jobs.get(job.id).attempts == 1  # that it was begun again is not its fault
     assert jobs.get(job.id).result == {"counted": 60}
     assert any(f"begun at {had}" == e["data"].get("line") for e in jobs.events(job.id))
@@ -142,19 +149,19 @@ def test_a_runner_that_is_killed_leaves_no_process_that_stands_still_for_good(se
     job = jobs.submit("count", LONG)
     first = trainer(settings)
     try:
-        until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 2, 60)
+        until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 2)
         jobs.pause(job.id)
         stands(jobs, job)
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
     pid = int((jobs.folder / job.id / "pid").read_text())
-    assert Path(f"/proc/{pid}").exists()
+    assert not gone(pid)
     with runner(settings):
-        until(lambda: "(python" not in _stat(pid) or " Z " in _stat(pid), 20)
+        until(lambda: gone(pid))
         assert jobs.get(job.id).state == "paused"
         jobs.resume(job.id)
-        until(lambda: jobs.get(job.id).state == "succeeded", 60)
+        ends(jobs, job)
     assert jobs.get(job.id).attempts == 2
 
 
@@ -173,29 +180,53 @@ print("held", flush=True)
 time.sleep(float(sys.argv[2]))
 db.execute("COMMIT")
 db.close()
-time.sleep(60)
+time.sleep(600)
 """
 
 
-@pytest.mark.parametrize(("seconds", "stopped"), [(0.3, True), (30, False)])
+@pytest.mark.parametrize(("seconds", "stopped"), [(0.3, True), (600, False)])
 def test_nobody_is_stopped_while_they_hold_the_store(tmp_path, seconds, stopped):
     sqlite3.connect(tmp_path / "tiller.db").execute("CREATE TABLE t (x)").connection.close()
     words = [sys.executable, "-c", HOLDS, str(tmp_path / "tiller.db"), str(seconds)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout.readline() == "held\n"
-        assert stop(process.pid, tmp_path) is stopped
+        if stopped:
+            until(lambda: stop(process.pid, tmp_path))  # who finds no moment may try again
+        else:
+            assert not stop(process.pid, tmp_path)
         assert (" T " in _stat(process.pid)) is stopped
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="who stands still is told by /proc")
+def test_who_is_slow_to_stand_still_is_waited_for_before_anybody_looks_what_they_hold(tmp_path, monkeypatch):
+    """On a busy machine a signal is on its way for a while, and what it is sent to goes on until then."""
+    told, kill = [], pausing._send
+
+    def late(group, what):
+        told.append(what)
+        threading.Timer(0.3, kill, (group, what)).start()
+        return True
+
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        monkeypatch.setattr(pausing, "_send", late)
+        assert stop(process.pid, tmp_path)
+        assert " T " in _stat(process.pid)
+        assert told == [signal.SIGSTOP]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.fixture
 def served(bundle, tmp_path):
     with (
         serving(bundle, tmp_path, job_kinds=KINDS) as (address, app),
-        httpx.Client(base_url=address, timeout=60) as http,
+        httpx.Client(base_url=address) as http,
     ):
         yield http, app.state.settings
 
@@ -213,9 +244,9 @@ def test_over_http_wrong_states_are_409(served):
         assert http.delete(f"/v1/jobs/{job.id}").status_code == 409
         resumed = http.post(f"/v1/jobs/{job.id}/resume")
         assert (resumed.status_code, resumed.json()["state"]) == (202, "queued")
-        until(lambda: http.get(f"/v1/jobs/{job.id}").json()["state"] == "running", 10)
+        until(lambda: http.get(f"/v1/jobs/{job.id}").json()["state"] == "running")
         http.post(f"/v1/jobs/{job.id}/cancel")
-        until(lambda: http.get(f"/v1/jobs/{job.id}").json()["state"] == "cancelled", 15)
+        until(lambda: http.get(f"/v1/jobs/{job.id}").json()["state"] == "cancelled")
     assert http.post(f"/v1/jobs/{job.id}/pause").status_code == 409
     assert http.post("/v1/jobs/job_none/pause").status_code == 404
 
@@ -253,11 +284,13 @@ def test_a_silent_stream_says_that_it_is_there(served, monkeypatch):
     http, settings = served
     jobs = Jobs(settings)
     job, lines = jobs.submit("count", {}), []  # nobody runs it
-    threading.Timer(1.5, lambda: (jobs.cancel(job.id), jobs.delete(job.id))).start()
     with http.stream("GET", f"/v1/jobs/{job.id}/events") as stream:
-        lines = [line for line in stream.iter_lines() if line]
+        for line in filter(None, stream.iter_lines()):
+            lines.append(line)
+            if lines.count(": ping") == 2:
+                break
     assert lines[1].startswith("event: state")
-    assert lines.count(": ping") >= 2
+    jobs.cancel(job.id)
     assert jobs_api.SILENCE < 15
 
 
