@@ -33,7 +33,7 @@ class RedisServer:
         self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
 
         def up():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as asked:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=20) as asked:
                 asked.sendall(b"PING\r\n")
                 return asked.recv(5) == b"+PONG"
 
@@ -42,7 +42,7 @@ class RedisServer:
     def stop(self) -> None:
         """End it at once, as a crash does."""
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(120)
 
     @contextlib.contextmanager
     def silent(self):

@@ -36,7 +36,7 @@ def run(kind, block, address, tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

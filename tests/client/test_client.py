@@ -9,6 +9,7 @@ import pydantic
 import pytest
 
 from client import AsyncTiller, Tiller, TillerError
+from tests.halted import halted
 from tests.live import until
 
 ASKED = {"model": "small", "messages": [{"role": "user", "content": "hello there"}], "seed": 7, "max_tokens": 8}
@@ -209,11 +210,12 @@ def test_closing_a_stream_ends_the_reply(live):
             await anext(chunks)
             await chunks.aclose()
 
-    with Tiller(address) as tiller:
+    with halted(engine, after=100), Tiller(address) as tiller:  # it does not end by itself
         chunks = tiller.stream(**long)
         next(chunks)
         assert engine.load_now[0] == 1
         chunks.close()
-        until(lambda: engine.load_now[0] == 0, seconds=5)
-    asyncio.run(awaited())
-    until(lambda: engine.load_now[0] == 0, seconds=5)
+        until(lambda: engine.load_now[0] == 0)
+    with halted(engine, after=100):
+        asyncio.run(awaited())
+        until(lambda: engine.load_now[0] == 0)

@@ -10,6 +10,7 @@ from server.engines.engine import Generation, Sampling
 from server.engines.transformers_engine import TransformersEngine
 from tests import small
 from tests.engines.test_transformers_engine import HOOK, SPECS, fingerprint
+from tests.halted import halted
 
 WORDS = ["hello", "the bridge is red", "what should I do this weekend", "how are you " * 6, "long"]
 
@@ -59,8 +60,12 @@ async def test_somebody_with_one_request_does_not_wait_behind_anothers_many(engi
         await said(engine, Generation(chat.ids, chat.assistant, True, tenant=name, sampling=sampling))
         done.append(name)
 
-    crowd = [asyncio.create_task(ask("many")) for _ in range(40)]
-    await asyncio.sleep(0.05)
-    await ask("one")
-    assert done.index("one") < 20
+    with halted(engine):
+        crowd = [asyncio.create_task(ask("many")) for _ in range(40)]
+        while engine.load_now != (6, 34):
+            await asyncio.sleep(0.01)
+        crowd.append(asyncio.create_task(ask("one")))
+        while engine.load_now != (6, 35):
+            await asyncio.sleep(0.01)
     await asyncio.gather(*crowd)
+    assert done.index("one") < 20

@@ -13,6 +13,7 @@ from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
 from steering.errors import BadBundle, SteeringError
 from steering.hooks import decoder_layers, steer
 from tests import small
+from tests.halted import halted
 
 HOOK = "layers.1"
 GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
@@ -109,7 +110,9 @@ async def test_closing_the_stream_frees_the_slot_at_once(engine):
 
 
 async def test_full_queue_is_refused_and_drains(engine):
-    busy = [asyncio.create_task(text_of(engine, request(engine))) for _ in range(30)]
+    with halted(engine):
+        busy = [asyncio.create_task(text_of(engine, request(engine))) for _ in range(30)]
+        await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
     results = await asyncio.gather(*busy, return_exceptions=True)
     refused = [r for r in results if isinstance(r, Overloaded)]
     assert refused and refused[0].retry_after > 0
@@ -119,11 +122,14 @@ async def test_full_queue_is_refused_and_drains(engine):
 
 async def test_who_leaves_the_queue_makes_room_before_its_turn_comes(engine):
     held = threading.Event()
-    busy = asyncio.create_task(engine.study(lambda _: held.wait(30)))  # nothing is taken in while it looks
-    await asyncio.sleep(0)
+    looks = threading.Event()
+    busy = asyncio.create_task(engine.study(lambda _: looks.set() or held.wait(120)))
+    await asyncio.to_thread(looks.wait, 120)  # nothing is taken in while it looks
     try:
         crowd = [asyncio.create_task(text_of(engine, request(engine))) for _ in range(200)]
-        done, waiting = await asyncio.wait(crowd, timeout=1)
+        await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)  # who is refused is refused at once, and all have asked
+        done, waiting = [t for t in crowd if t.done()], [t for t in crowd if not t.done()]
         assert done and all(isinstance(t.exception(), Overloaded) for t in done)
         for task in waiting:
             task.cancel()
@@ -163,9 +169,9 @@ async def test_closed_engine_refuses_instead_of_waiting(parts):
     engine = TransformersEngine(*parts, hooks=[HOOK])
     await engine.close()
     with pytest.raises(EngineFailed, match="shutting down"):
-        await asyncio.wait_for(text_of(engine, request(engine)), 5)
+        await asyncio.wait_for(text_of(engine, request(engine)), 120)
     with pytest.raises(EngineFailed, match="shutting down"):
-        await asyncio.wait_for(engine.logprobs_unsteered((1, 2), 1), 5)
+        await asyncio.wait_for(engine.logprobs_unsteered((1, 2), 1), 120)
 
 
 async def test_when_the_device_is_lost_all_are_told_and_nobody_waits(parts):
@@ -176,14 +182,15 @@ async def test_when_the_device_is_lost_all_are_told_and_nobody_waits(parts):
 
     endless = request(engine, sampling=Sampling(max_tokens=400, ignore_eos=True))
     busy = [asyncio.create_task(text_of(engine, endless)) for _ in range(4)]
-    await asyncio.sleep(0.05)
+    while engine.load_now[0] < 2:
+        await asyncio.sleep(0.01)
     engine._batch._cache.begin = engine._batch._cache.wipe = lost
-    told = await asyncio.wait_for(asyncio.gather(*busy, return_exceptions=True), 10)
+    told = await asyncio.wait_for(asyncio.gather(*busy, return_exceptions=True), 120)
     assert all(isinstance(t, EngineFailed) for t in told)
     assert engine.failure is not None
     for again in (text_of(engine, request(engine)), engine.logprobs_unsteered((1, 2), 1)):
         with pytest.raises(EngineFailed, match="until the server is begun again"):
-            await asyncio.wait_for(again, 5)
+            await asyncio.wait_for(again, 120)
     await engine.close()
 
 

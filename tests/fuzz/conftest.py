@@ -21,6 +21,6 @@ def bundle(tmp_path_factory):
 def http(bundle, tmp_path_factory):
     with (
         serving(bundle, tmp_path_factory.mktemp("data"), shares=True, admin_key=KEY) as (address, _),
-        httpx.Client(base_url=address, timeout=20, headers={"Authorization": f"Bearer {KEY}"}) as client,
+        httpx.Client(base_url=address, headers={"Authorization": f"Bearer {KEY}"}) as client,
     ):
         yield client

@@ -23,7 +23,7 @@ def live(bundle, tmp_path_factory):
 
 @pytest.fixture
 def http(live):
-    with httpx.Client(base_url=live[0], timeout=30) as client:
+    with httpx.Client(base_url=live[0]) as client:
         yield client
 
 

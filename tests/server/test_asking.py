@@ -1,14 +1,14 @@
 """Raw completions of several prompts, as text or as tokens: each is continued as if it had come alone."""
 
 import json
-import threading
 
 import httpx
 import openai
 import pytest
 
 from server.engines.engine import Overloaded
-from tests.live import serving, until
+from tests.halted import halted
+from tests.live import asking, serving, until
 
 TEXTS = ["the bridge", "hello there, how are you", "what should I do", "red and long"]
 GREEDY = {"model": "small", "max_tokens": 10, "temperature": 0, "ignore_eos": True}
@@ -173,11 +173,11 @@ def test_a_queue_that_others_fill_meanwhile_ends_no_list_that_has_begun(bundle, 
                 yield piece
 
         engine.generate = crowded
-        answer = httpx.post(f"{address}/v1/completions", json=GREEDY | {"prompt": TEXTS}, timeout=30)
+        answer = httpx.post(f"{address}/v1/completions", json=GREEDY | {"prompt": TEXTS})
         if full == 1:
             assert answer.json()["error"]["code"] == "rate_limit_exceeded"
         else:
-            alone = [httpx.post(f"{address}/v1/completions", json=GREEDY | {"prompt": t}, timeout=30) for t in TEXTS]
+            alone = [httpx.post(f"{address}/v1/completions", json=GREEDY | {"prompt": t}) for t in TEXTS]
             assert [c["text"] for c in answer.json()["choices"]] == [a.json()["choices"][0]["text"] for a in alone]
 
 
@@ -194,12 +194,10 @@ def test_prompts_keep_to_a_keys_replies_at_a_time_and_all_their_tokens_count(bun
 
         engine.generate = watched
         limits = {"concurrent": 2, "tokens": 100}
-        made = httpx.post(
-            f"{address}/v1/keys", json={"name": "ada", "role": "user", "limits": limits}, headers=admin, timeout=30
-        )
+        made = httpx.post(f"{address}/v1/keys", json={"name": "ada", "role": "user", "limits": limits}, headers=admin)
         mine = {"Authorization": f"Bearer {made.json()['secret']}"}
         ask = lambda **more: httpx.post(  # noqa: E731
-            f"{address}/v1/completions", json=GREEDY | {"prompt": TEXTS * 3} | more, headers=mine, timeout=60
+            f"{address}/v1/completions", json=GREEDY | {"prompt": TEXTS * 3} | more, headers=mine
         )
         assert [c["index"] for c in ask(prompt="x", n=3, max_tokens=1).json()["choices"]] == [0, 1, 2]
         answer = ask().json()
@@ -212,7 +210,7 @@ def test_prompts_keep_to_a_keys_replies_at_a_time_and_all_their_tokens_count(bun
 def test_the_audit_log_tells_what_was_found_of_each_prompt(bundle, tmp_path):
     with serving(bundle, tmp_path, admin_key=ADMIN) as (address, _):
         body, admin = GREEDY | STEER | {"prompt": TEXTS, "n": 2}, {"Authorization": f"Bearer {ADMIN}"}
-        told = httpx.post(f"{address}/v1/completions", json=body, headers=admin, timeout=60).json()["steering"]
+        told = httpx.post(f"{address}/v1/completions", json=body, headers=admin).json()["steering"]
     line = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])
     assert (line["act"], line["hash"], line["ended"]) == ("steered", told["hash"], ["length"] * 8)
     assert line["prompts"] == [{"hash": told["hash"], "guards": None}] * 4
@@ -221,16 +219,11 @@ def test_the_audit_log_tells_what_was_found_of_each_prompt(bundle, tmp_path):
 
 def test_who_leaves_ends_all_prompts(live, tiller):
     body = GREEDY | {"prompt": TEXTS * 10, "max_tokens": 100, "stream": True}
-    left = threading.Event()
-
-    def leave():
-        with httpx.stream("POST", f"{live[0]}/v1/completions", json=body, timeout=30) as answer:
-            next(answer.iter_lines())
-        left.set()
-
-    threading.Thread(target=leave, daemon=True).start()
-    assert left.wait(20)
-    until(lambda: tiller.engine.load_now == (0, 0), seconds=5)
+    with halted(tiller.engine):  # nothing ends by itself
+        with asking(live[0], "/v1/completions", body):
+            until(lambda: sum(tiller.engine.load_now) > 1)
+        until(lambda: tiller.engine.load_now == (0, 0))
+    assert tiller.engine.failure is None
 
 
 def test_the_description_has_all_four_forms(http):

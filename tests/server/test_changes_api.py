@@ -14,7 +14,7 @@ from tests.live import serving
 @pytest.fixture
 def own(tmp_path):
     bundle, data = small.write_bundle(tmp_path / "small"), tmp_path / "data"
-    with serving(bundle, data) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+    with serving(bundle, data) as (address, _), httpx.Client(base_url=address) as http:
         yield http, Revisions(bundle, data / "revisions/small")
 
 

@@ -20,7 +20,7 @@ def tiller(*arguments, **environment):
 
 def run(*arguments, **environment):
     command, env = tiller(*arguments, **environment)
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
 
 
 def free_port():
@@ -42,11 +42,11 @@ def served(bundle, tmp_path):
     with (tmp_path / "log").open("w") as log:  # a pipe that nobody reads would be full one day, and hold up its writer
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
     threading.Thread(target=lambda: said.extend(process.stdout), daemon=True).start()
-    until(lambda: any("try" in line for line in said) or process.poll() is not None, seconds=60)
+    until(lambda: any("try" in line for line in said) or process.poll() is not None)
     yield process, port, said
     if process.poll() is None:
         process.kill()
-    process.wait(10)
+    process.wait(120)
     process.stdout.close()
 
 
@@ -57,7 +57,7 @@ def test_serve_prints_page_api_and_a_curl_line_that_works_and_ends_on_sigterm(se
     assert f"http://127.0.0.1:{port}/v1" in text
     curl = text[text.index("curl") :].strip()
     answer = subprocess.run(
-        ["bash", "-c", curl.replace("curl", "curl -s", 1)], capture_output=True, text=True, timeout=60
+        ["bash", "-c", curl.replace("curl", "curl -s", 1)], capture_output=True, text=True, timeout=600
     )
     assert '"chat.completion"' in answer.stdout
     assert (
@@ -65,7 +65,7 @@ def test_serve_prints_page_api_and_a_curl_line_that_works_and_ends_on_sigterm(se
         or httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
     )
     process.send_signal(signal.SIGTERM)
-    assert process.wait(15) == 0
+    assert process.wait(120) == 0
 
 
 def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceback(served, tmp_path):
@@ -83,9 +83,7 @@ def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceb
     def talk():  # longer than the server waits: one reply after the other until it has gone
         while process.poll() is None:
             try:
-                with httpx.stream(
-                    "POST", f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60
-                ) as answer:
+                with httpx.stream("POST", f"http://127.0.0.1:{port}/v1/chat/completions", json=body) as answer:
                     lines.extend(line for line in answer.iter_lines() if line)
             except httpx.HTTPError:
                 return
@@ -95,9 +93,9 @@ def test_sigterm_under_an_open_stream_tells_the_client_and_ends_without_a_traceb
         talker.start()
     until(lambda: lines)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     for talker in talkers:
-        talker.join(30)
+        talker.join(120)
     assert "Traceback" not in (tmp_path / "log").read_text()
     last_words = [line for line in lines if line.startswith('data: {"error"')]
     assert last_words

@@ -1,6 +1,5 @@
 """Variants of one question are answered at once, with one seed, and each says which it is."""
 
-import asyncio
 import json
 import threading
 
@@ -9,7 +8,11 @@ import pytest
 
 from server.engines.engine import EngineFailed
 from server.streaming import event
-from tests.live import serving, until
+from tests.halted import halted
+from tests.live import asking, serving, until
+from tests.server.test_failures import every_word, holding, stop
+
+__all__ = ["every_word"]
 
 ASK = [{"role": "user", "content": "hello there"}]
 FIRST = {"name": "default", "steering": None}
@@ -137,7 +140,7 @@ def own(bundle, tmp_path):
     """A server of one's own, to break: two replies at a time, four waiting."""
     with (
         serving(bundle, tmp_path, live=2, queue=4) as (address, app),
-        httpx.Client(base_url=address, timeout=30) as http,
+        httpx.Client(base_url=address) as http,
     ):
         yield http, app.state.tiller
 
@@ -148,7 +151,7 @@ def test_more_variants_than_can_wait_are_429_and_leave_nothing_behind(own, strea
     answer = compare(http, *({"name": str(i)} for i in range(8)), max_tokens=300, stream=stream)
     assert answer.status_code == 429
     assert answer.json()["error"]["param"].startswith("variants.")
-    until(lambda: tiller.engine.load_now == (0, 0), seconds=5)
+    until(lambda: tiller.engine.load_now == (0, 0))
 
 
 def test_variants_wait_for_each_other_where_there_is_no_room_for_all(own):
@@ -157,10 +160,10 @@ def test_variants_wait_for_each_other_where_there_is_no_room_for_all(own):
     assert {e["index"] for e in events} == {0, 1, 2}
 
 
-def test_a_variant_that_breaks_is_told_by_name_and_the_others_go_on(own):
+def test_a_variant_that_breaks_is_told_by_name_and_the_others_go_on(own, every_word):
     """The engine drops one of two replies, as a worker would that fails on it."""
     http, tiller = own
-    events, ended = [], False
+    events, ended, held = [], False, holding(tiller.engine, after=200)
     body = {**BODY, "variants": [FIRST, SECOND], "stream": True, "max_tokens": 450, "ignore_eos": True}
     with http.stream("POST", "/v1/steering/compare", json=body) as answer:
         for line in answer.iter_lines():
@@ -168,10 +171,11 @@ def test_a_variant_that_breaks_is_told_by_name_and_the_others_go_on(own):
                 ended = True
             elif line:
                 events.append(json.loads(line.removeprefix("data: ")))
-            if len(events) == 3:
+            if len(events) == 3 and line:
                 steered = next(s for s in tiller.engine._batch.live if s.request.fingerprint != "s_0")
                 to = steered.listener
                 to.loop.call_soon_threadsafe(to.put, EngineFailed("this one broke"))
+                held.close()
     (error,) = [e for e in events if "error" in e]
     assert (error["variant"], error["index"]) == ("bridges", 1)
     assert error["error"]["param"] == "variants.1"
@@ -183,12 +187,13 @@ def test_a_variant_that_breaks_is_told_by_name_and_the_others_go_on(own):
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_engine_that_stops_ends_all_variants_clearly(own, stream):
     http, tiller = own
+    held = holding(tiller.engine)
 
-    def stop():
+    def later():
         until(lambda: tiller.engine.load_now[0] == 2)
-        asyncio.run(tiller.engine.close())
+        stop(tiller.engine, held)
 
-    threading.Thread(target=stop).start()
+    threading.Thread(target=later).start()
     answer = compare(http, FIRST, SECOND, max_tokens=400, stream=stream)
     if answer.status_code == 200:
         assert {e["error"]["code"] for e in events_of(answer.text) if "error" in e} == {"engine_failed"}
@@ -209,16 +214,8 @@ def test_an_event_is_one_line_for_every_reader():
 def test_leaving_stops_all_variants(live, tiller, stream):
     variants = [{"name": str(i), "steering": SECOND["steering"]} for i in range(8)]
     body = {**BODY, "variants": variants, "max_tokens": 400, "stream": stream}
-    left = threading.Event()
-
-    def leave():
-        try:
-            with httpx.stream("POST", f"{live[0]}/v1/steering/compare", json=body, timeout=0.15) as response:
-                next(response.iter_lines())
-        except httpx.ReadTimeout:
-            pass
-        left.set()
-
-    threading.Thread(target=leave).start()
-    assert left.wait(10)
-    until(lambda: tiller.engine.load_now == (0, 0), seconds=5)
+    with halted(tiller.engine):  # nothing ends by itself
+        with asking(live[0], "/v1/steering/compare", body):
+            until(lambda: sum(tiller.engine.load_now) == 8)
+        until(lambda: tiller.engine.load_now == (0, 0))
+    assert tiller.engine.failure is None

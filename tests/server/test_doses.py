@@ -186,10 +186,10 @@ def test_a_job_measures_and_the_server_follows(own, tmp_path):
             target=Runner(Jobs(Settings(bundle=own, data_dir=data, corpus=corpus))).run, args=(stop,)
         )
         runner.start()
-        until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"), seconds=120)
+        until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"))
         ended = http.get(f"/v1/jobs/{job['id']}").json()
         stop.set()
-        runner.join(10)
+        runner.join(120)
         assert ended["state"] == "succeeded", ended
         assert ended["result"]["revision"] == "r2"
         until(lambda: http.get("/health").json()["revision"] == "r2")

@@ -19,14 +19,14 @@ HELLO = [f"hello there, how are you {i}" for i in range(8)]
 
 @pytest.fixture
 def served(bundle, tmp_path):
-    with serving(bundle, tmp_path / "one") as (address, _), httpx.Client(base_url=address, timeout=60) as http:
+    with serving(bundle, tmp_path / "one") as (address, _), httpx.Client(base_url=address) as http:
         yield http
 
 
 @pytest.fixture
 def other(bundle, tmp_path):
     """Another server with the same model and nothing in its store."""
-    with serving(bundle, tmp_path / "two") as (address, _), httpx.Client(base_url=address, timeout=60) as http:
+    with serving(bundle, tmp_path / "two") as (address, _), httpx.Client(base_url=address) as http:
         yield http
 
 
@@ -277,7 +277,7 @@ RUBBISH = {
 @pytest.fixture(scope="module")
 def document(bundle, tmp_path_factory):
     place = tmp_path_factory.mktemp("full")
-    with serving(bundle, place) as (address, _), httpx.Client(base_url=address, timeout=60) as http:
+    with serving(bundle, place) as (address, _), httpx.Client(base_url=address) as http:
         fill(http)
         return exported(http)
 
@@ -296,7 +296,7 @@ def test_rubbish_in_an_import_is_named_and_leaves_nothing(http, document, name):
 
 def test_an_export_says_whose_and_an_import_may_be_larger_than_a_request(bundle, tmp_path):
     settings = {"max_body": 2000, "max_import": 100_000}
-    with serving(bundle, tmp_path, **settings) as (address, _), httpx.Client(base_url=address, timeout=60) as http:
+    with serving(bundle, tmp_path, **settings) as (address, _), httpx.Client(base_url=address) as http:
         assert error_of(http.get("/v1/export"), 400)["param"] == "user"
         many = bundle_of(*({**MINE, "id": f"p{i}"} for i in range(100)))
         assert http.post("/v1/presets/import", json=many).status_code == 200

@@ -28,7 +28,7 @@ def garden(tmp_path_factory):
 def web(garden, tmp_path_factory):
     with (
         serving(garden, tmp_path_factory.mktemp("garden-data")) as (address, _),
-        httpx.Client(base_url=address, timeout=30) as http,
+        httpx.Client(base_url=address) as http,
     ):
         yield http
 
@@ -290,9 +290,9 @@ def run_job(http, settings, order):
     stop = threading.Event()
     runner = threading.Thread(target=Runner(Jobs(settings)).run, args=(stop,))
     runner.start()
-    until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"), seconds=180)
+    until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"))
     stop.set()
-    runner.join(10)
+    runner.join(120)
     return http.get(f"/v1/jobs/{job['id']}").json()
 
 

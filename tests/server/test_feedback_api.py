@@ -15,7 +15,7 @@ STRONG = {"preset": "bridge", "scale": 1.1}
 @pytest.fixture
 def own_http(tmp_path):
     bundle = small.write_bundle(tmp_path / "small")
-    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address) as http:
         yield http
 
 
@@ -100,9 +100,9 @@ def test_a_features_strength_is_learnt_too(own_http):
 
 def test_defaults_outlive_the_server(tmp_path):
     bundle = small.write_bundle(tmp_path / "small")
-    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address) as http:
         before = say(http, "ada", kind="thumb", up=True, steering=LIKED).json()
-    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address) as http:
         assert http.get("/v1/feedback", params={"user": "ada"}).json() == before
 
 

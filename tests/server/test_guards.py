@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 
 import httpx
 import pytest
@@ -12,7 +11,7 @@ from steering.hooks import read_stream
 from steering.probe import WITNESS, Card, Probe
 from steering.understand.detectors import Auroc
 from tests import small
-from tests.live import serving
+from tests.live import asking, serving, until
 
 ADMIN = "the-first-key-of-this-server-is-long-enough"
 BELOW = "layers.0"
@@ -22,7 +21,7 @@ STEERED = HELLO | {"steering": {"features": [{"id": "small/1", "strength": 0.8}]
 
 
 def said(address, body=HELLO):
-    return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60).json()
+    return httpx.post(f"{address}/v1/chat/completions", json=body).json()
 
 
 def write_probe(folder, ids, at):
@@ -54,7 +53,7 @@ def test_what_the_model_would_refuse_is_not_steered_and_says_so(bundle, tmp_path
     _, _, reply = plain
     with serving(bundle, tmp_path, openers=tuple("abcdefghij"), tau=0.0001) as (address, _):
         body = STEERED | {"stream": stream}
-        answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60)
+        answer = httpx.post(f"{address}/v1/chat/completions", json=body)
         told = json.loads(answer.text.split("data: ")[1]) if stream else answer.json()
         assert told["steering"]["guards"]["outcome"] == "unsteered"
         assert told["steering"]["applied"] == []
@@ -81,7 +80,7 @@ def test_a_forbidden_prompt_is_not_answered_whatever_the_steering(bundle, tmp_pa
             assert answer["steering"]["guards"]["outcome"] == "refused"
             scores.append(answer["steering"]["guards"]["prompt"])
         assert abs(scores[0] - scores[1]) <= 0.005
-        why = httpx.post(f"{address}/v1/attribute", json={"messages": HELLO["messages"]}, timeout=60)
+        why = httpx.post(f"{address}/v1/attribute", json={"messages": HELLO["messages"]})
         assert (why.status_code, why.json()["error"]["code"]) == (403, "prompt_refused")
         other = HELLO | {"messages": [{"role": "user", "content": "zebra"}]}
         assert said(address, other)["choices"][0]["finish_reason"] == "length"
@@ -92,7 +91,7 @@ RAW |= {"steering": {"features": [{"id": "small/1", "strength": 0.8}]}}
 
 
 def completed(address, prompt, **about):
-    return httpx.post(f"{address}/v1/completions", json=RAW | {"prompt": prompt} | about, timeout=60)
+    return httpx.post(f"{address}/v1/completions", json=RAW | {"prompt": prompt} | about)
 
 
 def of_choices(answer):
@@ -135,26 +134,33 @@ def test_every_one_of_several_prompts_is_read_as_text_or_as_tokens(forbidding):
 def test_nobody_reads_on_for_who_has_left_and_what_was_to_be_read_counts(bundle, tmp_path, path):
     probe = write_probe(tmp_path / "probe", [0, 260, 261], 2)
     with serving(bundle, tmp_path / "data", probe=probe, admin_key=ADMIN) as (address, app):
-        engine, reads = app.state.tiller.engine, []
-        record = engine.record
+        rates, reads, given_up, spent = app.state.rates, [], [], []
+        tokens = rates.tokens
 
-        async def slowly(texts, hook):
+        async def forever(texts, hook):
             reads.append(texts)
-            await asyncio.sleep(0.4)
-            return await record(texts, hook)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.append(texts)
 
-        engine.record = slowly
+        async def noted(caller, n):
+            await tokens(caller, n)
+            spent.append(n)
+
+        app.state.tiller.engine.record, rates.tokens = forever, noted
         key = {"name": "ada", "role": "user", "limits": {"tokens": 4}}
-        made = httpx.post(f"{address}/v1/keys", json=key, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30)
+        made = httpx.post(f"{address}/v1/keys", json=key, headers={"Authorization": f"Bearer {ADMIN}"})
         mine = {"Authorization": f"Bearer {made.json()['secret']}"}
         many = {"variants": [{"name": str(i)} for i in range(8)]} if "compare" in path else {}
         body = {"model": "small", "prompt": ["zebra"] * 20} if path == "completions" else HELLO | many
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{address}/v1/{path}", json=body, headers=mine, timeout=0.3)
-        later = lambda: httpx.post(f"{address}/v1/{path}", json=body, headers=mine, timeout=30)  # noqa: E731
-        time.sleep(1)
+        with asking(address, f"/v1/{path}", body, **mine):
+            until(lambda: reads)
+        until(lambda: spent)
+        later = httpx.post(f"{address}/v1/{path}", json=body, headers=mine).json()
+        assert "4 tokens a minute" in later["error"]["message"]
+        assert given_up == reads
         assert len(reads) <= 2
-        assert "4 tokens a minute" in later().json()["error"]["message"]
 
 
 def test_a_prompt_of_one_token_is_read_too(bundle, tmp_path):

@@ -74,7 +74,7 @@ def tenants(bundle, tmp_path_factory):
         for name, tenant in (("ada", "red"), ("bob", "red"), ("ada", "blue")):
             about = {"name": name, "tenant": tenant, "role": "researcher"}
             secret = httpx.post(f"{address}/v1/keys", json=about, headers=admin).json()["secret"]
-            people.append(httpx.Client(base_url=address, headers={"Authorization": f"Bearer {secret}"}, timeout=30))
+            people.append(httpx.Client(base_url=address, headers={"Authorization": f"Bearer {secret}"}))
         yield people
         for http in people:
             http.close()
@@ -122,7 +122,7 @@ def test_no_part_of_a_steering_shares_what_another_has_computed(tenants):
 
 def test_a_default_preset_is_told_and_can_be_left_out_and_is_each_keys_own(bundle, tmp_path):
     with serving(bundle, tmp_path, admin_key=ADMIN, default_preset="bridge") as (address, _):
-        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30) as admin:
+        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {ADMIN}"}) as admin:
             plain = admin.post("/v1/chat/completions", json=HELLO)
             told = plain.json()["steering"]
             assert (told["default"], told["preset"], len(told["applied"])) == ("bridge", None, 1)
@@ -139,7 +139,7 @@ def test_a_default_preset_is_told_and_can_be_left_out_and_is_each_keys_own(bundl
             other = {"name": "calm-one", "role": "viewer", "default_preset": "calm"}
             secret = admin.post("/v1/keys", json=other).json()["secret"]
         theirs = httpx.post(
-            f"{address}/v1/chat/completions", json=HELLO, headers={"Authorization": f"Bearer {secret}"}, timeout=30
+            f"{address}/v1/chat/completions", json=HELLO, headers={"Authorization": f"Bearer {secret}"}
         ).json()["steering"]
         assert theirs["default"] == "calm"
 
@@ -158,9 +158,9 @@ def test_headers_tell_of_a_steered_reply_what_the_body_tells(http):
 def test_what_is_steered_by_default_is_the_admins_to_change_and_not_deleted_while_it_is(bundle, tmp_path):
     saved = {"id": "house", "name": "House", "steering": STEERING, "visibility": "shared"}
     with serving(bundle, tmp_path, admin_key=ADMIN) as (address, _):
-        admin = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30)
+        admin = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {ADMIN}"})
         asked = {"name": "one", "role": "creator"}
-        with admin, httpx.Client(base_url=address, headers=key_of(admin, asked), timeout=30) as creator:
+        with admin, httpx.Client(base_url=address, headers=key_of(admin, asked)) as creator:
             assert creator.post("/v1/presets", json=saved).status_code == 201
             assert admin.post("/v1/keys", json={"name": "two", "role": "user", "default_preset": "house"}).is_success
             for answer in (creator.put("/v1/presets/house", json=saved), creator.delete("/v1/presets/house")):

@@ -7,7 +7,7 @@ from tests.live import serving
 
 def test_limits_are_those_of_the_settings_and_of_the_model(bundle, tmp_path):
     chosen = {"max_features": 5, "max_push": 2.5, "max_body": 5000, "live": 3, "queue": 7, "live_days": 2.0}
-    with serving(bundle, tmp_path, **chosen) as (address, app), httpx.Client(base_url=address, timeout=30) as http:
+    with serving(bundle, tmp_path, **chosen) as (address, app), httpx.Client(base_url=address) as http:
         told = http.get("/v1/limits").json()
         assert (told["steering"]["max_features"], told["steering"]["max_push"]) == (5, 2.5)
         assert (told["requests"]["max_body"], told["requests"]["live"], told["requests"]["queue"]) == (5000, 3, 7)
@@ -39,7 +39,7 @@ def test_what_is_told_holds(http):
 def test_nothing_secret_is_told(bundle, tmp_path):
     with (
         serving(bundle, tmp_path, label_url="https://host/v1", label_model="judge", label_key="sk-secret") as (at, _),
-        httpx.Client(base_url=at, timeout=30) as http,
+        httpx.Client(base_url=at) as http,
     ):
         answer = http.get("/v1/limits")
         assert answer.json()["labels"] == {"on": True, "model": "judge"}

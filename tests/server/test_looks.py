@@ -10,7 +10,7 @@ from tests.live import serving
 
 @pytest.fixture
 def served(bundle, tmp_path):
-    with serving(bundle, tmp_path) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+    with serving(bundle, tmp_path) as (address, _), httpx.Client(base_url=address) as http:
         yield http, Looks(tmp_path, "small")
 
 

@@ -19,7 +19,7 @@ def own(tmp_path):
     bundle, data = small.write_bundle(tmp_path / "small"), tmp_path / "data"
     (tmp_path / "text.txt").write_text(TEXT)
     settings = {"corpus": (tmp_path / "text.txt",)}
-    with serving(bundle, data, **settings) as (address, app), httpx.Client(base_url=address, timeout=60) as http:
+    with serving(bundle, data, **settings) as (address, app), httpx.Client(base_url=address) as http:
         yield http, app.state.settings
 
 
@@ -29,10 +29,10 @@ def done(http, settings, job):
     runner = threading.Thread(target=Runner(Jobs(settings)).run, args=(stop,))
     runner.start()
     try:
-        until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] in ("succeeded", "failed"), seconds=120)
+        until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] in ("succeeded", "failed"))
     finally:
         stop.set()
-        runner.join(10)
+        runner.join(120)
     return http.get(f"/v1/jobs/{job}").json()
 
 

@@ -78,17 +78,17 @@ def test_all_that_a_server_its_trainer_and_a_job_write_is_for_us_alone(bundle, t
     assert out
     threading.Thread(target=lambda: said.extend(out), daemon=True).start()
     try:
-        until(lambda: any("try" in line for line in said) or process.poll() is not None, 120)
+        until(lambda: any("try" in line for line in said) or process.poll() is not None)
         headers = {"Authorization": f"Bearer {ADMIN}"}
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers) as http:
             assert http.post("/v1/keys", json={"name": "ada"}).status_code == 201
             job = http.post("/v1/jobs", json={"type": "count"}).json()["id"]
-            until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded", 120)
+            until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded")
         names = {p.name for p in folder.rglob("*")}
         assert {"tiller.db", "jobs", "output.log"} <= names
         assert any("audit" in name for name in names)
         assert open_to_others(folder) == []
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(120)
         out.close()

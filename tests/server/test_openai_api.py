@@ -1,13 +1,13 @@
 """The official client gets from this server what it expects from OpenAI's."""
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 
-from tests.live import until
+from tests.halted import halted
+from tests.live import asking, until
 
 ASK = [{"role": "user", "content": "hello there"}]
 STEER = {"steering": {"features": [{"id": "small/1", "strength": 0.9}]}}
@@ -213,8 +213,6 @@ def test_unknown_model_is_404(client, model):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_stops_the_generation(live, tiller, stream):
-    import httpx
-
     body = {
         "model": "small",
         "messages": ASK,
@@ -224,17 +222,8 @@ def test_leaving_stops_the_generation(live, tiller, stream):
         "stream": stream,
         "temperature": 2,
     }
-    left = threading.Event()
-
-    def leave():
-        try:
-            with httpx.stream("POST", f"{live[0]}/v1/chat/completions", json=body, timeout=0.15) as response:
-                next(response.iter_lines())
-        except httpx.ReadTimeout:
-            pass
-        left.set()
-
-    threading.Thread(target=leave).start()
-    left.wait(10)
-    until(lambda: tiller.engine.load_now == (0, 0), seconds=5)
-    assert left.is_set()
+    with halted(tiller.engine):  # nothing ends by itself
+        with asking(live[0], "/v1/chat/completions", body):
+            until(lambda: sum(tiller.engine.load_now) == 8)
+        until(lambda: tiller.engine.load_now == (0, 0))
+    assert tiller.engine.failure is None

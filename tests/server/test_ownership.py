@@ -36,7 +36,7 @@ SHARED = PRIVATE | {
 @pytest.fixture(scope="module")
 def people(bundle, tmp_path_factory):
     with serving(bundle, tmp_path_factory.mktemp("owned"), admin_key=ADMIN, shares=True) as (address, _):
-        admin = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30)
+        admin = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {ADMIN}"})
         found = {}
         for i, (who, about) in enumerate(PEOPLE.items()):
             headers = {}
@@ -44,7 +44,7 @@ def people(bundle, tmp_path_factory):
                 tenant, owner, role = about
                 asked = {"name": f"key{i}", "tenant": tenant, "owner": owner, "role": role}
                 headers = {"Authorization": f"Bearer {admin.post('/v1/keys', json=asked).json()['secret']}"}
-            found[who] = httpx.Client(base_url=address, headers=headers, timeout=30)
+            found[who] = httpx.Client(base_url=address, headers=headers)
         yield found
         for http in [admin, *found.values()]:
             http.close()
@@ -127,7 +127,7 @@ def test_a_default_is_each_keys_own_and_only_an_admin_gives_one(people):
         assert people[who].get("/v1/me").json()["default_preset"] is None
     made = people["admin"].post("/v1/keys", json=asked).json()
     guest = {"Authorization": f"Bearer {made['secret']}"}
-    with httpx.Client(base_url=people["admin"].base_url, headers=guest, timeout=30) as http:
+    with httpx.Client(base_url=people["admin"].base_url, headers=guest) as http:
         assert http.post("/v1/chat/completions", json=HELLO).json()["steering"]["default"] == "usual"
         assert http.get("/v1/me").json()["default_preset"] == "usual"
     for who in ("owner", "other tenant"):

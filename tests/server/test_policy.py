@@ -243,7 +243,7 @@ def limited(bundle_of_small, tmp_path_factory):
     with serving(bundle_of_small, folder / "data", **settings) as (address, app):
         about = {"headers": {"Authorization": f"Bearer {ADMIN}"}, "timeout": 30}
         secret = httpx.post(f"{address}/v1/keys", json={"name": "ada", "role": "researcher"}, **about).json()["secret"]
-        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {secret}"}, timeout=30) as http:
+        with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {secret}"}) as http:
             yield http, app
 
 

@@ -128,7 +128,7 @@ def test_health_says_what_serves(http):
 
 def test_only_one_of_many_creates_a_preset(live, http):
     with ThreadPoolExecutor(6) as pool:
-        race = lambda _: httpx.post(f"{live[0]}/v1/presets", json=MINE | {"id": "race"}, timeout=30).status_code  # noqa: E731
+        race = lambda _: httpx.post(f"{live[0]}/v1/presets", json=MINE | {"id": "race"}).status_code  # noqa: E731
         answers = list(pool.map(race, range(6)))
     http.delete("/v1/presets/race")
     assert sorted(answers) == [201, 409, 409, 409, 409, 409]

@@ -34,7 +34,7 @@ def server(tmp_path):
             yield address_of(data / "server.log"), data
         finally:
             child.terminate()
-            child.wait(30)
+            child.wait(120)
 
 
 def address_of(log):
@@ -44,7 +44,7 @@ def address_of(log):
         found[:] = [w.rstrip("/") for w in log.read_text(errors="replace").split() if w.startswith("http://127.0.0.1:")]
         return bool(found)
 
-    until(look, 90)
+    until(look)
     return found[0].removesuffix("/v1")
 
 
@@ -57,7 +57,7 @@ def on_disk(folder, what):
 def person(address, name):
     admin = {"Authorization": f"Bearer {ADMIN}"}
     secret = httpx.post(f"{address}/v1/keys", json={"name": name, "role": "researcher"}, headers=admin).json()["secret"]
-    return httpx.Client(base_url=address, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
+    return httpx.Client(base_url=address, headers={"Authorization": f"Bearer {secret}"})
 
 
 def chat(http, words, **more):

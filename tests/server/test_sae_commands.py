@@ -166,7 +166,7 @@ def test_an_sae_is_fetched_from_a_hub_by_its_folder(bundle, tmp_path):
         def fetch(name):
             words = ["sae", "import", name, "--model", opened.model_path, "--out", str(tmp_path / "made")]
             command = [sys.executable, "-m", "server", *words]
-            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
         both = fetch("lab/saes")
         assert "holds 2 SAEs" in both.stderr, both.stderr

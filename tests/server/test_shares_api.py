@@ -16,7 +16,7 @@ SAID = [{"role": "user", "content": "hi “there”"}, {"role": "assistant", "co
 @pytest.fixture
 def served(bundle, tmp_path):
     settings = {"shares": True, "share_bytes": 600, "share_most": 3}
-    with serving(bundle, tmp_path, **settings) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+    with serving(bundle, tmp_path, **settings) as (address, _), httpx.Client(base_url=address) as http:
         yield http
 
 

@@ -1,7 +1,5 @@
 """Redis is lost while a server serves: chat goes on where it can, the rest is told, and all is well when it is back."""
 
-import time
-
 import httpx
 import pytest
 
@@ -9,6 +7,7 @@ from server import beside
 from server.settings import Settings
 from tests.live import serving, until
 from tests.redis_server import running
+from tests.server.jobs_for_tests import go_on
 
 KINDS = ("count=tests.server.jobs_for_tests:JOB",)
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -48,7 +47,7 @@ def redis_server(tmp_path):
 def http(bundle, tmp_path, redis_server):
     with (
         serving(bundle, tmp_path, redis_url=redis_server.url, job_kinds=KINDS) as (address, _),
-        httpx.Client(base_url=address, timeout=30) as client,
+        httpx.Client(base_url=address) as client,
     ):
         yield client
 
@@ -80,7 +79,7 @@ def test_what_needs_the_store_is_told_so_and_the_rest_goes_on(http, redis_server
     assert "cannot be used" in http.get("/v1/limits").json()["server"]["store_error"]
 
     redis_server.start()
-    assert http.get("/health").json()["store_error"] is None
+    until(lambda: http.get("/health").json()["store_error"] is None)
     assert ask(http, PLAIN | {"model": "small@mine"}).json()["steering"]["preset"] == "mine"
     for method, path, body in NEEDS_IT:
         assert http.request(method, path, json=body).status_code < 300 or path == "/v1/presets/mine", path
@@ -90,15 +89,16 @@ def test_what_needs_the_store_is_told_so_and_the_rest_goes_on(http, redis_server
 def test_a_redis_that_says_nothing_makes_health_neither_slow_nor_bad(http, redis_server):
     http.get("/health")
     with redis_server.silent():
-        answer = http.get("/health", timeout=3)
-        assert (answer.status_code, "answer" in answer.json()["store_error"]) == (200, True)
+        answer = http.get("/health")
+        # its own limit of a second, and not the one of whoever asks Redis
+        assert (answer.status_code, answer.json()["store_error"]) == (200, "the store has not answered within 1 s")
         assert ask(http, PLAIN).status_code == 200
     until(lambda: http.get("/health").json()["store_error"] is None)
 
 
 def test_who_follows_a_job_goes_on_following(http, redis_server):
     job = http.post("/v1/jobs", json={"type": "count"}).json()["id"]
-    with http.stream("GET", f"/v1/jobs/{job}/events", timeout=30) as stream:
+    with http.stream("GET", f"/v1/jobs/{job}/events") as stream:
         lines = stream.iter_lines()
         assert next(lines) == "id: 1"
         redis_server.stop()
@@ -111,15 +111,14 @@ def test_who_follows_a_job_goes_on_following(http, redis_server):
 
 def test_a_job_that_runs_goes_on_and_is_told_when_redis_is_back(http, redis_server, tmp_path):
     found = Settings(data_dir=tmp_path, redis_url=redis_server.url, job_kinds=KINDS)
-    job = http.post("/v1/jobs", json={"type": "count", "config": {"steps": 25, "seconds": 0.1}}).json()["id"]
+    job = http.post("/v1/jobs", json={"type": "count", "config": {"steps": 4, "holds": 2}}).json()["id"]
     with beside.trainer(found):
-        until(lambda: http.get(f"/v1/jobs/{job}").json()["metrics"].get("counted", 0) >= 2, 90)
+        until(lambda: http.get(f"/v1/jobs/{job}").json()["metrics"].get("counted", 0) >= 2)
         redis_server.stop()
-        time.sleep(1)
-        assert (tmp_path / "jobs" / job / "counted").stat().st_size < 25
-        until(lambda: (tmp_path / "jobs" / job / "counted").stat().st_size == 25, 30)
+        go_on(tmp_path / "jobs" / job)
+        until(lambda: (tmp_path / "jobs" / job / "counted").stat().st_size == 4)
         redis_server.start()
-        until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded", 30)
+        until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded")
     assert http.get(f"/v1/jobs/{job}").json()["attempts"] == 1
 
 

@@ -18,7 +18,7 @@ def page(bundle, tmp_path_factory):
 
     with (
         serving(bundle, tmp_path_factory.mktemp("data"), mount=mount) as (address, _),
-        httpx.Client(base_url=address, timeout=30) as client,
+        httpx.Client(base_url=address) as client,
     ):
         yield client
 

@@ -27,7 +27,7 @@ def spans():
 
 @pytest.fixture
 def http(bundle, tmp_path, spans):
-    with serving(bundle, tmp_path) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
+    with serving(bundle, tmp_path) as (address, _), httpx.Client(base_url=address) as client:
         yield client
 
 

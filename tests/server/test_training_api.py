@@ -13,7 +13,7 @@ from tests.live import serving
 
 @pytest.fixture
 def served(bundle, tmp_path):
-    with serving(bundle, tmp_path, live_texts=3) as (address, _), httpx.Client(base_url=address, timeout=30) as http:
+    with serving(bundle, tmp_path, live_texts=3) as (address, _), httpx.Client(base_url=address) as http:
         yield http
 
 

@@ -103,7 +103,7 @@ def test_killed_at_eight_moments_every_revision_is_whole(place):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     began, longest = time.monotonic(), 4.0
     while kills < KILLS or not ends:
-        assert time.monotonic() - began < 400
+        assert time.monotonic() - began < 3000
         job = f"job_{ends}"
         words = [sys.executable, str(ROOT / "tests/server/updating.py"), *map(str, (place / "data", place / "made"))]
         process = subprocess.Popen(
@@ -116,7 +116,7 @@ def test_killed_at_eight_moments_every_revision_is_whole(place):
         assert process.stdout.readline() == "begun\n"
         begun = time.monotonic()
         try:
-            out, errors = process.communicate(timeout=draw.uniform(0.02, longest) if kills < KILLS else 120)
+            out, errors = process.communicate(timeout=draw.uniform(0.02, longest) if kills < KILLS else 600)
             assert process.returncode == 0, errors
             assert "published" in json.loads(out.splitlines()[-1])
             ends, longest = ends + 1, max(0.5, time.monotonic() - begun)

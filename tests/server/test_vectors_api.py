@@ -32,14 +32,14 @@ def chat(http, strength=1.0, *, user="ada", name="red", mode="add"):
 @pytest.fixture
 def own_http(tmp_path):
     bundle = small.write_bundle(tmp_path / "small")
-    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address, timeout=60) as http:
+    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address) as http:
         yield http
 
 
 @pytest.fixture(scope="module")
 def made(live):
     """A live server where ada has the vector `red`."""
-    with httpx.Client(base_url=live[0], timeout=60) as http:
+    with httpx.Client(base_url=live[0]) as http:
         assert make(http).status_code == 201
         yield http
 
@@ -122,9 +122,9 @@ def test_a_name_made_anew_has_another_fingerprint(own_http):
 
 def test_it_is_gone_once_deleted_and_outlives_the_server_else(tmp_path):
     bundle = small.write_bundle(tmp_path / "small")
-    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address, timeout=60) as http:
+    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address) as http:
         make(http)
-    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address, timeout=60) as http:
+    with serving(bundle, tmp_path / "data") as (address, _), httpx.Client(base_url=address) as http:
         assert chat(http).status_code == 200
         assert http.delete("/v1/vectors/red", params={"user": "ada"}).json()["deleted"]
         assert chat(http).status_code == 400

@@ -32,10 +32,9 @@ async def counted(engine):
     """How often vLLM interrupted somebody, by its own metrics."""
     from prometheus_client import REGISTRY
 
-    await asyncio.sleep(0.2)
-    return sum(
-        s.value
-        for m in REGISTRY.collect()
-        for s in m.samples
-        if "preemption" in s.name and not s.name.endswith("_created")
-    )
+    for _ in range(300):  # they are told a moment after the last reply
+        samples = [s for m in REGISTRY.collect() for s in m.samples if "preemption" in s.name]
+        if found := sum(s.value for s in samples if not s.name.endswith("_created")):
+            return found
+        await asyncio.sleep(0.2)
+    return 0

@@ -37,7 +37,7 @@ def served(tmp_path_factory):
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+        for _ in range(900):  # compiling takes a busy machine many minutes
             assert process.poll() is None, (folder / "log").read_text()[-3000:]
             try:
                 if httpx.get(f"{url}/health").status_code == 200:
@@ -49,7 +49,7 @@ def served(tmp_path_factory):
         yield process, url
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(180) == 0
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -105,6 +105,6 @@ def test_when_vllms_own_process_is_killed_the_server_ends_so_that_whoever_keeps_
     process, address = served
     core = next(p for p in below(process.pid) if b"EngineCore" in Path(f"/proc/{p}/cmdline").read_bytes())
     os.kill(core, signal.SIGKILL)
-    assert process.wait(60) == 1
+    assert process.wait(180) == 1
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{address}/health")
