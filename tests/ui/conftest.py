@@ -25,6 +25,26 @@ ARGUMENTS = [
 EXPECTED = re.compile("status of 4|aborted without reason|Connection errored out")
 """What the browser says of a refusal, and Gradio of a page that goes while a reply is on its way."""
 
+PATIENCE = 120_000
+"""Milliseconds; what is there at once costs nothing."""
+
+
+class Patient:
+    """A browser whose pages wait long for what is to come: a busy machine may take its time."""
+
+    def __init__(self, browser):
+        self._browser = browser
+
+    def new_context(self, **options):
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        return context
+
+    def new_page(self):
+        page = self._browser.new_page()
+        page.set_default_timeout(PATIENCE)
+        return page
+
 
 class Replies:
     """The engine's replies, slowed down on demand; counts those that are under way."""
@@ -76,7 +96,7 @@ def browser():
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
+        yield Patient(browser)
         browser.close()
 
 
@@ -88,7 +108,6 @@ def opened(browser, address):
     def open_page(**options):
         contexts.append(browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(60_000)
         page.on(
             "console", lambda m: wrong.append(m.text) if m.type == "error" and not EXPECTED.search(m.text) else None
         )
@@ -102,6 +121,27 @@ def opened(browser, address):
     for context in contexts:
         context.close()
     assert not wrong
+
+
+class Late:
+    """Answers that the server gives at once and the page does not hear before they are let come."""
+
+    def __init__(self, page, pattern, **times):
+        self._page, self._pattern, self._held = page, pattern, []
+        page.route(pattern, lambda route: self._held.append((route, route.fetch())), **times)
+
+    def asked(self):
+        """Wait until there is one."""
+        while not self._held:
+            self._page.wait_for_timeout(20)
+
+    def come(self):
+        """Let them come, and no other be late."""
+        self.asked()
+        while self._held:
+            route, answer = self._held.pop(0)
+            route.fulfill(response=answer)
+        self._page.unroute(self._pattern)  # not before: those that it holds would be let through
 
 
 @pytest.fixture

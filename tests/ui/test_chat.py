@@ -7,7 +7,7 @@ import pytest
 
 from tests import small
 from tests.live import serving
-from tests.ui.conftest import Replies
+from tests.ui.conftest import Late, Replies
 from tests.ui.test_page import GROWING, RANGE, count, dose, finished, last, notes, pick, send, strength
 from ui.page import mount
 
@@ -33,6 +33,20 @@ def test_chip_puts_the_sliders_back_as_they_were_for_that_reply(page):
     assert strength(page) == 0.8
     page.click("#undo")
     assert strength(page) == 0.3
+
+
+def test_persona_that_is_chosen_while_sliders_are_put_back_is_the_one_that_counts(page):
+    steered(page)
+    late = Late(page, "**/v1/features/small/1")
+    page.click("#steered-pane [data-act=restore]")
+    page.select_option("#preset-select", "calm")
+    page.wait_for_function("document.querySelector('#system').value === 'Be calm.'")
+    late.come()
+    page.wait_for_timeout(300)
+
+    assert page.input_value("#system") == "Be calm."
+    assert strength(page) == -0.5
+    assert page.locator("#toast").count() == 0
 
 
 def test_conversation_draft_and_sliders_survive_a_reload(page):
@@ -64,7 +78,7 @@ def test_switching_tabs_loses_nothing_and_is_in_the_address(page):
     page.fill("#message textarea", "half a thought")
     page.click("#tab-compare")
     page.wait_for_selector("#compare-run")
-    assert page.url.endswith("?tab=compare")
+    page.wait_for_url("**/?tab=compare")
     assert page.is_hidden("#section-chat")
 
     page.go_back()
@@ -175,7 +189,7 @@ def test_link_carries_sliders_and_question_and_sends_nothing_when_opened(page, o
     other.wait_for_function("document.querySelector('.notice').textContent.includes('nothing was sent')")
     assert strength(other) == 0.45
     assert other.input_value("#message textarea") == "hello there"
-    assert "#s=" not in other.url
+    assert "#s=" not in other.evaluate("location.href")
     assert not asked
 
 
@@ -217,7 +231,7 @@ def test_lost_connection_keeps_what_was_said(browser, tmp_path):
         send(page, "hello there")
         page.wait_for_function(GROWING)
         page.wait_for_function(GROWING.replace("steered", "default"))
-    page.wait_for_selector("#steered-pane .problem", timeout=20_000)
+    page.wait_for_selector("#steered-pane .problem")
 
     for pane in ("default", "steered"):
         assert "broke off" in notes(page, pane)
@@ -257,7 +271,7 @@ def test_eight_people_are_answered_together(opened, slow):
     slow.pause = 0.5  # nobody is done before the last has begun
     for page in pages:
         send(page, "hello there")
-    pages[-1].wait_for_function(GROWING, timeout=20_000)
+    pages[-1].wait_for_function(GROWING)
     for page in pages:
         page.wait_for_function(GROWING)
     assert slow.open == 16

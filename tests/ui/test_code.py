@@ -32,7 +32,7 @@ def snippets(page):
 def printed(command):
     """What a command prints, without the end of its last line."""
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().removesuffix("\n")
 
@@ -47,11 +47,11 @@ def test_all_four_say_the_same(snippets, address):
     assert body["messages"][-1]["content"] == QUESTION
     assert body["steering"]["features"]
 
-    plain = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30).json()
+    plain = httpx.post(f"{address}/v1/chat/completions", json=body).json()
     assert plain["steering"]["applied"]
     curled = json.loads(printed(["sh", "-c", curl]))
     assert curled["steering"] == plain["steering"]
     replies = [said(curled), *(printed([sys.executable, "-c", code]) for code in (openai, client))]
     assert replies == [said(plain)] * 3
     unsteered = {k: v for k, v in body.items() if k != "steering"}
-    assert said(httpx.post(f"{address}/v1/chat/completions", json=unsteered, timeout=30).json()) != said(plain)
+    assert said(httpx.post(f"{address}/v1/chat/completions", json=unsteered).json()) != said(plain)

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.live import until
 from tests.ui.test_page import pick, requests
 
 pytestmark = pytest.mark.browser
@@ -136,8 +137,27 @@ def test_leaving_a_comparison_ends_its_replies(compare, slow):
     compare.click("#compare-run")
     compare.wait_for_function("document.querySelector('.column .said').textContent.length > 12")
     compare.click("#compare-stop")
-    for _ in range(60):
-        if not slow.open:
-            break
-        compare.wait_for_timeout(50)
-    assert slow.open == 0
+    until(lambda: slow.open == 0)
+
+
+def test_replies_to_columns_that_were_changed_meanwhile_are_not_shown_as_theirs(compare, slow):
+    compare.fill("#compare-question", "hello there")
+    compare.click("#compare-run")
+    compare.wait_for_function("document.querySelector('.column .said').textContent.length > 12")
+    compare.get_by_label("Spec of column B").select_option(label="Calm")
+    until(lambda: slow.open == 0)
+    assert said(compare) == ["", ""]
+
+    slow.pause = 0.0
+    run(compare)
+    assert all(said(compare))
+
+
+def test_sweep_that_runs_while_the_tab_is_drawn_anew_is_shown_to_its_end(compare, slow):
+    compare.fill("#sweep-strengths", "0, 1")
+    compare.click("#sweep-run")
+    compare.wait_for_function("document.querySelector('#sweep td.reply').textContent.length > 3")
+    compare.click("#bypass")
+    slow.pause = 0.0
+    compare.wait_for_selector("#sweep .curve svg")
+    compare.wait_for_selector("#sweep-run")

@@ -9,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from tests.live import serving
 from tests.ui import described
+from tests.ui.conftest import Late
 
 pytestmark = pytest.mark.browser
 
@@ -253,7 +254,7 @@ def test_drawer_shows_examples_doses_tokens_and_neighbours(tab):
     assert drawer.locator(".more li").all_text_contents() == [" bridge", " span"]
 
     drawer.locator(".near button").first.click()
-    tab.wait_for_selector("[data-key=drawer-back]")
+    tab.wait_for_selector(DRAWER)
     tab.click("[data-key=drawer-back]")
     tab.wait_for_selector(".drawer h2:text('bridges')")
 
@@ -290,6 +291,23 @@ def test_name_note_and_star_are_kept_by_the_server_and_can_be_taken_back(tab, ad
     tab.click("[data-key=name-back]")
     tab.wait_for_selector(".drawer h2:text('small/8')")
     httpx.patch(f"{address}/v1/features/small/8", json={"starred": False, "note": None})
+
+
+def test_name_that_is_being_written_outlives_that_the_feature_is_starred(tab, address):
+    show(tab, "small/9")
+    late = Late(tab, "**/v1/features/small/9", times=1)
+    tab.click(".drawer .star")
+    tab.click("[data-key=rename]")
+    tab.fill("[data-key=feature-name]", "half a name")
+    late.come()
+    tab.wait_for_selector(".drawer .star[aria-pressed=true]")
+    assert tab.input_value("[data-key=feature-name]") == "half a name"
+    assert tab.evaluate("document.activeElement.dataset.key") == "feature-name"
+
+    tab.press("[data-key=feature-name]", "Enter")
+    tab.wait_for_selector(".drawer h2:text('half a name')")
+    tab.wait_for_selector("[data-key=feature-name]", state="detached")
+    httpx.patch(f"{address}/v1/features/small/9", json={"starred": False, "label": None})
 
 
 def test_refused_name_is_said(tab):

@@ -10,6 +10,7 @@ from server.permissions import LEAST
 from tests import small
 from tests.live import serving
 from tests.ui.test_page import RANGE, finished, pick, send
+from tests.ui.test_settings import settings_again
 from ui.page import STATIC
 
 pytestmark = pytest.mark.browser
@@ -62,7 +63,7 @@ def test_who_comes_without_a_key_is_asked_for_one_kindly(browser, guarded, schem
     page = browser.new_context(viewport={"width": 375, "height": 700}, color_scheme=scheme).new_page()
     page.goto(guarded)
     assert page.url.endswith("/sign-in")
-    assert page.evaluate("document.activeElement.id") == "key"
+    page.wait_for_function("document.activeElement.id === 'key'")
     assert serious(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("button").bounding_box()["height"] >= 44
@@ -260,7 +261,7 @@ def test_what_was_said_before_the_first_key_stays_its_makers(unguarded):
     page, _ = unguarded
     page.click("#tab-chat")
     chatted(page, "said before")
-    page.click("#tab-settings")
+    settings_again(page)
     page.fill("#key-name", "me")
     page.click("#make-key")
     page.click("#secret-done")
@@ -273,13 +274,11 @@ def test_what_was_said_before_the_first_key_stays_its_makers(unguarded):
 
 
 def test_what_is_typed_for_a_new_key_outlives_that_the_card_is_drawn_anew(unguarded):
-    page, address = unguarded
+    page, _ = unguarded
     page.fill("#key-name", "me")
     page.fill("#key-days", "30")
     page.click("#tab-chat")
-    with page.expect_response(f"{address}/v1/keys"):
-        page.click("#tab-settings")
-    page.wait_for_timeout(300)
+    settings_again(page)
     assert (page.input_value("#key-name"), page.input_value("#key-days")) == ("me", "30")
     page.click("#make-key")
     page.click("#secret-done")

@@ -7,11 +7,13 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
 CANVAS = "#section-map canvas.over"
 DRAWN = "#section-map .canvas[data-points='48']"
+DOTS = "document.querySelector('#section-map canvas.dots')"
 MANY, WIDE = 65_536, 256
 """As many dots as a large SAE has features, in a square of so many a side."""
 
@@ -26,7 +28,8 @@ def on_map(page, drawn=DRAWN):
     page.wait_for_selector(drawn)
     page.evaluate(
         """async () => { const { atlas } = await import('./page/atlas.js');
-        while (atlas.known < atlas.n) await new Promise((done) => setTimeout(done, 20)); }"""
+        while (atlas.known < atlas.n) await new Promise((done) => setTimeout(done, 20));
+        await new Promise(requestAnimationFrame); }"""  # what was asked for before it is drawn by then
     )
     return page
 
@@ -47,6 +50,20 @@ def pixels(page):
         """() => { const c = document.querySelector('#section-map canvas.dots'), d = new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer);
         return d.reduce((n, p) => n + (p !== d[0]), 0); }"""
     )
+
+
+def picture(page):
+    return page.evaluate(f"{DOTS}.toDataURL()")
+
+
+def drawn_anew(page, before):
+    """Wait until the dots are not as they were."""
+    page.wait_for_function(f"before => {DOTS}.toDataURL() !== before", arg=before)
+
+
+def tells(page, name):
+    """Wait until what is under the pointer is called so."""
+    expect(page.locator("#section-map .tip")).to_have_text(name)
 
 
 def lasso_all(page):
@@ -83,7 +100,7 @@ def test_every_feature_is_a_dot_and_is_named_under_the_pointer(tab):
     assert pixels(tab) > 48 * 4
     page_at = place(tab, 1)
     tab.mouse.move(*page_at)
-    assert tab.inner_text("#section-map .tip") == "bridges"
+    tells(tab, "bridges")
 
     tab.mouse.click(*page_at)
     tab.wait_for_selector(".drawer h2:text('bridges')")
@@ -95,20 +112,22 @@ def test_every_feature_is_a_dot_and_is_named_under_the_pointer(tab):
 def test_wheel_and_dragging_move_the_view_and_reset_takes_it_back(tab):
     x, y = place(tab, 1)
     tab.mouse.move(x, y)
+    before = picture(tab)
     tab.mouse.wheel(0, -400)
+    drawn_anew(tab, before)
     tab.mouse.move(x + 1, y)
-    assert tab.inner_text("#section-map .tip") == "bridges"  # one zooms towards the pointer
+    tells(tab, "bridges")  # one zooms towards the pointer
 
     tab.mouse.down()
     tab.mouse.move(x + 60, y - 40, steps=4)
     tab.mouse.up()
     tab.mouse.move(x + 60, y - 41)
-    assert tab.inner_text("#section-map .tip") == "bridges"
+    tells(tab, "bridges")
     assert tab.locator(".drawer").count() == 0
 
     tab.click("#map-reset")
     tab.mouse.move(*place(tab, 1))
-    assert tab.inner_text("#section-map .tip") == "bridges"
+    tells(tab, "bridges")
 
 
 def test_two_fingers_zoom(opened):
@@ -120,17 +139,16 @@ def test_two_fingers_zoom(opened):
         points = [{"x": x - gap, "y": y, "id": 0}, {"x": x + gap, "y": y, "id": 1}] if gap else []
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
-    before = pixels(tab)
+    before = picture(tab)
     fingers("touchStart", 20)
     for gap in (40, 80, 160):
         fingers("touchMove", gap)
     fingers("touchEnd", 0)
-    tab.wait_for_timeout(100)
-    assert pixels(tab) != before
+    drawn_anew(tab, before)
     assert tab.locator(".drawer").count() == 0
 
     tab.mouse.move(x, y)
-    assert tab.inner_text("#section-map .tip") == "bridges"
+    tells(tab, "bridges")
 
 
 @pytest.mark.parametrize("how", ["button", "shift"])
@@ -176,13 +194,11 @@ def test_search_dims_all_other_dots_and_enter_goes_there(tab):
 
 
 def test_colours_can_tell_how_often_features_fire(tab):
-    shot = lambda: tab.evaluate("document.querySelector('#section-map canvas.dots').toDataURL()")  # noqa: E731
-    before = shot()
+    before = picture(tab)
     tab.select_option("#map-colour", "density")
-    tab.wait_for_function("b => document.querySelector('#section-map canvas.dots').toDataURL() !== b", arg=before)
+    drawn_anew(tab, before)
     tab.select_option("#map-colour", "cluster")
-    tab.wait_for_function("b => document.querySelector('#section-map canvas.dots').toDataURL() === b", arg=before)
-    assert shot() == before
+    tab.wait_for_function(f"before => {DOTS}.toDataURL() === before", arg=before)
 
 
 def test_keyboard_moves_zooms_and_opens_what_is_in_the_middle(tab):
@@ -233,8 +249,11 @@ def test_feature_can_be_shown_on_the_map_from_elsewhere(page):
 
 def test_full_screen_is_left_with_escape(tab):
     tab.click("#map-whole")
-    box = tab.locator("#section-map").bounding_box()
-    assert (box["x"], box["y"], box["width"]) == (0, 0, tab.viewport_size["width"])
+    tab.wait_for_function(
+        """wide => { const box = document.querySelector('#section-map').getBoundingClientRect();
+        return box.x === 0 && box.y === 0 && box.width === wide; }""",
+        arg=tab.viewport_size["width"],
+    )
     tab.locator(CANVAS).focus()
     tab.keyboard.press("Escape")
     tab.wait_for_selector("body:not(.map-whole)")
@@ -255,7 +274,7 @@ def test_sixty_five_thousand_dots_are_drawn_named_and_found(page):
     assert pixels(tab) > MANY
     for i in (0, 32_896, MANY - WIDE, MANY - 1):
         tab.mouse.move(*place(tab, i))
-        assert tab.inner_text("#section-map .tip") == f"dot {i}"
+        tells(tab, f"dot {i}")
 
     tab.fill("[data-key=map-find]", "large/47111")
     assert tab.inner_text("#section-map .matches") == "1 feature"
@@ -294,10 +313,11 @@ def test_grid_finds_what_a_look_at_every_point_finds(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_canvas_has_the_pages_ground(opened, scheme):
     tab = on_map(opened(color_scheme=scheme))
-    corner = tab.evaluate(
-        "() => [...document.querySelector('#section-map canvas.dots').getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3)"
+    ground = [255, 255, 255] if scheme == "light" else [27, 29, 33]
+    tab.wait_for_function(
+        f"ground => {DOTS}.getContext('2d').getImageData(0, 0, 1, 1).data.slice(0, 3).join() === ground.join()",
+        arg=ground,
     )
-    assert corner == ([255, 255, 255] if scheme == "light" else [27, 29, 33])
 
 
 def test_phone_has_no_sideways_scroll_and_large_targets(opened):

@@ -7,6 +7,9 @@ import shlex
 import httpx
 import pytest
 
+from tests.live import until
+from tests.ui.conftest import Late
+
 pytestmark = pytest.mark.browser
 
 RANGE = "fieldset.row input[type=range]"
@@ -18,6 +21,7 @@ IMAGE = "<img src=x onerror=alert(1)>"
 
 def pick(page, preset="bridge"):
     page.click(f"#cards [data-preset={preset}]")
+    page.wait_for_function("id => document.querySelector('#preset-select').value === id", arg=preset)
     page.wait_for_selector(RANGE, state="attached")
     if preset == "bridge":
         page.wait_for_function("document.querySelector('#message textarea').value.length > 0")
@@ -59,8 +63,9 @@ def count(page, pane, who):
 
 
 def requests(page):
+    """What is asked of the API and of the model from now on; whether the server is there is asked all the time."""
     seen = []
-    page.on("request", lambda r: seen.append(r.url))
+    page.on("request", lambda r: seen.append(r.url) if "/v1/" in r.url or "/queue/join" in r.url else None)
     return seen
 
 
@@ -106,11 +111,7 @@ def test_stop_ends_both_replies_at_once(page, slow, how):
     page.click("#stop") if how == "button" else page.keyboard.press("Escape")
     page.wait_for_selector("#send")
 
-    for _ in range(40):
-        if not slow.open:
-            break
-        page.wait_for_timeout(50)
-    assert slow.open == 0
+    until(lambda: slow.open == 0)
     assert last(page, "steered").strip()
     for pane in ("default", "steered"):
         assert "stopped" in page.locator(f"#{pane}-pane .notes .chip").all_inner_texts()
@@ -137,12 +138,8 @@ def test_closing_the_page_ends_both_replies(opened, slow):
     page.wait_for_function(GROWING)
     page.close()
 
-    other = opened()
-    for _ in range(100):
-        if not slow.open:
-            break
-        other.wait_for_timeout(100)
-    assert slow.open == 0
+    opened()
+    until(lambda: slow.open == 0)
 
 
 def test_follow_up_keeps_each_panes_own_conversation(page):
@@ -233,7 +230,6 @@ def test_persona_sets_the_system_prompt(page):
 
 def test_personas_chosen_in_haste_end_with_the_last(page):
     page.click("#cards [data-preset=calm]")
-    page.wait_for_selector(RANGE)
     pick(page)
 
     assert page.locator(RANGE).count() == 1
@@ -411,6 +407,24 @@ def test_search_adds_a_feature_once(page):
     page.wait_for_selector("#hits button[disabled]")
 
 
+def test_what_is_typed_into_the_panel_outlives_that_a_persona_comes(page):
+    late = Late(page, "**/v1/features/small/1")
+    page.click("#cards [data-preset=bridge]")
+    page.fill("#wish", "more bridges")
+    page.click("#save-as")
+    page.fill("#preset-name", "Mine")
+    page.fill("#find-feature", "bridges")
+    page.wait_for_selector("#hits button:enabled")
+    late.come()
+
+    page.wait_for_selector(RANGE)
+    page.wait_for_selector("#hits button[disabled]")
+    assert page.input_value("#wish") == "more bridges"
+    assert page.input_value("#preset-name") == "Mine"
+    assert page.input_value("#find-feature") == "bridges"
+    assert page.evaluate("document.activeElement.id") == "find-feature"
+
+
 def test_search_without_a_hit_says_so(page):
     page.fill("#find-feature", "zeppelin")
     page.wait_for_function("document.querySelector('#hits').innerText.includes('No feature matches')")
@@ -442,10 +456,12 @@ def test_saved_persona_is_there_after_a_reload_and_can_be_deleted(page, address)
 def test_personas_are_there_when_the_chat_comes_after_them(browser, address):
     context = browser.new_context()
     page, held = context.new_page(), []
-    page.route("**/page/chat.js", lambda route: held.append(route))
+    page.route("**/page/chat.js", held.append)
     page.goto(address)
     page.wait_for_function("document.querySelectorAll('#preset-select option').length > 1")
     assert page.locator("#cards .card").count() == 0
+    while not held:
+        page.wait_for_timeout(20)
     held[0].continue_()
     page.wait_for_selector("#cards .card")
     assert page.locator("#cards .card").count() == 2
@@ -484,7 +500,7 @@ def test_code_says_the_same_as_the_sliders(page, address):
 
     body = json.loads(shlex.split(curl.replace("\\\n", " "))[-1])
     assert body["steering"]["features"] == [{"id": "small/1", "strength": 0.8, "mode": "add"}]
-    assert httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30).status_code == 200
+    assert httpx.post(f"{address}/v1/chat/completions", json=body).status_code == 200
     assert body == json.loads(request)
     assert ast.parse(python)
     assert ast.parse(client)

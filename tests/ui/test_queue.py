@@ -67,4 +67,4 @@ def test_where_the_place_is_not_known_the_page_says_how_many_wait(people, busy, 
         says(other, *["the model is busy: 3 requests wait"] * 2)
     finished(other)
     finished(one)
-    assert engine.load_now == (0, 0)
+    until(lambda: engine.load_now == (0, 0))

@@ -14,6 +14,7 @@ from steering.catalogue import Feature
 from steering.revisions import Revisions
 from tests import small
 from tests.live import serving
+from tests.ui.conftest import Late
 from ui.page import mount
 
 pytestmark = pytest.mark.browser
@@ -52,7 +53,6 @@ def train(browser, tmp_path):
     with serving(bundle, tmp_path / "data", mount=mount) as (address, app):
         context = browser.new_context(viewport={"width": 1360, "height": 900})
         page = context.new_page()
-        page.set_default_timeout(20_000)
         page.goto(f"{address}/?tab=train")
         page.wait_for_selector("#revisions")
         yield page, address, app
@@ -115,9 +115,9 @@ def test_job_is_started_followed_and_done_while_the_page_looks_on(train):
     stop = threading.Event()
     runner = threading.Thread(target=Runner(Jobs(app.state.settings)).run, args=(stop,))
     runner.start()
-    page.wait_for_function("document.querySelector('dialog [role=status]').textContent === 'succeeded'", timeout=60_000)
+    page.wait_for_function("document.querySelector('dialog [role=status]').textContent === 'succeeded'")
     stop.set()
-    runner.join(30)
+    runner.join(120)
     page.wait_for_selector("dialog details", state="attached")
     assert json.loads(page.locator("dialog details pre").text_content())
 
@@ -134,11 +134,33 @@ def test_queued_job_is_cancelled_after_a_confirmation(train):
 
 
 def test_what_was_chosen_for_a_job_outlives_the_next_look(train):
-    page, _, _ = train
+    page, address, _ = train
     page.select_option("#job-type", "label")
     page.evaluate("document.activeElement.blur()")
-    page.wait_for_timeout(6000)
+    httpx.post(f"{address}/v1/jobs", json={"type": "describe"}).raise_for_status()
+    page.wait_for_selector("[id^=follow-]")
     assert page.input_value("#job-type") == "label"
+
+
+def test_buttons_are_not_replaced_under_the_pointer_while_nothing_has_changed(train):
+    page, _, _ = train
+    page.evaluate("document.querySelector('#report-r2').same = true")
+    with page.expect_response("**/v1/training/drift?*"):
+        pass
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.querySelector('#report-r2').same")
+
+
+def test_an_answer_from_before_a_revision_was_served_does_not_take_it_back_on_the_page(train):
+    page, _, _ = train
+    late = Late(page, "**/v1/saes", times=1)
+    late.asked()
+    page.click("#serve-r2")
+    page.click("#confirm-yes")
+    page.wait_for_selector("#rollback")
+    late.come()
+    page.wait_for_timeout(300)
+    assert served(page) == "r2"
 
 
 def test_an_update_without_anything_new_cannot_be_started_and_the_page_says_why(train):

@@ -43,7 +43,7 @@ function ask() {
   const box = el("textarea", { id: "compare-question", rows: 1, class: "grow", placeholder: talk.turns.at(-1)?.question || "What should I do this weekend?", "aria-label": "Question to all columns", "data-key": "compare-question", oninput: (e) => { kept.question = e.target.value; save(); } });
   box.value = kept.question;
   box.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); run(); } });
-  const blind = el("input", { type: "checkbox", id: "blind", checked: kept.blind, onchange: (e) => { kept.blind = e.target.checked; results = null; save(); draw(); } });
+  const blind = el("input", { type: "checkbox", id: "blind", checked: kept.blind, onchange: (e) => { kept.blind = e.target.checked; change(); } });
   return el("div", { class: "card" }, el("div", { class: "bar" }, box, running ? button("Stop", () => running.abort(), { id: "compare-stop" }) : button("Compare", run, { id: "compare-run", class: "primary" })),
     el("div", { class: "bar under" }, el("label", {}, blind, "Blind: hide which column is which until you have voted"),
       el("span", { class: "muted" }, `seed ${talk.seed}, temperature ${talk.sampling.temperature ?? 1}, at most ${talk.sampling.max_tokens ?? "all"} tokens, as in the chat`),
@@ -55,17 +55,20 @@ async function run() {
   const variants = kept.columns.map((column, i) => ({ name: `${NAMES[i]}: ${called(column)}`.slice(0, 80), steering: steeringOf(column) }));
   order = kept.columns.map((_, i) => i);
   if (kept.blind) for (let i = order.length - 1; i > 0; i--) { const j = Math.floor(Math.random() * (i + 1)); [order[i], order[j]] = [order[j], order[i]]; }
-  [voted, running] = [null, new AbortController()];
+  const mine = new AbortController();
+  [voted, running] = [null, mine];
   results = variants.map(() => ({ text: "", done: false }));
   draw();
   const messages = [...(talk.system.trim() ? [{ role: "system", content: talk.system }] : []), { role: "user", content: question() }];
   const made = { question: question(), variants, seed: talk.seed };
   try {
-    await compared({ messages, variants, sampling: given(talk.sampling, talk.seed), signal: running.signal }, (now) => { results = Object.assign(now, made); grow(); });
+    await compared({ messages, variants, sampling: given(talk.sampling, talk.seed), signal: mine.signal }, (now) => { if (mine === running) { results = Object.assign(now, made); grow(); } });
   } catch (error) {
+    if (mine !== running) return;
     if (error.name !== "AbortError") toast(error.message, { problem: true });
     if (!results.some((r) => r.text)) results = null;
   }
+  if (mine !== running) return;
   running = null;
   if (results) Object.assign(results, made);
   draw();
@@ -77,8 +80,10 @@ function columnsNode() {
     kept.columns.length < MOST && !results?.some((r) => !r.done) ? button("+ Add a column", () => { kept.columns.push({ of: presets()[kept.columns.length - 2]?.[0] || "sliders", scale: 1 }); change(); }, { id: "add-column", class: "add" }) : null);
 }
 
+// Replies to columns that are others now are none of theirs, and those that still come are not wanted.
 function change() {
-  results = null;
+  running?.abort();
+  results = running = null;
   save();
   draw();
 }

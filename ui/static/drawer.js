@@ -71,12 +71,12 @@ async function load(self) {
 
 function draw(self, feature, fresh = false) {
   const key = self.body.contains(document.activeElement) ? document.activeElement.dataset.key : null, top = self.holder.scrollTop;
-  const draft = fresh ? null : self.body.querySelector("textarea")?.value;
+  const draft = fresh ? null : self.body.querySelector("textarea")?.value, naming = fresh ? null : self.body.querySelector(".naming > form");
   self.feature = feature;
   const go = (id) => { self.past.push(feature.id); self.open(id, { again: true }); };
   self.body.replaceChildren(head(self, nameOf(feature)), el("p", { class: "id" }, el("code", {}, feature.id), copyButton(feature.id, "Copy id")),
     el("div", { class: "acts" }, plus(feature, "slider"), star(feature), off(button("Rename", () => rename(self), { "data-key": "rename" }), mayEdit()), self.more(feature)),
-    el("div", { class: "naming" }), figures(feature), doses(feature), measuring(self), ...[examples(feature), histogram(feature), logits(feature), neighbours(feature, go), attribution(feature)].filter(Boolean), noting(feature, draft ?? feature.note));
+    el("div", { class: "naming" }, naming), figures(feature), doses(feature), measuring(self), ...[examples(feature), histogram(feature), logits(feature), neighbours(feature, go), attribution(feature)].filter(Boolean), noting(feature, draft ?? feature.note));
   self.holder.scrollTop = fresh ? 0 : top;
   (fresh ? self.body.querySelector("h2") : key && self.body.querySelector(`[data-key="${CSS.escape(key)}"]`))?.focus();
 }
@@ -85,19 +85,19 @@ const head = (self, title) => el("div", { class: "bar head" }, self.past.length 
   el("h2", { tabindex: -1, "data-key": "drawer-title" }, title), icon("✕", "Close", self.close, { "data-key": "drawer-close" }));
 
 function rename(self) {
-  const { feature } = self, place = self.body.querySelector(".naming");
+  const { feature } = self;
   const name = el("input", { type: "text", "data-key": "feature-name", maxlength: 200, value: feature.label, "aria-label": "Name" });
-  const done = (changes) => save(feature, changes).then(() => self.body.querySelector("[data-key=rename]")?.focus(), problem);
-  const leave = () => { place.replaceChildren(); self.body.querySelector("[data-key=rename]").focus(); };
+  const done = (changes) => save(feature, changes).then(leave, problem);
+  const leave = () => { const place = self.body.querySelector(".naming"); if (!place?.contains(form)) return; place.replaceChildren(); self.body.querySelector("[data-key=rename]").focus(); };
   const form = el("form", { class: "bar" }, name, button("Save", null, { type: "submit", class: "primary", "data-key": "name-save" }), button("Leave it", leave),
     feature.edited?.label != null ? button(`Back to “${feature.edited.before?.label || "no label"}”`, () => done({ label: null }), { "data-key": "name-back" }) : null);
   form.addEventListener("submit", (event) => { event.preventDefault(); name.value.trim() ? done({ label: name.value }) : leave(); });
   form.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.preventDefault(); event.stopPropagation(); leave(); } });
-  place.replaceChildren(form);
+  self.body.querySelector(".naming").replaceChildren(form);
   name.select();
 }
 
-// What is being written stays when the feature is starred meanwhile.
+// What is being written stays when the feature is starred meanwhile, as a name does.
 function noting(feature, draft) {
   const note = el("textarea", { rows: 3, maxlength: 4000, "aria-label": "Note", placeholder: "What did you notice? Everybody on this server can read it." }), keep = button("Save the note", null, { "data-key": "note-save", disabled: draft === feature.note });
   note.value = draft;

@@ -18,9 +18,13 @@ const SIZES = { smoke: [100, "smoke, about five minutes"], small: [600, "small, 
 const NOTHING = "There is nothing new to learn from yet: name files of new text, or wait until people who let the SAE learn from their chats have written.";
 let jobs = null, form = null, given = null;
 
+// A list that was asked for before the one that is shown is older than it.
+let asked = 0, shown = 0;
 export async function refresh() {
-  jobs = (await api("jobs?limit=50")).data;
+  const mine = ++asked, { data } = await api("jobs?limit=50");
+  if (mine > shown) [shown, jobs] = [mine, data];
 }
+export const listed = () => jobs;
 
 export function jobsNode(limits, drift, redraw) {
   given = drift?.given ?? null;

@@ -118,7 +118,7 @@ function drawTable() {
 function whole(on) {
   document.body.classList.toggle("map-whole", on);
   press("#map-whole", on);
-  if (on) document.documentElement.requestFullscreen?.().catch(() => {});
+  if (on) document.documentElement.requestFullscreen?.().then(() => document.body.classList.contains("map-whole") || document.exitFullscreen()).catch(() => {});
   else if (document.fullscreenElement) document.exitFullscreen();
 }
 

@@ -7,6 +7,8 @@ import { dirty, fingerprint, presetOf, redraw, state, steering, take } from "./s
 import { begin, talk } from "./talk.js";
 
 const MAKE = "POST /v1/presets";
+// The form for a new persona's name, while it is open: it stays when the panel is drawn anew.
+let naming = null;
 const own = () => { const p = presetOf(); return p && !p.readonly ? p : null; };
 
 export async function loadPersonas() {
@@ -22,7 +24,8 @@ export function personaBar() {
     state.preset ? el("p", { class: "about" }, presetOf()?.description || "") : null,
     el("div", { class: "acts" },
       off(button("Save as…", askName, { id: "save-as" }), beyond(MAKE)), own() ? off(button("Save", overwrite, { id: "save" }), beyond(MAKE)) : null,
-      state.preset ? button("Revert", () => pick(state.preset, true), { id: "revert" }) : null, own() ? off(button("Delete", forget, { id: "delete-preset" }), beyond(MAKE)) : null));
+      state.preset ? button("Revert", () => pick(state.preset, true), { id: "revert" }) : null, own() ? off(button("Delete", forget, { id: "delete-preset" }), beyond(MAKE)) : null),
+    naming);
 }
 
 export function cards() {
@@ -35,7 +38,8 @@ export async function pick(id, quietly = false) {
   const preset = presetOf(id), draft = talk.draft;
   try {
     const missing = await take(preset ? preset.steering : { features: [], unit: "dose" }, { preset: preset ? id : "" });
-    if (!quietly && state.preset === (preset ? id : "")) begin(preset, draft);
+    if (!missing) return;
+    if (!quietly) begin(preset, draft);
     notice(missing.length ? `${missing.length} of its features are not in this SAE and were left out: ${missing.join(", ")}.` : "", missing.length > 0);
   } catch (error) { redraw(); notice(error.message, true); }
 }
@@ -50,11 +54,12 @@ function asPreset(id, name) {
 }
 
 function askName() {
-  const input = el("input", { type: "text", id: "preset-name", maxlength: 60, placeholder: "Name of the new persona", "aria-label": "Name of the new persona" });
+  const input = el("input", { type: "text", id: "preset-name", maxlength: 60, placeholder: "Name of the new persona", "data-key": "preset-name", "aria-label": "Name of the new persona" });
   const form = el("form", { class: "naming" }, input, el("button", { type: "submit", id: "preset-save", class: "primary" }, "Save"));
   form.addEventListener("submit", (event) => { event.preventDefault(); create(input.value.trim()); });
-  form.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); redraw(); document.querySelector("#save-as").focus(); } });
-  document.querySelector(".naming")?.remove();
+  form.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); naming = null; redraw(); document.querySelector("#save-as").focus(); } });
+  naming?.remove();
+  naming = form;
   document.querySelector(".persona").append(form);
   input.focus();
 }
@@ -76,6 +81,7 @@ async function stored(call, id, words) {
     await loadPersonas();
     state.preset = id;
     state.saved = fingerprint();
+    naming = null;
     redraw();
     notice(words);
   } catch (error) { notice(error.message, true); }

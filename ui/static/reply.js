@@ -79,6 +79,7 @@ function made(turn, { applied, load }) {
 async function back(turn) {
   try {
     const missing = await restore(turn);
+    if (!missing) return;
     toast(missing.length ? `These features are not there any more: ${missing.join(", ")}.` : "The sliders are as they were for this reply.", { problem: missing.length > 0 });
   } catch (error) { toast(error.message, { problem: true }); }
 }

@@ -18,15 +18,26 @@ export function mount(section) {
   onChange(() => { clearTimeout(timer); timer = setTimeout(() => code.length && fill(), 300); });
 }
 
+// What was asked last counts: an answer from before somebody changed something would take it back here.
+let asked = 0;
 export async function opened() {
+  const mine = ++asked;
   try {
-    const user = encodeURIComponent(me());
-    [limits, consent, defaults] = await Promise.all([api("limits"), api(`training/consent?user=${user}`), api(`feedback?user=${user}`)]);
-    who = await api("me");
-    keys = who.role === "admin" ? (await api("keys")).data : null;
-    [code, failed] = [await snippets(), ""];
-  } catch (error) { failed = error.message; }
+    const told = await look();
+    if (mine !== asked) return;
+    [limits, consent, defaults, who, keys, code] = told;
+    failed = "";
+  } catch (error) {
+    if (mine !== asked) return;
+    failed = error.message;
+  }
   draw();
+}
+
+async function look() {
+  const user = encodeURIComponent(me());
+  const told = await Promise.all([api("limits"), api(`training/consent?user=${user}`), api(`feedback?user=${user}`)]), is = await api("me");
+  return [...told, is, is.role === "admin" ? (await api("keys")).data : null, await snippets()];
 }
 
 async function fill() {
@@ -71,11 +82,12 @@ function privacy() {
 }
 
 async function agree(is) {
+  asked += 1; // what is on its way says what was so before
   try {
-    consent = await api("training/consent", "PUT", { user: me(), consent: is });
+    await api("training/consent", "PUT", { user: me(), consent: is });
     toast(is ? "Thank you. You can take it back here at any time." : "Taken back; what was kept is deleted.");
   } catch (error) { toast(error.message, { problem: true }); }
-  draw();
+  await opened();
 }
 
 async function erase(what) {

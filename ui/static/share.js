@@ -53,6 +53,7 @@ export async function openShared() {
   } catch { return notice("This link cannot be read: it was cut off, or made by a newer version.", true); }
   try {
     const here = await model(), missing = await take(given.steering, { preset: state.presets.some((p) => p.id === given.preset) ? given.preset : "" });
+    if (!missing) return;
     fill(given);
     const other = given.model !== here ? `It was made for ${given.model}; this is ${here}. ` : "";
     notice(`The sliders of the link are set; nothing was sent. ${other}${missing.length ? `Not here, and left out: ${missing.join(", ")}.` : ""}`, missing.length > 0);

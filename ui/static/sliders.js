@@ -84,6 +84,7 @@ let taking = 0, pending = Promise.resolve();
 // When what was asked for is on the sliders; until then nothing may be sent, or a reply would lack what somebody chose.
 export const settled = () => pending;
 
+// Resolves to the ids that are missing; to null where something else was asked for meanwhile, and nothing was set.
 export function take(given, how = {}) {
   const done = taken(given, how);
   pending = Promise.allSettled([pending, done]);
@@ -96,7 +97,7 @@ async function taken(given, { preset = "" }) {
   const found = await Promise.allSettled(given.features.map((f) => api(featurePath(f.id)).then((feature) => rowOf(feature, doses[f.id] ?? f.strength, f.mode))));
   const missing = given.features.filter((_, i) => found[i].status === "rejected" && found[i].reason.status === 404).map((f) => f.id);
   const broken = found.find((one) => one.status === "rejected" && one.reason.status !== 404);
-  if (mine !== taking) return [];
+  if (mine !== taking) return null;
   if (broken) throw broken.reason;
   act(() => Object.assign(state, { rows: found.flatMap((one) => (one.status === "fulfilled" ? [one.value] : [])), preset, scope: given.scope || "assistant", scale: given.scale ?? 1, bypass: false, unfolded: null }));
   state.saved = fingerprint();

@@ -11,28 +11,29 @@ import { compared, given } from "./trial.js";
 
 const MOST = 8;
 const kept = { feature: "", strengths: "0, 0.25, 0.5, 0.75, 1", ...ofTab("sweep", {}) };
-let found = null, running = null;
+let found = null, running = null, place = null;
 
+// The tab is drawn anew at any moment, also while a sweep runs: what comes of it is shown wherever the tab has it now.
 export function sweepNode(question) {
-  const place = el("section", { class: "card", id: "sweep", "aria-label": "Strength sweep" });
-  draw(place, question);
+  place = el("section", { class: "card", id: "sweep", "aria-label": "Strength sweep" });
+  draw(question);
   return place;
 }
 
-function draw(place, question) {
+function draw(question) {
   const row = state.rows.find((r) => r.id === kept.feature) || state.rows[0];
   const head = [el("h3", {}, "Strength sweep"), el("p", { class: "muted" }, "One slider at several doses, the others as they are.")];
   if (onlyPersonas()) return place.replaceChildren(...head, el("p", { class: "empty" }, onlyPersonas()));
   if (!row) return place.replaceChildren(...head, el("p", { class: "empty" }, "No sliders yet: add a feature or choose a persona in the panel."));
   const choose = el("select", { "aria-label": "Slider to sweep", id: "sweep-feature", onchange: (e) => { kept.feature = e.target.value; keepInTab("sweep", kept); } }, state.rows.map((r) => el("option", { value: r.id, selected: r.id === row.id }, r.label)));
   const strengths = el("input", { type: "text", id: "sweep-strengths", value: kept.strengths, "aria-label": "Doses, separated by commas", onchange: (e) => { kept.strengths = e.target.value; keepInTab("sweep", kept); } });
-  const go = running ? button("Stop", () => running.abort()) : button("Sweep", () => run(place, question, choose.value), { id: "sweep-run", class: "primary" });
+  const go = running ? button("Stop", () => running.abort()) : button("Sweep", () => run(question, choose.value), { id: "sweep-run", class: "primary" });
   place.replaceChildren(...head, el("div", { class: "bar" }, choose, strengths, go, found && !running ? button("Export JSON", () => download("sweep.json", JSON.stringify(found, null, 2))) : ""), ...(found ? shown() : []));
 }
 
 const doses = () => [...new Set(kept.strengths.split(/[,;\s]+/).filter(Boolean).map(Number))];
 
-async function run(place, question, id) {
+async function run(question, id) {
   const all = doses();
   if (!all.length || all.length > MOST || !all.every((d) => Number.isFinite(d) && Math.abs(d) <= 2)) return toast(`Give one to ${MOST} doses between −2 and 2.`, { problem: true });
   kept.feature = id;
@@ -40,15 +41,15 @@ async function run(place, question, id) {
   const row = state.rows.find((r) => r.id === id);
   found = { feature: id, label: row.label, spot: row.spot, question: question(), seed: talk.seed, doses: all, results: [] };
   running = new AbortController();
-  draw(place, question);
+  draw(question);
   try {
-    await compared({ messages: [{ role: "user", content: question() }], variants, sampling: given(talk.sampling, talk.seed), signal: running.signal }, (results) => { found.results = results; fill(place); });
+    await compared({ messages: [{ role: "user", content: question() }], variants, sampling: given(talk.sampling, talk.seed), signal: running.signal }, (results) => { found.results = results; fill(); });
   } catch (error) { if (error.name !== "AbortError") toast(error.message, { problem: true }); }
   running = null;
-  draw(place, question);
+  draw(question);
 }
 
-function fill(place) {
+function fill() {
   for (const [i, cell] of [...place.querySelectorAll("td.reply")].entries()) cell.textContent = found.results[i]?.text || "";
 }
 

@@ -176,6 +176,7 @@ async function watch() {
 // The sliders, system prompt and sampling that a reply was made with.
 export async function restore(turn) {
   const missing = await take(turn.asked || { features: [], unit: "dose" }, { preset: turn.preset });
+  if (!missing) return null;
   Object.assign(talk, { system: turn.system, sampling: { ...turn.sampling }, seed: turn.seed });
   tell("form");
   return missing;

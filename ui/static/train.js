@@ -3,12 +3,12 @@ import { api } from "./api.js";
 import { lineChart } from "./chart.js";
 import { button, confirmed, el, keepFocus, off, openDialog, toast } from "./dom.js";
 import { isOpen } from "./header.js";
-import { jobsNode, refresh as refreshJobs } from "./jobs.js";
+import { jobsNode, listed, refresh as refreshJobs } from "./jobs.js";
 import { beyond } from "./role.js";
 
 const FIGURES = ["explained", "L0", "dead"];
 const EVERY = 5000, PUBLISH = "POST /v1/saes/{revision}/activate";
-let root, revisions = null, drift = null, limits = null, failed = "";
+let root, revisions = null, drift = null, limits = null, failed = "", drawn = "";
 
 export function mount(section) {
   root = section;
@@ -21,16 +21,26 @@ export async function opened() {
   opened.timer = setInterval(() => isOpen("train") && look(), EVERY);
 }
 
+// Answers that were asked for before those that are shown are older than them.
+let asked = 0, shown = 0;
 async function look() {
+  const mine = ++asked;
   try {
     const [saes, looks, now] = await Promise.all([api("saes"), api("training/drift?limit=200"), api("limits"), refreshJobs()]);
-    [revisions, drift, limits, failed] = [saes.data, looks, now, ""];
-  } catch (error) { failed = error.message; }
+    if (mine < shown) return;
+    [revisions, drift, limits, failed, shown] = [saes.data, looks, now, "", mine];
+  } catch (error) {
+    if (mine < shown) return;
+    failed = error.message;
+  }
   draw();
 }
 
 function draw() {
   if (root.querySelector("dialog[open]") || root.contains(document.activeElement) && /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) return; // nobody is to be interrupted while typing
+  const now = JSON.stringify([revisions, drift, limits?.training, failed, listed()]);
+  if (now === drawn) return; // a button that is replaced while it is pressed is not clicked
+  drawn = now;
   keepFocus(root, () => root.replaceChildren(...[el("h2", {}, "Train"), el("p", { class: "lead" }, "The SAE is kept up to date while it serves: an update learns from new text, has to pass its gates, and breaks no preset. Every revision can be served again."),
     failed ? el("div", { class: "problem", role: "alert" }, failed, " ", button("Try again", look)) : null,
     revisions ? el("div", { class: "two" }, revisionsNode(), driftNode()) : null, jobsNode(limits, drift, draw)].filter(Boolean)));
