@@ -47,17 +47,19 @@ class Patient:
 
 
 class Replies:
-    """The engine's replies, slowed down on demand; counts those that are under way."""
+    """The engine's replies, slowed down on demand or stopped after so many pieces; counts those that are under way."""
 
     def __init__(self, engine):
-        self._generate, self.pause, self.open = engine.generate, 0.0, 0
+        self._generate, self.pause, self.most, self.open = engine.generate, 0.0, 0, 0
 
     async def __call__(self, request):
         self.open += 1
         try:
+            said = 0
             async for piece in self._generate(request):
                 yield piece
-                await asyncio.sleep(self.pause)
+                said += 1
+                await asyncio.sleep(3600 if said == self.most else self.pause)
         finally:
             self.open -= 1
 
@@ -84,7 +86,7 @@ def slow(live):
     """Replies that take many seconds."""
     live[1].pause = 0.1
     yield live[1]
-    live[1].pause = 0.0
+    live[1].pause, live[1].most = 0.0, 0
 
 
 @pytest.fixture(scope="module")
