@@ -131,13 +131,14 @@ def workers(bundle, tmp_path, url):
     process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for heard, lines in ((said, process.stdout), (problems, process.stderr)):
         threading.Thread(target=lambda heard=heard, lines=lines: heard.extend(lines), daemon=True).start()
-    until(lambda: any("try" in line for line in said) or process.poll() is not None, seconds=300)
-    yield process, f"http://127.0.0.1:{port}", said, problems
-    if process.poll() is None:
+    try:
+        until(lambda: any("try" in line for line in said) or process.poll() is not None)
+        yield process, f"http://127.0.0.1:{port}", said, problems
+    finally:
         process.kill()
-    process.wait(20)
-    process.stderr.close()
-    process.stdout.close()
+        process.wait(120)
+        process.stderr.close()
+        process.stdout.close()
 
 
 def children(process):
@@ -177,9 +178,9 @@ def test_workers_share_an_address_and_whoever_dies_is_replaced(workers):
     assert all(cpu(pid) > worked for pid, worked in zip((first, second), before, strict=True))
     for n, victim in enumerate((first, second), 1):  # after both, nobody is left who was there at first
         os.kill(victim, signal.SIGKILL)
-        until(lambda: serves(address), 60)
+        until(lambda: serves(address))
         assert all(serves(address) for _ in range(10))  # while the other one loads, nobody is sent to it
-        until(lambda n=n: "".join(problems).count("serves in its place") == n, 300)
+        until(lambda n=n: "".join(problems).count("serves in its place") == n)
     assert not {first, second} & {*children(process)}
     assert serves(address)
 
@@ -240,10 +241,10 @@ def test_the_password_of_redis_stands_in_no_command_line(bundle, tmp_path, url):
         return {b"replica", b"trainer", b"job", b"look"} <= found.keys()
 
     try:
-        until(lambda: serves(f"http://127.0.0.1:{port}"), 300)
+        until(lambda: serves(f"http://127.0.0.1:{port}"))
         asked = {"type": "count", "config": {"steps": 30, "seconds": 0.2}}
         assert httpx.post(f"http://127.0.0.1:{port}/v1/jobs", json=asked, timeout=30).status_code == 202
-        until(seen, 300)
+        until(seen)
     finally:
         process.terminate()
         process.wait(60)
