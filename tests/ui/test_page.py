@@ -456,7 +456,7 @@ def test_saved_persona_is_there_after_a_reload_and_can_be_deleted(page, address)
 def test_personas_are_there_when_the_chat_comes_after_them(browser, address):
     context = browser.new_context()
     page, held = context.new_page(), []
-    page.route("**/page/chat.js", held.append)
+    page.route("**/page/chat.js", lambda route: held.append(route))
     page.goto(address)
     page.wait_for_function("document.querySelectorAll('#preset-select option').length > 1")
     assert page.locator("#cards .card").count() == 0
