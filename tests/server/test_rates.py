@@ -136,8 +136,10 @@ async def test_what_ends_while_redis_is_not_asked_is_free_when_its_lease_is_over
     async with rates.replying(ADA):
         with server.silent():
             await rates.request(ADA, counts=True)  # finds it lost, so for a while nobody asks
-    while (await rates._shared.take(new_hold(ADA.key, 1, 0), most=1, left=None)).said != "held":
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(300):
+        while (answer := await rates._shared.take(new_hold(ADA.key, 1, 0), most=1, left=None)).said != "held":
+            await asyncio.sleep(0.1)
+    assert answer == Answer("held", 0)
 
 
 async def test_a_redis_that_is_lost_or_says_nothing_holds_nobody_up_for_long(server, counting, monkeypatch):

@@ -138,6 +138,7 @@ def test_leaving_a_comparison_ends_its_replies(compare, slow):
     compare.wait_for_function("document.querySelector('.column .said').textContent.length > 12")
     compare.click("#compare-stop")
     until(lambda: slow.open == 0)
+    assert any(said(compare))  # what had come stays
 
 
 def test_replies_to_columns_that_were_changed_meanwhile_are_not_shown_as_theirs(compare, slow):
@@ -161,3 +162,4 @@ def test_sweep_that_runs_while_the_tab_is_drawn_anew_is_shown_to_its_end(compare
     slow.pause = 0.0
     compare.wait_for_selector("#sweep .curve svg")
     compare.wait_for_selector("#sweep-run")
+    assert all(compare.locator("#sweep td.reply").all_inner_texts())

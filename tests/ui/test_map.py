@@ -199,6 +199,7 @@ def test_colours_can_tell_how_often_features_fire(tab):
     drawn_anew(tab, before)
     tab.select_option("#map-colour", "cluster")
     tab.wait_for_function(f"before => {DOTS}.toDataURL() === before", arg=before)
+    assert picture(tab) == before
 
 
 def test_keyboard_moves_zooms_and_opens_what_is_in_the_middle(tab):
@@ -257,6 +258,7 @@ def test_full_screen_is_left_with_escape(tab):
     tab.locator(CANVAS).focus()
     tab.keyboard.press("Escape")
     tab.wait_for_selector("body:not(.map-whole)")
+    assert tab.get_attribute("#map-whole", "aria-pressed") == "false"
 
 
 def test_map_that_cannot_be_loaded_says_why_and_can_be_tried_again(page):
@@ -318,6 +320,7 @@ def test_canvas_has_the_pages_ground(opened, scheme):
         f"ground => {DOTS}.getContext('2d').getImageData(0, 0, 1, 1).data.slice(0, 3).join() === ground.join()",
         arg=ground,
     )
+    assert tab.locator("#section-map canvas.dots").is_visible()
 
 
 def test_phone_has_no_sideways_scroll_and_large_targets(opened):

@@ -138,8 +138,9 @@ def test_closing_the_page_ends_both_replies(opened, slow):
     page.wait_for_function(GROWING)
     page.close()
 
-    opened()
+    other = opened()
     until(lambda: slow.open == 0)
+    assert other.locator("#steered-pane .user-row").count() == 0
 
 
 def test_follow_up_keeps_each_panes_own_conversation(page):

@@ -68,3 +68,4 @@ def test_where_the_place_is_not_known_the_page_says_how_many_wait(people, busy, 
     finished(other)
     finished(one)
     until(lambda: engine.load_now == (0, 0))
+    assert "the model is busy" not in other.inner_text("#section-chat")
