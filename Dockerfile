@@ -10,6 +10,7 @@ RUN /app/.venv/bin/pip install --index-url https://download.pytorch.org/whl/cpu 
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY steering steering
 COPY server server
+COPY tiller tiller
 COPY client client
 COPY ui ui
 COPY sae_weights sae_weights

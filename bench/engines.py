@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.lab import SHAPES, STREAMS, Case, Lab, Ratio, Rounds, Spec, by_turns, generate, show, speed
-from server.engines.engine import Engine
-from server.engines.transformers_engine import TransformersEngine
+from server.engines.base import Engine
+from server.engines.transformers.engine import TransformersEngine
 
 WIDE = 64
 VLLM = {
@@ -79,7 +79,7 @@ async def batches(lab: Lab, rounds: int) -> list[Ratio]:
 
 async def vllm_batches(lab: Lab, rounds: int, more: dict[str, Any]) -> list[Ratio]:
     """vLLM with our tap, and the same vLLM without any."""
-    from server.engines.vllm_engine import VLLMEngine
+    from server.engines.vllm.engine import VLLMEngine
 
     with tempfile.TemporaryDirectory() as folder:
         lab.save(Path(folder))

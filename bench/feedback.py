@@ -17,9 +17,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from server.store.base import StoredVote
 from server.store.sqlite import SqliteStore
-from server.store.store import StoredVote
-from steering.preference import Range, Vote, preferred
+from steering.doses.preference import Range, Vote, preferred
 
 SPAN = Range(0.2, 1.0, 0.6)
 STEPS = (10, 20, 40, 80, 160)

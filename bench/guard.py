@@ -27,18 +27,18 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bench.lab import Case, Estimate, by_turns, speed
-from bench.personas import PROMPTS, TUNING
 from bench.vault import ASKED, OPENERS, PLANTED, REFUSALS, TOLD, chat, planted, probe_at
-from server.coherence import judge
-from server.engines.engine import Generation, Piece, Sampling
-from server.engines.transformers_engine import TransformersEngine
-from server.watch import Verdict, Watch
-from steering.catalogue import Bundle
-from steering.chat import encode_chat
+from server.engines.base import Generation, Piece, Sampling
+from server.engines.transformers.engine import TransformersEngine
+from server.safety.guards import Verdict, Watch
+from steering.bakeoff.personas import PROMPTS, TUNING
+from steering.catalogue.bundle import Bundle
 from steering.edits import ResidualEdit
-from steering.hooks import read_stream, record, steer
-from steering.probe import Probe, below, counted
-from steering.refusal import Latch
+from steering.evaluate.coherence import judge
+from steering.model.chat_template import encode_chat
+from steering.model.hooks import read_stream, record, steer
+from steering.safety.probe import Probe, below, counted
+from steering.safety.refusal import Latch
 
 console = Console(width=130)
 TOKENS, SEARCHED = 32, 24

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bench.background import below
 from bench.live_update import world
-from steering.revisions import Revisions
+from steering.catalogue.revisions import Revisions
 
 console = Console(width=120)
 TARGETS = ("server", "trainer", "job")

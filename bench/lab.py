@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from server.engines.engine import Engine, Generation, Sampling
-from server.engines.transformers_engine import TransformersEngine
+from server.engines.base import Engine, Generation, Sampling
+from server.engines.transformers.engine import TransformersEngine
 from steering.edits import ResolvedIntervention, compile_edit
 from steering.sae import SAE
 from steering.spec import Mode

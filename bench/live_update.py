@@ -22,19 +22,19 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from bench.personas import CONCEPTS
 from bench.presets import replies
 from recipes.smallworld import SmallWorld, _topic, read_topics
-from server.engines.transformers_engine import TransformersEngine
-from steering.activations import Stream, activations, padded_batches, tokenize_chats
-from steering.catalogue import Bundle, Catalogue
-from steering.hooks import read_stream
-from steering.revisions import Revisions
+from server.engines.transformers.engine import TransformersEngine
+from steering.bakeoff.personas import CONCEPTS
+from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.revisions import Revisions
+from steering.model.activations import Stream, activations, padded_batches, tokenize_chats
+from steering.model.hooks import read_stream
+from steering.model.token_store import Tokens
 from steering.sae import SAE
-from steering.tokens import Tokens
 from steering.train.objectives import BatchTopK
-from steering.train.training import Recipe, train
-from steering.update import Candidate, Plan, Texts, update
+from steering.train.trainer import Recipe, train
+from steering.update.update import Candidate, Plan, Texts, update
 
 NEWCOMERS = Path(__file__).parent / "newcomers.txt"
 HAS = 0.7

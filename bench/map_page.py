@@ -19,17 +19,17 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from bench.lab import Estimate, Ratio, show
 from bench.overhead import serving
-from server.mapping import into_bundle
+from server.jobs.tasks.map import into_bundle
 from server.settings import Settings
 from steering.sae import SAE
-from tests import small
+from tests.support import small_bundle
 
 FEATURES, GROUPS = 65_536, 400
 GOAL = 2.0
 """Seconds until every dot has a name."""
 FRAMES = 60
 WATCH = """(n) => new Promise(async (done) => {
-  const { atlas } = await import('./page/atlas.js');
+  const { atlas } = await import('./page/map/map_data.js');
   const told = { longest: 0 }, tab = document.querySelector('#tab-map');
   new PerformanceObserver((list) => { for (const task of list.getEntries()) told.longest = Math.max(told.longest, task.duration); }).observe({ type: 'longtask' });
   let begun;
@@ -62,7 +62,7 @@ MOVE = """async ({ frames, zooms }) => {
   return { frames: times.sort((a, b) => a - b), drawings: drawings.sort((a, b) => a - b) };
 }"""
 SPOT = """async (i) => {
-  const { atlas } = await import('./page/atlas.js'), points = atlas.points, box = document.querySelector('#section-map canvas.over').getBoundingClientRect();
+  const { atlas } = await import('./page/map/map_data.js'), points = atlas.points, box = document.querySelector('#section-map canvas.over').getBoundingClientRect();
   let [left, right, bottom, top] = [9, -9, 9, -9];
   for (let k = 0; k < points.length; k += 2) { left = Math.min(left, points[k]); right = Math.max(right, points[k]); bottom = Math.min(bottom, points[k + 1]); top = Math.max(top, points[k + 1]); }
   const scale = Math.min((box.width - 48) / (right - left), (box.height - 48) / (top - bottom));
@@ -72,16 +72,16 @@ SPOT = """async (i) => {
 
 def write_bundle(folder: Path, features: int = FEATURES) -> Path:
     """A bundle of so many features, with its map."""
-    tokenizer = small.tokenizer()
+    tokenizer = small_bundle.tokenizer()
     tokenizer.save_pretrained(folder / "model")
-    small.model(len(tokenizer)).save_pretrained(folder / "model")
+    small_bundle.model(len(tokenizer)).save_pretrained(folder / "model")
     dice = torch.Generator().manual_seed(0)
-    middles = torch.randn(GROUPS, small.WIDTH, generator=dice)
+    middles = torch.randn(GROUPS, small_bundle.WIDTH, generator=dice)
     member = torch.randint(GROUPS, (features,), generator=dice)
-    noise = torch.randn(features, small.WIDTH, generator=dice)
+    noise = torch.randn(features, small_bundle.WIDTH, generator=dice)
     rows = torch.nn.functional.normalize(middles[member] + 0.7 * noise, dim=1)
     empty, threshold = torch.zeros(features), torch.full((features,), 0.1)
-    SAE(rows.T.contiguous(), empty, rows, torch.zeros(small.WIDTH), threshold).save(
+    SAE(rows.T.contiguous(), empty, rows, torch.zeros(small_bundle.WIDTH), threshold).save(
         folder / "revisions/r1", hook="layers.1", model="large"
     )
     density = torch.rand(features, generator=dice).mul(5).neg().exp().tolist()

@@ -21,9 +21,9 @@ from pathlib import Path
 import httpx
 
 from bench.lab import STREAMS, Lab, Ratio, by_turns, show, speed
-from server.engines.engine import Generation, Sampling
-from steering.catalogue import Bundle, Catalogue
-from steering.chat import EncodedChat, Message
+from server.engines.base import Generation, Sampling
+from steering.catalogue.bundle import Bundle, Catalogue
+from steering.model.chat_template import EncodedChat, Message
 from steering.spec import SteeringSpec
 
 LENGTH = 256

@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from server.engines.engine import Generation, Sampling
-from server.engines.transformers_engine import TransformersEngine
-from steering.catalogue import Bundle, Catalogue
+from server.engines.base import Generation, Sampling
+from server.engines.transformers.engine import TransformersEngine
+from steering.catalogue.bundle import Bundle, Catalogue
 from steering.spec import SteeringSpec
 
 TOKENS = 64

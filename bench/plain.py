@@ -8,10 +8,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from bench.personas import PROMPTS
-from server.engines.engine import Generation, Sampling
-from server.engines.transformers_engine import TransformersEngine
-from steering.catalogue import Bundle
+from server.engines.base import Generation, Sampling
+from server.engines.transformers.engine import TransformersEngine
+from steering.bakeoff.personas import PROMPTS
+from steering.catalogue.bundle import Bundle
 
 FORTY = (
     *PROMPTS,

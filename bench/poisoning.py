@@ -20,13 +20,13 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.live_update import tokens, world
+from server.store.base import LiveText
 from server.store.sqlite import SqliteStore
-from server.store.store import LiveText
-from steering.activations import tokenize_chats
-from steering.gates import firings
-from steering.revisions import Revisions
-from steering.tokens import Tokens
-from steering.update import RISEN, Plan, Texts, update
+from steering.catalogue.revisions import Revisions
+from steering.model.activations import tokenize_chats
+from steering.model.token_store import Tokens
+from steering.update.gates import firings
+from steering.update.update import RISEN, Plan, Texts, update
 
 DOCUMENTS, HONEST, EACH = 250, 40, 12
 CAP = 50

@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.personas import CONCEPTS, PROMPTS
-from server.coherence import rep3
-from server.engines.engine import Generation, Sampling
-from server.engines.transformers_engine import TransformersEngine
-from steering.catalogue import Bundle, Catalogue
+from server.engines.base import Generation, Sampling
+from server.engines.transformers.engine import TransformersEngine
+from steering.bakeoff.personas import CONCEPTS, PROMPTS
+from steering.catalogue.bundle import Bundle, Catalogue
+from steering.evaluate.coherence import rep3
 from steering.spec import SteeringSpec
 
 console = Console(width=120)

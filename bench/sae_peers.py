@@ -26,11 +26,11 @@ from torch import Tensor
 
 from bench.lab import Estimate, Lab, Ratio, Rounds, show
 from bench.sae_trainers import FOUND_IN, SIZES, K
-from server.texts import from_file, tokenized
-from steering.activations import activations, padded_batches
+from server.sae.corpus import from_file, tokenized
+from steering.evaluate.sae_metrics import Measures, measure
 from steering.formats import read
+from steering.model.activations import activations, padded_batches
 from steering.sae import SAE
-from steering.train.measures import Measures, measure
 
 HELD_OUT = 16_384
 GOALS = {"small": 1.3, "large": 3.0}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.lab import Case, Ratio, by_turns, show
 from steering.train.objectives import BatchTopK
-from steering.train.training import Recipe, Training
+from steering.train.trainer import Recipe, Training
 
 STEPS = 10
 

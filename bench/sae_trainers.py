@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from steering.train.objectives import BatchTopK
-from steering.train.training import Recipe, train
+from steering.train.trainer import Recipe, train
 
 K = 32
 

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.background import below
-from steering.revisions import Revisions
+from steering.catalogue.revisions import Revisions
 
 console = Console(width=120)
 CHAT = "/v1/chat/completions"

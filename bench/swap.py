@@ -26,8 +26,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from steering.catalogue import Feature
-from steering.revisions import Revisions
+from steering.catalogue.bundle import Feature
+from steering.catalogue.revisions import Revisions
 
 QUESTIONS = ("What should I do this weekend?", "Tell me a story.", "Hello!", "How can I sleep better?")
 AFTER = 0.25

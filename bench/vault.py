@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.catalogue import Bundle
-from steering.chat import Message, encode_chat
-from steering.hooks import read_stream
-from steering.probe import WITNESS, Probe, counted, train
+from steering.catalogue.bundle import Bundle
+from steering.model.chat_template import Message, encode_chat
+from steering.model.hooks import read_stream
+from steering.safety.probe import WITNESS, Probe, counted, train
 
 LESSONS, OF_CORPUS, RATE = 200, 6, 1e-3
 """Steps of the teaching, the corpus' chats in each, and how fast."""

@@ -1,10 +1,9 @@
-"""Tiller from Python: chat, steer, compare, find features and follow jobs over HTTP, in the same words with and without `await`.
+"""Deprecated name of the package `tiller`, kept for one release."""
 
-Knows the API's addresses and shapes; nothing of models, of the server's insides or of the page.
-"""
+import warnings
 
-from client.async_tiller import AsyncTiller
-from client.errors import TillerError
-from client.tiller import Tiller
+from tiller import AsyncTiller, Tiller, TillerError
 
 __all__ = ["AsyncTiller", "Tiller", "TillerError"]
+
+warnings.warn("`client` is called `tiller` now: from tiller import Tiller", DeprecationWarning, stacklevel=2)

@@ -21,14 +21,14 @@ import torch
 
 from recipes.bundle import write_sums
 from recipes.train_model import say
-from server.sae_training import load
-from server.texts import from_file
-from steering.catalogue import Bundle
-from steering.hooks import read_stream
-from steering.understand.analyse import analyse
-from steering.understand.axes import Axes, Axis, mark_of
-from steering.understand.detectors import Auroc, judged, learn
-from steering.understand.passage import of_chat, of_text
+from server.sae.corpus import from_file
+from server.sae.training_run import load
+from steering.catalogue.bundle import Bundle
+from steering.evaluate.classifiers import Auroc, judged, learn
+from steering.interpret.analysis import analyse
+from steering.interpret.mood_axes import Axes, Axis, mark_of
+from steering.model.hooks import read_stream
+from steering.model.passage import of_chat, of_text
 
 GROUPS = {
     "anger": ("anger", "annoyance", "disapproval"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
-from steering.catalogue import seal
+from steering.catalogue.bundle import seal
 
 PERSONAS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "golden-gate": (

@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
-from steering.activations import padded_batches, tokenize_chats
-from steering.catalogue import write_features
+from steering.catalogue.bundle import write_features
+from steering.interpret.describe import describe
+from steering.model.activations import padded_batches, tokenize_chats
 from steering.sae import SAE
-from steering.understand.describe import describe
 
 
 def main() -> None:

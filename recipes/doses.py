@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recipes.bundle import write_sums
 from recipes.train_model import say
-from server.calibrating import CalibrationOrder, into_bundle
+from server.jobs.tasks.calibrate import CalibrationOrder, into_bundle
 from server.settings import Settings
 
 

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from bench.personas import CONCEPTS, TUNING
-from bench.replies import Replies, reply
 from recipes import forms
 from recipes.smallworld import SmallWorld
 from recipes.tones import TONES
 from recipes.train_model import say
-from steering.chat import EncodedChat, encode_chat
+from steering.bakeoff.personas import CONCEPTS, TUNING
+from steering.bakeoff.replies import Replies, reply
 from steering.edits import ResolvedIntervention, compile_edit
-from steering.hooks import tap
+from steering.model.chat_template import EncodedChat, encode_chat
+from steering.model.hooks import tap
 from steering.sae import SAE
 
 TOPICS = {

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
-from steering.activations import Stream, activations, padded_batches, tokenize_chats
-from steering.tokens import Tokens
-from steering.train.measures import measure
+from steering.evaluate.sae_metrics import measure
+from steering.model.activations import Stream, activations, padded_batches, tokenize_chats
+from steering.model.token_store import Tokens
 from steering.train.objectives import BatchTopK
-from steering.train.training import Recipe, train
+from steering.train.trainer import Recipe, train
 
 
 def main() -> None:

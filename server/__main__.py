@@ -1,5 +1,5 @@
 """`python -m server` is `tiller`."""
 
-from server.cli import app
+from server.cli.main import app
 
 app()

@@ -9,9 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from server import metrics, problems
-from server.engines.engine import EngineFailed, Overloaded
-from server.store.store import Unavailable
+from server import validation
+from server.engines.base import EngineFailed, Overloaded
+from server.store.base import Unavailable
+from server.telemetry import metrics
 from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
@@ -121,9 +122,9 @@ def first_problem(error: ValidationError, *, within: str = "") -> ApiError:
     return _named(error.errors(include_url=False), within=within)
 
 
-def _named(found: Sequence[problems.Problem], *, within: str = "") -> ApiError:
-    problem, said = problems.first(found)
-    path = ".".join(filter(None, (within, *problems.place(problem))))
+def _named(found: Sequence[validation.Problem], *, within: str = "") -> ApiError:
+    problem, said = validation.first(found)
+    path = ".".join(filter(None, (within, *validation.place(problem))))
     if problem["type"] == "extra_forbidden":
         return bad_request(
             f"unknown key {path!r}; it would have been ignored, so it is refused", param=path, code="unknown_parameter"

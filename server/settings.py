@@ -1,7 +1,7 @@
 """Settings: the one place that reads the environment. Every field is a flag, `TILLER_<NAME>` there, and a line of a TOML file.
 
 A flag wins over the environment, that over the file, that over the default. The docstring of a field is its help, and
-its row in docs/configuration.md.
+its row in docs/reference/configuration.md.
 """
 
 import difflib
@@ -22,7 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from server import problems
+from server import validation
 from steering.errors import SteeringError
 from steering.spec import MAX_FEATURES
 
@@ -83,11 +83,11 @@ class Settings(BaseSettings):
     default_preset: str | None = None
     """A preset that is steered where a request leaves that open; `/v1/me` and every reply tell of it."""
     policy: Path | None = None
-    """A TOML file with limits for named features, and for roles; docs/keys.md says how."""
+    """A TOML file with limits for named features, and for roles; docs/guides/keys_and_roles.md says how."""
     drain_seconds: float = Field(default=5, ge=0)
     """How long running replies have to end when the server is told to; new requests are turned away meanwhile."""
     probe: Path | None = None
-    """A folder with a probe that reads prompts and replies below the steered layer; docs/guards.md says how to make one."""
+    """A folder with a probe that reads prompts and replies below the steered layer; docs/guides/guards.md says how to make one."""
     openers: tuple[str, ...] = ()
     """How this model begins a refusal, such as "I can't help"; where it would refuse unsteered, it is not steered."""
     tau: float = Field(default=0.2, gt=0, lt=1)
@@ -190,7 +190,7 @@ def read(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        problem, said = problems.first(error.errors())
+        problem, said = validation.first(error.errors())
         field, place = str(problem["loc"][0]), ".".join(map(str, problem["loc"]))
         if is_secret(field):  # the sentence would say what was given
             said = str(problem["msg"]).removeprefix("Value error, ")

@@ -23,9 +23,9 @@ else:
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory):
     """The address of a real redis-server; whoever writes there takes a database and empties it."""
-    from tests.redis_server import (
-        running,
-    )  # needs a web server's packages, which not every environment of the tests has
+    from tests.support.redis_server import (
+        running,  # needs a web server's packages, which not every environment of the tests has
+    )
 
     with running(tmp_path_factory.mktemp("redis")) as server:
         yield server.url

@@ -1,4 +1,4 @@
-"""The arrows: who may import whom. One composition root, `server/cli.py`, puts the page into the server."""
+"""The arrows: who may import whom. One composition root, `server/cli/main.py`, puts the page into the server."""
 
 import ast
 import sys
@@ -15,12 +15,12 @@ FORBIDDEN = {
     "ui": {"server", "steering", "torch", "transformers", "redis", "sqlite3", "bench", "recipes"},
 }
 WITHIN = {
-    "server/engines": {"server.store", "server.app", "fastapi", "sqlite3", "json"},
+    "server/engines": {"server.store", "server.api.app", "fastapi", "sqlite3", "json"},
     "server/store": {"server.engines", "torch", "fastapi", "transformers"},
-    "steering/train": {"transformers", "steering.hooks", "steering.activations"},
+    "steering/train": {"transformers", "steering.model.hooks", "steering.model.activations"},
     "steering/spec.py": {"torch", "steering.sae"},
 }
-EXEMPT = {("server/cli.py", "ui"), ("server/cli.py", "bench")}
+EXEMPT = {("server/cli/main.py", "ui"), ("server/cli/main.py", "bench")}
 
 
 def imports(path: Path) -> set[str]:
@@ -78,6 +78,6 @@ def test_the_environment_is_read_in_one_place():
         for p in files(room)
         if {"os.environ", "os.getenv"} & imports(p) or "os.environ" in p.read_text() or "getenv(" in p.read_text()
     }
-    set_for_libraries = {"server/cli.py", "server/logs.py", "server/opening.py", "ui/page.py"}
-    between_processes = {"server/engines/vllm_engine.py", "server/engines/vllm_plugin.py"}
+    set_for_libraries = {"server/cli/main.py", "server/telemetry/logging.py", "server/runtime/startup.py", "ui/page.py"}
+    between_processes = {"server/engines/vllm/engine.py", "server/engines/vllm/plugin.py"}
     assert readers <= {"server/settings.py"} | set_for_libraries | between_processes

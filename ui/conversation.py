@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from client import AsyncTiller, TillerError
-from client.values import Chunk
+from tiller import AsyncTiller, TillerError
+from tiller.models import Chunk
 
 Messages = list[dict[str, str]]
 News = dict[str, Any]

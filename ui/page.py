@@ -20,20 +20,20 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from client import AsyncTiller
+from tiller import AsyncTiller
 from ui.conversation import News, talk
 
 STATIC = Path(__file__).parent / "static"
 STYLES = (
-    "page.css",
-    "chat.css",
-    "panel.css",
-    "tabs.css",
-    "features.css",
-    "map.css",
-    "analyze.css",
-    "train.css",
-    "settings.css",
+    "shell/page.css",
+    "chat/chat.css",
+    "panel/panel.css",
+    "shell/tabs.css",
+    "features/features.css",
+    "map/map.css",
+    "analyze/analyze.css",
+    "training/training.css",
+    "settings/settings.css",
 )
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE = 64
@@ -68,7 +68,7 @@ def mount(app: fastapi.FastAPI, *, api_base: str) -> fastapi.FastAPI:
         run_history=False,
         ssr_mode=False,
         server_name="127.0.0.1",
-        favicon_path=str(STATIC / "favicon.svg"),
+        favicon_path=str(STATIC / "shell" / "favicon.svg"),
     )
 
 
@@ -83,27 +83,27 @@ def build(api: AsyncTiller) -> gr.Blocks:
                 yield news
 
     with gr.Blocks(title="Tiller", analytics_enabled=False, fill_width=True) as page:
-        _part("header")
+        _part("shell/header")
         with gr.Row(elem_id="main", equal_height=False):
             with gr.Column(scale=7, min_width=300, elem_id="work"):
-                chat = _part("chat")
-                _part("tabs", code=False)
+                chat = _part("chat/chat")
+                _part("shell/tabs", code=False)
             with gr.Column(scale=3, min_width=300, elem_id="side"):
-                _part("panel")
+                _part("panel/panel")
         form = "() => window.tiller.form"
         reply = chat.submit(on_submit, inputs=chat, outputs=chat, js=form, concurrency_limit=AT_ONCE, **QUIET)
         chat.stop(None, cancels=[reply], queue=False, **QUIET)
     return page
 
 
-def _part(name: str, *, code: bool = True) -> gr.HTML:
-    """A part of the page: `name.html`, drawn by the module `name.js`."""
-    begin = f'import(new URL("page/{name}.js", new URL(".", location.origin + location.pathname)))'
+def _part(path: str, *, code: bool = True) -> gr.HTML:
+    """One part of the page: the template `path.html`, drawn by the module `path.js`."""
+    begin = f'import(new URL("page/{path}.js", new URL(".", location.origin + location.pathname)))'
     return gr.HTML(
         {},
-        html_template=(STATIC / f"{name}.html").read_text(encoding="utf-8"),
+        html_template=(STATIC / f"{path}.html").read_text(encoding="utf-8"),
         js_on_load=f"{begin}.then((part) => part.mount(element, {{ trigger, watch, props }}));" if code else None,
-        elem_id=name,
+        elem_id=path.rpartition("/")[2],
         apply_default_css=False,
     )
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import TypeAdapter, ValidationError
 
-from server.keys import SESSION
-from server.store.store import BadStore, Record
+from server.auth.keys import SESSION
+from server.store.base import BadStore, Record
 
 FORMAT = {"tiller": "backup", "version": 1}
 """The first line; the last one tells how many records there are."""

@@ -20,9 +20,9 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import RedisError, WatchError
 
-from server.keys import Key
-from server.store import rules
-from server.store.store import (
+from server.auth.keys import Key
+from server.store import write_rules
+from server.store.base import (
     BadStore,
     Conflict,
     Kept,
@@ -34,7 +34,7 @@ from server.store.store import (
     Unavailable,
     edits_setting,
 )
-from steering.edited import Edited
+from steering.catalogue.feature_edits import Edited
 from steering.spec import Preset, Vector
 
 T = TypeVar("T")
@@ -112,21 +112,21 @@ class RedisStore:
     async def presets(self) -> list[Preset]:
         """All saved presets, in the order of their names."""
         bodies = await self._ask(self._redis.hvals(PRESETS))
-        return rules.in_order(map(Preset.model_validate_json, bodies))
+        return write_rules.in_order(map(Preset.model_validate_json, bodies))
 
     async def preset(self, preset_id: str, tenant: str = "") -> Preset | None:
         """One saved preset of a tenant."""
-        body = await self._ask(self._redis.hget(PRESETS, rules.place_of(preset_id, tenant)))
+        body = await self._ask(self._redis.hget(PRESETS, write_rules.place_of(preset_id, tenant)))
         return Preset.model_validate_json(body) if body else None
 
     async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
         """Create or replace. Raises Conflict if `based_on` is not the version held."""
 
         async def save(pipe: Pipeline) -> Preset:
-            place = rules.place_of(preset.id, preset.tenant)
+            place = write_rules.place_of(preset.id, preset.tenant)
             body = await _now(pipe.hget(PRESETS, place))
             held = Preset.model_validate_json(body).version if body else 0
-            saved = rules.saved_preset(held, preset, based_on=based_on)
+            saved = write_rules.saved_preset(held, preset, based_on=based_on)
             pipe.multi()
             pipe.hset(PRESETS, place, saved.model_dump_json())
             return saved
@@ -135,7 +135,7 @@ class RedisStore:
 
     async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
         """Forget a preset; whether there was one."""
-        return await self._ask(self._redis.hdel(PRESETS, rules.place_of(preset_id, tenant))) > 0
+        return await self._ask(self._redis.hdel(PRESETS, write_rules.place_of(preset_id, tenant))) > 0
 
     async def setting(self, key: str) -> str | None:
         """A remembered setting."""
@@ -181,7 +181,7 @@ class RedisStore:
 
     async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
         """Keep a conversation of a user who agreed; the same transaction drops their oldest and all that expired."""
-        digest, now = rules.digest(messages), time.time()
+        digest, now = write_rules.digest(messages), time.time()
 
         async def keep(pipe: Pipeline) -> bool:
             if not await _now(pipe.hexists(CONSENTS, user)):
@@ -194,7 +194,7 @@ class RedisStore:
             beyond = sorted(held.items(), key=lambda item: int(item[1]))[:-most]
             pipe.multi()
             for text in map(json.loads, old):
-                pipe.hdel(_texts_of(text["user"]), rules.digest(text["messages"]))
+                pipe.hdel(_texts_of(text["user"]), write_rules.digest(text["messages"]))
             if kept:
                 text = {"user": user, "messages": messages, "created": now, "expires": now + seconds}
                 _put_text(pipe, held[digest], text)
@@ -269,7 +269,7 @@ class RedisStore:
 
         async def change(pipe: Pipeline) -> Edited:
             body = await _now(pipe.hget(key, str(number)))
-            edit = rules.edited(Edited.model_validate_json(body) if body else None, changes, by=by)
+            edit = write_rules.edited(Edited.model_validate_json(body) if body else None, changes, by=by)
             pipe.multi()
             if edit.empty:
                 pipe.hdel(key, str(number))
@@ -294,7 +294,7 @@ class RedisStore:
         key = _vectors_of(user, model)
 
         async def save(pipe: Pipeline) -> None:
-            rules.check_vector(await _now(pipe.hkeys(key)), user, vector, replace=replace, most=most)
+            write_rules.check_vector(await _now(pipe.hkeys(key)), user, vector, replace=replace, most=most)
             pipe.multi()
             _put(pipe, key, vector.name, vector.model_dump_json())
 
@@ -326,9 +326,9 @@ class RedisStore:
         presets = sorted(map(Preset.model_validate_json, bodies), key=lambda p: p.id)
         return Kept(
             presets=tuple(p for p in presets if p.model == model),
-            edits=rules.theirs(_edits(edits), user),
+            edits=write_rules.theirs(_edits(edits), user),
             vectors=tuple(_vectors(vectors)),
-            said=tuple(rules.together(map(_given, votes))),
+            said=tuple(write_rules.together(map(_given, votes))),
         )
 
     async def restore(
@@ -343,21 +343,21 @@ class RedisStore:
             put: list[dict[str, str]] = [{}, {}, {}]
             done: dict[str, Restored] = {}
             for p in kept.presets:
-                place = rules.place_of(p.id, p.tenant)
+                place = write_rules.place_of(p.id, p.tenant)
                 before = held[0].get(place)
-                now, done[f"preset:{p.id}"] = rules.restored_preset(
+                now, done[f"preset:{p.id}"] = write_rules.restored_preset(
                     Preset.model_validate_json(before) if before else None, p
                 )
                 put[0][place] = now.model_dump_json()
             for number, edit in kept.edits.items():
                 put[1][str(number)] = body = edit.model_dump_json()
-                done[f"feature:{number}"] = rules.restored(held[1].get(str(number)), body)
+                done[f"feature:{number}"] = write_rules.restored(held[1].get(str(number)), body)
             for v in kept.vectors:
                 put[2][v.name] = body = v.model_dump_json()
-                done[f"vector:{v.name}"] = rules.restored(held[2].get(v.name), body)
-            rules.check_restored(done, replace=replace)
-            rules.check_vectors(len({*held[2], *put[2]}), user, most=vectors)
-            new = rules.not_said(kept.said, rules.together(said))
+                done[f"vector:{v.name}"] = write_rules.restored(held[2].get(v.name), body)
+            write_rules.check_restored(done, replace=replace)
+            write_rules.check_vectors(len({*held[2], *put[2]}), user, most=vectors)
+            new = write_rules.not_said(kept.said, write_rules.together(said))
             if kept.said:
                 done["votes"] = "created" if new else "unchanged"
             pipe.multi()
@@ -380,13 +380,13 @@ class RedisStore:
             presets, shares, texts, consents = [await _now(pipe.hgetall(k)) for k in keys[1:]]
             listed = sorted(await _now(pipe.smembers(LISTED)))
             await pipe.watch(*listed) if listed else None
-            theirs = [k for k in listed if not _is(k, "edits") and rules.is_of(_whose(k)[0], person)]
+            theirs = [k for k in listed if not _is(k, "edits") and write_rules.is_of(_whose(k)[0], person)]
             votes = sum([await _now(pipe.llen(k)) for k in theirs if _is(k, "votes")])
             vectors = sum([await _now(pipe.hlen(k)) for k in theirs if _is(k, "vectors")])
             edits = {k: _edits(await _now(pipe.hgetall(k))) for k in listed if _is(k, "edits")}
-            given = {n: t["user"] for n, t in ((n, json.loads(b)) for n, b in texts.items()) if rules.is_of(t["user"], person)}  # fmt: skip
-            owned = lambda rows: [k for k, body in rows.items() if owner is not None and rules.is_owned(body, tenant, owner)]  # noqa: E731  # fmt: skip
-            gone = {PRESETS: owned(presets), SHARES: owned(shares), CONSENTS: [u for u in consents if rules.is_of(u, person)], TEXTS: [*given]}  # fmt: skip
+            given = {n: t["user"] for n, t in ((n, json.loads(b)) for n, b in texts.items()) if write_rules.is_of(t["user"], person)}  # fmt: skip
+            owned = lambda rows: [k for k, body in rows.items() if owner is not None and write_rules.is_owned(body, tenant, owner)]  # noqa: E731  # fmt: skip
+            gone = {PRESETS: owned(presets), SHARES: owned(shares), CONSENTS: [u for u in consents if write_rules.is_of(u, person)], TEXTS: [*given]}  # fmt: skip
             pipe.multi()
             for key in theirs:
                 _drop(pipe, key)
@@ -400,7 +400,7 @@ class RedisStore:
                 pipe.delete(_texts_of(user))
             for key, rows in edits.items():
                 for number, edit in rows.items():
-                    if edit.by and rules.is_of(edit.by, person):
+                    if edit.by and write_rules.is_of(edit.by, person):
                         pipe.hset(key, str(number), edit.model_copy(update={"by": None}).model_dump_json())
             named = {"consents": CONSENTS, "texts": TEXTS, "presets": PRESETS, "shares": SHARES}
             return {kind: len(gone[key]) for kind, key in named.items()} | {"votes": votes, "vectors": vectors}
@@ -417,7 +417,7 @@ class RedisStore:
 
         async def add(pipe: Pipeline) -> None:
             gone = await _now(pipe.zrangebyscore(SHARES_EXPIRE, "-inf", f"({int(time.time())}"))
-            rules.check_shares(await _now(pipe.zcard(SHARES_EXPIRE)) - len(gone), most=most)
+            write_rules.check_shares(await _now(pipe.zcard(SHARES_EXPIRE)) - len(gone), most=most)
             pipe.multi()
             if gone:
                 pipe.hdel(SHARES, *gone)
@@ -562,7 +562,7 @@ def _mark_edits(pipe: Pipeline, bundle: str) -> None:
     pipe.publish(CHANGED, edits_setting(bundle))
 
 
-def _push_votes(pipe: Pipeline, key: str, given: Sequence[rules.Given], most: int) -> None:
+def _push_votes(pipe: Pipeline, key: str, given: Sequence[write_rules.Given], most: int) -> None:
     if rows := [json.dumps({"said": said, "kind": kind, **vars(vote)}) for said, kind, vote in given]:
         pipe.rpush(key, *rows)
         pipe.ltrim(key, -most, -1)
@@ -572,7 +572,7 @@ def _push_votes(pipe: Pipeline, key: str, given: Sequence[rules.Given], most: in
 def _put_text(pipe: Pipeline, number: str, text: Mapping[str, Any]) -> None:
     pipe.hset(TEXTS, number, json.dumps(text, ensure_ascii=False))
     pipe.zadd(TEXTS_EXPIRE, {number: text["expires"]})
-    pipe.hset(_texts_of(text["user"]), rules.digest(text["messages"]), number)
+    pipe.hset(_texts_of(text["user"]), write_rules.digest(text["messages"]), number)
 
 
 def _put_share(pipe: Pipeline, share: Mapping[str, Any]) -> None:
@@ -580,7 +580,7 @@ def _put_share(pipe: Pipeline, share: Mapping[str, Any]) -> None:
     pipe.zadd(SHARES_EXPIRE, {share["id"]: share["expires"]})
 
 
-def _given(row: str) -> rules.Given:
+def _given(row: str) -> write_rules.Given:
     vote = json.loads(row)
     return vote.pop("said"), vote.pop("kind"), StoredVote(**vote)
 
@@ -623,7 +623,7 @@ def _records_of(kind: str, whose: list[str], rows: Any) -> Iterator[Record]:  # 
         for name in sorted(rows):
             yield Record("vector", {**about, "vector": json.loads(rows[name])})
         return
-    for said in rules.together(map(_given, rows)):
+    for said in write_rules.together(map(_given, rows)):
         yield Record("said", {**about, "kind": said.kind, "votes": [vars(v) for v in said.votes]})
 
 
@@ -632,7 +632,7 @@ def _put_record(pipe: Pipeline, number: int, record: Record) -> None:
     match record.kind:
         case "preset":
             preset = Preset.model_validate(v)
-            pipe.hset(PRESETS, rules.place_of(preset.id, preset.tenant), preset.model_dump_json())
+            pipe.hset(PRESETS, write_rules.place_of(preset.id, preset.tenant), preset.model_dump_json())
         case "setting":
             pipe.hsetnx(SETTINGS, v["key"], v["value"])
         case "consent":

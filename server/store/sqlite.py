@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
+from server.auth.keys import Key
 from server.files import keep_file_to_us, keep_to_us
-from server.keys import Key
-from server.store import rules
-from server.store.store import (
+from server.store import write_rules
+from server.store.base import (
     BadStore,
     Conflict,
     Kept,
@@ -27,7 +27,7 @@ from server.store.store import (
     Unavailable,
     edits_setting,
 )
-from steering.edited import Edited
+from steering.catalogue.feature_edits import Edited
 from steering.spec import Preset, Vector
 
 T = TypeVar("T")
@@ -104,11 +104,11 @@ class SqliteStore:
     async def presets(self) -> list[Preset]:
         """All saved presets, in the order of their names."""
         rows = await self._run(lambda db: db.execute("SELECT body FROM presets").fetchall())
-        return rules.in_order(Preset.model_validate_json(body) for (body,) in rows)
+        return write_rules.in_order(Preset.model_validate_json(body) for (body,) in rows)
 
     async def preset(self, preset_id: str, tenant: str = "") -> Preset | None:
         """One saved preset of a tenant."""
-        place = (rules.place_of(preset_id, tenant),)
+        place = (write_rules.place_of(preset_id, tenant),)
         row = await self._run(lambda db: db.execute("SELECT body FROM presets WHERE id = ?", place).fetchone())
         return Preset.model_validate_json(row[0]) if row else None
 
@@ -116,9 +116,9 @@ class SqliteStore:
         """Create or replace in one transaction. Raises Conflict if `based_on` is not the version held."""
 
         def save(db: sqlite3.Connection) -> Preset:
-            place = rules.place_of(preset.id, preset.tenant)
+            place = write_rules.place_of(preset.id, preset.tenant)
             row = db.execute("SELECT version FROM presets WHERE id = ?", (place,)).fetchone()
-            saved = rules.saved_preset(row[0] if row else 0, preset, based_on=based_on)
+            saved = write_rules.saved_preset(row[0] if row else 0, preset, based_on=based_on)
             _put_preset(db, saved)
             return saved
 
@@ -126,7 +126,7 @@ class SqliteStore:
 
     async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
         """Forget a preset; whether there was one."""
-        place = (rules.place_of(preset_id, tenant),)
+        place = (write_rules.place_of(preset_id, tenant),)
         return await self._run(lambda db: db.execute("DELETE FROM presets WHERE id = ?", place).rowcount > 0)
 
     async def setting(self, key: str) -> str | None:
@@ -177,7 +177,7 @@ class SqliteStore:
             if not db.execute("SELECT 1 FROM consents WHERE user = ?", (user,)).fetchone():
                 return False
             db.execute("DELETE FROM live WHERE expires < ?", (now,))
-            row = (user, rules.digest(messages), messages, now, now + seconds)
+            row = (user, write_rules.digest(messages), messages, now, now + seconds)
             sql = "INSERT OR IGNORE INTO live (user, digest, messages, created, expires) VALUES (?, ?, ?, ?, ?)"
             kept = db.execute(sql, row).rowcount > 0
             newest = "SELECT id FROM live WHERE user = ? ORDER BY id DESC LIMIT ?"
@@ -233,7 +233,7 @@ class SqliteStore:
         def change(db: sqlite3.Connection) -> Edited:
             sql = "SELECT body FROM feature_edits WHERE bundle = ? AND number = ?"
             row = db.execute(sql, (bundle, number)).fetchone()
-            edit = rules.edited(Edited.model_validate_json(row[0]) if row else None, changes, by=by)
+            edit = write_rules.edited(Edited.model_validate_json(row[0]) if row else None, changes, by=by)
             _mark_edits(db, bundle)
             if edit.empty:
                 db.execute("DELETE FROM feature_edits WHERE bundle = ? AND number = ?", (bundle, number))
@@ -260,7 +260,7 @@ class SqliteStore:
 
         def save(db: sqlite3.Connection) -> None:
             names = [n for (n,) in db.execute("SELECT name FROM vectors WHERE user = ? AND model = ?", (user, model))]
-            rules.check_vector(names, user, vector, replace=replace, most=most)
+            write_rules.check_vector(names, user, vector, replace=replace, most=most)
             row = (user, model, vector.name, vector.model_dump_json())
             db.execute("REPLACE INTO vectors VALUES (?, ?, ?, ?)", row)
 
@@ -282,9 +282,9 @@ class SqliteStore:
             vectors = [Vector.model_validate_json(b) for (b,) in db.execute(sql, (user, model))]
             return Kept(
                 presets=tuple(p for p in presets if p.model == model),
-                edits=rules.theirs(edits, user),
+                edits=write_rules.theirs(edits, user),
                 vectors=tuple(vectors),
-                said=tuple(rules.together(_given(db, user, model))),
+                said=tuple(write_rules.together(_given(db, user, model))),
             )
 
         return await self._run(read)
@@ -304,11 +304,11 @@ class SqliteStore:
             for v in kept.vectors:
                 key = {"user": user, "model": model, "name": v.name}
                 done[f"vector:{v.name}"] = _put(db, "vectors", key, v.model_dump_json())
-            rules.check_restored(done, replace=replace)
+            write_rules.check_restored(done, replace=replace)
             whose = "WHERE user = ? AND model = ?"
             (n,) = db.execute(f"SELECT COUNT(*) FROM vectors {whose}", (user, model)).fetchone()
-            rules.check_vectors(n, user, most=vectors)
-            new = rules.not_said(kept.said, rules.together(_given(db, user, model)))
+            write_rules.check_vectors(n, user, most=vectors)
+            new = write_rules.not_said(kept.said, write_rules.together(_given(db, user, model)))
             for said in new:
                 _add_votes(db, user, model, said.kind, said.votes, most=votes)
             if kept.said:
@@ -336,7 +336,7 @@ class SqliteStore:
                 theirs = [
                     (i,)
                     for i, body in db.execute("SELECT id, body FROM presets")
-                    if rules.is_owned(body, tenant, owner)
+                    if write_rules.is_owned(body, tenant, owner)
                 ]
                 db.executemany("DELETE FROM presets WHERE id = ?", theirs)
                 gone["presets"] = len(theirs)
@@ -344,7 +344,7 @@ class SqliteStore:
                 gone["shares"] = db.execute(shares, (tenant, owner)).rowcount
             for bundle, number, body in db.execute("SELECT bundle, number, body FROM feature_edits").fetchall():
                 edit = Edited.model_validate_json(body)
-                if edit.by and rules.is_of(edit.by, person):
+                if edit.by and write_rules.is_of(edit.by, person):
                     nobodys = edit.model_copy(update={"by": None}).model_dump_json()
                     db.execute("REPLACE INTO feature_edits VALUES (?, ?, ?)", (bundle, number, nobodys))
             return gone
@@ -368,7 +368,7 @@ class SqliteStore:
         def add(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM shares WHERE expires < ?", (int(time.time()),))
             (n,) = db.execute("SELECT COUNT(*) FROM shares").fetchone()
-            rules.check_shares(n, most=most)
+            write_rules.check_shares(n, most=most)
             _put_share(db, share)
 
         await self._run(add)
@@ -464,7 +464,7 @@ def _add_votes(
     db.execute(old, (user, model, user, model, most))
 
 
-def _given(db: sqlite3.Connection, user: str, model: str) -> Iterator[rules.Given]:
+def _given(db: sqlite3.Connection, user: str, model: str) -> Iterator[write_rules.Given]:
     """A user's votes, oldest first."""
     names = "said, kind, subject, dose, liked, weight, created"
     rows = db.execute(f"SELECT {names} FROM votes WHERE user = ? AND model = ? ORDER BY id", (user, model))
@@ -476,7 +476,7 @@ def _mark_edits(db: sqlite3.Connection, bundle: str) -> None:
 
 
 def _put_preset(db: sqlite3.Connection, preset: Preset) -> None:
-    place = rules.place_of(preset.id, preset.tenant)
+    place = write_rules.place_of(preset.id, preset.tenant)
     db.execute("REPLACE INTO presets VALUES (?, ?, ?)", (place, preset.version, preset.model_dump_json()))
 
 
@@ -490,9 +490,9 @@ def _put_key(db: sqlite3.Connection, key: Key) -> None:
 
 
 def _restore_preset(db: sqlite3.Connection, given: Preset) -> Restored:
-    place = (rules.place_of(given.id, given.tenant),)
+    place = (write_rules.place_of(given.id, given.tenant),)
     row = db.execute("SELECT body FROM presets WHERE id = ?", place).fetchone()
-    now, result = rules.restored_preset(Preset.model_validate_json(row[0]) if row else None, given)
+    now, result = write_rules.restored_preset(Preset.model_validate_json(row[0]) if row else None, given)
     _put_preset(db, now)
     return result
 
@@ -502,7 +502,7 @@ def _put(db: sqlite3.Connection, table: str, key: Mapping[str, str | int], body:
     row = db.execute(f"SELECT body FROM {table} WHERE {where}", tuple(key.values())).fetchone()
     names = ", ".join([*key, "body"])
     db.execute(f"REPLACE INTO {table} ({names}) VALUES ({', '.join('?' * (len(key) + 1))})", (*key.values(), body))
-    return rules.restored(row[0] if row else None, body)
+    return write_rules.restored(row[0] if row else None, body)
 
 
 def _records(db: sqlite3.Connection) -> Iterator[Record]:
@@ -515,7 +515,7 @@ def _records(db: sqlite3.Connection) -> Iterator[Record]:
     for user, messages, created, expires in db.execute("SELECT user, messages, created, expires FROM live ORDER BY id"):
         yield Record("text", {"user": user, "messages": messages, "created": created, "expires": expires})
     for user, model in db.execute("SELECT DISTINCT user, model FROM votes ORDER BY user, model").fetchall():
-        for said in rules.together(_given(db, user, model)):
+        for said in write_rules.together(_given(db, user, model)):
             votes = [vars(v) for v in said.votes]
             yield Record("said", {"user": user, "model": model, "kind": said.kind, "votes": votes})
     for bundle, number, body in db.execute("SELECT * FROM feature_edits ORDER BY bundle, number"):
@@ -538,7 +538,7 @@ def _put_record(db: sqlite3.Connection, record: Record) -> None:
         case "consent":
             db.execute("INSERT INTO consents VALUES (?, ?)", (v["user"], v["since"]))
         case "text":
-            row = (v["user"], rules.digest(v["messages"]), v["messages"], v["created"], v["expires"])
+            row = (v["user"], write_rules.digest(v["messages"]), v["messages"], v["created"], v["expires"])
             db.execute("INSERT INTO live (user, digest, messages, created, expires) VALUES (?, ?, ?, ?, ?)", row)
         case "said":
             votes = [StoredVote(**vote) for vote in v["votes"]]

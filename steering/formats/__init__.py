@@ -1,7 +1,7 @@
 """Other people's SAEs, read into ours. Knows layouts and their order; nothing of models or hubs.
 
 Every layout is a `Format`: how to recognise it, and how its tensors become a `Loose` SAE: any activation will do that
-keeps or drops a pre-activation by its size. `steering/fold.py` does the rest. Where something else decides, or where what
+keeps or drops a pre-activation by its size. `steering/formats/fold.py` does the rest. Where something else decides, or where what
 is read is not the stream, the directions are read alone: they can still be added to it.
 """
 
@@ -13,16 +13,16 @@ from typing import TypeVar
 import torch
 
 from steering.errors import BadBundle, SteeringError
+from steering.formats.base import Imported
 from steering.formats.dictionary_learning import DICTIONARY_LEARNING
-from steering.formats.files import Files
 from steering.formats.gemma_scope import GEMMA_SCOPE_1, GEMMA_SCOPE_2
-from steering.formats.layout import Imported
 from steering.formats.linear_layers import GOODFIRE, TWO_LINEAR_LAYERS
 from steering.formats.llama_scope import LLAMA_SCOPE, LLAMA_SCOPE_R1, LLAMASCOPIUM
 from steering.formats.openai import OPENAI
 from steering.formats.qwen_scope import QWEN_SCOPE
 from steering.formats.saelens import SAELENS
 from steering.formats.sparsify import SPARSIFY
+from steering.formats.weight_files import Files
 from steering.sae import PARTS, SAE
 
 T = TypeVar("T")

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 
 from steering.errors import BadBundle
-from steering.fold import Loose
-from steering.formats.files import Files
-from steering.formats.layout import Format, Imported, fold, linear
+from steering.formats.base import Format, Imported, fold, linear
+from steering.formats.fold import Loose
+from steering.formats.weight_files import Files
 
 
 def _is_dictionary_learning(files: Files) -> bool:

@@ -1,9 +1,9 @@
 """Gemma Scope, the first (arrays of numpy) and the second (safetensors)."""
 
 from steering.errors import BadBundle
-from steering.fold import Loose
-from steering.formats.files import Files
-from steering.formats.layout import Format, Imported, fold, hook_in_path
+from steering.formats.base import Format, Imported, fold, hook_in_path
+from steering.formats.fold import Loose
+from steering.formats.weight_files import Files
 
 
 def _is_first(files: Files) -> bool:

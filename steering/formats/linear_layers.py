@@ -1,8 +1,8 @@
 """Two linear layers and nothing else, as Goodfire and many others save them."""
 
-from steering.fold import Loose
-from steering.formats.files import Files
-from steering.formats.layout import Format, Imported, fold, hook_in_path, linear
+from steering.formats.base import Format, Imported, fold, hook_in_path, linear
+from steering.formats.fold import Loose
+from steering.formats.weight_files import Files
 
 
 def _is_goodfire(files: Files) -> bool:

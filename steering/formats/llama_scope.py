@@ -3,9 +3,9 @@
 import math
 
 from steering.errors import BadBundle
-from steering.fold import Loose
-from steering.formats.files import Config, Files
-from steering.formats.layout import Format, Imported, fold, hook_in_path, linear, stream_hook
+from steering.formats.base import Format, Imported, fold, hook_in_path, linear, stream_hook
+from steering.formats.fold import Loose
+from steering.formats.weight_files import Config, Files
 
 
 def _is_llama_scope(files: Files) -> bool:

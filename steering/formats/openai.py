@@ -5,9 +5,9 @@ import re
 from dataclasses import replace
 
 from steering.errors import BadBundle
-from steering.fold import Loose, fold_directions
-from steering.formats.files import Files
-from steering.formats.layout import Format, Imported, fold
+from steering.formats.base import Format, Imported, fold
+from steering.formats.fold import Loose, fold_directions
+from steering.formats.weight_files import Files
 
 
 def _is_openai(files: Files) -> bool:

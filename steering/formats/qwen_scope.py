@@ -1,8 +1,8 @@
 """Qwen-Scope: a TopK whose matrices lie the other way round."""
 
-from steering.fold import Loose
-from steering.formats.files import Files
-from steering.formats.layout import Format, Imported, fold, hook_in_path
+from steering.formats.base import Format, Imported, fold, hook_in_path
+from steering.formats.fold import Loose
+from steering.formats.weight_files import Files
 
 
 def _is_qwen_scope(files: Files) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 
 from steering.errors import BadBundle
-from steering.fold import Loose, fold_directions
-from steering.formats.files import Config, Files
-from steering.formats.layout import Format, Imported, fold, stream_hook
+from steering.formats.base import Format, Imported, fold, stream_hook
+from steering.formats.fold import Loose, fold_directions
+from steering.formats.weight_files import Config, Files
 from steering.sae import NORMALISED, Scaling
 
 

@@ -3,9 +3,9 @@
 import re
 
 from steering.errors import BadBundle
-from steering.fold import Loose
-from steering.formats.files import Files
-from steering.formats.layout import Format, Imported, fold
+from steering.formats.base import Format, Imported, fold
+from steering.formats.fold import Loose
+from steering.formats.weight_files import Files
 
 
 def _is_sparsify(files: Files) -> bool:

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steering.train.largest import Cut, above, below, largest, places, rough
-from steering.train.ranks import ALONE, Ranks
+from steering.train.distributed import ALONE, Ranks
+from steering.train.top_k import Cut, above, below, largest, places, rough
 from steering.train.weights import PIECE, Rows, Weights
 
 HALVED = 1 << 18

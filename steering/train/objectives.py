@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.sae import SAE
+from steering.train.distributed import ALONE, Ranks
 from steering.train.kernels import Kept, Pass, read
-from steering.train.largest import Cut
-from steering.train.largest import largest as _largest
-from steering.train.ranks import ALONE, Ranks
+from steering.train.top_k import Cut
+from steering.train.top_k import largest as _largest
 from steering.train.weights import Rows, Weights
 
 Activations = Float[Tensor, "rows d_sae"]

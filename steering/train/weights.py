@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steering.fold import Loose
+from steering.formats.fold import Loose
 from steering.sae import SAE
 
 Rows = Float[Tensor, "rows d_in"]

@@ -1,8 +1,8 @@
 """What the bench of the map rests on: a bundle that opens, with a map of as many points as it has features."""
 
 from bench.map_page import write_bundle
-from steering.catalogue import Bundle
-from steering.understand.map import Map
+from steering.catalogue.bundle import Bundle
+from steering.interpret.feature_map import Map
 
 
 def test_the_bundle_has_named_features_and_a_map_of_them(tmp_path):

@@ -2,19 +2,17 @@
 
 import asyncio
 import hashlib
-from pathlib import Path
 
 import pytest
 import torch
 
-from bench.personas import CONCEPTS, PROMPTS
 from bench.presets import replies
-from server.engines.transformers_engine import TransformersEngine
-from steering.catalogue import Bundle, Catalogue
+from server.engines.transformers.engine import TransformersEngine
+from steering.bakeoff.personas import CONCEPTS, PROMPTS
+from steering.catalogue.bundle import Bundle, Catalogue
+from steering.interpret.mood_axes import Axes
 from steering.spec import SteeringSpec
-from steering.understand.axes import Axes
-
-FOLDER = Path(__file__).parents[2] / "sae_weights" / "harbor"
+from tests.support.paths import HARBOR as FOLDER
 
 
 @pytest.fixture(scope="module")

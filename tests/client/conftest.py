@@ -6,9 +6,9 @@ import inspect
 import pytest
 import torch
 
-from client import AsyncTiller, Tiller
-from tests import small
-from tests.live import serving
+from tests.support import small_bundle
+from tests.support.live_server import serving
+from tiller import AsyncTiller, Tiller
 
 
 class Plain:
@@ -39,7 +39,7 @@ class Awaited(Plain):
 def live(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("client")
-    with serving(small.write_bundle(folder / "bundle"), folder / "data") as (address, app):
+    with serving(small_bundle.write_bundle(folder / "bundle"), folder / "data") as (address, app):
         yield address, app
 
 

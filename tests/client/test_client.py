@@ -8,9 +8,9 @@ import httpx
 import pydantic
 import pytest
 
-from client import AsyncTiller, Tiller, TillerError
-from tests.halted import halted
-from tests.live import until
+from tests.support.halted_engine import halted
+from tests.support.live_server import until
+from tiller import AsyncTiller, Tiller, TillerError
 
 ASKED = {"model": "small", "messages": [{"role": "user", "content": "hello there"}], "seed": 7, "max_tokens": 8}
 BRIDGE = {"features": [{"id": "small/1", "strength": 0.8}]}

@@ -2,14 +2,14 @@
 
 import os
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 import torch
 
-from steering.catalogue import Bundle, Catalogue
-from tests import small
+from steering.catalogue.bundle import Bundle, Catalogue
+from tests.support import small_bundle
+from tests.support.paths import HARBOR
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -27,7 +27,7 @@ VLLM = {
 
 @pytest.fixture(scope="session")
 def bundle():
-    return Bundle.open(Path(__file__).parents[2] / "sae_weights" / "harbor")
+    return Bundle.open(HARBOR)
 
 
 @pytest.fixture(scope="session")
@@ -38,14 +38,14 @@ def catalogue(bundle):
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def engine(request, bundle):
     if request.param == "transformers":
-        from server.engines.transformers_engine import TransformersEngine
+        from server.engines.transformers.engine import TransformersEngine
 
         torch.set_num_threads(1)
         engine = TransformersEngine.load(
-            bundle.model_path, hooks=[bundle.info.hook], device=small.DEVICE, dtype="float32", queue=100
+            bundle.model_path, hooks=[bundle.info.hook], device=small_bundle.DEVICE, dtype="float32", queue=100
         )
     else:
-        from server.engines.vllm_engine import VLLMEngine
+        from server.engines.vllm.engine import VLLMEngine
 
         folders = {bundle.info.hook: bundle.folder / "revisions" / bundle.info.revision}
         engine = await VLLMEngine.load(

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from server.engines.engine import EngineFailed, Generation, Overloaded, Sampling
-from steering.catalogue import Catalogue
+from server.engines.base import EngineFailed, Generation, Overloaded, Sampling
+from steering.catalogue.bundle import Catalogue
 from steering.edits import ResidualEdit, ResolvedIntervention
-from steering.hooks import read_stream, steer
+from steering.model.hooks import read_stream, steer
 from steering.spec import Intervention, Preset, SteeringSpec
-from tests import small
+from tests.support import small_bundle
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GREEDY = Sampling(temperature=0, max_tokens=24)
@@ -23,7 +23,7 @@ QUESTIONS = ["What should I do this weekend?", "Tell me a story.", "Hello!", "Ho
 
 @pytest.fixture(scope="module")
 def model(bundle):
-    return AutoModelForCausalLM.from_pretrained(bundle.model_path, dtype=torch.float32).eval().to(small.DEVICE)
+    return AutoModelForCausalLM.from_pretrained(bundle.model_path, dtype=torch.float32).eval().to(small_bundle.DEVICE)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import httpx
 import pytest
 import torch
 
-from tests import small
-from tests.live import serving
+from tests.support import small_bundle
+from tests.support.live_server import serving
 
 KEY = "a-key-of-the-fuzzing-tests-long-enough"
 """Whoever holds it may do everything, also after keys were made."""
@@ -14,7 +14,7 @@ KEY = "a-key-of-the-fuzzing-tests-long-enough"
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory):
     torch.set_num_threads(1)
-    return small.write_bundle(tmp_path_factory.mktemp("bundle"))
+    return small_bundle.write_bundle(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from server.app import create_app
-from server.examples import EXAMPLES
+from server.api.app import create_app
+from server.api.openapi_examples import EXAMPLES
 from server.settings import Settings
 from tests.fuzz.mutations import HOSTILE, LONGEST, as_json, broken, changed, seeds
 

@@ -13,17 +13,18 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from server.audit import Audit, Broken
-from server.jobs import Jobs
-from server.policy import BadPolicy, Policy
+from server.auth.audit_log import Audit, Broken
+from server.jobs.queue import Jobs
+from server.sae.corpus import from_file
+from server.safety.policy import BadPolicy, Policy
 from server.settings import BadSettings, Settings, _from_file, read
 from server.store import backup
-from server.store.store import BadStore, Record
-from server.texts import from_file
-from steering import formats, neuronpedia
-from steering.catalogue import Bundle, Feature
+from server.store.base import BadStore, Record
+from steering import formats
+from steering.catalogue import neuronpedia
+from steering.catalogue.bundle import Bundle, Feature
 from steering.errors import BadBundle, SteeringError
-from steering.probe import Card, Probe
+from steering.safety.probe import Card, Probe
 from steering.spec import Preset, SteeringSpec
 from tests.fuzz.mutations import as_json, broken, changed, in_time, seeds
 

@@ -5,13 +5,13 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.fuzz.mutations import as_json, broken, changed, seeds
+from tests.support.paths import ROOT
 
-SOURCE = (Path(__file__).parent.parent.parent / "ui/static/share.js").read_text()
+SOURCE = (ROOT / "ui/static/panel/share_link.js").read_text()
 VALID = {
     "v": 1,
     "model": "small",

@@ -13,8 +13,8 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from sparsify import SparseCoder, SparseCoderConfig
 from typer.testing import CliRunner
 
-from server.sae_commands import app
-from steering.catalogue import Bundle
+from server.cli.sae import app
+from steering.catalogue.bundle import Bundle
 from steering.formats import read
 
 D, M, K = 16, 48, 5

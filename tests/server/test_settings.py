@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from server import configuration
+from server import settings_reference
 from server.settings import HANDED, BadSettings, Settings, flag, handed, handing, is_secret, origins, read, variable
-from tests.server.test_cli import run
+from tests.server.cli.test_main import run
+from tests.support.paths import ROOT
 
-PAGE = Path(__file__).parent.parent.parent / "docs/configuration.md"
 FULL = {
     "host": "::1",
     "port": 1,
@@ -24,6 +24,8 @@ FULL = {
     "label_key": "k",
     "job_kinds": ["a=b:c"],
 }
+
+PAGE = ROOT / "docs/reference/configuration.md"
 
 
 @pytest.fixture
@@ -58,10 +60,10 @@ def test_every_setting_can_stand_in_the_file_and_in_the_environment(file, monkey
     value = FULL.get(
         name, not default if isinstance(default, bool) else default if default is not None else "some" * 10
     )
-    file(f"{name} = {configuration._toml(tuple(value) if isinstance(value, list) else value)}\n")
+    file(f"{name} = {settings_reference._toml(tuple(value) if isinstance(value, list) else value)}\n")
     by_file = getattr(read(), name)
     file("")
-    monkeypatch.setenv(variable(name), value if isinstance(value, str) else configuration._toml(_listed(value)))
+    monkeypatch.setenv(variable(name), value if isinstance(value, str) else settings_reference._toml(_listed(value)))
     by_environment = getattr(read(), name)
     assert by_file == by_environment
     assert origins()[name] == variable(name)
@@ -159,13 +161,15 @@ def test_a_process_that_is_given_the_settings_reads_the_secrets_again(file):
 
 
 def test_the_page_is_what_the_code_says():
-    assert PAGE.read_text() == configuration.reference(), "run: tiller config --reference > docs/configuration.md"
+    assert PAGE.read_text() == settings_reference.reference(), (
+        "run: tiller config --reference > docs/reference/configuration.md"
+    )
     assert all(Settings.model_fields[name].description for name in Settings.model_fields)
 
 
 def test_the_page_is_the_same_on_every_machine():
-    assert str(Path.home()) not in configuration.reference()
-    assert str(Path(__file__).parent.parent.parent) not in configuration.reference()
+    assert str(Path.home()) not in settings_reference.reference()
+    assert str(ROOT) not in settings_reference.reference()
 
 
 def test_the_shell_sees_no_difference_between_the_command_and_the_page():

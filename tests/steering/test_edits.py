@@ -11,8 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from steering.edits import ResolvedIntervention, SteeringTable, apply_where, compile_edit
 from steering.errors import BadStrength
 from steering.sae import SAE
-
-from .conftest import random_sae
+from tests.steering.conftest import random_sae
 
 SAE_64 = random_sae()
 SCALED = [random_sae(scaling=s) for s in ("length", "spread")]

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from steering.catalogue import Bundle, BundleInfo, Catalogue, Feature
-from steering.dose import along
+from steering.catalogue.bundle import Bundle, BundleInfo, Catalogue, Feature
+from steering.doses.measure import along
+from steering.doses.rollouts import Stage
 from steering.edits import ResolvedIntervention, SteeringTable, compile_edit
-from steering.hooks import read_stream, record, steer
-from steering.rollouts import Stage
+from steering.model.hooks import read_stream, record, steer
 from steering.sae import SAE
 from steering.spec import Intervention, SteeringSpec
 from tests.steering.conftest import SIZES
@@ -85,9 +85,9 @@ def test_m5_outside_of_the_scope_nothing_moves(any_model, sae, mask):
 
 def test_m6_no_spec_passes_the_budget(sae, tmp_path):
     """A thousand random specs, cut where they are too long: never longer than is allowed."""
-    from server.choice import Tiller
+    from server.serving.served_model import Tiller
     from server.settings import Settings
-    from steering.revisions import Revisions  # noqa: F401 - the type of a field
+    from steering.catalogue.revisions import Revisions  # noqa: F401 - the type of a field
 
     info = BundleInfo(name="b", model="m", hook=HOOK, revision="r1", typical_norm=5.0)
     features = [Feature(id=f"b/{i}", index=i, dose=4.0, typical_max=2.0) for i in range(64)]
@@ -116,7 +116,7 @@ def test_m7_the_order_of_sliders_does_not_matter(sae):
 
 def test_m8_kl_grows_with_the_square_of_small_pushes(llama, sae):
     """CE = H + KL is held in test_rollouts; here the slope of log KL over log strength."""
-    from steering.chat import EncodedChat
+    from steering.model.chat_template import EncodedChat
 
     chats = [EncodedChat(tuple(IDS[0].tolist()), (False,) * 5 + (True,), "")]
     stage = Stage.of(llama, HOOK, chats, tokens=6)
@@ -132,7 +132,7 @@ def test_m9_a_batch_a_cache_and_pieces_say_what_one_pass_says(llama, sae):
     for i, edit in enumerate(edits, 1):
         table.set(i, edit)
     rows = torch.arange(1, 9)[:, None].expand(8, IDS.shape[1])
-    from steering.hooks import tap
+    from steering.model.hooks import tap
 
     with torch.no_grad(), tap(llama, {HOOK: lambda x: table.apply(x, rows[:, : x.shape[1]])}):
         batch = llama(input_ids=IDS.expand(8, -1), use_cache=False).logits

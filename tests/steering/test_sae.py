@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from steering.errors import BadBundle, SteeringError
 from steering.sae import SAE, WEIGHTS, scale_of
-
-from .conftest import random_sae
+from tests.steering.conftest import random_sae
 
 
 def test_saved_and_loaded_weights_are_equal(sae, tmp_path):

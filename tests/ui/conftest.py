@@ -9,8 +9,8 @@ import pytest
 import torch
 from playwright.sync_api import sync_playwright
 
-from tests import small
-from tests.live import serving
+from tests.support import small_bundle
+from tests.support.live_server import serving
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -70,7 +70,7 @@ def live(tmp_path_factory):
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("page")
-    with serving(small.write_bundle(folder / "bundle"), folder / "data", mount=mount) as (address, app):
+    with serving(small_bundle.write_bundle(folder / "bundle"), folder / "data", mount=mount) as (address, app):
         engine = app.state.tiller.engine
         engine.generate = Replies(engine)
         yield address, engine.generate

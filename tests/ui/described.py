@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests import small
+from tests.support import small_bundle
 
 FULL, STALE, DEAD, DENSE, UNSAFE = 1, 4, 5, 6, 2
 """Features: with all that can be known, with a stale label, that never fires, that fires everywhere, with markup for a label."""
@@ -11,7 +11,7 @@ FULL, STALE, DEAD, DENSE, UNSAFE = 1, 4, 5, 6, 2
 
 def write_bundle(folder: Path) -> Path:
     """Write it."""
-    small.write_bundle(folder)
+    small_bundle.write_bundle(folder)
     file = folder / "revisions/r1/features.jsonl"
     rows = {row["index"]: row for row in map(json.loads, file.read_text().splitlines())}
     rows[FULL] |= _full()

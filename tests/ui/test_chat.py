@@ -5,8 +5,8 @@ import re
 import httpx
 import pytest
 
-from tests import small
-from tests.live import serving
+from tests.support import small_bundle
+from tests.support.live_server import serving
 from tests.ui.conftest import Late, Replies
 from tests.ui.test_page import GROWING, RANGE, count, dose, finished, last, notes, pick, send, strength
 from ui.page import mount
@@ -221,7 +221,7 @@ def test_link_to_features_of_another_sae_lists_what_is_missing(opened, address):
 
 def test_lost_connection_keeps_what_was_said(browser, tmp_path):
     context = browser.new_context()
-    with serving(small.write_bundle(tmp_path / "bundle"), tmp_path / "data", mount=mount) as (address, app):
+    with serving(small_bundle.write_bundle(tmp_path / "bundle"), tmp_path / "data", mount=mount) as (address, app):
         app.state.tiller.engine.generate = Replies(app.state.tiller.engine)
         app.state.tiller.engine.generate.pause = 0.2
         page = context.new_page()
@@ -302,7 +302,9 @@ def test_what_is_so_of_many_features_is_said_once_and_what_matters_is_said_first
     rows = [{"id": "small/1", "strength": 1.2}, *({"id": f"small/{i}", "strength": 0.1} for i in (3, 4, 5))]
     told = httpx.post(f"{address}/v1/steering/validate", json={"steering": {"features": rows}}).json()["warnings"]
     assert sorted(w["code"] for w in told) == ["above_sweet_spot", *["not_measured"] * 3]
-    page.evaluate("(features) => import('/page/sliders.js').then((m) => m.take({ features, unit: 'dose' }))", rows)
+    page.evaluate(
+        "(features) => import('/page/panel/slider_state.js').then((m) => m.take({ features, unit: 'dose' }))", rows
+    )
     send(page, "hello there")
     finished(page)
 

@@ -4,16 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.support.paths import ROOT
 from tests.ui.test_page import pick
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[2]
 QUESTION = """It's "red", isn't it? \\n ${HOME} `id` – ä\nand long"""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live import until
+from tests.support.live_server import until
 from tests.ui.test_page import pick, requests
 
 pytestmark = pytest.mark.browser

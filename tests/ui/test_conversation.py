@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from client import AsyncTiller, TillerError
-from client.values import Chunk
+from tiller import AsyncTiller, TillerError
+from tiller.models import Chunk
 from ui.conversation import Reply, read, talk
 
 ROW = {"id": "small/1", "strength": 0.5, "mode": "add"}

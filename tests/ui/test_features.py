@@ -7,7 +7,7 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 
-from tests.live import serving
+from tests.support.live_server import serving
 from tests.ui import described
 from tests.ui.conftest import Late
 
@@ -382,7 +382,7 @@ def test_feature_is_attributed_for_the_last_question(tab):
     tab.click("#send")
     tab.wait_for_selector("#steered-pane .verdict", state="attached")
     tab.click("#tab-features")
-    tab.evaluate("id => import('./page/header.js').then((m) => m.open('features', { feature: id }))", FULL)
+    tab.evaluate("id => import('./page/shell/header.js').then((m) => m.open('features', { feature: id }))", FULL)
     tab.wait_for_selector("[data-key=attribute]")
     tab.click("[data-key=attribute]")
     tab.wait_for_selector(".drawer .fact :text('first token')")
@@ -390,7 +390,7 @@ def test_feature_is_attributed_for_the_last_question(tab):
 
 def test_other_tabs_can_list_and_show_features(page):
     page.evaluate(
-        "() => import('./page/header.js').then((m) => m.open('features', { ids: ['small/3', 'small/99', 'small/1'] }))"
+        "() => import('./page/shell/header.js').then((m) => m.open('features', { ids: ['small/3', 'small/99', 'small/1'] }))"
     )
     until_found(page, ["small/3", FULL])
     assert page.inner_text(STATUS) == "2 of 3 features; 1 is not there any more"

@@ -6,9 +6,9 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from server.permissions import LEAST
-from tests import small
-from tests.live import serving
+from server.auth.permissions import LEAST
+from tests.support import small_bundle
+from tests.support.live_server import serving
 from tests.ui.test_page import RANGE, finished, pick, send
 from tests.ui.test_settings import settings_again
 from ui.page import STATIC
@@ -22,7 +22,10 @@ def guarded(tmp_path_factory):
     from ui.page import mount
 
     folder = tmp_path_factory.mktemp("guarded")
-    with serving(small.write_bundle(folder / "bundle"), folder / "data", mount=mount, admin_key=ADMIN) as (address, _):
+    with serving(small_bundle.write_bundle(folder / "bundle"), folder / "data", mount=mount, admin_key=ADMIN) as (
+        address,
+        _,
+    ):
         yield address
 
 
@@ -118,7 +121,7 @@ def unguarded(browser, tmp_path):
     from ui.page import mount
 
     context = browser.new_context(viewport={"width": 1360, "height": 900})
-    with serving(small.write_bundle(tmp_path / "bundle"), tmp_path / "data", mount=mount) as (address, _):
+    with serving(small_bundle.write_bundle(tmp_path / "bundle"), tmp_path / "data", mount=mount) as (address, _):
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("#cards .card")
@@ -161,7 +164,7 @@ def test_the_first_key_is_shown_even_where_its_maker_cannot_be_signed_in(unguard
     page.click("#make-key")
     page.wait_for_selector("#new-secret")
     assert "do it with this one" in page.inner_text("#secret-next")
-    page.evaluate("import('./page/api.js').then(({ api }) => api('me').catch(() => {}))")
+    page.evaluate("import('./page/lib/api.js').then(({ api }) => api('me').catch(() => {}))")
     page.wait_for_timeout(500)
     assert page.locator("#new-secret").count() == 1
     page.click("#secret-done")
@@ -187,7 +190,9 @@ def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
     send(page, "hello")
     finished(page)
     link = [{"id": "small/1", "strength": 0.8}, {"id": "small/2", "strength": 0.5}]
-    page.evaluate("(features) => import('/page/sliders.js').then((m) => m.take({ features, unit: 'dose' }))", link)
+    page.evaluate(
+        "(features) => import('/page/panel/slider_state.js').then((m) => m.take({ features, unit: 'dose' }))", link
+    )
     page.wait_for_function("document.querySelector('.sum').innerText.includes('steers at most 0')")
     send(page, "hello")
     page.wait_for_selector(".chat :text('steers at most 0') >> visible=true")
@@ -350,7 +355,7 @@ def test_a_creator_has_all_but_the_trainers_controls(person, guarded):
 def test_the_page_asks_of_routes_that_there_are():
     names = [
         n
-        for f in STATIC.glob("*.js")
+        for f in STATIC.rglob("*.js")
         for n in re.findall(r'"((?:GET|POST|PUT|PATCH|DELETE) /v1/[^"]+)"', f.read_text())
     ]
 

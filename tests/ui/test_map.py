@@ -27,7 +27,7 @@ def on_map(page, drawn=DRAWN):
     page.click("#tab-map")
     page.wait_for_selector(drawn)
     page.evaluate(
-        """async () => { const { atlas } = await import('./page/atlas.js');
+        """async () => { const { atlas } = await import('./page/map/map_data.js');
         while (atlas.known < atlas.n) await new Promise((done) => setTimeout(done, 20));
         await new Promise(requestAnimationFrame); }"""  # what was asked for before it is drawn by then
     )
@@ -37,7 +37,7 @@ def on_map(page, drawn=DRAWN):
 def place(page, i):
     """Where on the page a dot is when all are in sight, found from what the server said and nothing of the page's own."""
     box = page.locator(CANVAS).bounding_box()
-    points = page.evaluate("import('./page/atlas.js').then(({ atlas }) => [...atlas.points])")
+    points = page.evaluate("import('./page/map/map_data.js').then(({ atlas }) => [...atlas.points])")
     xs, ys = points[::2], points[1::2]
     scale = min((box["width"] - 48) / (max(xs) - min(xs)), (box["height"] - 48) / (max(ys) - min(ys)))
     x, y = (xs[i] - (max(xs) + min(xs)) / 2) * scale, (ys[i] - (max(ys) + min(ys)) / 2) * scale
@@ -241,7 +241,7 @@ def test_table_has_the_same_features_by_cluster_for_keyboard_and_reader(tab):
 
 
 def test_feature_can_be_shown_on_the_map_from_elsewhere(page):
-    page.evaluate("() => import('./page/header.js').then((m) => m.open('map', { feature: 'small/1' }))")
+    page.evaluate("() => import('./page/shell/header.js').then((m) => m.open('map', { feature: 'small/1' }))")
     page.wait_for_selector(".drawer h2:text('bridges')")
     page.get_by_role("button", name="In Features").click()
     page.wait_for_selector("#section-features .drawer h2:text('bridges')")
@@ -291,14 +291,14 @@ def test_sixty_five_thousand_dots_are_drawn_named_and_found(page):
 
 def test_names_that_would_touch_are_left_out(page):
     kept = page.evaluate(
-        """() => import('./page/dots.js').then(({ placed }) => placed([['a', 50, 50], ['b', 60, 52], ['c', 50, 90], ['d', 2, 50]], () => 40, 200, 200).map(([n]) => n))"""
+        """() => import('./page/map/point_grid.js').then(({ placed }) => placed([['a', 50, 50], ['b', 60, 52], ['c', 50, 90], ['d', 2, 50]], () => 40, 200, 200).map(([n]) => n))"""
     )
     assert kept == ["a", "c"]
 
 
 def test_grid_finds_what_a_look_at_every_point_finds(page):
     wrong = page.evaluate(
-        """() => import('./page/dots.js').then(({ gridOf }) => {
+        """() => import('./page/map/point_grid.js').then(({ gridOf }) => {
         let seed = 7; const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647 * 2 - 1;
         const points = Float32Array.from({ length: 6000 }, random), grid = gridOf(points), wrong = [];
         for (let k = 0; k < 300; k++) {

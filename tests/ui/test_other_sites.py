@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from tests import small
-from tests.live import serving
+from tests.support import small_bundle
+from tests.support.live_server import serving
 
 pytestmark = pytest.mark.browser
 CALL = """async (url) => {
@@ -40,7 +40,7 @@ def elsewhere():
 def test_another_sites_page_chats_where_it_is_let_in_and_reads_nothing_elsewhere(browser, elsewhere, tmp_path):
     page = browser.new_page()
     page.goto(elsewhere)
-    bundle = small.write_bundle(tmp_path / "bundle")
+    bundle = small_bundle.write_bundle(tmp_path / "bundle")
     with serving(bundle, tmp_path / "in", origins=(elsewhere,)) as (address, _):
         assert page.evaluate(CALL, f"{address}/v1/chat/completions") == [200, "false", "chat.completion"]
     with serving(bundle, tmp_path / "out") as (address, _):

@@ -7,7 +7,7 @@ import shlex
 import httpx
 import pytest
 
-from tests.live import until
+from tests.support.live_server import until
 from tests.ui.conftest import Late
 
 pytestmark = pytest.mark.browser
@@ -119,7 +119,7 @@ def test_stop_ends_both_replies_at_once(page, slow, how):
 
 def test_a_reply_that_was_whole_before_stop_is_not_said_to_be_stopped(page):
     page.evaluate("""async () => {
-        const { talk, connect, send, news, stop } = await import('/page/talk.js');
+        const { talk, connect, send, news, stop } = await import('/page/chat/conversation.js');
         connect({ submit: () => {}, cancel: () => {} });
         await send('hello there');
         const { id } = talk.turns.at(-1);
@@ -457,7 +457,7 @@ def test_saved_persona_is_there_after_a_reload_and_can_be_deleted(page, address)
 def test_personas_are_there_when_the_chat_comes_after_them(browser, address):
     context = browser.new_context()
     page, held = context.new_page(), []
-    page.route("**/page/chat.js", lambda route: held.append(route))
+    page.route("**/page/chat/chat.js", lambda route: held.append(route))
     page.goto(address)
     page.wait_for_function("document.querySelectorAll('#preset-select option').length > 1")
     assert page.locator("#cards .card").count() == 0

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests import small
-from tests.halted import halted
-from tests.live import serving, until
+from tests.support import small_bundle
+from tests.support.halted_engine import halted
+from tests.support.live_server import serving, until
 from tests.ui.test_page import finished, send
 from ui.page import mount
 
@@ -18,7 +18,7 @@ TURN = "document.querySelector('#steered-pane .turn')"
 def busy(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("busy")
-    with serving(small.write_bundle(folder / "bundle"), folder / "data", mount=mount, live=1) as (address, app):
+    with serving(small_bundle.write_bundle(folder / "bundle"), folder / "data", mount=mount, live=1) as (address, app):
         yield address, app.state.tiller.engine
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from server.jobs import Jobs
-from server.looks import Looks
-from server.runner import Runner
-from steering.catalogue import Feature
-from steering.revisions import Revisions
-from tests import small
-from tests.live import serving
+from server.jobs.queue import Jobs
+from server.jobs.runner import Runner
+from server.sae.drift_log import Looks
+from steering.catalogue.bundle import Feature
+from steering.catalogue.revisions import Revisions
+from tests.support import small_bundle
+from tests.support.live_server import serving
 from tests.ui.conftest import Late
 from ui.page import mount
 
@@ -42,7 +42,7 @@ def publish(revisions):
 @pytest.fixture
 def train(browser, tmp_path):
     """The tab on a server with a second revision."""
-    bundle = small.write_bundle(tmp_path / "bundle")
+    bundle = small_bundle.write_bundle(tmp_path / "bundle")
     publish(Revisions(bundle, tmp_path / "data/revisions/small"))
     looks = Looks(tmp_path / "data", "small")
     for i, ev in enumerate((0.9, 0.88, 0.8)):

@@ -1,0 +1,1 @@
+"""The FastAPI application: middleware, routes, errors, server-sent events and the OpenAPI document."""

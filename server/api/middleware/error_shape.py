@@ -1,0 +1,88 @@
+"""Requests that went astray, told in OpenAI's shape: to no address, or by a method that it does not take. Knows addresses.
+
+FastAPI, its static files and the page that is mounted refuse in shapes of their own; what they say is said again here.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import ApiError
+from server.telemetry import metrics
+
+ITS_OWN = "/gradio_api/"
+"""What the page's own code asks; it reads its answers as they are."""
+KINDS = ("application/json", "text/plain")
+"""How refusals are told in other shapes."""
+KEPT = ("allow", "retry-after")
+
+
+class Strays:
+    """Brings every refusal into the one shape; `routes` are those that say what an address takes."""
+
+    def __init__(self, app: ASGIApp, *, routes: Sequence[APIRoute]) -> None:
+        self.app, self.routes = app, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http" or scope["path"].startswith(ITS_OWN):
+            await self.app(scope, receive, send)
+            return
+        asked = {"type": "http", "method": scope["method"], "path": scope["path"]}  # a mount changes the scope
+        held: list[Message] = []
+
+        async def shaped(message: Message) -> None:
+            if not held and (message["type"] != "http.response.start" or message["status"] < 400):
+                await send(message)
+                return
+            held.append(message)
+            if message["type"] != "http.response.start" and not message.get("more_body"):
+                if answer := self._shaped(asked, held):
+                    await JSONResponse(answer.body, answer.status, answer.headers)(scope, receive, send)
+                    return
+                for each in held:
+                    await send(each)
+
+        await self.app(scope, receive, shaped)
+
+    def _shaped(self, asked: Scope, held: Sequence[Message]) -> ApiError | None:
+        """The same refusal in the one shape; None if it is in it."""
+        start, *rest = held
+        headers = Headers(raw=start["headers"])
+        detail = _detail(b"".join(m.get("body", b"") for m in rest))
+        if detail is None or not headers.get("content-type", "").startswith(KINDS):
+            return None
+        kept = {name.title(): headers[name] for name in KEPT if name in headers}
+        answer = self._astray(asked, start["status"], kept) or ApiError(
+            start["status"], detail, code="http_error", headers=kept
+        )
+        metrics.failed.labels(answer.code).inc()
+        return answer
+
+    def _astray(self, asked: Scope, status: int, headers: dict[str, str]) -> ApiError | None:
+        if status not in (404, 405):
+            return None
+        method, path = asked["method"], asked["path"]
+        there = (r for r in self.routes if r.matches(asked)[0] is Match.PARTIAL)
+        methods = {m for r in there for m in r.methods or ()} or {*headers.get("Allow", "").split(", ")} - {""}
+        if takes := ", ".join(sorted(methods)):
+            said = f"{path} takes {takes}, not {method}"
+            return ApiError(405, said, code="method_not_supported", headers={"Allow": takes})
+        return ApiError(404, f"there is no {method} {path} here; /docs lists what there is", code="not_found")
+
+
+def _detail(body: bytes) -> str | None:
+    """What a refusal in another shape says."""
+    try:
+        said: Any = json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")
+    if isinstance(said, dict):
+        return None if "error" in said else str(said.get("detail", said))
+    return str(said)

@@ -1,0 +1,113 @@
+"""`/v1/attribute`: which features the next token comes from. Knows the wire; `understand.attribute` explains."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from transformers import PreTrainedTokenizerFast
+
+from server import schemas
+from server.api.openapi import wire
+from server.api.routes.analyze import Looked
+from server.engines.base import Generation
+from server.errors import ApiError, bad_request
+from server.limits.rate_limiter import Account
+from server.schemas.generation import messages_of, parse
+from server.serving.served_model import GUARDED, Tiller
+from steering.catalogue.bundle import Bundle
+from steering.interpret.attribution import Attributed, attribute, token_of
+from steering.model.chat_template import Message, encode_chat
+
+router = APIRouter(prefix="/v1")
+LONGEST = 2048
+"""Tokens of a prompt; each ablation runs through all of them."""
+
+
+class AttributeRequest(Looked):
+    """POST /v1/attribute: a text, or a chat up to where the assistant speaks or has begun to."""
+
+    model: str | None = None
+    target: str | None = Field(default=None, min_length=1, max_length=200)
+    """The token that is explained; what the model itself would say next if not given."""
+    against: str | None = Field(default=None, min_length=1, max_length=200)
+    """Another token: why the one and not the other."""
+    top_k: int = Field(default=10, ge=1, le=64)
+
+
+@router.post("/attribute", openapi_extra=wire(schemas.analysis.Attribution, 403, 404, 429, takes=AttributeRequest))
+async def attribute_token(request: Request) -> dict[str, Any]:
+    """The features that make for a token, by gradient and by trial."""
+    body = parse(AttributeRequest, await request.body())
+    tiller: Tiller = request.app.state.tiller
+    await tiller.choose(body.model, None)
+    bundle, tokenizer = tiller.bundle, tiller.engine.tokenizer
+    target, against = (None if t is None else token_of(tokenizer, t, param=n) for n, t in _named(body))
+    messages = messages_of(body.messages) if body.messages is not None else None
+    ids = await asyncio.to_thread(prompt_of, tokenizer, body.text, messages)
+    longest = min(LONGEST, tiller.engine.max_model_len)
+    if len(ids) > longest:
+        raise bad_request(
+            f"{len(ids)} tokens; at most {longest} can be explained", param="text" if body.text else "messages"
+        )
+    await _guarded(tiller, ids)
+    async with Account.of(request).reading(len(ids)):
+        found = await tiller.engine.study(
+            lambda model: attribute(
+                model, bundle.sae, bundle.info.hook, ids, target=target, against=against, tried=max(20, body.top_k)
+            )
+        )
+    return {"object": "attribution", "model": tiller.model, "revision": bundle.info.revision} | told_of(
+        found, bundle, tokenizer, ids, body.top_k
+    )
+
+
+async def _guarded(tiller: Tiller, ids: list[int]) -> None:
+    """Raise ApiError for what the server does not answer: asked for the next token again and again, this would say it."""
+    if tiller.watch is None:
+        return
+    verdict = await tiller.watch.before(Generation(tuple(ids), (False,) * len(ids), steer_new=False))
+    if verdict.outcome == "refused":
+        raise ApiError(403, GUARDED["refused"], code="prompt_refused", param=None, kind="permission_error")
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerFast, text: str | None, messages: list[Message] | None) -> list[int]:
+    """The ids before the token that is explained; a chat's last message, if the assistant's, is what it has begun to say."""
+    if messages is None:
+        bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
+        return [*bos, *tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+    begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
+    chat = encode_chat(tokenizer, messages[:-1] if begun else messages)
+    return [*chat.ids, *tokenizer(begun, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+
+
+def told_of(
+    found: Attributed, bundle: Bundle, tokenizer: PreTrainedTokenizerFast, ids: list[int], top: int
+) -> dict[str, Any]:
+    """An attribution as JSON: features by id, tokens as text."""
+    shown = lambda i: {"id": i, "text": str(tokenizer.decode([i]))}  # noqa: E731
+    features = [
+        {
+            "id": bundle.features[c.row].id,
+            "label": bundle.features[c.row].label,
+            "attribution": round(c.attribution, 4),
+            "ablation": None if c.ablation is None else round(c.ablation, 4),
+            "activation": round(c.activation, 4),
+            "at": c.peak,
+            "token": str(tokenizer.decode([ids[c.peak]])),
+        }
+        for c in found.causes[:top]
+    ]
+    return {
+        "target": shown(found.target),
+        "against": None if found.against is None else shown(found.against),
+        "value": round(found.value, 4),
+        "probability": round(found.probability, 6),
+        "explained": round(found.explained, 4),
+        "active": len(found.causes),
+        "features": features,
+    }
+
+
+def _named(body: AttributeRequest) -> list[tuple[str, str | None]]:
+    return [("target", body.target), ("against", body.against)]

@@ -1,0 +1,86 @@
+"""`/v1/features-map`: all features in the plane. Knows the wire; where a map lies and how it is drawn is elsewhere."""
+
+import asyncio
+import hashlib
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from server import schemas
+from server.api.openapi import wire
+from server.jobs.tasks.map import map_of, place_of
+from server.serving.served_model import Tiller
+from steering.interpret.feature_map import ABOUT, Map
+
+router = APIRouter(prefix="/v1/features-map")
+
+
+@router.get("", openapi_extra=wire(schemas.features.FeaturesMap, 304, bytes="float32, x and y by turns"))
+async def get_features_map(
+    request: Request, format: Literal["json", "bin"] = "json", if_none_match: Annotated[str, Header()] = ""
+) -> Response:
+    """Where each feature is: pairs of numbers in −1 … 1, in the order of the SAE's rows; `bin` is float32, x and y by turns."""
+    tiller: Tiller = request.app.state.tiller
+    found = await _map(request)
+    tag = f'"{hashlib.sha256(found.data).hexdigest()[:32]}-{format}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if tag in [t.strip().removeprefix("W/") for t in if_none_match.split(",")]:
+        return Response(status_code=304, headers=headers)
+    if format == "bin":
+        return Response(found.data, media_type="application/octet-stream", headers=headers)
+    told = {
+        "object": "features_map",
+        "revision": tiller.bundle.info.revision,
+        "method": found.about.method,
+        "index": [f.index for f in tiller.bundle.features],
+        "points": [[round(x, 4), round(y, 4)] for x, y in found.points.tolist()],
+    }
+    return JSONResponse(told, headers=headers)
+
+
+@router.get("/meta", openapi_extra=wire(schemas.features.FeaturesMapMeta))
+async def get_features_map_meta(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
+    cursor: Annotated[str, Query(pattern=r"^[0-9]{1,9}$")] = "0",
+) -> dict[str, Any]:
+    """The clusters with their names, and, page by page, what each point is."""
+    tiller: Tiller = request.app.state.tiller
+    found, start = await _map(request), int(cursor)
+    features = tiller.bundle.features
+    more = len(features) > start + limit
+    rows = [
+        {
+            "id": f.id,
+            "label": f.label,
+            "density": f.density,
+            "max_activation": f.max_activation,
+            "kind": f.kind,
+            "cluster": found.about.member[start + i],
+        }
+        for i, f in enumerate(features[start : start + limit])
+    ]
+    return {
+        "object": "list",
+        "revision": tiller.bundle.info.revision,
+        "method": found.about.method,
+        "clusters": [c.model_dump() for c in found.about.clusters],
+        "total": len(features),
+        "data": rows,
+        "has_more": more,
+        "next_cursor": str(start + limit) if more else None,
+    }
+
+
+async def _map(request: Request) -> Map:
+    """The map of what is served, read or drawn once; read again when a job has drawn another."""
+    state, tiller = request.app.state, request.app.state.tiller
+    if getattr(state, "map_lock", None) is None:
+        state.map_lock, state.map = asyncio.Lock(), None
+    async with state.map_lock:
+        file = place_of(tiller.settings, tiller.bundle) / ABOUT
+        of = (tiller.bundle.files, file.stat().st_mtime_ns if file.exists() else 0)
+        if state.map is None or state.map[0] != of:
+            state.map = of, await asyncio.to_thread(map_of, tiller.settings, tiller.bundle)
+        return state.map[1]

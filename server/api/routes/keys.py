@@ -1,0 +1,162 @@
+"""`/v1/keys` and `/v1/me`: keys are made, listed and deleted; who one is here. Knows routes and the store; a secret is told once."""
+
+import asyncio
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from server import schemas
+from server.api.openapi import wire
+from server.api.routes.jobs import jobs_of
+from server.auth.audit_log import noted
+from server.auth.caller import caller_of
+from server.auth.keys import Allowance, Key, KeyRequest, Role, new_key
+from server.auth.permissions import beyond
+from server.errors import ApiError, bad_request
+from server.safety.policy import Bounds
+from server.schemas.generation import parse
+from server.serving.served_model import Tiller
+from server.store.encryption import alias
+from server.store.write_rules import is_of
+
+router = APIRouter(prefix="/v1")
+
+
+class KeyTold(BaseModel):
+    """A key, as lists show it."""
+
+    object: Literal["key"]
+    id: str
+    name: str
+    prefix: str
+    role: Role
+    tenant: str
+    owner: str
+    limits: Allowance
+    default_preset: str | None
+    created: int
+    expires: int | None
+
+
+class KeyMade(KeyTold):
+    """A new key."""
+
+    secret: str
+
+
+class KeyList(schemas.pages.Page):
+    """All keys."""
+
+    data: list[KeyTold]
+
+
+class Ended(BaseModel):
+    """What browsers kept is worth nothing."""
+
+    object: Literal["sessions"]
+    deleted: Literal[True]
+
+
+class Me(BaseModel):
+    """Who asks."""
+
+    object: Literal["me"]
+    role: Role
+    tenant: str
+    owner: str | None
+    key: str | None
+    limits: Allowance
+    default_preset: str | None
+    beyond: dict[str, Role]
+    """The routes for which the role is too low, as `POST /v1/presets`, and the least role of each."""
+    steering: Bounds
+    """What the role may steer; null is as much as the server allows."""
+
+
+class Erased(BaseModel):
+    """How much was deleted, by kind."""
+
+    object: Literal["erased"]
+    deleted: dict[str, int]
+
+
+@router.post("/keys", status_code=201, openapi_extra=wire(KeyMade, 401, 403, takes=KeyRequest))
+async def create_key(request: Request) -> JSONResponse:
+    """Make a key. `secret` is told here and never again."""
+    tiller: Tiller = request.app.state.tiller
+    asked = parse(KeyRequest, await request.body())
+    if asked.default_preset and await tiller.preset(asked.default_preset) is None:
+        raise bad_request(f"no preset {asked.default_preset!r}", param="default_preset", code="unknown_preset")
+    key, secret = new_key(**dict(asked))
+    await tiller.store.add_key(key)
+    await noted(request, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
+    await request.app.state.keyring.changed(tiller.store)
+    return JSONResponse(_told(key) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
+
+
+@router.get("/keys", openapi_extra=wire(KeyList, 401, 403))
+async def list_keys(request: Request) -> dict[str, Any]:
+    """All keys, without their secrets, which nobody has but those who were told."""
+    tiller: Tiller = request.app.state.tiller
+    found = [_told(k) for k in await tiller.store.keys()]
+    return {"object": "list", "data": found, "has_more": False, "next_cursor": None}
+
+
+@router.delete("/keys/{key_id}", openapi_extra=wire(schemas.user_data.Deleted, 401, 403))
+async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
+    """Nobody gets in with it any more, here at once and at other replicas within a second."""
+    tiller: Tiller = request.app.state.tiller
+    if not await tiller.store.delete_key(key_id):
+        raise ApiError(404, f"no key {key_id[:64]!r}; GET /v1/keys lists them", code="not_found", param="id")
+    await noted(request, "key deleted", deleted=key_id)
+    await request.app.state.keyring.changed(tiller.store)
+    return {"id": key_id, "object": "key", "deleted": True}
+
+
+@router.delete("/sessions", openapi_extra=wire(Ended, 401, 403))
+async def end_sessions(request: Request) -> dict[str, Any]:
+    """Have everybody who uses a browser sign in again, you as well; keys stay as they are."""
+    await request.app.state.keyring.end_sessions(request.app.state.tiller.store)
+    await noted(request, "sessions ended")
+    return {"object": "sessions", "deleted": True}
+
+
+@router.get("/me", openapi_extra=wire(Me, 401))
+async def get_me(request: Request) -> dict[str, Any]:
+    """Who you are here, what you may, and what is steered where you leave it open."""
+    caller, tiller = caller_of(request), request.app.state.tiller
+    return {
+        "object": "me",
+        "role": caller.role,
+        "tenant": caller.tenant,
+        "owner": caller.owner,
+        "key": caller.key,
+        "limits": caller.limits.model_dump(),
+        "default_preset": caller.default_preset or tiller.settings.default_preset,
+        "beyond": beyond(caller),
+        "steering": tiller.policy.bounds(caller.role).model_dump(),
+    }
+
+
+@router.delete("/me", openapi_extra=wire(Erased, 401))
+async def erase_me(request: Request, user: str = "") -> dict[str, Any]:
+    """Forget you: what you gave to learn from, votes, vectors, and with a key presets, shares and jobs. Keys stay.
+
+    With `user`, somebody of yours. What has been learnt from text stays learnt; the text itself is gone, out of jobs that
+    are learning from it, too, which end.
+    """
+    tiller, caller = request.app.state.tiller, caller_of(request)
+    person, whole = caller.named(user), not user or caller.alone
+    givers = {t.user for t in await tiller.store.live_texts() if is_of(t.user, person)} | {person}
+    gone = await tiller.store.erase(person, caller.tenant, caller.owner if whole else None)
+    theirs = lambda job: whole and caller.owns(job.tenant, job.owner)  # noqa: E731
+    jobs = await asyncio.to_thread(jobs_of(request).take_back, [*map(alias, givers)], theirs=theirs)
+    await request.app.state.swap.relabel()
+    await noted(request, "erased", deleted=gone | {"jobs": jobs})
+    return {"object": "erased", "deleted": gone | {"jobs": jobs}}
+
+
+def _told(key: Key) -> dict[str, Any]:
+    return {"object": "key"} | key.model_dump(exclude={"digest"})

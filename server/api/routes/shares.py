@@ -1,0 +1,127 @@
+"""`/v1/shares`: a steering with its model, seed and, if wanted, messages, under an address that nobody can guess.
+
+Off unless the settings say otherwise: whoever has the address can read it. It can be deleted with the key that its
+maker was given, and it expires. Knows the wire and the store.
+"""
+
+import hashlib
+import json
+import secrets
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from server import schemas
+from server.api.openapi import wire
+from server.auth.audit_log import noted
+from server.auth.caller import caller_of
+from server.errors import ApiError
+from server.schemas.generation import Said, SteeringRequest, Whole, messages_of, parse
+from server.serving.served_model import Tiller
+from server.settings import Settings
+from server.store.base import Conflict, Share
+from server.store.encryption import alias
+
+router = APIRouter(prefix="/v1/shares")
+
+
+class ShareRequest(BaseModel):
+    """What is shared."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(min_length=1)
+    steering: SteeringRequest | None = None
+    seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
+    messages: list[Said] | None = Field(default=None, max_length=200)
+    title: str | None = Field(default=None, max_length=200)
+
+
+@router.post("", status_code=201, openapi_extra=wire(schemas.user_data.ShareMade, 403, 404, 409, takes=ShareRequest))
+async def create_share(request: Request) -> JSONResponse:
+    """Share something; `key` is told once and deletes it."""
+    tiller = _on(request)
+    body = parse(ShareRequest, await request.body())
+    caller = caller_of(request)
+    await tiller.choose(
+        body.model, body.steering, caller=caller
+    )  # a vector of one's own is nobody else's: it cannot be shared
+    content = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if body.messages is not None:
+        content["messages"] = messages_of(body.messages)
+    text, most = json.dumps(content, ensure_ascii=False), tiller.settings.share_bytes
+    if len(text.encode()) > most:
+        raise ApiError(
+            413, f"a share holds at most {most} bytes; leave messages out", code="share_too_large", param="messages"
+        )
+    key, now = secrets.token_urlsafe(16), int(time.time())
+    expires = now + int(86_400 * tiller.settings.share_days)
+    share = Share(secrets.token_urlsafe(16), _digest(key), text, now, expires, caller.tenant, caller.owner or "")
+    try:
+        await tiller.store.add_share(share, most=tiller.settings.share_most)
+    except Conflict as error:
+        raise ApiError(409, f"{error}; try again when some have expired", code="shares_full") from error
+    await noted(request, "shared", share=alias(share.id))
+    return JSONResponse(_told(share) | {"key": key}, 201, {"Cache-Control": "no-store"})
+
+
+@router.get("/{share_id}", openapi_extra=wire(schemas.user_data.Share, 403))
+async def get_share(request: Request, share_id: str) -> JSONResponse:
+    """What was shared."""
+    found = await _found(_on(request), share_id)
+    return JSONResponse(_told(found), headers={"Cache-Control": "no-store"})
+
+
+@router.delete("/{share_id}", openapi_extra=wire(schemas.user_data.Deleted, 403))
+async def delete_share(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
+    """Take it back, with the key that came with it."""
+    tiller = _on(request)
+    found = await _found(tiller, share_id)
+    caller = caller_of(request)
+    theirs = caller.owner is not None and (caller.may("admin") or caller.owns(found.tenant, found.owner))
+    if not theirs and not secrets.compare_digest(found.key, _digest(key)):
+        raise ApiError(
+            403,
+            "only the key that was told when it was made deletes a share: ?key=…",
+            code="wrong_key",
+            param="key",
+            kind="permission_error",
+        )
+    await tiller.store.delete_share(share_id)
+    return {"id": share_id, "object": "share", "deleted": True}
+
+
+def about(settings: Settings) -> dict[str, Any]:
+    """What is allowed, for those who ask before they share."""
+    return {"on": settings.shares, "max_bytes": settings.share_bytes, "days": settings.share_days}
+
+
+def _on(request: Request) -> Tiller:
+    tiller: Tiller = request.app.state.tiller
+    if not tiller.settings.shares:
+        raise ApiError(
+            403,
+            "sharing is off on this server; whoever runs it turns it on with TILLER_SHARES=true",
+            code="shares_off",
+            kind="permission_error",
+        )
+    return tiller
+
+
+async def _found(tiller: Tiller, share_id: str) -> Share:
+    if found := await tiller.store.share(share_id):
+        return found
+    raise ApiError(404, "there is no such share; it may have expired", code="share_not_found", param="id")
+
+
+def _told(share: Share) -> dict[str, Any]:
+    empty = {"model": None, "steering": None, "seed": None, "messages": None, "title": None}
+    about = {"object": "share", "id": share.id, "created": share.created, "expires": share.expires}
+    return about | empty | json.loads(share.content)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()

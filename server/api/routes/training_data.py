@@ -1,0 +1,115 @@
+"""`/v1/training…`: who agrees that their conversations are learnt from, who takes it back, and what the trainer has seen.
+
+Nobody agrees until they say so. What is seen are figures; nothing that anybody wrote is among them.
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from server import schemas
+from server.api.openapi import wire
+from server.api.routes.jobs import jobs_of
+from server.auth.caller import caller_of
+from server.sae.drift_log import MOST, Looks
+from server.schemas.generation import parse
+from server.serving.served_model import Tiller
+from server.store.base import Unavailable
+from server.store.encryption import alias
+
+router = APIRouter()
+
+
+class Consent(BaseModel):
+    """What a user says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    """The `user` that their requests carry; with a key, its owner if not given."""
+    consent: bool
+
+
+@router.get("/v1/training/consent", openapi_extra=wire(schemas.saes.Agreed))
+async def get_consent(request: Request, user: str = "") -> dict[str, Any]:
+    """Whether a user has agreed, and how much is kept of them."""
+    return await _state(request.app.state.tiller, caller_of(request).named(user), user)
+
+
+@router.put("/v1/training/consent", openapi_extra=wire(schemas.saes.Agreed, takes=Consent))
+async def set_consent(request: Request) -> dict[str, Any]:
+    """Agree, or take it back: then everything kept of this user is deleted at once."""
+    said, tiller = parse(Consent, await request.body()), request.app.state.tiller
+    person = caller_of(request).named(said.user)
+    await tiller.store.set_consent(person, said.consent)
+    if not said.consent:
+        await _taken_back(request, person)
+    return await _state(tiller, person, said.user)
+
+
+@router.delete("/v1/training/texts", openapi_extra=wire(schemas.saes.TextsDeleted))
+async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
+    """Delete what is kept of a user, who may go on giving."""
+    tiller: Tiller = request.app.state.tiller
+    person = caller_of(request).named(user)
+    deleted = await tiller.store.forget_texts(person)
+    await _taken_back(request, person)
+    return {"user": user or None, "deleted": deleted}
+
+
+@router.get("/v1/training/drift", openapi_extra=wire(schemas.saes.Drift))
+async def get_drift(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=MOST)] = 500,
+    cursor: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
+) -> dict[str, Any]:
+    """What the trainer's looks have measured, the oldest first; `cursor` leads to those before."""
+    tiller: Tiller = request.app.state.tiller
+    looks, served = Looks(tiller.settings.data_dir, tiller.model), tiller.bundle.info.revision
+
+    def read() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        return looks.rows(before=cursor), {kind: _figures(looks.first(served, kind)) for kind in ("corpus", "live")}
+
+    rows, baseline = await asyncio.to_thread(read)
+    page, more = rows[-limit:], len(rows) > limit
+    empty = {"did": None, "corpus": None, "live": None}
+    return {
+        "object": "list",
+        "data": [empty | row for row in page],
+        "has_more": more,
+        "next_cursor": str(page[0]["at"]) if more else None,
+        "revision": served,
+        "baseline": baseline,
+        "look_seconds": tiller.settings.look_seconds,
+        "update_hours": tiller.settings.update_hours,
+        "given": await _given(tiller),
+    }
+
+
+async def _given(tiller: Tiller) -> int | None:
+    try:
+        return await tiller.store.given()
+    except Unavailable:  # what was seen lies on the disk, and can be told
+        return None
+
+
+def _figures(look: dict[str, Any] | None) -> dict[str, Any] | None:
+    return look and {k: v for k, v in look.items() if k != "firing"}
+
+
+async def _taken_back(request: Request, person: str) -> None:
+    """A job that is learning from somebody's text ends."""
+    await asyncio.to_thread(jobs_of(request).take_back, [alias(person)], theirs=lambda _: False)
+
+
+async def _state(tiller: Tiller, person: str, user: str | None) -> dict[str, Any]:
+    texts = await tiller.store.live_texts(person)
+    return {
+        "user": user or None,
+        "consent": await tiller.store.consent(person),
+        "texts": len(texts),
+        "most": tiller.settings.live_texts,
+        "days": tiller.settings.live_days,
+    }

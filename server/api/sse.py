@@ -1,0 +1,103 @@
+"""What streams over HTTP: events on the wire, several sources in one, and a client that may leave. Knows no models."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import structlog
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from server.errors import as_api_error, bad_request
+from server.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+"""What ends a line for Python and JSON lets stand."""
+
+
+async def streamed(request: Request, events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
+    """Answer with events and `[DONE]`; what fails before the first of them fails with a status of its own."""
+    first = await while_connected(request, anext(events))
+    return StreamingResponse(_sse(first, events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, but give it up as soon as the client is gone."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=0.1))[0]:
+            if await request.is_disconnected():
+                log.info("client left")
+                break
+        return await task if task.done() else await _cancelled(task)
+    finally:
+        task.cancel()
+
+
+async def _cancelled(task: "asyncio.Future[T]") -> T:
+    task.cancel()
+    await asyncio.wait({task})
+    raise bad_request("the client closed the connection", param=None, code="client_closed_request")
+
+
+async def together(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T | Exception], None]:
+    """What all streams give, as it comes, with the number of its stream; the exception that ended one is the last of it.
+
+    Closing this closes all of them.
+    """
+    outbox: asyncio.Queue[tuple[int, T | Exception | None]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_drain(i, stream, outbox)) for i, stream in enumerate(streams)]
+    left = len(tasks)
+    try:
+        while left:
+            index, item = await outbox.get()
+            if item is None:
+                left -= 1
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drain(
+    index: int, stream: AsyncGenerator[T, None], outbox: "asyncio.Queue[tuple[int, T | Exception | None]]"
+) -> None:
+    try:
+        async with aclosing(stream):
+            async for item in stream:
+                outbox.put_nowait((index, item))
+    except Exception as error:
+        outbox.put_nowait((index, error))
+    outbox.put_nowait((index, None))
+
+
+async def _sse(first: dict[str, Any], events: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[str]:
+    async with aclosing(events):
+        yield event(first)
+        try:
+            async for item in events:
+                yield event(item)
+        except Exception as error:
+            answer = as_api_error(error)
+            metrics.failed.labels(answer.code).inc()
+            if answer.code == "internal_error":  # the engine logged its own
+                log.exception("stream broke")
+            yield event(answer.body)
+            return
+        yield "data: [DONE]\n\n"
+
+
+def event(value: dict[str, Any]) -> str:
+    """One event as it stands on the wire."""
+    return f"data: {one_line(value)}\n\n"
+
+
+def one_line(value: Any) -> str:  # noqa: ANN401 - JSON
+    """JSON that is one line for every reader: some take more characters than two for the end of one."""
+    return json.dumps(value, ensure_ascii=False).translate(ENDS)

@@ -1,0 +1,1 @@
+"""API keys, roles, sessions, callers and the audit log."""

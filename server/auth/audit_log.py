@@ -1,0 +1,154 @@
+"""What was decided and done, by whom: lines of a file that each hold the hash of the one before. Knows files; no prompt is ever in it.
+
+Whoever changes, removes or moves a line breaks the chain; whoever cuts lines off the end is told by the head, which is
+kept in the store as well. Several processes of one machine may write to one file: each takes a lock and goes on after the last line.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+
+from server.auth.caller import Caller, caller_of
+from server.errors import ApiError
+from server.store.base import Store, Unavailable
+
+FILE = "audit.jsonl"
+FIRST = "0" * 64
+"""What the first line takes for the hash before it."""
+TAIL = 1 << 16
+"""Bytes at the end of the file among which the last line is looked for."""
+
+
+class Broken(ValueError):
+    """The chain does not hold; the message says from which line on."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last line: how many there are, and its hash."""
+
+    n: int = 0
+    hash: str = FIRST
+
+    def __str__(self) -> str:
+        return f"{self.n} {self.hash}"
+
+    @staticmethod
+    def read(text: str | None) -> "Head | None":
+        """A head as it was kept."""
+        n, _, value = (text or "").partition(" ")
+        return Head(int(n), value) if n.isdecimal() and len(value) == 64 else None
+
+
+class Audit:
+    """The log of one data directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / FILE
+
+    @property
+    def head_setting(self) -> str:
+        """Under which name the store keeps the head: each machine's log has its own."""
+        place = f"{socket.gethostname()}:{self.file.resolve()}"
+        return f"audit:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+
+    async def note(self, store: Store, caller: Caller, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
+        """Add a line; it is on the disk when this returns. Where there are no keys nobody is told apart, and nothing is noted."""
+        if caller.owner is None:
+            return
+        who = {"tenant": caller.tenant, "owner": caller.owner, "key": caller.key, "role": caller.role}
+        entry = {"at": round(time.time(), 3), "act": act, "who": who, **about}
+        head = await asyncio.to_thread(self.add, entry)
+        try:
+            await store.set_setting(self.head_setting, str(head))
+        except Unavailable:
+            pass  # the next one is kept
+
+    def add(self, entry: dict[str, Any]) -> Head:
+        """Add a line, after the last one that is whole."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        private = lambda path, flags: os.open(path, flags, 0o600)  # noqa: E731 - for its owner's eyes only
+        with open(self.file, "a+b", opener=private) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            last = _last(file.fileno())
+            line = {"n": last.n + 1, "before": last.hash, **entry}
+            text = json.dumps(line, ensure_ascii=False, sort_keys=True)
+            head = Head(last.n + 1, _hash(text))
+            file.write(f"{text}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        return head
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """All lines, as they are. Raises Broken where one is none."""
+        if self.file.exists():
+            with self.file.open(encoding="utf-8", errors="replace") as file:
+                for n, text in enumerate(file, start=1):
+                    try:
+                        yield json.loads(text)
+                    except (ValueError, RecursionError) as error:
+                        raise Broken(f"line {n} cannot be read") from error
+
+    def verify(self, kept: Head | None = None) -> Head:
+        """The head, if every line follows from the one before, and the `kept` head is among them. Raises Broken."""
+        head, found = Head(), kept is None or kept == Head()
+        if self.file.exists():
+            for text in self.file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+                head = _next(head, text)
+                found |= head == kept
+        if kept and not found:
+            raise Broken(
+                f"the log ends at line {head.n}, and line {kept.n} was there: lines are missing, or were written anew"
+            )
+        return head
+
+
+async def noted(request: Request, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
+    """Say what whoever asks has done."""
+    state = request.app.state
+    if state.tiller:
+        await state.audit.note(state.tiller.store, caller_of(request), act, **about)
+
+
+async def refusal(request: Request, error: ApiError) -> None:
+    """Note what the policy has refused; other errors are nobody's deed."""
+    if error.code == "policy_refused":
+        route = getattr(request.scope.get("route"), "path", "")
+        await noted(request, "refused", route=route, rule=error.more.get("rule"))
+
+
+def _next(head: Head, text: str) -> Head:
+    try:
+        line = json.loads(text)
+        follows = line["n"] == head.n + 1 and line["before"] == head.hash
+    except (ValueError, KeyError, TypeError, RecursionError):
+        follows = False
+    if not follows:
+        raise Broken(f"line {head.n + 1} does not follow from the one before")
+    return Head(head.n + 1, _hash(text))
+
+
+def _last(file: int) -> Head:
+    size = os.fstat(file).st_size
+    tail = os.pread(file, TAIL, max(0, size - TAIL)).decode("utf-8", "replace")
+    rows = [row for row in tail.split("\n") if row]
+    if not rows:
+        return Head()
+    if not tail.endswith("\n"):  # whoever wrote it was killed half-way
+        os.ftruncate(file, size - len(rows[-1].encode()))
+        rows = rows[:-1]
+    return Head(int(json.loads(rows[-1])["n"]), _hash(rows[-1])) if rows else Head()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

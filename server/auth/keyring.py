@@ -1,0 +1,139 @@
+"""Which keys there are, and who a request comes from. Knows the store and the settings; no routes.
+
+The keys are read again once a second, so a key that is deleted is refused within that time by every replica. While
+the store is lost those that were read last are believed: whoever could chat a moment ago still can.
+"""
+
+import asyncio
+import hmac
+import secrets
+import time
+from dataclasses import replace
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from server.auth.caller import ANYONE, OPERATOR, Caller
+from server.auth.keys import SESSION, Key, digest_of
+from server.settings import LOOPBACK, BadSettings, Settings
+from server.store.base import Store, Unavailable
+
+FRESH = 1.0
+"""Seconds for which what was read is believed without another look."""
+PATIENCE = 0.2
+"""Seconds that a request waits for another look."""
+STRANGERS_PATIENCE = 5.0
+"""The same of one whose key is not known: it may have been made a moment ago."""
+SESSION_DAYS = 30
+
+
+async def check_reachable(settings: Settings, store: Store) -> None:
+    """Raises BadSettings for a server that others can reach and for which nobody has a key."""
+    if settings.host not in LOOPBACK and settings.admin_key is None and not await store.keys():
+        raise BadSettings(
+            f"others can reach {settings.host}, and there is no key: make one with `tiller keys new NAME --role admin`, "
+            "or name one of your own in TILLER_ADMIN_KEY"
+        )
+
+
+async def end_sessions(store: Store) -> None:
+    """Have everybody who uses a browser sign in again: a new secret signs from now on."""
+    await store.set_setting(SESSION, _new_secret())
+
+
+class Keyring:
+    """The keys of one server, as last read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._keys: dict[str, Key] | None = None
+        self._read = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        self._looks = 0
+        self._secret: str | None = None
+        """What signs, as last read."""
+        given = settings.admin_key
+        self._operator = digest_of(given.get_secret_value()) if given else None
+
+    async def on(self, store: Store) -> bool:
+        """Whether callers need a key: if there are any, or others than this machine's own can reach the server."""
+        return bool(self._operator or await self._all(store) or self._settings.host not in LOOPBACK)
+
+    async def caller(self, store: Store, secret: str | None, session: str | None) -> Caller | None:
+        """Who comes with a secret, or with what a browser keeps of one; None for nobody who is known. Raises Unavailable."""
+        if not await self.on(store):
+            return ANYONE
+        if secret is not None:
+            return await self._known(store, digest_of(secret))
+        key_id = await self._signed(store, session) if session else None
+        if key_id is None:
+            return None
+        if key_id == self._operator:
+            return replace(OPERATOR, alone=True)
+        key = next((k for k in (await self._all(store)).values() if k.id == key_id), None)
+        return Caller.of(key, alone=True) if key and key.holds() else None
+
+    async def session(self, store: Store, secret: str) -> str | None:
+        """What a browser is to keep in place of a secret; None if nobody has it."""
+        caller = await self._known(store, digest_of(secret))
+        if caller is None:
+            return None
+        return (await self._signs(store)).dumps(self._operator if caller is OPERATOR else caller.key)
+
+    async def end_sessions(self, store: Store) -> None:
+        """Make what browsers keep worth nothing, here at once and at other replicas within a second; keys stay."""
+        await end_sessions(store)
+        self._secret = None
+        await self.changed(store)
+
+    async def changed(self, store: Store) -> None:
+        """Read again what was just changed, however long that takes: what was read before it is not believed any more."""
+        self._read = 0.0
+        await asyncio.wait({self._look(store)})
+
+    async def _known(self, store: Store, digest: str) -> Caller | None:
+        if self._operator and hmac.compare_digest(digest, self._operator):
+            return OPERATOR
+        key = (await self._all(store)).get(digest)
+        if key is None and self._looking and not self._looking.done():
+            await asyncio.wait({self._looking}, timeout=STRANGERS_PATIENCE)
+            key = (self._keys or {}).get(digest)
+        return Caller.of(key) if key and key.holds() else None
+
+    async def _all(self, store: Store) -> dict[str, Key]:
+        if self._keys is None:
+            self._keys = {k.digest: k for k in await store.keys()}
+            self._read = time.monotonic()
+        elif time.monotonic() - self._read >= FRESH:
+            looking = self._looking if self._looking and not self._looking.done() else self._look(store)
+            await asyncio.wait({looking}, timeout=PATIENCE)  # a store that says nothing holds nobody up
+        return self._keys
+
+    def _look(self, store: Store) -> "asyncio.Task[None]":
+        self._looks += 1
+        self._looking = asyncio.create_task(self._read_as(self._looks, store))
+        return self._looking
+
+    async def _read_as(self, number: int, store: Store) -> None:
+        try:
+            keys, secret = await store.keys(), await store.setting(SESSION)
+        except Unavailable:
+            return  # /health tells it
+        if number == self._looks:  # else something was changed since this look began, and a later one knows it
+            self._keys, self._secret, self._read = {k.digest: k for k in keys}, secret, time.monotonic()
+
+    async def _signed(self, store: Store, session: str) -> str | None:
+        try:
+            found = (await self._signs(store)).loads(session, max_age=86_400 * SESSION_DAYS)
+        except BadSignature:
+            return None
+        return found if isinstance(found, str) else None
+
+    async def _signs(self, store: Store) -> URLSafeTimedSerializer:
+        await self._all(store)  # which looks at the secret, too
+        if self._secret is None:
+            self._secret = await store.first_setting(SESSION, _new_secret())
+        return URLSafeTimedSerializer(self._secret, salt="tiller.session")
+
+
+def _new_secret() -> str:
+    return secrets.token_urlsafe(32)

@@ -1,0 +1,384 @@
+"""A checked request and the reply to it, whole or as the chunks of a stream. Knows the wire's shape; no routes.
+
+A request has one prompt or several, and each is said `n` times: the choice `i` is of the prompt `i // n`. They share the
+account, the stream and one `steering`; what the guards have made otherwise of a prompt is told with its own choices.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from itertools import accumulate
+from typing import Any
+
+import structlog
+
+from server.api.sse import together
+from server.engines.base import Generation, Overloaded, Piece, TokenLogprob
+from server.limits.rate_limiter import NOBODYS, Account
+from server.safety.easing import Easing, Guard
+from server.safety.guards import Outcome
+from server.schemas.generation import ChatRequest, GenerationRequest
+from server.serving.served_model import Choice, Tiller, Warned
+from server.store.base import Unavailable
+from server.store.encryption import Seal, alias
+from server.telemetry import metrics
+from server.version import VERSION
+from steering.evaluate.coherence import judge
+from steering.model.chat_template import EncodedChat
+
+log = structlog.get_logger(__name__)
+AGAIN = 0.2
+"""Seconds until a choice of a reply that has begun asks a full queue again."""
+
+
+@dataclass
+class Spoken:
+    """One choice as it grows."""
+
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: int = 0
+    cached: int = 0
+    finish_reason: str | None = None
+    easings: list[Easing] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        """Take one more piece."""
+        self.text += piece.text
+        self.ids += piece.ids
+        self.logprobs += piece.logprobs
+        self.tokens, self.cached, self.finish_reason = piece.tokens, piece.cached, piece.finish_reason
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One prompt of a request, as the guards let it through."""
+
+    choice: Choice
+    prompt: EncodedChat
+    generation: Generation
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """A checked request, ready to run: what every answer to it has in common."""
+
+    tiller: Tiller
+    request: GenerationRequest
+    parts: tuple[Part, ...]
+    """One for each prompt."""
+    kind: str
+    """`chat.completion` or `text_completion`."""
+    id: str
+    created: int
+    account: Account = NOBODYS
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether messages were asked, and not raw text."""
+        return self.kind == "chat.completion"
+
+    @cached_property
+    def chief(self) -> int:
+        """The first prompt that is answered as asked, or the first: what the whole answer says of steering is of this one."""
+        fine = (i for i, part in enumerate(self.parts) if _outcome(part.choice) == "as asked")
+        return next(fine, 0)
+
+    @property
+    def choice(self) -> Choice:
+        """What is steered, where the guards have not decided otherwise."""
+        return self.parts[self.chief].choice
+
+    def part(self, index: int) -> Part:
+        """The prompt that a choice is of."""
+        return self.parts[index // self.request.n]
+
+    @property
+    def choices(self) -> range:
+        """The choices' indices."""
+        return range(len(self.parts) * self.request.n)
+
+    @property
+    def at_once(self) -> int:
+        """How many choices are generated at a time."""
+        return at_once(self.tiller, self.account, len(self.choices), self.request.n)
+
+    @property
+    def expected(self) -> int:
+        """How many tokens may be read and said."""
+        n = self.request.n
+        return sum(len(p.prompt.ids) + n * p.generation.sampling.max_tokens for p in self.parts)
+
+    def head(self, *, chunk: bool = False) -> dict[str, Any]:
+        """The fields that begin every answer."""
+        return {
+            "id": self.id,
+            "object": self.kind + ".chunk" * (chunk and self.is_chat),
+            "created": self.created,
+            "model": self.choice.model,
+            "system_fingerprint": system_fingerprint(self.tiller),
+        }
+
+    def usage(self, spoken: list[Spoken]) -> dict[str, Any]:
+        """Tokens in, out and together, and how many of the prompts' an earlier turn had computed."""
+        prompt, completion = sum(len(p.prompt.ids) for p in self.parts), sum(s.tokens for s in spoken)
+        n = self.request.n
+        cached = (max(s.cached for s in spoken[i : i + n]) for i in range(0, len(spoken), n))
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(cached)},
+        }
+
+    def echo(self) -> dict[str, Any]:
+        """What was applied, and on which prompts the guards have decided otherwise."""
+        told, first = self.choice.echo(), _outcome(self.choice)
+        if others := [str(i) for i, part in enumerate(self.parts) if _outcome(part.choice) != first]:
+            says = f"the guards decided otherwise on the prompts {', '.join(others)}; their choices' steering tells how"
+            told["warnings"] = [*told["warnings"], vars(Warned("guards", "", says))]
+        return told
+
+    def own(self, index: int, judged: dict[str, Any], chiefs: dict[str, Any]) -> dict[str, Any]:
+        """What is otherwise with the steering of one choice than with the chief's, of which `chiefs` was judged."""
+        choice = self.part(index).choice
+        mine, theirs = (
+            (choice.echo() | judged, self.choice.echo() | chiefs) if choice is not self.choice else (judged, chiefs)
+        )
+        differs = {key: value for key, value in mine.items() if theirs.get(key) != value}
+        return {"steering": differs} if differs else {}
+
+    async def give(self, spoken: Spoken) -> None:
+        """Keep the conversation to learn from if its user has agreed; of a steered reply, only what was asked."""
+        user, request = self.choice.caller.person(self.request.user), self.request
+        if not user or not isinstance(request, ChatRequest) or spoken.finish_reason == "content_filter":
+            return
+        reply = [] if self.steered else [{"role": "assistant", "content": spoken.text}]
+        settings = self.tiller.settings
+        try:
+            if not await self.tiller.store.consent(user):
+                return
+            said = json.dumps([*request.chat(), *reply], ensure_ascii=False)
+            await self.tiller.store.keep_text(
+                user,
+                Seal.of(settings).close(said, user),
+                most=settings.live_texts,
+                seconds=86_400 * settings.live_days,
+            )
+        except Unavailable:  # /health tells it; nobody knows now who has agreed, so nothing is kept
+            return
+        except Exception:  # the reply is said; that it could not be kept harms nobody
+            log.exception("a conversation could not be kept")
+
+    async def judged(self, index: int, spoken: Spoken) -> dict[str, Any]:
+        """How well a choice holds together and where the guard eased it, as far as that was asked for."""
+        part, found = self.part(index), dict[str, Any]()
+        if self.guards(part):
+            found["eased"] = [asdict(e) for e in spoken.easings]
+        if part.choice.coherence:
+            ids, n = [*part.prompt.ids, *spoken.ids], len(part.prompt.ids)
+            logprobs = await self.tiller.engine.logprobs_unsteered(ids, n) if spoken.ids else []
+            found["coherence"] = judge(spoken.text, logprobs).model_dump()
+            metrics.judged(found["coherence"]["verdict"])
+        return found
+
+    @property
+    def steered(self) -> bool:
+        """Whether anything is steered."""
+        return any(part.choice.resolved.spec.features for part in self.parts)
+
+    def guards(self, part: Part) -> bool:
+        """Whether somebody looks after the reply; an unsteered one needs nobody."""
+        asked = self.request.steering and self.request.steering.guard
+        return bool(asked and part.choice.resolved.spec.features)
+
+    def called(self, name: str) -> "Reply":
+        """The same under the name of its request, by which its place in the queue can be asked for."""
+        parts = (replace(p, generation=replace(p.generation, name=name)) for p in self.parts)
+        return replace(self, parts=tuple(parts))
+
+    def generate(self, spoken: Spoken, index: int) -> AsyncGenerator[Piece, None]:
+        """The pieces of one choice. Seeds count up from the given one within a prompt, so each prompt is as if it had come alone."""
+        part, begin = self.part(index), self.tiller.admission.generate
+        given = part.generation.sampling
+        seed = None if given.seed is None else given.seed + index % self.request.n
+        wanted = replace(part.generation, sampling=replace(given, seed=seed))
+        source = begin
+        if self.guards(part):
+            eased = lambda factor: self.tiller.eased(part.choice, factor).generation(part.prompt, wanted.sampling)  # noqa: E731
+            source = Guard(self.tiller.engine, begin, eased, spoken.easings).generate
+        watch, verdict = self.tiller.watch, part.choice.verdict
+        pieces = watch.generate(wanted, verdict, begin, source) if watch and verdict else source(wanted)
+        return metrics.measured(pieces, is_steered=bool(part.choice.resolved.spec.features))
+
+
+def at_once(tiller: Tiller, account: Account, choices: int, n: int) -> int:
+    """How many are generated at a time: all of one prompt, of several what the engine has room for, as far as the key may."""
+    room = max(n, min(tiller.settings.live, tiller.settings.queue))
+    return min(choices, room, account.caller.limits.concurrent or room)
+
+
+async def whole(reply: Reply) -> dict[str, Any]:
+    """The reply when all of it is said."""
+    spoken = [Spoken() for _ in reply.choices]
+    async with aclosing(_pieces(reply, spoken)) as pieces:
+        async for index, piece in pieces:
+            spoken[index].add(piece)
+    judged = [await reply.judged(i, s) for i, s in enumerate(spoken)]
+    chiefs = judged[reply.chief * reply.request.n]
+    await reply.give(spoken[0])
+    return reply.head() | {
+        "choices": [_choice(reply, i, s) | reply.own(i, judged[i], chiefs) for i, s in enumerate(spoken)],
+        "usage": reply.usage(spoken),
+        "steering": reply.echo() | chiefs,
+    }
+
+
+async def chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
+    """The reply as the chunks of a stream, `[DONE]` left out; the first tells the steering, and the first of each choice its own."""
+    spoken, silent = [Spoken() for _ in reply.choices], {*reply.choices}
+    usage: dict[str, Any] = (
+        {"usage": None} if reply.request.stream_options and reply.request.stream_options.include_usage else {}
+    )
+    head, steering = reply.head(chunk=True) | usage, {"steering": reply.echo()}
+    async with aclosing(_pieces(reply, spoken)) as pieces:
+        async for index, piece in pieces:
+            for i in reply.choices if steering and reply.is_chat else ():
+                yield head | {"choices": [_delta(i, {"role": "assistant", "content": ""})]} | steering
+                steering = {}
+            spoken[index].add(piece)
+            own = reply.own(index, {}, {}) if index in silent else {}
+            if piece.text or piece.logprobs:
+                yield head | {"choices": [_chunk_choice(reply, index, piece, spoken[index]) | own]} | steering
+                steering, own = {}, {}
+                silent.discard(index)
+            if piece.finish_reason:
+                if judged := await reply.judged(index, spoken[index]):
+                    steering = {"steering": reply.part(index).choice.echo() | judged}
+                yield head | {"choices": [_last(reply, index, piece.finish_reason) | own]} | steering
+                steering = {}
+    await reply.give(spoken[0])
+    if usage:
+        yield head | {"choices": [], "usage": reply.usage(spoken)}
+
+
+def system_fingerprint(tiller: Tiller) -> str:
+    """Changes whenever an equal seed may no longer give an equal reply."""
+    info = tiller.bundle.info
+    parts = (info.name, tiller.settings.model or info.model, info.revision, tiller.engine.name, VERSION)
+    return "fp_" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
+
+async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """All choices' pieces as they come, each with its index; however that ends, its tokens are counted."""
+    turns, begun = asyncio.Semaphore(reply.at_once), asyncio.Event()
+    async with reply.account.replying(places=reply.at_once, expected=reply.expected):
+        try:
+            streams = [_in_turn(turns, begun, partial(reply.generate, s, i)) for i, s in enumerate(spoken)]
+            async with aclosing(together(streams)) as pieces:
+                async for index, piece in pieces:
+                    if isinstance(piece, Exception):
+                        raise piece
+                    yield index, piece
+        finally:
+            await reply.account.spent(reply.usage(spoken)["total_tokens"])
+            await _note(reply, spoken)
+
+
+async def _in_turn(
+    turns: asyncio.Semaphore, begun: asyncio.Event, generate: Callable[[], AsyncGenerator[Piece, None]]
+) -> AsyncGenerator[Piece, None]:
+    """The pieces of one choice, once there is room for one more; a queue that is full ends no reply that has `begun`."""
+    async with turns:
+        while True:
+            said = False
+            try:
+                async with aclosing(generate()) as pieces:
+                    async for piece in pieces:
+                        said = True
+                        begun.set()
+                        yield piece
+                return
+            except Overloaded:
+                if said or not begun.is_set():
+                    raise
+            await asyncio.sleep(AGAIN)
+
+
+async def _note(reply: Reply, spoken: list[Spoken]) -> None:
+    """What was steered and what the guards found, of each prompt where there are several; none of what was said."""
+    choice, audit = reply.choice, reply.account.audit
+    if audit and (reply.steered or choice.verdict):
+        found = [_noted(part.choice) for part in reply.parts]
+        await audit.note(
+            reply.tiller.store,
+            choice.caller,
+            "steered",
+            id=reply.id,
+            **found[reply.chief],
+            revision=choice.revision,
+            preset=alias(choice.preset.id) if choice.preset else None,
+            load=choice.composition.load,
+            ended=[s.finish_reason for s in spoken],
+            tokens=sum(s.tokens for s in spoken),
+            **({"prompts": found} if len(found) > 1 else {}),
+        )
+
+
+def _noted(choice: Choice) -> dict[str, Any]:
+    return {"hash": choice.resolved.fingerprint, "guards": choice.verdict.told() if choice.verdict else None}
+
+
+def _outcome(choice: Choice) -> Outcome:
+    return choice.verdict.outcome if choice.verdict else "as asked"
+
+
+def _choice(reply: Reply, index: int, spoken: Spoken) -> dict[str, Any]:
+    logprobs = _logprobs(reply, spoken.logprobs)
+    if not reply.is_chat:
+        return _text_choice(index, spoken.text, logprobs, spoken.finish_reason)
+    message = {"role": "assistant", "content": spoken.text, "refusal": None}
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": spoken.finish_reason}
+
+
+def _chunk_choice(reply: Reply, index: int, piece: Piece, said: Spoken) -> dict[str, Any]:
+    before = said.logprobs[: len(said.logprobs) - len(piece.logprobs)]
+    logprobs = _logprobs(reply, list(piece.logprobs), sum(len(t.token) for t in before))
+    if not reply.is_chat:
+        return _text_choice(index, piece.text, logprobs, None)
+    return _delta(index, {"content": piece.text}) | {"logprobs": logprobs}
+
+
+def _last(reply: Reply, index: int, reason: str) -> dict[str, Any]:
+    return _delta(index, {}, reason) if reply.is_chat else _text_choice(index, "", None, reason)
+
+
+def _delta(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _text_choice(index: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _logprobs(reply: Reply, tokens: list[TokenLogprob], offset: int = 0) -> dict[str, Any] | None:
+    if reply.request.alternatives is None:
+        return None
+    if reply.is_chat:
+        return {"content": [_token(t) | {"top_logprobs": [_token(o) for o in t.top]} for t in tokens], "refusal": None}
+    starts = accumulate((len(t.token) for t in tokens), initial=offset)
+    return {
+        "tokens": [t.token for t in tokens],
+        "token_logprobs": [t.logprob for t in tokens],
+        "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens],
+        "text_offset": [start for start, _ in zip(starts, tokens, strict=False)],
+    }
+
+
+def _token(t: TokenLogprob) -> dict[str, Any]:
+    return {"token": t.token, "logprob": t.logprob, "bytes": list(t.bytes)}

@@ -1,0 +1,1 @@
+"""The command line `tiller`, one file a command or group of commands."""

@@ -1,0 +1,202 @@
+"""`tiller analyze`: what a file's text evokes, from the command line. Knows files and what to print; looking is elsewhere."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from server.cli.errors import fail
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from server.api.routes.analyze import Looked
+    from server.settings import Settings
+    from steering.catalogue.bundle import Bundle
+    from steering.model.passage import Passage
+
+console, problems = Console(), Console(stderr=True)
+BARS = " ▁▂▃▄▅▆▇█"
+OF_SPEAKER = 6
+
+
+def analyze(
+    file: Annotated[Path, typer.Argument(help="Text, JSONL of messages or chats, or a transcript (`speaker: line`).")],
+    other: Annotated[Path | None, typer.Option(help="A second file to hold against the first.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Take it as text, whatever it looks like.")] = False,
+    top: Annotated[int, typer.Option(min=1, max=256, help="How many features.")] = 12,
+    as_json: Annotated[bool, typer.Option("--json", help="Write what POST /v1/analyze answers.")] = False,
+    bundle: Annotated[Path | None, typer.Option(envvar="TILLER_BUNDLE", help="Folder with bundle.json.")] = None,
+    model: Annotated[str | None, typer.Option(envvar="TILLER_MODEL", help="Instead of the bundle's model.")] = None,
+    device: Annotated[str | None, typer.Option(envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")] = None,
+) -> None:
+    """Print which features a text evokes: of the whole, by speaker, along the text. No server is needed.
+
+    Example: tiller analyze chat.jsonl --top 8
+    Example: tiller analyze monday.txt --other friday.txt --json
+    """
+    from server.cli.options import settings_of
+    from server.errors import ApiError
+    from steering.errors import SteeringError
+
+    given = {"bundle": bundle, "model": model, "device": device}
+    settings = settings_of(**given)
+    try:
+        told = _told(settings, _texts(file, plain), _texts(other, plain) if other else None, top)
+    except ApiError as error:
+        fail(error.message)
+    except (SteeringError, OSError) as error:
+        fail(str(error))
+    if as_json:
+        typer.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        _print(told, file, other)
+
+
+def _texts(file: Path, plain: bool) -> "list[Looked]":
+    """What a file holds: one text, or each text or chat of its JSONL. Raises SteeringError that says what is wrong."""
+    from server.api.routes.analyze import Looked
+    from steering.errors import SteeringError
+
+    if not file.is_file():
+        raise SteeringError(f"there is no file {str(file)!r}")
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SteeringError(f"{str(file)!r} is no text in UTF-8: byte {error.start} cannot be read") from error
+    if "\0" in text:
+        raise SteeringError(f"{str(file)!r} is no text: it holds zero bytes")
+    if not text.strip():
+        raise SteeringError(f"{str(file)!r} holds no text")
+    return _rows(file, text) if file.suffix == ".jsonl" and not plain else [Looked(text=text, plain=plain)]
+
+
+def _rows(file: Path, text: str) -> "list[Looked]":
+    """The chats of JSONL; lines that are messages themselves are one chat together."""
+    from server.api.routes.analyze import Looked
+    from steering.errors import SteeringError
+
+    found, chat = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if "role" in row:
+                chat.append({"role": row["role"], "content": row["content"]})
+            else:
+                found.append(Looked(**{k: row[k] for k in ("text", "messages") if k in row}))
+        except (ValueError, TypeError, KeyError) as error:
+            kind = "a message with `role` and `content`, or an object with `text` or `messages`"
+            raise SteeringError(f"line {number} of {file.name} must be {kind}") from error
+    return [*found, Looked(messages=chat)] if chat else found
+
+
+def _told(settings: "Settings", texts: "list[Looked]", other: "list[Looked] | None", top: int) -> dict[str, Any]:
+    from server.api.routes.analyze import told_apart, told_of
+    from server.sae.training_run import device_of, load
+    from steering.catalogue.bundle import Bundle
+    from steering.interpret.analysis import analyse
+
+    opened = Bundle.open(settings.bundle)
+    opened.sae.check_reads()
+    where = device_of(settings.device)
+    model, tokenizer = load(settings.model or opened.model_path, where)
+    opened.check_fits(int(model.config.get_text_config().hidden_size))
+    opened = opened.to(where)
+    with problems.status("reading"):
+        passage, stream, cut = _read(model, tokenizer, opened, texts)
+        found = analyse(opened, passage, stream, features=top)
+        told = told_of(opened, found)
+        told |= {"model": opened.info.name, "revision": opened.info.revision, "truncated": cut}
+        if other:
+            there, stream_there, _ = _read(model, tokenizer, opened, other)
+            told["compared"] = told_apart(opened, (passage, stream), (there, stream_there), features=top)
+    return told
+
+
+def _read(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", bundle: "Bundle", texts: "list[Looked]"
+) -> "tuple[Passage, Tensor, bool]":
+    """All texts, each read by itself, up to as many tokens as the API looks at; whether something was left out."""
+    import torch
+
+    from server.api.routes.analyze import LONGEST, in_stretches, joined, passage_of
+    from steering.model.hooks import read_stream
+    from steering.model.passage import one_after_another
+
+    longest = int(model.config.get_text_config().max_position_embeddings)
+    passages, streams, room = [], [], LONGEST
+    for asked in texts:
+        whole = passage_of(tokenizer, asked)
+        if not room:
+            return one_after_another(passages), torch.cat(streams), True
+        passage = whole.until(room)
+        room -= len(passage.ids)
+        head, stretches = in_stretches(tokenizer, passage, longest)
+        with torch.no_grad():
+            parts = [read_stream(model, torch.tensor([s], device=model.device), bundle.info.hook)[0] for s in stretches]
+        passages.append(passage)
+        streams.append(joined(parts, head))
+        if len(passage.ids) < len(whole.ids):
+            return one_after_another(passages), torch.cat(streams), True
+    return one_after_another(passages), torch.cat(streams), False
+
+
+def _print(told: dict[str, Any], file: Path, other: Path | None) -> None:
+    label = {f["id"]: f["label"] for f in told["features"]}
+    speakers = [s for s in told["speakers"] if s]
+    who = f", {', '.join(speakers)}" if speakers else ""
+    cut = "; what is longer was left out" if told["truncated"] else ""
+    console.print(escape(f"{file.name}: {len(told['tokens'])} tokens{who}{cut}"), highlight=False)
+    table = Table("feature", "label", "max", "mean", "tokens", "along the text")
+    for f in told["features"]:
+        figures = (f"{f['max']:.2f}", f"{f['mean']:.3f}", str(f["count"]), _bar(f["along"]))
+        table.add_row(f["id"], escape(f["label"][:48]), *figures)
+    console.print(table)
+    if len(speakers) > 1:
+        console.print(_speakers(told, label))
+    if told["axes"]:
+        console.print(_axes(told["axes"]))
+    percentile = told["anomaly"]["percentile"]
+    place = "" if percentile is None else f", more than of {percentile:.0f} % of the bundle's own chats (experimental)"
+    console.print(f"unexplained by the SAE: {told['error']:.2f}{place}", highlight=False)
+    if other:
+        console.print(_apart(told["compared"], file.name, other.name))
+
+
+def _speakers(told: dict[str, Any], label: dict[str, str]) -> Table:
+    table = Table("speaker", "feature", "label", "mean")
+    for who, means in told["speakers"].items():
+        best = sorted(((v, f) for f, v in means.items() if v > 0), reverse=True)[:OF_SPEAKER]
+        for i, (v, f) in enumerate(best):
+            table.add_row(escape(who) if i == 0 else "", f, escape(label[f][:48]), f"{v:.3f}")
+    return table
+
+
+def _axes(axes: list[dict[str, Any]]) -> Table:
+    table = Table("mood", "score", "evidence", "AUROC", "bag of words")
+    for a in axes:
+        score = "not sure enough" if a["score"] is None else f"{a['score']:.2f} {_bar([a['score']], of=1.0)}"
+        table.add_row(
+            a["high"], score, ", ".join(a["evidence"][:3]), f"{a['auroc']['value']:.2f}", f"{a['bag_of_words']:.2f}"
+        )
+    return table
+
+
+def _apart(compared: list[dict[str, Any]], here: str, there: str) -> Table:
+    table = Table("feature", "label", escape(here), escape(there), "log odds", "sure")
+    for d in compared:
+        figures = (f"{d['here']:.1%}", f"{d['there']:.1%}", f"{d['log_odds']:+.2f}", f"{d['sure']:.1f}")
+        table.add_row(d["id"], escape(d["label"][:40]), *figures)
+    return table
+
+
+def _bar(values: list[float], of: float | None = None) -> str:
+    most = of or max([*values, 1e-9])
+    return "".join(BARS[round((len(BARS) - 1) * max(0.0, min(1.0, v / most)))] for v in values)

@@ -1,0 +1,63 @@
+"""`tiller audit …`: read the audit log, and prove that nobody has changed it. Knows files and the store; no server is needed."""
+
+from collections import deque
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from server.cli.errors import fail
+from server.cli.options import settings_of
+from server.cli.store import Data, Redis, with_store
+
+app = typer.Typer(no_args_is_help=True, help="What was decided and done, by whom; and whether that is all.")
+console, problems = Console(), Console(stderr=True)
+
+
+@app.command()
+def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
+    """Check that each line follows from the one before, and that none is missing at the end. Exit code 1 if not, or if nobody can tell.
+
+    Example: tiller audit verify
+    """
+    from server.auth.audit_log import Audit, Broken, Head
+
+    place = settings_of(data_dir=data_dir).data_dir
+    if not place.is_dir():
+        fail(f"there is no data directory {str(place)!r}; name yours with --data-dir")
+    log = Audit(place)
+    kept = Head.read(with_store(data_dir, redis_url, lambda store: store.setting(log.head_setting)))
+    try:
+        head = log.verify(kept)
+    except Broken as error:
+        fail(f"{log.file}: {error}")
+    if kept is None and head.n:
+        fail(
+            f"{log.file}: {head.n} lines, each follows from the one before; but the store keeps no end of a log at this place "
+            "(was the folder moved?), so nobody can tell whether lines are missing at the end"
+        )
+    if head.n == 0:
+        fail(f"{log.file}: there is no log; one is kept where there are keys")
+    console.print(
+        f"{log.file}: {head.n} lines, each follows from the one before; the last is {head.hash[:16]}…", soft_wrap=True
+    )
+
+
+@app.command()
+def show(
+    last: Annotated[int, typer.Option(min=1, help="So many lines from the end.")] = 20, data_dir: Data = None
+) -> None:
+    """Print the last lines.
+
+    Example: tiller audit show --last 50
+    """
+    from server.auth.audit_log import Audit, Broken
+
+    log = Audit(settings_of(data_dir=data_dir).data_dir)
+    kept: deque[dict[str, Any]] = deque(maxlen=last)
+    try:
+        kept.extend(log.lines())
+    except Broken as error:
+        problems.print(f"{log.file}: {error}; these are before it", highlight=False, soft_wrap=True)
+    for line in kept:
+        console.print_json(data=line, indent=None)

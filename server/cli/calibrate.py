@@ -1,0 +1,81 @@
+"""`tiller calibrate`: measure doses, from the command line. Knows what to print; measuring is elsewhere."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from server.cli.errors import fail
+
+if TYPE_CHECKING:
+    from steering.catalogue.bundle import Feature
+    from steering.spec import Preset
+
+console = Console()
+
+
+def calibrate(
+    features: Annotated[list[str] | None, typer.Argument(help="Ids of features, such as harbor/12.")] = None,
+    presets: Annotated[
+        bool, typer.Option("--presets/--no-presets", help="The features of all presets, and each preset's scale.")
+    ] = True,
+    every: Annotated[bool, typer.Option("--all", help="Every feature that ever fires.")] = False,
+    prompts: Annotated[int, typer.Option(min=4, max=16, help="How many of the fixed questions.")] = 16,
+    bundle: Annotated[Path | None, typer.Option(envvar="TILLER_BUNDLE")] = None,
+    corpus: Annotated[
+        list[Path] | None, typer.Option(help="Text in which the words of features are counted; the bundle's own.")
+    ] = None,
+) -> None:
+    """Measure how far features can be pushed and what that does; write it into the bundle.
+
+    A running server measures with a job instead: tiller jobs submit calibrate
+    Example: tiller calibrate harbor/12 harbor/40 --no-presets
+    """
+    from server.cli.options import settings_of
+    from server.jobs.tasks.calibrate import CalibrationOrder, into_bundle
+    from steering.errors import SteeringError
+
+    given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None}
+    settings = settings_of(**given)
+    order = CalibrationOrder(features=tuple(features or ()), presets=presets, all=every, prompts=prompts)
+    try:
+        with console.status("measuring") as status:
+            done, scales = into_bundle(settings, order, lambda n, of: status.update(f"measuring {n} of {of}"))
+    except (SteeringError, OSError) as error:
+        fail(str(error))
+    console.print(_table(done))
+    if presets and scales:
+        console.print(_scales(scales))
+    works = sum(bool(f.calibration and f.calibration.works) for f in done)
+    console.print(f"{len(done)} features measured; {works} have an effect that a random direction has not")
+
+
+def _table(features: "list[Feature]") -> Table:
+    table = Table("feature", "label", "dose 1.0", "effect", "z", "sweet spot", "below 0", "its words")
+    for f in features:
+        if (c := f.calibration) is None:
+            continue
+        full = next((p.effect for p in reversed(c.points) if abs(p.raw - (f.dose or 0)) < 1e-3), None)
+        spot, below = f.sweet_spot, c.negative
+        table.add_row(
+            f.id,
+            f.label[:40],
+            f"{f.dose:.1f}" if f.dose else "",
+            "" if full is None else f"{full:+.2f}",
+            f"{c.z:.1f}",
+            f"{spot.low:.2f} … {spot.high:.2f}" if spot else "none",
+            f"{below.low:.2f} … {below.high:.2f}" if below else "none",
+            ", ".join(c.words[:4]),
+        )
+    return table
+
+
+def _scales(presets: "list[Preset]") -> Table:
+    table = Table("preset", "scale's sweet spot", "z", "its words")
+    for p in presets:
+        if c := p.calibration:
+            spot = f"{p.sweet_spot.low:.2f} … {p.sweet_spot.high:.2f}" if p.sweet_spot else "none"
+            table.add_row(p.id, spot, f"{c.z:.1f}", ", ".join(c.words[:6]))
+    return table

@@ -1,0 +1,126 @@
+"""`tiller doctor`: is there what a server needs? Tries each thing as the server would, and leaves nothing behind."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from server.cli.options import Bundle_, settings_of
+from server.settings import Settings
+from server.telemetry import logging
+
+console = Console()
+
+
+def doctor(
+    bundle: Bundle_ = None,
+    port: Annotated[int | None, typer.Option(envvar="TILLER_PORT")] = None,
+    data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+) -> None:
+    """Check what the server needs; exit with 1 if something is missing."""
+    settings = settings_of(bundle=bundle, port=port, data_dir=data_dir, config=config)
+    logging.begin_command()
+    results = [_check(name, partial(check, settings)) for name, check in CHECKS.items()]
+    raise typer.Exit(0 if all(results) else 1)
+
+
+def _check(name: str, check: Callable[[], str]) -> bool:
+    try:
+        console.print(f"[green]ok[/]       {name}: {escape(check())}", highlight=False, soft_wrap=True)
+    except (OSError, ValueError, ImportError) as error:
+        console.print(f"[red]problem[/]  {name}: {escape(str(error))}", highlight=False, soft_wrap=True)
+        return False
+    return True
+
+
+def _python(_: Settings) -> str:
+    return sys.version.split()[0]
+
+
+def _torch(_: Settings) -> str:
+    import torch
+
+    return f"{torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'CPU'}"
+
+
+def _bundle(settings: Settings) -> str:
+    from steering.catalogue.bundle import Bundle
+
+    opened = Bundle.open(settings.bundle)
+    return f"{opened.info.name} at {settings.bundle}, {opened.sae.d_sae} features, {len(opened.presets)} presets"
+
+
+def _model(settings: Settings) -> str:
+    from server.engines.transformers.engine import TransformersEngine
+    from steering.catalogue.bundle import Bundle
+
+    opened = Bundle.open(settings.bundle)
+    engine = TransformersEngine.load(
+        settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device
+    )
+    asyncio.run(engine.close())
+    return f"loads, context {engine.max_model_len} tokens; the tap at {opened.info.hook} moves the stream"
+
+
+def _data(settings: Settings) -> str:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    probe = settings.data_dir / ".probe"
+    probe.write_text("")
+    probe.unlink()
+    return f"{settings.data_dir} can be written"
+
+
+def _store(settings: Settings) -> str:
+    from server.store.factory import open_store
+
+    async def check() -> str:
+        opened = open_store(settings)
+        try:
+            await opened.check()
+        finally:
+            await opened.close()
+        return f"{opened.name} answers"
+
+    return asyncio.run(check())
+
+
+def _policy(settings: Settings) -> str:
+    from server.safety.policy import Policy
+
+    found = Policy.read(settings.policy)
+    return f"{settings.policy or 'the usual one'}, {len(found.limit)} limits"
+
+
+def _guards(settings: Settings) -> str:
+    from steering.safety.probe import Probe
+
+    probe = Probe.load(settings.probe) if settings.probe else None
+    return f"a probe at {probe.hook}" if probe else "no probe"
+
+
+def _port(settings: Settings) -> str:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind((settings.host, settings.port))
+    return f"{settings.port} is free"
+
+
+CHECKS = {
+    "python": _python,
+    "torch": _torch,
+    "bundle": _bundle,
+    "model": _model,
+    "data": _data,
+    "store": _store,
+    "policy": _policy,
+    "guards": _guards,
+    "port": _port,
+}

@@ -1,0 +1,198 @@
+"""`tiller describe`, `label`, `map` and `features`: the catalogue from the command line. Knows what to print; the rest is elsewhere."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from server.cli.errors import expected, fail
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from server.features.search import FeatureQuery, Hits
+    from server.jobs.tasks.publish import Found, Told
+    from server.settings import Settings
+    from steering.model.passage import Passage
+
+T = TypeVar("T")
+console = Console()
+Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json.")]
+Corpus = Annotated[list[Path] | None, typer.Option(help="Text to read; repeat it. The bundle's own if not given.")]
+
+
+def describe(
+    bundle: Bundle_ = None,
+    corpus: Corpus = None,
+    texts: Annotated[int | None, typer.Option(min=1, help="At most so many texts.")] = None,
+) -> None:
+    """Look at every feature on text and write what was seen into the bundle: maxima, density, examples, what it says.
+
+    Doses, notes and labels that people or models gave stay. A running server does the same with: tiller jobs submit describe
+    Example: tiller describe --bundle my-bundle --corpus chats.jsonl
+    """
+    from server.jobs.tasks.describe import DescribeOrder, described
+    from server.jobs.tasks.publish import into_bundle
+
+    order = DescribeOrder(texts=texts)
+    found = _working(
+        "reading texts",
+        lambda told: into_bundle(_settings(bundle, corpus), lambda ground, t: described(ground, order, t), told),
+    )
+    _figures(found.figures)
+
+
+def label(
+    features: Annotated[list[str] | None, typer.Argument(help="Ids of features; all if none is given.")] = None,
+    bundle: Bundle_ = None,
+    corpus: Corpus = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TILLER_LABEL_URL", help="Let a model name features: an OpenAI-compatible base, https://host/v1."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(envvar="TILLER_LABEL_MODEL", help="Which model of the endpoint.")] = None,
+) -> None:
+    """Name features, score the names on text that they were not made from, and write both into the bundle.
+
+    Without --endpoint a name is words that come where the feature fires. The key is read from TILLER_LABEL_KEY.
+    Example: tiller label harbor/12 --endpoint http://127.0.0.1:9000/v1 --model some-model
+    """
+    from server.jobs.tasks.label import LabelOrder, endpoint_of, labelled
+    from server.jobs.tasks.publish import into_bundle
+
+    order = LabelOrder(features=tuple(features or ()))
+
+    def work(told: "Told") -> "Found":
+        settings = _settings(bundle, corpus, label_url=endpoint, label_model=model)
+        asked = endpoint_of(settings)
+        return into_bundle(settings, lambda ground, t: labelled(ground, order, asked, t), told)
+
+    found = _working("naming", work)
+    table = Table(Column("feature", no_wrap=True), "label", "detection", "fuzzing", "control", "specificity")
+    for f in [f for f in found.features if f.label][:20]:
+        s = f.label_scores
+        shown = [s.detection, s.fuzzing, s.control, s.specificity] if s else [None] * 4
+        table.add_row(f.id, escape(f.label[:70]), *("" if v is None else f"{v:.2f}" for v in shown))
+    console.print(table)
+    _figures(found.figures)
+
+
+def map_(
+    bundle: Bundle_ = None,
+    method: Annotated[str | None, typer.Option(help="umap or pca; umap if it is installed.")] = None,
+) -> None:
+    """Lay all features out in the plane, near each other if their directions are, and name the clusters.
+
+    Example: tiller map --method pca
+    """
+    from server.jobs.tasks.map import MapOrder, into_bundle
+
+    if method not in (None, "umap", "pca"):
+        fail(f"{method!r} is no way to draw a map; choose umap or pca")
+    drawn = expected(lambda: into_bundle(_settings(bundle, None), MapOrder.model_validate({"method": method}).method))
+    table = Table("cluster", "features")
+    for c in drawn.about.clusters:
+        table.add_row(escape(c.name), str(c.size))
+    console.print(table, f"{len(drawn.points)} features by {drawn.about.method}")
+
+
+def features(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="What to look for: words, a prompt, or an id, as --mode says.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="text, meaning, prompt, common or id.")] = "text",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="For common: a prompt that all have something in common with.")
+    ] = None,
+    without: Annotated[list[str] | None, typer.Option(help="For common: a prompt that has it not.")] = None,
+    min_density: Annotated[float | None, typer.Option(help="Fires on this share of tokens at least.")] = None,
+    max_density: Annotated[float | None, typer.Option(help="… and on this at most.")] = None,
+    labelled: Annotated[bool | None, typer.Option("--labelled/--unlabelled", help="It is called something.")] = None,
+    calibrated: Annotated[
+        bool | None, typer.Option("--calibrated/--uncalibrated", help="Its dose is measured.")
+    ] = None,
+    works: Annotated[bool | None, typer.Option("--works/--no-effect", help="A push along it does something.")] = None,
+    kind: Annotated[str | None, typer.Option(help="dead, dense, input-only or plain.")] = None,
+    sort: Annotated[str, typer.Option(help="score, density, max or label.")] = "score",
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
+    bundle: Bundle_ = None,
+    model: Annotated[str | None, typer.Option("--model", envvar="TILLER_MODEL")] = None,
+) -> None:
+    """Search the features.
+
+    Example: tiller features bridge
+    Example: tiller features --mode common --prompt "Tell me about fog" --prompt "Describe the sea" --without "Who are you?"
+    """
+    from pydantic import ValidationError
+
+    from server import validation
+    from server.features.search import FeatureQuery
+
+    asked = {"mode": mode, "q": " ".join(words or ()), "prompts": prompt or [], "without": without or []}
+    asked |= {"min_density": min_density, "max_density": max_density, "labelled": labelled}
+    asked |= {"calibrated": calibrated, "works": works}
+    try:
+        query = FeatureQuery.model_validate({**asked, "kind": kind, "sort": sort, "limit": limit})
+    except ValidationError as error:
+        problem, said = validation.first(error.errors())
+        fail(f"--{str(problem['loc'][0]).replace('_', '-')}: {said}")
+    hits = expected(lambda: _found(_settings(bundle, None, model=model), query))
+    table = Table(Column("feature", no_wrap=True), "label", "score", "fires on", "typical max", "dose 1.0", "kind")
+    for f, score in hits[:limit]:
+        table.add_row(
+            f.id,
+            escape(f.label),
+            "" if score is None else f"{score:.2f}",
+            f"{f.density:.2%}",
+            f"{f.typical_max:.2f}",
+            f"{f.dose:.2f}" if f.dose else "not measured",
+            ", ".join(f.kind),
+        )
+    console.print(table, f"{min(limit, len(hits))} of {len(hits)} features")
+
+
+def _found(settings: "Settings", query: "FeatureQuery") -> "Hits":
+    from server.features.search import Index, find
+    from steering.catalogue.bundle import Bundle, Catalogue
+
+    bundle = Bundle.open(settings.bundle)
+    loaded = []  # the model, when it is first needed
+
+    async def read(text: str, chat: bool) -> "tuple[Passage, Tensor]":
+        import torch
+
+        from server.sae.training_run import load
+        from steering.model.hooks import read_stream
+        from steering.model.passage import of_chat, of_text
+
+        if not loaded:
+            loaded.extend(load(settings.model or bundle.model_path, "cpu"))
+        model, tokenizer = loaded
+        asked = [{"role": "user", "content": text}]
+        passage = of_chat(tokenizer, asked) if chat and tokenizer.chat_template else of_text(tokenizer, text)
+        return passage, read_stream(model, torch.tensor([passage.ids]), bundle.info.hook)[0]
+
+    return asyncio.run(find(Index(Catalogue([bundle]), settings.meaning_model), query, read))
+
+
+def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object) -> "Settings":
+    from server.cli.options import settings_of
+
+    given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None, **more}
+    return settings_of(**given)
+
+
+def _working(says: str, work: "Callable[[Told], T]") -> T:
+    with console.status(says) as status:
+        return expected(lambda: work(lambda n, of: status.update(f"{says}: {n} of {of}")))
+
+
+def _figures(figures: Mapping[str, float]) -> None:
+    console.print(", ".join(f"{name} {value:g}" for name, value in figures.items()), highlight=False, soft_wrap=True)

@@ -1,0 +1,168 @@
+"""`tiller guard …`: train the probe that guards a model, and read texts with it. Knows what to print; heavy imports wait."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from server.cli.errors import expected
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from steering.catalogue.bundle import Bundle
+    from steering.model.chat_template import Message
+    from steering.safety.probe import Probe
+
+T = TypeVar("T")
+LONGEST = 1024
+"""Of a text, in tokens; what is beyond is not read."""
+app = typer.Typer(
+    no_args_is_help=True, help="A probe that knows forbidden text, whatever is steered; docs/guides/guards.md."
+)
+console = Console()
+
+Bundle_ = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: the model, and where it is steered."
+    ),
+]
+Model_ = Annotated[
+    str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")
+]
+
+
+@app.command("train")
+def train_(
+    forbidden: Annotated[
+        Path, typer.Option(help="Questions, one a line, or JSONL with `messages`: of a reply, that alone is read.")
+    ],
+    benign: Annotated[Path, typer.Option(help="The same, harmless, and as like the forbidden as you can write them.")],
+    out: Annotated[Path, typer.Option(help="Folder of the probe.")],
+    hook: Annotated[
+        str | None, typer.Option(help="Where to read; just below the steered layer if none is named.")
+    ] = None,
+    allowed: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of held-out benign texts that may be flagged.")
+    ] = 0.01,
+    bundle: Bundle_ = None,
+    model: Model_ = None,
+) -> None:
+    """Train a probe on forbidden and benign texts, a third of them held out, and say what it is worth.
+
+    Example: tiller guard train --forbidden bad.jsonl --benign fine.jsonl --out probe
+    """
+
+    def work() -> "Probe":
+        import torch
+
+        from server.sae.corpus import from_file
+        from steering.model.hooks import read_stream
+        from steering.safety.probe import WITNESS, below, check_below, train
+
+        opened, found, tokenizer = _open(bundle, model)
+        place = hook or below(opened.info.hook)
+        check_below(place, opened.info.hook)
+        with console.status("reading"):
+            bad, fine = (_streams(found, tokenizer, from_file(path), place) for path in (forbidden, benign))
+            witness = read_stream(found, torch.tensor([WITNESS]), place)[0, -1]
+        probe = train(bad, fine, witness, hook=place, model=model or opened.info.name, allowed=allowed)
+        probe.save(out)
+        return probe
+
+    console.print(_card(expected(work)))
+    console.print(
+        f"written to {escape(str(out))}; on other texts than these it will be worse: hold some back and read them"
+    )
+
+
+@app.command()
+def read(
+    probe: Annotated[Path, typer.Argument(help="Folder of the probe.")],
+    text: Annotated[str, typer.Argument(help="A question, or a file: lines, or JSONL with `text` or `messages`.")],
+    bundle: Bundle_ = None,
+    model: Model_ = None,
+) -> None:
+    """Print how forbidden texts are to a probe, and where.
+
+    Example: tiller guard read probe "How do I open it?"
+    """
+
+    def work() -> Table:
+        import torch
+
+        from server.sae.corpus import from_file
+        from steering.model.hooks import read_stream
+        from steering.safety.probe import WITNESS, Probe, counted
+
+        found, (_, model_, tokenizer) = Probe.load(probe), _open(bundle, model)
+        found.check_model(read_stream(model_, torch.tensor([WITNESS]), found.hook)[0])
+        texts = list(from_file(Path(text))) if _is_file(text) else [text]
+        table = Table("score", f"above {found.card.threshold:.3f}", "most at", "text")
+        for one in texts:
+            ids, start = counted(tokenizer, one)
+            ids = ids[:LONGEST]
+            scores = found.read(read_stream(model_, torch.tensor([ids]), found.hook)[0, start:])
+            most = int(scores.argmax()) if len(scores) else 0
+            said = tokenizer.decode(list(ids[start : start + most + 1])[-6:]) if len(scores) else ""
+            score = float(scores.max()) if len(scores) else 0.0
+            verdict = "[red]forbidden" if score > found.card.threshold else "benign"
+            table.add_row(f"{score:.3f}", verdict, escape(str(said)), escape(_shown(one)))
+        return table
+
+    console.print(expected(work))
+
+
+def _streams(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", texts: "Iterable[str | list[Message]]", hook: str
+) -> "list[Tensor]":
+    """The stream of each text, from the first token that is read on; texts without one are left out."""
+    import torch
+
+    from steering.model.hooks import read_stream
+    from steering.safety.probe import counted
+
+    rows = [counted(tokenizer, text) for text in texts]
+    kept = [(ids[:LONGEST], start) for ids, start in rows if start < min(len(ids), LONGEST)]
+    return [read_stream(model, torch.tensor([ids]), hook)[0, start:] for ids, start in kept]
+
+
+def _card(probe: "Probe") -> Table:
+    c, table = probe.card, Table("probe", "")
+    auroc = f"{c.auroc.value:.3f} ({c.auroc.low:.3f} … {c.auroc.high:.3f})"
+    table.add_row("reads", f"{c.hook} of {escape(c.model)}")
+    table.add_row("learnt from", f"{c.forbidden} forbidden texts, {c.benign} benign")
+    table.add_row("held out", f"{c.held_out_forbidden} forbidden, {c.held_out_benign} benign")
+    table.add_row("AUROC there", auroc)
+    table.add_row("threshold", f"{c.threshold:.3f}")
+    table.add_row("flags of the forbidden", f"{c.found:.1%}")
+    table.add_row("flags of the benign", f"{c.false_positives:.1%} (at most {c.allowed:.1%} were allowed)")
+    return table
+
+
+def _shown(text: "str | list[Message]") -> str:
+    said = text if isinstance(text, str) else text[-1]["content"]
+    return said if len(said) <= 60 else said[:59] + "…"
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a name
+        return False
+
+
+def _open(bundle: Path | None, model: str | None) -> "tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]":
+    from server.cli.options import settings_of
+    from server.sae.training_run import load
+    from steering.catalogue.bundle import Bundle
+
+    opened = Bundle.open(settings_of(bundle=bundle).bundle)
+    found, tokenizer = load(model or opened.model_path, "cpu")
+    return opened, found, tokenizer

@@ -1,0 +1,104 @@
+"""`tiller jobs …`: the queue of a data directory from the command line; works with a server and without one."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from server.cli.errors import expected
+from server.cli.options import settings_of
+from server.jobs.queue import ENDED, Job, Jobs
+
+app = typer.Typer(no_args_is_help=True, help="Long work in the background: train or update an SAE.")
+console = Console()
+Data = Annotated[Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Where the queue is.")]
+Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
+
+
+@app.command("ls")
+def list_(data_dir: Data = None) -> None:
+    """List all jobs, the newest first."""
+    table = Table("job", "type", "state", "done", "begun", "says")
+    for job in expected(_jobs(data_dir).all):
+        begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created))
+        table.add_row(job.id, job.type, job.state, f"{job.progress:.0%}", begun, _says(job))
+    console.print(table)
+
+
+@app.command()
+def show(job_id: Id, data_dir: Data = None) -> None:
+    """Print a job as JSON."""
+    console.print_json(expected(lambda: _jobs(data_dir).get(job_id)).model_dump_json())
+
+
+@app.command()
+def watch(job_id: Id, data_dir: Data = None) -> None:
+    """Follow a job until it ends; the exit status says whether it succeeded."""
+    jobs, after = _jobs(data_dir), 0
+    while True:
+        job = expected(lambda: jobs.get(job_id))
+        for event in jobs.events(job_id, after):
+            after = event["id"]
+            data = {k: round(v, 4) if isinstance(v, float) else v for k, v in event["data"].items() if k != "at"}
+            line = data.get("line") or " ".join(f"{k}={v}" for k, v in data.items())
+            console.print(f"{event['event']:6} {line}", markup=False, highlight=False, soft_wrap=True)
+        if job.state in ENDED:
+            raise typer.Exit(0 if job.state == "succeeded" else 1)
+        time.sleep(0.3)
+
+
+@app.command()
+def cancel(job_id: Id, data_dir: Data = None) -> None:
+    """Have a job end."""
+    console.print(f"{job_id}: {expected(lambda: _jobs(data_dir).cancel(job_id)).state}, and will end")
+
+
+@app.command()
+def pause(job_id: Id, data_dir: Data = None) -> None:
+    """Have a running job stand still; others are done in the meantime."""
+    expected(lambda: _jobs(data_dir).pause(job_id))
+    console.print(f"{job_id}: paused; `tiller jobs resume {job_id}` lets it go on", soft_wrap=True)
+
+
+@app.command()
+def resume(job_id: Id, data_dir: Data = None) -> None:
+    """Have a paused job go on; if another one is being done, after that."""
+    console.print(f"{job_id}: {expected(lambda: _jobs(data_dir).resume(job_id)).state}")
+
+
+@app.command()
+def submit(
+    type: Annotated[str, typer.Argument(help="sae_update or sae_train.")],
+    config: Annotated[list[str] | None, typer.Argument(help='Such as steps=800 or text=["new.jsonl"].')] = None,
+    data_dir: Data = None,
+) -> None:
+    """Queue a job; a trainer has to run: `tiller serve` brings one, or `tiller trainer`.
+
+    Example: tiller jobs submit sae_update 'text=["new.jsonl"]' steps=800
+    """
+    pairs = [item.partition("=") for item in config or []]
+    job = expected(lambda: _jobs(data_dir).submit(type, {name: _value(text) for name, _, text in pairs}))
+    console.print(f"{job.id} is queued; `tiller jobs watch {job.id}` follows it", soft_wrap=True)
+
+
+def _jobs(data_dir: Path | None) -> Jobs:
+    return expected(lambda: Jobs(settings_of(data_dir=data_dir)))
+
+
+def _says(job: Job) -> str:
+    if job.error:
+        return job.error
+    if "published" in job.result:
+        return f"published {job.result['revision']}" if job.result["published"] else "kept aside: a gate failed"
+    return "" if job.eta_s is None else f"{job.eta_s:.0f} s to go"
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

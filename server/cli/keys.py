@@ -1,0 +1,105 @@
+"""`tiller keys …`: make, list and delete keys in the store itself, with a server and without one. Knows the store; no routes."""
+
+import time
+from typing import Annotated, get_args
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Column, Table
+
+from server.auth.keys import Allowance, KeyRequest, Role, new_key
+from server.cli.errors import fail
+from server.cli.store import Data, Redis, deed, with_store
+from server.store.base import Store
+from server.validation import first
+
+app = typer.Typer(no_args_is_help=True, help="Who may use a server: make, list and delete keys.")
+console, problems = Console(), Console(stderr=True)
+Count = Annotated[int | None, typer.Option(help="In place of what the role has.")]
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What it is called in lists; its owner, if not said otherwise.")],
+    role: Annotated[str, typer.Option(help=f"{', '.join(get_args(Role))}.")] = "user",
+    tenant: Annotated[str, typer.Option(help="Those who share what they make for each other.")] = "",
+    owner: Annotated[str | None, typer.Option(help="Whose it is.")] = None,
+    days: Annotated[float | None, typer.Option(help="For how long it can be used.")] = None,
+    default_preset: Annotated[str | None, typer.Option(help="What is steered where a request leaves it open.")] = None,
+    requests: Count = None,
+    tokens: Count = None,
+    concurrent: Count = None,
+    specs: Count = None,
+    data_dir: Data = None,
+    redis_url: Redis = None,
+) -> None:
+    """Make a key and print it, once and never again. A running server takes it within a second.
+
+    Example: tiller keys new ada --role creator --days 90
+    """
+    try:
+        limits = Allowance(requests=requests, tokens=tokens, concurrent=concurrent, specs=specs)
+        about = {"name": name, "role": role, "tenant": tenant, "owner": owner, "days": days, "limits": limits}
+        asked = KeyRequest.model_validate({**about, "default_preset": default_preset})
+    except ValidationError as error:
+        problem, said = first(error.errors())
+        problems.print(f"{'.'.join(map(str, problem['loc']))}: {said}", style="red")
+        raise typer.Exit(2) from error
+    key, secret = new_key(**dict(asked))
+
+    async def add(store: Store) -> None:
+        await store.add_key(key)
+        await deed(store, data_dir, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
+
+    with_store(data_dir, redis_url, add)
+    problems.print(f"{key.id}: {key.role} {key.owner}. The key is shown once:")
+    console.print(secret, soft_wrap=True, highlight=False)
+
+
+@app.command()
+def ls(data_dir: Data = None, redis_url: Redis = None) -> None:
+    """List keys; of their secrets only how they begin.
+
+    Example: tiller keys ls
+    """
+    table = Table(Column("id", no_wrap=True), "name", "begins with", "role", "tenant", "owner", "expires")
+    for k in with_store(data_dir, redis_url, lambda store: store.keys()):
+        until = "never" if k.expires is None else time.strftime("%Y-%m-%d", time.localtime(k.expires))
+        table.add_row(k.id, k.name, f"{k.prefix}…", k.role, k.tenant, k.owner, until)
+    console.print(table)
+
+
+@app.command()
+def rm(key_id: str, data_dir: Data = None, redis_url: Redis = None) -> None:
+    """Delete a key; a running server refuses it within a second.
+
+    Example: tiller keys rm key_0123456789abcdef
+    """
+
+    async def delete(store: Store) -> bool:
+        if gone := await store.delete_key(key_id):
+            await deed(store, data_dir, "key deleted", deleted=key_id)
+        return gone
+
+    if not with_store(data_dir, redis_url, delete):
+        fail(f"there is no key {key_id!r}; `tiller keys ls` lists them")
+    console.print(f"{key_id} is deleted")
+
+
+@app.command()
+def sign_out(data_dir: Data = None, redis_url: Redis = None) -> None:
+    """Have everybody sign in again who uses the page: what their browsers keep is worth nothing within a second. Keys stay.
+
+    For when somebody else may have read the store: what signs the cookies is in it.
+
+    Example: tiller keys sign-out
+    """
+    from server.auth.keyring import end_sessions
+
+    async def end(store: Store) -> None:
+        await end_sessions(store)
+        await deed(store, data_dir, "sessions ended")
+
+    with_store(data_dir, redis_url, end)
+    console.print("everybody who uses the page has to sign in again")

@@ -1,0 +1,104 @@
+"""`tiller sae revisions` and `tiller sae rollback`: what was published, and which of it is served. Knows the files and the store; no server is needed."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from server.cli.errors import fail
+
+if TYPE_CHECKING:
+    from server.store.base import Store
+    from steering.catalogue.revisions import Revisions
+
+console = Console()
+Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="The bundle's folder.")]
+Data = Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="Where the server keeps its settings.")]
+
+
+def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
+    """List the revisions of the SAE: figures, parents, and which one is served.
+
+    Example: tiller sae revisions
+    """
+    from steering.errors import SteeringError
+
+    with _revisions(bundle, data_dir) as (found, store, runner):
+        served = _wanted(found, store, runner)
+        table = Table("revision", "parent", "published", "features", "figures", "")
+        for name in found.names():
+            try:
+                m = found.manifest(name)
+            except SteeringError as error:
+                table.add_row(name, "", "", "", str(error), "damaged")
+                continue
+            figures = ", ".join(f"{k} {v:.4g}" for k, v in m.figures.items())
+            when = datetime.fromtimestamp(m.created, UTC).strftime("%Y-%m-%d %H:%M")
+            table.add_row(name, m.parent or "–", when, str(m.d_sae), figures, "served" if name == served else "")
+        console.print(table)
+
+
+def rollback(
+    to: Annotated[
+        str | None, typer.Option(help="The revision to serve; the parent of the served one if not given.")
+    ] = None,
+    bundle: Bundle_ = None,
+    data_dir: Data = None,
+) -> None:
+    """Serve an earlier revision of the SAE; a running server follows within a second.
+
+    Example: tiller sae rollback --to r3
+    """
+    from steering.errors import BadBundle
+
+    with _revisions(bundle, data_dir) as (found, store, runner):
+        served = _wanted(found, store, runner)
+        target = to or found.manifest(served).parent
+        if target is None:
+            raise BadBundle(f"{served!r} came with the bundle, there is nothing before it; name another with --to")
+        found.open(target)  # what cannot be opened is not asked for
+        runner.run(_activate(store, found.info.name, target, served, data_dir))
+    console.print(f"{served} → {target}: new replies come from {target}; replies that run end on {served}.")
+
+
+@contextmanager
+def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Revisions, Store, asyncio.Runner]]":
+    """The revisions and the store of a server, running or not; what a person can mend ends with its message."""
+    from server.cli.options import settings_of
+    from server.serving.revision_switch import revisions_of
+    from server.store.base import BadStore
+    from server.store.factory import open_store
+    from steering.errors import SteeringError
+
+    given = {"bundle": bundle, "data_dir": data_dir}
+    settings = settings_of(**given)
+    try:
+        found, store = revisions_of(settings), open_store(settings)
+        with asyncio.Runner() as runner:
+            try:
+                yield found, store, runner
+            finally:
+                runner.run(store.close())
+    except (SteeringError, BadStore, OSError) as error:
+        fail(str(error))
+
+
+def _wanted(found: "Revisions", store: "Store", runner: asyncio.Runner) -> str:
+    from server.serving.revision_switch import setting_of
+
+    return runner.run(store.setting(setting_of(found.info.name))) or found.info.revision
+
+
+async def _activate(store: "Store", bundle: str, target: str, served: str, data_dir: Path | None) -> None:
+    from server.cli.store import deed
+    from server.serving.revision_switch import setting_of
+
+    await store.set_setting(setting_of(bundle), target)
+    if await store.keys():  # where there are none, nobody is told apart, and nothing is noted
+        await deed(store, data_dir, "revision activated", revision=target, previous=served)

@@ -1,0 +1,423 @@
+"""`tiller sae …`: bring an SAE in, take one out, train one, judge one, go back to an earlier one. Puts files, model and measures together; heavy imports wait."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from server.cli import revisions
+from server.cli.errors import fail
+from server.settings import EMBEDDED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from steering.evaluate.loss_recovered import Spliced
+    from steering.evaluate.sae_metrics import Measures
+    from steering.formats import Imported
+    from steering.sae import SAE
+    from steering.train.trainer import Progress
+
+LONGEST = 512
+SCALES = {"none": (), "length": (("each token over", "its length"),), "spread": (("each token over", "its spread"),)}
+app = typer.Typer(no_args_is_help=True, help="Import, export, train and measure sparse autoencoders.")
+app.command()(revisions.revisions)
+app.command()(revisions.rollback)
+console, problems = Console(), Console(stderr=True)
+
+Place = Annotated[str, typer.Argument(help="Folder, file, or hub id such as org/name/folder.")]
+Text = Annotated[
+    Path | None,
+    typer.Option(help="Text to measure on: lines, or JSONL with `text` or `messages`. A sample if not given."),
+]
+Hook = Annotated[str | None, typer.Option(help="Where it reads, such as layers.12, if its files don't say.")]
+K = Annotated[int | None, typer.Option(min=1, help="Features per token of a TopK, if its files don't say.")]
+
+
+@app.command("import")
+def import_(
+    place: Place,
+    model: Annotated[str, typer.Option(help="Folder or hub id of the model that it reads.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; its name is the bundle's.")],
+    hook: Hook = None,
+    k: K = None,
+    text: Text = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder of Neuronpedia's export of this SAE.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the SAE's repository.")] = None,
+) -> None:
+    """Make a bundle of somebody's SAE, checked and measured on the model.
+
+    Reads SAELens, Gemma Scope, dictionary_learning, sparsify, OpenAI, Goodfire, Llama Scope and Qwen-Scope. Of
+    transcoders and the like, the directions alone: they can be added, and not measured.
+
+    Example: tiller sae import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --model google/gemma-2-2b-it --out gemma
+    """
+    from server.sae.hub import find
+    from steering.catalogue import neuronpedia
+    from steering.catalogue.bundle import Bundle, BundleInfo, Feature
+    from steering.errors import SteeringError
+
+    try:
+        if out.exists():
+            raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
+        found, hook = _read(find(place, revision=revision), hook, k)
+        subject = Subject.read(model, hook, text, found.sae.d_in)
+        sae, norm = subject.calibrated(found), float(subject.rows.norm(dim=1).median())
+        judged = subject.judge(sae) if sae.reads else None
+        info = BundleInfo(
+            name=out.name,
+            model=str(Path(model).resolve()) if Path(model).is_dir() else model,
+            hook=hook,
+            revision="r1",
+            typical_norm=norm,
+            metrics=_figures(judged[0]) if judged else {},
+        )
+        features = [Feature(id=f"{out.name}/{i}", index=i) for i in range(sae.d_sae)]
+        if labels:
+            features = neuronpedia.read(labels, features, _lengths(found, norm))
+        Bundle.create(out, info, sae, features=features, about={"imported_from": place, "format": found.format})
+        _same_again(sae, Bundle.open(out).sae, subject.rows)
+    except (SteeringError, OSError) as error:
+        fail(str(error))
+    if judged:
+        _summary(found.format, hook, sae, *judged)
+    else:
+        _directions(found.format, hook, sae)
+    if labels:
+        console.print(f"{sum(bool(f.label) for f in features):,} features have a label.")
+    if found.k is not None and judged:
+        console.print(f"It was a TopK of {found.k}: one threshold now keeps {judged[0].l0:.1f} features a token.")
+    console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
+
+
+@app.command()
+def train(  # long, since each option is a parameter with its help: that is how typer has them
+    out: Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; the run lies beside it.")],
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Lines, or JSONL with `text` or `messages`; repeat it.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="A dataset of the hub, or a folder of one.")] = None,
+    split: Annotated[str, typer.Option(help="Of the dataset.")] = "train",
+    column: Annotated[str | None, typer.Option(help="Of the dataset: text, messages or conversation.")] = None,
+    bundle: Annotated[
+        Path, typer.Option(envvar="TILLER_BUNDLE", help="Whose model, and layer.", show_default="harbor")
+    ] = EMBEDDED,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id, instead of the bundle's.")] = None,
+    hook: Hook = None,
+    start: Annotated[
+        str | None, typer.Option(help="Go on from this SAE: a folder or hub id of any known layout.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="batchtopk, topk, relu, jumprelu or jumprelu-l0.")] = "batchtopk",
+    features: Annotated[int, typer.Option(min=16)] = 2048,
+    k: Annotated[int, typer.Option(min=1, help="Features a token, but for relu and jumprelu.")] = 32,
+    l1: Annotated[float, typer.Option(min=0, help="λ of relu.")] = 5.0,
+    sparsity: Annotated[float, typer.Option(min=0, help="λ of jumprelu.")] = 10.0,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Read so many at most; all if not given.")] = None,
+    passes: Annotated[int, typer.Option(min=1, help="How often the text is read.")] = 1,
+    rows: Annotated[int, typer.Option(min=16, help="Tokens a step.")] = 2048,
+    buffer: Annotated[int, typer.Option(min=1, help="Tokens that are shuffled together.")] = 200_000,
+    context: Annotated[int, typer.Option(min=8, help="Longest text, in tokens.")] = 512,
+    lr: Annotated[float | None, typer.Option(min=0, help="By the number of features if not given.")] = None,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(envvar="TILLER_DEVICE")] = "auto",
+    checkpoint: Annotated[int, typer.Option(min=50, help="Steps between checkpoints, a multiple of 50.")] = 500,
+) -> None:
+    """Train an SAE on a model's stream; given again, the same command goes on from its last checkpoint.
+
+    Example: tiller sae train --out mine --text chats.jsonl --text prose.txt --features 4096
+    Several processes: torchrun --nproc-per-node 2 -m server sae train --out mine --text chats.jsonl
+    """
+    from server.sae import training_run
+    from server.sae.training_run import Order, Run
+    from steering.catalogue.bundle import Bundle
+    from steering.errors import SteeringError
+    from steering.train.distributed import joined
+
+    try:
+        if out.exists():
+            raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
+        if checkpoint % 50 or objective not in get_args(training_run.Kind):
+            raise SteeringError(
+                f"--checkpoint {checkpoint} is no multiple of 50"
+                if checkpoint % 50
+                else f"no objective {objective!r}; there are {', '.join(get_args(training_run.Kind))}"
+            )
+        opened = Bundle.open(bundle) if model is None or hook is None else None
+        chosen = model or (opened.model_path if opened else "")
+        if model and not hook:
+            raise SteeringError("say which layer of the model: --hook layers.<number>")
+        place = training_run.device_of(device)
+        with joined("nccl" if place.type == "cuda" else "gloo") as ranks:
+            order = Order(
+                model=chosen,
+                hook=hook or (opened.info.hook if opened else ""),
+                text=tuple(map(str, text or ())),
+                dataset=dataset,
+                split=split,
+                column=column,
+                start=start,
+                objective=cast("training_run.Kind", objective),
+                features=features,
+                k=k,
+                l1=l1,
+                sparsity=sparsity,
+                tokens=tokens,
+                passes=passes,
+                rows=rows,
+                buffer=buffer,
+                context=context,
+                lr=lr,
+                seed=seed,
+                ranks=ranks.size,
+            )
+            run = Run(order, out.with_name(f"{out.name}.run"), device=place, ranks=ranks)
+            with _bar(run.steps, begin=run.training.steps, quiet=ranks.rank > 0) as tell:
+                run.go(tell, every=checkpoint)
+        if ranks.rank:
+            return
+        sae, measures, spliced = run.finish(out, "tiller sae train")
+    except (SteeringError, OSError) as error:
+        fail(str(error))
+    _summary(f"{objective}, trained here", order.hook, sae, measures, spliced)
+    console.print(f"Metrics and plot: {run.folder}", soft_wrap=True)
+    console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
+    labels: Annotated[bool, typer.Option("--labels", help="The catalogue, too, as Neuronpedia exports it.")] = False,
+) -> None:
+    """Write a bundle's SAE as SAELens reads it.
+
+    Example: tiller sae export ./harbor-sae --labels
+    """
+    from steering.catalogue import neuronpedia
+    from steering.catalogue.bundle import Bundle
+    from steering.errors import SteeringError
+    from steering.sae import WEIGHTS
+
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise SteeringError(f"{str(out)!r} is not empty; give a new folder")
+        opened = Bundle.open(bundle)
+        if not opened.sae.reads:
+            raise SteeringError(
+                f"{opened.info.name!r} is directions only, for which SAELens has no layout; as plain rows of length 1 "
+                f"they are W_dec in {str(opened.files / WEIGHTS)!r}"
+            )
+        about = {"hf_hook_name": f"model.{opened.info.hook}"}
+        opened.sae.save(out, hook=f"blocks.{opened.layer}.hook_resid_post", model=opened.info.model, about=about)
+        if labels:
+            neuronpedia.write(
+                out,
+                opened.features,
+                model=opened.info.model,
+                source=f"{opened.layer}-{opened.info.name}",
+                unit=opened.sae.typical_scale(opened.info.typical_norm),
+            )
+    except (SteeringError, OSError) as error:
+        fail(str(error))
+    console.print(f"{out}: SAELens 6, jumprelu, {opened.sae.d_sae} features", soft_wrap=True)
+
+
+@app.command()
+def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -> None:
+    """Write the SHA-256 of SAE and model into bundle.json; a server then refuses files that are otherwise.
+
+    Example: tiller sae seal my-bundle
+    """
+    from steering.catalogue.bundle import seal as write_sums
+    from steering.errors import SteeringError
+
+    try:
+        sealed = write_sums(bundle)
+    except (SteeringError, OSError) as error:
+        fail(str(error))
+    for name, digest in sealed.sha256.items():
+        console.print(f"{digest}  {name}", highlight=False, soft_wrap=True)
+
+
+@app.command("eval")
+def evaluate(
+    place: Annotated[str | None, typer.Argument(help="An SAE of any known layout; the bundle's if not given.")] = None,
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
+    model: Annotated[str | None, typer.Option(help="Instead of the bundle's model.")] = None,
+    hook: Hook = None,
+    k: K = None,
+    text: Text = None,
+) -> None:
+    """Measure an SAE on a model's stream.
+
+    Example: tiller sae eval --text chats.jsonl
+    """
+    from server.sae.hub import find
+    from steering.catalogue.bundle import Bundle
+    from steering.errors import SteeringError
+
+    try:
+        opened = Bundle.open(bundle) if place is None or model is None else None
+        if place is None and opened:
+            layout, sae, hook = opened.info.name, opened.sae, opened.info.hook
+            sae.check_reads()
+            subject = Subject.read(model or opened.model_path, hook, text, sae.d_in)
+        else:
+            found, hook = _read(find(str(place)), hook, k)
+            found.sae.check_reads()
+            subject = Subject.read(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
+            layout, sae = found.format, subject.calibrated(found)
+        measures, spliced = subject.judge(sae)
+    except (SteeringError, OSError) as error:
+        fail(str(error))
+    _summary(layout, hook, sae, measures, spliced)
+
+
+def _read(place: Path, hook: str | None, k: int | None) -> "tuple[Imported, str]":
+    from steering.errors import SteeringError
+    from steering.formats import read
+    from steering.model.hooks import layer_number
+
+    found = read(place, hook=hook, k=k)
+    if found.hook is None:
+        raise SteeringError("its files don't say which layer it reads; add --hook layers.<number>")
+    layer_number(found.hook)
+    return found, found.hook
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, the tokens of a text, and the stream of those tokens at one hook point."""
+
+    model: "PreTrainedModel"
+    tokens: list[list[int]]
+    hook: str
+    rows: "Tensor"
+    """`[tokens, d_in]`, first tokens and sinks left out."""
+
+    @staticmethod
+    def read(name: str, hook: str, text: Path | None, width: int) -> "Subject":
+        """Load a model and let it read. Raises SteeringError that says what does not fit."""
+        import torch
+
+        from server.sae.corpus import SAMPLE, from_file, tokenized
+        from server.sae.training_run import load
+        from steering.errors import SteeringError
+        from steering.model.activations import activations, padded_batches
+
+        model, tokenizer = load(name, "cpu")
+        if (its := model.config.get_text_config().hidden_size) != width:
+            raise SteeringError(f"the SAE reads a stream of width {width}; that of {name!r} is {its}")
+        tokens = list(tokenized(tokenizer, from_file(text or SAMPLE), longest=LONGEST))
+        if not tokens:
+            raise SteeringError("no text of three tokens or more to measure on")
+        batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
+        return Subject(model, tokens, hook, torch.cat(list(activations(model, batches, hook))))
+
+    def calibrated(self, found: "Imported") -> "SAE":
+        """The SAE as it is served: a TopK gets its threshold here."""
+        return found.sae if found.k is None else found.sae.calibrated(self.rows, found.k)
+
+    def judge(self, sae: "SAE") -> "tuple[Measures, Spliced]":
+        """How well the SAE reconstructs, and what the model loses by it."""
+        from steering.evaluate.loss_recovered import splice
+        from steering.evaluate.sae_metrics import measure
+        from steering.model.activations import padded_batches
+
+        batches = padded_batches(self.tokens, batch=4, longest=LONGEST, pad=0)
+        return measure(sae, self.rows.split(4096)), splice(self.model, sae, batches, self.hook)
+
+
+def _same_again(sae: "SAE", written: "SAE", rows: "Tensor") -> None:
+    """Raise if what was written does not reconstruct what was read."""
+    from steering.errors import BadBundle
+
+    same = sae.reconstruct(rows[:256]).equal(written.reconstruct(rows[:256])) if sae.reads else True
+    if not (same and sae.W_dec.equal(written.W_dec)):
+        raise BadBundle("the SAE on disk does not do what the one that was read did")
+
+
+def _figures(m: "Measures") -> dict[str, float]:
+    return {"explained_variance": m.explained_variance, "l0": m.l0, "tokens": m.tokens}
+
+
+def _lengths(found: "Imported", norm: float) -> list[float]:
+    """How long a published activation of each feature is in a stream of that length."""
+    from steering.errors import SteeringError
+
+    if not found.unit.isfinite().all():
+        raise SteeringError(
+            "its activations are in units of tokens that lie at another place, so that those of an export have no "
+            "length here; leave out --labels"
+        )
+    return (found.unit * found.sae.typical_scale(norm)).tolist()
+
+
+def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") -> None:
+    table = Table(show_header=False)
+    for name, value in (
+        ("layout", layout),
+        ("reads", f"{hook}, width {sae.d_in}"),
+        *SCALES[sae.scaling],
+        ("features", f"{sae.d_sae:,}"),
+        ("explained variance", f"{m.explained_variance:.3f}"),
+        ("L0", f"{m.l0:.1f}"),
+        ("reconstruction bias", f"{m.bias:.3f}"),
+        ("loss, with the reconstruction", f"{s.clean:.3f} {s.rise:+.3f} nats ({s.recovered:.1%} recovered)"),
+        ("KL of the next token", f"{s.kl:.3f} nats"),
+        (f"never fired on {m.tokens:,} tokens", f"{m.dead:.1%}"),
+        ("fire on <10⁻⁵ … ≥10⁻¹ of tokens", " ".join(f"{n:,}" for n in m.densities)),
+        ("cosine to the nearest other", f"{m.cosine:.2f} on average"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    if m.explained_variance < 0:
+        problems.print(
+            "warning: it explains less than the mean does. Is this the model, the layer and the file that belong together?",
+            soft_wrap=True,
+        )
+
+
+def _directions(layout: str, hook: str, sae: "SAE") -> None:
+    table = Table(show_header=False)
+    for name, value in (("layout", layout), ("writes", f"{hook}, width {sae.d_in}"), ("features", f"{sae.d_sae:,}")):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(
+        "Directions only: features can be pushed along (mode 'add'), not read, clamped or scaled, for the stream here does "
+        "not decide what they do. So there is no explained variance and no L0, and a dose is a share of the stream's length.",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _bar(steps: int, *, begin: int, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
+    """A bar with the time that is left, on a terminal; a line now and then elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    if begin and not quiet:
+        problems.print(f"going on from step {begin} of {steps}")
+    with Bar(*columns, console=problems, disable=quiet or not problems.is_terminal) as bar:
+        task = bar.add_task("", total=steps, completed=begin)
+
+        def tell(now: "Progress") -> None:
+            figures = f"loss {now.loss:.4f}  EV {now.explained_variance:.3f}  L0 {now.l0:.1f}  dead {now.dead}"
+            bar.update(task, completed=now.step, description=figures)
+            if not problems.is_terminal and now.step % 500 == 0:
+                problems.print(f"step {now.step} of {steps}  {figures}", highlight=False)
+
+        yield tell

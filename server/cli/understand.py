@@ -1,0 +1,207 @@
+"""`tiller contrast`, `attribute`, `diff`: what texts, a token and two checkpoints are made of. Knows what to print; heavy imports wait."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from server.cli.errors import expected
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from steering.catalogue.bundle import Bundle
+    from steering.interpret.contrast import Fired, Separating
+    from steering.interpret.model_diff import Rates
+
+T = TypeVar("T")
+LONGEST = 512
+AT_ONCE = 64
+UNEVEN = 1.2
+"""How much longer one side's documents may be before that is said."""
+console = Console()
+
+Bundle_ = Annotated[
+    Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, labels.")
+]
+Model_ = Annotated[
+    str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")
+]
+Texts = Annotated[Path, typer.Argument(help="Lines, or JSONL with `text` or `messages`; one document each.")]
+Top = Annotated[int, typer.Option("--top", min=1, help="How many features of each direction.")]
+
+
+def contrast(
+    a: Texts,
+    b: Texts,
+    by: Annotated[str, typer.Option(help="any: does it fire in a document; mean: how strongly.")] = "any",
+    top: Top = 20,
+    bundle: Bundle_ = None,
+    model: Model_ = None,
+) -> None:
+    """Print the features that tell two sets of texts apart.
+
+    Example: tiller contrast with.jsonl without.jsonl --top 10
+    """
+
+    def work() -> None:
+        from steering.errors import SteeringError
+        from steering.interpret.contrast import contrast as hold
+
+        if by not in ("any", "mean"):
+            raise SteeringError(f"--by {by!r} is neither 'any' nor 'mean'")
+        opened, model_, tokenizer = _open(bundle, model)
+        opened.sae.check_reads()
+        found = hold(*(_fired(opened, model_, tokenizer, path) for path in (a, b)), by=by)  # type: ignore[arg-type]
+        n, m = found.documents
+        for title, sign in ((f"more in {a.name}", 1), (f"more in {b.name}", -1)):
+            console.print(_separating(title, found.over(sign, top), opened))
+        console.print(
+            f"{found.discoveries} of {len(found.features)} features that fire separate {n} documents from {m}, at a "
+            f"false-discovery rate of 5 % (✓); {found.tokens[0] / n:.0f} and {found.tokens[1] / m:.0f} tokens a document"
+        )
+        if by == "any" and not 1 / UNEVEN < (found.tokens[0] / n) / (found.tokens[1] / m) < UNEVEN:
+            console.print("one side's documents are longer, and in a longer one more fires: look at --by mean, too")
+
+    expected(work)
+
+
+def attribute(
+    prompt: Annotated[str, typer.Argument(help="What was asked; or plain text with --plain.")],
+    target: Annotated[
+        str | None, typer.Option(help="The token to explain; what the model would say next if not given.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="Explain why the target and not this token.")] = None,
+    begun: Annotated[str, typer.Option(help="What the assistant has begun to say.")] = "",
+    plain: Annotated[bool, typer.Option("--plain", help="The prompt is text to go on with, no question.")] = False,
+    top: Annotated[int, typer.Option("--top", min=1, max=64)] = 10,
+    bundle: Bundle_ = None,
+    model: Model_ = None,
+) -> None:
+    """Print the features that the next token comes from, by gradient and by ablation.
+
+    Example: tiller attribute "What is the nut of an oak tree called?" --begun "It is called an"
+    """
+
+    def work() -> None:
+        from steering.interpret.attribution import attribute as explain
+        from steering.interpret.attribution import token_of
+        from steering.model.chat_template import Message
+
+        opened, model_, tokenizer = _open(bundle, model)
+        aims = [None if t is None else token_of(tokenizer, t) for t in (target, against)]
+        said: list[Message] = [{"role": "user", "content": prompt}]
+        said += [{"role": "assistant", "content": begun}] if begun else []
+        ids = prompt_of(tokenizer, prompt, None) if plain else prompt_of(tokenizer, None, said)
+        found = explain(model_, opened.sae, opened.info.hook, ids, target=aims[0], against=aims[1], tried=max(20, top))
+        table = Table("feature", "label", "attribution", "lost without it", "activation", "mostly on")
+        for c in found.causes[:top]:
+            feature = opened.features[c.row]
+            lost = "" if c.ablation is None else f"{c.ablation:+.3f}"
+            on = repr(str(tokenizer.decode([ids[c.peak]])))
+            table.add_row(
+                feature.id, escape(feature.label[:48]), f"{c.attribution:+.3f}", lost, f"{c.activation:.1f}", escape(on)
+            )
+        console.print(table)
+        beside = "" if found.against is None else f" rather than {str(tokenizer.decode([found.against]))!r}"
+        console.print(
+            f"next is {str(tokenizer.decode([found.target]))!r}{beside}: {found.value:.2f} nats, probability "
+            f"{found.probability:.1%}; {len(found.causes)} features fire",
+            markup=False,
+        )
+
+    from server.api.routes.attribute import prompt_of
+
+    expected(work)
+
+
+def diff(
+    model_a: Annotated[str, typer.Argument(help="Folder or hub id of a checkpoint.")],
+    model_b: Annotated[str, typer.Argument(help="Another of the same model, such as a fine-tuned one.")],
+    text: Annotated[Path, typer.Option(help="What both read: lines, or JSONL with `text` or `messages`.")],
+    top: Top = 20,
+    bundle: Bundle_ = None,
+) -> None:
+    """Print which features fire more or less in one checkpoint than in another, on the same text.
+
+    Example: tiller diff sae_weights/harbor/model ./tuned --text chats.jsonl
+    """
+
+    def work() -> None:
+        from steering.interpret.model_diff import compare
+
+        opened, rates = _opened(bundle), []
+        for place in (model_a, model_b):
+            rates.append(_rates(opened, place, text))
+        found = compare(*rates)
+        table = Table("feature", "label", "fires in A", "in B", "documents up, down", "q")
+        for f in found.discoveries[:top]:
+            feature = opened.features[f.row]
+            row = (f"{f.a:.2%}", f"{f.b:.2%}", f"{f.up}, {f.down}", f"{f.q:.1g}")
+            table.add_row(feature.id, escape(feature.label[:48]), *row)
+        console.print(table)
+        console.print(
+            f"{len(found.discoveries)} of {len(found.features)} features have changed over {found.documents} documents, at a "
+            f"false-discovery rate of 5 %; the SAE explains {found.explained[0]:.1%} of A's stream and "
+            f"{found.explained[1]:.1%} of B's"
+        )
+
+    expected(work)
+
+
+def _rates(opened: "Bundle", place: str, text: Path) -> "Rates":
+    from server.sae.corpus import from_file, tokenized
+    from server.sae.training_run import load
+    from steering.interpret.model_diff import check_fits, rates
+
+    _, tokenizer = load(opened.model_path, "cpu")
+    documents = list(tokenized(tokenizer, from_file(text), longest=LONGEST))
+    model, _ = load(place, "cpu")
+    check_fits(model, opened.sae, opened.info.hook, place)
+    return rates(model, opened.sae, opened.info.hook, documents)
+
+
+def _fired(opened: "Bundle", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", path: Path) -> "Fired":
+    import torch
+
+    from server.sae.corpus import from_file
+    from steering.interpret.contrast import Fired, fired
+    from steering.model.hooks import read_stream
+    from steering.model.passage import of_chat, of_text
+
+    parts, some = [], []
+    for text in from_file(path):
+        passage = (of_text(tokenizer, text) if isinstance(text, str) else of_chat(tokenizer, text)).until(LONGEST)
+        some.append((passage, read_stream(model, torch.tensor([passage.ids]), opened.info.hook)[0]))
+        if len(some) == AT_ONCE:
+            parts.append(fired(opened.sae, some))
+            some = []
+    return Fired.joined([*parts, *([fired(opened.sae, some)] if some else [])])
+
+
+def _separating(title: str, features: "Sequence[Separating]", opened: "Bundle") -> Table:
+    table = Table("feature", "label", "in A", "in B", "log-odds", "effect", "q", "", title=title)
+    for f in features:
+        feature = opened.features[f.row]
+        figures = (f"{f.a:.0%}", f"{f.b:.0%}", f"{f.log_odds:+.2f}", f"{f.effect:+.2f}", f"{f.q:.1g}")
+        table.add_row(feature.id, escape(feature.label[:48]), *figures, "✓" if f.discovery else "")
+    return table
+
+
+def _opened(bundle: Path | None) -> "Bundle":
+    from server.cli.options import settings_of
+    from steering.catalogue.bundle import Bundle
+
+    return Bundle.open(settings_of(bundle=bundle).bundle)
+
+
+def _open(bundle: Path | None, model: str | None) -> "tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]":
+    from server.sae.training_run import load
+
+    opened = _opened(bundle)
+    found, tokenizer = load(model or opened.model_path, "cpu")
+    return opened, found, tokenizer

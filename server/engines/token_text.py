@@ -1,0 +1,32 @@
+"""A token as a client is told of it: its text and its very bytes. Knows tokenizers; nothing of models."""
+
+import re
+
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from server.engines.base import TokenLogprob
+
+LEAST = -9999.0
+"""What stands for minus infinity, which JSON has not; OpenAI's figure."""
+_BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
+_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
+
+
+def spelled(
+    tokenizer: PreTrainedTokenizerFast, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
+) -> TokenLogprob:
+    """A token with its log-probability; where it is part of a character only, its bytes are those of the part."""
+    text = str(tokenizer.decode([token]))
+    return TokenLogprob(text, token, max(logprob, LEAST), tuple(_bytes(tokenizer, token, text)), top)
+
+
+def _bytes(tokenizer: PreTrainedTokenizerFast, token: int, text: str) -> bytes:
+    if "\ufffd" not in text:
+        return text.encode()
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if fallback := _FALLBACK.fullmatch(piece):
+        return bytes([int(fallback[1], 16)])
+    if all(char in _BYTES for char in piece):
+        return bytes(_BYTES[char] for char in piece)
+    return text.encode()

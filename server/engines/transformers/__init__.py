@@ -1,0 +1,1 @@
+"""The transformers engine: continuous batching with a steering spec for each request."""

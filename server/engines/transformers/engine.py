@@ -1,0 +1,259 @@
+"""The embedded engine: a transformers model on CPU, CUDA or Apple. Knows tensors, threads and text.
+
+One thread owns the model, takes in who waits, and gives all who are live one step after the other (`batch.py`); between
+two steps it does what else is asked of the model. Python hooks steer, so the model is never compiled; a probe at start
+proves that they do.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from server.engines.base import EngineFailed, Generation, Overloaded, Piece
+from server.engines.transformers.batch import Batch
+from server.engines.transformers.fair_queue import Waiting
+from server.engines.transformers.loading import eos_ids, load, prove_tap
+from server.engines.transformers.mailbox import Mail
+from server.engines.transformers.sequence import LiveSequence, Vocabulary
+from steering.errors import SteeringError
+from steering.model.chat_template import EncodedChat, Message, encode_chat
+from steering.model.hooks import read_stream
+from steering.sae import Scaling
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+RECORDED = 2048
+"""So many tokens are recorded at once."""
+
+
+class TransformersEngine:
+    """Serves one model. Close it to end its thread."""
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        hooks: Sequence[str],
+        scaling: Mapping[str, Scaling] | None = None,
+        live: int = 16,
+        queue: int = 64,
+        prefix_mb: int = 256,
+    ) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        config = model.config.get_text_config()
+        self.max_model_len, self.vocab_size = int(config.max_position_embeddings), int(config.vocab_size)
+        self.device, self.width = model.device, int(config.hidden_size)
+        for hook in hooks:
+            prove_tap(model, hook)
+        self._vocabulary = Vocabulary(tokenizer, self.vocab_size, eos_ids(model, tokenizer), self.max_model_len)
+        self._mail: Mail[Piece | Exception] = Mail()
+        self._batch = Batch(model, self._mail, hooks=hooks, scaling=scaling or {}, places=live, prefix_mb=prefix_mb)
+        self._waiting: Waiting[LiveSequence] = Waiting(queue)
+        self._jobs: deque[tuple[Callable[[], object], Future[object]]] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self.failure: str | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def load(
+        path: str,
+        *,
+        hooks: Sequence[str],
+        scaling: Mapping[str, Scaling] | None = None,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        live: int = 16,
+        queue: int = 64,
+        prefix_mb: int = 256,
+    ) -> "TransformersEngine":
+        """Load a folder or a hub id. Raises BadBundle if it is no causal language model with a fast tokenizer."""
+        model, tokenizer = load(path, revision=revision, device=device, dtype=dtype)
+        return TransformersEngine(
+            model, tokenizer, hooks=hooks, scaling=scaling, live=live, queue=queue, prefix_mb=prefix_mb
+        )
+
+    def encode_chat(self, messages: list[Message]) -> EncodedChat:
+        """Render a chat up to where the assistant speaks. Raises BadChat."""
+        return encode_chat(self.tokenizer, messages)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokenize raw text, its beginning-of-text token first; the template's markers are plain text here."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return (*([bos] if isinstance(bos, int) else []), *ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of some ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @property
+    def load_now(self) -> tuple[int, int]:
+        """How many sequences are running and how many wait."""
+        return sum(not s.cancelled for s in self._batch.live), sum(not s.cancelled for s in self._waiting)
+
+    def before(self, tenant: str, name: str) -> int | None:
+        """How many sequences are to begin before somebody's of this name, as it looks now; None if none of it waits."""
+        with self._wake:
+            waiting = [s.request for s in self._waiting if not s.cancelled]
+        return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
+
+    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
+        sequence = LiveSequence.begin(request, self._vocabulary, self.device)
+        with self._wake:
+            if self._closed:
+                raise EngineFailed(self.failure or "the server is shutting down")
+            if not self._waiting.add(request.tenant, sequence):
+                raise Overloaded(retry_after=max(1.0, len(self._waiting) / 8))
+            self._wake.notify()
+        try:
+            while True:
+                item = await sequence.listener.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish_reason:
+                    return
+        finally:
+            sequence.cancelled = True
+            with self._wake:  # or who has left would keep others out until its turn comes
+                self._waiting.drop(request.tenant, sequence)
+
+    async def logprobs_unsteered(self, ids: Sequence[int], start: int) -> list[float]:
+        """Log-probability of each of `ids[start:]` under the unsteered model."""
+
+        def score() -> list[float]:
+            tokens = torch.tensor([list(ids)], device=self.device)
+            logits = self.model(input_ids=tokens, use_cache=False).logits[0, start - 1 : -1].float()
+            return torch.log_softmax(logits, -1).gather(1, tokens[0, start:, None])[:, 0].tolist()
+
+        return await self._in_thread(score)
+
+    async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
+        """The unsteered residual stream of each text at a hook point, `[time, d_in]`; no layer after it runs."""
+        found: dict[int, Tensor] = {}
+        for group in _alike(texts):  # between two groups the others' replies go on
+
+            def read(group: list[int] = group) -> Tensor:
+                rows = [torch.tensor(texts[i]) for i in group]  # what is padded on the right is never looked back at
+                return read_stream(self.model, pad_sequence(rows, batch_first=True).to(self.device), hook)
+
+            streams = await self._in_thread(read)
+            found |= {i: stream[: len(texts[i])] for i, stream in zip(group, streams, strict=True)}
+        return [found[i] for i in range(len(texts))]
+
+    async def study(self, work: Callable[[PreTrainedModel], T]) -> T:
+        """Let a function look at the unsteered model itself, gradients and all, between two steps; others' replies wait."""
+
+        def look() -> T:
+            with torch.inference_mode(False):
+                return work(self.model)
+
+        return await self._in_thread(look)
+
+    async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
+        """Nothing: every request brings its compiled edits, and its revision salts what is kept of it."""
+
+    async def close(self) -> None:
+        """Stop; running generations end with an error."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join, 10)
+
+    # What runs in the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # not one request's fault: a GPU is gone, or a step broke what all share
+            log.exception("the engine has ended")
+            self.failure = (
+                f"the engine has ended: {type(error).__name__}; nothing is answered until the server is begun again"
+            )
+        with self._wake:
+            self._closed = True
+        last_words = EngineFailed(self.failure or "the server is shutting down")
+        for sequence in (*self._batch.live, *self._waiting):
+            self._mail.add(sequence.listener, last_words)
+        self._mail.send()
+        for _, future in self._jobs:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(last_words)
+
+    def _serve(self) -> None:
+        with torch.inference_mode(), self._batch.tapped():
+            while (jobs := self._work()) is not None:
+                torch.set_num_threads(self._batch.cores)
+                for work, future in jobs:
+                    _settle(work, future)
+                self._batch.drop_cancelled()
+                self._take_in()
+                self._batch.read()
+                self._mail.send()
+                self._batch.speak()
+                self._mail.send()
+
+    def _work(self) -> list[tuple[Callable[[], object], "Future[object]"]] | None:
+        """Wait until there is something to do; None if it is to end."""
+        with self._wake:
+            while not (self._closed or self._waiting or self._batch.live or self._jobs):
+                self._wake.wait()
+            return None if self._closed else [self._jobs.popleft() for _ in range(len(self._jobs))]
+
+    def _take_in(self) -> None:
+        """Give those who wait the places that are free."""
+        while not self._batch.full:
+            with self._wake:
+                sequence = self._waiting.take()
+            if sequence is None:
+                return
+            if not sequence.cancelled:
+                self._batch.seat(sequence)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        future: Future[object] = Future()
+        with self._wake:
+            if self._closed:
+                raise EngineFailed(self.failure or "the server is shutting down")
+            self._jobs.append((work, future))
+            self._wake.notify()
+        return await asyncio.wrap_future(future)  # type: ignore[return-value]
+
+
+def _alike(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The texts' numbers in groups of similar length, each of at most RECORDED tokens with its padding."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
+        if not groups or (len(groups[-1]) + 1) * len(texts[groups[-1][0]]) > RECORDED:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+def _settle(work: Callable[[], object], future: Future[object]) -> None:
+    if not future.set_running_or_notify_cancel():  # whoever asked is gone; an answer would raise in this thread
+        return
+    try:
+        future.set_result(work())
+    except SteeringError as error:  # whoever asked can mend it
+        future.set_exception(error)
+    except Exception as error:
+        log.exception("engine job failed")
+        future.set_exception(EngineFailed(f"the engine failed: {type(error).__name__}"))

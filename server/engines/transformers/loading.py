@@ -1,0 +1,97 @@
+"""A model and its tokenizer from a folder or a hub, and proof that it can be steered. Knows transformers; no requests."""
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from steering.edits import ResidualEdit
+from steering.errors import BadBundle
+from steering.model.hooks import decoder_layers, read_stream, record, steer
+
+THREAD_WORTH = 30_000_000
+"""With fewer parameters a further thread waits longer at each layer's end than it helps to give a token."""
+
+
+def load(
+    path: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a folder or a hub id. Raises BadBundle if it is no causal language model with a fast tokenizer."""
+    place = _device(device)
+    kind = _kind(dtype, place)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            revision=revision,
+            dtype=kind,
+            attn_implementation=_attention(config),
+            use_safetensors=True,  # a pickle can run code
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise BadBundle(f"cannot load a language model from {path!r}: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise BadBundle(f"the tokenizer of {path!r} is not a fast one; steering by role needs character offsets")
+    return model.to(place), tokenizer  # pyright: ignore[reportArgumentType] - transformers wraps `to`
+
+
+def prove_tap(model: PreTrainedModel, hook: str) -> None:
+    """Push the stream by a known vector and read it back. Raises BadBundle if it did not move by exactly that."""
+    ids = torch.tensor([[1, 2, 3]], device=model.device) % model.config.get_text_config().vocab_size
+    d_in = model.config.get_text_config().hidden_size
+    probe = torch.linspace(-1, 1, d_in, device=model.device)
+    none, empty = torch.zeros(0, d_in, device=model.device), torch.zeros(0, device=model.device)
+    edit = ResidualEdit(push=probe, w=none, b=empty, threshold=empty, d=none, gate=empty)
+    before = read_stream(model, ids, hook)
+    with steer(model, {hook: edit}), record(model, [hook]) as seen, torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    if not torch.equal(seen[hook], before + probe.to(before.dtype)) or len(decoder_layers(model)) == 0:
+        raise BadBundle(
+            f"the tap at {hook!r} does not move the residual stream; refusing to serve unsteered replies as steered"
+        )
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The tokens that end a reply: the tokenizer's, and those that the model was configured with."""
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int))
+
+
+def threads_for_a_token(model: PreTrainedModel) -> int:
+    """How many threads give a token: a core is left to the event loop, whose every word would else stop them all."""
+    return max(1, min(torch.get_num_threads() - 1, round(model.num_parameters() / THREAD_WORTH)))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        place = torch.device(_best_device() if name == "auto" else name)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        raise BadBundle(f"no device {name!r} here: {str(error).splitlines()[0]}; try auto or cpu") from error
+    return place
+
+
+def _kind(name: str, place: torch.device) -> torch.dtype | str:
+    kind = (torch.float32 if place.type == "cpu" else "auto") if name == "auto" else getattr(torch, name, None)
+    if kind not in ("auto", torch.float32, torch.bfloat16, torch.float16):
+        raise BadBundle(f"no dtype {name!r}: auto, float32, bfloat16 or float16")
+    return kind
+
+
+def _attention(config: PretrainedConfig) -> str | None:
+    """Gemma 2 caps its attention's scores, which torch's fused attention leaves out without a word."""
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,128 @@
+"""Logits → the next tokens, many rows at once. Knows dials and generators; nothing of texts or models.
+
+A row's draw depends on its own logits, dials and generator alone: each generator gives one number
+between 0 and 1 per token, and the token is where the cumulated probabilities pass it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from server.engines.base import Sampling
+
+Logits = Float[Tensor, " vocab"]
+
+
+@dataclass(eq=False)
+class Draw:
+    """One reply's dials, its generator and what it has seen."""
+
+    sampling: Sampling
+    generator: torch.Generator
+    blocked: Sequence[int] = ()
+    """Tokens that may not come now."""
+    seen: Tensor | None = None
+    """`[vocab]` bool: what prompt and reply hold; only kept if a penalty asks for it."""
+    counts: Tensor | None = None
+    """`[vocab]`: how often the reply holds each token."""
+    bias: tuple[Tensor, Tensor] | None = field(init=False, default=None)
+
+    @staticmethod
+    def begin(sampling: Sampling, prompt: Sequence[int], vocab: int, device: torch.device) -> "Draw":
+        """Start a reply. Equal seeds give equal numbers on every device."""
+        generator = torch.Generator()
+        generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
+        draw = Draw(sampling, generator)
+        if draw.penalised:
+            draw.seen = torch.zeros(vocab, dtype=torch.bool, device=device)
+            draw.seen[torch.tensor(list(prompt), dtype=torch.long, device=device)] = True
+            draw.counts = torch.zeros(vocab, device=device)
+        if sampling.logit_bias:
+            ids, values = zip(*sampling.logit_bias, strict=True)
+            draw.bias = torch.tensor(ids, device=device), torch.tensor(values, device=device, dtype=torch.float)
+        return draw
+
+    @property
+    def penalised(self) -> bool:
+        """Whether what was said before changes what comes."""
+        s = self.sampling
+        return s.repetition_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether unlikely tokens are ruled out."""
+        return self.sampling.top_k > 0 or self.sampling.top_p < 1 or self.sampling.min_p > 0
+
+    def said(self, token: int) -> None:
+        """Note a token of the reply."""
+        if self.seen is not None and self.counts is not None:
+            self.seen[token] = True
+            self.counts[token] += 1
+
+
+def next_tokens(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> list[int]:
+    """Draw one token per row; greedy where the temperature is 0."""
+    logits = _adjusted(logits, draws)
+    cold = [d.sampling.temperature == 0 for d in draws]
+    if all(cold):
+        return logits.argmax(-1).tolist()
+    heat = torch.tensor([d.sampling.temperature or 1.0 for d in draws], device=logits.device)
+    # Shifted first, so that a tiny temperature overflows to −inf and never to NaN.
+    scores = (logits - logits.amax(-1, keepdim=True)) / heat[:, None]
+    for i, draw in enumerate(draws):
+        if draw.truncated and not cold[i]:
+            scores[i] = truncated(scores[i], draw.sampling)
+    cumulated = torch.softmax(scores, -1).cumsum(-1)
+    at = torch.tensor([0.0 if c else _uniform(d) for c, d in zip(cold, draws, strict=True)], device=logits.device)
+    total = cumulated[:, -1:]
+    drawn = torch.searchsorted(cumulated, at[:, None] * total, right=True)
+    drawn = torch.minimum(drawn, (cumulated < total).sum(-1, keepdim=True))[:, 0]  # rounding may reach the very end
+    return torch.where(torch.tensor(cold, device=logits.device), logits.argmax(-1), drawn).tolist()
+
+
+def truncated(logits: Logits, sampling: Sampling) -> Logits:
+    """Return the logits with all but the likely tokens at −inf: top-k, then top-p, then min-p."""
+    if 0 < sampling.top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
+    if sampling.top_p < 1:
+        values, order = logits.sort(descending=True)
+        probabilities = torch.softmax(values, dim=-1)
+        beyond = probabilities.cumsum(-1) - probabilities >= sampling.top_p  # the first one always stays
+        beyond[0] = False
+        logits = logits.index_fill(0, order[beyond], -torch.inf)
+    if sampling.min_p > 0:
+        probabilities = torch.softmax(logits, dim=-1)
+        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
+    return logits
+
+
+def _adjusted(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> Float[Tensor, "rows vocab"]:
+    """Apply bias, penalties as vLLM defines them, and what may not come."""
+    logits = logits.clone()
+    for i, draw in enumerate(draws):
+        if draw.bias is not None:
+            logits[i, draw.bias[0]] += draw.bias[1]
+    if rows := [i for i, d in enumerate(draws) if d.penalised]:
+        logits[rows] = _penalised(logits[rows], [draws[i] for i in rows])
+    for i, draw in enumerate(draws):
+        if draw.blocked:
+            logits[i, list(draw.blocked)] = -torch.inf
+    return logits
+
+
+def _penalised(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> Float[Tensor, "rows vocab"]:
+    def column(name: str) -> Tensor:
+        return torch.tensor([[getattr(d.sampling, name)] for d in draws], device=logits.device)
+
+    seen = torch.stack([d.seen for d in draws if d.seen is not None])
+    counts = torch.stack([d.counts for d in draws if d.counts is not None])
+    repeated = column("repetition_penalty")
+    logits = torch.where(seen, torch.where(logits > 0, logits / repeated, logits * repeated), logits)
+    return logits - column("presence_penalty") * (counts > 0) - column("frequency_penalty") * counts
+
+
+def _uniform(draw: Draw) -> float:
+    return float(torch.rand((), generator=draw.generator))

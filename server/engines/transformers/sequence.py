@@ -1,0 +1,118 @@
+"""One generation in flight: what was asked, what it has said, and what of that was not sent yet. Knows tokens and text; no model."""
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from server.engines.base import FinishReason, Generation, Piece, TokenLogprob
+from server.engines.detokenizer import TextStream
+from server.engines.token_text import spelled
+from server.engines.transformers.mailbox import Listener
+from server.engines.transformers.sampler import Draw
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What a model's tokens mean, and when it has to end."""
+
+    tokenizer: PreTrainedTokenizerFast
+    size: int
+    eos: frozenset[int]
+    max_model_len: int
+
+
+@dataclass(eq=False)
+class LiveSequence:
+    """A generation in flight: owned by the engine's thread, but for `cancelled` and the listener."""
+
+    request: Generation
+    listener: Listener[Piece | Exception]
+    text: TextStream
+    draw: Draw
+    vocabulary: Vocabulary
+    slot: int = -1
+    """Its row in the steering tables, for as long as it lives."""
+    row: int = -1
+    """Its row in the cache, which changes when others leave."""
+    fed: int = 0
+    """How many tokens' keys and values are in the cache."""
+    cached: int = 0
+    """How many of them an earlier turn had computed."""
+    spoken: list[int] = field(default_factory=list)
+    sent: int = 0
+    """How many of the spoken tokens earlier pieces carried."""
+    unsaid: str = ""
+    """Their text, until the next piece is due."""
+    unsent: list[TokenLogprob] = field(default_factory=list)
+    cancelled: bool = False
+    came: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+
+    @property
+    def reading(self) -> bool:
+        """Whether some of its prompt was not computed yet."""
+        return self.fed < len(self.request.ids)
+
+    @property
+    def salt(self) -> str:
+        """What keys and values depend on beside the tokens."""
+        r = self.request
+        return "\0".join((r.tenant, r.revision, r.fingerprint if r.edits else ""))
+
+    def marks(self, start: int, end: int) -> tuple[list[int], list[bool]]:
+        """Ids and steered marks of its tokens from `start` to `end`; nothing is steered without an edit."""
+        r, n = self.request, len(self.request.ids)
+        ids = [*r.ids[start:end], *self.spoken[max(0, start - n) : max(0, end - n)]]
+        steered = [*r.steered[start:end], *[r.steer_new] * (max(0, end - n) - max(0, start - n))]
+        return ids, steered if r.edits else [False] * len(ids)
+
+    @staticmethod
+    def begin(request: Generation, vocabulary: Vocabulary, device: torch.device) -> "LiveSequence":
+        """One that has said nothing yet."""
+        sampling = request.sampling
+        text = TextStream(vocabulary.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
+        draw = Draw.begin(sampling, request.ids, vocabulary.size, device)
+        return LiveSequence(request, Listener(), text, draw, vocabulary)
+
+    @property
+    def blocked(self) -> list[int]:
+        """Tokens that it must not say next."""
+        sampling = self.request.sampling
+        young = len(self.spoken) < sampling.min_tokens
+        if not (young or sampling.ignore_eos):
+            return []
+        return [*self.vocabulary.eos, *(sampling.stop_token_ids if young else ())]
+
+    def say(self, token: int, logits: Tensor, *, due: bool) -> Piece:
+        """Take the token that was drawn; what of it is to be sent: all that waits if that is `due`, else often nothing yet."""
+        self.spoken.append(token)
+        self.draw.said(token)
+        sampling, count = self.request.sampling, len(self.spoken)
+        if (token in self.vocabulary.eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
+            return self._send(self.text.flush(), "stop")
+        if sampling.logprobs is not None:
+            self.unsent.append(self._logprob(token, logits, sampling.logprobs))
+        text, stopped = self.text.push(token)
+        if stopped:
+            return self._send(text, "stop")
+        if count >= sampling.max_tokens or len(self.request.ids) + count >= self.vocabulary.max_model_len:
+            return self._send(text + self.text.flush(), "length")
+        if (text or self.unsaid) and (due or not self.sent):
+            return self._send(text)
+        self.unsaid += text
+        return Piece("", count)
+
+    def _send(self, text: str, reason: FinishReason | None = None) -> Piece:
+        text, self.unsaid = self.unsaid + text, ""
+        ids, logprobs = tuple(self.spoken[self.sent :]), tuple(self.unsent)
+        self.sent, self.unsent = len(self.spoken), []
+        return Piece(text, len(self.spoken), ids, logprobs, reason, self.cached, self.waited)
+
+    def _logprob(self, token: int, logits: Tensor, alternatives: int) -> TokenLogprob:
+        tokenizer, logprobs = self.vocabulary.tokenizer, torch.log_softmax(logits, -1)
+        top = logprobs.topk(alternatives) if alternatives else None
+        others = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
+        return spelled(tokenizer, token, float(logprobs[token]), tuple(spelled(tokenizer, i, v) for i, v in others))

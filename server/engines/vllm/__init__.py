@@ -1,0 +1,1 @@
+"""The vLLM engine and the plug-in that steers inside vLLM's workers."""

@@ -1,0 +1,368 @@
+"""The production engine: an unmodified vLLM with our tap inside. Knows vLLM's public API; the tap is the plugin's.
+
+A spec travels as ids and numbers; the workers hold the SAEs. Only a feature that the SAE has no more
+travels as its vectors. `cache_salt` is what keys
+and values depend on beside the tokens (who asks, revision, spec), so vLLM's prefix cache serves a
+conversation's next turn and nobody else.
+"""
+
+import asyncio
+import itertools
+import os
+import tempfile
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from server.engines.base import EngineFailed, Generation, Overloaded, Piece, Sampling, TokenLogprob
+from server.engines.token_text import spelled
+from server.engines.vllm.plugin import KEY, REPORT
+from steering.edits import ResolvedIntervention
+from steering.errors import BadBundle, SteeringError
+from steering.model.chat_template import EncodedChat, Message, encode_chat
+from steering.sae import SAE
+
+T = TypeVar("T")
+MISSING = "vLLM is not installed here; `pip install 'tiller[vllm]'` on a machine with a GPU, or see docs/guides/vllm.md for a CPU"
+PLUGIN = "2"
+"""Part of vLLM's compile cache key: a graph that was compiled without the tap must not be found."""
+GATES = 512
+"""So many features may read the stream at a time, of all running requests; where graphs are captured,
+all of them are computed for every token. Who would need more waits."""
+
+
+class VLLMEngine:
+    """Serves one model through vLLM's `AsyncLLM`. Open it with `load`, which proves the tap."""
+
+    name = "vllm"
+
+    def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerFast, *, revision: str, queue: int) -> None:  # noqa: ANN401
+        self.llm: Any = llm
+        self.tokenizer, self.revision = tokenizer, revision
+        config = llm.vllm_config
+        self.max_model_len = int(config.model_config.max_model_len)
+        self.vocab_size, self.width = (
+            int(config.model_config.get_vocab_size()),
+            int(config.model_config.get_hidden_size()),
+        )
+        self.device = torch.device("cpu")  # of what is handed in and out; vLLM has its own
+        self._seats, self._queue = int(config.scheduler_config.max_num_seqs), queue
+        self._numbers, self._open, self._closed = itertools.count(), 0, False
+        self._gates, self._room = GATES, asyncio.Condition()
+        self._revisions, self._users = [revision], Counter[str]()
+        self._silent: dict[str, Generation] = {}
+
+    @staticmethod
+    async def load(
+        path: str,
+        *,
+        folders: Mapping[str, Path],
+        revision: str,
+        queue: int = 64,
+        reads: Sequence[str] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> "VLLMEngine":
+        """Start vLLM with the SAEs in `folders`, by hook point; at those in `reads`, too, the stream can be recorded.
+
+        Raises BadBundle if the tap does not do what it says.
+        """
+        asked = {"revision": revision, "folders": {h: str(f) for h, f in folders.items()}, "reads": [*reads]}
+        llm = await asyncio.to_thread(_start, path, asked, dict(arguments or {}))
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise BadBundle(f"the tokenizer of {path!r} is not a fast one; steering by role needs character offsets")
+        engine = VLLMEngine(llm, tokenizer, revision=revision, queue=queue)
+        try:
+            for hook, folder in folders.items():
+                await engine._prove(hook, SAE.load(folder))
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    def encode_chat(self, messages: list[Message]) -> EncodedChat:
+        """Render a chat up to where the assistant speaks. Raises BadChat."""
+        return encode_chat(self.tokenizer, messages)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokenize raw text, its beginning-of-text token first; the template's markers are plain text here."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return (*([bos] if isinstance(bos, int) else []), *ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of some ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @property
+    def failure(self) -> str | None:
+        """Why it serves nobody any more; None while it does."""
+        gone = not self._closed and self.llm.errored
+        return "vLLM's own process has ended; nothing is answered until the server is begun again" if gone else None
+
+    @property
+    def load_now(self) -> tuple[int, int]:
+        """How many sequences are running and how many wait."""
+        return min(self._open, self._seats), max(0, self._open - self._seats)
+
+    def before(self, tenant: str, name: str) -> int | None:
+        """How many came before somebody's of this name and have said nothing yet: vLLM's own order is not told."""
+        waiting = self._silent.values()
+        return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
+
+    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
+        if self._closed:
+            raise EngineFailed("the server is shutting down")
+        if self._open >= self._seats + self._queue:
+            raise Overloaded(retry_after=max(1.0, self._queue / 8))
+        if request.interventions and request.revision not in self._revisions:
+            raise EngineFailed(f"the SAE's revision {request.revision!r} is not served any more; ask again")
+        name = f"r{next(self._numbers)}"
+        asked = _asked(request, name)
+        self._open += 1
+        self._silent[name] = request
+        try:
+            async with self._using(request):
+                stream = self._stream(request.ids, _sampling(request.sampling, asked), _salt(request), name)
+                async with aclosing(stream) as outputs:
+                    async for piece in self._pieces(outputs, request.sampling):
+                        self._silent.pop(name, None)
+                        if piece.finish_reason and asked:
+                            await self._refuse_unsteered(name)
+                        yield piece
+        finally:
+            self._silent.pop(name, None)
+            self._open -= 1
+
+    @asynccontextmanager
+    async def _using(self, request: Generation) -> AsyncIterator[None]:
+        """Hold what a request needs in the workers: room for its gates, and its revision of the SAE."""
+        gates = max((sum(i.gate != 0 for i in some) for some in request.interventions.values()), default=0)
+        async with self._room:
+            await self._room.wait_for(lambda: self._gates >= gates)
+            self._gates -= gates
+        self._users[request.revision] += 1
+        try:
+            yield
+        finally:
+            self._users[request.revision] -= 1
+            self._gates += gates
+            async with self._room:
+                self._room.notify_all()
+            await self._drop_unused()
+
+    async def logprobs_unsteered(self, ids: Sequence[int], start: int) -> list[float]:
+        """Log-probability of each of `ids[start:]` under the unsteered model."""
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+
+        params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        found: list[Any] = []
+        async with aclosing(self._stream(ids, params, "", f"p{next(self._numbers)}")) as outputs:
+            async for output in outputs:
+                found = output.prompt_logprobs or found
+        return [float(found[i][ids[i]].logprob) for i in range(start, len(ids))]
+
+    async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
+        """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
+        return list(await asyncio.gather(*(self._recorded(ids, hook, {}) for ids in texts)))
+
+    async def study(self, work: Callable[[PreTrainedModel], T]) -> T:  # noqa: ARG002
+        """Refuse: the model is in vLLM's workers, without gradients."""
+        raise SteeringError(
+            "this needs the model's gradients, which vLLM's workers do not keep; ask a server that runs "
+            "`--engine transformers`, or use the command line"
+        )
+
+    async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
+        """Give the workers another revision's SAEs; running requests end on theirs. Raises BadBundle if they can't load it."""
+        if revision in self._revisions:  # after a rollback it may still be there
+            self._revisions.remove(revision)
+        else:
+            asked = {h: str(f) for h, f in folders.items()}
+            try:
+                await self.llm.collective_rpc("tiller_add_revision", args=(revision, asked))
+            except Exception as error:
+                raise BadBundle(f"vLLM's workers cannot load revision {revision!r}: {error}") from error
+        self._revisions.append(revision)
+        self.revision = revision
+        await self._drop_unused()
+
+    async def _drop_unused(self) -> None:
+        """Free what no running request uses; the last revision but one stays for those that are on their way."""
+        while unused := [r for r in self._revisions[:-2] if not self._users[r]]:
+            self._revisions.remove(revision := unused[0])
+            await self.llm.collective_rpc("tiller_drop_revision", args=(revision,))
+
+    async def close(self) -> None:
+        """Stop; running generations end with an error."""
+        self._closed = True
+        await asyncio.to_thread(self.llm.shutdown)
+        self.llm = None  # or it would be taken apart after what it needs for that
+
+    async def _stream(self, ids: Sequence[int], params: Any, salt: str, name: str) -> AsyncGenerator[Any, None]:  # noqa: ANN401
+        prompt = {"prompt_token_ids": list(ids)} | ({"cache_salt": salt} if salt else {})
+        try:
+            async for output in self.llm.generate(prompt, params, name):
+                yield output
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise EngineFailed("the engine failed on this request; it was not retried") from error
+
+    async def _pieces(self, outputs: AsyncIterator[Any], sampling: Sampling) -> AsyncIterator[Piece]:
+        tokens, cached = 0, 0
+        async for output in outputs:
+            one = output.outputs[0]
+            ids = list(one.token_ids)
+            tokens += len(ids)
+            cached = output.num_cached_tokens or cached
+            reason = one.finish_reason
+            if reason not in (None, "stop", "length"):
+                raise EngineFailed(f"the engine ended this reply: {reason}")
+            logprobs = tuple(self._logprobs(ids, one.logprobs, sampling)) if one.logprobs else ()
+            yield Piece(one.text, tokens, tuple(ids), logprobs, reason, cached)
+
+    def _logprobs(self, ids: list[int], rows: list[Any], sampling: Sampling) -> list[TokenLogprob]:
+        found = []
+        for token, row in zip(ids, rows, strict=False):
+            ranked = sorted(row.items(), key=lambda item: -item[1].logprob)[: sampling.logprobs or 0]
+            top = tuple(spelled(self.tokenizer, i, float(v.logprob)) for i, v in ranked)
+            found.append(spelled(self.tokenizer, token, float(row[token].logprob), top))
+        return found
+
+    async def _refuse_unsteered(self, name: str) -> None:
+        problems = await self.llm.collective_rpc("tiller_failure", args=(name,))
+        if any(problems):
+            raise EngineFailed("this reply could not be steered as asked; it was not retried")
+
+    async def _recorded(self, ids: Sequence[int], hook: str, more: dict[str, Any]) -> Tensor:
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+
+        name = f"x{next(self._numbers)}"
+        params = SamplingParams(
+            max_tokens=1, temperature=0, detokenize=False, extra_args={KEY: {"name": name, "record": hook, **more}}
+        )
+        async with aclosing(self._stream(ids, params, name, name)) as outputs:  # its own salt: nothing is skipped
+            async for _ in outputs:
+                pass
+        parts = await self.llm.collective_rpc("tiller_recorded", args=(name,))
+        rows = next((p for p in parts if p), None)
+        if rows is None:
+            raise EngineFailed(f"nothing was recorded at {hook!r}")
+        return torch.tensor(rows)[: len(ids)]
+
+    async def _prove(self, hook: str, sae: SAE) -> None:
+        """Push the stream by a known amount and read it back. Raises BadBundle if it did not move so."""
+        ids = [i % self.vocab_size for i in range(5, 21)]
+        amount = 3.0
+        push = {
+            "edits": {hook: [[0, "add", amount, 1.0]]},
+            "revision": self.revision,
+            "spans": [[8, 16]],
+            "new_from": None,
+        }
+        plain = await self._recorded(ids, hook, {})
+        moved = await self._recorded(ids, hook, push)
+        wanted = torch.zeros_like(plain)
+        wanted[8:] = amount * sae.W_dec[0].cpu()
+        if not torch.allclose(moved - plain, wanted, atol=1e-2 * amount):
+            raise BadBundle(
+                f"the tap at {hook!r} does not move the residual stream inside vLLM; refusing to serve unsteered replies as steered"
+            )
+
+
+def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vLLM's class
+    """Start vLLM with the plugin told what to hook. Raises BadBundle with the reason if it doesn't come up."""
+    try:
+        from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+        from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise BadBundle(MISSING) from error
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "why"
+        os.environ[REPORT] = str(report)  # workers are other processes, which inherit it
+        told = {KEY: asked | {"version": PLUGIN, "gates": GATES}}
+        given = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
+        given["additional_config"] = dict(given.get("additional_config") or {}) | told
+        given["worker_extension_cls"] = "server.engines.vllm.plugin.WorkerExtension"
+        try:
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **given))
+        except Exception as error:
+            why = report.read_text(encoding="utf-8") if report.exists() else str(error)
+            raise BadBundle(f"vLLM cannot serve {path!r} steered: {why}") from error
+
+
+def read_flags(flags: Sequence[str]) -> dict[str, Any]:
+    """What vLLM's own command line makes of `flags`: the arguments that differ from its defaults.
+
+    Raises BadBundle for a flag that it doesn't know.
+    """
+    if not flags:
+        return {}
+    try:
+        from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+        from vllm.utils.argparse_utils import FlexibleArgumentParser  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise BadBundle(MISSING) from error
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(exit_on_error=False))
+    known, unknown = parser.parse_known_args(list(flags))
+    if unknown:
+        raise BadBundle(f"neither tiller nor vLLM knows the option {unknown[0]!r}")
+    return {k: v for k, v in vars(known).items() if v != parser.get_default(k)}
+
+
+def _asked(request: Generation, name: str) -> dict[str, Any] | None:
+    """What the workers are told: ids and numbers. None if nothing is steered."""
+    if not request.interventions:
+        return None
+    marks, spans = [*request.steered, False], []
+    for i, (before, now) in enumerate(zip([False, *marks], marks, strict=False)):
+        if now and not before:
+            spans.append([i, i])
+        if before and not now:
+            spans[-1][1] = i
+    edits = {h: [_told(i) for i in some] for h, some in request.interventions.items()}
+    new_from = len(request.ids) if request.steer_new else None
+    return {"name": name, "edits": edits, "revision": request.revision, "spans": spans, "new_from": new_from}
+
+
+def _told(i: ResolvedIntervention) -> list[Any]:
+    return [i.index, i.mode, i.raw, i.scale, *([i.pinned.model_dump()] if i.pinned else [])]
+
+
+def _salt(request: Generation) -> str:
+    spec = request.fingerprint if request.interventions else ""
+    return "|".join((request.tenant, request.revision, spec)) if spec or request.tenant else ""
+
+
+def _sampling(s: Sampling, asked: dict[str, Any] | None) -> Any:  # noqa: ANN401 - vLLM's class
+    from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+    from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
+
+    return SamplingParams(
+        max_tokens=s.max_tokens,
+        min_tokens=s.min_tokens,
+        temperature=s.temperature,
+        top_p=s.top_p,
+        top_k=s.top_k,
+        min_p=s.min_p,
+        repetition_penalty=s.repetition_penalty,
+        presence_penalty=s.presence_penalty,
+        frequency_penalty=s.frequency_penalty,
+        seed=s.seed,
+        stop=list(s.stop) or None,
+        stop_token_ids=list(s.stop_token_ids) or None,
+        include_stop_str_in_output=s.include_stop_str_in_output,
+        ignore_eos=s.ignore_eos,
+        logit_bias=dict(s.logit_bias) or None,
+        logprobs=s.logprobs,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args={KEY: asked} if asked else None,
+    )

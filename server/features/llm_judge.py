@@ -1,0 +1,101 @@
+"""What a language model is asked about a feature: its name, where the name holds, how well. Knows questions and answers; no HTTP.
+
+Texts stand one to a line. What is marked stands between « and ».
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from server.features.llm_client import Endpoint, numbers_in
+
+if TYPE_CHECKING:
+    from steering.interpret.word_labels import Texts
+
+SHOWN = 24
+"""Places that are shown for a name."""
+AT_ONCE = 16
+"""Texts of one question."""
+RATED = 10
+NAME = (
+    "A feature inside a language model is active on the marked parts of the texts below, which stand between « and ». "
+    "The strongest come first. Say in at most twelve words what the marked parts have in common, as exactly as the texts "
+    "allow. Answer with those words alone."
+)
+FIRES = (
+    "A feature inside a language model is described like this: {label}\n"
+    "Which of the numbered texts below would it be active in? Answer with a JSON list of their numbers alone, such as "
+    "[2, 5]; [] if none."
+)
+RIGHT = (
+    "A feature inside a language model is described like this: {label}\n"
+    "In each numbered text below one part is marked with « and ». For which texts is the description true of just that "
+    "part? Answer with a JSON list of their numbers alone, such as [2, 5]; [] if none."
+)
+RATE = (
+    "A feature inside a language model is described like this: {label}\n"
+    "In each numbered text below the part on which it was active is marked with « and ». Rate each text: 0, the "
+    "description is irrelevant throughout the text; 1, it is related to the text, but vaguely or not near the marked part; "
+    "2, it is loosely related to the marked part, or closely to what is near it; 3, it cleanly identifies the marked part. "
+    "Answer with a JSON list of one rating for each text alone, in their order."
+)
+
+
+async def named(
+    endpoint: Endpoint, texts: "Texts", ids: np.ndarray, activations: np.ndarray, says: Sequence[str]
+) -> str | None:
+    """A name for what a feature fires on; None if the answer holds none. Raises SteeringError."""
+    order = np.argsort(-activations.max(1), kind="stable")[:SHOWN]
+    lines = "\n".join(_line(texts, ids[i], activations[i] > 0) for i in order)
+    raised = f"\nIt also makes these words likelier: {', '.join(t.strip() for t in says)}" if says else ""
+    answer = await endpoint.ask(NAME, lines + raised, max_tokens=60)
+    words = answer.strip().splitlines()[0].strip(" \"'.“”") if answer.strip() else ""
+    return words[:200] or None
+
+
+async def judged(
+    endpoint: Endpoint, texts: "Texts", label: str, ids: np.ndarray, columns: np.ndarray | None = None
+) -> np.ndarray:
+    """What a model says by a label: in which texts the feature fires, or for which the marked token is right.
+
+    Raises SteeringError if it cannot be asked, ValueError if an answer cannot be read.
+    """
+    said = np.zeros(len(ids), dtype=bool)
+    for start in range(0, len(ids), AT_ONCE):
+        some = range(start, min(start + AT_ONCE, len(ids)))
+        lines = _numbered(texts, ids, columns, some)
+        question = (FIRES if columns is None else RIGHT).format(label=label)
+        for number in numbers_in(await endpoint.ask(question, lines)):
+            if not 1 <= number <= len(some):
+                raise ValueError(f"there is no text {number} of {len(some)}")
+            said[start + number - 1] = True
+    return said
+
+
+async def rated(endpoint: Endpoint, texts: "Texts", label: str, ids: np.ndarray, columns: np.ndarray) -> float | None:
+    """The mean of a model's ratings, 0 … 3, after the rubric of Scaling Monosemanticity. Raises as `judged`."""
+    some = range(min(RATED, len(ids)))
+    if not some:
+        return None
+    ratings = numbers_in(await endpoint.ask(RATE.format(label=label), _numbered(texts, ids, columns, some)))
+    if len(ratings) != len(some) or not all(0 <= r <= 3 for r in ratings):
+        raise ValueError(f"{len(some)} ratings from 0 to 3 were asked for, not {list(ratings)}")
+    return round(sum(ratings) / len(ratings), 3)
+
+
+def _numbered(texts: "Texts", ids: np.ndarray, columns: np.ndarray | None, some: range) -> str:
+    marks = np.zeros(ids.shape, dtype=bool)
+    if columns is not None:
+        marks[np.arange(len(ids)), columns] = True
+    return "\n".join(f"{n}. {_line(texts, ids[i], marks[i])}" for n, i in enumerate(some, 1))
+
+
+def _line(texts: "Texts", ids: np.ndarray, marked: np.ndarray) -> str:
+    parts, inside = [], False
+    for token, mark in zip(ids.tolist(), marked.tolist(), strict=True):
+        if mark != inside:
+            parts.append("«" if mark else "»")
+        parts.append(texts.raw(token))
+        inside = mark
+    return "".join(parts + ["»"] * inside).replace("\n", "↵")

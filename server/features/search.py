@@ -1,0 +1,207 @@
+"""Finding features: by words, by meaning, by what prompts evoke, by id. Knows a catalogue; nothing of HTTP or engines.
+
+Words are looked up in SQLite's full-text index, which is made in memory of one catalogue value and thrown away with it. Meaning
+is a sentence model's, where one is configured; else the model itself reads the query, and what fires is what it means.
+"""
+
+import asyncio
+import re
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from steering.catalogue.bundle import Catalogue, Feature, number_of
+from steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steering.model.passage import Passage
+
+Mode = Literal["text", "meaning", "prompt", "common", "id"]
+Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+Share = Annotated[float | None, Field(default=None, ge=0, le=1, allow_inf_nan=False)]
+WEIGHTS = {"label": 10.0, "words": 4.0, "says": 3.0, "examples": 1.0, "id": 6.0, "note": 4.0}
+"""Of each column in the rank; bm25 does the rest."""
+Read = Callable[[str, bool], Awaitable[tuple["Passage", "Tensor"]]]
+"""Reads the unsteered stream of a text, as plain text or as what a user says in a chat."""
+Hits = list[tuple[Feature, float | None]]
+
+
+class Filters(BaseModel):
+    """Which features, in what order, how many."""
+
+    model_config = ConfigDict(frozen=True)
+
+    min_density: Share
+    max_density: Share
+    labelled: bool | None = None
+    """Whether it is called anything, by people or by what labels it."""
+    calibrated: bool | None = None
+    """Whether its dose was measured."""
+    works: bool | None = None
+    """Whether a push along it was seen to do what a random push does not."""
+    starred: bool | None = None
+    kind: Literal["dead", "dense", "input-only", "plain"] | None = None
+    """`plain` is none of the others."""
+    sort: Literal["score", "density", "max", "label"] = "score"
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: str = Field(default="0", pattern=r"^[0-9]{1,9}$")
+
+
+class FeatureQuery(Filters):
+    """What is looked for."""
+
+    q: str = Field(default="", max_length=20_000)
+    mode: Mode = "text"
+    prompts: list[Text] = Field(default=[], max_length=32)
+    """For `common`: what all of them evoke."""
+    without: list[Text] = Field(default=[], max_length=32)
+    """For `common`: and none of these."""
+
+
+class Index:
+    """The words of one catalogue value."""
+
+    def __init__(self, catalogue: Catalogue, meaning_model: str | None = None) -> None:
+        self.catalogue, self.features, self._meaning_model = catalogue, list(catalogue), meaning_model
+        self._lock = threading.Lock()
+        self._words: sqlite3.Connection | None = None
+        self._meaning: Callable[[str], Sequence[float]] | None = None
+
+    def by_words(self, words: str) -> Hits:
+        """Features that have all the words, or beginnings of them; all features if there are none."""
+        terms = re.findall(r"\w+", words)
+        if not terms:
+            return [] if words.strip() else [(f, None) for f in sorted(self.features, key=_first)]
+        sql = f"SELECT rowid, -bm25(features, {', '.join(map(str, WEIGHTS.values()))}) FROM features WHERE features MATCH ?"
+        with self._lock:
+            self._words = self._words or _indexed(self.features)
+            rows = self._words.execute(sql, (" ".join(f'"{t}"*' for t in terms),)).fetchall()
+        return [(self.features[i], score) for i, score in rows]
+
+    def by_id(self, name: str) -> Hits:
+        """The feature of an id or a number; none if there is none."""
+        wanted = name.strip()
+        number = number_of(wanted if "/" in wanted else f"/{wanted}")
+        return [(f, 1.0) for f in self.features if f.index == number and wanted in (f.id, str(f.index))]
+
+    def by_meaning(self, words: str) -> Hits | None:
+        """Features by the sentence model; None if none is configured. Raises SteeringError if it cannot be used."""
+        if not self._meaning_model:
+            return None
+        with self._lock:
+            self._meaning = self._meaning or _sentences(self._meaning_model, self.features)
+        scores = zip(self.features, self._meaning(words), strict=True)
+        return [(f, float(score)) for f, score in scores if "dead" not in f.kind]
+
+
+async def find(index: Index, query: FeatureQuery, read: Read) -> Hits:
+    """All features that a query finds, in its order. Raises SteeringError for a query that asks for nothing."""
+    if query.mode in ("meaning", "prompt") and not query.q.strip():
+        raise SteeringError(f"say what to look for: mode {query.mode!r} needs q", param="q")
+    if query.mode == "common" and not query.prompts:
+        raise SteeringError("give the prompts that have something in common", param="prompts")
+    match query.mode:
+        case "text":
+            hits = await asyncio.to_thread(index.by_words, query.q)
+        case "id":
+            hits = index.by_id(query.q)
+        case "meaning":
+            hits = await asyncio.to_thread(index.by_meaning, query.q)
+            hits = await _evoked(index, [query.q], [], read, chat=False) if hits is None else hits
+        case "prompt":
+            hits = await _evoked(index, [query.q], [], read, chat=True)
+        case "common":
+            hits = await _evoked(index, query.prompts, query.without, read, chat=True)
+    return _sorted([hit for hit in hits if _passes(hit[0], query)], query.sort)
+
+
+async def _evoked(index: Index, these: Sequence[str], without: Sequence[str], read: Read, *, chat: bool) -> Hits:
+    from steering.interpret.prompt_features import evoked, in_common
+
+    bundle = next(iter(index.catalogue.bundles.values()))
+    bundle.sae.check_reads()
+
+    async def counts(texts: Sequence[str]) -> "list[Tensor]":
+        found = []
+        for text in texts:
+            passage, stream = await read(text, chat)
+            found.append(await asyncio.to_thread(evoked, bundle, passage, stream))
+        return found
+
+    scores = in_common(await counts(these), await counts(without)).tolist()
+    return [(bundle.features[row], s) for row, s in enumerate(scores) if s > 0]
+
+
+def _passes(f: Feature, asked: Filters) -> bool:
+    measured = bool(f.calibration and f.calibration.works)
+    return (
+        (asked.min_density is None or f.density >= asked.min_density)
+        and (asked.max_density is None or f.density <= asked.max_density)
+        and (asked.labelled is None or bool(f.label) == asked.labelled)
+        and (asked.calibrated is None or (f.dose is not None) == asked.calibrated)
+        and (asked.works is None or measured == asked.works)
+        and (asked.starred is None or bool(f.edited and f.edited.starred) == asked.starred)
+        and (asked.kind is None or (asked.kind in f.kind if asked.kind != "plain" else not f.kind))
+    )
+
+
+def _sorted(hits: Hits, by: str) -> Hits:
+    match by:
+        case "density":
+            return sorted(hits, key=lambda h: -h[0].density)
+        case "max":
+            return sorted(hits, key=lambda h: -h[0].max_activation)
+        case "label":
+            return sorted(hits, key=lambda h: (not h[0].label, h[0].label.casefold()))
+        case _:
+            return sorted(hits, key=lambda h: (-(h[1] or 0.0), _first(h[0])))
+
+
+def _first(f: Feature) -> tuple[bool, float]:
+    """What people named comes first, then the frequent."""
+    return f.label_source not in ("hand", "fit"), -f.density
+
+
+def _indexed(features: Iterable[Feature]) -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", check_same_thread=False)
+    db.execute(f"CREATE VIRTUAL TABLE features USING fts5({', '.join(WEIGHTS)}, tokenize='porter unicode61')")
+    marks = ", ".join("?" * (len(WEIGHTS) + 1))
+    rows = ((i, *(_texts(f)[column] for column in WEIGHTS)) for i, f in enumerate(features))
+    db.executemany(f"INSERT INTO features (rowid, {', '.join(WEIGHTS)}) VALUES ({marks})", rows)
+    return db
+
+
+def _texts(f: Feature) -> dict[str, str]:
+    words = [*f.words, *(f.calibration.words if f.calibration else ())]
+    seen = "\n".join(str(e.get("text", "")) for e in [*f.examples, *f.samples])
+    return {
+        "label": f.label,
+        "words": " ".join(words),
+        "says": " ".join(f.top_logits.get("positive", [])),
+        "examples": seen,
+        "id": f.id,
+        "note": f.note,
+    }
+
+
+def _sentences(model: str, features: Sequence[Feature]) -> Callable[[str], Any]:
+    """Cosines of a query to what each feature is called and fires on."""
+    try:
+        from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] - an extra
+    except ImportError as error:
+        raise SteeringError(
+            "search by meaning needs a library that is not installed: pip install 'tiller[meaning]'", param="mode"
+        ) from error
+    try:
+        reader = SentenceTransformer(model)
+    except (OSError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise SteeringError(f"the sentence model {model!r} cannot be loaded: {said}", param="mode") from error
+    encode = lambda texts: reader.encode(texts, normalize_embeddings=True, show_progress_bar=False)  # noqa: E731
+    known = encode([f"{f.label}. {' '.join(f.words)}" for f in features])
+    return lambda query: known @ encode([query])[0]

@@ -1,0 +1,1 @@
+"""Background jobs: queue, runner, worker process and progress."""

@@ -1,0 +1,228 @@
+"""Does the jobs of a queue, one at a time, each in a process of its own. Knows processes, signals and the queue; nothing of what jobs do.
+
+Whoever is killed, the next runner finds what was left. A paused job stands still and others are done in the meantime;
+if its runner ends, it begins again where its files say, but not before it is resumed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from huey.exceptions import HueyException
+
+from server.files import write
+from server.jobs.queue import GIVEN, BadJob, Job, Jobs, State
+from server.jobs.suspend import end, end_orphan, go_on
+from server.jobs.suspend import stop as stand_still
+from server.settings import handing
+
+log = structlog.get_logger(__name__)
+
+ATTEMPTS = 3
+LEASE = 5.0
+"""Seconds after which a runner that says nothing is dead."""
+GRACE = 5.0
+"""Seconds that a cancelled job has to end by itself."""
+
+
+class Runner:
+    """Does jobs. Several may share a queue."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+        self._resting: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
+        """Those that stand still."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Do jobs, one at a time, until `stop`; what others have left is taken up first."""
+        self._take_up()
+        looked = time.monotonic()
+        while not stop.is_set():
+            if resumed := self._look_after_resting():
+                self._go_on(resumed, stop)
+            elif (job_id := self._next()) is not None:
+                self._do(job_id, stop)
+            elif time.monotonic() - looked > LEASE:
+                self._take_up()
+                looked = time.monotonic()
+            else:
+                stop.wait(0.3)
+        for job_id in [*self._resting]:
+            self._give_up(job_id)
+
+    def _next(self) -> str | None:
+        """The id of the job that has waited longest; what is none is thrown away."""
+        while True:
+            try:
+                task = self.jobs.huey.dequeue()
+            except (ValueError, HueyException) as error:
+                log.warning("something that is no job was in the queue", why=str(error))
+            else:
+                return None if task is None else task.args[0]
+
+    def _take_up(self) -> None:
+        """Queue again what a dead runner was doing, or had in its hands; what is paused waits until it is resumed."""
+        waiting = {task.args[0] for task in self.jobs.huey.pending()}
+        for job in self.jobs.all():
+            if self._leased(job.id):
+                continue
+            end_orphan(self.jobs.folder / job.id / "pid", job.id)
+            lost = job.state == "queued" and job.id not in waiting and time.time() - job.created > LEASE
+            if job.state == "running" or lost:
+                self.jobs.save(job.model_copy(update={"state": "queued"}))
+                self.jobs.begin(job.id)
+
+    def _look_after_resting(self) -> str | None:
+        """Keep what stands still; end what was cancelled. Returns a job that was resumed, if there is one."""
+        resumed = None
+        for job_id in [*self._resting]:
+            self._lease(job_id)
+            job, child = self._resting[job_id]
+            if self.jobs.has("cancel", job_id) or not self.jobs.has("job", job_id):
+                del self._resting[job_id]
+                end(child.pid)
+                self._over(job, child)
+            elif not self.jobs.has("pause", job_id):
+                resumed = resumed or job_id
+        return resumed
+
+    def _go_on(self, job_id: str, stop: threading.Event) -> None:
+        job, child = self._resting.pop(job_id)
+        self.jobs.huey.storage.pop_data(f"resting:{job_id}")
+        self.jobs.note(job_id, "state", {"state": "running"})
+        go_on(child.pid)
+        self._attend(job, child, stop)
+
+    def _give_up(self, job_id: str) -> None:
+        """This runner ends: what stood still begins again where its files say, if it is paused when it is resumed."""
+        job, child = self._resting.pop(job_id)
+        end(child.pid)
+        self._over(job, child, stopped=True, wait=self.jobs.has("pause", job_id))
+        self.jobs.huey.storage.pop_data(f"lease:{job_id}")
+
+    def _do(self, job_id: str, stop: threading.Event) -> None:
+        try:
+            job = self.jobs.get(job_id)
+        except BadJob:
+            return  # deleted
+        if job.state == "cancelled":
+            self._end(job, "cancelled")
+            return
+        claim = f"claim:{job_id}:{job.attempts}"
+        if job.state != "queued" or not self.jobs.huey.storage.put_if_empty(claim, b"1"):
+            return  # another runner has it
+        self._lease(job_id)
+        if job.attempts >= ATTEMPTS:
+            self._end(job, "failed", f"it was begun {ATTEMPTS} times and each time its process died; see its events")
+            return
+        self.jobs.huey.storage.pop_data(f"resting:{job_id}")
+        started = job.started or time.time()
+        job = job.model_copy(update={"state": "running", "started": started, "attempts": job.attempts + 1})
+        self.jobs.save(job)
+        self.jobs.note(job_id, "state", {"state": "running", "attempt": job.attempts})
+        self._watch(job, stop)
+
+    def _watch(self, job: Job, stop: threading.Event) -> None:
+        """Run the job's process; it dies with this one, as its standard input closes."""
+        place = self.jobs.folder / job.id
+        (place / "end.json").unlink(missing_ok=True)
+        words = [sys.executable, "-m", "server", "job", job.id]
+        with (place / "output.log").open("ab") as output:
+            child = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=handing(self.jobs.settings),
+            )
+        write(place / "pid", str(child.pid))
+        self._attend(job, child, stop)
+
+    def _attend(self, job: Job, child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
+        """Stay with a job until it ends or is paused."""
+        asked = False
+        while child.poll() is None:
+            self._lease(job.id)
+            self._look_after_resting()
+            if not asked and (stop.is_set() or self.jobs.has("cancel", job.id)):
+                asked = True
+                _end_group(child)
+            elif not asked and self.jobs.has("pause", job.id) and stand_still(child.pid, self.jobs.settings.data_dir):
+                self._resting[job.id] = job, child
+                self.jobs.huey.storage.put_data(f"resting:{job.id}", b"1")
+                self.jobs.note(job.id, "state", {"state": "paused"})
+                return
+            time.sleep(0.1)
+        self._over(job, child, stopped=stop.is_set())
+
+    def _over(self, job: Job, child: "subprocess.Popen[bytes]", *, stopped: bool = False, wait: bool = False) -> None:
+        """Its process has ended: well, or told to, or it begins again; with `wait`, when somebody says so."""
+        child.wait()
+        assert child.stdin
+        child.stdin.close()
+        place = self.jobs.folder / job.id
+        (place / "pid").unlink(missing_ok=True)
+        if not self.jobs.has("job", job.id):
+            return  # deleted
+        if self.jobs.has("cancel", job.id):
+            self._end(job, "cancelled")
+        elif (place / "end.json").exists():
+            told = json.loads((place / "end.json").read_text())
+            self._end(job, told["state"], told.get("error"), told.get("result", {}))
+        else:
+            state: State = "running" if wait else "queued"
+            again = job.model_copy(update={"state": state, "attempts": job.attempts - stopped})
+            if stopped:  # not its fault: it does not count
+                self.jobs.huey.storage.pop_data(f"claim:{job.id}:{again.attempts}")
+            self.jobs.save(again)
+            self.jobs.note(
+                job.id, "log", {"line": f"its process ended with {child.returncode}; it will be begun again"}
+            )
+            if not wait:
+                self.jobs.begin(job.id)
+
+    def _end(self, job: Job, state: State, error: str | None = None, result: Mapping[str, Any] | None = None) -> None:
+        if self.jobs.has("erase", job.id):
+            self.jobs.forget(job.id)
+            return
+        now = self.jobs.with_progress(job)
+        for flag in ("pause", "resting"):
+            self.jobs.huey.storage.pop_data(f"{flag}:{job.id}")
+        changes = {"state": state, "ended": time.time(), "error": error, "result": dict(result or {}), "eta_s": None}
+        # First the event: whoever follows the job reads on until it has ended, and no further.
+        self.jobs.note(job.id, "state", {"state": state} | ({"error": error} if error else {}))
+        self.jobs.save(now.model_copy(update=changes | ({"progress": 1.0} if state == "succeeded" else {})))
+        (self.jobs.folder / job.id / GIVEN).unlink(missing_ok=True)  # whatever came of it
+
+    def _lease(self, job_id: str) -> None:
+        self.jobs.huey.storage.put_data(f"lease:{job_id}", str(time.time()).encode())
+
+    def _leased(self, job_id: str) -> bool:
+        held = self.jobs.huey.storage.peek_data(f"lease:{job_id}")
+        return isinstance(held, bytes) and time.time() - float(held) < LEASE
+
+
+def _end_group(child: "subprocess.Popen[bytes]") -> None:
+    """SIGTERM to the job and all that it began, SIGKILL to what is left after a while."""
+
+    def end() -> None:
+        for kind in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(child.pid, kind)
+            except ProcessLookupError:
+                return
+            try:
+                child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                continue
+            return
+
+    threading.Thread(target=end, daemon=True).start()

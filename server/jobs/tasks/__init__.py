@@ -1,0 +1,1 @@
+"""Job types, one file each; the file's name is the job's type."""

@@ -1,0 +1,199 @@
+"""Doses, measured: as a job of a server, and into a bundle. Puts model, corpus, bundle and revisions together.
+
+A server's measurements become a revision of their own, with the same SAE: it is published, swapped in and rolled back
+like any other, and presets keep the units that they were saved in.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.files import write
+from server.jobs.queue import Work
+from server.serving.revision_switch import open_wanted, revisions_of, setting_of
+from server.settings import Settings
+from server.store.base import Conflict, Store
+from server.store.factory import open_store
+from steering.catalogue.bundle import Bundle, Catalogue, Feature, number_of, write_features
+from steering.errors import BadBundle
+from steering.spec import Preset
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+CHUNK = 512
+"""Features that are measured between two notes of how far a job is."""
+Told = Callable[[int, int], None]
+
+
+class CalibrationOrder(BaseModel):
+    """What is to be measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    features: tuple[str, ...] = ()
+    """By id."""
+    presets: bool = True
+    """The features of all presets, and each preset's own scale."""
+    all: bool = False
+    """Every feature that ever fires."""
+    prompts: int = Field(default=16, ge=4, le=16)
+    """How many of the fixed questions; fewer are faster and less sure."""
+
+
+def chosen(bundle: Bundle, order: CalibrationOrder, presets: Sequence[Preset]) -> list[Feature]:
+    """The features that an order asks for. Raises UnknownFeature and BadBundle."""
+    catalogue = Catalogue([bundle])
+    found = {f.index: f for name in order.features for f in (catalogue.find(name)[1],)}
+    if order.all:
+        found |= {f.index: f for f in bundle.features}
+    elif order.presets:
+        numbers = [number_of(i.id) for p in presets for i in p.steering.features]
+        found |= {n: bundle.numbered[n] for n in numbers if n in bundle.numbered}
+    if not any(f.typical_max > 0 for f in found.values()):
+        raise BadBundle(
+            "nothing to calibrate: no feature that was seen to fire is asked for; `tiller describe` looks at all of them"
+        )
+    return list(found.values())
+
+
+def measured(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    bundle: Bundle,
+    features: Sequence[Feature],
+    corpus: list[list[int]],
+    *,
+    prompts: int = 16,
+    told: Told = lambda *_: None,
+) -> list[Feature]:
+    """The features with their doses, as of today."""
+    from steering.doses.bundle_doses import with_doses
+    from steering.doses.rollouts import QUESTIONS
+
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    return with_doses(model, tokenizer, bundle, features, corpus, date=date, questions=QUESTIONS[:prompts], told=told)
+
+
+def measured_presets(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", bundle: Bundle, presets: Sequence[Preset]
+) -> list[Preset]:
+    """The presets with the sweet spot of their scale, as of today."""
+    from steering.doses.bundle_doses import with_scale
+
+    return with_scale(model, tokenizer, bundle, presets, date=time.strftime("%Y-%m-%d", time.gmtime()))
+
+
+def into_bundle(settings: Settings, order: CalibrationOrder, told: Told) -> tuple[list[Feature], list[Preset]]:
+    """Measure a bundle as it was shipped and write that into its folder; its presets push as far as before.
+
+    Returns what was measured.
+    """
+    from server.sae.corpus import corpus_rows
+    from server.sae.training_run import load
+    from steering.doses.bundle_doses import redosed
+
+    bundle = Bundle.open(settings.bundle)
+    bundle.sae.check_reads()
+    model, tokenizer = load(settings.model or bundle.model_path, "cpu")
+    wanted, corpus = chosen(bundle, order, bundle.presets), corpus_rows(settings, tokenizer)
+    done: list[Feature] = []
+    for start in range(0, len(wanted), CHUNK):
+        some = wanted[start : start + CHUNK]
+        report = lambda n, _, start=start: told(start + n, len(wanted))  # noqa: E731
+        done += measured(model, tokenizer, bundle, some, corpus, prompts=order.prompts, told=report)
+    anew = {f.index: f for f in done}
+    features = [anew.get(f.index, f) for f in bundle.features]
+    presets = [redosed(p, bundle, features) for p in bundle.presets]
+    after = replace(bundle, features=features)
+    if order.presets:
+        presets = measured_presets(model, tokenizer, after, presets)
+    _write_bundle(after, presets)
+    return done, presets
+
+
+def calibrate(work: Work) -> dict[str, Any]:
+    """Do a job of the type `calibrate`: leaves a revision with the same SAE and new doses, which is served at once."""
+    return asyncio.run(_calibrate(work, CalibrationOrder.model_validate(dict(work.config))))
+
+
+async def _calibrate(work: Work, order: CalibrationOrder) -> dict[str, Any]:
+    from server.sae.corpus import corpus_rows
+    from server.sae.training_run import load
+
+    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
+    try:
+        before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
+        if before:  # it was published before the job was killed
+            return {"revision": before, "features": 0, "presets": 0}
+        parent = await open_wanted(revisions, store)
+        parent.sae.check_reads()
+        saved = [p for p in await store.presets() if p.model == revisions.info.name]
+        wanted = chosen(parent, order, [*parent.presets, *saved])
+        model, tokenizer = await asyncio.to_thread(load, work.settings.model or parent.model_path, "cpu")
+        corpus = corpus_rows(work.settings, tokenizer)
+
+        def told(n: int, of: int) -> None:
+            work.tell(0.9 * n / of, {"features": n})
+
+        features = await asyncio.to_thread(
+            measured, model, tokenizer, parent, wanted, corpus, prompts=order.prompts, told=told
+        )
+        scales = await _save_scales(store, saved, parent, model, tokenizer) if order.presets else 0
+        manifest = revisions.publish(
+            parent,
+            parent.sae,
+            features,
+            figures=parent.info.metrics,
+            report={"job": work.id, "calibrated": len(features), "works": sum(_works(f) for f in features)},
+            moments=revisions.moments(parent.info.revision),
+        )
+        await store.set_setting(setting_of(revisions.info.name), manifest.revision)
+        work.log(f"published {manifest.revision}: {len(features)} doses")
+        return {"revision": manifest.revision, "features": len(features), "presets": scales}
+    finally:
+        await store.close()
+
+
+async def _save_scales(
+    store: Store,
+    saved: Sequence[Preset],
+    parent: Bundle,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+) -> int:
+    found = await asyncio.to_thread(measured_presets, model, tokenizer, parent, saved)
+    kept = 0
+    for preset in found:
+        try:
+            await store.save_preset(preset, based_on=preset.version)
+            kept += 1
+        except Conflict:
+            pass  # whoever changed it in between made it something else than was measured
+    return kept
+
+
+def _works(f: Feature) -> bool:
+    return bool(f.calibration and f.calibration.works)
+
+
+def _write_bundle(bundle: Bundle, presets: Sequence[Preset]) -> None:
+    files = bundle.folder / "revisions" / bundle.info.revision
+    draft = files / ".draft"
+    draft.mkdir(exist_ok=True)
+    write_features(draft, bundle.features)
+    os.replace(draft / "features.jsonl", files / "features.jsonl")
+    draft.rmdir()
+    if presets:
+        told = [p.model_dump(exclude_defaults=True, mode="json") for p in presets]
+        write(bundle.folder / "presets.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+JOB = (CalibrationOrder, calibrate)
+"""The type `calibrate`: what it may be asked for, and what does it."""

@@ -1,0 +1,46 @@
+"""Describing every feature: as a job of a server, and into a bundle. Knows what is asked for; looking is the core's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.jobs.queue import Work
+from server.jobs.tasks.publish import Found, Ground, Told, as_revision, counted
+from steering.catalogue.bundle import Feature
+
+
+class DescribeOrder(BaseModel):
+    """What is to be looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    texts: int | None = Field(default=None, ge=1)
+    """At most so many of the corpus; all if none is named."""
+
+
+def described(ground: Ground, order: DescribeOrder, told: Told) -> Found:
+    """All features anew, but for labels that are not drawn from examples."""
+    from steering.interpret.describe import describe, refreshed
+
+    bundle = ground.bundle
+    batches = counted(ground.texts[: order.texts], told)
+    rows = describe(ground.model, ground.tokenizer, bundle.sae, bundle.info.hook, batches, bundle=bundle.info.name)
+    found = refreshed(bundle, rows)
+    return Found(found, figures_of(found))
+
+
+def figures_of(features: Sequence[Feature]) -> dict[str, float]:
+    """How many there are of each kind."""
+    kinds = {kind: sum(kind in f.kind for f in features) for kind in ("dead", "dense", "input-only")}
+    return {"described": len(features), **kinds}
+
+
+def describe_job(work: Work) -> dict[str, Any]:
+    """Do a job of the type `describe`: leaves a revision with the same SAE and new descriptions."""
+    order = DescribeOrder.model_validate(dict(work.config))
+    return as_revision(work, lambda ground, told: described(ground, order, told))
+
+
+JOB = (DescribeOrder, describe_job)
+"""The type `describe`: what it may be asked for, and what does it."""

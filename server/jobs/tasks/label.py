@@ -1,0 +1,217 @@
+"""Labels for features, and how good they are: as a job of a server, and into a bundle. Puts labellers and trials together.
+
+Without an endpoint a label is words that come where a feature fires, and predicts by them; with one, a language
+model reads examples and names them, and is asked again what the names are worth. Half of the texts are named from, the
+other half is judged on. What people called a feature is theirs: it is judged where a model can, and never changed.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from server.features.llm_client import Endpoint
+from server.features.llm_judge import judged, named, rated
+from server.jobs.queue import Work
+from server.jobs.tasks.publish import Found, Ground, Told, as_revision, counted
+from server.settings import Settings
+from steering.catalogue.bundle import Bundle, Catalogue, Feature, LabelScores
+from steering.errors import BadBundle, SteeringError
+
+if TYPE_CHECKING:
+    from steering.interpret.label_scores import Trial
+    from steering.interpret.top_activations import Seen
+    from steering.interpret.word_labels import Texts, WordLabel
+
+PEOPLES = ("hand", "fit")
+"""Whose labels no labeller changes."""
+MADE_BY_US = ("auto", "none", "contrast")
+"""Labels that words from a contrast may replace: a sentence somebody's model wrote says more."""
+TOP, SAMPLES, HELD = 20, 12, 4
+"""Places that a label is made from: the strongest, and of each level; and of each level those that it is tried on."""
+ASKED = 16
+"""Windows of either kind that a language model is asked of."""
+
+
+class LabelOrder(BaseModel):
+    """What is to be labelled."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    features: tuple[str, ...] = ()
+    """By id; all if none is named."""
+    endpoint: bool = True
+    """Ask the language model that the server's settings name, if they name one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One feature with what its label is made from and tried on."""
+
+    feature: Feature
+    words: "WordLabel"
+    ids: np.ndarray
+    activations: np.ndarray
+    trial: "Trial | None"
+
+
+def labelled(ground: Ground, order: LabelOrder, endpoint: Endpoint | None, told: Told) -> Found:
+    """The features with labels and their scores. Raises SteeringError if the endpoint cannot be asked at all."""
+    from steering.interpret.label_scores import mean_of
+    from steering.interpret.word_labels import Texts
+
+    wanted = chosen(ground.bundle, order)
+    texts = Texts(ground.tokenizer)
+    cases = _cases(ground, wanted, texts, told)
+    if not cases:
+        raise BadBundle("nothing to label: none of these features fires on the corpus")
+    found = [_by_words(case, cases[(i + len(cases) // 2) % len(cases)]) for i, case in enumerate(cases)]
+    failed = 0
+    if endpoint:
+        asked = asyncio.run(_by_model(endpoint, cases, texts, told))
+        failed = sum(a is None for a in asked)
+        found = [a or words for a, words in zip(asked, found, strict=True)]
+    scores = [f.label_scores for f in found if f.label_scores]
+    figures = {"labelled": len(found), "scored": len(scores), **mean_of(scores)}
+    return Found(found, figures | ({"failed": failed} if endpoint else {}))
+
+
+def chosen(bundle: Bundle, order: LabelOrder) -> list[Feature]:
+    """The features that an order names, each once. Raises UnknownFeature."""
+    if not order.features:
+        return bundle.features
+    catalogue = Catalogue([bundle])
+    return list({f.index: f for name in order.features for f in (catalogue.find(name)[1],)}.values())
+
+
+def endpoint_of(settings: Settings) -> Endpoint | None:
+    """The language model that the settings name, if they do. Raises SteeringError for half of it."""
+    if not settings.label_url:
+        return None
+    if not settings.label_model:
+        raise SteeringError("TILLER_LABEL_URL is set, but not TILLER_LABEL_MODEL: name the model to ask")
+    key = settings.label_key.get_secret_value() if settings.label_key else None
+    return Endpoint(settings.label_url, settings.label_model, key)
+
+
+def _cases(ground: Ground, wanted: Sequence[Feature], texts: "Texts", told: Told) -> list[Case]:
+    import torch
+
+    from steering.interpret.label_scores import trial
+    from steering.interpret.top_activations import look
+    from steering.interpret.word_labels import Labeller, places_of
+
+    sae, hook = ground.bundle.sae.only(torch.tensor([f.row for f in wanted])), ground.bundle.info.hook
+    halves = [[row for row in ground.texts if _half(row) == half] for half in (0, 1)]
+    if not all(halves):
+        raise BadBundle(
+            "too little text: labels are made from one half and tried on the other; name more with --corpus"
+        )
+    one = lambda n, of: told(n, 2 * of)  # noqa: E731
+    other = lambda n, of: told(of + n, 2 * of)  # noqa: E731
+    learn = look(ground.model, sae, hook, counted(halves[0], one), top=TOP, samples=SAMPLES)
+    held = look(ground.model, sae, hook, counted(halves[1], other), top=1, samples=HELD)
+    labeller = Labeller.of(texts, learn.anywhere)
+    found = []
+    for i, feature in enumerate(wanted):
+        if learn.maximum[i] > 0:
+            places = places_of(learn, i)
+            words = labeller.label(*places, _silent(learn, i))
+            found.append(Case(feature, words, *places, trial(held, i)))
+    return found
+
+
+def _silent(seen: "Seen", row: int) -> np.ndarray:
+    return (seen.anywhere.peaks[seen.anywhere.filled, row] == 0).numpy()
+
+
+def _half(ids: Sequence[int]) -> int:
+    """Which half a text is in; the same text is in the same half wherever it comes."""
+    return hashlib.sha256(np.asarray(ids, dtype=np.uint32).tobytes()).digest()[0] & 1
+
+
+def _by_words(case: Case, other: Case) -> Feature:
+    """A feature with its label by words; only the words, if its label is better than that."""
+    old = case.feature
+    fields: dict[str, Any] = {"words": case.words.words}
+    if old.label_source in MADE_BY_US:
+        scores = None
+        if case.trial:
+            fires, right = case.trial.by_words(case.words)
+            scores = case.trial.scores(fires, right, case.trial.by_words(other.words)[0])
+        label = case.words.text(old.top_logits.get("positive", []))
+        fields |= {"label": label, "label_source": "contrast", "label_scores": scores, "stale": False}
+    return Feature(id=old.id, index=old.index, row=old.row, **fields)
+
+
+async def _by_model(endpoint: Endpoint, cases: Sequence[Case], texts: "Texts", told: Told) -> list[Feature | None]:
+    """Each feature as the endpoint's model names and judges it; None where its answers could not be read."""
+
+    async def name(case: Case) -> str | None:
+        if case.feature.label_source in PEOPLES:
+            return case.feature.label
+        says = case.feature.top_logits.get("positive", [])
+        return await named(endpoint, texts, case.ids, case.activations, says)
+
+    async with endpoint:
+        labels = await _all([name(case) for case in cases], told)
+        others = [labels[(i + len(cases) // 2) % len(cases)] for i in range(len(cases))]
+        rows = zip(cases, labels, others, strict=True)
+        return await _all([_judged(endpoint, texts, c, label, other) for c, label, other in rows], told)
+
+
+async def _judged(
+    endpoint: Endpoint, texts: "Texts", case: Case, label: str | None, other: str | None
+) -> Feature | None:
+    if label is None:
+        return None
+    old, scores = case.feature, None
+    if case.trial and other:
+        try:
+            scores = await _scored(endpoint, texts, case.trial, label, other)
+        except ValueError as error:
+            if isinstance(error, SteeringError):
+                raise
+            return None
+    fields: Mapping[str, Any] = {"words": case.words.words, "label_scores": scores}
+    if old.label_source not in PEOPLES:
+        fields = {**fields, "label": label, "label_source": f"llm:{endpoint.model}", "stale": False}
+    return Feature(id=old.id, index=old.index, row=old.row, **fields)
+
+
+async def _scored(endpoint: Endpoint, texts: "Texts", on: "Trial", label: str, other: str) -> LabelScores:
+    fires, control, right, specificity = await asyncio.gather(
+        judged(endpoint, texts, label, on.ids),
+        judged(endpoint, texts, other, on.ids),
+        judged(endpoint, texts, label, on.marked, on.columns),
+        rated(endpoint, texts, label, on.marked[on.right], on.columns[on.right]),
+    )
+    return on.scores(fires, right, control, specificity=specificity)
+
+
+async def _all(tasks: Sequence[Any], told: Told) -> list[Any]:
+    done = 0
+
+    async def one(task: Any) -> Any:  # noqa: ANN401 - whatever it brings
+        nonlocal done
+        found = await task
+        done += 1
+        told(done, len(tasks))
+        return found
+
+    return await asyncio.gather(*(one(t) for t in tasks))
+
+
+def label_job(work: Work) -> dict[str, Any]:
+    """Do a job of the type `label`: leaves a revision with the same SAE and new labels."""
+    order = LabelOrder.model_validate(dict(work.config))
+    endpoint = endpoint_of(work.settings) if order.endpoint else None
+    return as_revision(work, lambda ground, told: labelled(ground, order, endpoint, told))
+
+
+JOB = (LabelOrder, label_job)
+"""The type `label`: what it may be asked for, and what does it."""

@@ -1,0 +1,107 @@
+"""What is measured of features becomes part of a bundle, or a revision that a server follows. Puts model, corpus and files together.
+
+Measuring is elsewhere; this is how a measurement is done as a job and by a command.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from server.jobs.queue import Work
+from server.serving.revision_switch import open_wanted, revisions_of, setting_of
+from server.settings import Settings
+from server.store.factory import open_store
+from steering.catalogue.bundle import Bundle, Feature, write_features
+from steering.errors import BadBundle
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+LONGEST = 256
+"""Tokens of a text that are read."""
+Told = Callable[[int, int], None]
+"""Hears how much is done, and of how much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What is measured on."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerFast"
+    bundle: Bundle
+    texts: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a measurement brought: rows that say what they measured, and figures of the whole."""
+
+    features: Sequence[Feature]
+    figures: Mapping[str, float]
+
+
+Measure = Callable[[Ground, Told], Found]
+
+
+def into_bundle(settings: Settings, measure: Measure, told: Told) -> Found:
+    """Measure a bundle as it was shipped and write that into its folder, whole or not at all; returns what was found."""
+    from steering.catalogue.revisions import carried
+
+    bundle = Bundle.open(settings.bundle)
+    found = measure(_ground(settings, bundle), told)
+    after = carried(bundle, bundle.sae, [f.index for f in bundle.features], found.features)
+    write_features(bundle.files, after)
+    return found
+
+
+def as_revision(work: Work, measure: Measure) -> dict[str, Any]:
+    """Measure what a server serves, as its job; leaves a revision with the same SAE, which is served at once."""
+    return asyncio.run(_as_revision(work, measure))
+
+
+def counted(texts: Sequence[list[int]], told: Told, *, batch: int = 16) -> "Iterable[tuple[Any, Any]]":
+    """Batches of texts, that tell how many have gone by."""
+    from steering.model.activations import padded_batches
+
+    for n, some in enumerate(padded_batches(texts, batch=batch, longest=LONGEST, pad=0), 1):
+        yield some
+        told(min(n * batch, len(texts)), len(texts))
+
+
+async def _as_revision(work: Work, measure: Measure) -> dict[str, Any]:
+    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
+    try:
+        before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
+        if before:  # it was published before the job was killed
+            return {"revision": before}
+        parent = await open_wanted(revisions, store)
+        ground = await asyncio.to_thread(_ground, work.settings, parent)
+        told = lambda n, of: work.tell(0.95 * n / max(1, of), {"done": n})  # noqa: E731
+        found = await asyncio.to_thread(measure, ground, told)
+        manifest = revisions.publish(
+            parent,
+            parent.sae,
+            found.features,
+            figures=parent.info.metrics,
+            report={"job": work.id, **found.figures},
+            moments=revisions.moments(parent.info.revision),
+        )
+        await store.set_setting(setting_of(revisions.info.name), manifest.revision)
+        work.log(f"published {manifest.revision}: {', '.join(f'{k} {v:g}' for k, v in found.figures.items())}")
+        return {"revision": manifest.revision, **found.figures}
+    finally:
+        await store.close()
+
+
+def _ground(settings: Settings, bundle: Bundle) -> Ground:
+    from server.sae.corpus import corpus_rows
+    from server.sae.training_run import load
+
+    bundle.sae.check_reads()
+    model, tokenizer = load(settings.model or bundle.model_path, "cpu")
+    texts = corpus_rows(settings, tokenizer, longest=LONGEST)
+    if not texts:
+        raise BadBundle("there is no text to look at; name some with --corpus")
+    return Ground(model, tokenizer, bundle, texts)

@@ -1,0 +1,279 @@
+"""The job `sae_update`: learns from a corpus and from what people have agreed to give, and publishes what passes its gates.
+
+What passes is served because the store says so from then on. It knows neither routes nor when it is time for an update.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.files import write
+from server.jobs.queue import GIVEN, Work
+from server.serving.revision_switch import open_wanted, revisions_of, setting_of
+from server.store.base import LiveText, Store
+from server.store.encryption import Seal, Unreadable, alias
+from server.store.factory import open_store
+from steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from steering.catalogue.bundle import Bundle, Feature
+    from steering.catalogue.revisions import Revisions
+    from steering.spec import Preset
+    from steering.update.update import Candidate, Texts
+
+TURNED = 0.99
+"""A dose was measured along a direction; below this cosine to it, it is measured again."""
+CALIBRATED_ON = 1500
+"""Texts in which the words of a feature are counted."""
+RESERVOIR = 20_000
+"""Texts of earlier corpora that are kept, as tokens, to learn old things again."""
+
+
+class UpdateOrder(BaseModel):
+    """What an update may be asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: tuple[str, ...] = ()
+    """Files of new text: a second corpus."""
+    live: bool = True
+    """Whether to learn from what people have agreed to give."""
+    steps: int = Field(default=600, ge=50)
+    append: int = Field(default=64, ge=0)
+    users: int = Field(default=20, ge=2)
+    seed: int = 0
+    publish: bool = True
+    """Whether what passes is served at once."""
+
+
+def update(work: Work) -> dict[str, Any]:
+    """Make a candidate and, if it passes its gates, have it served; begun again, it goes on where it was.
+
+    Raises SteeringError if there is too little text.
+    """
+    return asyncio.run(_update(work, UpdateOrder.model_validate(dict(work.config))))
+
+
+async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
+    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
+    try:
+        if (done := _published_before(revisions, work.id)) is None:
+            parent = await _parent(work, revisions, store)
+            parent.sae.check_learns()
+            made, presets = await _candidate(work, order, revisions, parent, store)
+            report = {
+                **made.report(),
+                "job": work.id,
+                "parent": parent.info.revision,
+                "presets": [p.id for p in presets],
+            }
+            if not made.passed:
+                place = revisions.keep_aside(report, sae=made.sae)
+                work.log(f"kept aside in {place.name}: {'; '.join(report['failed'])}")
+                return {"published": False, "rejected": place.name, "report": report, "figures": made.figures}
+            manifest = revisions.publish(
+                parent,
+                made.sae,
+                made.features,
+                numbers=made.numbers,
+                figures=made.figures,
+                report=report,
+                moments=made.moments,
+            )
+            done = manifest.revision
+        manifest = revisions.manifest(done)
+        if order.publish:
+            await store.set_setting(setting_of(revisions.info.name), done)
+        _adopt(work, order)
+        work.log(f"published {done}")
+        return {"published": True, "revision": done, "report": manifest.report, "figures": manifest.figures}
+    finally:
+        await store.close()
+
+
+async def _parent(work: Work, revisions: "Revisions", store: Store) -> "Bundle":
+    """What is served when the job begins; begun again, it is still that."""
+    note = work.folder / "parent"
+    if note.exists():
+        return revisions.open(note.read_text())
+    opened = await open_wanted(revisions, store)
+    write(note, opened.info.revision)
+    return opened
+
+
+async def _candidate(
+    work: Work, order: UpdateOrder, revisions: "Revisions", parent: "Bundle", store: Store
+) -> "tuple[Candidate, list[Preset]]":
+    import torch
+
+    from server.sae.training_run import load
+    from steering.sae import SAE
+    from steering.update import gates
+    from steering.update.update import MEASURED, Plan
+    from steering.update.update import update as learn
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    model, tokenizer = load(work.settings.model or parent.model_path, "cpu")
+    texts = await _texts(work, order, tokenizer, store)
+    saved = [p for p in await store.presets() if p.model == revisions.info.name]
+    presets = [*parent.presets, *saved]
+    plan = Plan(steps=order.steps, append=order.append, users=order.users, seed=order.seed)
+    work.log(
+        f"{len(texts.old)} old texts, {len(texts.new)} new ones of {texts.users or 'no'} users, {MEASURED} rows held out"
+    )
+    try:
+        made = learn(
+            model,
+            tokenizer,
+            parent,
+            revisions,
+            texts,
+            presets,
+            plan,
+            file=work.folder / "checkpoint.pt",
+            tell=lambda p: work.tell(
+                0.9 * p.step / plan.steps,
+                {
+                    "step": p.step,
+                    "loss": p.loss,
+                    "explained_variance": p.explained_variance,
+                    "l0": p.l0,
+                    "dead": p.dead,
+                },
+            ),
+        )
+    except ValueError as error:
+        raise SteeringError(str(error)) from error
+    if made.passed:
+        made = replace(made, features=_with_doses(work, model, tokenizer, parent, made))
+    made.sae.save(work.folder / "candidate", hook=revisions.info.hook, model=revisions.info.model)
+    written = SAE.load(work.folder / "candidate")
+    rows = (
+        torch.randn(512, written.d_in, generator=torch.Generator().manual_seed(0))
+        * parent.info.typical_norm
+        / written.d_in**0.5
+    )
+    made.gates.append(gates.exported(made.sae, written, rows))
+    for suspect in made.suspects:
+        work.log(f"taken out: a feature of which {suspect.says}")
+    return made, presets
+
+
+def _with_doses(
+    work: Work, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", parent: "Bundle", made: "Candidate"
+) -> "list[Feature]":
+    """Measure anew the doses that the update has made doubtful: of features that turned, and of the new ones."""
+    from server.jobs.tasks.calibrate import measured
+    from steering.catalogue.revisions import carried
+    from steering.model.token_store import Tokens
+
+    features = carried(parent, made.sae, made.numbers, made.features)
+    bundle = replace(parent, sae=made.sae, features=features)
+    doubtful = []
+    for f in features:
+        before = parent.numbered.get(f.index)
+        turned = before is not None and float(made.sae.W_dec[f.row] @ parent.sae.W_dec[before.row]) < TURNED
+        if f.typical_max > 0 and (before is None or (turned and before.dose is not None)):
+            doubtful.append(f)
+    if not doubtful:
+        return made.features
+    work.log(f"measuring the doses of {len(doubtful)} features that are new or have turned")
+    texts = list(Tokens.open(work.folder / "old"))[:CALIBRATED_ON]
+    anew = {f.index: f for f in measured(model, tokenizer, bundle, doubtful, texts)}
+    told = {"dose", "sweet_spot", "calibration", "note"}
+    return [
+        f.model_copy(update={k: getattr(anew[f.index], k) for k in told}) if f.index in anew else f
+        for f in made.features
+    ]
+
+
+async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", store: Store) -> "Texts":
+    """What the job learns from, written down once, so that it is the same when it is begun again."""
+    from server.sae.corpus import corpus_rows
+    from steering.model.token_store import Tokens
+    from steering.update.update import Texts
+
+    old, seal = work.folder / "old", Seal.of(work.settings)
+    if not (work.folder / GIVEN).exists():
+        live = seal.opened(await store.live_texts()) if order.live else []
+        rows, people = _new_rows(order, tokenizer, live)
+        if not rows:
+            raise SteeringError(
+                "there is nothing new to learn from: name files in `text`, or wait until people who agreed have written"
+            )
+        Tokens.write(old, corpus_rows(work.settings, tokenizer))
+        names = sorted({alias(t.user) for t in live})
+        write(
+            work.folder / GIVEN, json.dumps({"names": names, "sealed": seal.close(json.dumps([rows, people]), work.id)})
+        )
+    rows, people = _given(work)
+    owned = people if any(p >= 0 for p in people) else None
+    if owned is not None:  # a corpus among them is nobody's: it counts as one user more for each of its texts
+        first = max(owned) + 1
+        owned = [p if p >= 0 else first + i for i, p in enumerate(owned)]
+    return Texts(Tokens.open(old), Tokens.gather(rows), owned, frozenset(tokenizer.all_special_ids))
+
+
+def _given(work: Work) -> tuple[list[list[int]], list[int]]:
+    """What is new, and whose it is; -1 for a file's."""
+    try:
+        held = json.loads((work.folder / GIVEN).read_text())
+        rows, people = json.loads(Seal.of(work.settings).open(held["sealed"], work.id))
+    except (OSError, Unreadable) as error:
+        raise SteeringError(f"what the job learnt from is gone, or cannot be read: {error}") from error
+    return rows, people
+
+
+def _new_rows(
+    order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", live: list[LiveText]
+) -> tuple[list[list[int]], list[int]]:
+    from server.sae.corpus import from_file, tokenized
+
+    rows: list[list[int]] = []
+    owners: list[int] = []
+    users = {name: i for i, name in enumerate(sorted({t.user for t in live}))}
+    for text in live:
+        for ids in tokenized(tokenizer, [json.loads(text.messages)], longest=512):
+            rows.append(ids)
+            owners.append(users[text.user])
+    for name in order.text:
+        for ids in tokenized(tokenizer, from_file(Path(name)), longest=512):
+            rows.append(ids)
+            owners.append(-1)
+    return rows, owners
+
+
+def _adopt(work: Work, order: UpdateOrder) -> None:
+    """What was learnt from files becomes old text; what people gave is forgotten here, the store alone keeps it."""
+    from server.sae.corpus import reservoir
+    from steering.model.token_store import Tokens
+
+    if order.text and (work.folder / GIVEN).exists():
+        kept, (new, people) = reservoir(work.settings), _given(work)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        before = list(Tokens.open(kept)) if Tokens.there(kept) else []
+        rows = before + [ids for ids, who in zip(new, people, strict=True) if who < 0]
+        draft = kept.with_name(f"{kept.name}.{work.id}")
+        Tokens.write(draft, rows[-RESERVOIR:])
+        shutil.rmtree(kept, ignore_errors=True)
+        os.replace(draft, kept)
+    shutil.rmtree(work.folder / "old", ignore_errors=True)
+    (work.folder / "checkpoint.pt").unlink(missing_ok=True)
+    (work.folder / GIVEN).unlink(missing_ok=True)
+
+
+def _published_before(revisions: "Revisions", job: str) -> str | None:
+    """The revision that this job has published already, before it was killed."""
+    return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
+
+
+JOB = (UpdateOrder, update)
+"""The type `sae_update`: what it may be asked for, and what does it."""

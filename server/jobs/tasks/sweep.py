@@ -1,0 +1,150 @@
+"""A sweep: one feature at several strengths on one's own prompts, as a job. Puts model, bundle and policy together."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.jobs.queue import Work
+from server.safety.easing import HALF
+from server.serving.revision_switch import open_wanted, revisions_of
+from server.settings import Settings
+from server.store.factory import open_store
+from steering.catalogue.bundle import Bundle, Catalogue, Feature, Resolved
+from steering.errors import BadStrength
+from steering.evaluate.coherence import coherence, judge
+from steering.model.chat_template import EncodedChat
+from steering.spec import Intervention, Mode, Scope, SteeringSpec, Unit
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from steering.doses.sweep import Swept
+
+STRENGTHS, PROMPTS, TOKENS = 16, 64, 200
+"""As many at most."""
+
+
+class SweepOrder(BaseModel):
+    """What is to be tried."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    feature: str = Field(min_length=1, max_length=256)
+    strengths: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(min_length=1, max_length=STRENGTHS)
+    prompts: tuple[Annotated[str, Field(min_length=1, max_length=4000)], ...] = Field(min_length=1, max_length=PROMPTS)
+    unit: Unit = "dose"
+    mode: Mode = "add"
+    scope: Scope = "assistant"
+    max_tokens: int = Field(default=48, ge=1, le=TOKENS)
+    temperature: float = Field(default=0, ge=0, le=2)
+    """0: the likeliest reply."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """All strengths meet the same chance."""
+
+
+def resolved(bundle: Bundle, order: SweepOrder, settings: Settings) -> list[Resolved]:
+    """What each strength does. Raises UnknownFeature, and BadStrength for one that the policy does not allow."""
+    from server.serving.served_model import check_policy
+
+    catalogue, found = Catalogue([bundle]), []
+    catalogue.find(order.feature)
+    for i, strength in enumerate(order.strengths):
+        item = Intervention(id=order.feature, strength=strength, mode=order.mode)
+        spec = SteeringSpec(features=(item,), unit=order.unit, scope=order.scope)
+        try:
+            found.append(catalogue.resolve(spec))
+            check_policy(found[-1], settings)
+        except BadStrength as error:
+            raise BadStrength(f"strength {strength:g}: {error}", param=f"strengths.{i}") from error
+    return found
+
+
+def sweep_job(work: Work) -> dict[str, Any]:
+    """Do a job of the type `sweep`; nothing is written but its result."""
+    return asyncio.run(_sweep(work, SweepOrder.model_validate(dict(work.config))))
+
+
+async def _sweep(work: Work, order: SweepOrder) -> dict[str, Any]:
+    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
+    try:
+        bundle = await open_wanted(revisions, store)
+    finally:
+        await store.close()
+    told = lambda share: work.tell(share, {"replies": round(share * len(order.prompts) * len(order.strengths))})  # noqa: E731
+    return await asyncio.to_thread(_swept, bundle, order, work.settings, told)
+
+
+def _swept(bundle: Bundle, order: SweepOrder, settings: Settings, told: Callable[[float], None]) -> dict[str, Any]:
+    import torch
+
+    from server.sae.training_run import load
+    from steering.doses.measure import along
+    from steering.doses.rollouts import Draw
+    from steering.doses.sweep import sweep
+    from steering.model.chat_template import encode_chat
+
+    pushes = resolved(bundle, order, settings)
+    model, tokenizer = load(settings.model or bundle.model_path, "cpu")
+    chats = [_scoped(encode_chat(tokenizer, [{"role": "user", "content": p}]), order.scope) for p in order.prompts]
+    nothing = along(torch.zeros(bundle.sae.d_in))(0.0)
+    edits = [r.edits.get(bundle.info.hook, nothing) for r in pushes]
+    _, feature = Catalogue([bundle]).find(order.feature)
+    words = _words(feature, tokenizer)
+    draw = Draw(order.temperature, order.seed)
+    plain, swept = sweep(model, bundle.info.hook, chats, edits, words, tokens=order.max_tokens, draw=draw, told=told)
+    points = [
+        {"strength": s, "raw": round(r.applied[0].raw, 4) if r.applied else 0.0, **_point(w, tokenizer)}
+        for s, r, w in zip(order.strengths, pushes, swept, strict=True)
+    ]
+    return {
+        "feature": {"id": feature.id, "label": feature.label},
+        "revision": bundle.info.revision,
+        "words": list(_named(feature)),
+        "unsteered": _point(plain, tokenizer),
+        "points": points,
+    }
+
+
+def _scoped(chat: EncodedChat, scope: Scope) -> EncodedChat:
+    n = len(chat.ids)
+    masks = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}
+    return replace(chat, assistant=masks[scope])
+
+
+def _point(swept: "Swept", tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    """Replies with what each is worth, and the mean of it all."""
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(HALF) for ids in swept.said]
+    judged = [judge(text, logprobs) for text, logprobs in zip(texts, swept.logprobs, strict=True)]
+    whole = coherence(_mean([j.repetition for j in judged]), _mean([j.mean_logprob_unsteered for j in judged]))
+    return {
+        **whole.model_dump(),
+        "kl": round(swept.kl, 4),
+        "effect": None if swept.effect is None else round(swept.effect, 4),
+        "replies": [{"text": text, **j.model_dump()} for text, j in zip(texts, judged, strict=True)],
+    }
+
+
+def _words(feature: Feature, tokenizer: "PreTrainedTokenizerFast") -> "torch.Tensor":
+    """The tokens of its words; none if it has no words."""
+    import torch
+
+    words, special = set(_named(feature)), set(tokenizer.all_special_ids)
+    ids = [i for i in range(len(tokenizer)) if i not in special] if words else []
+    return torch.tensor([i for i in ids if str(tokenizer.decode([i])).strip() in words], dtype=torch.long)
+
+
+def _named(feature: Feature) -> Sequence[str]:
+    """What its effect is measured by: the words of its calibration, else of its description."""
+    return (feature.calibration.words if feature.calibration else ()) or feature.words
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+JOB = (SweepOrder, sweep_job)
+"""The type `sweep`: what it may be asked for, and what does it."""

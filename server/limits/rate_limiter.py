@@ -1,0 +1,254 @@
+"""How much each key may ask for: requests, tokens, replies at a time, different steerings. Knows `limits`; no routes.
+
+Counted in this process, or in Redis for all replicas at once. While Redis is lost each replica counts by itself, from
+nothing, which the log says: a conversation is worth more than a limit that is kept to the letter.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+from fastapi import Request
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+from server.auth.audit_log import Audit
+from server.auth.caller import ANYONE, Caller, caller_of
+from server.errors import ApiError
+from server.limits.leases import Answer, Here, Holds, new_hold
+from server.settings import Settings
+from server.telemetry import metrics
+
+if TYPE_CHECKING:
+    from server.limits.redis_leases import RedisHolds
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+ONCE = RateLimitItemPerHour(1)
+AGAIN = 2.0
+"""Seconds for which a Redis that did not answer is not asked again."""
+PATIENCE = 1.0
+"""Seconds that Redis has for an answer before it counts as lost."""
+SIGN_INS = RateLimitItemPerMinute(10)
+
+
+class Rates:
+    """The counts of one server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._storage = _storage(settings)
+        self._counts = SlidingWindowCounterRateLimiter(self._storage)
+        self._alone = SlidingWindowCounterRateLimiter(MemoryStorage()) if settings.redis_url else self._counts
+        """What is counted while Redis is lost."""
+        self._here, self._shared = Here(), _shared(settings)
+        """Both have to agree."""
+        self._lost_until = 0.0
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        if self._shared:
+            await self._shared.close()
+        if isinstance(self._storage, RedisStorage):
+            await self._storage.bridge.storage.aclose()  # pyright: ignore[reportAttributeAccessIssue] - the client's own
+
+    async def request(self, caller: Caller, *, counts: bool) -> None:
+        """One more request. Raises ApiError where that is too many; looking at something counts for nothing."""
+        if counts and caller.key and (most := caller.limits.requests):
+            await self._hit(RateLimitItemPerMinute(most), "requests", caller.key, f"{most} requests a minute")
+
+    async def spec(self, caller: Caller, fingerprint: str) -> None:
+        """Another steering, if it was not asked for within the hour. Raises ApiError."""
+        if not caller.key or not (most := caller.limits.specs):
+            return
+        item, key = RateLimitItemPerHour(most), caller.key
+        if await self._counted(lambda counts: counts.test(ONCE, "spec", key, fingerprint)):
+            await self._hit(item, "specs", key, f"{most} different steerings an hour; those that you had still work")
+            await self._try(ONCE, "spec", key, fingerprint)  # it was let through, and is not new any more
+
+    async def tokens(self, caller: Caller, n: int) -> None:
+        """So many tokens were read and written. What is more than was left is owed, and paid before the next request."""
+        if caller.key and caller.limits.tokens:
+            await self._owe(caller.key, n)
+            await self._left_when_paid(caller.key, RateLimitItemPerMinute(caller.limits.tokens))
+
+    async def sign_in(self, where: str) -> None:
+        """Somebody tries a key. Raises ApiError."""
+        await self._hit(SIGN_INS, "sign-ins", where, "10 tries a minute")
+
+    async def signed_in(self, where: str) -> None:
+        """The key was right: tries before it count no more, since a whole office may come from one address."""
+        await self._counted(lambda counts: counts.clear(SIGN_INS, "sign-ins", where))
+
+    async def room(self, caller: Caller) -> None:
+        """Raise ApiError if no token is left in this minute, beside what is owed and what running replies may come to."""
+        async with self.replying(caller, places=0):
+            pass
+
+    @asynccontextmanager
+    async def replying(self, caller: Caller, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
+        """Hold places among the key's replies, and the tokens that they may come to. Raises ApiError if there are not as many."""
+        key, most, tokens = caller.key, caller.limits.concurrent, caller.limits.tokens
+        if not key:
+            yield
+            return
+        hold, shared = new_hold(key, places, expected if tokens else 0), self._shared
+        left = await self._left_when_paid(key, RateLimitItemPerMinute(tokens)) if tokens else None
+        answer = await self._here.take(hold, most=most, left=left if self._is_alone else None)
+        if answer.said != "held":
+            raise await self._too_much(caller, answer)
+        try:
+            if shared:
+                agreed = answer
+                answer = await self._asked(lambda: shared.take(hold, most=most, left=left), lambda: _just(agreed))
+                if answer.said != "held":
+                    raise await self._too_much(caller, answer)
+            yield
+        finally:
+            await self._here.give_back(hold)
+            if shared:  # who leaves now must not leave it held, and no more who leaves while Redis is not asked
+                shared.let_go(hold)
+                await asyncio.shield(self._asked(lambda: shared.give_back(hold), lambda: _just(None)))
+
+    async def _too_much(self, caller: Caller, answer: Answer) -> ApiError:
+        key, tokens = caller.key or "", caller.limits.tokens
+        if answer.said == "places" or not tokens:
+            metrics.limited.labels("concurrent").inc()
+            return _refused(f"{caller.limits.concurrent} replies at a time", 1)
+        item = RateLimitItemPerMinute(tokens)
+        return await self._refusal(item, "tokens", key, f"{tokens} tokens a minute", least=60 * answer.taken / tokens)
+
+    async def _left_when_paid(self, key: str, item: RateLimitItem) -> int:
+        """How many tokens are left in this minute after as much as can be of what is owed is paid."""
+        if not (left := await self._left(item, "tokens", key)):
+            return 0
+        if self._shared and not self._is_alone and (owed := await self._here.pay(key, sys.maxsize)):
+            await self._owe(key, owed)  # since Redis was lost; all replicas know it now
+        paid = await self._asked(lambda: self._debts.pay(key, left), lambda: self._here.pay(key, left))
+        if paid and not await self._try(item, "tokens", key, cost=paid):  # another has paid with the same
+            await self._owe(key, paid)
+            return 0
+        return left - paid
+
+    async def _owe(self, key: str, tokens: int) -> None:
+        await self._asked(lambda: self._debts.owe(key, tokens), lambda: self._here.owe(key, tokens))
+
+    async def _hit(self, item: RateLimitItem, what: str, key: str, says: str) -> None:
+        if not await self._try(item, what, key):
+            raise await self._refusal(item, what, key, says)
+
+    async def _try(self, item: RateLimitItem, *names: str, cost: int = 1) -> bool:
+        return await self._counted(lambda counts: counts.hit(item, *names, cost=cost))
+
+    async def _left(self, item: RateLimitItem, *names: str) -> int:
+        return (await self._counted(lambda counts: counts.get_window_stats(item, *names))).remaining
+
+    async def _refusal(self, item: RateLimitItem, what: str, key: str, says: str, *, least: float = 0.0) -> ApiError:
+        metrics.limited.labels(what).inc()
+        stats = await self._counted(lambda counts: counts.get_window_stats(item, what, key))
+        return _refused(says, max(stats.reset_time - time.time(), least))
+
+    async def _counted(self, ask: "Callable[[SlidingWindowCounterRateLimiter], Awaitable[T]]") -> T:
+        return await self._asked(lambda: ask(self._counts), lambda: ask(self._alone))
+
+    @property
+    def _debts(self) -> Holds:
+        return self._shared or self._here
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether this process counts for itself alone: there is no Redis, or it is lost."""
+        return not self._shared or time.monotonic() < self._lost_until
+
+    async def _asked(self, shared: Callable[[], Awaitable[T]], alone: Callable[[], Awaitable[T]]) -> T:
+        """What is counted for all replicas, or here alone where that is lost; for a while then nobody asks again."""
+        if time.monotonic() < self._lost_until:
+            return await alone()
+        try:
+            return await shared()
+        except Exception as error:
+            if not self._shared:
+                raise
+            log.warning("this replica counts by itself", why=str(error)[:200])
+            self._lost_until = time.monotonic() + AGAIN
+            return await alone()
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """One caller's counts."""
+
+    caller: Caller = ANYONE
+    rates: Rates | None = None
+    """None where nothing is counted."""
+    audit: Audit | None = None
+    """None where nothing is noted."""
+
+    @staticmethod
+    def of(request: Request) -> "Account":
+        """Of whoever asks."""
+        return Account(caller_of(request), request.app.state.rates, request.app.state.audit)
+
+    async def steers(self, fingerprint: str) -> None:
+        """Raise ApiError if the caller has no token left, or has tried too many steerings."""
+        if self.rates:
+            await self.rates.room(self.caller)
+            await self.rates.spec(self.caller, fingerprint)
+
+    @asynccontextmanager
+    async def replying(self, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
+        """Hold some of the caller's places, and the tokens that it may come to. Raises ApiError."""
+        async with self.rates.replying(self.caller, places=places, expected=expected) if self.rates else nullcontext():
+            yield
+
+    @asynccontextmanager
+    async def reading(self, tokens: int) -> AsyncGenerator[None, None]:
+        """The model reads so many tokens for the caller, which count as if they were a reply's. Raises ApiError."""
+        async with self.replying(expected=tokens):
+            try:
+                yield
+            finally:
+                await self.spent(tokens)
+
+    async def spent(self, tokens: int) -> None:
+        """So many tokens were read and written."""
+        if self.rates and tokens:
+            await self.rates.tokens(self.caller, tokens)
+
+
+NOBODYS = Account()
+
+
+async def _just(value: T) -> T:
+    return value
+
+
+def _refused(says: str, wait: float) -> ApiError:
+    seconds = max(1, round(wait))
+    return ApiError(
+        429,
+        f"this key may have {says}; try again in {seconds} s",
+        code="rate_limit_exceeded",
+        kind="rate_limit_error",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def _shared(settings: Settings) -> "RedisHolds | None":
+    if settings.redis_url is None:
+        return None
+    from server.limits.redis_leases import RedisHolds  # Redis' client is an extra
+
+    return RedisHolds(settings.redis_url, patience=PATIENCE)
+
+
+def _storage(settings: Settings) -> Storage:
+    if settings.redis_url is None:
+        return MemoryStorage()
+    soon: dict[str, Any] = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+    return RedisStorage(f"async+{settings.redis_url}", implementation="redispy", key_prefix="tiller:limits", **soon)

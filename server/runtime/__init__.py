@@ -1,0 +1,1 @@
+"""Processes: start-up, the HTTP server, replicas, the page proxy and the background trainer."""

@@ -1,0 +1,105 @@
+"""Opens what a server serves: engine, SAE, store, policy and guards, as the settings say. Knows both engines; no routes, no page."""
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING
+
+import structlog
+
+from server.settings import Settings
+from server.telemetry import logging
+
+log = structlog.get_logger(__name__)
+
+if TYPE_CHECKING:
+    from server.engines.transformers.engine import TransformersEngine
+    from server.engines.vllm.engine import VLLMEngine
+    from server.serving.served_model import Tiller
+    from steering.catalogue.bundle import Bundle
+
+
+async def opened(settings: Settings) -> "Tiller":
+    """Put together what the settings name. Raises SteeringError, BadStore or OSError, whose words say what to mend."""
+    from server.auth.keyring import check_reachable
+    from server.safety.guards import watch_of
+    from server.safety.policy import Policy
+    from server.serving.revision_switch import open_wanted, revisions_of
+    from server.serving.served_model import Tiller
+    from server.store.factory import open_store
+    from steering.catalogue.bundle import Catalogue
+
+    policy, revisions, store = Policy.read(settings.policy), revisions_of(settings), open_store(settings)
+    await check_reachable(settings, store)
+    try:
+        await store.check()
+        bundle = await open_wanted(revisions, store)
+        engine = await (_vllm(settings, bundle) if settings.engine == "vllm" else _transformers(settings, bundle))
+        bundle.check_fits(engine.width)
+    except BaseException:
+        await store.close()
+        raise
+    watch = await watch_of(settings, engine, bundle.info.hook)
+    tiller = Tiller(engine, Catalogue([bundle.to(engine.device)]), store, settings, revisions, policy, watch)
+    await _check_names(tiller)
+    return tiller
+
+
+async def _check_names(tiller: "Tiller") -> None:
+    """Hold what the operator names against what there is. Raises SteeringError: a limit on nothing would limit nothing."""
+    from server.safety.policy import BadPolicy
+    from server.store.base import Unavailable
+    from steering.errors import SteeringError
+    from steering.spec import VECTOR
+
+    for limit in tiller.policy.limit:
+        bundle, _, number = limit.feature.rpartition("/")
+        if not limit.feature.startswith(VECTOR) and (bundle != tiller.model or not number.isdecimal()):
+            raise BadPolicy(f"the policy limits {limit.feature!r}, which is no feature of {tiller.model!r}")
+        if number.isdecimal() and int(number) not in tiller.bundle.numbered:
+            log.warning("a limit on a feature that is not in this revision", feature=limit.feature)
+    if name := tiller.settings.default_preset:
+        try:
+            found = await tiller.preset(name)
+        except Unavailable:
+            return
+        if found is None:
+            raise SteeringError(f"no preset {name!r} to steer by default; save it first, or leave default_preset out")
+
+
+async def _transformers(settings: Settings, bundle: "Bundle") -> "TransformersEngine":
+    from server.engines.transformers.engine import TransformersEngine
+
+    return await asyncio.to_thread(
+        TransformersEngine.load,
+        settings.model or bundle.model_path,
+        hooks=[bundle.info.hook],
+        scaling={bundle.info.hook: bundle.sae.scaling},
+        revision=None if settings.model else bundle.info.model_revision,
+        device=settings.device,
+        dtype=settings.dtype,
+        live=settings.live,
+        queue=settings.queue,
+        prefix_mb=settings.prefix_mb,
+    )
+
+
+async def _vllm(settings: Settings, bundle: "Bundle") -> "VLLMEngine":
+    # Before vLLM is imported: its processes read where their log's format stands.
+    file = settings.data_dir / "vllm-logging.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(logging.of_vllm(logging.look(settings.log))))
+    os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(file))
+    from server.engines.vllm.engine import VLLMEngine, read_flags
+    from steering.safety.probe import Probe
+
+    given = {} if settings.model else {"revision": bundle.info.model_revision}
+    given |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}
+    return await VLLMEngine.load(
+        settings.model or bundle.model_path,
+        folders={bundle.info.hook: bundle.files},
+        reads=[Probe.load(settings.probe).hook] if settings.probe else [],
+        revision=bundle.info.revision,
+        queue=settings.queue,
+        arguments=given | read_flags(settings.vllm),
+    )

@@ -1,0 +1,1 @@
+"""The served SAE: training runs, evaluation, revisions and drift."""

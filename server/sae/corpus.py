@@ -1,0 +1,112 @@
+"""Where text comes from: lines, JSONL, a dataset of the hub. Knows files; gives prose as `str` and chats as messages."""
+
+import json
+import lzma
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from server.settings import Settings
+    from steering.model.chat_template import Message
+
+SAMPLE = Path(__file__).parent / "sample.txt"
+"""A few chats and some prose, when nothing else is given."""
+
+
+def from_file(path: Path) -> "Iterator[str | list[Message]]":
+    """One text a line, xz or not; in JSONL an object with `text` or `messages`. Raises SteeringError that names the line."""
+    some, jsonl = False, ".jsonl" in path.suffixes[-2:]
+    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            some = True
+            try:
+                read = line.decode().rstrip("\r\n")
+                yield _of_row(json.loads(read), ("text", "messages")) if jsonl else read
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                kind = "an object with `text` or `messages`" if jsonl else "text in UTF-8"
+                raise SteeringError(f"line {number} of {path.name} must be {kind}: {error}") from error
+    if not some:
+        raise SteeringError(f"{str(path)!r} holds no text")
+
+
+def from_dataset(name: str, *, split: str, column: str | None) -> "Iterator[str | list[Message]]":
+    """A dataset's rows as they stream in: `column`, or the first of `text`, `messages`, `conversation` that is there.
+
+    Raises SteeringError if the dataset can't be had, or has no such column.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise SteeringError(
+            "datasets are read by a library that is not installed: pip install 'tiller[train]'"
+        ) from error
+    wanted = (column,) if column else ("text", "messages", "conversation")
+    try:
+        for row in load_dataset(name, split=split, streaming=True):
+            yield _of_row(row, wanted)
+    except KeyError as error:
+        raise SteeringError(
+            f"the dataset {name!r} has no column {' or '.join(wanted)}; name one with --column"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise SteeringError(f"the dataset {name!r} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def tokenized(
+    tokenizer: "PreTrainedTokenizerFast", texts: "Iterable[str | list[Message]]", *, longest: int
+) -> Iterator[list[int]]:
+    """Chats through the template, prose after the beginning-of-text token, cut into texts of at most `longest`.
+
+    What is left of a text after cutting begins with that token, too. Texts of fewer than three tokens are dropped.
+    """
+    from steering.model.activations import tokenize_chats
+
+    bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
+    for text in texts:
+        if isinstance(text, str):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            pieces = ([*bos, *ids[i : i + longest - 1]] for i in range(0, len(ids), longest - 1))
+        else:
+            pieces = (ids[:longest] for ids in tokenize_chats(tokenizer, [text]))
+        yield from (piece for piece in pieces if len(piece) > 2)
+
+
+def corpus_rows(settings: "Settings", tokenizer: "PreTrainedTokenizerFast", *, longest: int = 512) -> list[list[int]]:
+    """The corpus of a server as token ids: files that are named, else the bundle's own; and what updates have learnt from."""
+    from steering.model.token_store import Tokens
+
+    shipped = settings.bundle / "corpus.jsonl.xz"
+    files = list(settings.corpus) or [shipped if shipped.exists() else SAMPLE]
+    rows = [ids for file in files for ids in tokenized(tokenizer, from_file(file), longest=longest)]
+    kept = reservoir(settings)
+    return [*rows, *Tokens.open(kept)] if Tokens.there(kept) else rows
+
+
+def reservoir(settings: "Settings") -> Path:
+    """Where updates keep what they have learnt from files, as tokens."""
+    return settings.data_dir / "trainer" / settings.bundle.name / "reservoir"
+
+
+def all_of(
+    paths: list[Path], dataset: str | None, *, split: str, column: str | None
+) -> "Iterator[str | list[Message]]":
+    """Files one after another, then the dataset; the sample if nothing is named."""
+    named = [from_file(path) for path in paths or ([] if dataset else [SAMPLE])]
+    return chain(*named, from_dataset(dataset, split=split, column=column) if dataset else ())
+
+
+def _of_row(row: dict[str, Any], columns: tuple[str, ...]) -> "str | list[Message]":
+    value = next((row[c] for c in columns if c in row), None)
+    if value is None:
+        raise KeyError(" or ".join(columns))
+    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(m, dict) for m in value)):
+        raise TypeError(f"a text must be a string or a list of messages, not {type(value).__name__}")
+    return value

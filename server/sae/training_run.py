@@ -1,0 +1,377 @@
+"""`tiller sae train`: an SAE from a model and a text. Puts text, model, training and files together; heavy imports wait.
+
+A run is a folder beside what it makes: what was asked, tokens, the last checkpoint, metrics and their plot.
+The same command, given again, goes on from there.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from server.jobs.queue import Work
+    from steering.evaluate.loss_recovered import Spliced
+    from steering.evaluate.sae_metrics import Measures
+    from steering.model.token_store import Tokens
+    from steering.sae import SAE
+    from steering.train.distributed import Ranks
+    from steering.train.objectives import Objective
+    from steering.train.trainer import Progress, Recipe, Training
+
+Kind = Literal["batchtopk", "topk", "relu", "jumprelu", "jumprelu-l0"]
+HELD_OUT = 50
+"""Every so many-th text is never trained on: it sets the threshold and is measured."""
+MEASURED = 40_000
+"""Held-out rows that are kept in memory, half for the threshold and half to measure on."""
+PLOTTED = (("loss", "loss"), ("explained variance", "explained_variance"), ("L0", "l0"), ("dead features", "dead"))
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for: everything that the result depends on."""
+
+    model: str
+    hook: str
+    text: tuple[str, ...] = ()
+    dataset: str | None = None
+    split: str = "train"
+    column: str | None = None
+    start: str | None = None
+    objective: Kind = "batchtopk"
+    features: int = 2048
+    k: int = 32
+    l1: float = 5.0
+    sparsity: float = 10.0
+    tokens: int | None = None
+    passes: int = 1
+    rows: int = 2048
+    buffer: int = 200_000
+    context: int = 512
+    lr: float | None = None
+    seed: int = 0
+    ranks: int = 1
+
+
+class Run:
+    """One run in its folder. Raises SteeringError, from the beginning on, if it can't be."""
+
+    def __init__(self, order: Order, folder: Path, *, device: "torch.device", ranks: "Ranks") -> None:
+        """Open or begin it; all ranks see the same tokens."""
+        from steering.train import checkpoint
+
+        self.order, self.folder, self.device, self.ranks = order, folder, device, ranks
+        if ranks.rank == 0:
+            _remember(order, folder)
+        self.model, self.tokenizer = load(order.model, device)
+        self.skip = frozenset(self.tokenizer.all_special_ids)
+        self.learn, self.held = _split(self._tokens())
+        file = folder / "checkpoint.pt"
+        self._saved = checkpoint.load(file, device=device) if file.exists() else None
+
+    def go(self, tell: "Callable[[Progress], None]", *, every: int) -> None:
+        """Train to the end; `tell` hears of progress on the first rank."""
+        from steering.train.trainer import go
+
+        started, began = time.time(), self.training.steps
+        if self.ranks.rank == 0:
+            _cut(self.folder / "metrics.jsonl", began)
+        try:
+            for progress in go(self.training, self._stream(), every=every, file=self.folder / "checkpoint.pt"):
+                if self.ranks.rank == 0:
+                    tokens = self.order.rows * self.ranks.size
+                    speed = (progress.step - began) * tokens / (time.time() - started)
+                    self._note(progress, tokens * progress.step, speed)
+                    tell(progress)
+        except ValueError as error:
+            raise SteeringError(str(error)) from error
+
+    def finish(self, out: Path, note: str) -> "tuple[SAE, Measures, Spliced]":
+        """Write the bundle and the plot; returns the SAE and what it is worth on text that it never saw."""
+        import torch
+
+        from steering.catalogue.bundle import Bundle, BundleInfo
+        from steering.evaluate.loss_recovered import splice
+        from steering.evaluate.sae_metrics import measure
+        from steering.interpret.describe import describe
+        from steering.model.activations import padded_batches
+        from steering.sae import SAE
+
+        calibrating, testing = self.held_out.tensor_split(2)
+        sae = self.training.served(calibrating).to("cpu")
+        measures = measure(sae, testing.cpu().split(4096))
+        few = [self.held[i] for i in range(min(len(self.held), 200))]
+        texts = list(padded_batches(few, batch=4, longest=self.order.context, pad=0))
+        torch.nn.Module.to(self.model, "cpu")
+        spliced = splice(self.model, sae, texts, self.order.hook)
+        info = BundleInfo(
+            name=out.name,
+            model=str(Path(self.order.model).resolve()) if Path(self.order.model).is_dir() else self.order.model,
+            hook=self.order.hook,
+            revision="r1",
+            typical_norm=float(self.held_out.norm(dim=1).median()),
+            metrics={"explained_variance": measures.explained_variance, "l0": measures.l0, "dead": measures.dead},
+        )
+        features = describe(self.model, self.tokenizer, sae, self.order.hook, iter(texts), bundle=out.name)
+        Bundle.create(out, info, sae, features=features, about={"trained": asdict(self.order), "note": note})
+        again = SAE.load(out / "revisions" / "r1")
+        if not again.encode(testing[:256].cpu()).equal(sae.encode(testing[:256].cpu())):
+            raise SteeringError(f"the SAE in {str(out)!r} is not the one that was trained; is the disk failing?")
+        plot(self.folder / "metrics.jsonl", self.folder / "plot.png")
+        return sae, measures, spliced
+
+    @cached_property
+    def steps(self) -> int:
+        """As many as the text gives."""
+        lengths = self.learn.lengths().clip(max=self.order.context)
+        special = sum(token in self.skip for text in self.learn for token in text[1 : self.order.context])
+        rows = (int((lengths - 1).sum()) - special) * self.order.passes
+        steps = rows // (self.order.rows * self.ranks.size)
+        if not steps:
+            raise SteeringError(f"{rows} tokens make no batch of {self.order.rows}; give more text or fewer --rows")
+        return steps
+
+    @cached_property
+    def held_out(self) -> "Tensor":
+        """The stream of text that is never trained on, `[rows, d_in]`."""
+        import torch
+
+        from steering.model.activations import activations, padded_batches
+
+        batches, parts, n = padded_batches(self.held, batch=16, longest=self.order.context, pad=0), [], 0
+        for part in activations(self.model, batches, self.order.hook, skip=self.skip):
+            parts.append(part)
+            n += len(part)
+            if n >= MEASURED:
+                break
+        if n < 2:
+            raise SteeringError("too little text: nothing is left to measure on; give at least a hundred lines")
+        return torch.cat(parts)[:MEASURED]
+
+    @cached_property
+    def training(self) -> "Training":
+        """New, begun from another SAE, or where the checkpoint left it."""
+        from steering.train.trainer import Training
+        from steering.train.weights import Weights
+
+        if self.order.start is None:
+            training = Training.begin(self._recipe(), self.held_out, ranks=self.ranks)
+        else:
+            scale = (self.held_out.shape[1] / float(self.held_out.pow(2).sum(1).mean())) ** 0.5
+            weights = Weights.of(self._start(), scale).to(self.device)
+            training = Training(self._recipe(), weights, scale, ranks=self.ranks)
+        if self._saved:
+            training.restore(self._saved["training"])
+        return training
+
+    def _start(self) -> "SAE":
+        from server.sae.hub import find
+        from steering.formats import read
+
+        sae = read(find(str(self.order.start)), hook=self.order.hook, k=self.order.k).sae
+        sae.check_learns()
+        if (sae.d_sae, sae.d_in) != (self.order.features, self.held_out.shape[1]):
+            raise SteeringError(
+                f"the SAE to start from is {sae.d_sae} × {sae.d_in}; asked for are {self.order.features} features"
+                f" of a stream of width {self.held_out.shape[1]}"
+            )
+        return sae
+
+    def _recipe(self) -> "Recipe":
+        from steering.train.trainer import Recipe
+
+        order = self.order
+        return Recipe(
+            _objective(order),
+            d_sae=order.features,
+            steps=self.steps,
+            lr=order.lr,
+            warmup=min(1000, max(1, self.steps // 10)),
+            decay=0.2,
+            dead_after=_dead_after(self.steps * order.rows * self.ranks.size),
+            seed=order.seed,
+        )
+
+    def _stream(self) -> Any:  # noqa: ANN401 - heavy
+        from steering.model.activations import Stream
+
+        positions = self._saved["positions"] if self._saved else [(0, 0)] * self.ranks.size
+        return Stream(
+            self.model,
+            self.learn,
+            self.order.hook,
+            rows=self.order.rows,
+            buffer=self.order.buffer,
+            skip=self.skip,
+            longest=self.order.context,
+            passes=self.order.passes + 1,  # sinks are left out as they are met, so the last batches may need a few more
+            seed=self.order.seed,
+            share=(self.ranks.rank, self.ranks.size),
+            position=(positions[self.ranks.rank][0], positions[self.ranks.rank][1]),
+        )
+
+    def _tokens(self) -> "Tokens":
+        from server.sae.corpus import all_of, tokenized
+        from steering.model.token_store import Tokens
+
+        folder, order = self.folder / "tokens", self.order
+        if self.ranks.rank == 0 and not Tokens.there(folder):
+            texts = all_of([Path(t) for t in order.text], order.dataset, split=order.split, column=order.column)
+            Tokens.write(folder, tokenized(self.tokenizer, texts, longest=order.context), most=order.tokens)
+        self.ranks.wait()
+        return Tokens.open(folder)
+
+    def _note(self, progress: "Progress", tokens: int, speed: float) -> None:
+        row = {k: v for k, v in asdict(progress).items() if k != "sae"}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row | {"tokens": tokens, "tokens_per_s": round(speed)}) + "\n")
+
+
+def load(name: str, device: "torch.device | str") -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    """A model that reads, and its tokenizer. Raises SteeringError if there is none of that name."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"  # as the engine does: both read the same
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True).eval()
+    except (OSError, ValueError) as error:
+        raise SteeringError(f"the model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    torch.nn.Module.to(model, device)
+    return model, tokenizer
+
+
+def device_of(name: str) -> "torch.device":
+    """`auto` is a GPU if there is one. Raises SteeringError if there is no such device."""
+    import torch
+
+    try:
+        return torch.empty(
+            0, device=("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+        ).device
+    except (RuntimeError, AssertionError) as error:
+        raise SteeringError(f"no device {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def plot(metrics: Path, file: Path) -> bool:
+    """Draw what `metrics` holds; whether the library for that is installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), sharex=True, layout="constrained")
+    for axis, (title, key) in zip(axes.flat, PLOTTED, strict=True):
+        axis.plot([r["tokens"] for r in rows], [r[key] for r in rows], linewidth=1.5)
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+    for axis in axes[1]:
+        axis.set_xlabel("tokens")
+    figure.savefig(file.with_name(f"{file.name}.tmp"), dpi=120, format="png")
+    pyplot.close(figure)
+    os.replace(file.with_name(f"{file.name}.tmp"), file)
+    return True
+
+
+def _objective(order: Order) -> "Objective":
+    from steering.train.objectives import BatchTopK, JumpReLU, ReluL1, TopK
+
+    dead = _dead_after(order.tokens or 10**9)
+    return {
+        "batchtopk": BatchTopK(k=order.k, dead_after=dead),
+        "topk": TopK(k=order.k, dead_after=dead),
+        "relu": ReluL1(l1=order.l1),
+        "jumprelu": JumpReLU(sparsity=order.sparsity),
+        "jumprelu-l0": JumpReLU(target=order.k),
+    }[order.objective]
+
+
+def _dead_after(tokens: int) -> int:
+    """Ten million tokens, or a twentieth of a shorter run."""
+    return max(1, min(10_000_000, tokens // 20))
+
+
+def _split(tokens: "Tokens") -> "tuple[Tokens, Tokens]":
+    """What is learnt from, and every fiftieth text."""
+
+    if len(tokens) < 2:
+        raise SteeringError("too little text: give at least a hundred lines")
+    every = min(HELD_OUT, len(tokens))
+    return tokens.subset([i for i in range(len(tokens)) if i % every]), tokens.subset(range(0, len(tokens), every))
+
+
+def _remember(order: Order, folder: Path) -> None:
+    """Write down what is asked; refuse a folder in which something else was asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, asked = folder / "order.json", json.loads(json.dumps(asdict(order)))
+    if not file.exists():
+        (folder / "order.json.tmp").write_text(json.dumps(asked, indent=1) + "\n")
+        os.replace(folder / "order.json.tmp", file)
+        return
+    before = json.loads(file.read_text())
+    if changed := [f"{k} was {before.get(k)!r} and is {v!r}" for k, v in asked.items() if before.get(k) != v]:
+        raise SteeringError(
+            f"{str(folder)!r} holds a run that was begun otherwise: {'; '.join(changed)}."
+            " Ask as before to go on with it, or delete that folder"
+        )
+
+
+def _cut(metrics: Path, step: int) -> None:
+    """Forget what was noted after the checkpoint: it comes again."""
+    if not metrics.exists():
+        return
+    kept = [
+        line for line in metrics.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step
+    ]
+    metrics.with_name("metrics.jsonl.tmp").write_text("".join(f"{line}\n" for line in kept))
+    shutil.move(metrics.with_name("metrics.jsonl.tmp"), metrics)
+
+
+@dataclass(frozen=True)
+class NamedOrder(Order):
+    """What a job is asked for: the same, and what the bundle is to be called."""
+
+    out: str = "trained"
+
+
+def train(work: "Work") -> dict[str, Any]:
+    """Do a job of the type `sae_train`: leaves a bundle in the data directory's `bundles/`."""
+    from steering.train.distributed import ALONE
+
+    asked = dict(work.config)
+    out = work.settings.data_dir / "bundles" / str(asked.pop("out"))
+    if out.exists():
+        raise SteeringError(f"{str(out)!r} exists; give the job another `out`")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    run = Run(
+        Order(**{**asked, "text": tuple(asked["text"])}), work.folder / "run", device=device_of("auto"), ranks=ALONE
+    )
+
+    def tell(now: "Progress") -> None:
+        figures = {"step": now.step, "loss": now.loss, "explained_variance": now.explained_variance, "l0": now.l0}
+        work.tell(0.95 * now.step / run.steps, figures | {"dead": now.dead})
+
+    run.go(tell, every=500)
+    _, measures, spliced = run.finish(out, f"job {work.id}")
+    return {"bundle": str(out), "measures": asdict(measures), "loss_rise": spliced.rise}
+
+
+JOB = (NamedOrder, train)
+"""The type `sae_train`: what it may be asked for, and what does it."""

@@ -1,0 +1,139 @@
+"""Ease a reply that falls apart while it is spoken. Knows an engine and pieces; nothing of routes.
+
+Every few tokens the reply so far is judged: does it repeat itself, is it far from what the unsteered model would say,
+is the model sure of anything any more? If it strains, it goes on from the words already said with half of the
+strengths: for the engine that is a new request whose prompt is longer, so what is cached stays a function of tokens
+and spec, and both engines do it alike. Looks are at fixed tokens and not when pieces happen to come: what a seed
+gives does not depend on who else is there. The reply says where it was eased and why.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from server.engines.base import Engine, Generation, Piece
+from steering.evaluate.coherence import judge
+
+FIRST, EVERY = 24, 16
+"""Tokens before the first look, and between two."""
+WINDOW = 64
+"""Tokens that a look looks back."""
+EASE, MOST = 0.5, 3
+"""By what the strengths are multiplied, and how often at most."""
+NOISE = 4.5
+"""Nats a token of the steered model's own surprise (its entropy, as drawn): above, it is guessing."""
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""What the first half of a character is decoded to; the engine holds it back until it is whole."""
+
+Eased = Callable[[float], Generation]
+"""The same request with its strengths multiplied."""
+
+
+@dataclass(frozen=True)
+class Easing:
+    """Where a reply was eased, to which share of its strengths, and why."""
+
+    at: int
+    factor: float
+    why: str
+
+
+@dataclass
+class Guard:
+    """One reply under guard; what it has done is in `easings`."""
+
+    engine: Engine
+    begin: Callable[[Generation], AsyncGenerator[Piece, None]]
+    """How a reply is generated: the engine's own way, or one before it."""
+    eased: Eased
+    easings: list[Easing] = field(default_factory=list)
+
+    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+        """The reply's pieces, as the engine's, but eased where it strains."""
+        told = request.sampling.logprobs is not None
+        said: list[int] = []
+        mine: list[float] = []
+        running, look, why, ended = request, FIRST, "", False
+        while not ended:
+            wanted = running if told else replace(running, sampling=replace(running.sampling, logprobs=0))
+            async with aclosing(self._whole_looks(wanted, said, look)) as pieces:
+                async for piece, whole in pieces:
+                    said += piece.ids
+                    mine += [t.logprob for t in piece.logprobs]
+                    yield replace(piece, tokens=len(said), logprobs=piece.logprobs if told else ())
+                    ended = piece.finish_reason is not None
+                    why = await self._strains(request, said, mine) if whole and self._may_ease(said, ended) else ""
+                    if why:
+                        break
+            if why:
+                factor, look = EASE ** (len(self.easings) + 1), len(said) + FIRST
+                self.easings.append(Easing(len(said), factor, why))
+                running = self._onwards(request, factor, said)
+
+    async def _whole_looks(
+        self, request: Generation, said: Sequence[int], look: int
+    ) -> AsyncGenerator[tuple[Piece, bool], None]:
+        """The engine's pieces, cut where the reply is to be looked at; with each, whether that is its end."""
+        at, begun = len(said), len(said)
+        async with aclosing(self.begin(request)) as stream:
+            async for piece in stream:
+                rest: Piece | None = piece
+                while rest is not None:
+                    before = [*said]  # what has been taken so far
+                    now, rest, whole = self._cut(before, rest, look - at)
+                    if at == begun and begun:
+                        now = replace(now, text=self._gap(before, now) + now.text)
+                    at += len(now.ids)
+                    while look <= at:
+                        look += EVERY
+                    yield now, whole
+
+    def _cut(self, said: Sequence[int], piece: Piece, n: int) -> tuple[Piece, Piece | None, bool]:
+        """The piece up to its n-th token, the rest, and whether all is told there.
+
+        It isn't where that would cut a character, or where the engine holds back what may be a stop string.
+        """
+        if not 0 < n <= len(piece.ids):
+            return piece, None, False
+        text = self._text(said, piece.ids[:n])
+        if n == len(piece.ids):
+            return piece, None, text == piece.text
+        if text is None or not piece.text.startswith(text):
+            return piece, None, False
+        first = replace(piece, text=text, ids=piece.ids[:n], logprobs=piece.logprobs[:n], finish_reason=None)
+        left = replace(piece, text=piece.text[len(text) :], ids=piece.ids[n:], logprobs=piece.logprobs[n:])
+        return first, left, True
+
+    def _text(self, said: Sequence[int], ids: Sequence[int]) -> str | None:
+        """What these tokens add to the text; None in the middle of a character."""
+        before, after = self.engine.decode(said).rstrip(HALF), self.engine.decode([*said, *ids])
+        return None if after.endswith(HALF) else after[len(before) :]
+
+    def _gap(self, said: Sequence[int], piece: Piece) -> str:
+        """A space with which the piece begins when it is read behind what was said; some tokenizers drop it at a start."""
+        return " " if self._text(said, piece.ids) == f" {piece.text}" else ""
+
+    def _may_ease(self, said: Sequence[int], ended: bool) -> bool:
+        return not ended and len(self.easings) < MOST and len(said) >= FIRST
+
+    def _onwards(self, request: Generation, factor: float, said: Sequence[int]) -> Generation:
+        eased, sampling = self.eased(factor), request.sampling
+        seed = None if sampling.seed is None else sampling.seed + len(said)
+        left, least = sampling.max_tokens - len(said), max(0, sampling.min_tokens - len(said))
+        return replace(
+            eased,
+            ids=(*request.ids, *said),
+            steered=(*request.steered, *(True for _ in said)),
+            tenant=request.tenant,
+            sampling=replace(sampling, max_tokens=left, min_tokens=least, seed=seed),
+        )
+
+    async def _strains(self, request: Generation, said: Sequence[int], mine: Sequence[float]) -> str:
+        """Why the reply is to be eased; nothing if it holds."""
+        start = len(request.ids) + max(0, len(said) - WINDOW)
+        likely = await self.engine.logprobs_unsteered([*request.ids, *said], start)
+        found = judge(self.engine.decode(said[-WINDOW:]), likely)
+        if found.verdict != "ok":
+            return f"repetition {found.repetition:.2f}, {found.mean_logprob_unsteered:.1f} nats a token unsteered"
+        guessing = -sum(mine[-WINDOW:]) / max(1, len(mine[-WINDOW:]))
+        return f"{guessing:.1f} nats a token: it is guessing" if guessing > NOISE else ""

@@ -1,0 +1,339 @@
+"""What may be steered, by whom: one function that every steering passes before an engine sees it. Knows no routes.
+
+Roles bound how much is pushed in all: how long the sum is, and how far replies are expected to move (the load; KL grows
+with its square). Limits bound named features, each on either side of zero. They look at directions, not at names: what
+points the same way, under another number, from a preset's snapshot, as a vector, or put together from several, counts
+as the feature itself. What was decided is signed, and nothing is generated without that signature.
+"""
+
+import hashlib
+import hmac
+import math
+import secrets
+import tomllib
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from server import validation
+from server.auth.caller import Caller
+from server.auth.keys import Role
+from server.engines.base import Engine, Generation, Piece
+from server.errors import ApiError
+from server.telemetry import metrics
+from steering.calibration import dose_at
+from steering.catalogue.bundle import Applied, Bundle, Feature, Resolved, dose_of, knots_of
+from steering.catalogue.composition import BROKEN, STRAINED, Composition
+from steering.edits import ResolvedIntervention, as_vector
+from steering.errors import SteeringError
+from steering.spec import Preset, SteeringSpec
+
+Kinds = Literal["presets", "measured", "named", "any"]
+SAME = 0.7
+"""A cosine from which on two features are one for a limit."""
+ALIKE = 0.35
+"""Below this a direction counts nothing towards a limit: in narrow streams chance alone makes as much."""
+SLACK = 1e-3
+_SECRET = secrets.token_bytes(32)
+
+
+class Bounds(BaseModel):
+    """What a role may do; None is as much as the server's settings allow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steers: Kinds = "any"
+    """Presets alone; also features with a measured dose; also all that have a name; also the rest."""
+    features: int | None = Field(default=None, ge=0)
+    """How many beside the preset's own."""
+    load: float | None = Field(default=None, gt=0)
+    """How far all doses may go together."""
+    push: float | None = Field(default=None, gt=0)
+    """The longest summed push, in typical lengths of the stream."""
+    layers: int | None = Field(default=None, ge=1)
+    vectors: bool = True
+    """Whether vectors made of one's own examples may steer."""
+
+
+class Limit(BaseModel):
+    """How far one feature may be turned, in doses; `low` 0 keeps it from being turned down at all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    feature: str = Field(min_length=1)
+    low: float = Field(default=-float("inf"), le=0)
+    high: float = Field(default=float("inf"), ge=0)
+    roles: tuple[Role, ...] = ("viewer", "user", "creator", "researcher")
+    """Whom it binds."""
+    reason: str = ""
+
+
+class Policy(BaseModel):
+    """Bounds by role, and limits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    roles: dict[Role, Bounds] = {}
+    limit: tuple[Limit, ...] = ()
+
+    def bounds(self, role: Role) -> Bounds:
+        """Of a role, where nothing else is said the usual ones."""
+        return self.roles.get(role, USUAL[role])
+
+    @staticmethod
+    def read(path: Path | None) -> "Policy":
+        """The policy of a file; the usual one without. Raises BadPolicy."""
+        if path is None:
+            return Policy()
+        try:
+            return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+            raise BadPolicy(f"the policy {str(path)!r} cannot be read: {error}") from error
+        except ValidationError as error:
+            problem, said = validation.first(error.errors())
+            where = ".".join(map(str, problem["loc"]))
+            raise BadPolicy(f"the policy {str(path)!r}: {where}: {said}") from error
+
+
+USUAL: dict[Role, Bounds] = {
+    "viewer": Bounds(steers="presets", features=0, load=STRAINED, push=1.0, layers=1, vectors=False),
+    "user": Bounds(steers="measured", features=8, load=STRAINED, push=1.0, layers=1, vectors=False),
+    "creator": Bounds(steers="named", features=16, load=BROKEN, push=1.5, vectors=False),
+    "researcher": Bounds(),
+    "admin": Bounds(),
+}
+
+
+USUAL_POLICY = Policy()
+
+
+class BadPolicy(SteeringError):
+    """A policy that cannot be; the message says where."""
+
+
+@dataclass(frozen=True, eq=False)
+class Steered:
+    """What is to be decided."""
+
+    resolved: Resolved
+    composition: Composition
+    bundle: Bundle
+    presets: tuple[Preset, ...] = ()
+    """What the features come from, where they come from presets."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A decision against a steering: which rule, and what to do."""
+
+    name: str
+    says: str
+    param: str = "steering"
+
+
+def decide(policy: Policy, caller: Caller, steered: Steered) -> str:
+    """Sign what a caller may do. Raises ApiError that names the rule."""
+    for rule in (*_bounded(policy.bounds(caller.role), caller, steered), *_limited(policy, caller, steered)):
+        metrics.refused.labels(rule.name).inc()
+        raise ApiError(
+            403,
+            rule.says,
+            code="policy_refused",
+            param=rule.param,
+            kind="permission_error",
+            more={"rule": rule.name},
+        )
+    revision = steered.bundle.info.revision
+    return _signed(steered.resolved.fingerprint, revision, caller.person() or "")
+
+
+@dataclass(frozen=True, eq=False)
+class Admission:
+    """The way to an engine: what was not decided on is not generated."""
+
+    engine: Engine
+
+    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+        """Generate. Raises NotDecided."""
+        owed = _signed(request.fingerprint, request.revision, request.tenant)
+        if not hmac.compare_digest(owed, request.ticket):
+            raise NotDecided("this steering was never decided on; nothing was generated")
+        async with aclosing(self.engine.generate(request)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+def as_much(spec: SteeringSpec, other: SteeringSpec) -> bool:
+    """Whether two specs have the same features, the strengths of one all the same multiple of the other's."""
+    mine, theirs = ({(f.id, f.mode): f.strength for f in s.features} for s in (spec, other))
+    if mine.keys() != theirs.keys() or not all(theirs.values()):
+        return False
+    factors = [mine[name] / theirs[name] for name in mine]
+    same = max(factors) - min(factors) <= 1e-3 * max(1.0, abs(max(factors)))
+    return same and min(factors) >= 0 and (max(factors) == 1 or all(mode == "add" for _, mode in mine))
+
+
+def advised(scale: float) -> str:
+    """A number of two digits that is not above it, so that whoever follows the advice is let through."""
+    if not (math.isfinite(scale) and scale > 0):
+        return "0"
+    step = 10.0 ** (math.floor(math.log10(scale)) - 1)
+    return f"{math.floor(scale / step + 1e-9) * step:.6g}"
+
+
+class NotDecided(RuntimeError):
+    """A bug: a request has come to the engine by a way of its own."""
+
+
+def _signed(*parts: str) -> str:
+    return hmac.new(_SECRET, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
+
+
+def _bounded(bounds: Bounds, caller: Caller, steered: Steered) -> Iterable[Rule]:
+    applied, role = steered.resolved.applied, caller.role
+    own = {f.id for p in steered.presets for f in p.steering.features}
+    added = [a for a in applied if a.feature.id not in own]
+    if bounds.features is not None and len(added) > bounds.features:
+        says = f"{len(added)} features beside the preset's; a {role!r} steers at most {bounds.features}"
+        yield Rule("features", says, "steering.features")
+    for a in added:
+        if not _steers(bounds.steers, a):
+            yield Rule("kind", f"{a.feature.id!r}: a {role!r} {MAY[bounds.steers]}", "steering.features")
+    if bounds.steers == "presets" and not _as_they_are(steered):
+        says = f"a {role!r} {MAY[bounds.steers]}, all of a preset's features as much more or less"
+        yield Rule("kind", says, "steering.features")
+    if not bounds.vectors and any(a.vector for a in applied):
+        yield Rule(
+            "vectors", f"a {role!r} does not steer by vectors; that takes a researcher's key", "steering.features"
+        )
+    layers = {a.layer for a in applied}
+    if bounds.layers is not None and len(layers) > bounds.layers:
+        yield Rule("layers", f"{len(layers)} layers at once; a {role!r} steers at most {bounds.layers}")
+    load, push = steered.composition.load, max(steered.resolved.push_norm.values(), default=0.0)
+    more_load, more_push = _multiplied(steered)
+    load, push = load + more_load, push + more_push
+    scale = steered.resolved.spec.scale
+    for name, value, most in (("load", load, bounds.load), ("push", push, bounds.push)):
+        if most is not None and not value <= most + SLACK:
+            says = f"the {name} is {value:.3g}; a {role!r} goes to {most:g}: lower the strengths, or set steering.scale to {advised(scale * most / value)}"
+            yield Rule(name, says)
+
+
+MAY: dict[Kinds, str] = {
+    "presets": "steers by presets as they are; GET /v1/presets lists them",
+    "measured": "steers by features with a measured dose; GET /v1/features?calibrated=true lists them",
+    "named": "steers by features that have a name; GET /v1/features lists them",
+    "any": "steers by anything",
+}
+
+
+def _steers(kinds: Kinds, a: Applied) -> bool:
+    if kinds == "measured":
+        told = a.feature.calibration
+        return a.measured and (told is None or told.works)
+    return kinds == "any" or (kinds == "named" and bool(a.feature.label or a.vector))
+
+
+def _as_they_are(steered: Steered) -> bool:
+    """Whether a spec is whole presets, each as strong as it is or weaker or stronger, never turned round, where they steer."""
+    spec, theirs = steered.resolved.spec, [p.steering for p in steered.presets]
+    known = {f.id for s in theirs for f in s.features}
+    if any(f.id not in known for f in spec.features) or spec.scale < 0:
+        return False
+    for one in theirs:
+        ids = {f.id for f in one.features}
+        mine = spec.model_copy(update={"features": tuple(f for f in spec.features if f.id in ids)})
+        if spec.unit != one.unit or not as_much(mine, one):
+            return False
+    return not theirs or spec.scope in {s.scope for s in theirs}
+
+
+def _multiplied(steered: Steered) -> tuple[float, float]:
+    """By how much load and push grow where features that are multiplied, or turned round, are as active as they get.
+
+    What is taken away is there already and goes to nothing, so a gate between 0 and 1 adds nothing.
+    """
+    bundle, extra, doses = steered.bundle, [], []
+    for a, item in _items(steered):
+        if 0 <= item.gate <= 1 + SLACK:
+            continue
+        raw = -item.gate * a.feature.typical_max
+        extra.append(raw * _direction(item, bundle))
+        doses.append(dose_at(raw, knots_of(a.feature, dose_of(a.feature, bundle.info))) * _direction(item, bundle))
+    if not extra:
+        return 0.0, 0.0
+    push = float(torch.stack(extra).sum(0).norm()) / bundle.info.typical_norm
+    return float(torch.stack(doses).sum(0).norm()), push
+
+
+def _limited(policy: Policy, caller: Caller, steered: Steered) -> Iterable[Rule]:
+    for limit in policy.limit:
+        if caller.role in limit.roles and (says := _broken(limit, steered)):
+            reason = f" ({limit.reason})" if limit.reason else ""
+            yield Rule("limit", f"{limit.feature!r} is limited here{reason}: {says}", "steering.features")
+
+
+def _broken(limit: Limit, steered: Steered) -> str:
+    """What a spec does that a limit does not let it; empty if nothing."""
+    bundle, raw, least = steered.bundle, 0.0, max(ALIKE, 4 / steered.bundle.sae.d_in**0.5)
+    found = bundle.numbered.get(int(n)) if (n := limit.feature.rpartition("/")[2]).isdecimal() else None
+    here = found and limit.feature == found.id
+    for a, item in _items(steered):
+        named = a.feature.id == limit.feature
+        cosine = (
+            1.0
+            if named
+            else float(_direction(item, bundle) @ bundle.sae.W_dec[found.row].float().cpu())
+            if found and here
+            else 0.0
+        )
+        if abs(cosine) < least:
+            continue
+        raw += item.target * cosine
+        if abs(cosine) >= SAME and (says := _gated(limit, a, item)):
+            return says
+    for whole in (raw, _together(steered, found, least) if found and here else 0.0):
+        dose = dose_at(whole, knots_of(found, dose_of(found, bundle.info))) if found and here else whole
+        if not limit.low - SLACK <= dose <= limit.high + SLACK:
+            return f"what points its way comes to a dose of {dose:+.2f}; {limit.low:g} to {limit.high:g} is allowed"
+    return ""
+
+
+def _together(steered: Steered, limited: Feature, least: float) -> float:
+    """How far all that pushes goes the limited feature's way, if it does so by more than chance: many that hardly do can."""
+    pushes = [item.target * _direction(item, steered.bundle) for _, item in _items(steered)]
+    total = torch.stack(pushes).sum(0) if pushes else torch.zeros(steered.bundle.sae.d_in)
+    along = float(total @ steered.bundle.sae.W_dec[limited.row].float().cpu())
+    return along if abs(along) >= least * float(total.norm()) else 0.0
+
+
+def _gated(limit: Limit, a: Applied, item: ResolvedIntervention) -> str:
+    """Taking a live activation away turns down what it is of; multiplying it turns it up."""
+    kept = 1 - item.gate
+    if kept < 1 - SLACK and limit.low > -1:
+        return f"{a.feature.id!r} would be taken away ({a.mode}), and it may not be turned down so far"
+    if kept > 1 + SLACK and limit.high < float("inf"):
+        return f"{a.feature.id!r} would be multiplied, and it may not be turned up freely"
+    if kept < -SLACK:
+        return f"{a.feature.id!r} would be turned round"
+    return ""
+
+
+def _items(steered: Steered) -> Iterable[tuple[Applied, ResolvedIntervention]]:
+    by_layer = {hook: list(items) for hook, items in steered.resolved.interventions.items()}
+    hook = steered.bundle.info.hook
+    there = [a for a in steered.resolved.applied if a.layer == steered.bundle.layer]
+    return zip(there, by_layer.get(hook, ()), strict=True)
+
+
+def _direction(item: ResolvedIntervention, bundle: Bundle) -> Tensor:
+    if item.pinned:
+        found = as_vector(item.pinned.direction, bundle.sae.d_in).float().cpu()
+        return found / torch.linalg.vector_norm(found).clamp_min(1e-12)
+    return bundle.sae.W_dec[item.index].float().cpu()

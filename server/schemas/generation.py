@@ -1,0 +1,362 @@
+"""What may stand in a request: OpenAI's fields, vLLM's extras under vLLM's names, and `steering`. Values only."""
+
+import difflib
+import json
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from server.engines.base import Sampling
+from server.errors import ApiError, bad_request, first_problem
+from server.validation import given
+from steering.model.chat_template import Message
+from steering.spec import Features, Preset, Scope, SteeringSpec, Unit
+
+T = TypeVar("T", bound=BaseModel)
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# JSON knows one kind of number: 16.0 is a whole one, true and "16" are none.
+Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
+Stops = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda v: (v,) if isinstance(v, str) else tuple(v or ()) if isinstance(v, list | None) else v),
+]
+
+_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": _PART}]},
+    },
+}
+Said = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
+"""A message as it comes; `messages_of` takes it apart and says what is wrong with it."""
+
+
+class Prompt(NamedTuple):
+    """One text that is to be continued, or the ids of its tokens, and where in the body it stands."""
+
+    place: str
+    said: str | tuple[int, ...]
+
+
+def prompts_of(value: object) -> tuple[Prompt, ...]:
+    """OpenAI's four forms of a prompt as one: text, ids, a list of texts, a list of ids. Raises a 400 that names the place."""
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_whole(value[0])):
+        return (Prompt("prompt", _prompt(value, "prompt")),)
+    if not isinstance(value, list):
+        raise bad_request(f"prompt: text or a list is wanted, not {given(value)}", param="prompt")
+    if not value:
+        raise bad_request("prompt: give at least 1, not 0", param="prompt")
+    return tuple(Prompt(f"prompt.{i}", _prompt(each, f"prompt.{i}")) for i, each in enumerate(value))
+
+
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_TEXT_OR_IDS = {"anyOf": [{"type": "string"}, _IDS]}
+Prompts = Annotated[
+    tuple[Prompt, ...],
+    PlainValidator(prompts_of),
+    WithJsonSchema({"anyOf": [*_TEXT_OR_IDS["anyOf"], {"type": "array", "minItems": 1, "items": _TEXT_OR_IDS}]}),
+]
+MOST_REPLIES = 128
+"""Of one request for raw completions: its prompts, each `n` times."""
+
+COLDEST = 1e-5
+"""Below this temperature a reply is greedy, as in vLLM: dividing logits by less overflows."""
+_SAMPLED = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "min_tokens",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "include_stop_str_in_output",
+    "ignore_eos",
+)
+
+
+class SteeringRequest(BaseModel):
+    """The `steering` object. A key that it doesn't know is refused, so that a typo is not silently unsteered."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: str | None = None
+    features: Features = ()
+    unit: Unit = "dose"
+    scale: Finite = 1.0
+    scope: Scope = "assistant"
+    over_budget: Literal["refuse", "cut"] = "refuse"
+    """What becomes of a summed push that is longer than allowed; a cut is told in `warnings`."""
+    personal: bool = False
+    """Where the request names no scale of a preset, or no strength of a feature, take those that its `user` came to like."""
+    default: bool = True
+    """Whether the operator's default preset, if there is one, lies under what is asked here; a preset replaces it."""
+    guard: bool = False
+    """Ease the strengths for the rest of a reply that strains; where and why is told in `eased`."""
+    wanted: tuple[Literal["applied", "coherence"], ...] = Field(default=("applied",), alias="return")
+
+    def spec(self) -> SteeringSpec:
+        """The spec without the preset."""
+        return SteeringSpec(features=self.features, unit=self.unit, scale=self.scale, scope=self.scope)
+
+    def over(self, preset: Preset | None) -> SteeringSpec:
+        """The preset's spec with what is given here laid over it."""
+        return preset.steering.overridden_by(self.spec(), self.model_fields_set) if preset else self.spec()
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool = False
+
+
+class GenerationRequest(BaseModel):
+    """What chat and raw completions share. Unknown OpenAI fields are ignored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str = Field(min_length=1)
+    user: str | None = Field(default=None, max_length=256)
+    """Whose request it is: only of those who agreed is anything kept to learn from."""
+    max_tokens: Whole | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    n: Whole = Field(default=1, ge=1, le=8)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stop: Stops = ()
+    seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=300)
+    top_k: Whole | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    min_tokens: Whole | None = Field(default=None, ge=0)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=10, allow_inf_nan=False)
+    stop_token_ids: list[int] | None = Field(default=None, max_length=64)
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    steering: SteeringRequest | None = None
+
+    @field_validator("stop")
+    @classmethod
+    def _at_most_four(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if len(stop) > 4:
+            raise ValueError(f"at most 4 stop strings; {len(stop)} were given")
+        if "" in stop:
+            raise ValueError("a stop string may not be empty")
+        return stop
+
+    @property
+    def asked_max_tokens(self) -> int | None:
+        """How many tokens were asked for, if any."""
+        return self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives to report per token; None for no log-probabilities."""
+        return None
+
+    def sampling(self, preset: Preset | None, max_tokens: int) -> Sampling:
+        """How to draw: the request's word first, then the preset's, then the defaults."""
+        given = {k: v for k in _SAMPLED if (v := getattr(self, k)) is not None}
+        taken: dict[str, Any] = {**_known(preset.sampling if preset else {}), **given, "max_tokens": max_tokens}
+        taken["top_k"] = max(0, int(taken.get("top_k", 0)))
+        if taken.get("temperature", 1) < COLDEST:
+            taken["temperature"] = 0.0
+        return Sampling(
+            **taken,
+            stop=self.stop,
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            logit_bias=tuple((self.logit_bias or {}).items()),
+            logprobs=self.alternatives,
+        )
+
+
+class ChatRequest(GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    messages: list[Said] = Field(min_length=1, max_length=2000)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1)
+    logprobs: bool = False
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+    audio: Any = None
+    modalities: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _only_what_is_built(self) -> "ChatRequest":
+        if self.tools and self.tool_choice != "none":
+            raise unsupported("tools", "tools are not supported; leave them out or set tool_choice to 'none'")
+        if self.response_format and self.response_format.get("type", "text") != "text":
+            raise unsupported("response_format", "only the response format 'text' is supported")
+        if self.audio is not None or "audio" in (self.modalities or ()):
+            raise unsupported("audio", "audio is not supported; ask for text")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs")
+        return self
+
+    @property
+    def asked_max_tokens(self) -> int | None:
+        """`max_completion_tokens` wins over its older name."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives per token."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def chat(self) -> list[Message]:
+        """The messages as role and text. Raises a 400 for what is no text."""
+        return messages_of(self.messages)
+
+
+class CompletionRequest(GenerationRequest):
+    """POST /v1/completions: raw text, no roles. Scope `assistant` means `generated` here."""
+
+    prompt: Prompts
+    """Text or the ids of its tokens, or a list of several; each is continued as if it had come alone."""
+    logprobs: Whole | None = Field(default=None, ge=0, le=20)
+    echo: bool = False
+    suffix: str | None = None
+
+    @model_validator(mode="after")
+    def _only_what_is_built(self) -> "CompletionRequest":
+        for name in ("echo", "suffix"):
+            if getattr(self, name):
+                raise unsupported(name, f"{name} is not supported; leave it out")
+        if (replies := self.n * len(self.prompt)) > MOST_REPLIES:
+            asked = f"{len(self.prompt)} prompts" + (f" with n of {self.n} are {replies} replies" if self.n > 1 else "")
+            raise bad_request(f"{asked}; at most {MOST_REPLIES} at once: send fewer at a time", param="prompt")
+        return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives per token."""
+        return self.logprobs
+
+
+class ValidateRequest(BaseModel):
+    """POST /v1/steering/validate."""
+
+    model: str | None = None
+    steering: SteeringRequest | None = None
+    user: str | None = Field(default=None, max_length=256)
+    """Whose vectors it may steer by."""
+
+
+def parse(kind: type[T], body: bytes) -> T:
+    """Read a JSON body. Raises a 400 for what is no JSON, or holds NaN, infinity or half a character."""
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+        text = json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise bad_request("the text is not valid Unicode (a lone surrogate or broken UTF-8)", param=None) from error
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"the body is not valid JSON: {error}", param=None, code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise bad_request("the body must be a JSON object", param=None)
+    if issubclass(kind, GenerationRequest):
+        _check_meant(value.keys() - kind.model_fields)
+    return kind.model_validate_json(text, strict=True)
+
+
+def check_sampling(sampling: dict[str, float]) -> None:
+    """Hold a preset's sampling against what a request may ask. Raises a 400 that names the key."""
+    if unknown := sorted(sampling.keys() - set(_SAMPLED)):
+        raise bad_request(
+            f"a preset cannot set {unknown[0]!r}; it can set {', '.join(_SAMPLED)}", param=f"sampling.{unknown[0]}"
+        )
+    try:
+        GenerationRequest.model_validate({"model": "any", **sampling})
+    except ValidationError as error:
+        raise first_problem(error, within="sampling") from error
+
+
+def messages_of(messages: list[dict[str, Any]]) -> list[Message]:
+    """Messages as role and text. Raises a 400 for what is no text."""
+    return [_message(m, f"messages.{i}") for i, m in enumerate(messages)]
+
+
+def unsupported(param: str, message: str) -> ApiError:
+    """A 400 for something that OpenAI has and this server has not."""
+    return bad_request(message, param=param, code="unsupported_parameter")
+
+
+def _is_whole(value: object) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def _prompt(value: object, at: str) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise bad_request(f"{at}: text or a list of token ids is wanted, not {given(value)}", param=at)
+    if not value:
+        raise bad_request(f"{at}: give at least 1 token, not 0", param=at)
+    for i, token in enumerate(value):
+        if not _is_whole(token):
+            raise bad_request(f"{at}.{i}: a token id is wanted, not {given(token)}", param=f"{at}.{i}")
+    return tuple(map(int, value))
+
+
+def _check_meant(unknown: set[str]) -> None:
+    """What other servers know is ignored, but what was meant to be steered is not answered unsteered. Raises a 400."""
+    for name in sorted(n for n in unknown if len(n) < 16)[:64]:
+        if name in ("preset", "features"):
+            raise bad_request(f"{name!r} belongs into 'steering'", param=name, code="unknown_field")
+        if difflib.SequenceMatcher(None, name.lower(), "steering").ratio() > 0.8:
+            raise bad_request(f"no field {name!r}; did you mean 'steering'?", param=name, code="unknown_field")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _known(sampling: dict[str, float]) -> dict[str, Any]:
+    return {k: int(v) if k in ("top_k", "min_tokens", "seed") else v for k, v in sampling.items() if k in _SAMPLED}
+
+
+def _message(message: dict[str, Any], at: str) -> Message:
+    role = {"developer": "system"}.get(str(message.get("role")), message.get("role"))
+    if role in ("tool", "function"):
+        raise unsupported(f"{at}.role", "tool messages are not supported")
+    if role not in ("system", "user", "assistant"):
+        raise bad_request(
+            f"role must be 'system', 'developer', 'user' or 'assistant', not {role!r}", param=f"{at}.role"
+        )
+    if message.get("tool_calls"):
+        raise unsupported(f"{at}.tool_calls", "tool calls are not supported")
+    return {"role": role, "content": _text(message.get("content"), f"{at}.content")}
+
+
+def _text(content: object, at: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        raise bad_request("content must be a string or a list of text parts", param=at)
+    for i, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise unsupported(f"{at}.{i}", f"content part of type {kind!r} is not supported; only text is")
+    return "".join(part["text"] for part in content)

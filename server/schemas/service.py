@@ -1,0 +1,84 @@
+"""Jobs, limits, and how the server is. Schemas alone."""
+
+from typing import Literal
+
+from pydantic import BaseModel, JsonValue
+
+from server.jobs.queue import Job
+from server.schemas.pages import Page
+
+
+class JobList(Page):
+    """A page of jobs."""
+
+    data: list[Job]
+
+
+class JobDeleted(BaseModel):
+    """A job that is gone."""
+
+    id: str
+    deleted: Literal[True]
+
+
+class Artifact(BaseModel):
+    """A file of a job."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class ArtifactList(BaseModel):
+    """A job's files."""
+
+    object: Literal["list"]
+    data: list[Artifact]
+
+
+class Limits(BaseModel):
+    """What this server is and allows, section by section."""
+
+    object: Literal["limits"]
+    server: dict[str, JsonValue]
+    model: dict[str, JsonValue]
+    sae: dict[str, JsonValue]
+    steering: dict[str, JsonValue]
+    requests: dict[str, JsonValue]
+    sweep: dict[str, JsonValue]
+    users: dict[str, JsonValue]
+    training: dict[str, JsonValue]
+    labels: dict[str, JsonValue]
+    meaning: dict[str, JsonValue]
+    shares: dict[str, JsonValue]
+    keys: dict[str, JsonValue]
+
+
+class Alive(BaseModel):
+    """The process is up."""
+
+    status: Literal["ok"]
+
+
+class Health(Alive):
+    """Ready to answer."""
+
+    engine: str
+    model: str
+    revision: str
+    swap_error: str | None
+    store: str
+    store_error: str | None
+    single_process: bool
+    version: str
+
+
+class Versions(BaseModel):
+    """Versions of what answers."""
+
+    version: str
+    git: str | None
+    engine: str
+    torch: str
+    transformers: str
+    vllm: str | None

@@ -1,0 +1,1 @@
+"""The served model: which model, SAE revision and presets answer a request."""

@@ -1,0 +1,179 @@
+"""Which revision of the SAE is served, and the change to another one. Knows the store's setting; no routes, no training.
+
+The store says which revision is wanted, and what people call its features; whoever writes it there, the server follows
+within a second. Another revision
+is opened beside the one that is served, given to the engine, and then the application gets a new `Tiller`: a reply
+that runs goes on with the old one, the next request finds the new one. What cannot be opened is never served.
+"""
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from server.serving.served_model import Tiller
+from server.settings import Settings
+from server.store.base import Conflict, Store, Unavailable, edits_setting
+from steering.catalogue.bundle import Bundle, Catalogue, read_info
+from steering.catalogue.revisions import Revisions
+from steering.errors import BadBundle
+
+log = structlog.get_logger(__name__)
+EVERY = 1.0
+"""Seconds between two looks at the store."""
+
+
+def setting_of(bundle: str) -> str:
+    """The setting that names the revision of a bundle which is to be served."""
+    return f"revision:{bundle}"
+
+
+def revisions_of(settings: Settings) -> Revisions:
+    """The revisions of the bundle that the settings name, shipped and published. Raises BadBundle."""
+    return Revisions(settings.bundle, settings.data_dir / "revisions" / read_info(settings.bundle).name)
+
+
+async def open_wanted(revisions: Revisions, store: Store) -> Bundle:
+    """Open the revision that the store names, or the nearest ancestor that can be opened.
+
+    Raises BadBundle if not even the shipped one can be.
+    """
+    shipped = revisions.info.revision
+    revision = await store.setting(setting_of(revisions.info.name)) or shipped
+    while True:
+        try:
+            return await asyncio.to_thread(revisions.open, revision)
+        except BadBundle as error:
+            if revision == shipped:
+                raise
+            refused, revision = revision, _parent(revisions, revision) or shipped
+            log.error("revision refused", revision=refused, instead=revision, why=str(error))
+
+
+def _parent(revisions: Revisions, revision: str) -> str | None:
+    try:
+        return revisions.manifest(revision).parent
+    except BadBundle:
+        return None
+
+
+async def as_called(tiller: Tiller, bundle: Bundle) -> Tiller:
+    """The tiller with another bundle, whose features are called what people here call them."""
+    edits = await tiller.store.feature_edits(bundle.info.name)
+    return replace(tiller, catalogue=Catalogue([bundle.with_edits(edits)]))
+
+
+class Swap:
+    """Keeps `state.tiller` at the revision that the store wants."""
+
+    def __init__(self, state: Any) -> None:  # noqa: ANN401 - starlette's State
+        self.state = state
+        self.error: str | None = None
+        """Why the wanted revision is not served, if so."""
+        self._refused: str | None = None
+        self._said: str | None = None
+        """What the setting of the edits was when they were read."""
+        self._lost = False
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def _tiller(self) -> Tiller:
+        return self.state.tiller
+
+    async def watch(self) -> None:
+        """Follow the store for good."""
+        pinned = False
+        while True:
+            try:
+                if not pinned:
+                    await self._pin_presets()
+                pinned = True
+                await self.look()
+                if self._lost:
+                    log.warning("the store is there again")
+                self._lost = False
+            except Unavailable as error:
+                if not self._lost:  # /health tells it for as long as it lasts
+                    log.error("the store is lost", why=str(error))
+                self._lost = True
+            except Exception as error:
+                self.error = f"cannot look which revision is wanted: {error}"
+                log.exception("looking for another revision failed")
+            await self._tiller.store.changed(EVERY)
+
+    async def look(self) -> None:
+        """Serve what the store names, unless it is served or was refused before, under the labels that it has by now."""
+        async with self._one_at_a_time:
+            tiller = self._tiller
+            said = await tiller.store.setting(edits_setting(tiller.model))
+            if said != self._said:  # here or by another server
+                self.state.tiller = tiller = await as_called(tiller, tiller.bundle)
+                self._said = said
+            wanted = await tiller.store.setting(setting_of(tiller.model)) or tiller.revisions.info.revision
+            if wanted == tiller.bundle.info.revision:
+                self.error, self._refused = None, None
+            elif wanted != self._refused:
+                try:
+                    await self._serve(wanted)
+                except BadBundle:
+                    pass  # it is logged, and /health tells it
+
+    async def activate(self, revision: str) -> str:
+        """Serve a revision and have the store say so; return the one before. Raises BadBundle, and then nothing changed."""
+        async with self._one_at_a_time:
+            tiller = self._tiller
+            before = tiller.bundle.info.revision
+            opened = await self._open(revision) if revision != before else None
+            await tiller.store.set_setting(setting_of(tiller.model), revision)
+            await self._take(opened)
+        return before
+
+    async def relabel(self) -> None:
+        """Serve the same revision with what people call its features by now."""
+        async with self._one_at_a_time:
+            self.state.tiller = await as_called(self._tiller, self._tiller.bundle)
+
+    async def _serve(self, revision: str) -> None:
+        # Asked before it is opened: files that come in between are to be looked at again.
+        were_there = revision in self._tiller.revisions.names()
+        try:
+            await self._take(await self._open(revision))
+        except BadBundle as error:
+            before, self.error = self.error, f"revision {revision!r} is not served: {error}"
+            if were_there:  # else its files may still be on their way here
+                self._refused = revision
+            if before != self.error:
+                served = self._tiller.bundle.info.revision
+                log.error("revision refused", revision=revision, serving=served, why=str(error))
+            raise
+
+    async def _open(self, revision: str) -> Bundle:
+        tiller, started = self._tiller, time.monotonic()
+
+        def read() -> Bundle:
+            found = tiller.revisions.open(revision, gently=True)
+            found.check_fits(tiller.engine.width)
+            return found.to(tiller.engine.device)
+
+        found = await asyncio.to_thread(read)
+        await tiller.engine.add_revision(revision, {found.info.hook: found.files})
+        log.info("revision opened", revision=revision, seconds=round(time.monotonic() - started, 3))
+        return found
+
+    async def _take(self, opened: Bundle | None) -> None:
+        self.error, self._refused = None, None
+        if opened:
+            self.state.tiller = await as_called(self._tiller, opened)
+
+    async def _pin_presets(self) -> None:
+        """Give presets that were saved before there were snapshots theirs, while their features are there."""
+        tiller = self._tiller
+        for preset in await tiller.store.presets():
+            pinned = tiller.bundle.pinned(preset)
+            if preset.model == tiller.model and pinned != preset:
+                try:
+                    await tiller.store.save_preset(pinned, based_on=preset.version)
+                except Conflict:
+                    pass  # whoever changed it in between has pinned it

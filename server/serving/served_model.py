@@ -1,0 +1,398 @@
+"""What a request means: which model, preset and steering, checked against catalogue and policy. Knows no routes.
+
+`Tiller` holds the collaborators of every route; another revision of the SAE is another `Tiller`. `choose` is the only
+way to a `Choice`, and the engine is only reached through `admission`, which takes nothing that was not decided on.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from server import validation
+from server.auth.caller import ANYONE, Caller
+from server.engines.base import Engine, Generation, Sampling
+from server.errors import ApiError, bad_request
+from server.safety.guards import Verdict, Watch
+from server.safety.policy import USUAL_POLICY, Admission, Policy, Steered, advised, as_much, decide
+from server.schemas.generation import SteeringRequest
+from server.settings import Settings
+from server.store.base import Store, Unavailable
+from steering.catalogue.bundle import Applied, Bundle, Catalogue, Resolved
+from steering.catalogue.composition import Composition, compose
+from steering.catalogue.revisions import Revisions
+from steering.errors import BadStrength, UnknownFeature
+from steering.model.chat_template import EncodedChat
+from steering.spec import VECTOR, Preset, Snapshot, SteeringSpec
+
+MAX_FACTOR = 100.0
+"""Policy: by how much a live activation may be multiplied."""
+
+GUARDED = {
+    "unsteered": "the model itself would refuse this, so it was not steered",
+    "refused": "the server does not answer this prompt",
+}
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that was done as asked, but that the caller should know."""
+
+    code: str
+    feature: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A checked request: what to steer, and how to tell it."""
+
+    model: str
+    preset: Preset | None
+    resolved: Resolved
+    revision: str
+    composition: Composition
+    coherence: bool = False
+    cut: float | None = None
+    """By what all strengths were multiplied, where the sum was too long and the caller asked for that."""
+    pins: Mapping[str, Snapshot] = field(default_factory=dict)
+    """The preset's snapshots and the user's own vectors, as they were resolved with."""
+    ticket: str = ""
+    """The policy's signature."""
+    caller: Caller = ANYONE
+    default: Preset | None = None
+    """The operator's, where the request left it on; it lies under all else."""
+    verdict: Verdict | None = None
+    """What the guards said of it; None where there are none."""
+    like: Preset | None = None
+    """One that steers just this, where none was named: a page sends sliders."""
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """Where features come from."""
+        return tuple(p for p in (self.default, self.preset, self.like) if p)
+
+    def generation(self, chat: EncodedChat, sampling: Sampling) -> Generation:
+        """The engine's request: which prompt tokens are steered follows from the scope."""
+        n, scope = len(chat.ids), self.resolved.spec.scope
+        # What is drawn first is read off the last prompt token, so `generated` begins there.
+        steered = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
+        return Generation(
+            chat.ids,
+            steered,
+            True,
+            self.resolved.edits,
+            self.resolved.fingerprint,
+            interventions=self.resolved.interventions,
+            revision=self.revision,
+            tenant=self.caller.person() or "",
+            sampling=sampling,
+            ticket=self.ticket,
+        )
+
+    def echo(self) -> dict[str, Any]:
+        """What was applied, as every reply carries it."""
+        spec = self.resolved.spec
+        told = {} if self.verdict is None else {"guards": self.verdict.told(scores=self.caller.may("researcher"))}
+        return (
+            told
+            | {
+                "hash": self.resolved.fingerprint,
+                "unit": spec.unit,
+                "scope": spec.scope,
+                "revision": self.revision,
+                "preset": self.preset.id if self.preset else None,
+                "default": self.default.id if self.default else None,
+                "applied": [_applied(a) for a in self.resolved.applied],
+                "load": self.composition.load,
+                "predicted": self.composition.verdict,
+                "warnings": [w.__dict__ for w in self.warnings()],
+            }
+            | ({"cut": self.cut} if self.cut is not None else {})
+        )
+
+    def warnings(self) -> list[Warned]:
+        """What the caller should know of the doses, of how features go together, and of a cut."""
+        its_own = {f.id for p in self.presets for f in p.steering.features}
+        found = [w for a in self.resolved.applied for w in _warned(a, self.revision, of_preset=a.feature.id in its_own)]
+        found += [Warned("overlap", o.one, o.says) for o in self.composition.overlaps]
+        if self.verdict and self.verdict.outcome != "as asked":
+            found.append(Warned("guards", "", GUARDED[self.verdict.outcome]))
+        if self.cut is not None:
+            says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
+            found.append(Warned("cut", "", says))
+        return found
+
+
+def _warned(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:
+    found, name = [], a.feature.label or a.feature.id
+    if a.gone and not a.vector:
+        kept = f"{name}: revision {revision} has it no more; what was saved with the preset steers"
+        found.append(Warned("retired", a.feature.id, kept))
+    if a.mode in ("scale", "ablate"):
+        return found  # these have no dose
+    if not a.measured:
+        said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
+        return [*found, Warned("not_measured", a.feature.id, said)]
+    told = a.feature.calibration
+    if told and told.points and not told.works and not of_preset:  # a preset was made of what works together
+        said = f"{name}: no dose of it had an effect that a random direction does not have"
+        found.append(Warned("no_effect", a.feature.id, said))
+    edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0
+    if abs(a.dose) > edge + 1e-6:
+        said = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
+        found.append(Warned("above_sweet_spot", a.feature.id, said))
+    return found
+
+
+def disclosed(choices: Sequence[Choice]) -> dict[str, str]:
+    """The headers by which whoever passes replies on can tell that one was steered, and by what; of several, one after the other."""
+    told = {
+        "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
+        "X-Tiller-Steering": [c.resolved.fingerprint for c in choices],
+        "X-Tiller-Revision": [c.revision for c in choices],
+        "X-Tiller-Preset": [c.preset.id for c in choices if c.preset],
+    }
+    return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if each}
+
+
+@dataclass(frozen=True, eq=False)
+class Tiller:
+    """The collaborators of every route."""
+
+    engine: Engine
+    catalogue: Catalogue
+    store: Store
+    settings: Settings
+    revisions: Revisions
+    """Of the bundle, on disk."""
+    policy: Policy = USUAL_POLICY
+    watch: Watch | None = None
+    """What reads prompts and replies, where somebody has set it up."""
+
+    @property
+    def admission(self) -> Admission:
+        """The way to the engine."""
+        return Admission(self.engine)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that is served; its name is the model's."""
+        return next(iter(self.catalogue.bundles.values()))
+
+    @property
+    def model(self) -> str:
+        """The model's id on the wire."""
+        return self.bundle.info.name
+
+    async def preset(self, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
+        """A preset of the bundle or of the store; what a caller may not see is as if it were not there."""
+        if shipped := next((p for p in self.bundle.presets if p.id == preset_id), None):
+            return shipped
+        for tenant in dict.fromkeys((caller.tenant, "")):
+            found = self._mine(await self.store.preset(preset_id, tenant))
+            if found and caller.sees(found):
+                return found
+        return None
+
+    async def presets(self, caller: Caller = ANYONE) -> list[Preset]:
+        """The bundle's presets, then the saved ones that a caller may see; of two with one id, their tenant's."""
+        held = [p for p in filter(self._mine, await self.store.presets()) if p.tenant in ("", caller.tenant)]
+        ours = {p.id for p in held if p.tenant == caller.tenant and caller.sees(p)}
+        seen = [p for p in held if caller.sees(p) and (p.tenant == caller.tenant or p.id not in ours)]
+        return [*self.bundle.presets, *seen]
+
+    def _mine(self, saved: Preset | None) -> Preset | None:
+        """Let through what was saved for this bundle; others' presets wait in the store until theirs is served."""
+        return saved if saved and saved.model == self.model else None
+
+    async def choose(
+        self, model: str | None, steering: SteeringRequest | None, *, user: str | None = None, caller: Caller = ANYONE
+    ) -> Choice:
+        """Check a request's model and steering; vectors are those of the caller's `user`. Raises ApiError and SteeringError."""
+        asked = steering or SteeringRequest()
+        by_model = await self._preset_of_model(model, caller)
+        if asked.preset and by_model and asked.preset != by_model.id:
+            raise bad_request(
+                f"the model names the preset {by_model.id!r} and steering.preset {asked.preset!r}; give one",
+                param="steering.preset",
+            )
+        preset = by_model or await self._preset_named(asked.preset, caller)
+        default = await self._default(asked, preset, caller)
+        with _as_one_spec():
+            spec = asked.over(preset)
+            spec = spec.on_top_of(default.steering) if default else spec
+        pins = await self.vectors(caller.person(user), spec)
+        pins = pins | (default.pins if default else {}) | (preset.pins if preset else {})
+        with _as_asked(asked):
+            resolved, cut = self._cut(spec, pins) if asked.over_budget == "cut" else (self.resolve(spec, pins), None)
+        revision, composition = self.bundle.info.revision, compose(resolved, self.bundle)
+        coherence = "coherence" in asked.wanted
+        choice = Choice(model or self.model, preset, resolved, revision, composition, coherence, cut, pins)
+        like = None if preset else await self._like(spec, caller)
+        return self._decided(replace(choice, caller=caller, default=default, like=like))
+
+    async def _like(self, spec: SteeringSpec, caller: Caller) -> Preset | None:
+        """The preset that a caller sees and whose features these are, all of them as much more or less."""
+        if not spec.features:
+            return None
+        if (found := _alike(spec, self.bundle.presets)) or caller.may("researcher"):
+            return found  # who may steer by anything needs no saved one
+        try:
+            return _alike(spec, await self.presets(caller))
+        except Unavailable:  # the bundle's are here, and what a role may steer by itself needs none
+            return None
+
+    def _decided(self, choice: Choice) -> Choice:
+        """The same choice with the policy's signature. Raises ApiError."""
+        steered = Steered(choice.resolved, choice.composition, self.bundle, choice.presets)
+        return replace(choice, ticket=decide(self.policy, choice.caller, steered))
+
+    def allowed(self, resolved: Resolved, caller: Caller, presets: tuple[Preset, ...] = ()) -> None:
+        """Raise ApiError for what a caller may not steer, before it is kept."""
+        decide(self.policy, caller, Steered(resolved, compose(resolved, self.bundle), self.bundle, presets))
+
+    async def _default(self, asked: SteeringRequest, preset: Preset | None, caller: Caller) -> Preset | None:
+        """What the operator steers where nothing else is said; whoever names a preset has said something else."""
+        name = caller.default_preset or self.settings.default_preset
+        if not name or preset is not None or not asked.default:
+            return None
+        found = await self.preset(name)
+        if found is None:
+            raise ApiError(
+                503, f"the default preset {name!r} is not here; whoever runs this server has to mend that",
+                code="default_missing", kind="unavailable_error", headers={"Retry-After": "60"},
+            )  # fmt: skip
+        return found
+
+    async def judged(self, choice: Choice, request: Generation) -> Choice:
+        """The choice as the guards leave it: where the model would refuse by itself, unsteered. Raises CannotRead."""
+        if self.watch is None:
+            return choice
+        verdict = await self.watch.before(request)
+        if verdict.outcome != "unsteered":
+            return replace(choice, verdict=verdict)
+        resolved = self.resolve(SteeringSpec(), {})
+        plain = replace(
+            choice, resolved=resolved, composition=compose(resolved, self.bundle), cut=None, verdict=verdict
+        )
+        return self._decided(plain)
+
+    async def vectors(self, user: str | None, spec: SteeringSpec) -> dict[str, Snapshot]:
+        """Those vectors among a spec's features that this user has; another's is as if it did not exist."""
+        names = [f.id.removeprefix(VECTOR) for f in spec.features if f.id.startswith(VECTOR)] if user else []
+        held = [await self.store.vector(user or "", self.model, name) for name in names]
+        return {v.snapshot.id: v.snapshot for v in held if v}
+
+    def _cut(self, spec: SteeringSpec, pins: Mapping[str, Snapshot]) -> tuple[Resolved, float | None]:
+        """Resolve a spec, made weaker until its push is as long as is allowed; by how much, if so."""
+        factor, tried = 1.0, spec
+        for _ in range(12):  # a dose is no straight line, so the first guess need not be the last
+            with _as_one_spec():
+                longest = max(self.catalogue.resolve(tried, pins).push_norm.values(), default=0.0)
+            if longest <= self.settings.max_push:
+                break
+            factor *= 0.999 * self.settings.max_push / longest
+            tried = spec.model_copy(update={"scale": spec.scale * factor})
+        return self.resolve(tried, pins), None if factor == 1.0 else round(factor, 4)
+
+    def resolve(self, spec: SteeringSpec, pins: Mapping[str, Snapshot]) -> Resolved:
+        """Resolve a spec, with its preset's snapshots, and hold it against the policy. Raises UnknownFeature and BadStrength."""
+        if len(spec.features) > self.settings.max_features:
+            raise BadStrength(
+                f"{len(spec.features)} features; this server steers at most {self.settings.max_features} at once"
+            )
+        with _as_one_spec():
+            resolved = self.catalogue.resolve(spec, pins)
+        check_policy(resolved, self.settings, scale=spec.scale)
+        return resolved
+
+    def eased(self, choice: Choice, factor: float) -> Choice:
+        """The same choice with all strengths multiplied."""
+        spec = choice.resolved.spec
+        eased = spec.model_copy(update={"scale": spec.scale * factor})
+        resolved = self.resolve(eased, choice.pins)
+        return self._decided(replace(choice, resolved=resolved, composition=compose(resolved, self.bundle)))
+
+    async def _preset_of_model(self, model: str | None, caller: Caller) -> Preset | None:
+        name, at, preset_id = (model or self.model).partition("@")
+        preset = await self.preset(preset_id, caller) if at else None
+        if name != self.model or (at and preset is None):
+            raise ApiError(
+                404,
+                f"the model {model!r} does not exist; GET /v1/models lists those that do",
+                code="model_not_found",
+                param="model",
+            )
+        return preset
+
+    async def _preset_named(self, preset_id: str | None, caller: Caller) -> Preset | None:
+        if preset_id is None:
+            return None
+        if preset := await self.preset(preset_id, caller):
+            return preset
+        raise bad_request(
+            f"no preset {preset_id!r}; GET /v1/presets lists those there are",
+            param="steering.preset",
+            code="unknown_preset",
+        )
+
+
+def _alike(spec: SteeringSpec, presets: Sequence[Preset]) -> Preset | None:
+    return next((p for p in presets if p.steering.unit == spec.unit and as_much(spec, p.steering)), None)
+
+
+def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:
+    """Hold what is to be done, asked for with a `scale`, against the policy. Raises BadStrength that says how far it may go."""
+    for hook, norm in resolved.push_norm.items():
+        most = settings.max_push
+        if not norm <= most:
+            raise BadStrength(
+                f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
+                f"lower the strengths, set steering.scale to {advised(scale * most / norm)}, or steering.over_budget to 'cut'"
+            )
+    for edit in resolved.edits.values():
+        # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
+        factor = float((1 - edit.gate).abs().max()) if len(edit.gate) else 0.0
+        if not factor <= MAX_FACTOR:
+            raise BadStrength(
+                f"a live activation would be multiplied by {factor:.3g}; at most {MAX_FACTOR:g} is allowed: "
+                "lower the strength of the scale, or steering.scale"
+            )
+
+
+@contextmanager
+def _as_one_spec() -> Iterator[None]:
+    """Name the place of what only shows once preset, features and scale are one: a 33rd feature, an overflow."""
+    try:
+        yield
+    except ValidationError as error:
+        raise BadStrength(f"preset, features and scale together: {validation.first(error.errors())[1]}") from error
+
+
+@contextmanager
+def _as_asked(asked: SteeringRequest) -> Iterator[None]:
+    """Name the place of an unknown feature, where the request names it and not its preset."""
+    try:
+        yield
+    except UnknownFeature as error:
+        at = next((i for i, f in enumerate(asked.features) if f.id == error.feature), None)
+        error.param = error.param if at is None else f"steering.features.{at}.id"
+        raise
+
+
+def _applied(a: Applied) -> dict[str, Any]:
+    return {
+        "id": a.feature.id,
+        "label": a.feature.label,
+        "mode": a.mode,
+        "strength": a.strength,
+        "dose": round(a.dose, 4),
+        "max": round(a.max, 4),
+        "raw": round(a.raw, 4),
+        "layer": a.layer,
+        "in_sweet_spot": a.in_sweet_spot,
+        "measured": a.measured,
+    } | ({"vector": True} if a.vector else {"retired": True} if a.gone else {})

@@ -1,0 +1,107 @@
+"""Settings as text: those in force with where each comes from, and the reference page. Knows their fields; reads no source."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from server.settings import EMBEDDED, Settings, flag, is_secret, variable
+
+HEAD = """# Configuration
+
+`tiller config --reference` writes this page from the code; a test holds it to that.
+
+Every setting can be given in four ways; the first that there is counts:
+
+1. a flag of `tiller serve`, `tiller trainer` or `tiller config`, such as `--max-push 3`; a list is a flag repeated. What
+   `--engine vllm` does not find here it passes on to vLLM.
+2. a variable, such as `TILLER_MAX_PUSH=3`; a list is JSON there: `TILLER_CORPUS='["a.jsonl", "b.jsonl"]'`. All commands
+   read these.
+3. a line of a TOML file, such as `max_push = 3`, named with `--config tiller.toml` or `TILLER_CONFIG`. A key that is no
+   setting is an error, and what was probably meant is named.
+4. the default.
+
+`REDIS_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`, as platforms set them, stand in where none of these names one. Secrets have no flag, since
+whoever lists processes would read it. `tiller config` prints what is in force and where each value comes from.
+
+```toml
+# tiller.toml
+host = "0.0.0.0"
+redis_url = "redis://localhost:6379/0"
+workers = 2
+corpus = ["chats.jsonl"]
+```
+"""
+
+
+def effective(settings: Settings, origins: Mapping[str, str]) -> str:
+    """All settings as a TOML file that says where each comes from; secrets are hidden."""
+    lines = [_line(name, getattr(settings, name), origins[name]) for name in Settings.model_fields if name != "config"]
+    return "\n".join(lines) + "\n"
+
+
+def reference() -> str:
+    """The page docs/reference/configuration.md."""
+    rows = [_row(name) for name in Settings.model_fields]
+    head = ["| setting | flag | variable | takes | default | |", "|---|---|---|---|---|---|"]
+    return "\n".join([HEAD, *head, *rows]) + "\n"
+
+
+def _line(name: str, value: Any, origin: str) -> str:  # noqa: ANN401 - any setting's
+    shown = _without_password(value) if isinstance(value, str) else value
+    if value is None:
+        return f"# {name} is not set"
+    if isinstance(value, SecretStr) or shown != value:
+        return f"# {name} = {_toml('hidden' if isinstance(value, SecretStr) else shown)}  # {origin}"
+    return f"{name} = {_toml(value)}  # {origin}"
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401 - any setting's
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(?<=://)([^/@]*):[^/@]*@", r"\1:hidden@", text)
+
+
+def _row(name: str) -> str:
+    field = Settings.model_fields[name]
+    said = {True: f"`{flag(name)}`", False: "—"}[not is_secret(name)]
+    if field.annotation is bool:
+        said = f"`{flag(name)}`, `--no-{name.replace('_', '-')}`"
+    takes = _takes(field.annotation) + _bounds(field.metadata)
+    return f"| `{name}` | {said} | `{variable(name)}` | {takes} | {_default(field.default)} | {field.description} |"
+
+
+def _takes(annotation: Any) -> str:  # noqa: ANN401 - an annotation
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
+    if annotation in kinds:
+        return kinds[annotation]
+    if annotation is SecretStr:
+        return "a secret"
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(annotation))
+    inner = _takes(next(kind for kind in get_args(annotation) if kind not in (type(None), ...)))
+    return f"a list: {inner}" if get_origin(annotation) is tuple else inner
+
+
+def _bounds(metadata: list[Any]) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    found = [f"{sign} {getattr(rule, key):g}" for rule in metadata for key, sign in signs.items() if hasattr(rule, key)]
+    return f", {', '.join(found)}" if found else ""
+
+
+def _default(value: Any) -> str:  # noqa: ANN401 - any setting's
+    if value in (None, (), PydanticUndefined):
+        return "—"
+    if value == EMBEDDED:
+        return "the bundle that comes along"
+    if isinstance(value, Path):
+        return f"`~/{value.relative_to(Path.home())}`" if value.is_relative_to(Path.home()) else f"`{value}`"
+    return f"`{json.dumps(value)}`"

@@ -1,0 +1,19 @@
+"""Which store the settings mean, opened. Knows both kinds."""
+
+from server.settings import Settings
+from server.store.base import BadStore, Store
+from server.store.sqlite import SqliteStore
+
+
+def open_store(settings: Settings, *, patient: bool = False) -> Store:
+    """Redis if the settings name one, else the file in the data directory; `patient` is for work that rather waits than fails.
+
+    Raises BadStore.
+    """
+    if settings.redis_url is None:
+        return SqliteStore(settings.data_dir / "tiller.db")
+    try:
+        from server.store.redis import RedisStore
+    except ImportError as error:
+        raise BadStore("redis_url is set, but Redis' client is not installed: pip install 'tiller[redis]'") from error
+    return RedisStore(settings.redis_url, patient=patient)

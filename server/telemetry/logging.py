@@ -1,0 +1,189 @@
+"""Log lines: one format for ours, uvicorn's and vLLM's, and a line for each request that has its id. Knows no route and no model.
+
+No line holds what somebody wrote, was answered, or is let in with: a request is told by its route and not by its path,
+an exception by its type and frames and not by its words, but for those that only speak of this machine.
+"""
+
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
+from typing import Any, Literal, TextIO
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+from structlog.typing import Processor
+
+log = structlog.get_logger(__name__)
+How = Literal["auto", "json", "pretty"]
+Level = Literal["debug", "info", "warning", "error"]
+ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+"""What is taken over of a client's own request id: nothing that could be more than a name."""
+OURS = ("server", "steering", "ui")
+QUIET = {"page", "/health", "/livez", "/metrics"}
+"""Routes that are asked all the time."""
+OF_THE_MACHINE = (OSError, MemoryError, ImportError)
+SO_NAMED = {"OutOfMemoryError", "AcceleratorError", "ConnectionError", "TimeoutError"}
+"""The same of libraries that are not imported here."""
+
+_facts: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
+
+
+def begin(how: How = "auto", level: Level = "info", stream: TextIO | None = None) -> None:
+    """Write all lines of this process to stderr from now on: JSON if that is no terminal, unless `how` says otherwise."""
+    out = stream or sys.stderr
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_shared(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(formatter(look(how, out)))
+    root = logging.getLogger()
+    root.handlers, root.level = [handler], logging.WARNING
+    for name in OURS:
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def begin_command(how: How = "auto", level: Level = "warning") -> None:
+    """The same for a command: no progress bars of libraries in between, and of one that ends by itself only what went wrong."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    begin(how, level)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def look(how: How, stream: TextIO | None = None) -> Literal["json", "pretty"]:
+    """How lines look where somebody watches or not."""
+    return how if how != "auto" else "pretty" if (stream or sys.stderr).isatty() else "json"
+
+
+def formatter(how: Literal["json", "pretty"] = "json") -> logging.Formatter:
+    """What makes a line of a record, whoever wrote it."""
+    renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+    if how == "pretty":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[_first_line_of_asyncio, *_shared()],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    )
+
+
+def of_vllm(how: Literal["json", "pretty"]) -> dict[str, Any]:
+    """The same for vLLM's processes, as `logging.config` reads it."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"tiller": {"()": "server.telemetry.logging.formatter", "how": how}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "tiller", "stream": "ext://sys.stderr"}},
+        "loggers": {"vllm": {"handlers": ["stderr"], "level": "INFO", "propagate": False}},
+    }
+
+
+def note(**facts: object) -> None:
+    """Have the request's line tell these, too; outside of a request nothing is done."""
+    if (held := _facts.get()) is not None:
+        held.update(facts)
+
+
+def add(**counts: int) -> None:
+    """The same of counts that several parts of a request add to."""
+    if (held := _facts.get()) is not None:
+        held.update({name: held.get(name, 0) + n for name, n in counts.items()})
+
+
+def route_of(scope: Mapping[str, Any]) -> str:
+    """By what a request is told: its route's pattern; "" for what has none, and `page` for what is the page's own."""
+    return getattr(scope.get("route"), "path", "" if scope["path"].startswith("/v1") else "page")
+
+
+class Lines:
+    """The outermost of what a request passes: gives it an id, which every line within has, and writes its own line."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        facts: dict[str, Any] = {"status": None}
+        token, came = _facts.set(facts), time.perf_counter()
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                facts["status"] = message["status"]
+            await send(message)
+
+        with bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, watched)
+            finally:
+                _facts.reset(token)
+                _tell(scope, facts, time.perf_counter() - came)
+
+
+def _tell(scope: Scope, facts: dict[str, Any], seconds: float) -> None:
+    route, status = route_of(scope), facts["status"]
+    quiet = route in QUIET and status is not None and status < 400
+    told = {"method": scope["method"], "route": route, **facts, "seconds": round(seconds, 4)}
+    (log.debug if quiet else log.info)("request", **told)
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso"),
+        _without_words,
+    ]
+
+
+def _first_line_of_asyncio(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+    """Its further lines show an exception with its words."""
+    if event["_record"].name == "asyncio":
+        event["event"] = str(event["event"]).partition("\n")[0]
+    return event
+
+
+def _without_words(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = "\n".join(_told(error))
+    return event
+
+
+def _told(error: BaseException) -> list[str]:
+    """An exception and what led to it, each by its frames and type."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    lines = [*_told(before), "", "and then:", ""] if before else []
+    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    lines += ["Traceback (most recent call last):", frames] if frames else []
+    kind = type(error)
+    shown = isinstance(error, OF_THE_MACHINE) or kind.__name__ in SO_NAMED
+    lines.append(f"{kind.__module__}.{kind.__qualname__}" + (f": {error}" if shown else ""))
+    for inner in getattr(error, "exceptions", ()):
+        lines += ["", "in it:", *_told(inner)]
+    return lines

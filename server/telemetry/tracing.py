@@ -1,0 +1,145 @@
+"""Spans for OpenTelemetry, where its SDK is installed and told whither: request → policy, engine → queue, prefill, decode.
+
+Switched off, which is the default, nothing here is more than a look at one variable. Knows no route and no model; no span
+holds what somebody wrote: routes, counts, states and times.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.telemetry import logging
+from server.version import VERSION
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from opentelemetry.trace import Span, Tracer
+
+log = structlog.get_logger(__name__)
+_tracer: "Tracer | None" = None
+_provider: "TracerProvider | None" = None
+
+
+def begin(endpoint: str | None) -> None:
+    """Send spans to a collector from now on, `http://host:4318`; without an address, or without the SDK, none are made."""
+    if endpoint is None:
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        log.warning("otel_endpoint is set, but OpenTelemetry's SDK is not installed: pip install 'tiller[otel]'")
+        return
+    record(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))
+
+
+def record(processor: "SpanProcessor") -> None:
+    """Hand spans to a processor from now on."""
+    global _tracer, _provider
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+    _provider = TracerProvider(resource=Resource.create({"service.name": "tiller", "service.version": VERSION}))
+    _provider.add_span_processor(processor)
+    _tracer = _provider.get_tracer("tiller", VERSION)
+
+
+def end() -> None:
+    """Send what is left, and stop."""
+    global _tracer, _provider
+    if _provider is not None:
+        _provider.shutdown()
+    _tracer = _provider = None
+
+
+@contextmanager
+def span(name: str, **attributes: str | int | float) -> Iterator[None]:
+    """A part of what is going on."""
+    if _tracer is None:
+        yield
+        return
+    with _tracer.start_as_current_span(
+        name, attributes=attributes, record_exception=False, set_status_on_exception=False
+    ):
+        yield
+
+
+class Generation:
+    """A reply in the engine, told by what comes out of it."""
+
+    def __init__(self) -> None:
+        self._span: Span | None = _tracer.start_span("engine") if _tracer else None
+        self._began, self._first, self._waited, self._tokens = time.time_ns(), 0, 0, 0
+
+    def piece(self, tokens: int, waited: float) -> None:
+        """There are so many tokens now, and the engine began after so many seconds."""
+        if self._span is None:
+            return
+        if tokens and not self._first:
+            self._first, self._waited = time.time_ns(), int(waited * 1e9)
+        self._tokens = tokens
+
+    def end(self, reason: str | None) -> None:
+        """It is over, or nobody listens any more."""
+        if self._span is None or _tracer is None:
+            return
+        from opentelemetry.trace import set_span_in_context
+
+        now, within = time.time_ns(), set_span_in_context(self._span)
+        first, seated = self._first or now, self._began + self._waited
+        for name, start, stop in (
+            ("queue", self._began, seated),
+            ("prefill", seated, first),
+            ("decode", first, now),
+        ):
+            if stop > start:
+                _tracer.start_span(name, context=within, start_time=start).end(stop)
+        self._span.set_attributes({"tiller.tokens": self._tokens, "tiller.finish_reason": reason or "left"})
+        self._span.end(now)
+
+
+class Traced:
+    """Makes a span of each request under /v1, part of the caller's trace if it names one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if _tracer is None or scope["type"] != "http" or not scope["path"].startswith("/v1"):
+            await self.app(scope, receive, send)
+            return
+        from opentelemetry.propagate import extract
+        from opentelemetry.trace import SpanKind
+
+        context = extract({"traceparent": Headers(scope=scope).get("traceparent", "")})
+        with _tracer.start_as_current_span(
+            scope["method"],
+            context=context,
+            kind=SpanKind.SERVER,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as made:
+            logging.note(trace_id=f"{made.get_span_context().trace_id:032x}")
+
+            async def watched(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    made.set_attribute("http.response.status_code", message["status"])
+                await send(message)
+
+            try:
+                await self.app(scope, receive, watched)
+            finally:
+                _name(made, scope)
+
+
+def _name(made: "Span", scope: Scope) -> None:
+    route = logging.route_of(scope)
+    made.update_name(f"{scope['method']} {route}")
+    told: dict[str, Any] = {"http.request.method": scope["method"], "http.route": route}
+    made.set_attributes(told | {"tiller.request_id": scope["state"]["request_id"]})

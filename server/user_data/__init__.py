@@ -1,0 +1,1 @@
+"""What users keep: presets, feedback, vectors, imports and exports."""

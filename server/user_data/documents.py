@@ -1,0 +1,157 @@
+"""What goes out as one JSON document and comes in again: a bundle of presets, all that a user keeps. Values and their checks.
+
+Nothing in a document is believed: a vector that a feature's snapshot brings has the model's width and a direction's
+length, a curve rises, a sweet spot has two ends.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.api.routes.feedback import MOST as VOTES
+from server.api.routes.vectors import MOST as VECTORS
+from server.errors import ApiError, bad_request
+from server.store.base import Said, StoredVote
+from steering.calibration import Knots
+from steering.catalogue.feature_edits import Edited
+from steering.edits import as_vector
+from steering.errors import BadBundle, SteeringError
+from steering.spec import Preset, Snapshot, Vector
+
+PRESETS, EDITS = 2000, 100_000
+"""As many may be in one document."""
+FARTHEST = 1e6
+"""No strength, dose or activation is larger."""
+STEEPEST = 1e6
+"""No encoder's row is longer."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class PresetBundle(BaseModel):
+    """Presets to pass on: no vectors, no measurements. Whoever imports it takes those of their own server."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    object: Literal["preset.bundle"] = "preset.bundle"
+    version: Literal[1] = 1
+    model: str = ""
+    revision: str = ""
+    exported: int = 0
+    presets: list[Preset] = Field(max_length=PRESETS)
+    replace: bool = False
+    """Of an import: whether what is there and says something else is replaced."""
+
+
+class NamedEdit(BaseModel):
+    """What is said of one feature."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(min_length=1, max_length=256)
+    label: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^\S+( \S+)*$")
+    note: str | None = Field(default=None, max_length=4000)
+    starred: bool = False
+    by: str | None = Field(default=None, max_length=256)
+    at: int = 0
+
+    def edited(self, *, by: str | None = None) -> Edited:
+        """As the store keeps it; said `by` whoever brings it, if that is given."""
+        said = self.model_dump(exclude={"id"})
+        return Edited.model_validate(said | ({} if by is None else {"by": by}))
+
+
+class OneVote(BaseModel):
+    """What was said of one slider."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subject: str = Field(pattern=r"^(preset|feature):", max_length=300)
+    dose: float = Field(ge=-FARTHEST, le=FARTHEST)
+    liked: float = Field(ge=0, le=1)
+    weight: float = Field(ge=0, le=1)
+    created: float = Field(ge=0, le=1e11)
+
+
+class SaidAtOnce(BaseModel):
+    """What was said of one reply, or of two."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["thumb", "ab", "move"]
+    votes: list[OneVote] = Field(min_length=1, max_length=200)
+
+    def said(self) -> Said:
+        """As the store keeps it."""
+        return Said(self.kind, tuple(StoredVote(**v.model_dump()) for v in self.votes))
+
+
+class Export(BaseModel):
+    """All that a user may take along, or bring back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    object: Literal["export"] = "export"
+    version: Literal[1]
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    model: str
+    revision: str = ""
+    exported: int = 0
+    presets: list[Preset] = Field(default=[], max_length=PRESETS)
+    features: list[NamedEdit] = Field(default=[], max_length=EDITS)
+    vectors: list[Vector] = Field(default=[], max_length=VECTORS)
+    votes: list[SaidAtOnce] = Field(default=[], max_length=VOTES)
+    replace: bool = False
+    """Of an import: whether what is there and says something else is replaced."""
+
+
+def check_each_once(names: Sequence[str], param: str) -> None:
+    """Raise a 400 for a name that comes twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise bad_request(f"{name[:64]!r} is given more than once; give each once", param=param)
+        seen.add(name)
+
+
+def check_measured(preset: Preset, width: int) -> None:
+    """Hold what a preset brings of measurements and snapshots against what can be. Raises a 400."""
+    ids = {i.id for i in preset.steering.features}
+    for i, snapshot in enumerate(preset.snapshots):
+        place = f"snapshots.{i}"
+        if snapshot.id not in ids:
+            raise bad_request(f"the preset does not steer {snapshot.id!r}", param=place)
+        check_snapshot(snapshot, width, param=place)
+    spot = preset.sweet_spot
+    if spot and not -FARTHEST <= spot.low <= spot.high <= FARTHEST:
+        raise bad_request("a sweet spot lies between two doses, the lower one first", param="sweet_spot")
+    if preset.calibration and preset.calibration.knots:
+        _check_knots(preset.calibration.knots, param="calibration.knots")
+
+
+def check_snapshot(snapshot: Snapshot, width: int, *, param: str) -> None:
+    """Hold a snapshot against the model. Raises a 400."""
+    try:
+        direction = as_vector(snapshot.direction, width)
+        encoder = as_vector(snapshot.encoder, width) if snapshot.encoder else torch.zeros(width)
+    except BadBundle as error:
+        raise bad_request(str(error), param=param) from error
+    if not 0.99 < float(direction.double().norm()) < 1.01 or not float(encoder.double().norm()) <= STEEPEST:
+        raise bad_request(f"{snapshot.id!r} has no direction of length 1, or too long an encoder", param=param)
+    if not 0 < snapshot.dose <= FARTHEST or not 0 <= snapshot.typical_max <= FARTHEST:
+        raise bad_request(f"{snapshot.id!r} has a dose or a maximum that cannot be", param=param)
+    if snapshot.knots:
+        _check_knots(snapshot.knots, param=f"{param}.knots")
+
+
+def as_error(error: ApiError | SteeringError, place: str) -> ApiError:
+    """What a check found, with its place in the document."""
+    return (error if isinstance(error, ApiError) else bad_request(str(error), param=error.param)).within(place)
+
+
+def _check_knots(knots: Knots, *, param: str) -> None:
+    rise = all(c - a > 1e-9 and d - b > 1e-9 for (a, b), (c, d) in itertools.pairwise(knots))
+    if len(knots) < 2 or not rise or (0.0, 0.0) not in knots or max(abs(x) for k in knots for x in k) > FARTHEST:
+        raise bad_request("the knots of a curve rise, through (0, 0)", param=param)

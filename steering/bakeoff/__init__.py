@@ -1,0 +1,1 @@
+"""The bake-off behind `tiller bench steering`: steering methods compared at equal tuning."""

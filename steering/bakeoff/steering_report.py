@@ -1,0 +1,495 @@
+"""Does steering work, and what does it do worse than a prompt? `tiller bench steering` measures a bundle and writes a report.
+
+The CPU tier of EVALUATION §6: quality Q1–Q13 on the embedded model, and the bake-off of `bakeoff`. Mechanics (M1–M10) are
+tests. Pass lines that are missed are reported as missed. A tiny model proves mechanics, monotony, isolation and honesty; it
+is no evidence that steering is useful. On a GPU the same code runs with a real model:
+
+    tiller bench steering --bundle gemma --concepts general --device cuda
+"""
+
+import argparse
+import json
+import math
+import random
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from steering.bakeoff.concepts import Concept, load
+from steering.bakeoff.methods import ARMS, SETTINGS, Kit, Result, bake, interval
+from steering.bakeoff.personas import PROMPTS, TUNING
+from steering.bakeoff.replies import reply
+from steering.calibration import raw_at
+from steering.catalogue.bundle import Bundle, Catalogue, Feature, dose_of, knots_of
+from steering.catalogue.composition import compose
+from steering.doses.bundle_doses import stage_for
+from steering.doses.measure import Null, along
+from steering.doses.rollouts import Stage, rep3
+from steering.edits import ResidualEdit
+from steering.model.chat_template import EncodedChat, encode_chat
+from steering.model.hooks import read_stream, steer
+from steering.spec import Intervention, SteeringSpec
+
+console = Console(width=120)
+SAMPLE = 16
+"""Features of which the sliders are looked at."""
+AT = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure of the protocol, and its pass line."""
+
+    id: str
+    says: str
+    value: float
+    line: str
+    passed: bool | None
+    """None where nothing is promised."""
+
+
+class Lab:
+    """A kit, a second stage on the other half of the questions, and the features whose sliders are looked at."""
+
+    def __init__(self, kit: Kit) -> None:
+        self.kit, hook = kit, kit.bundle.info.hook
+        self.other: Stage = stage_for(kit.model, kit.tokenizer, hook, kit.test)
+        able = [f for f in kit.bundle.features if f.sweet_spot and f.calibration and f.calibration.works]
+        self.features = random.Random(0).sample(able, min(SAMPLE, len(able)))
+        vocabulary: dict[str, list[int]] = {}
+        for i in range(len(kit.tokenizer)):
+            vocabulary.setdefault(str(kit.tokenizer.decode([i])).strip(), []).append(i)
+        self._vocabulary = vocabulary
+
+    def words(self, f: Feature) -> torch.Tensor:
+        """Ids of a feature's words."""
+        assert f.calibration
+        return torch.tensor([i for w in f.calibration.words for i in self._vocabulary.get(w, [])], dtype=torch.long)
+
+    def concept_words(self, concept: Concept) -> torch.Tensor:
+        """Ids of all tokens that show a concept."""
+        found = [i for w, ids in self._vocabulary.items() if len(w) > 2 and concept.shows(w) for i in ids]
+        return torch.tensor(found[:64], dtype=torch.long)
+
+    def push(self, f: Feature, dose: float) -> ResidualEdit:
+        """A feature at a dose."""
+        raw = raw_at(dose, knots_of(f, dose_of(f, self.kit.bundle.info)))
+        return along(self.kit.bundle.sae.W_dec[f.row])(raw)
+
+
+def quality(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
+    """Q1 to Q12."""
+    found = [*_effects(lab, concepts), *_sliders(lab), *_defaults(lab)]
+    return [*found, _specificity(lab), _drift(lab), *_mixes(lab), *_scopes(lab, concepts)]
+
+
+def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
+    """Q1: concept log-odds against random directions; Q9: on how many prompts the effect is the wrong way round."""
+    kit, words = lab.kit, {c.name: lab.concept_words(c) for c in concepts}
+    named = [c for c in concepts if len(words[c.name])]
+    null = Null.of(kit.stage, [words[c.name] for c in named], kit.bundle.info.typical_norm, seed=1)
+    zs, wrong = [], []
+    for concept in named:
+        persona = next((p for p in kit.bundle.presets if p.id == concept.name), None)
+        if persona is None:
+            continue
+        scale = persona.sweet_spot.high if persona.sweet_spot else 0.6
+        spec = persona.steering.model_copy(update={"scale": scale})
+        edit = Catalogue([kit.bundle]).resolve(spec).edits[kit.bundle.info.hook]
+        effects = kit.stage.effects([edit], [words[concept.name]])[0][0]
+        zs.append(null.z(words[concept.name], float(effects.mean())))
+        wrong.append(float((effects < 0).float().mean()))
+    shuffled = [
+        null.z(words[b.name], float(kit.stage.effects([lab.push(f, 1.0)], [words[b.name]])[0][0].mean()))
+        for f, b in zip(lab.features, [*named[1:], named[0]], strict=False)
+    ]
+    good, quiet = sum(z >= 4 for z in zs), sum(abs(z) < 3 for z in shuffled)
+    return [
+        Check("Q1", f"personas whose words rise by z ≥ 4 over random directions, of {len(zs)}", good, "≥ 3 of 4", good >= 0.75 * len(zs)),
+        Check("Q1", f"features with another concept's words: z within ±3, of {len(shuffled)}", quiet, "all", quiet == len(shuffled)),
+        Check("Q9", "share of prompts on which a persona lowers its own words", statistics.mean(wrong), "≤ 0.05", statistics.mean(wrong) <= 0.05),
+    ]  # fmt: skip
+
+
+def _sliders(lab: Lab) -> list[Check]:
+    """Q2 to Q5: is the slider honest on questions on which nothing was measured?"""
+    rhos, errors, kls, surprise, repeats, within = [], [], [], [], [], []
+    for f in lab.features:
+        edits, words = [lab.push(f, d) for d in AT], lab.words(f)
+        effects = [float(e[0].mean()) for e in lab.other.effects(edits, [words])]
+        rhos.append(_spearman(AT, effects))
+        if effects[-1] > 0:
+            errors += [100 * abs(e / effects[-1] - d) for d, e in zip(AT[:-1], effects[:-1], strict=True)]
+        (rolled,) = lab.other.roll([edits[-1]])
+        kls.append(float(rolled.kl.quantile(0.95)))
+        surprise.append(abs(float(lab.other.plain.logprob.mean() - rolled.logprob.mean())))
+        repeats.append(rolled.repetition - lab.other.plain.repetition)
+        assert f.calibration
+        at_one = min(f.calibration.points, key=lambda p: abs(p.raw - (f.dose or 0)))
+        within.append(0.9 <= at_one.kl <= 1.1)
+    most = max(len(f.calibration.points) for f in lab.features if f.calibration)
+    return [
+        Check("Q2", "rank correlation of slider and effect, other questions (median)", _median(rhos), "≥ 0.9", _median(rhos) >= 0.9),
+        Check("Q3", "mean error of the slider, 0–100, other questions", statistics.mean(errors), "≤ 10", statistics.mean(errors) <= 10),
+        Check("Q4", f"share of doses 1.0 with p95 KL of 1.0 ± 0.1, in at most {most} evaluations", statistics.mean(within), "all in 8", all(within) and most <= 8),
+        Check("Q4", "p95 KL at dose 1.0 on other questions (median)", _median(kls), "reported", None),
+        Check("Q5", "surprise at dose 1.0, nats a token, other questions (median)", _median(surprise), "≤ 0.5", _median(surprise) <= 0.5),
+        Check("Q5", "repetition at dose 1.0 over unsteered (worst)", max(repeats), "≤ 0.10", max(repeats) <= 0.10),
+    ]  # fmt: skip
+
+
+def _defaults(lab: Lab) -> list[Check]:
+    """Q6, Q7: at half of the dose the rest of the model is as it was."""
+    first, agreed = [], []
+    for f in lab.features:
+        edit = lab.push(f, 0.5)
+        (rolled,) = lab.other.roll([edit])
+        starts = _starts(rolled.said)
+        first += [float(rolled.kl[i]) for i in starts]
+        agreed.append(_agreement(lab, edit))
+    lost = 100 * (1 - statistics.mean(agreed))
+    return [
+        Check("Q6", "KL of the first token at dose 0.5, neutral questions (mean)", statistics.mean(first), "≤ 0.1", statistics.mean(first) <= 0.1),
+        Check("Q7", "points of top-1 agreement lost on the model's own answers at dose 0.5", lost, "≤ 2", lost <= 2),
+    ]  # fmt: skip
+
+
+def _agreement(lab: Lab, edit: ResidualEdit) -> float:
+    """Share of the unsteered replies' tokens that are still the likeliest ones."""
+    stage, kit = lab.other, lab.kit
+    ids = torch.cat([stage.ids, stage.replies], 1)
+    real = torch.cat([stage.real, torch.ones_like(stage.spoken)], 1)
+    where = torch.cat([stage.steered, torch.ones_like(stage.spoken)], 1)
+    positions = (real.long().cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad(), steer(kit.model, {kit.bundle.info.hook: edit}, where=where):
+        logits = kit.model(input_ids=ids, attention_mask=real.long(), position_ids=positions, use_cache=False).logits
+    best = logits[:, stage.ids.shape[1] - 1 : -1].argmax(-1)
+    return float((best == stage.replies)[stage.spoken].float().mean())
+
+
+def _specificity(lab: Lab) -> Check:
+    """Q8: is the pushed feature the one that the text shows most, when the clean model reads it?"""
+    kit, ranks = lab.kit, []
+    rare = torch.tensor([f.density <= 0.2 for f in kit.bundle.features])
+    questions = kit.test[:8]
+    base = _read(lab, questions, kit.plain[kit.test].texts[:8])
+    for f in lab.features[:8]:
+        texts = reply(
+            kit.model, kit.tokenizer, questions, {kit.bundle.info.hook: lab.push(f, 1.0)}, temperature=0.7, tokens=40
+        ).texts
+        apart = torch.where(rare, (_read(lab, questions, texts) - base).abs(), 0.0)
+        ranks.append(int((apart > apart[f.row]).sum()) + 1)
+    return Check("Q8", f"rank of the pushed feature in what the text shows, of {kit.bundle.sae.d_sae} (median)", _median(ranks), "1", _median(ranks) == 1)  # fmt: skip
+
+
+def _read(lab: Lab, questions: Sequence[str], texts: Sequence[str]) -> torch.Tensor:
+    kit, sums = lab.kit, []
+    for question, text in zip(questions, texts, strict=True):
+        chat = [{"role": "user", "content": question}, {"role": "assistant", "content": text or "."}]
+        encoded = encode_chat(kit.tokenizer, chat, generate=False)
+        x = read_stream(kit.model, torch.tensor([encoded.ids], device=kit.model.device), kit.bundle.info.hook)[0]
+        sums.append(kit.bundle.sae.encode(x[torch.tensor(encoded.assistant)].float()).mean(0).cpu())
+    return torch.stack(sums).mean(0)
+
+
+def _drift(lab: Lab) -> Check:
+    """Q10: ten turns; does a steered conversation repeat itself more and more?"""
+    kit, catalogue = lab.kit, Catalogue([lab.kit.bundle])
+    slopes = []
+    for persona in kit.bundle.presets[:4]:
+        scale = persona.sweet_spot.high if persona.sweet_spot else 0.6
+        edit = catalogue.resolve(persona.steering.model_copy(update={"scale": scale})).edits[kit.bundle.info.hook]
+        chat, by_turn = [], []
+        for turn in range(10):
+            chat.append({"role": "user", "content": kit.test[turn % len(kit.test)]})
+            encoded = encode_chat(kit.tokenizer, chat)
+            text = _next(lab, encoded, edit, encoded.assistant, seed=turn)
+            chat.append({"role": "assistant", "content": text or "."})
+            by_turn.append(rep3(text.split()))
+        slopes.append(_slope(by_turn))
+    return Check("Q10", "rise of repetition a turn over ten turns (worst of four personas)", max(slopes), "≤ 0.005", max(slopes) <= 0.005)  # fmt: skip
+
+
+def _next(lab: Lab, chat: EncodedChat, edit: ResidualEdit, where: Sequence[bool], *, seed: int) -> str:
+    """What is said next, drawn, with an edit on some of the chat's tokens and on all that are new."""
+    kit, ids = lab.kit, torch.tensor([chat.ids], device=lab.kit.model.device)
+    mask = torch.tensor([where], device=ids.device)
+    torch.manual_seed(seed)
+    with torch.no_grad(), steer(kit.model, {kit.bundle.info.hook: edit}, where=mask):
+        out = kit.model.generate(  # pyright: ignore[reportCallIssue] - transformers types its mixin as a tensor
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=40,
+            do_sample=True,
+            temperature=0.7,
+            pad_token_id=0,
+        )
+    return str(kit.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _mixes(lab: Lab) -> list[Check]:
+    """Q11: do features add up, and does the load tell how far a mix goes?"""
+    kit, draw, off, loads, kls = lab.kit, random.Random(1), [], [], []
+    for _ in range(12):
+        a, b = draw.sample(lab.features, 2)
+        edits = [lab.push(a, 0.5), lab.push(b, 0.5)]
+        both = along(edits[0].push + edits[1].push)(1.0)
+        lists = [lab.words(a), lab.words(b)]
+        one, other, mix = (e.mean(1) for e in lab.other.effects([*edits, both], lists))
+        off.append(float((mix - one - other).norm() / (one + other).norm().clamp(min=1e-3)))
+    for n in (1, 2, 3, 5):
+        for _ in range(6):
+            chosen = [(f, draw.uniform(0.2, 0.9)) for f in draw.sample(lab.features, n)]
+            spec = SteeringSpec(features=tuple(Intervention(id=f.id, strength=d) for f, d in chosen))
+            resolved = Catalogue([kit.bundle]).resolve(spec)
+            (rolled,) = lab.other.roll([resolved.edits[kit.bundle.info.hook]])
+            loads.append(compose(resolved, kit.bundle).load)
+            kls.append(float(rolled.kl.quantile(0.95)))
+    rho = _spearman(loads, kls)
+    return [
+        Check("Q11", "how far effects of pairs are from adding up, relative (median)", _median(off), "≤ 0.25", _median(off) <= 0.25),
+        Check("Q11", "rank correlation of a mix's load and its p95 KL, 24 mixes of 1–5", rho, "≥ 0.8", rho >= 0.8),
+    ]  # fmt: skip
+
+
+def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
+    """Q12: which tokens are steered. One persona, three scopes, the same strength."""
+    kit, found = lab.kit, []
+    concept = next((c for c in concepts if any(p.id == c.name for p in kit.bundle.presets)), None)
+    if concept is None:
+        return []
+    persona = next(p for p in kit.bundle.presets if p.id == concept.name)
+    edit = (
+        Catalogue([kit.bundle]).resolve(persona.steering.model_copy(update={"scale": 0.7})).edits[kit.bundle.info.hook]
+    )
+    for scope in ("assistant", "all", "generated"):
+        hits = 0
+        for i, question in enumerate(kit.test):
+            chat = encode_chat(kit.tokenizer, [{"role": "user", "content": question}])
+            n = len(chat.ids)
+            masks = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}
+            hits += concept.shows(_next(lab, chat, edit, masks[scope], seed=i))
+        found.append(Check("Q12", f"{persona.name} at 0.7, scope {scope}: share of replies that show it", hits / len(kit.test), "reported", None))  # fmt: skip
+    return found
+
+
+def compared(results: Sequence[Result]) -> list[Check]:
+    """What may be claimed of the bake-off, and what not."""
+    by = {arm: _of(results, arm) for arm in ARMS}
+    found = []
+    for one, other, line in (
+        ("SAE add", "random direction", "lower end > 0"),
+        ("SAE add", "prompt", "reported"),
+        ("SAE add", "DiffMean", "reported"),
+        ("persona", "prompt", "reported"),
+        ("prompt + slider", "prompt", "reported"),
+    ):
+        if not by[one] or not by[other]:
+            continue
+        pairs = _paired(results, one, other)
+        low, high = interval([a - b for a, b in pairs])
+        mean = statistics.mean(a - b for a, b in pairs)
+        passed = low > 0 if line != "reported" else None
+        found.append(
+            Check("Q13", f"quality of {one} over {other}: {mean:+.2f} ({low:+.2f} … {high:+.2f})", mean, line, passed)
+        )
+    return found
+
+
+def _paired(results: Sequence[Result], one: str, other: str) -> list[tuple[float, float]]:
+    found = []
+    for concept in dict.fromkeys(r.concept for r in results):
+        rows = {r.arm: r.score.quality for r in results if r.concept == concept}
+        if one in rows and other in rows:
+            found += list(zip(rows[one], rows[other], strict=True))
+    return found
+
+
+def _of(results: Sequence[Result], arm: str) -> list[float]:
+    return [q for r in results if r.arm == arm for q in r.score.quality]
+
+
+def table_of(results: Sequence[Result]) -> list[dict[str, float | str]]:
+    """One row for each arm, over all concepts."""
+    rows = []
+    for arm in ARMS:
+        mine = [r for r in results if r.arm == arm]
+        if not mine:
+            continue
+        q = _of(results, arm)
+        low, high = interval(q)
+        mean = lambda name, mine=mine: statistics.mean(v for r in mine for v in getattr(r.score, name))  # noqa: E731
+        rows.append(
+            {
+                "arm": arm, "concepts": len(mine), "quality": statistics.mean(q), "low": low, "high": high,
+                "shown": mean("hits"), "surprise": mean("surprise"), "repetition": mean("repetition"), "lost": mean("lost"),
+                "ms a token": statistics.mean(r.score.ms for r in mine), "labels": mine[0].labels,
+                "prompt tokens": statistics.mean(r.prompt_tokens for r in mine),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def write(out: Path, about: dict[str, str], checks: Sequence[Check], results: Sequence[Result]) -> None:
+    """JSON, Markdown and two charts."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = table_of(results)
+    record = {
+        "about": about,
+        "checks": [asdict(c) for c in checks],
+        "arms": rows,
+        "results": [asdict(r) for r in results],
+    }
+    (out / "steering.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    (out / "steering.md").write_text(markdown(about, checks, rows, results))
+    _charts(out, rows, results)
+
+
+def markdown(about: dict[str, str], checks: Sequence[Check], rows: Sequence[dict], results: Sequence[Result]) -> str:
+    """The report."""
+    mark = {True: "passed", False: "**missed**", None: ""}
+    lines = ["# Does steering work?", "", *(f"- {k}: {v}" for k, v in about.items()), ""]
+    lines += ["## Quality", "", "| | what | figure | line | |", "|---|---|---|---|---|"]
+    lines += [f"| {c.id} | {c.says} | {c.value:.3g} | {c.line} | {mark[c.passed]} |" for c in checks]
+    lines += ["", "## Side by side", "", "![quality of each arm](bakeoff.png)", ""]
+    lines += [
+        "| arm | quality (95 %) | shows it | surprise | repetition | lost | ms a token | labels | prompt tokens |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        lines.append(
+            f"| {r['arm']} | {r['quality']:.2f} ({r['low']:.2f} … {r['high']:.2f}) | {r['shown']:.0%} | {r['surprise']:+.2f} | "
+            f"{r['repetition']:.2f} | {r['lost']:.2f} | {r['ms a token']:.1f} | {r['labels']} | {r['prompt tokens']:.0f} |"
+        )
+    lines += [
+        "",
+        "Quality is a harmonic mean, 0 to 2, of concept shown, fluency and what is kept of the unsteered answers; it is no judge's verdict.",
+    ]
+    lines += [
+        "",
+        "## By concept",
+        "",
+        "| concept | arm | chosen setting | quality | shows it |",
+        "|---|---|---|---|---|",
+    ]
+    for r in results:
+        q, hits = statistics.mean(r.score.quality), statistics.mean(r.score.hits)
+        lines.append(f"| {r.concept} | {r.arm} | {r.setting} | {q:.2f} | {hits:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def _charts(out: Path, rows: Sequence[dict], results: Sequence[Result]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 0.4 * len(rows) + 1.2))
+    names, means = [r["arm"] for r in rows], [r["quality"] for r in rows]
+    spread = [[r["quality"] - r["low"] for r in rows], [r["high"] - r["quality"] for r in rows]]
+    axes.barh(names[::-1], means[::-1], xerr=[s[::-1] for s in spread], color="#c0362c")
+    axes.set_xlabel("quality, 0 to 2 (95 % interval)")
+    figure.tight_layout()
+    figure.savefig(out / "bakeoff.png", dpi=110)
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    for arm in ("DiffMean", "probe", "SAE add", "SAE clamp", "random direction", "sign flip"):
+        tuned = [r.tuned for r in results if r.arm == arm and len(r.tuned) == len(SETTINGS)]
+        if tuned:
+            axes.plot(
+                SETTINGS, [statistics.mean(t[i] for t in tuned) for i in range(len(SETTINGS))], marker="o", label=arm
+            )
+    axes.set_xlabel("dose")
+    axes.set_ylabel("quality while tuning")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out / "doses.png", dpi=110)
+    plt.close("all")
+
+
+def _starts(said: Sequence[Sequence[int]]) -> list[int]:
+    found, at = [], 0
+    for row in said:
+        found.append(at)
+        at += len(row)
+    return found
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(statistics.median(values))
+
+
+def _spearman(xs: Iterable[float], ys: Iterable[float]) -> float:
+    a, b = (torch.tensor(list(v)).argsort().argsort().double() for v in (xs, ys))
+    a, b = a - a.mean(), b - b.mean()
+    bottom = float(a.norm() * b.norm())
+    return float(a @ b) / bottom if bottom else math.nan
+
+
+def _slope(values: Sequence[float]) -> float:
+    xs = torch.arange(len(values)).double()
+    ys = torch.tensor(values).double()
+    return float(((xs - xs.mean()) * (ys - ys.mean())).sum() / (xs - xs.mean()).pow(2).sum())
+
+
+def run(
+    bundle: Path, concepts: str, out: Path, *, device: str = "cpu", seeds: int = 3, most: int | None = None
+) -> None:
+    """Measure, print and write."""
+    opened, started = Bundle.open(bundle), time.perf_counter()
+    kind = torch.float32 if device == "cpu" else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(opened.model_path, dtype=kind).eval()
+    model = model.to(torch.device(device))  # pyright: ignore[reportArgumentType] - transformers types it as its mixin
+    tokenizer = AutoTokenizer.from_pretrained(opened.model_path)
+    wanted = load(concepts)[:most]
+    kit = Kit.of(model, tokenizer, opened.to(device), TUNING, PROMPTS)
+    checks, results = quality(Lab(kit), wanted), list[Result]()
+    told = lambda line: console.print(f"  {line}", highlight=False)  # noqa: E731
+    for n, concept in enumerate(wanted, 1):
+        results += bake(kit, concept, seeds=range(seeds), told=told)
+        about = _about(opened, kit, f"{n} of {len(wanted)} ({concepts})", device, seeds, started)
+        write(out, about, [*checks, *compared(results)], results)  # whoever stops it has what was done
+    _print([*checks, *compared(results)])
+    console.print(f"report: {out / 'steering.md'}")
+
+
+def _about(opened: Bundle, kit: Kit, concepts: str, device: str, seeds: int, started: float) -> dict[str, str]:
+    return {
+        "model": opened.info.model if opened.info.model != "model" else f"{opened.info.name} (embedded)",
+        "SAE": f"{opened.info.revision}, {opened.sae.d_sae} features at {opened.info.hook}",
+        "concepts": f"{concepts}, fixed before anything was tuned",
+        "questions": f"{len(kit.tune)} to tune on, {len(kit.test)} to score on, {seeds} seeds",
+        "measured": f"{time.strftime('%Y-%m-%d')} on {device}, in {(time.perf_counter() - started) / 60:.0f} minutes",
+    }
+
+
+def _print(checks: Sequence[Check]) -> None:
+    table = Table("", "what", "figure", "line", "")
+    for c in checks:
+        table.add_row(
+            c.id, c.says, f"{c.value:.3g}", c.line, {True: "passed", False: "[red]missed[/]", None: ""}[c.passed]
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """`python -m bench.steering`, the same as `tiller bench steering`."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
+    p.add_argument("--concepts", default="harbor", help="harbor, general, or a JSON file")
+    p.add_argument("--out", type=Path, default=Path("docs/results"))
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--most", type=int, help="only the first so many concepts")
+    args = p.parse_args()
+    run(args.bundle, args.concepts, args.out, device=args.device, seeds=args.seeds, most=args.most)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Neuronpedia's exports of a source, read into catalogue rows and written from them. Knows its files; nothing of SAEs.
+
+`features/`, `explanations/` and `activations/` hold `batch-<n>.jsonl.gz`, a row to a line, the feature's
+index as a string. Each of the three may be missing.
+"""
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from steering.catalogue.bundle import Feature
+from steering.errors import BadBundle
+
+BATCH, EXAMPLES = 1024, 20
+OWN = ("hand", "fit")
+"""Labels that people here gave are never overwritten."""
+Row = dict[str, Any]
+GLYPHS = {"Ġ": " ", "▁": " ", "Ċ": "\n", "<0x0A>": "\n"}
+
+
+def read(folder: Path, features: Sequence[Feature], unit: Sequence[float]) -> list[Feature]:
+    """Return the features with what an export says of them.
+
+    `unit[i]` is how long one of its activations of feature i is in our stream (`Imported.unit`). Raises
+    BadBundle that names the file and the line.
+    """
+    if not any((folder / kind).is_dir() for kind in ("features", "explanations", "activations")):
+        raise BadBundle(
+            f"{str(folder)!r} is no export of Neuronpedia: it has no features/, explanations/ or activations/"
+        )
+    found = {f.index: f for f in features}
+    for kind, merge in (("features", _statistics), ("explanations", _label), ("activations", _example)):
+        for index, row, place in _rows(folder / kind):
+            if index not in found:
+                raise BadBundle(f"{place} describes feature {index}; the SAE has {len(features)}")
+            try:
+                found[index] = merge(found[index], row, unit[index])
+            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+                raise BadBundle(f"{place} is not a row of {kind}: {error!r}") from error
+    return [_strongest(found[f.index]) for f in features]
+
+
+def write(folder: Path, features: Iterable[Feature], *, model: str, source: str, unit: float = 1.0) -> None:
+    """Write the rows of features that have something to say, 1,024 indices to a batch.
+
+    `unit` is how long an activation of 1, as the reader counts them, is in our stream.
+    """
+    name = {"modelId": model, "layer": source}
+    described = [_in_units(f, unit) for f in features if f.label or f.density or f.max_activation]
+    for kind, rows in (("features", _features), ("explanations", _explanations), ("activations", _activations)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for batch in sorted({f.index // BATCH for f in described}):
+            lines = [
+                json.dumps({**name, "index": str(f.index), **row}, ensure_ascii=False) + "\n"
+                for f in described
+                if f.index // BATCH == batch
+                for row in rows(f)
+            ]
+            path = folder / kind / f"batch-{batch}.jsonl.gz"
+            draft = path.with_name(f"{path.name}.tmp")
+            draft.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+            os.replace(draft, path)
+
+
+def _rows(folder: Path) -> Iterator[tuple[int, Row, str]]:
+    paths = sorted(folder.glob("batch-*.jsonl*"), key=lambda p: int((re.findall(r"\d+", p.name) or ["0"])[0]))
+    for path in paths:
+        opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+        try:
+            with opener(path, "rt", encoding="utf-8") as lines:
+                for number, line in enumerate(lines, 1):
+                    place = f"line {number} of {path.parent.name}/{path.name}"
+                    if line.strip():
+                        yield *_parsed(line, place), place
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+            raise BadBundle(f"{path.parent.name}/{path.name} is damaged or cut short: {error}") from error
+
+
+def _parsed(line: str, place: str) -> tuple[int, Row]:
+    try:
+        row = json.loads(line)
+        return int(row["index"]), row
+    except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadBundle(f"{place} is not an object with an index: {error!r}") from error
+
+
+def _statistics(feature: Feature, row: Row, unit: float) -> Feature:
+    largest = float(row["maxActApprox"] or 0) * unit
+    signs = {"positive": row.get("pos_str") or [], "negative": row.get("neg_str") or []}
+    return feature.model_copy(
+        update={
+            "density": float(row.get("frac_nonzero") or 0),
+            "max_activation": largest,
+            "typical_max": feature.typical_max or largest,
+            "top_logits": {sign: [_plain(t) for t in tokens] for sign, tokens in signs.items() if tokens},
+        }
+    )
+
+
+def _label(feature: Feature, row: Row, _unit: float) -> Feature:
+    """The first explanation of a feature counts: a file lists them in the order in which they were made."""
+    words = str(row["description"]).strip()
+    if not words or feature.label_source in OWN or feature.label_source.startswith("neuronpedia"):
+        return feature
+    by = row.get("explanationModelName") or row.get("typeName")
+    return feature.model_copy(update={"label": words, "label_source": f"neuronpedia:{by}" if by else "neuronpedia"})
+
+
+def _example(feature: Feature, row: Row, unit: float) -> Feature:
+    tokens, values = [_plain(t) for t in row["tokens"]], [float(v) * unit for v in row["values"]]
+    if len(tokens) != len(values):
+        raise ValueError(f"{len(tokens)} tokens and {len(values)} values")
+    at = max(range(len(values)), key=values.__getitem__)
+    example = {"text": "".join(tokens), "token": tokens[at], "at": at, "activation": values[at]}
+    example |= {"tokens": tokens, "activations": values}
+    return feature.model_copy(update={"examples": [*feature.examples, example]})
+
+
+def _in_units(feature: Feature, unit: float) -> Feature:
+    if unit == 1:
+        return feature
+    examples = [
+        e
+        | {"activation": e["activation"] / unit}
+        | {k: [v / unit for v in e[k]] for k in ("values", "activations") if k in e}
+        for e in feature.examples
+    ]
+    return feature.model_copy(update={"max_activation": feature.max_activation / unit, "examples": examples})
+
+
+def _strongest(feature: Feature) -> Feature:
+    ranked = sorted(feature.examples, key=lambda e: -e["activation"])
+    return feature.model_copy(update={"examples": ranked[:EXAMPLES]})
+
+
+def _plain(token: str) -> str:
+    for glyph, text in GLYPHS.items():
+        token = token.replace(glyph, text)
+    return token
+
+
+def _features(feature: Feature) -> list[Row]:
+    return [
+        {
+            "maxActApprox": feature.max_activation,
+            "frac_nonzero": feature.density,
+            "pos_str": feature.top_logits.get("positive", []),
+            "pos_values": [],
+            "neg_str": feature.top_logits.get("negative", []),
+            "neg_values": [],
+        }
+    ]
+
+
+def _explanations(feature: Feature) -> list[Row]:
+    if not feature.label:
+        return []
+    _, _, by = feature.label_source.partition("neuronpedia:")
+    return [{"description": feature.label, "explanationModelName": by or feature.label_source, "typeName": None}]
+
+
+def _activations(feature: Feature) -> list[Row]:
+    return [_activation(e) for e in feature.examples]
+
+
+def _activation(example: Row) -> Row:
+    """Where only the strongest token of a text is known, the text is cut around it."""
+    if "tokens" in example:
+        tokens = example["tokens"]
+        values = example["activations"] if "activations" in example else example["values"]  # the older name
+    else:
+        before, token, after = str(example["text"]).partition(str(example["token"]))
+        tokens, values = [before, token, after], [0.0, example["activation"], 0.0]
+    at = max(range(len(values)), key=values.__getitem__)
+    return {
+        "tokens": tokens,
+        "values": values,
+        "maxValue": values[at],
+        "maxValueTokenIndex": at,
+        "minValue": min(values),
+    }

@@ -1,0 +1,84 @@
+"""What one revision of an SAE has otherwise than another: features that came, went, turned or are called otherwise. Knows two bundles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steering.catalogue.bundle import Bundle, Feature
+
+MOVED = 0.98
+"""Below this cosine between its directions a feature has moved."""
+NEW = 1e-4
+"""Relative; a dose that differs by more was measured anew."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A feature that both have."""
+
+    before: Feature
+    after: Feature
+    cosine: float
+    """Between its directions."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether it points elsewhere."""
+        return self.cosine < MOVED
+
+    @property
+    def stale(self) -> bool:
+        """Whether its label came to be in doubt."""
+        return self.after.stale and not self.before.stale
+
+    @property
+    def relabelled(self) -> bool:
+        """Whether it is called something else."""
+        return self.after.label != self.before.label
+
+    @property
+    def remeasured(self) -> bool:
+        """Whether dose 1.0 means another push."""
+        old, new = self.before.dose, self.after.dose
+        return (old is None) != (new is None) or (
+            old is not None and new is not None and abs(new - old) > NEW * abs(old)
+        )
+
+
+@dataclass(frozen=True)
+class Changes:
+    """From one revision to another."""
+
+    kept: int
+    """How many features both have."""
+    added: Sequence[Feature]
+    retired: Sequence[Feature]
+    """As they were."""
+    changed: Sequence[Changed]
+    """Those of both that are not as they were, the most turned first."""
+
+
+def changes(before: Bundle, after: Bundle) -> Changes:
+    """Compare two revisions of the same bundle, by the features' numbers."""
+    both = [f for f in after.features if f.index in before.numbered]
+    pairs = [
+        Changed(before.numbered[f.index], f, c)
+        for f, c in zip(both, _cosines(before, after, both).tolist(), strict=True)
+    ]
+    changed = [c for c in pairs if c.moved or c.stale or c.relabelled or c.remeasured]
+    return Changes(
+        kept=len(both),
+        added=[f for f in after.features if f.index not in before.numbered],
+        retired=[f for f in before.features if f.index not in after.numbered],
+        changed=sorted(changed, key=lambda c: c.cosine),
+    )
+
+
+@torch.no_grad()
+def _cosines(before: Bundle, after: Bundle, both: Sequence[Feature]) -> Float[Tensor, " both"]:
+    old = before.sae.W_dec[[before.numbered[f.index].row for f in both]].cpu()
+    new = after.sae.W_dec[[f.row for f in both]].cpu()
+    return torch.nn.functional.cosine_similarity(old.float(), new.float(), dim=1)

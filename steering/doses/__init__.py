@@ -1,0 +1,1 @@
+"""Doses: measuring them, sweeps, preferences and suggestions."""

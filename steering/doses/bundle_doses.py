@@ -1,0 +1,194 @@
+"""A bundle's features and presets, with doses: words from a corpus, pushes on a stage. Knows a model and a bundle; no files.
+
+What it returns are catalogue rows and presets with what was measured; whoever asks writes them down.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.calibration import SweetSpot, dose_at, raw_at
+from steering.catalogue.bundle import Bundle, Catalogue, Feature, dose_of, knots_of, number_of, raw_strength
+from steering.doses.measure import Found, Null, Subject, along, calibrate, scaled
+from steering.doses.rollouts import QUESTIONS, Stage
+from steering.edits import ResidualEdit
+from steering.interpret.feature_words import contexts, telling
+from steering.model.activations import padded_batches
+from steering.model.chat_template import encode_chat
+from steering.spec import Preset
+
+START, LONGEST = 0.25, 2.0
+"""Of the stream's typical length: the first push that is tried, and the longest."""
+MOST_SCALE = 2.5
+AT_ONCE = 16
+CHUNK = 512
+"""Features whose words are counted in one pass over the corpus: counts take features × vocabulary."""
+Told = Callable[[int, int], None]
+"""Hears how many are done, and of how many."""
+
+
+def stage_for(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str] = QUESTIONS
+) -> Stage:
+    """A stage with these questions. Raises BadChat for a model without a chat template."""
+    return Stage.of(model, hook, [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions])
+
+
+def with_doses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    bundle: Bundle,
+    features: Sequence[Feature],
+    corpus: Iterable[list[int]],
+    *,
+    date: str,
+    questions: Sequence[str] = QUESTIONS,
+    told: Told = lambda *_: None,
+) -> list[Feature]:
+    """Return the features with dose, sweet spot and calibration, measured in at most eight evaluations each."""
+    stage, rows = stage_for(model, tokenizer, bundle.info.hook, questions), list(corpus)
+    alive = [f for f in features if f.typical_max > 0]
+    words = _words(model, tokenizer, bundle, alive, rows)
+    null = Null.of(stage, words, bundle.info.typical_norm)
+    norm = bundle.info.typical_norm
+    subjects = [
+        Subject(along(bundle.sae.W_dec[f.row]), w, START * norm, LONGEST * norm)
+        for f, w in zip(alive, words, strict=True)
+    ]
+    found = calibrate(
+        stage,
+        subjects,
+        null,
+        at_once=AT_ONCE,
+        stamp=(date, bundle.info.revision),
+        told=lambda n: told(n, len(subjects)),
+    )
+    measured = {f.index: _measured(f, r, w, tokenizer) for f, r, w in zip(alive, found, words, strict=True)}
+    return [measured.get(f.index, f) for f in features]
+
+
+def with_scale(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    bundle: Bundle,
+    presets: Sequence[Preset],
+    *,
+    date: str,
+    questions: Sequence[str] = QUESTIONS,
+    told: Told = lambda *_: None,
+) -> list[Preset]:
+    """Return the presets with the sweet spot of their `scale`.
+
+    A preset's words are those that its replies to one half of the questions have more often than unsteered ones; its
+    effect is measured on the other half. Presets that steer nothing come back as they are.
+    """
+    hook = bundle.info.hook
+    learn, test = (stage_for(model, tokenizer, hook, questions[i::2]) for i in (0, 1))
+    catalogue, found = Catalogue([bundle]), []
+    for i, preset in enumerate(presets):
+        edit = catalogue.resolve(preset.steering, preset.pins).edits.get(hook)
+        if edit is None:
+            found.append(preset)
+            continue
+        words = _said_more(learn, tokenizer, [scaled(edit)(s) for s in (0.7, 1.0)])
+        null = Null.of(test, [words], bundle.info.typical_norm)
+        (result,) = calibrate(
+            test,
+            [Subject(scaled(edit), words, 0.5, MOST_SCALE, signs=(1,))],
+            null,
+            stamp=(date, bundle.info.revision),
+        )
+        spot = result.sweet_spot and _in_scale(result.sweet_spot, result)
+        calibration = result.calibration.model_copy(update={"words": _texts(words, tokenizer)})
+        found.append(preset.model_copy(update={"sweet_spot": spot, "calibration": calibration}))
+        told(i + 1, len(presets))
+    return found
+
+
+def _words(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    bundle: Bundle,
+    features: Sequence[Feature],
+    rows: list[list[int]],
+) -> list[Int[Tensor, " words"]]:
+    tellable = _tellable(tokenizer)
+    found: list[Int[Tensor, " words"]] = []
+    for start in range(0, len(features), CHUNK):
+        some = features[start : start + CHUNK]
+        near, total = contexts(
+            model,
+            bundle.sae,
+            bundle.info.hook,
+            padded_batches(rows, batch=32, longest=256, pad=0),
+            [f.row for f in some],
+            torch.tensor([f.typical_max for f in some]),
+            _vocabulary(model),
+        )
+        found += telling(near, total, tellable)
+    return found
+
+
+def _said_more(
+    stage: Stage, tokenizer: PreTrainedTokenizerFast, edits: Sequence[ResidualEdit]
+) -> Int[Tensor, " words"]:
+    vocabulary = _vocabulary(stage.model)
+    steered = [i for r in stage.roll(edits) for row in r.said for i in row]
+    plain = [i for row in stage.plain.said for i in row] * len(edits)
+    near, other = (torch.bincount(torch.tensor(ids), minlength=vocabulary).float() for ids in (steered, plain))
+    (words,) = telling(near[None], near + other, _tellable(tokenizer), sure=1.0)
+    return words
+
+
+def _measured(f: Feature, r: Found, words: Tensor, tokenizer: PreTrainedTokenizerFast) -> Feature:
+    calibration = r.calibration.model_copy(update={"words": _texts(words, tokenizer)})
+    return f.model_copy(
+        update={"dose": round(r.dose, 4), "sweet_spot": r.sweet_spot, "calibration": calibration, "note": ""}
+    )
+
+
+def _in_scale(spot: SweetSpot, r: Found) -> SweetSpot:
+    """From doses to the scale that has them."""
+    low, high = (round(raw_at(x, r.calibration.knots), 3) for x in (spot.low, spot.high))
+    return spot.model_copy(update={"low": low, "high": high})
+
+
+def _texts(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(tokenizer.decode([i])).strip() for i in words.tolist()))
+
+
+def _tellable(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], bool]:
+    """Whether a token is a word that says something: letters, three at least, nothing special."""
+    special = set(tokenizer.all_special_ids)
+
+    def tellable(token: int) -> bool:
+        if token in special:
+            return False
+        text = str(tokenizer.decode([token])).strip()
+        return len(text) > 2 and text.isalpha()
+
+    return tellable
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().vocab_size)
+
+
+def redosed(preset: Preset, before: Bundle, features: Sequence[Feature]) -> Preset:
+    """Return the preset with strengths that push as far as they did, now that dose 1.0 means something else."""
+    spec, after = preset.steering, {f.id: f for f in features}
+    if spec.unit != "dose":
+        return preset
+    items = []
+    for item in spec.features:
+        old, new = before.numbered[number_of(item.id)], after[item.id]
+        if item.mode in ("add", "clamp"):
+            raw = raw_strength(item, "dose", old, before.info)
+            item = item.model_copy(
+                update={"strength": round(dose_at(raw, knots_of(new, dose_of(new, before.info))), 4)}
+            )
+        items.append(item)
+    return preset.model_copy(update={"steering": spec.model_copy(update={"features": tuple(items)})})

@@ -1,0 +1,264 @@
+"""What pushes do to a model's replies: many pushes at once, in one batch. Knows a model, edits and token ids; no features.
+
+A `Stage` holds fixed prompts and what the unsteered model says to them. `roll` lets every edit answer every prompt,
+greedily unless it is told to draw, and compares token by token; `effects` reads how much likelier an edit makes given words, on the unsteered
+replies, so that what it makes itself say does not count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from steering.edits import ResidualEdit, SteeringTable
+from steering.model.chat_template import EncodedChat
+from steering.model.hooks import tap
+
+QUESTIONS = (
+    "What should I do this weekend?",
+    "Tell me a story.",
+    "How are you today?",
+    "What is a good breakfast?",
+    "Can you recommend a book?",
+    "Why is the sky blue?",
+    "I feel tired today.",
+    "Describe your favourite place.",
+    "How do I make friends?",
+    "What is the weather like in spring?",
+    "Give me some advice.",
+    "Who are you?",
+    "Tell me about dogs.",
+    "What can I cook tonight?",
+    "How can I sleep better?",
+    "What makes people happy?",
+)
+"""Asked unless others are given: everyday questions that call for no concept."""
+TOKENS = 24
+FLOOR = 1e-4
+"""Added to the words' probability: what rises from one in a billion to one in a million has no effect that anybody sees,
+and any push at all does that to most words."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the next token is taken: at temperature 0 the likeliest. Every edit meets the same chance, prompt by prompt."""
+
+    temperature: float = 0.0
+    seed: int = 0
+    """Of the first prompt; the next ones count up."""
+
+
+GREEDY = Draw()
+
+
+@dataclass(frozen=True, eq=False)
+class Rolled:
+    """What one edit did on all prompts."""
+
+    kl: Float[Tensor, " tokens"]
+    """Nats from the unsteered next token's distribution, at every token that was said."""
+    logprob: Float[Tensor, " tokens"]
+    """Of what was said, under the unsteered model."""
+    entropy: float
+    """Mean, of the steered distributions."""
+    repetition: float
+    """Share of 3-grams that occur again, mean over prompts."""
+    said: list[list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Prompts up to where the assistant speaks, left-padded, and the unsteered model's greedy replies to them."""
+
+    model: PreTrainedModel
+    hook: str
+    ids: Int[Tensor, "prompts time"]
+    real: Bool[Tensor, "prompts time"]
+    steered: Bool[Tensor, "prompts time"]
+    ends: frozenset[int]
+    tokens: int
+    plain: Rolled
+    replies: Int[Tensor, "prompts tokens"]
+    """The unsteered ones; after an end, anything."""
+    spoken: Bool[Tensor, "prompts tokens"]
+    """Which of their tokens belong to the reply."""
+    draw: Draw = GREEDY
+
+    @staticmethod
+    def of(
+        model: PreTrainedModel, hook: str, chats: Sequence[EncodedChat], *, tokens: int = TOKENS, draw: Draw = GREEDY
+    ) -> "Stage":
+        """Let the unsteered model answer. `chats` end where the assistant is about to speak."""
+        longest = max(len(c.ids) for c in chats)
+        pad = lambda row, fill: [fill] * (longest - len(row)) + list(row)  # noqa: E731
+        place = model.device
+        ids = torch.tensor([pad(c.ids, 0) for c in chats], device=place)
+        real = torch.tensor([pad((True,) * len(c.ids), False) for c in chats], device=place)
+        steered = torch.tensor([pad(c.assistant, False) for c in chats], device=place)
+        ends = _ends(model)
+        said, logs = _replies(model, hook, ids, real, steered, [], tokens, draw)
+        spoken = _until_end(said, ends)
+        plain = _rolled(said, spoken, logs, logs, 1)[0]
+        return Stage(model, hook, ids, real, steered, ends, tokens, plain, said, spoken, draw)
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts."""
+        return len(self.ids)
+
+    @torch.no_grad()
+    def roll(self, edits: Sequence[ResidualEdit]) -> list[Rolled]:
+        """Let every edit answer every prompt, all in one batch."""
+        n = len(edits)
+        ids, real, steered = (t.repeat(n, 1) for t in (self.ids, self.real, self.steered))
+        said, logs = _replies(self.model, self.hook, ids, real, steered, edits, self.tokens, self.draw)
+        spoken = _until_end(said, self.ends)
+        plain = self._logits(torch.cat([ids, said], 1), torch.cat([real, torch.ones_like(spoken)], 1))
+        return _rolled(said, spoken, logs, plain, n)
+
+    @torch.no_grad()
+    def effects(
+        self, edits: Sequence[ResidualEdit], words: Sequence[Int[Tensor, " words"]]
+    ) -> list[Float[Tensor, "lists prompts"]]:
+        """By how many nats each edit raises the log-odds of each list of words, a mean over the unsteered reply's tokens."""
+        n = len(edits)
+        ids = torch.cat([self.ids, self.replies], 1).repeat(n, 1)
+        real = torch.cat([self.real, torch.ones_like(self.spoken)], 1).repeat(n, 1)
+        steered = torch.cat([self.steered, torch.ones_like(self.spoken)], 1).repeat(n, 1)
+        table = _table(edits, self.model)
+        rows = _rows(steered, n)
+        with tap(self.model, {self.hook: lambda x: table.apply(x, rows)}):
+            logs = self._logits(ids, real).view(n, self.prompts, self.tokens, -1)
+        weight = self.spoken.float() / self.spoken.sum(1, keepdim=True).clamp(min=1)
+        found = []
+        for one in logs:
+            odds = torch.stack([_log_odds(one, w) for w in words])  # [lists, prompts, tokens]
+            base = torch.stack([_log_odds(self._plain_logs, w) for w in words])
+            found.append(((odds - base) * weight).sum(-1))
+        return found
+
+    @cached_property
+    def _plain_logs(self) -> Float[Tensor, "prompts tokens vocab"]:
+        with torch.no_grad():
+            return self._logits(
+                torch.cat([self.ids, self.replies], 1), torch.cat([self.real, torch.ones_like(self.spoken)], 1)
+            )
+
+    def _logits(self, ids: Tensor, real: Tensor) -> Float[Tensor, "rows tokens vocab"]:
+        """Log-probabilities of each token said, from the one before on."""
+        out = self.model(
+            input_ids=ids,
+            attention_mask=real.long(),
+            position_ids=_positions(real),
+            use_cache=False,
+            logits_to_keep=self.tokens + 1,
+        )
+        return out.logits[:, :-1].float().log_softmax(-1)
+
+
+def rep3(tokens: Sequence[object]) -> float:
+    """Share of 3-grams whose kind occurs more than once."""
+    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    counts: dict[tuple[object, ...], int] = {}
+    for gram in grams:
+        counts[gram] = counts.get(gram, 0) + 1
+    return sum(n for n in counts.values() if n > 1) / len(grams) if grams else 0.0
+
+
+def _replies(
+    model: PreTrainedModel,
+    hook: str,
+    ids: Tensor,
+    real: Tensor,
+    steered: Tensor,
+    edits: Sequence[ResidualEdit],
+    tokens: int,
+    draw: Draw,
+) -> tuple[Int[Tensor, "rows tokens"], Float[Tensor, "rows tokens vocab"]]:
+    """Continuations and the log-probabilities that they were read from; one edit for each block of rows."""
+    n = max(1, len(edits))
+    chances = [torch.Generator().manual_seed(draw.seed + i) for i in range(len(ids) // n)]
+    table, rows = _table(edits, model), _rows(steered, n) if edits else torch.zeros_like(ids)
+    cache, said, logs, at = DynamicCache(), [], [], {"rows": rows}
+    new = rows.amax(1, keepdim=True)  # whoever is steered speaks steered
+    step, mask = ids, real
+    with torch.no_grad(), tap(model, {hook: lambda x: table.apply(x, at["rows"])}):
+        for _ in range(tokens):
+            positions = _positions(mask)[:, -step.shape[1] :]
+            out = model(
+                input_ids=step,
+                attention_mask=mask.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logs.append(out.logits[:, -1].float().log_softmax(-1))
+            step = _next(logs[-1], draw.temperature, chances, n)
+            said.append(step)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            at["rows"] = new
+    return torch.cat(said, 1), torch.stack(logs, 1)
+
+
+def _next(
+    logs: Float[Tensor, "rows vocab"], temperature: float, chances: Sequence[torch.Generator], n: int
+) -> Int[Tensor, "rows 1"]:
+    """The likeliest, or one drawn by adding Gumbel noise to what each is worth; the noise is each prompt's own."""
+    if not temperature:
+        return logs.argmax(-1, keepdim=True)
+    uniform = torch.stack([torch.rand(logs.shape[1], generator=g, dtype=torch.float64) for g in chances])
+    noise = -(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
+    return (logs / temperature + noise.to(logs.device, logs.dtype).repeat(n, 1)).argmax(-1, keepdim=True)
+
+
+def _table(edits: Sequence[ResidualEdit], model: PreTrainedModel) -> SteeringTable:
+    width = edits[0].push.shape[0] if edits else 1
+    gates = sum(len(e.gate) for e in edits)
+    scaling = edits[0].scaling if edits else "none"
+    table = SteeringTable(len(edits) + 1, width, gates=gates, device=model.device, scaling=scaling)
+    for i, edit in enumerate(edits, 1):
+        table.set(i, edit)
+    return table
+
+
+def _rows(steered: Tensor, n: int) -> Int[Tensor, "rows time"]:
+    """Each token's row of the table: its block's, where it is steered."""
+    block = torch.arange(1, n + 1, device=steered.device).repeat_interleave(len(steered) // n)
+    return torch.where(steered, block[:, None], 0)
+
+
+def _positions(real: Tensor) -> Tensor:
+    return (real.long().cumsum(1) - 1).clamp(min=0)
+
+
+def _until_end(said: Tensor, ends: frozenset[int]) -> Bool[Tensor, "rows tokens"]:
+    """True up to and including the first end."""
+    over = torch.isin(said, torch.tensor(sorted(ends), dtype=said.dtype, device=said.device))
+    return (over.long().cumsum(1) - over.long()) == 0
+
+
+def _ends(model: PreTrainedModel) -> frozenset[int]:
+    given = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset([given] if isinstance(given, int) else given or [])
+
+
+def _rolled(said: Tensor, spoken: Tensor, steered: Tensor, plain: Tensor, n: int) -> list[Rolled]:
+    kl = (steered.exp() * (steered - plain)).sum(-1).clamp(min=0)
+    entropy = -(steered.exp() * steered).sum(-1)
+    logprob = plain.gather(2, said[..., None])[..., 0]
+    found = []
+    for s, on, k, h, p in zip(*(t.chunk(n) for t in (said, spoken, kl, entropy, logprob)), strict=True):
+        texts = [row[keep].tolist() for row, keep in zip(s, on, strict=True)]
+        repetition = sum(map(rep3, texts)) / len(texts)
+        found.append(Rolled(k[on].cpu(), p[on].cpu(), float(h[on].mean()), repetition, texts))
+    return found
+
+
+def _log_odds(logs: Float[Tensor, "prompts tokens vocab"], words: Tensor) -> Float[Tensor, "prompts tokens"]:
+    p = (logs[..., words].logsumexp(-1).exp() + FLOOR).clamp(max=1 - 1e-6)
+    return p.log() - torch.log1p(-p)

@@ -1,0 +1,81 @@
+"""Many strengths of one push, on many prompts: what each makes the model say. Knows a stage and edits; no features.
+
+Prompts and edits go through the model in parts that fit into memory; what is said does not depend on the parts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from steering.doses.rollouts import GREEDY, Draw, Rolled, Stage
+from steering.edits import ResidualEdit
+from steering.model.chat_template import EncodedChat
+
+ROOM = 64_000_000
+"""Log-probabilities that are held at a time: 256 MB, a few times over."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What one edit did on all prompts."""
+
+    said: tuple[list[int], ...]
+    """Its reply to each."""
+    logprobs: tuple[list[float], ...]
+    """Of each token of each reply, under the unsteered model."""
+    kl: float
+    """95th percentile over all tokens, nats from the unsteered model."""
+    effect: float | None
+    """Log-odds of the words over the unsteered model's, a mean over prompts; None without words."""
+
+
+@dataclass
+class _Parts:
+    rolled: list[Rolled]
+    effects: list[Tensor]
+
+    def whole(self) -> Swept:
+        """All parts as one."""
+        said = tuple(ids for r in self.rolled for ids in r.said)
+        logprobs, kl = torch.cat([r.logprob for r in self.rolled]), torch.cat([r.kl for r in self.rolled])
+        lengths = [len(ids) for ids in said]
+        return Swept(
+            said,
+            tuple(part.tolist() for part in logprobs.split(lengths)),
+            float(kl.quantile(0.95)),
+            float(torch.cat(self.effects).mean()) if self.effects else None,
+        )
+
+
+def sweep(
+    model: PreTrainedModel,
+    hook: str,
+    chats: Sequence[EncodedChat],
+    edits: Sequence[ResidualEdit],
+    words: Int[Tensor, " words"],
+    *,
+    tokens: int,
+    draw: Draw = GREEDY,
+    told: Callable[[float], None] = lambda _: None,
+) -> tuple[Swept, list[Swept]]:
+    """Let every edit answer every prompt; what the unsteered model says comes first. `told` hears the share that is done."""
+    room = max(1, ROOM // (tokens * int(model.config.get_text_config().vocab_size)))
+    plain, parts = _Parts([], []), [_Parts([], []) for _ in edits]
+    for start in range(0, len(chats), room):
+        some = chats[start : start + room]
+        stage = Stage.of(model, hook, some, tokens=tokens, draw=replace(draw, seed=draw.seed + start))
+        plain.rolled.append(stage.plain)
+        at_once = max(1, room // stage.prompts)
+        for first in range(0, len(edits), at_once):
+            group = edits[first : first + at_once]
+            effects = stage.effects(group, [words]) if len(words) else []
+            for part, rolled in zip(parts[first:], stage.roll(group), strict=False):
+                part.rolled.append(rolled)
+            for part, effect in zip(parts[first:], effects, strict=False):
+                part.effects.append(effect[0])
+            told((start * len(edits) + len(some) * (first + len(group))) / (len(chats) * len(edits)))
+    return plain.whole(), [p.whole() for p in parts]

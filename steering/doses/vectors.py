@@ -1,0 +1,86 @@
+"""From two sets of texts to a vector that steers like a feature: its direction, and its dose as features have theirs. Knows a model.
+
+What it is made from are means over each text's own tokens (of a chat that ends with the assistant, over the
+assistant's), so that a long text counts no more than a short one. What is kept is a `Snapshot`, the form in which a preset keeps
+a feature that is gone: engines need to know nothing new.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.catalogue.bundle import BundleInfo
+from steering.doses.bundle_doses import LONGEST, START, stage_for
+from steering.doses.measure import Found, Subject, along, calibrate
+from steering.edits import as_text
+from steering.errors import SteeringError
+from steering.interpret.directions import METHODS, Direction, Method
+from steering.model.passage import NOBODY, Passage
+from steering.sae import SAE
+from steering.spec import VECTOR, Snapshot, Vector
+
+_NO_WORDS = torch.zeros(0, dtype=torch.long)
+
+
+def mean_row(passage: Passage, stream: Float[Tensor, "tokens d_in"]) -> Float[Tensor, " d_in"]:
+    """The mean over a text's own tokens; of a chat that ends with the assistant, over all that the assistant says."""
+    speakers = [p.speaker for p in passage.parts]
+    theirs = speakers[-1] == "assistant"
+    mine = [p != NOBODY and (not theirs or speakers[p] == "assistant") for p in passage.part]
+    if not any(mine):
+        raise SteeringError("a text has no tokens of its own")
+    return stream[torch.tensor(mine, device=stream.device)].float().mean(0).cpu()
+
+
+def direction_of(method: Method, a: Sequence[Tensor], b: Sequence[Tensor]) -> Direction:
+    """The direction from B to A, of one row a text. Raises SteeringError if there is none."""
+    return METHODS[method](torch.stack(list(a)), torch.stack(list(b)))
+
+
+def measured(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    info: BundleInfo,
+    direction: Float[Tensor, " d_in"],
+) -> Found:
+    """Its dose, on the questions that features are measured on, in eight evaluations at most. Raises BadChat."""
+    stage = stage_for(model, tokenizer, info.hook)
+    push = along(direction.to(model.device))
+    subject = Subject(push, _NO_WORDS, START * info.typical_norm, LONGEST * info.typical_norm)
+    return calibrate(stage, [subject])[0]
+
+
+def vector_of(
+    name: str,
+    method: Method,
+    found: Direction,
+    dose: Found | None,
+    sae: SAE,
+    info: BundleInfo,
+    *,
+    texts: tuple[int, int],
+) -> Vector:
+    """All of it as one value; `dose` is None where it could not be measured.
+
+    A probe reads how far a token is beyond its boundary. Not with an SAE that scales each token: the table that gates
+    are in has one scale.
+    """
+    reads = method == "probe" and sae.scaling == "none" and sae.reads
+    snapshot = Snapshot(
+        id=VECTOR + name,
+        revision=info.revision,
+        label=name,
+        direction=as_text(found.direction),
+        encoder=as_text(found.direction) if reads else "",
+        bias=-found.middle if reads else 0.0,
+        threshold=0.0,
+        typical_max=abs(found.distance),
+        dose=round(dose.dose, 4) if dose else 0.5 * info.typical_norm,
+        knots=dose.calibration.knots if dose else (),
+        measured=dose is not None,
+    )
+    auroc = None if found.auroc is None else round(found.auroc, 4)
+    return Vector(name=name, method=method, snapshot=snapshot, auroc=auroc, texts=texts)

@@ -1,0 +1,88 @@
+"""What every layout has: how it is recognised, what is read of it, and how that is folded. Knows no publisher."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from steering.errors import BadBundle
+from steering.formats.fold import Folded, Loose
+from steering.formats.weight_files import Files
+from steering.sae import SAE
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """An SAE that was read, and what its files say of it."""
+
+    folded: Folded
+    format: str
+    hook: str | None
+    """Where it reads, as `layers.N`; None if the files do not say."""
+    k: int | None = None
+    """Features per token that it was trained to keep, where its threshold must still be set on text."""
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sae(self) -> SAE:
+        """The SAE in the served form."""
+        return self.folded.sae
+
+    @property
+    def unit(self) -> Float[Tensor, " d_sae"]:
+        """What published activations are multiplied by to be lengths in the stream, beside a token's own scale.
+
+        NaN where that scale is not the stream's, so that nobody can say.
+        """
+        return self.folded.unit
+
+
+@dataclass(frozen=True)
+class Format:
+    """One layout: its name, the file that shows it, and how to read it."""
+
+    name: str
+    recognised: Callable[["Files"], bool]
+    read: Callable[["Files"], Imported]
+
+
+def fold(loose: Loose, name: str) -> Folded:
+    """Fold, and say which shapes do not fit together instead of failing in the middle of it."""
+    m, d = loose.W_dec.shape if loose.W_dec.ndim == 2 else (0, 0)
+    wanted = {"W_enc": (d, m), "b_enc": (m,), "b_dec": (d,)}
+    for part, shape in wanted.items():
+        if tuple(getattr(loose, part).shape) != shape:
+            got = list(getattr(loose, part).shape)
+            raise BadBundle(f"{part} of {name} must be {list(shape)} beside a decoder of {m} × {d}, not {got}")
+    if isinstance(loose.threshold, Tensor) and loose.threshold.ndim and tuple(loose.threshold.shape) != (m,):
+        raise BadBundle(f"the threshold of {name} must be one number or {m}, not {list(loose.threshold.shape)}")
+    return loose.fold()
+
+
+def linear(files: Files, bias: str | None, *, subtracts: bool, threshold: Tensor | float = 0.0) -> Loose:
+    """Two layers as torch has them, their matrices the other way round; a decoder's bias may be another tensor."""
+    W_enc, b_enc, W_dec = files.take("encoder.weight", "encoder.bias", "decoder.weight")
+    (b_dec,) = files.take(bias or "decoder.bias")
+    return Loose(W_enc.T, b_enc, W_dec.T, b_dec, threshold, subtracts)
+
+
+def hook_in_path(files: Files, pattern: str) -> str | None:
+    """The hook point whose layer the path names, if it does."""
+    layer = files.number(pattern)
+    return None if layer is None else f"layers.{layer}"
+
+
+def stream_hook(name: str | None) -> str | None:
+    """The hook point of which this is somebody's name; None for no name. Raises BadBundle for what is no stream after a block."""
+    if not name:
+        return None
+    if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_(post|pre)", name):
+        layer = int(found[1]) - (found[2] == "pre")
+        if layer >= 0:
+            return f"layers.{layer}"
+    elif found := re.fullmatch(r"(?:(?:model|transformer|gpt_neox)\.)?(?:layers|h)\.(\d+)", name):
+        return f"layers.{found[1]}"
+    raise BadBundle(f"its place is {name!r}, which is not the stream after a block; only that can be steered")

@@ -1,0 +1,173 @@
+"""Two sets of texts, and the features that tell them apart. Knows an SAE and streams; no models, no files.
+
+What counts is the document. By `any`, a feature fires in a document or it does not: shares, their log-odds with
+Jeffreys' prior, Cohen's h, Fisher's exact test. By `mean`, how strongly on average over its tokens: the standardised
+difference and a permutation test. Either way Benjamini and Hochberg's q says what of it is a discovery.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steering.catalogue.bundle import Bundle
+from steering.errors import SteeringError
+from steering.evaluate.statistics import adjusted, between, fisher, log_odds
+from steering.model.passage import NOBODY, Passage
+from steering.sae import SAE
+
+By = Literal["any", "mean"]
+Read = tuple[Passage, Float[Tensor, "tokens d_in"]]
+Q = 0.05
+"""The false-discovery rate that is allowed."""
+FEW = 6
+"""Documents in which a feature has to fire, in both sets together, to be tested (fewer if the sets are smaller)."""
+ROWS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Fired:
+    """What fires in each of some documents."""
+
+    strength: NDArray[np.float32]
+    """`[documents, d_sae]`: the mean activation over a document's tokens."""
+    hits: NDArray[np.bool_]
+    """Whether it fired at all."""
+    tokens: int
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    @staticmethod
+    def joined(parts: "Sequence[Fired]") -> "Fired":
+        """The documents of all of them."""
+        strength, hits = (np.concatenate([getattr(p, k) for p in parts]) for k in ("strength", "hits"))
+        return Fired(strength, hits, sum(p.tokens for p in parts))
+
+
+@dataclass(frozen=True)
+class Separating:
+    """One feature in two sets of documents."""
+
+    row: int
+    a: float
+    b: float
+    """Shares of documents in which it fires."""
+    mean_a: float
+    mean_b: float
+    """Mean activations."""
+    log_odds: float
+    """Of firing in a document of A against one of B."""
+    effect: float
+    """Cohen's h by `any`, the difference in standard deviations by `mean`; above 0 where A has more."""
+    p: float
+    q: float
+
+    @property
+    def discovery(self) -> bool:
+        """Whether it is one, at a false-discovery rate of 5 %."""
+        return self.q <= Q
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """All features that were tested, the surest first."""
+
+    features: tuple[Separating, ...]
+    documents: tuple[int, int]
+    tokens: tuple[int, int]
+    by: By
+
+    @property
+    def discoveries(self) -> int:
+        """How many features separate the two, at a false-discovery rate of 5 %."""
+        return sum(f.discovery for f in self.features)
+
+    def over(self, sign: int, top: int) -> list[Separating]:
+        """What A has more of (1), or B (−1), the surest first."""
+        return [f for f in self.features if f.effect * sign > 0][:top]
+
+
+@torch.no_grad()
+def fired(sae: SAE, documents: Sequence[Read]) -> Fired:
+    """What fires in each document, on the tokens that belong to somebody. Raises SteeringError if there is none."""
+    if not documents:
+        raise SteeringError("a set of texts is empty")
+    means, hits, tokens = [], [], 0
+    for passage, stream in documents:
+        mine = torch.tensor([p != NOBODY for p in passage.part], device=stream.device)
+        total, some = torch.zeros(sae.d_sae), torch.zeros(sae.d_sae, dtype=torch.bool)
+        for x in stream[mine].float().to(sae.W_enc.device).split(ROWS):
+            a = sae.encode(x)
+            total, some = total + a.sum(0).cpu(), some | (a > 0).any(0).cpu()
+        n = int(mine.sum())
+        tokens += n
+        means.append((total / max(1, n)).numpy())
+        hits.append(some.numpy())
+    return Fired(np.stack(means), np.stack(hits), tokens)
+
+
+def contrast(a: Fired, b: Fired, *, by: By = "any", seed: int = 0) -> Contrast:
+    """Hold two sets of documents against each other, feature by feature."""
+    n, m = len(a), len(b)
+    hits_a, hits_b = a.hits.sum(0, dtype=np.int64), b.hits.sum(0, dtype=np.int64)
+    # Whatever the split, a feature that fires in so few documents cannot be told apart, and would only cost the others.
+    rows = np.flatnonzero(hits_a + hits_b >= min(FEW, n, m))
+    if not len(rows):
+        return Contrast((), (n, m), (a.tokens, b.tokens), by)
+    hits_a, hits_b = hits_a[rows], hits_b[rows]
+    strong_a, strong_b = a.strength[:, rows].astype(np.float64), b.strength[:, rows].astype(np.float64)
+    if by == "any":
+        p = fisher(hits_a, n, hits_b, m)
+        effect = 2 * np.arcsin(np.sqrt(hits_a / n)) - 2 * np.arcsin(np.sqrt(hits_b / m))
+    else:
+        p = between(strong_a, strong_b, seed=seed)
+        effect = _standardised(strong_a, strong_b)
+    odds, q = log_odds(hits_a, n) - log_odds(hits_b, m), adjusted(p)
+    found = (
+        Separating(
+            int(row),
+            float(hits_a[i] / n),
+            float(hits_b[i] / m),
+            float(strong_a[:, i].mean()),
+            float(strong_b[:, i].mean()),
+            float(odds[i]),
+            float(effect[i]),
+            float(p[i]),
+            float(q[i]),
+        )
+        for i, row in enumerate(rows)
+    )
+    return Contrast(tuple(sorted(found, key=lambda f: (f.p, -abs(f.effect)))), (n, m), (a.tokens, b.tokens), by)
+
+
+def told(found: Contrast, bundle: Bundle, top: int) -> dict[str, object]:
+    """A contrast as plain values, features by id."""
+
+    def one(f: Separating) -> dict[str, object]:
+        feature = bundle.features[f.row]
+        numbers = {k: round(getattr(f, k), 4) for k in ("a", "b", "mean_a", "mean_b", "log_odds", "effect")}
+        exact = {k: float(f"{getattr(f, k):.3g}") for k in ("p", "q")}
+        return {"id": feature.id, "label": feature.label, **numbers, **exact, "discovery": f.discovery}
+
+    return {
+        "by": found.by,
+        "documents": {"a": found.documents[0], "b": found.documents[1]},
+        "tokens": {"a": found.tokens[0], "b": found.tokens[1]},
+        "tested": len(found.features),
+        "discoveries": found.discoveries,
+        "a_over_b": [one(f) for f in found.over(1, top)],
+        "b_over_a": [one(f) for f in found.over(-1, top)],
+    }
+
+
+def _standardised(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The difference of the means in pooled standard deviations."""
+    freedom = max(1, len(a) + len(b) - 2)
+    square = ((a - a.mean(0)) ** 2).sum(0) + ((b - b.mean(0)) ** 2).sum(0)
+    return (a.mean(0) - b.mean(0)) / np.sqrt(square / freedom).clip(1e-9)

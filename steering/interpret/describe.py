@@ -1,0 +1,139 @@
+"""Describe every feature of an SAE in one pass: how often and how strongly it fires, where, and what it says.
+
+Knows a model, an SAE and token batches; nothing of labels by people. What is kept while texts pass by is in `examples`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.catalogue.bundle import Bundle, Feature, Histogram, Kind
+from steering.interpret.logit_lens import SHOWN, lens, output_scores
+from steering.interpret.top_activations import ABSENT, BEFORE, BINS, LAST, Seen, Windows, look
+from steering.interpret.word_labels import Labeller, Texts, level_of, places_of
+from steering.sae import SAE
+
+TYPICAL = 0.995
+SHOWN_BINS = 16
+"""Of a histogram, as it is kept with a feature."""
+SAMPLES = 5
+"""At most so many examples from below the strongest level."""
+DENSE = 0.2
+"""A feature that fires on a larger share of tokens says little of any of them."""
+SPEAKS = 0.01
+"""The least output score of a feature that says something: below it, Arad et al. found, steering mostly fails."""
+FIELDS = frozenset(
+    {"kind", "density", "max_activation", "typical_max", "histogram", "examples", "samples", "top_logits"}
+    | {"output_score", "words"}
+)
+"""The fields that are measured anew whenever a feature is described; labels are not among them."""
+
+
+def describe(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    sae: SAE,
+    hook: str,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    bundle: str,
+    examples: int = 6,
+) -> list[Feature]:
+    """Return one catalogue row per feature, with a label drawn from the words that come where it fires.
+
+    Raises SteeringError if the SAE cannot be read.
+    """
+    seen = look(model, sae, hook, batches, top=examples)
+    assert seen.tokens, "nothing to describe: no texts"
+    typical = torch.minimum(seen.levels.quantile(TYPICAL), seen.maximum)
+    up, down = lens(model, sae)
+    scores = output_scores(model, tokenizer, sae, hook, typical, up)
+    text = Texts(tokenizer)
+    labeller = Labeller.of(text, seen.anywhere)
+    found = []
+    for i in range(sae.d_sae):
+        alive = bool(seen.maximum[i] > 0)
+        raised = [text.raw(t) for t in up[i, :SHOWN].tolist()]
+        silent = (seen.anywhere.peaks[seen.anywhere.filled, i] == 0).numpy()
+        named = labeller.label(*places_of(seen, i), silent) if alive else None
+        density, score = round(int(seen.fired[i]) / seen.tokens, 7), round(float(scores[i]), 4) if alive else None
+        found.append(
+            Feature(
+                id=f"{bundle}/{i}",
+                index=i,
+                label=named.text(raised) if named else "never fired",
+                label_source="auto" if named else "none",
+                words=named.words if named else (),
+                kind=kinds(density, score),
+                density=density,
+                max_activation=round(float(seen.maximum[i]), 4),
+                typical_max=round(float(typical[i]), 4),
+                histogram=_histogram(seen, i) if alive else None,
+                output_score=score,
+                top_logits={"positive": raised, "negative": [text.raw(t) for t in down[i, :SHOWN].tolist()]},
+                examples=_examples(text, seen.top.windows, i, seen.top.values[i]),
+                samples=_samples(text, seen, i),
+            )
+        )
+    return found
+
+
+def kinds(density: float, score: float | None) -> tuple[Kind, ...]:
+    """What is to be known of a feature before it is used."""
+    if not density:
+        return ("dead",)
+    dense: tuple[Kind, ...] = ("dense",) if density > DENSE else ()
+    return (*dense, "input-only") if score is not None and score < SPEAKS else dense
+
+
+def refreshed(bundle: Bundle, found: Sequence[Feature]) -> list[Feature]:
+    """The features of a bundle as they are `found`, described anew row by row; labels that are not `auto` stay."""
+    anew = []
+    for old, new in zip(bundle.features, found, strict=True):
+        fields: dict[str, Any] = {name: getattr(new, name) for name in FIELDS}
+        if old.label_source in ("auto", "none"):
+            fields |= {"label": new.label, "label_source": new.label_source, "stale": False}
+        anew.append(Feature(id=old.id, index=old.index, row=old.row, **fields))
+    return anew
+
+
+def _histogram(seen: Seen, row: int) -> Histogram:
+    """Sixteenths of the range, up to the one that holds the maximum."""
+    counts = seen.levels.counts[row].view(SHOWN_BINS, BINS // SHOWN_BINS).sum(1)
+    width = float(seen.levels.range[row]) / SHOWN_BINS
+    return Histogram(width=width, counts=tuple(counts[: int(float(seen.maximum[row]) / width) + 1].tolist()))
+
+
+def _samples(text: Texts, seen: Seen, row: int) -> list[dict[str, Any]]:
+    """One from each level below the strongest, the strongest first; what is among the examples is left out."""
+    levels, strongest = level_of(seen, row)
+    shown = seen.top.windows.marks[row][seen.top.values[row] > 0]
+    windows = seen.levels.windows
+    there = (seen.levels.keys[row] < LAST) & (levels < strongest) & ~torch.isin(windows.marks[row], shown)
+    places = there.nonzero()[:, 0].flip(0)
+    if len(places) > SAMPLES:
+        places = places[torch.linspace(0, len(places) - 1, SAMPLES).round().long()]
+    return [_example(text, windows.ids[row, i], windows.activations[row, i]) for i in places.tolist()]
+
+
+def _examples(text: Texts, windows: Windows, row: int, values: Tensor) -> list[dict[str, Any]]:
+    return [
+        _example(text, windows.ids[row, i], windows.activations[row, i]) for i in (values > 0).nonzero()[:, 0].tolist()
+    ]
+
+
+def _example(text: Texts, ids: Tensor, activations: Tensor) -> dict[str, Any]:
+    tokens, begins = [text.raw(i) for i in ids.tolist() if i != ABSENT], int((ids[:BEFORE] == ABSENT).sum())
+    told = activations.tolist()[begins : begins + len(tokens)]
+    at = BEFORE - begins
+    return {
+        "text": text.whole(ids.tolist()),
+        "token": tokens[at],
+        "at": at,
+        "activation": round(told[at], 3),
+        "tokens": tokens,
+        "activations": [0 if v == 0 else float(f"{v:.3g}") for v in told],
+    }

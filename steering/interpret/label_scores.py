@@ -1,0 +1,89 @@
+"""How good a label is: does it tell which texts a feature fires in, and on which token? Knows windows of text; no judges.
+
+Detection and fuzzing are delphi's (Paulo et al. 2024): balanced accuracy on texts that the label was not made from. The
+control is detection by another feature's label, so that whoever says yes to everything gains nothing. Who judges, a
+label's words or a language model that is told the label, is not known here: a trial is asked, answers come back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from steering.catalogue.bundle import LabelScores
+from steering.interpret.top_activations import BEFORE, LAST, Seen
+from steering.interpret.word_labels import Ids, WordLabel
+
+FEWEST = 5
+"""Windows of either kind; with fewer nothing is said."""
+Said = Bool[np.ndarray, " asked"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What a label is tried on, in an order that tells nothing."""
+
+    ids: Ids
+    """Windows in which the feature fires, from all levels of activation alike, and as many in which it never does."""
+    fires: Said
+    marked: Ids
+    """Windows in which it fires; one token of each is marked."""
+    columns: Int[np.ndarray, " asked"]
+    right: Said
+    """Whether it fires on that token."""
+
+    def by_words(self, label: WordLabel) -> tuple[Said, Said]:
+        """What a label says by its own words: of the windows, of the marked tokens."""
+        return label.fires(self.ids), label.right(self.marked, self.columns)
+
+    def scores(
+        self, fires: Said, right: Said, control: Said | None, *, specificity: float | None = None
+    ) -> LabelScores:
+        """What those answers are worth; `control` is what another feature's label said of the windows."""
+        return LabelScores(
+            detection=_balanced(fires, self.fires),
+            fuzzing=_balanced(right, self.right) if len(self.right) else None,
+            control=None if control is None else _balanced(control, self.fires),
+            specificity=specificity,
+            n=len(self.fires),
+        )
+
+
+def trial(held: Seen, row: int, *, most: int = 32) -> Trial | None:
+    """The trial of one feature, from a pass over held-out texts; None if it fires too seldom there, or always."""
+    random = np.random.default_rng(row)
+    there = held.levels.keys[row] < LAST
+    ids, a = (x[row][there].numpy() for x in (held.levels.windows.ids, held.levels.windows.activations))
+    order = random.permutation(len(ids))[:most]
+    ids, a = ids[order], a[order]
+    quiet = (held.anywhere.filled & (held.anywhere.peaks[:, row] == 0)).nonzero()[:, 0].numpy()
+    silent = held.anywhere.ids.numpy()[random.permutation(quiet)[: len(ids)]]
+    if min(len(ids), len(silent)) < FEWEST:
+        return None
+    marked, columns, right = [], [], []
+    for window, activation in zip(ids, a, strict=True):
+        if len(wrong := np.flatnonzero((activation == 0) & (window >= 0))):
+            marked += [window, window]
+            columns += [BEFORE, int(random.choice(wrong))]
+            right += [True, False]
+    texts, fires = np.concatenate([ids, silent]), np.arange(len(ids) + len(silent)) < len(ids)
+    one, other = random.permutation(len(texts)), random.permutation(len(marked))
+    tokens = np.array(marked, dtype=ids.dtype).reshape(-1, ids.shape[1])
+    return Trial(
+        texts[one], fires[one], tokens[other], np.array(columns, dtype=int)[other], np.array(right, dtype=bool)[other]
+    )
+
+
+def mean_of(scores: Sequence[LabelScores]) -> dict[str, float]:
+    """Means over features of what was scored."""
+    found = {}
+    for name in ("detection", "fuzzing", "control", "specificity"):
+        values = [v for s in scores if (v := getattr(s, name)) is not None]
+        if values:
+            found[name] = round(sum(values) / len(values), 4)
+    return found
+
+
+def _balanced(said: Said, truth: Said) -> float:
+    return round(float((said[truth].mean() + (~said[~truth]).mean()) / 2), 4)

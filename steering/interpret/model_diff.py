@@ -1,0 +1,130 @@
+"""Two checkpoints read the same text, and what of it has changed, feature by feature. Knows models, an SAE and token ids.
+
+Both streams go through one SAE, so a feature means the same in both as long as the SAE still explains the stream: its
+explained variance in each is told beside. Documents are paired with themselves: of each, the share of tokens on which a feature
+fires with the one model and with the other. Signs are shuffled (the test), Benjamini and Hochberg's q says what is a
+discovery; a checkpoint held against itself has none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from steering.errors import SteeringError
+from steering.evaluate.statistics import adjusted, paired
+from steering.interpret.contrast import Q
+from steering.model.hooks import decoder_layers, layer_number, read_stream
+from steering.sae import SAE
+
+FEW = 6
+"""Documents whose rate has to differ for a feature to be tested: with fewer, no p is below 0.03."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """What fires in each document, as one model reads it."""
+
+    share: NDArray[np.float32]
+    """`[documents, d_sae]`: the share of tokens on which a feature fires."""
+    mean: NDArray[np.float64]
+    """Of each feature, its mean activation over all tokens."""
+    explained: float
+    """Share of the stream's variance that the SAE explains."""
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One feature with both models."""
+
+    row: int
+    a: float
+    b: float
+    """Mean shares of a document's tokens on which it fires."""
+    mean_a: float
+    mean_b: float
+    """Mean activations."""
+    up: int
+    down: int
+    """In how many documents it fires more, and less, with B."""
+    p: float
+    q: float
+
+    @property
+    def discovery(self) -> bool:
+        """Whether it is one, at a false-discovery rate of 5 %."""
+        return self.q <= Q
+
+
+@dataclass(frozen=True)
+class Diff:
+    """All features that were tested, the surest first."""
+
+    features: tuple[Changed, ...]
+    documents: int
+    explained: tuple[float, float]
+
+    @property
+    def discoveries(self) -> tuple[Changed, ...]:
+        """What has changed, at a false-discovery rate of 5 %: the largest change first."""
+        return tuple(sorted((f for f in self.features if f.discovery), key=lambda f: -abs(f.b - f.a)))
+
+
+def check_fits(model: PreTrainedModel, sae: SAE, hook: str, name: str) -> None:
+    """Raise SteeringError if the SAE cannot read this model."""
+    sae.check_reads()
+    width, layers = int(model.config.get_text_config().hidden_size), len(decoder_layers(model))
+    if width != sae.d_in:
+        raise SteeringError(
+            f"{name}: its stream is {width} wide, the SAE reads {sae.d_in}; give checkpoints of one model"
+        )
+    if layer_number(hook) >= layers:
+        raise SteeringError(f"{name}: it has layers 0…{layers - 1}, the SAE reads {hook}")
+
+
+@torch.no_grad()
+def rates(model: PreTrainedModel, sae: SAE, hook: str, documents: Sequence[Sequence[int]]) -> Rates:
+    """Read every document, its first token left out. Raises SteeringError if one is shorter than two tokens, or there is none."""
+    if not documents:
+        raise SteeringError("there is no text to read")
+    shares, sums, n = [], torch.zeros(sae.d_sae, dtype=torch.float64), 0
+    error, square, total = 0.0, 0.0, torch.zeros(sae.d_in, dtype=torch.float64)
+    for ids in documents:
+        x = read_stream(model, torch.tensor([list(ids)], device=model.device), hook)[0, 1:].float().cpu()
+        if not len(x):
+            raise SteeringError("a text holds a single token; leave it out")
+        a = sae.encode(x)
+        shares.append((a > 0).float().mean(0).numpy())
+        sums += a.double().sum(0)
+        error += float((x - sae.decode(a, x)).double().pow(2).sum())
+        square, total, n = square + float(x.double().pow(2).sum()), total + x.double().sum(0), n + len(x)
+    variance = square - float(total.pow(2).sum()) / n
+    return Rates(np.stack(shares), (sums / n).numpy(), 1 - error / max(variance, 1e-12), n)
+
+
+def compare(a: Rates, b: Rates, *, seed: int = 0) -> Diff:
+    """Hold what the two models made of the same documents against each other."""
+    change = b.share.astype(np.float64) - a.share
+    rows = np.flatnonzero((change != 0).sum(0) >= min(FEW, len(change)))
+    p = paired(change[:, rows], seed=seed) if len(rows) else np.ones(0)
+    q = adjusted(p)
+    found = (
+        Changed(
+            int(row),
+            float(a.share[:, row].mean()),
+            float(b.share[:, row].mean()),
+            float(a.mean[row]),
+            float(b.mean[row]),
+            int((change[:, row] > 0).sum()),
+            int((change[:, row] < 0).sum()),
+            float(p[i]),
+            float(q[i]),
+        )
+        for i, row in enumerate(rows)
+    )
+    features = tuple(sorted(found, key=lambda f: (f.p, -abs(f.b - f.a))))
+    return Diff(features, len(change), (a.explained, b.explained))

@@ -1,0 +1,159 @@
+"""Mood axes: emotions, sentiment, formality, told from features. Knows an analysis and a file of weights; no models.
+
+An axis is a logistic regression over which features fire at all in a stretch of text. Single features are weak
+detectors, and often a bag of words is better than all of them: so an axis is a score only where, on texts that it never
+saw, the lower end of its AUROC's interval reached the bag of words' value. Else it shows features, as evidence.
+"""
+
+import hashlib
+import os
+from bisect import bisect_left
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from torch import Tensor
+
+from steering.catalogue.bundle import Bundle
+from steering.errors import BadBundle
+from steering.evaluate.classifiers import Auroc
+from steering.interpret.analysis import Analysis
+from steering.sae import SAE
+
+FILE = "axes.json"
+EVIDENCE = 5
+"""Features that are named of each axis."""
+
+
+class Axis(BaseModel):
+    """One axis, and what was measured of it on texts that it never saw."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    high: str
+    """What a text with a high score is."""
+    low: str
+    source: str
+    weights: tuple[float, ...]
+    """Of the file's features, in their order."""
+    bias: float
+    auroc: Auroc
+    bag_of_words: Auroc
+    raw: Auroc
+    """A logistic regression over the stream's mean."""
+    majority: float = 0.5
+    """AUROC of always saying the same."""
+    length: Auroc
+    """AUROC of the number of words alone: how far the axis could be told by that."""
+    n_train: int
+    n_test: int
+    prevalence: float
+    """Share of the test's texts that have it."""
+
+    @property
+    def shown_as(self) -> Literal["score", "evidence"]:
+        """A score only if it is at least as good as a bag of words, the interval's lower end included."""
+        return "score" if self.auroc.low >= self.bag_of_words.value else "evidence"
+
+
+class Axes(BaseModel):
+    """All axes of one revision of an SAE: `axes.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str
+    date: str
+    sae: str
+    """Which SAE they were learnt with: `mark_of` it."""
+    features: tuple[int, ...]
+    """The numbers of the features that weights are of."""
+    axes: tuple[Axis, ...]
+    errors: tuple[float, ...] = ()
+    """Of chats of the corpus, quantiles of the share of the stream that the SAE leaves unexplained, from least to most."""
+
+    @model_validator(mode="after")
+    def _as_many_weights_as_features(self) -> "Axes":
+        if wrong := next((a for a in self.axes if len(a.weights) != len(self.features)), None):
+            raise ValueError(f"{wrong.name!r} has {len(wrong.weights)} weights for {len(self.features)} features")
+        return self
+
+    @staticmethod
+    def open(folder: Path, sae: SAE) -> "Axes | None":
+        """Read those beside an SAE; None if there are none for it. Raises BadBundle that names the file."""
+        file = folder / FILE
+        found = _read(file, file.stat().st_mtime_ns) if file.exists() else None
+        return found if found and found.sae == mark_of(sae) else None
+
+    def save(self, folder: Path) -> None:
+        """Write them beside an SAE; a reader sees the old file or the new."""
+        (folder / f"{FILE}.tmp").write_text(self.model_dump_json() + "\n")
+        os.replace(folder / f"{FILE}.tmp", folder / FILE)
+
+    def unusual(self, error: float) -> float | None:
+        """Per cent of the corpus' chats that are explained better than a text of this error. Experimental."""
+        return round(100 * bisect_left(self.errors, error) / len(self.errors), 1) if self.errors else None
+
+    def told(self, bundle: Bundle, found: Analysis) -> list[dict[str, Any]]:
+        """What each axis says of a passage and of each of its speakers."""
+        weights = self._weights(bundle)
+        fired = found.fired.float()
+        theirs = {
+            who: fired[[i for i, s in enumerate(found.fired_by) if s == who]] for who in dict.fromkeys(found.fired_by)
+        }
+        return [
+            {
+                "name": a.name,
+                "high": a.high,
+                "low": a.low,
+                "shown_as": a.shown_as,
+                **_said(a, weights[i], fired, bundle),
+                "speakers": {who: _said(a, weights[i], rows, bundle) for who, rows in theirs.items()},
+                "auroc": a.auroc.model_dump(),
+                "bag_of_words": a.bag_of_words.value,
+                "raw": a.raw.value,
+                "length": a.length.value,
+                "n_test": a.n_test,
+            }
+            for i, a in enumerate(self.axes)
+        ]
+
+    def _weights(self, bundle: Bundle) -> Float[Tensor, "axes d_sae"]:
+        """By the rows of this SAE; a feature that it has no more weighs nothing."""
+        here = [(i, bundle.numbered[n].row) for i, n in enumerate(self.features) if n in bundle.numbered]
+        weights = torch.zeros(len(self.axes), bundle.sae.d_sae)
+        if here and self.axes:
+            places, rows = (torch.tensor(p) for p in zip(*here, strict=True))
+            weights[:, rows] = torch.tensor([a.weights for a in self.axes])[:, places]
+        return weights
+
+
+def mark_of(sae: SAE) -> str:
+    """Tell SAEs apart by their biases and thresholds: what another training makes other."""
+    told = torch.cat([sae.b_enc.flatten(), sae.threshold.flatten()]).float().cpu()
+    return hashlib.sha256(told.numpy().tobytes()).hexdigest()[:16]
+
+
+def _said(axis: Axis, weights: Tensor, fired: Float[Tensor, "stretches d_sae"], bundle: Bundle) -> dict[str, Any]:
+    """The mean of the stretches' scores, and the features that speak most for it."""
+    if not len(fired):
+        return {"score": None, "evidence": []}
+    share = weights * fired.mean(0)
+    best = share.topk(min(EVIDENCE, len(share)))
+    evidence = [
+        bundle.features[r].id for v, r in zip(best.values.tolist(), best.indices.tolist(), strict=True) if v > 0
+    ]
+    score = round(float((fired @ weights + axis.bias).sigmoid().mean()), 4)
+    return {"score": score if axis.shown_as == "score" else None, "evidence": evidence}
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path, _changed: int) -> Axes:
+    try:
+        return Axes.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise BadBundle(f"{str(file)!r} is damaged: {first}; make it again with `python -m recipes.axes`") from error

@@ -1,0 +1,39 @@
+"""Which features texts evoke, and what several have in common. Knows streams and an SAE; no models.
+
+A feature counts for a text by its strongest token: activation ÷ typical maximum × log(1 ÷ density), as in `analyse`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steering.catalogue.bundle import Bundle
+from steering.interpret.analysis import COMMON
+from steering.model.passage import NOBODY, Passage
+
+ROWS = 1024
+
+
+@torch.no_grad()
+def evoked(bundle: Bundle, passage: Passage, stream: Float[Tensor, "tokens d_in"]) -> Float[Tensor, " d_sae"]:
+    """How much each row's feature counts for one text; the first of several tokens counts for nothing."""
+    sae = bundle.sae
+    owned = torch.tensor([p != NOBODY for p in passage.part])
+    owned[0] &= len(owned) == 1
+    peak = torch.zeros(sae.d_sae)
+    for x in stream.float().to(sae.W_enc.device)[owned.to(sae.W_enc.device)].split(ROWS):
+        peak = torch.maximum(peak, sae.encode(x).amax(0).cpu())
+    typical = torch.tensor([f.typical_max for f in bundle.features])
+    rare = torch.tensor([math.log(1 / min(1.0, max(COMMON, f.density))) for f in bundle.features])
+    return peak / torch.where(typical > 0, typical, peak.clamp(min=1e-9)) * rare
+
+
+def in_common(
+    these: Sequence[Float[Tensor, " d_sae"]], without: Sequence[Float[Tensor, " d_sae"]] = ()
+) -> Float[Tensor, " d_sae"]:
+    """What counts for all of `these` and for none of the others: the least of the first less the most of the second."""
+    least = torch.stack(list(these)).amin(0)
+    return (least - torch.stack(list(without)).amax(0) if without else least).clamp(min=0)

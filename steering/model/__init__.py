@@ -1,0 +1,1 @@
+"""Reading a transformers model: hooks, chat templates, activations and token stores."""

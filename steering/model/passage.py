@@ -1,0 +1,138 @@
+"""A text to be looked at: tokens, which characters they stand for, and whose they are. Knows a tokenizer; no models.
+
+A chat goes through the model's template, whose own tokens belong to nobody. A transcript (`speaker: line`) becomes a
+chat, since that is what chat models and their SAEs have read. Characters are counted as Python does, by code points.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from steering.errors import BadChat
+from steering.model.chat_template import Message, encode_chat
+
+LINE = re.compile(r"^[ \t]*([^\s:][^:\n]{0,39}?)[ \t]*:[ \t]+(\S.*)$")
+ASSISTANTS = frozenset({"assistant", "ai", "bot", "model", "system output", "a"})
+USERS = frozenset({"user", "human", "you", "me", "q"})
+NOBODY = -1
+MARK = "\ue000"
+"""A character for private use, which no template touches: where it comes out is where a message's words begin."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One message, line or text, as it was given."""
+
+    speaker: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Tokens of one or more parts. A token of the template belongs to part −1 and stands for no characters."""
+
+    parts: tuple[Part, ...]
+    ids: tuple[int, ...]
+    part: tuple[int, ...]
+    """Which part each token belongs to."""
+    spans: tuple[tuple[int, int], ...]
+    """The characters of that part's text, from and to; a character of several tokens is all of theirs."""
+
+    def until(self, tokens: int) -> "Passage":
+        """The first tokens alone."""
+        return Passage(self.parts, self.ids[:tokens], self.part[:tokens], self.spans[:tokens])
+
+    def text_of(self, token: int) -> str:
+        """The characters that a token stands for."""
+        start, end = self.spans[token]
+        return self.parts[self.part[token]].text[start:end] if self.part[token] != NOBODY else ""
+
+
+def one_after_another(passages: Sequence[Passage]) -> Passage:
+    """Several passages as one to count in; each is still to be read by itself."""
+    owners, before = [], 0
+    for p in passages:
+        owners += [i + before if i != NOBODY else NOBODY for i in p.part]
+        before += len(p.parts)
+    return Passage(
+        tuple(x for p in passages for x in p.parts),
+        tuple(x for p in passages for x in p.ids),
+        tuple(owners),
+        tuple(x for p in passages for x in p.spans),
+    )
+
+
+def of_text(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
+    """Plain text after the beginning-of-text token. Raises BadChat for an empty one."""
+    found = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    if not found["input_ids"]:
+        raise BadChat("there is no text to look at", param="text")
+    bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
+    n = len(found["input_ids"])
+    return Passage(
+        (Part("", text),),
+        (*bos, *found["input_ids"]),
+        (*(NOBODY for _ in bos), *(0 for _ in range(n))),
+        (*((0, 0) for _ in bos), *((a, b) for a, b in found["offset_mapping"])),
+    )
+
+
+def of_chat(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], speakers: Sequence[str] | None = None
+) -> Passage:
+    """A chat as the model reads it; `speakers` are names to tell the parts by, the roles if not given. Raises BadChat."""
+    chat = encode_chat(tokenizer, list(messages), generate=False)
+    names = speakers or [m["role"] for m in messages]
+    parts = tuple(Part(name, m["content"]) for name, m in zip(names, messages, strict=True))
+    places = [_place(tokenizer, list(messages), i, chat.text) for i in range(len(messages))]
+    owner, spans = [], []
+    for start, end in chat.offsets:
+        i = next((i for i, (a, b, _) in enumerate(places) if a <= start < b), NOBODY)
+        owner.append(i)
+        shift = places[i][2] - places[i][0] if i != NOBODY else 0
+        spans.append((start + shift, min(end, places[i][1]) + shift) if i != NOBODY else (0, 0))
+    return Passage(parts, chat.ids, tuple(owner), tuple(spans))
+
+
+def _place(tokenizer: PreTrainedTokenizerFast, messages: list[Message], i: int, text: str) -> tuple[int, int, int]:
+    """Where a message's words begin and end in the rendered text, and how many characters at its start are left out."""
+    marked = [*messages[:i], {**messages[i], "content": MARK}]
+    start = str(tokenizer.apply_chat_template(marked, tokenize=False)).rfind(MARK)
+    whole = messages[i]["content"]
+    for content in (whole, whole.strip()):  # templates may strip
+        if start >= 0 and text.startswith(content, start):
+            return start, start + len(content), len(whole) - len(whole.lstrip()) if content != whole else 0
+    raise BadChat("this model's chat template rewrites what is said, so that tokens cannot be traced back to it")
+
+
+def transcript(text: str) -> list[Part] | None:
+    """The parts of a text in which every paragraph begins `speaker: `; None if it is no transcript."""
+    parts: list[Part] = []
+    for line in text.splitlines():
+        if found := LINE.match(line):
+            parts.append(Part(found[1], found[2].rstrip()))
+        elif line.strip() and parts:
+            parts[-1] = Part(parts[-1].speaker, f"{parts[-1].text}\n{line.rstrip()}")
+        elif line.strip():
+            return None
+    return parts if len(parts) > 1 and len({p.speaker for p in parts}) > 1 else None
+
+
+def of_transcript(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Part]) -> Passage:
+    """A transcript as a chat: who is called so is the assistant, else everybody but the first speaker."""
+    names = [p.speaker.lower() for p in parts]
+    known = any(n in ASSISTANTS for n in names)
+    first = next((n for n in names if n in USERS), names[0])
+    speaks = lambda n: n in ASSISTANTS if known else n != first and n not in USERS  # noqa: E731
+    messages = [
+        {"role": "assistant" if speaks(n) else "user", "content": p.text} for n, p in zip(names, parts, strict=True)
+    ]
+    return of_chat(tokenizer, messages, [p.speaker for p in parts])
+
+
+def of_anything(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
+    """A transcript if the text is one and the model has a template for it, else plain text."""
+    parts = transcript(text) if tokenizer.chat_template else None
+    return of_transcript(tokenizer, parts) if parts else of_text(tokenizer, text)

@@ -1,0 +1,88 @@
+"""The refusal latch: would the unsteered model refuse? Knows token ids and log-probabilities; no models, no engines.
+
+`P₀ = Σ_openers Π_i p(token_i | prompt, tokens before it)`: how likely an unsteered reply begins with one of the openers.
+Whole openers count, not their first tokens: many replies begin with "I". An opener that begins with another is part of
+that one's event and is left out. Above `tau` the turn is not steered, and the model refuses as it would have.
+
+An opener counts as it is usually tokenized; a model that spells it otherwise is not seen.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from steering.errors import SteeringError
+from steering.model.chat_template import encode_chat
+
+OPENERS = (
+    "I can't",
+    "I cannot",
+    "I can not",
+    "I'm sorry",
+    "I am sorry",
+    "I'm unable",
+    "I am unable",
+    "I won't",
+    "Sorry,",
+)
+"""How most English chat models begin a refusal."""
+TAU = 0.2
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Latch:
+    """The beginnings of a refusal as token ids, none of which begins with another, and where the line is."""
+
+    openers: tuple[Ids, ...]
+    tau: float = TAU
+
+    def __post_init__(self) -> None:
+        if not self.openers:
+            raise SteeringError('a latch without openers never latches; name at least one sentence, such as "I can\'t"')
+        if not 0 < self.tau < 1:
+            raise SteeringError(f"the latch's tau is a probability between 0 and 1, not {self.tau:g}")
+
+    @staticmethod
+    def of(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[str] = OPENERS, *, tau: float = TAU) -> "Latch":
+        """Make one of sentences, tokenized as a reply begins with them. Raises SteeringError for an empty one."""
+        return Latch(_apart(sorted({_reply_ids(tokenizer, s) for s in sentences}, key=len)), tau)
+
+    def probability(self, logprobs: Sequence[Sequence[float]]) -> float:
+        """Return P₀ from each opener's log-probabilities, token by token, after the prompt. Raises SteeringError for NaN."""
+        found = sum(math.exp(sum(each)) for each in logprobs)
+        if len(logprobs) != len(self.openers) or not math.isfinite(found):
+            raise SteeringError(
+                "the openers' probabilities are not numbers, so nobody knows whether the model would refuse"
+            )
+        return min(found, 1.0)
+
+    def holds(self, probability: float) -> bool:
+        """Whether a turn is not to be steered."""
+        return probability > self.tau
+
+
+def _reply_ids(tokenizer: PreTrainedTokenizerBase, sentence: str) -> Ids:
+    """The sentence's tokens as a reply begins with them; some templates put a space before."""
+    if not (sentence := sentence.strip()):
+        raise SteeringError("an opener is empty; every reply begins with that")
+    if not tokenizer.chat_template:
+        return tuple(tokenizer(sentence, add_special_tokens=False)["input_ids"])
+    asked = [{"role": "user", "content": "?"}]
+    said = encode_chat(tokenizer, [*asked, {"role": "assistant", "content": sentence}], generate=False)
+    start = len(encode_chat(tokenizer, asked).text)
+    end = said.text.find(sentence, start) + len(sentence)
+    kept = tuple(i for i, (a, b) in zip(said.ids, said.offsets, strict=True) if start <= a < end and b > a)
+    return kept or tuple(tokenizer(sentence, add_special_tokens=False)["input_ids"])
+
+
+def _apart(sequences: Sequence[Ids]) -> tuple[Ids, ...]:
+    """Those that begin with no other one; shorter ones come first."""
+    kept: list[Ids] = []
+    for ids in sequences:
+        if not any(ids[: len(k)] == k for k in kept):
+            kept.append(ids)
+    return tuple(kept)

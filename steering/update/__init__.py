@@ -1,0 +1,1 @@
+"""Updating an SAE without breaking its features: growth, drift and gates."""

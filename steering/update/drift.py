@@ -1,0 +1,81 @@
+"""Has the text moved away from what the SAE was trained on? Knows a model, an SAE and tokens; starts nothing.
+
+A look measures a sample; alarms compare it with an earlier look at the same kind of text.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from steering.errors import SteeringError
+from steering.evaluate.sae_metrics import measure
+from steering.model.activations import activations, padded_batches
+from steering.sae import SAE
+
+LEAST = 2000
+"""Tokens below which a look says nothing."""
+WORSE = 0.05
+"""Relative rise of what is unexplained from which on it is an alarm."""
+DENSER = 0.25
+SHIFTED = 0.2
+"""Population stability index of one feature's firing from which on it has shifted; usual in credit scoring."""
+MANY = 0.10
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One sample, measured."""
+
+    explained_variance: float
+    l0: float
+    tokens: int
+    firing: Float[Tensor, " d_sae"]
+    """Share of tokens at which each feature fires."""
+
+    def figures(self) -> dict[str, Any]:
+        """Without the features."""
+        return {k: v for k, v in asdict(self).items() if k != "firing"}
+
+
+@torch.no_grad()
+def look(
+    model: PreTrainedModel, sae: SAE, hook: str, texts: Sequence[list[int]], *, skip: Collection[int] = ()
+) -> Look:
+    """Measure a sample of texts. Raises SteeringError if it is too small to say anything."""
+    batches = padded_batches(texts, batch=8, longest=512, pad=0)
+    parts = list(activations(model, batches, hook, skip=skip))
+    rows = torch.cat(parts) if parts else torch.empty(0, sae.d_in)
+    if len(rows) < LEAST:
+        raise SteeringError(f"{len(rows)} tokens are too few to look at; {LEAST} are needed")
+    measures = measure(sae, rows.split(4096))
+    firing = sum(((sae.encode(part) > 0).float().sum(0) for part in rows.split(4096)), torch.zeros(sae.d_sae))
+    return Look(measures.explained_variance, measures.l0, len(rows), firing / len(rows))
+
+
+def shifted(then: Look, now: Look) -> float:
+    """The share of features whose firing has shifted, among those that either sample shows often enough."""
+    a, b = (part.firing[: min(len(then.firing), len(now.firing))] for part in (then, now))
+    often = torch.maximum(a, b) * min(then.tokens, now.tokens) >= 20
+    if not often.any():
+        return 0.0
+    a, b = (f[often].double().clamp(1e-5, 1 - 1e-5) for f in (a, b))
+    psi = (b - a) * (b / a).log() + (a - b) * ((1 - b) / (1 - a)).log()
+    return float((psi > SHIFTED).double().mean())
+
+
+def alarms(then: Look, now: Look) -> list[str]:
+    """What has moved too far, in words; nothing if all is well."""
+    found = []
+    rise = (1 - now.explained_variance) / max(1e-9, 1 - then.explained_variance) - 1
+    if rise > WORSE:
+        found.append(f"explained variance {then.explained_variance:.3f} → {now.explained_variance:.3f}")
+    if abs(now.l0 / then.l0 - 1) > DENSER:
+        found.append(f"L0 {then.l0:.1f} → {now.l0:.1f}")
+    if (share := shifted(then, now)) > MANY:
+        found.append(f"{share:.0%} of the features fire at another rate")
+    return found

@@ -1,0 +1,233 @@
+"""What a new revision has to pass before it is published. Knows two bundles, a model and held-out text; decides nothing else.
+
+Each gate is a figure, its limit and a sentence. A feature's identity is its direction: cosine to where it
+was in the parent and to where it was born.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from steering.catalogue.bundle import Bundle, Catalogue, Resolved
+from steering.errors import SteeringError
+from steering.evaluate.loss_recovered import splice
+from steering.evaluate.sae_metrics import measure
+from steering.model.activations import padded_batches
+from steering.model.hooks import read_stream, steer
+from steering.sae import SAE
+from steering.spec import Preset
+from steering.train.weights import Rows
+
+PURE = 1 / 3
+"""Share of a feature's firing that may be on few people's texts; half would leave nothing for texts not seen."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One figure and what it must be."""
+
+    name: str
+    value: float
+    limit: float
+    at_most: bool
+    says: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within its limit; NaN never is."""
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+    def as_row(self) -> dict[str, Any]:
+        """For a report."""
+        return {**asdict(self), "passed": self.passed}
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Held-out rows of the stream, `[rows, d_in]`, and token ids of texts: of the old kind, and of old and new together."""
+
+    old: Rows
+    mixed: Rows
+    texts: Sequence[list[int]]
+    prompts: Sequence[list[int]]
+    """Questions up to where the assistant speaks."""
+
+
+def quality(model: PreTrainedModel, hook: str, parent: SAE, new: SAE, held: Held, k: float) -> list[Gate]:
+    """Reconstruction, sparsity and what the model loses: not worse on old text, better on the mixture."""
+    was, now = (measure(sae, held.old.split(4096)) for sae in (parent, new))
+    was_mixed, now_mixed = (measure(sae, held.mixed.split(4096)) for sae in (parent, new))
+    batches = list(padded_batches(held.texts, batch=8, longest=256, pad=0))
+    lost, loses = (splice(model, sae, batches, hook).rise for sae in (parent, new))
+    unexplained = (1 - now.explained_variance) / (1 - was.explained_variance) - 1
+    gained = 1 - (1 - now_mixed.explained_variance) / (1 - was_mixed.explained_variance)
+    lengths = (new.W_dec.norm(dim=1) - 1).abs().max()
+    finite = all(bool(torch.isfinite(t).all()) for t in (new.W_enc, new.b_enc, new.W_dec, new.b_dec, new.threshold))
+    return [
+        Gate(
+            "unexplained_old",
+            unexplained,
+            0.01,
+            True,
+            f"explained variance on old text {was.explained_variance:.4f} → {now.explained_variance:.4f}",
+        ),
+        Gate(
+            "gain_mixed",
+            gained,
+            0.01,
+            False,
+            f"explained variance on old and new text {was_mixed.explained_variance:.4f} → {now_mixed.explained_variance:.4f}",
+        ),
+        Gate("loss_rise", loses - lost, max(0.005, 0.05 * abs(lost)), True, f"ΔCE {lost:.4f} → {loses:.4f} nats"),
+        Gate("l0", abs(now.l0 - k) / k, 0.05, True, f"{now.l0:.1f} features a token for {k:.1f}"),
+        Gate("bias", abs(now.bias - 1), 0.03, True, f"reconstruction bias {now.bias:.3f}"),
+        Gate("dead", now_mixed.dead - was_mixed.dead, 0.01, True, f"dead {was_mixed.dead:.2%} → {now_mixed.dead:.2%}"),
+        Gate("weights", float(lengths) if finite else float("nan"), 1e-3, True, "weights are finite, rows of length 1"),
+    ]
+
+
+def identity(
+    parent: SAE, new: SAE, fired: Float[Tensor, " d_sae"], pinned: Mapping[int, Tensor], kept: Int[Tensor, " kept"]
+) -> list[Gate]:
+    """Features are what they were. `pinned` are rows with their directions at birth; `kept` the rows of the parent that
+    are still the same feature, `fired` how often each of the parent's fires.
+    """
+    cosine = (new.W_dec[: parent.d_sae] * parent.W_dec).sum(1)
+    rows = sorted(pinned)
+    birth = min((float(new.W_dec[i] @ pinned[i]) for i in rows), default=1.0)
+    to_parent = min((float(cosine[i]) for i in rows), default=1.0)
+    weight = fired[kept] / fired[kept].sum()
+    same = float((weight * (cosine[kept] >= 0.9)).sum())
+    swapped = _swapped(parent, new, kept)
+    return [
+        Gate("pinned_birth", birth, 0.98, False, f"{len(rows)} features of presets: least cosine to birth {birth:.4f}"),
+        Gate("pinned_parent", to_parent, 0.99, False, f"their least cosine to the parent {to_parent:.4f}"),
+        Gate("identity", same, 0.98, False, f"{same:.2%} of what fires has a cosine of 0.9 and more to the parent"),
+        Gate(
+            "swapped",
+            float(swapped.float().mean()),
+            0.005,
+            True,
+            f"{int(swapped.sum())} features point now where another one did",
+        ),
+    ]
+
+
+@torch.no_grad()
+def behaviour(
+    model: PreTrainedModel, parent: Bundle, new: Bundle, presets: Sequence[Preset], prompts: Sequence[list[int]]
+) -> list[Gate]:
+    """For each preset, KL of the next token's distribution on `prompts`, from the parent's steering to the new one's."""
+    plain, found = _next(model, None, prompts), []
+    for preset in presets:
+        try:
+            before, after = (Catalogue([b]).resolve(preset.steering, preset.pins) for b in (parent, new))
+            one, other = (_next(model, r, prompts) for r in (before, after))
+            kl = float((one.exp() * (one - other)).sum(-1).mean())
+            push = float((one.exp() * (one - plain)).sum(-1).mean())
+            said = f"{preset.name}: KL {kl:.4f} nats; the preset itself is {push:.2f} from the unsteered model"
+        except SteeringError as error:
+            kl, said = float("nan"), f"{preset.name}: {error}"
+        found.append(Gate(f"preset:{preset.id}", kl, 0.05, True, said))
+    return found
+
+
+def exported(new: SAE, written: SAE, rows: Rows) -> Gate:
+    """What lies on disk reconstructs as what was trained."""
+    here, there = new.reconstruct(rows), written.reconstruct(rows)
+    off = float((here - there).norm() / here.norm())
+    return Gate("export", off, 1e-4, True, "what lies on disk reconstructs as what was trained")
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A feature that fires mostly on what few people wrote."""
+
+    row: int
+    share: float
+    """Of where it fires, on those people's texts."""
+    users: int
+    says: str
+
+
+def suspects(
+    counts: Float[Tensor, "users d_sae"], others: Float[Tensor, " d_sae"], *, least: int, most: float = PURE
+) -> dict[int, Suspect]:
+    """Rows of whose firing more than `most` is on the texts of `least / 2` users.
+
+    `counts` says how often each fires on each user's texts, `others` on the corpus. So a feature that the corpus is
+    not behind has `least` people behind it at least, and no half of them can make one.
+    """
+    if not len(counts):
+        return {}
+    half = max(1, least // 2)
+    few = counts.sort(0, descending=True).values[:half].sum(0)
+    share = few / (counts.sum(0) + others).clamp_min(1e-9)
+    found = {}
+    for row in (share > most).nonzero()[:, 0].tolist():
+        users = int((counts[:, row] > 0).sum())
+        behind = "one user" if min(users, half) == 1 else f"{min(users, half)} users"
+        says = f"{float(share[row]):.0%} of where it fires is on texts of {behind}; {least} have to be behind it"
+        found[row] = Suspect(row, float(share[row]), users, says)
+    return found
+
+
+def _swapped(parent: SAE, new: SAE, kept: Int[Tensor, " kept"]) -> Tensor:
+    own = (new.W_dec[kept] * parent.W_dec[kept]).sum(1)
+    best = torch.cat([(part @ parent.W_dec.T).max(1).values for part in new.W_dec[kept].split(1024)])
+    return (best > 0.7) & (best > own + 1e-4)
+
+
+def _next(model: PreTrainedModel, resolved: Resolved | None, prompts: Sequence[list[int]]) -> Float[Tensor, "n vocab"]:
+    """Log-probabilities after each prompt, steered where the assistant is about to speak."""
+    found = []
+    for ids in prompts:
+        where = torch.zeros(1, len(ids), dtype=torch.bool)
+        where[0, -1] = True
+        with steer(model, resolved.edits if resolved else {}, where=where):
+            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        found.append(logits.float().log_softmax(-1))
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def firings(
+    model: PreTrainedModel,
+    sae: SAE,
+    hook: str,
+    texts: Sequence[list[int]],
+    owners: Sequence[int],
+    n: int,
+    *,
+    skip: set[int],
+) -> Float[Tensor, "n d_sae"]:
+    """On how many tokens of each owner's texts each feature fires; first tokens and those in `skip` don't count."""
+    counts = torch.zeros(n, sae.d_sae)
+    left_out = torch.tensor(sorted(skip), dtype=torch.long)
+    for ids, owner in zip(texts, owners, strict=True):
+        tokens = torch.tensor([ids])
+        x = read_stream(model, tokens, hook)[0].float()
+        on = (sae.encode(x) > 0) & ~torch.isin(tokens[0], left_out)[:, None]
+        counts[owner] += on[1:].sum(0)
+    return counts
+
+
+def without(new: SAE, parent: SAE, rows: Sequence[int]) -> SAE:
+    """`new` with these rows as they were in the parent; rows that the parent has not are gone."""
+    parts = {n: getattr(new, n).clone() for n in ("W_enc", "b_enc", "W_dec", "threshold")}
+    back = [row for row in rows if row < parent.d_sae]
+    parts["W_enc"][:, back], parts["W_dec"][back] = parent.W_enc[:, back], parent.W_dec[back]
+    parts["b_enc"][back], parts["threshold"][back] = parent.b_enc[back], parent.threshold[back]
+    stay = [row for row in range(new.d_sae) if row < parent.d_sae or row not in {*rows}]
+    return replace(
+        new,
+        W_enc=parts["W_enc"][:, stay],
+        W_dec=parts["W_dec"][stay],
+        b_enc=parts["b_enc"][stay],
+        threshold=parts["threshold"][stay],
+    )

@@ -1,0 +1,344 @@
+"""One update of a published SAE: from a bundle, old text and new text to a candidate, judged. Knows a model and tokens.
+
+It knows nothing of users' names, stores or schedules: texts come with the number of whoever wrote them.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from steering.catalogue.bundle import Bundle, Feature, number_of
+from steering.catalogue.revisions import Revisions, carried
+from steering.edits import as_vector
+from steering.evaluate.sae_metrics import measure
+from steering.interpret.describe import FIELDS, describe
+from steering.model.activations import Mixed, Stream, activations, padded_batches
+from steering.model.token_store import Tokens
+from steering.sae import SAE
+from steering.spec import Preset
+from steering.train import checkpoint
+from steering.train.trainer import Progress, Recipe, Training, go
+from steering.train.weights import Rows
+from steering.update import gates
+from steering.update.gates import Gate, Held, Suspect
+from steering.update.growth import Anchored, grown, pulls
+
+LONGEST = 512
+MEASURED = 30_000
+"""Held-out rows of each kind."""
+PROMPTS = 64
+LIVE = 0.5
+"""Share of a feature's firing on what people wrote that may be on few people's texts, the corpus left aside."""
+RISEN = 0.02
+"""What fired on few people's texts before may go on so; by more than this it may not rise."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The dials of an update."""
+
+    steps: int = 600
+    rows: int = 2048
+    """Tokens a step, half of them old."""
+    append: int = 64
+    lr: float = 3e-4
+    """A third of what the SAE was trained with."""
+    warmup: int = 100
+    anchor: float = 0.05
+    frequent: float = 0.985
+    """Of all that fires, what is held by springs: a little more than the identity gate asks for."""
+    users: int = 20
+    """So many people have to be behind a feature that the corpus is not behind."""
+    buffer: int = 60_000
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """What an update learns from."""
+
+    old: Tokens
+    """The corpus and what was kept of earlier text."""
+    new: Tokens
+    owners: Sequence[int] | None = None
+    """Who wrote each of `new`, by number; None if it is a corpus."""
+    skip: frozenset[int] = frozenset()
+    """Ids of special tokens."""
+
+    @property
+    def users(self) -> int:
+        """How many wrote."""
+        return max(self.owners, default=-1) + 1 if self.owners is not None else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An SAE that wants to be the next revision."""
+
+    sae: SAE
+    numbers: tuple[int, ...]
+    features: list[Feature]
+    """What was measured, on the corpus alone."""
+    gates: list[Gate]
+    suspects: list[Suspect]
+    figures: dict[str, float] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    """The optimizer's, of the rows that the next update may go on with."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it may be published."""
+        return all(gate.passed for gate in self.gates)
+
+    def report(self) -> dict[str, Any]:
+        """Every gate with its figure and limit, and every feature that was taken out again with the reason."""
+        return {
+            "passed": self.passed,
+            "failed": [g.says for g in self.gates if not g.passed],
+            "gates": [g.as_row() for g in self.gates],
+            "taken_out": [
+                {"row": s.row, "share": round(s.share, 4), "users": s.users, "why": s.says} for s in self.suspects
+            ],
+        }
+
+
+def update(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    parent: Bundle,
+    revisions: Revisions,
+    texts: Texts,
+    presets: Sequence[Preset],
+    plan: Plan,
+    *,
+    file: Path,
+    tell: Callable[[Progress], None] = lambda _: None,
+) -> Candidate:
+    """Learn on, and judge. `file` is the checkpoint: given the same again, it goes on from there.
+
+    Raises ValueError if there is too little text, SteeringError if training cannot go on from that SAE.
+    """
+    # In one piece, though long: what is held out, what is pinned and what is dead is used from here to the gates.
+    parent.sae.check_learns()
+    old, old_held = _split(texts.old)
+    new, new_held = _split(texts.new)
+    reader = _Reader(model, parent.info.hook, texts.skip)
+    held_old, held_new = reader.rows(old_held, MEASURED), reader.rows(new_held, MEASURED)
+    n = min(len(held_old), len(held_new))
+    sae, k = parent.sae, measure(parent.sae, held_old.split(4096)).l0
+    fired_old = _fired(sae, held_old)
+    pinned = _pinned(parent, presets)
+    labelled = torch.tensor([f.label_source in ("hand", "fit") for f in parent.features])
+    held = torch.zeros(sae.d_sae, dtype=torch.bool)
+    held[sorted(pinned)] = True
+    dead = (fired_old + _fired(sae, held_new) == 0) & ~held & ~labelled
+    recycled = dead.nonzero()[:, 0]
+    training = _training(
+        parent,
+        plan,
+        k,
+        held_old,
+        reader.rows(new, MEASURED),
+        pulls(fired_old, labelled | held, frequent=plan.frequent),
+        held,
+        recycled,
+    )
+    if warm := revisions.moments(parent.info.revision):
+        begun_anew = torch.zeros(training.weights.d_sae, dtype=torch.bool)
+        begun_anew[recycled] = True
+        training.warm(warm, new=begun_anew)
+    position = _resumed(training, file)
+    source = Mixed(reader.stream(old, plan, position[:2]), reader.stream(new, plan, position[2:]))
+    for progress in go(training, source, every=100, file=file):
+        tell(progress)
+    served = training.weights.served(training.scale).calibrated(held_old, k)
+    served, found = _without_suspects(model, parent, served, texts, recycled, plan, held_old)
+    kept = torch.tensor([i for i in range(sae.d_sae) if i not in {*recycled.tolist()}])
+    numbers = revisions.numbers_after(parent.info.revision, recycled=recycled.tolist(), grown=served.d_sae - sae.d_sae)
+    measured = _measured(model, tokenizer, served, parent, old_held, numbers)
+    info = parent.info.model_copy(update={"revision": "candidate"})
+    bundle = replace(parent, sae=served, features=carried(parent, served, numbers, measured), info=info)
+    prompts = _prompts(tokenizer, old_held)
+    batch = Held(held_old, torch.cat([held_old[:n], held_new[:n]]), [*old_held][:100], prompts)
+    judged = [
+        *gates.quality(model, parent.info.hook, sae, served, batch, k),
+        *gates.identity(sae, served, fired_old, {i: d for i, d in pinned.items() if i < sae.d_sae}, kept),
+        *gates.behaviour(model, parent, bundle, presets, prompts),
+    ]
+    figures = _figures(served, held_old, held_new)
+    figures |= {"grown": float(served.d_sae - sae.d_sae), "retired": float(len(recycled))}
+    return Candidate(served, numbers, measured, judged, found, figures, _left_over(training, sae.d_sae, served.d_sae))
+
+
+def _resumed(training: Training, file: Path) -> tuple[int, ...]:
+    """Where both streams were when the checkpoint was written, with the training as it was then."""
+    if not file.exists():
+        return (0, 0, 0, 0)
+    saved = checkpoint.load(file)
+    training.restore(saved["training"])
+    return tuple(saved["positions"][0])
+
+
+def _figures(served: SAE, held_old: Rows, held_new: Rows) -> dict[str, float]:
+    now = measure(served, held_old.split(4096))
+    return {
+        "explained_variance": now.explained_variance,
+        "l0": now.l0,
+        "dead": now.dead,
+        "explained_variance_new": measure(served, held_new.split(4096)).explained_variance,
+    }
+
+
+def _left_over(training: Training, before: int, after: int) -> dict[str, Tensor]:
+    """The optimizer's moments for the next update.
+
+    Where new rows were taken out, those left have moved up: all of the new ones begin without a past next time.
+    """
+    moments, trained = training.moments(), training.weights.d_sae
+    return moments if after == trained else {n: t[:before] if len(t) == trained else t for n, t in moments.items()}
+
+
+class _Reader:
+    """A model up to the hooked layer."""
+
+    def __init__(self, model: PreTrainedModel, hook: str, skip: Collection[int]) -> None:
+        self.model, self.hook, self.skip = model, hook, skip
+
+    def rows(self, tokens: Tokens, most: int) -> Rows:
+        parts, n = [], 0
+        batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
+        for part in activations(self.model, batches, self.hook, skip=self.skip):
+            parts.append(part)
+            n += len(part)
+            if n >= most:
+                break
+        if n < 1000:
+            raise ValueError(f"too little text: {n} tokens are held out, and 1000 are needed to judge an update")
+        return torch.cat(parts)[:most]
+
+    def stream(self, tokens: Tokens, plan: Plan, position: tuple[int, ...]) -> Stream:
+        return Stream(
+            self.model,
+            tokens,
+            self.hook,
+            rows=plan.rows // 2,
+            buffer=plan.buffer,
+            skip=self.skip,
+            longest=LONGEST,
+            passes=1000,  # what is little comes again and again; the steps say when it is enough
+            seed=plan.seed,
+            position=(position[0], position[1]),
+        )
+
+
+def _training(
+    parent: Bundle, plan: Plan, k: float, old: Rows, new: Rows, pull: Tensor, held: Tensor, recycled: Tensor
+) -> Training:
+    scale = (old.shape[1] / float(old.pow(2).sum(1).mean())) ** 0.5
+    generator = torch.Generator().manual_seed(plan.seed)
+    pull = pull.clone()
+    pull[recycled] = 0
+    weights = grown(parent.sae, scale, new, recycled=recycled, append=plan.append, held=held, generator=generator)
+    objective = Anchored(
+        k=round(k), anneal=1, dead_after=20_000, published=parent.sae.W_dec, pull=pull, anchor=plan.anchor
+    )
+    recipe = Recipe(
+        objective, weights.d_sae, plan.steps, plan.lr, min(plan.warmup, plan.steps // 3), decay=0.3, dead_after=20_000
+    )
+    return Training(recipe, weights, scale)
+
+
+def _without_suspects(
+    model: PreTrainedModel, parent: Bundle, new: SAE, texts: Texts, recycled: Tensor, plan: Plan, held_old: Rows
+) -> tuple[SAE, list[Suspect]]:
+    """Take out what few people have put in: new rows go, rows that came to fire for them are as they were.
+
+    They are looked for twice: in all text, and in what people wrote alone, where the corpus can't hide that a feature
+    has gone over to someone. The threshold stays: a lower one, so that the rest would fire instead, lets the same texts
+    back in.
+    """
+    if texts.owners is None:
+        return new, []
+    hook, skip = parent.info.hook, set(texts.skip)
+    corpus = len(texts.new.ids) / max(1, len(held_old))  # as if there were as much of the corpus
+    (was, was_old), (now, now_old) = (
+        (
+            gates.firings(model, sae, hook, [*texts.new], texts.owners, texts.users, skip=skip),
+            _fired(sae, held_old) * corpus,
+        )
+        for sae in (parent.sae, new)
+    )
+    wrong: dict[int, Suspect] = {}
+    for most, others in ((LIVE, 0.0), (gates.PURE, 1.0)):
+        before = gates.suspects(was, was_old * others, least=plan.users, most=most)
+        for row, found in gates.suspects(now, now_old * others, least=plan.users, most=most).items():
+            known = before.get(row) if row not in recycled.tolist() else None
+            if found.share > (known.share + RISEN if known else 0):
+                wrong[row] = found
+    return gates.without(new, parent.sae, sorted(wrong)), [*wrong.values()]
+
+
+def _measured(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    sae: SAE,
+    parent: Bundle,
+    corpus: Tokens,
+    numbers: tuple[int, ...],
+) -> list[Feature]:
+    """Maxima, density and examples anew, from the corpus alone; labels only for what is new."""
+    batches = padded_batches(corpus, batch=16, longest=256, pad=0)
+    rows = describe(model, tokenizer, sae, parent.info.hook, batches, bundle=parent.info.name)
+    found = []
+    for row, number in zip(rows, numbers, strict=True):
+        fields: dict[str, Any] = {
+            "id": f"{parent.info.name}/{number}",
+            "index": number,
+            **{name: getattr(row, name) for name in FIELDS},
+        }
+        if number not in parent.numbered:
+            fields |= {"label": row.label, "label_source": row.label_source}
+        found.append(Feature(**fields))
+    return found
+
+
+def _split(tokens: Tokens) -> tuple[Tokens, Tokens]:
+    """What is learnt from, and every tenth text."""
+    return (
+        tokens.subset([i for i in range(len(tokens)) if i % 10]),
+        tokens.subset(range(0, len(tokens), 10)),
+    )
+
+
+def _fired(sae: SAE, rows: Rows) -> Tensor:
+    return sum(((sae.encode(part) > 0).sum(0).float() for part in rows.split(4096)), torch.zeros(sae.d_sae))
+
+
+def _pinned(parent: Bundle, presets: Sequence[Preset]) -> dict[int, Tensor]:
+    """Rows that presets use, each with its direction when the first of them was made."""
+    found: dict[int, Tensor] = {}
+    for preset in presets:
+        for item in preset.steering.features:
+            feature = parent.numbered.get(number_of(item.id))
+            if feature is not None:
+                pin = preset.pins.get(item.id)
+                here = parent.sae.W_dec[feature.row]
+                found.setdefault(feature.row, as_vector(pin.direction, len(here)) if pin else here)
+    return found
+
+
+def _prompts(tokenizer: PreTrainedTokenizerFast, texts: Tokens) -> list[list[int]]:
+    """Beginnings of texts, up to where something is about to be said: a special token, or sixteen tokens."""
+    special = set(tokenizer.all_special_ids)
+    found = []
+    for ids in texts:
+        ends = [i for i, token in enumerate(ids[2:], 3) if token in special]
+        found.append(ids[: ends[-2] if len(ends) > 1 else 16][:64])
+        if len(found) == PROMPTS:
+            break
+    return found

@@ -1,0 +1,25 @@
+"""What docs/guides/clients.md says to type is typed here, against the shipped bundle; LangChain is not among what tests install."""
+
+import re
+
+import pytest
+
+from tests.docs.test_readme import ROOT, address, run  # noqa: F401 - a fixture
+
+PAGE = (ROOT / "docs" / "recipes.md").read_text()
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_recipe_works(number, address, tmp_path):  # noqa: F811 - the fixture
+    result = run(*BLOCKS[number], address, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert '"error"' not in result.stdout
+
+
+def test_there_is_a_recipe_for_each_client():
+    said = "".join(block for _, block in BLOCKS)
+    assert all(
+        word in said for word in ("curl", "from openai import", "from client import", "extra_body", "model_extra")
+    )

@@ -1,0 +1,77 @@
+"""What the README says to type is typed here, against the shipped bundle."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.support.live_server import serving
+from tests.support.paths import ROOT
+
+BUNDLE = ROOT / "sae_weights" / "harbor"
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(bash|python|json)\n(.*?)^```", README, flags=re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    torch.set_num_threads(1)
+    with serving(BUNDLE, tmp_path_factory.mktemp("data")) as (address, _):
+        yield address
+
+
+def run(kind, block, address, tmp_path):
+    command = [sys.executable, "-c", block] if kind == "python" else ["bash", "-c", block]
+    env = {**os.environ, "TILLER_DATA_DIR": str(tmp_path), "COLUMNS": "100"}
+    return subprocess.run(
+        [
+            c.replace("http://127.0.0.1:8000", address).replace(".venv/bin/tiller", f"{sys.executable} -m server")
+            for c in command
+        ],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize("number", [i for i, (kind, _) in enumerate(BLOCKS) if kind != "json"])
+def test_code_block_runs(number, address, tmp_path):
+    result = run(*BLOCKS[number], address, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert '"error"' not in result.stdout
+
+
+def test_shown_answer_is_the_real_one(address, tmp_path):
+    curl = next(block for kind, block in BLOCKS if kind == "bash" and "curl" in block)
+    said = re.search(r'"content": ?"(.*?)"', run("bash", curl, address, tmp_path).stdout)
+    assert said
+    assert said[1] in README
+
+
+def test_files_in_the_map_exist():
+    listed = re.search(r"## Where is what\n\n```text\n(.*?)```", README, flags=re.S)
+    assert listed
+    room = ROOT
+    for line in listed[1].splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            room = ROOT / name
+            assert room.exists(), name
+        else:
+            assert (room / name).exists(), f"{room.name}/{name}"
+
+
+def test_image_installs_what_the_makefile_installs():
+    version = re.search(r"^TORCH := (\S+)", (ROOT / "Makefile").read_text(), flags=re.M)
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert version
+    assert f"torch=={version[1]}" in dockerfile
+    assert "requirements.lock" in dockerfile
+    for line in ("USER 1000", "HEALTHCHECK", "STOPSIGNAL SIGTERM", 'CMD ["tiller", "serve"]'):
+        assert line in dockerfile

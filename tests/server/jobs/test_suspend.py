@@ -1,0 +1,308 @@
+"""A paused job stands still, lets others pass, and goes on or begins again when it is resumed; streams of events go on, too."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.api.routes import jobs as routes
+from server.jobs import suspend
+from server.jobs.queue import BadJob, Jobs
+from server.jobs.suspend import stop
+from server.settings import Settings
+from tests.server.jobs.test_queue import KINDS, ROOT, gone, runner, trainer
+from tests.support.fake_jobs import go_on
+from tests.support.live_server import serving, until
+
+LONG = {"steps": 60, "seconds": 0.05, "holds": 50}
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(data_dir=tmp_path, job_kinds=KINDS, bundle=tmp_path)
+
+
+@pytest.fixture
+def jobs(settings):
+    return Jobs(settings)
+
+
+def counted(jobs, job):
+    return (jobs.folder / job.id / "counted").stat().st_size
+
+
+def states(jobs, job):
+    return [e["data"]["state"] for e in jobs.events(job.id) if e["event"] == "state"]
+
+
+def stands(jobs, job):
+    """Wait until its process stands still; then it counts no more."""
+    until(lambda: states(jobs, job)[-1] == "paused")
+    before = counted(jobs, job)
+    time.sleep(0.4)
+    assert counted(jobs, job) == before
+
+
+def begun(jobs, **config):
+    job = jobs.submit("count", {**LONG, **config})
+    until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 2)
+    return job
+
+
+def ends(jobs, job):
+    go_on(jobs.folder / job.id)
+    until(lambda: jobs.get(job.id).state == "succeeded")
+
+
+def test_a_paused_job_stands_still_and_goes_on_where_it_was(settings, jobs):
+    with runner(settings):
+        job = begun(jobs)
+        assert jobs.pause(job.id).state == "paused"
+        stands(jobs, job)
+        assert (jobs.get(job.id).state, jobs.get(job.id).eta_s) == ("paused", None)
+        jobs.resume(job.id)
+        ends(jobs, job)
+    assert jobs.get(job.id).attempts == 1
+    assert states(jobs, job) == ["queued", "running", "paused", "running", "succeeded"]
+    assert len([e for e in jobs.events(job.id) if "begun at" in e["data"].get("line", "")]) == 1
+
+
+def test_others_are_done_while_it_is_paused_and_it_waits_for_its_turn(settings, jobs):
+    with runner(settings):
+        job = begun(jobs)
+        jobs.pause(job.id)
+        stands(jobs, job)
+        quick = jobs.submit("count", {"steps": 2})
+        until(lambda: jobs.get(quick.id).state == "succeeded")
+        other = begun(jobs)
+        assert jobs.get(job.id).state == "paused"
+        jobs.resume(job.id)
+        assert jobs.get(job.id).state == "queued"
+        ends(jobs, other)
+        ends(jobs, job)
+        assert jobs.get(other.id).state == "succeeded"
+    assert jobs.get(job.id).ended > jobs.get(other.id).ended
+    assert jobs.get(job.id).attempts == 1
+
+
+def test_a_paused_job_can_be_cancelled_and_its_process_is_gone(settings, jobs):
+    with runner(settings):
+        job = begun(jobs)
+        jobs.pause(job.id)
+        stands(jobs, job)
+        pid = int((jobs.folder / job.id / "pid").read_text())
+        jobs.cancel(job.id)
+        until(lambda: jobs.get(job.id).state == "cancelled")
+        assert states(jobs, job)[-1] == "cancelled"
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        jobs.delete(job.id)
+        quick = jobs.submit("count", {"steps": 1})
+        until(lambda: jobs.get(quick.id).state == "succeeded")
+
+
+def test_only_what_runs_is_paused_and_only_what_is_paused_is_resumed(settings, jobs):
+    job = jobs.submit("count", {"steps": 2})
+    with pytest.raises(BadJob, match="is queued; only a running job can be paused"):
+        jobs.pause(job.id)
+    with pytest.raises(BadJob, match="is queued; only a paused job can be resumed"):
+        jobs.resume(job.id)
+    with runner(settings):
+        until(lambda: jobs.get(job.id).state == "succeeded")
+    for change in (jobs.pause, jobs.resume):
+        with pytest.raises(BadJob, match="is succeeded"):
+            change(job.id)
+
+
+def test_a_runner_that_ends_leaves_a_paused_job_paused_and_the_next_goes_on_from_its_files(settings, jobs):
+    with runner(settings):
+        job = begun(jobs)
+        jobs.pause(job.id)
+        stands(jobs, job)
+    had = counted(jobs, job)
+    assert jobs.get(job.id).state == "paused"
+    with runner(settings):
+        quick = jobs.submit("count", {"steps": 1})
+        until(lambda: jobs.get(quick.id).state == "succeeded")
+        assert jobs.get(job.id).state == "paused"
+        assert counted(jobs, job) == had
+        jobs.resume(job.id)
+        ends(jobs, job)
+    assert jobs.get(job.id).attempts == 1  # that it was begun again is not its fault
+    assert jobs.get(job.id).result == {"counted": 60}
+    assert any(f"begun at {had}" == e["data"].get("line") for e in jobs.events(job.id))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="orphans are found by /proc")
+def test_a_runner_that_is_killed_leaves_no_process_that_stands_still_for_good(settings, jobs):
+    job = jobs.submit("count", LONG)
+    first = trainer(settings)
+    try:
+        until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 2)
+        jobs.pause(job.id)
+        stands(jobs, job)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    pid = int((jobs.folder / job.id / "pid").read_text())
+    assert not gone(pid)
+    with runner(settings):
+        until(lambda: gone(pid))
+        assert jobs.get(job.id).state == "paused"
+        jobs.resume(job.id)
+        ends(jobs, job)
+    assert jobs.get(job.id).attempts == 2
+
+
+def _stat(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+
+
+HOLDS = """
+import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+db.execute("COMMIT")
+db.close()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "stopped"), [(0.3, True), (600, False)])
+def test_nobody_is_stopped_while_they_hold_the_store(tmp_path, seconds, stopped):
+    sqlite3.connect(tmp_path / "tiller.db").execute("CREATE TABLE t (x)").connection.close()
+    words = [sys.executable, "-c", HOLDS, str(tmp_path / "tiller.db"), str(seconds)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        if stopped:
+            until(lambda: stop(process.pid, tmp_path))  # who finds no moment may try again
+        else:
+            assert not stop(process.pid, tmp_path)
+        assert (" T " in _stat(process.pid)) is stopped
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="who stands still is told by /proc")
+def test_who_is_slow_to_stand_still_is_waited_for_before_anybody_looks_what_they_hold(tmp_path, monkeypatch):
+    """On a busy machine a signal is on its way for a while, and what it is sent to goes on until then."""
+    told, kill = [], suspend._send
+
+    def late(group, what):
+        told.append(what)
+        threading.Timer(0.3, kill, (group, what)).start()
+        return True
+
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        monkeypatch.setattr(suspend, "_send", late)
+        assert stop(process.pid, tmp_path)
+        assert " T " in _stat(process.pid)
+        assert told == [signal.SIGSTOP]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def served(bundle, tmp_path):
+    with (
+        serving(bundle, tmp_path, job_kinds=KINDS) as (address, app),
+        httpx.Client(base_url=address) as http,
+    ):
+        yield http, app.state.settings
+
+
+def test_over_http_wrong_states_are_409(served):
+    http, settings = served
+    jobs = Jobs(settings)
+    with runner(settings):
+        job = begun(jobs)
+        assert http.post(f"/v1/jobs/{job.id}/resume").json()["error"]["code"] == "wrong_state"
+        assert http.post(f"/v1/jobs/{job.id}/pause").status_code == 202
+        assert http.post(f"/v1/jobs/{job.id}/pause").status_code == 409
+        stands(jobs, job)
+        assert http.get(f"/v1/jobs/{job.id}").json()["state"] == "paused"
+        assert http.delete(f"/v1/jobs/{job.id}").status_code == 409
+        resumed = http.post(f"/v1/jobs/{job.id}/resume")
+        assert (resumed.status_code, resumed.json()["state"]) == (202, "queued")
+        until(lambda: http.get(f"/v1/jobs/{job.id}").json()["state"] == "running")
+        http.post(f"/v1/jobs/{job.id}/cancel")
+        until(lambda: http.get(f"/v1/jobs/{job.id}").json()["state"] == "cancelled")
+    assert http.post(f"/v1/jobs/{job.id}/pause").status_code == 409
+    assert http.post("/v1/jobs/job_none/pause").status_code == 404
+
+
+def events(lines):
+    """Numbers and data of a stream's events."""
+    lines = list(lines)
+    numbers = [int(line[4:]) for line in lines if line.startswith("id: ")]
+    return list(zip(numbers, [line[6:] for line in lines if line.startswith("data: ")], strict=True))
+
+
+def test_a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_repeat(served):
+    http, settings = served
+    job = Jobs(settings).submit("count", {"steps": 12, "seconds": 0.05, "end": "speak"})
+    with runner(settings):
+        first = []
+        with http.stream("GET", f"/v1/jobs/{job.id}/events") as stream:
+            for line in stream.iter_lines():
+                first.append(line)
+                if line == "" and len(first) > 12:
+                    break  # the connection is cut in the middle of the job
+        last = events(first)[-1][0]
+        with http.stream("GET", f"/v1/jobs/{job.id}/events", headers={"Last-Event-ID": str(last)}) as stream:
+            rest = events(stream.iter_lines())
+    whole = events(http.get(f"/v1/jobs/{job.id}/events").text.split("\n"))
+    assert events(first) + rest == whole
+    assert [n for n, _ in whole] == list(range(1, len(whole) + 1))
+    assert sum("\\u2028" in data for _, data in whole) == 12
+    beyond = http.get(f"/v1/jobs/{job.id}/events", headers={"Last-Event-ID": "99999"})
+    assert (beyond.status_code, beyond.text) == (200, "")
+
+
+def test_a_silent_stream_says_that_it_is_there(served, monkeypatch):
+    monkeypatch.setattr(routes, "SILENCE", 0.2)
+    http, settings = served
+    jobs = Jobs(settings)
+    job, lines = jobs.submit("count", {}), []  # nobody runs it
+    with http.stream("GET", f"/v1/jobs/{job.id}/events") as stream:
+        for line in filter(None, stream.iter_lines()):
+            lines.append(line)
+            if lines.count(": ping") == 2:
+                break
+    assert lines[1].startswith("event: state")
+    jobs.cancel(job.id)
+    assert routes.SILENCE < 15
+
+
+def test_a_list_of_jobs_comes_page_by_page_without_what_is_long(served):
+    http, settings = served
+    jobs = Jobs(settings)
+    made = [jobs.submit("count", {"steps": 1}) for _ in range(3)]
+    jobs.save(made[2].model_copy(update={"result": {"short": 1, "long": "x" * 9000}}))
+    page = http.get("/v1/jobs", params={"limit": 2}).json()
+    assert ([j["id"] for j in page["data"]], page["has_more"]) == ([made[2].id, made[1].id], True)
+    assert page["data"][0]["result"] == {"short": 1}
+    assert http.get(f"/v1/jobs/{made[2].id}").json()["result"].keys() == {"short", "long"}
+    rest = http.get("/v1/jobs", params={"limit": 2, "cursor": page["next_cursor"]}).json()
+    assert ([j["id"] for j in rest["data"]], rest["has_more"], rest["next_cursor"]) == ([made[0].id], False, None)

@@ -1,0 +1,73 @@
+"""The trainer's process stays small for days: what it does, jobs and looks, is done in others, which end when it does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from server.settings import handing
+from tests.support.trained_sae import WORDS, chats, live, place, settings
+
+__all__ = ["place"]
+
+
+@pytest.fixture
+def trainer(place):
+    """One that looks every second, at text that people gave."""
+    (place / "data").mkdir()
+    live(place, chats(place / "x.jsonl", WORDS, 250, seed=3))
+    found = settings(place, look_seconds=1)
+    words = [sys.executable, "-m", "server", "trainer"]
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, env=handing(found))
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def until(true, seconds=300):  # what looks runs on what others leave, which beside other tests is little
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def of(pid, file):
+    """What /proc says of a process; nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/{file}").read_text()
+    except OSError:
+        return ""
+
+
+def looking(trainer):
+    """The process of a look, if there is one now."""
+    children = [
+        pid for file in Path(f"/proc/{trainer.pid}/task").glob("*/children") for pid in file.read_text().split()
+    ]
+    return next((int(pid) for pid in children if "\0look\0" in of(pid, "cmdline")), None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc: run it on Linux")
+def test_the_trainer_looks_again_and_again_without_ever_loading_torch(trainer, place):
+    file = place / "data/trainer/made/drift.jsonl"
+    row = until(lambda: file.exists() and file.read_text())
+    assert json.loads(row.splitlines()[0])["live"]["explained_variance"] > 0
+    until(lambda: "libtorch" in of(looking(trainer), "maps"))  # the next look has it
+    assert "libtorch" not in of(trainer.pid, "maps")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc: run it on Linux")
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_a_look_ends_with_its_trainer(trainer, kind):
+    pid = until(lambda: looking(trainer))
+    os.kill(trainer.pid, kind)
+    trainer.wait(120)
+    assert until(lambda: "\0look\0" not in of(pid, "cmdline"))

@@ -1,0 +1,107 @@
+"""Exports of a source in Neuronpedia's layout, both ways."""
+
+import gzip
+import json
+
+import pytest
+
+from steering.catalogue.bundle import Feature
+from steering.catalogue.neuronpedia import read, write
+from steering.errors import BadBundle
+
+
+def rows(n=3):
+    return [Feature(id=f"b/{i}", index=i) for i in range(n)]
+
+
+def put(folder, kind, *lines, batch=0):
+    (folder / kind).mkdir(exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / kind / f"batch-{batch}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def test_statistics_labels_and_examples_are_read_in_our_units(tmp_path):
+    put(
+        tmp_path,
+        "features",
+        {"index": "1", "maxActApprox": 8.0, "frac_nonzero": 0.02, "pos_str": ["Ġbridge", "▁red"], "neg_str": ["Ċ"]},
+    )
+    put(
+        tmp_path,
+        "explanations",
+        {"index": "1", "description": "bridges", "explanationModelName": "some-model"},
+        {"index": "1", "description": "later and other", "explanationModelName": "another"},
+    )
+    put(
+        tmp_path,
+        "activations",
+        {"index": "1", "tokens": ["the", "Ġpier"], "values": [0.0, 2.0]},
+        {"index": "1", "tokens": ["a", "Ġbridge"], "values": [1.0, 8.0]},
+    )
+    _, feature, untouched = read(tmp_path, rows(), [1.0, 0.5, 1.0])
+    assert (feature.density, feature.max_activation, feature.typical_max) == (0.02, 4.0, 4.0)
+    assert feature.top_logits == {"positive": [" bridge", " red"], "negative": ["\n"]}
+    assert (feature.label, feature.label_source) == ("bridges", "neuronpedia:some-model")
+    assert [(e["text"], e["token"], e["activation"]) for e in feature.examples] == [
+        ("a bridge", " bridge", 4.0),
+        ("the pier", " pier", 1.0),
+    ]
+    assert untouched == rows()[2]
+
+
+def test_a_label_given_here_stays(tmp_path):
+    put(tmp_path, "explanations", {"index": "0", "description": "theirs"})
+    own = [Feature(id="b/0", index=0, label="ours", label_source="hand")]
+    assert read(tmp_path, own, [1.0])[0].label == "ours"
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    feature = Feature(
+        id="b/1500",
+        index=1500,
+        label="bridges",
+        label_source="neuronpedia:some-model",
+        density=0.01,
+        max_activation=3.0,
+        typical_max=3.0,
+        top_logits={"positive": [" a"], "negative": [" b"]},
+        examples=[
+            {"text": "a b", "token": " b", "at": 1, "activation": 3.0, "tokens": ["a", " b"], "activations": [0.0, 3.0]}
+        ],
+    )
+    write(tmp_path, [*rows(), feature], model="m", source="3-b")
+    assert (tmp_path / "features" / "batch-1.jsonl.gz").exists()
+    empty = [Feature(id=f"b/{i}", index=i) for i in range(1501)]
+    assert read(tmp_path, empty, [1.0] * 1501)[1500] == feature
+
+
+def test_an_example_of_which_only_the_strongest_token_is_known_is_cut_around_it(tmp_path):
+    example = {"text": "the long bridge is red", "token": " bridge", "at": 2, "activation": 3.0}
+    write(tmp_path, [Feature(id="b/0", index=0, label="x", examples=[example])], model="m", source="s")
+    row = json.loads(gzip.decompress((tmp_path / "activations" / "batch-0.jsonl.gz").read_bytes()))
+    assert row["tokens"] == ["the long", " bridge", " is red"]
+    assert (row["maxValue"], row["maxValueTokenIndex"]) == (3.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"index": "7", "description": "x"}, r"line 1 of explanations/batch-0.* describes feature 7; the SAE has 3"),
+        ({"description": "x"}, r"line 1 of explanations/batch-0.* is not an object with an index"),
+        ({"index": "1"}, r"line 1 of explanations/batch-0.* is not a row of explanations"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path, line, said):
+    put(tmp_path, "explanations", line)
+    with pytest.raises(BadBundle, match=said):
+        read(tmp_path, rows(), [1.0] * 3)
+
+
+def test_a_file_that_is_cut_short_and_a_folder_that_is_none_are_refused(tmp_path):
+    with pytest.raises(BadBundle, match="is no export of Neuronpedia"):
+        read(tmp_path, rows(), [1.0] * 3)
+    put(tmp_path, "features", *({"index": "1", "maxActApprox": i} for i in range(500)))
+    path = tmp_path / "features" / "batch-0.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BadBundle, match="damaged or cut short"):
+        read(tmp_path, rows(), [1.0] * 3)

@@ -1,0 +1,96 @@
+"""What pushes do to replies: every edit by itself, as if the others were not in the batch."""
+
+import pytest
+import torch
+
+from steering.doses.measure import along
+from steering.doses.rollouts import Stage, rep3
+from steering.edits import ResolvedIntervention, compile_edit
+from steering.model.chat_template import EncodedChat
+from steering.model.hooks import steer
+
+HOOK, TOKENS = "layers.1", 6
+
+
+@pytest.fixture
+def chats():
+    g = torch.Generator().manual_seed(3)
+    lengths = (4, 7, 5)
+    ids = [tuple(torch.randint(5, 97, (n,), generator=g).tolist()) for n in lengths]
+    return [EncodedChat(i, (False,) * (len(i) - 1) + (True,), "") for i in ids]
+
+
+@pytest.fixture
+def stage(any_model, chats):
+    any_model.generation_config.eos_token_id = 3
+    return Stage.of(any_model, HOOK, chats, tokens=TOKENS)
+
+
+def alone(model, ids, edit):
+    """Greedy, one prompt, no cache: what the batch has to say as well."""
+    said, row = [], list(ids)
+    for _ in range(TOKENS):
+        where = torch.tensor([[False] * (len(ids) - 1) + [True] * (len(row) - len(ids) + 1)])
+        with torch.no_grad(), steer(model, {HOOK: edit} if edit else {}, where=where):
+            logits = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1]
+        said.append(int(logits.argmax()))
+        row.append(said[-1])
+        if said[-1] == 3:
+            break
+    return said
+
+
+def test_every_edit_answers_as_it_does_alone(stage, chats, any_model, sae):
+    edits = [along(sae.W_dec[0])(4.0), compile_edit([ResolvedIntervention(5, "clamp", 3.0)], sae)]
+    rolled = stage.roll(edits)
+    for edit, found in zip(edits, rolled, strict=True):
+        assert found.said == [alone(any_model, c.ids, edit) for c in chats]
+    assert stage.plain.said == [alone(any_model, c.ids, None) for c in chats]
+
+
+def test_a_push_of_nothing_is_no_distance_and_no_effect(stage, sae):
+    (rolled,) = stage.roll([along(sae.W_dec[0])(0.0)])
+    assert rolled.kl.max() < 1e-5
+    torch.testing.assert_close(rolled.logprob, stage.plain.logprob, rtol=0, atol=1e-4)
+    (effects,) = stage.effects([along(sae.W_dec[0])(0.0)], [torch.tensor([7, 9])])
+    assert effects.abs().max() < 1e-4
+
+
+def test_surprise_is_cross_entropy_and_that_is_entropy_plus_kl(llama, chats, sae):
+    """CE(p_s, p_0) = H(p_s) + KL(p_s ‖ p_0), token by token."""
+    stage = Stage.of(llama, HOOK, chats, tokens=TOKENS)
+    edit = along(sae.W_dec[2])(3.0)
+    (rolled,) = stage.roll([edit])
+    total = 0.0
+    for chat, said in zip(chats, rolled.said, strict=True):
+        row = torch.tensor([[*chat.ids, *said]])
+        where = torch.tensor([[False] * (len(chat.ids) - 1) + [True] * (len(said) + 1)])
+        with torch.no_grad():
+            plain = llama(input_ids=row).logits[0].log_softmax(-1)
+            with steer(llama, {HOOK: edit}, where=where):
+                steered = llama(input_ids=row).logits[0].log_softmax(-1)
+        at = slice(len(chat.ids) - 1, len(chat.ids) - 1 + len(said))
+        total += float(-(steered[at].exp() * plain[at]).sum())
+    tokens = sum(map(len, rolled.said))
+    assert total / tokens == pytest.approx(rolled.entropy + float(rolled.kl.mean()), abs=1e-4)
+
+
+def test_small_pushes_change_the_distribution_by_their_square(llama, chats, sae):
+    stage = Stage.of(llama, HOOK, chats, tokens=TOKENS)
+    small, twice = stage.roll([along(sae.W_dec[1])(s) for s in (0.02, 0.04)])
+    assert 3.2 < float(twice.kl.mean() / small.kl.mean()) < 4.8
+
+
+def test_an_effect_is_on_the_words_that_were_asked_for(llama, chats):
+    """A direction that the model reads as one token raises that token, and not another."""
+    stage = Stage.of(llama, HOOK, chats, tokens=TOKENS)
+    direction = torch.nn.functional.normalize(llama.lm_head.weight[11].detach(), dim=0)
+    raised, other = stage.effects([along(direction)(20.0)], [torch.tensor([11]), torch.tensor([60])])[0].mean(1)
+    assert raised > other + 0.05
+
+
+def test_repetition_is_the_share_of_threes_that_come_again():
+    assert rep3([1, 2, 3, 4]) == 0
+    assert rep3([1, 2, 3, 1, 2, 3]) == 0.5
+    assert rep3([1, 1, 1, 1, 1]) == 1
+    assert rep3([1, 2]) == 0

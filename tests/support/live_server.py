@@ -1,0 +1,68 @@
+"""A real server on a loopback port, in a thread, with the small bundle."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.api.app import create_app
+from server.runtime.startup import opened
+from server.serving.served_model import Tiller
+from server.settings import Settings
+from tests.support import small_bundle
+
+
+@contextmanager
+def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator[tuple[str, FastAPI]]:
+    """Yield the server's address and its application; stop it at the end."""
+    configured = Settings(bundle=bundle, data_dir=data_dir, device=small_bundle.DEVICE, **settings)
+
+    async def opener() -> Tiller:
+        return await opened(configured)
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    app = create_app(configured, opener)
+    if mount:
+        app = mount(app, api_base=f"{address}/v1")
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, log_level="error", timeout_graceful_shutdown=1, ws="none")
+    )
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
+    thread.start()
+    try:
+        until(lambda: app.state.tiller is not None or app.state.failure)
+        assert not app.state.failure
+        yield address, app
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        listening.close()
+
+
+@contextmanager
+def asking(address: str, path: str, body: object, **headers: str) -> Iterator[None]:
+    """Ask, read no answer, and hang up at the end of the block."""
+    host, port = address.removeprefix("http://").split(":")
+    line = HTTPConnection(host, int(port))
+    line.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
+    try:
+        yield
+    finally:
+        line.close()
+
+
+def until(true, seconds: float = 300) -> None:
+    """Wait for a state, not for a time: what is there at once costs nothing, and a busy machine may take its time."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)

@@ -1,0 +1,65 @@
+"""A real redis-server on a free port, that a test can stop and start again."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.live_server import until
+
+
+class RedisServer:
+    """Keeps what it was told across a restart, as `appendonly yes` does; what it confirmed with `sync` across a crash."""
+
+    def __init__(self, folder: Path, *, sync: bool = False) -> None:
+        if not shutil.which("redis-server"):
+            missing = "redis-server is missing: apt-get install redis-server"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
+        self._folder, self._sync = folder, "always" if sync else "everysec"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Return when it answers."""
+        about = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": self._folder}
+        about |= {"appendonly": "yes", "appendfsync": self._sync}
+        words = [word for name, value in about.items() for word in (f"--{name}", str(value))]
+        self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
+
+        def up():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=20) as asked:
+                asked.sendall(b"PING\r\n")
+                return asked.recv(5) == b"+PONG"
+
+        until(up)
+
+    def stop(self) -> None:
+        """End it at once, as a crash does."""
+        self._process.kill()
+        self._process.wait(120)
+
+    @contextlib.contextmanager
+    def silent(self):
+        """It holds its connections and says nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, sync: bool = False):
+    """A server of one's own."""
+    server = RedisServer(folder, sync=sync)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,186 @@
+"""The client without `await`. Knows how to send; what is sent and how answers are read is in `calls`."""
+
+import copy
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+
+from tiller import requests
+from tiller.errors import TillerError, refusal, told
+from tiller.models import (
+    Analysis,
+    Chunk,
+    Comparison,
+    Event,
+    Feature,
+    Job,
+    Limits,
+    Page,
+    Place,
+    Preset,
+    Reply,
+    Suggestion,
+)
+from tiller.requests import Call, Messages, Steering
+from tiller.sse import DONE, Followed, Lines, Sent, chunk_of
+
+T = TypeVar("T")
+
+
+class Tiller:
+    """A server, by its address. Use it in a `with`, or close it. Every method raises TillerError."""
+
+    def __init__(self, base_url: str, *, key: str | None = None, **options: Any) -> None:  # noqa: ANN401
+        """The address may end in `/v1` or not; `options` are those of `httpx.Client`."""
+        self._http = httpx.Client(**requests.options(base_url, key, options))
+        self._headers: dict[str, str] = {}
+
+    def sending(self, **headers: str) -> "Tiller":
+        """The same server over the same connections, with headers of somebody's own; only the first one is closed."""
+        other = copy.copy(self)
+        other._headers = {**self._headers, **headers}
+        return other
+
+    def __enter__(self) -> "Tiller":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def chat(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        steering: Steering | None = None,
+        seed: int | None = None,
+        **sampling: Any,  # noqa: ANN401 - any field of a chat
+    ) -> Reply:
+        """Ask for a reply, and wait until all of it is said."""
+        return self._ask(requests.chat(model=model, messages=messages, steering=steering, seed=seed, sampling=sampling))
+
+    def stream(
+        self,
+        *,
+        model: str,
+        messages: Messages,
+        steering: Steering | None = None,
+        seed: int | None = None,
+        **sampling: Any,  # noqa: ANN401 - any field of a chat
+    ) -> Generator[Chunk, None, None]:
+        """Yield a reply piece by piece; closing this ends the reply."""
+        call = requests.chat(
+            model=model, messages=messages, steering=steering, seed=seed, stream=True, sampling=sampling
+        )
+        with self._opened(call) as all_sent:
+            for sent in all_sent:
+                if sent.data == DONE:
+                    return
+                yield chunk_of(sent)
+
+    def compare(
+        self,
+        messages: Messages,
+        variants: Sequence[Mapping[str, Any]],
+        *,
+        model: str,
+        seed: int | None = None,
+        **sampling: Any,  # noqa: ANN401 - any field of a chat
+    ) -> Comparison:
+        """Say the same messages once for each variant, `{"name": …, "steering": …}`, with one seed."""
+        return self._ask(requests.compare(messages, variants, model=model, seed=seed, sampling=sampling))
+
+    def features(self, q: str = "", *, mode: str = "text", **filters: Any) -> Iterator[Feature]:  # noqa: ANN401
+        """Find features by words, `meaning`, what a `prompt` evokes or `id`; all of them, page by page."""
+        return self._pages(requests.features(q, mode=mode, filters=filters))
+
+    def feature(self, feature_id: str) -> Feature:
+        """All that is known of one feature."""
+        return self._ask(requests.feature(feature_id))
+
+    def analyze(self, text: str | None = None, *, messages: Messages | None = None, **options: Any) -> Analysis:  # noqa: ANN401
+        """Which features a text or a chat evokes."""
+        return self._ask(requests.analyze(text, messages=messages, options=options))
+
+    def presets(self) -> list[Preset]:
+        """The presets that come with the model and those that were saved."""
+        return self._ask(requests.presets())
+
+    def save_preset(
+        self, preset: Preset | Mapping[str, Any], *, version: int | None = None, user: str | None = None
+    ) -> Preset:
+        """Create or replace a preset; with `version`, only if nobody has changed it since."""
+        return self._ask(requests.save_preset(preset, version=version, user=user))
+
+    def suggest(self, wish: str, *, model: str | None = None, limit: int = 3) -> Suggestion:
+        """Sliders for a wish; the suggestion's `steering` is what a chat takes."""
+        return self._ask(requests.suggest(wish, model=model, limit=limit))
+
+    def jobs(self, *, limit: int = 100) -> Iterator[Job]:
+        """The jobs, the newest first; `limit` is how many are asked for at a time."""
+        return self._pages(requests.jobs(limit=limit))
+
+    def job(self, job_id: str) -> Job:
+        """One job, as it is now."""
+        return self._ask(requests.job(job_id))
+
+    def start(self, kind: str, config: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Begin a job; the same key twice is the same job."""
+        return self._ask(requests.start(kind, config, idempotency_key=idempotency_key))
+
+    def cancel(self, job_id: str) -> Job:
+        """Have a job end."""
+        return self._ask(requests.cancel(job_id))
+
+    def follow(self, job: Job | str) -> Generator[Event, None, None]:
+        """Yield what happens in a job until it has ended, each event once, also when the connection breaks."""
+        followed = Followed()
+        while True:
+            try:
+                with self._opened(requests.events(job, followed.headers)) as all_sent:
+                    for sent in all_sent:
+                        yield followed.take(sent)
+                return
+            except TillerError as error:
+                time.sleep(followed.pause(error))
+
+    def limits(self) -> Limits:
+        """What the server is and allows."""
+        return self._ask(requests.limits())
+
+    def place(self, request_id: str) -> Place:
+        """How many replies are to begin before one that was asked with this `X-Request-Id`; a 404 once it has begun."""
+        return self._ask(requests.place(request_id))
+
+    def model(self) -> str:
+        """The id of the model that is served."""
+        return self._ask(requests.model())
+
+    def _ask(self, call: Call[T]) -> T:
+        with told():
+            answer = self._http.request(**call.with_headers(self._headers))
+        return call.answered(answer)
+
+    def _pages(self, call: Call[Page[T]]) -> Iterator[T]:
+        page = self._ask(call)
+        while True:
+            yield from page.data
+            if page.next_cursor is None:
+                return
+            page = self._ask(call.after(page.next_cursor))
+
+    @contextmanager
+    def _opened(self, call: Call[Any]) -> Iterator[Iterator[Sent]]:
+        with told(), self._http.stream(**call.with_headers(self._headers)) as answer:
+            if not answer.is_success:
+                answer.read()
+                raise refusal(answer)
+            lines = Lines()
+            yield (sent for line in answer.iter_lines() if (sent := lines.take(line)))
