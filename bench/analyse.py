@@ -15,9 +15,9 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.lab import Case, Ratio, by_turns, show
-from server.api.routes.analyze import told_of
+from server.features.analysis_json import told_of
 from server.sae.corpus import from_file
-from server.sae.training_run import device_of, load
+from server.sae.model_loading import device_of, load
 from steering.catalogue.bundle import Bundle
 from steering.interpret.analysis import analyse
 from steering.model.hooks import read_stream

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.sae.corpus import SAMPLE, from_file
-from server.sae.training_run import load
+from server.sae.model_loading import load
 from steering.catalogue.bundle import Bundle
 from steering.errors import BadChat
 from steering.evaluate.classifiers import Auroc, judged

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steering.bakeoff.concepts import load
 from steering.bakeoff.personas import PROMPTS, TUNING
 from steering.bakeoff.replies import reply
-from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.doses.suggest import candidates, propose
 from steering.spec import Intervention, SteeringSpec
 

@@ -18,9 +18,10 @@ import torch
 from server.jobs.tasks.label import LabelOrder, labelled
 from server.jobs.tasks.publish import Ground, counted
 from server.sae.corpus import corpus_rows
-from server.sae.training_run import load
+from server.sae.model_loading import load
 from server.settings import EMBEDDED, Settings
-from steering.catalogue.bundle import Bundle, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
 from steering.interpret.describe import describe
 from steering.sae import SAE
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from server.store.base import StoredVote
+from server.store.models import StoredVote
 from server.store.sqlite import SqliteStore
 from steering.doses.preference import Range, Vote, preferred
 

@@ -26,7 +26,8 @@ from bench.presets import replies
 from recipes.smallworld import SmallWorld, _topic, read_topics
 from server.engines.transformers.engine import TransformersEngine
 from steering.bakeoff.personas import CONCEPTS
-from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.catalogue.revisions import Revisions
 from steering.model.activations import Stream, activations, padded_batches, tokenize_chats
 from steering.model.hooks import read_stream

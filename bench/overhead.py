@@ -22,7 +22,8 @@ import httpx
 
 from bench.lab import STREAMS, Lab, Ratio, by_turns, show, speed
 from server.engines.base import Generation, Sampling
-from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.model.chat_template import EncodedChat, Message
 from steering.spec import SteeringSpec
 

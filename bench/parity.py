@@ -17,7 +17,8 @@ from rich.table import Table
 
 from server.engines.base import Generation, Sampling
 from server.engines.transformers.engine import TransformersEngine
-from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.spec import SteeringSpec
 
 TOKENS = 64

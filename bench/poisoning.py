@@ -20,7 +20,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.live_update import tokens, world
-from server.store.base import LiveText
+from server.store.models import LiveText
 from server.store.sqlite import SqliteStore
 from steering.catalogue.revisions import Revisions
 from steering.model.activations import tokenize_chats

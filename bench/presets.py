@@ -16,7 +16,8 @@ from rich.table import Table
 from server.engines.base import Generation, Sampling
 from server.engines.transformers.engine import TransformersEngine
 from steering.bakeoff.personas import CONCEPTS, PROMPTS
-from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.evaluate.coherence import rep3
 from steering.spec import SteeringSpec
 

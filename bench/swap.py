@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 
 QUESTIONS = ("What should I do this weekend?", "Tell me a story.", "Hello!", "How can I sleep better?")

@@ -22,7 +22,7 @@ import torch
 from recipes.bundle import write_sums
 from recipes.train_model import say
 from server.sae.corpus import from_file
-from server.sae.training_run import load
+from server.sae.model_loading import load
 from steering.catalogue.bundle import Bundle
 from steering.evaluate.classifiers import Auroc, judged, learn
 from steering.interpret.analysis import analyse

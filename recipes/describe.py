@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
-from steering.catalogue.bundle import write_features
+from steering.catalogue.feature import write_features
 from steering.interpret.describe import describe
 from steering.model.activations import padded_batches, tokenize_chats
 from steering.sae import SAE

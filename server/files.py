@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -29,3 +30,10 @@ def _shut(place: Path, mode: int) -> None:
     now = place.stat()
     if now.st_uid == os.geteuid() and not now.st_mode & stat.S_ISVTX and now.st_mode & 0o077:
         place.chmod(mode)
+
+
+def keep_private(folder: Path) -> None:
+    """Let this process create files for its own user only, whatever the umask was, and `folder` be entered by it only."""
+    os.umask(0o077)
+    with suppress(OSError):  # whoever needs the folder says what is wrong with it
+        keep_to_us(folder)

@@ -1,29 +1,27 @@
-"""The arrows: who may import whom. One composition root, `server/cli/main.py`, puts the page into the server."""
+"""The arrows: who may import whom, as tests/architecture.toml says."""
 
 import ast
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-WEB = {"fastapi", "starlette", "uvicorn", "gradio", "redis", "sqlite3", "vllm", "httpx"}
-FORBIDDEN = {
-    "steering": {"server", "client", "ui", "bench", "recipes", *WEB},
-    "server": {"ui", "client", "gradio", "bench", "recipes", "tests"},
-    "client": {"server", "steering", "ui", "bench", "recipes", "torch", "transformers", *WEB - {"httpx"}},
-    "ui": {"server", "steering", "torch", "transformers", "redis", "sqlite3", "bench", "recipes"},
-}
-WITHIN = {
-    "server/engines": {"server.store", "server.api.app", "fastapi", "sqlite3", "json"},
-    "server/store": {"server.engines", "torch", "fastapi", "transformers"},
-    "steering/train": {"transformers", "steering.model.hooks", "steering.model.activations"},
-    "steering/spec.py": {"torch", "steering.sae"},
-}
-EXEMPT = {("server/cli/main.py", "ui"), ("server/cli/main.py", "bench")}
+from tests.support.paths import ROOT
+
+RULES = tomllib.loads((ROOT / "tests" / "architecture.toml").read_text())
+
+
+def python_files(place: str) -> list[Path]:
+    target = ROOT / place
+    found = [target] if target.is_file() else sorted(target.rglob("*.py"))
+    assert found, f"{place} has no files"
+    return found
 
 
 def imports(path: Path) -> set[str]:
+    """All modules that a file imports, for types alone as well, each with the packages that it is in."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -33,24 +31,64 @@ def imports(path: Path) -> set[str]:
     return {".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 2)}
 
 
-def files(place: str) -> list[Path]:
-    target = ROOT / place
-    return [target] if target.is_file() else sorted(target.rglob("*.py"))
+def type_only(path: Path) -> set[str]:
+    """What is imported below `if TYPE_CHECKING:`, which makes no arrow at run time."""
+    blocks = (
+        n for n in ast.parse(path.read_text()).body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)
+    )
+    return {n.module for block in blocks for n in ast.walk(block) if isinstance(n, ast.ImportFrom) and n.module}
 
 
-@pytest.mark.parametrize("place", [*FORBIDDEN, *WITHIN])
-def test_arrows_point_one_way(place):
-    banned = FORBIDDEN.get(place) or WITHIN[place]
-    found = files(place)
-    assert found
-    wrong = {(p.relative_to(ROOT).as_posix(), n) for p in found for n in imports(p) & banned} - EXEMPT
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("package", RULES["ladder"])
+def test_rooms_import_only_what_is_below_them(package):
+    lines = RULES["ladder"][package]
+    floor = {room: i for i, rooms in enumerate(lines) for room in rooms}
+    rooms = {p.parent.name for p in (ROOT / package).glob("*/*.py")}
+    assert rooms == floor.keys()
+    wrong = set()
+    for room, at in floor.items():
+        above = {other for other, line in floor.items() if line <= at and other != room}
+        for path in python_files(f"{package}/{room}"):
+            wrong |= {(relative(path), o) for o in above if f"{package}.{o}" in imports(path)}
     assert not wrong
 
 
-def test_the_core_has_no_cycles():
+@pytest.mark.parametrize("package", RULES["ladder"])
+def test_files_at_the_root_of_a_package_import_no_room(package):
+    rooms = {f"{package}.{room}" for line in RULES["ladder"][package] for room in line}
+    starts = {ROOT / package / "__main__.py"}  # `python -m server` is the command line
+    files = {*(ROOT / package).glob("*.py")} - starts
+    assert files
+    assert not {(relative(p), n) for p in files for n in imports(p) & rooms}
+
+
+@pytest.mark.parametrize("place", [*RULES["forbidden"], *RULES["also_forbidden"]])
+def test_nothing_imports_what_it_must_not_know(place):
+    banned = {*RULES["forbidden"].get(place, ()), *RULES["also_forbidden"].get(place, ())}
+    patterns = [re.compile(re.escape(b).replace(r"\*", r"\w+")) for b in banned]
+    wrong = set()
+    for path in python_files(place):
+        if path.name == "__init__.py":  # a package lists its own modules
+            continue
+        exempt = {*RULES["exempt"].get(relative(path), ())}
+        wrong |= {(relative(path), n) for n in imports(path) - exempt if any(p.fullmatch(n) for p in patterns)}
+    assert not {(path, n) for path, n in wrong if n.split(".")[0] not in RULES["exempt"].get(path, ())}
+
+
+def test_no_command_imports_a_route():
+    assert not {relative(p) for p in python_files("server/cli") if "server.api.routes" in imports(p)}
+
+
+@pytest.mark.parametrize("package", ["steering", "server", "tiller", "ui"])
+def test_files_import_each_other_in_no_circle(package):
     graph = {
-        f"steering.{'.'.join(p.relative_to(ROOT / 'steering').with_suffix('').parts)}": imports(p)
-        for p in files("steering")
+        ".".join(p.relative_to(ROOT).with_suffix("").parts): imports(p) - type_only(p)
+        for p in python_files(package)
+        if p.name != "__init__.py"  # to import a module runs its packages first, which is no arrow of its own
     }
     done: set[str] = set()
 
@@ -63,21 +101,19 @@ def test_the_core_has_no_cycles():
 
     for name in graph:
         visit(name, ())
-    assert done
+    assert done == graph.keys()
 
 
 def test_the_client_needs_two_packages_and_no_more():
-    names = {n.split(".")[0] for p in files("client") for n in imports(p)}
-    assert names - sys.stdlib_module_names == {"client", "httpx", "pydantic"}
+    names = {n.split(".")[0] for p in python_files("tiller") for n in imports(p)}
+    assert names - sys.stdlib_module_names == {"tiller", "httpx", "pydantic"}
 
 
 def test_the_environment_is_read_in_one_place():
     readers = {
-        p.relative_to(ROOT).as_posix()
-        for room in ("steering", "server", "client", "ui")
-        for p in files(room)
-        if {"os.environ", "os.getenv"} & imports(p) or "os.environ" in p.read_text() or "getenv(" in p.read_text()
+        relative(p)
+        for room in ("steering", "server", "tiller", "ui")
+        for p in python_files(room)
+        if "os.environ" in p.read_text() or "getenv(" in p.read_text()
     }
-    set_for_libraries = {"server/cli/main.py", "server/telemetry/logging.py", "server/runtime/startup.py", "ui/page.py"}
-    between_processes = {"server/engines/vllm/engine.py", "server/engines/vllm/plugin.py"}
-    assert readers <= {"server/settings.py"} | set_for_libraries | between_processes
+    assert readers == RULES["environment"].keys()

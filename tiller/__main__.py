@@ -1,5 +1,5 @@
-"""`python -m tiller` runs the command `tiller`."""
+"""`python -m tiller` runs the command `tiller`, as `python -m server` does."""
 
-from server.cli.main import app
+import runpy
 
-app()
+runpy.run_module("server", run_name="__main__")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -10,7 +10,8 @@ import structlog
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from server.errors import as_api_error, bad_request
+from server.api.errors import as_api_error
+from server.errors import bad_request
 from server.telemetry import metrics
 
 log = structlog.get_logger(__name__)
@@ -42,39 +43,6 @@ async def _cancelled(task: "asyncio.Future[T]") -> T:
     task.cancel()
     await asyncio.wait({task})
     raise bad_request("the client closed the connection", param=None, code="client_closed_request")
-
-
-async def together(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T | Exception], None]:
-    """What all streams give, as it comes, with the number of its stream; the exception that ended one is the last of it.
-
-    Closing this closes all of them.
-    """
-    outbox: asyncio.Queue[tuple[int, T | Exception | None]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_drain(i, stream, outbox)) for i, stream in enumerate(streams)]
-    left = len(tasks)
-    try:
-        while left:
-            index, item = await outbox.get()
-            if item is None:
-                left -= 1
-            else:
-                yield index, item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _drain(
-    index: int, stream: AsyncGenerator[T, None], outbox: "asyncio.Queue[tuple[int, T | Exception | None]]"
-) -> None:
-    try:
-        async with aclosing(stream):
-            async for item in stream:
-                outbox.put_nowait((index, item))
-    except Exception as error:
-        outbox.put_nowait((index, error))
-    outbox.put_nowait((index, None))
 
 
 async def _sse(first: dict[str, Any], events: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[str]:

@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import Request
-
-from server.auth.caller import Caller, caller_of
-from server.errors import ApiError
+from server.auth.caller import Caller
 from server.store.base import Store, Unavailable
 
 FILE = "audit.jsonl"
@@ -111,20 +108,6 @@ class Audit:
                 f"the log ends at line {head.n}, and line {kept.n} was there: lines are missing, or were written anew"
             )
         return head
-
-
-async def noted(request: Request, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
-    """Say what whoever asks has done."""
-    state = request.app.state
-    if state.tiller:
-        await state.audit.note(state.tiller.store, caller_of(request), act, **about)
-
-
-async def refusal(request: Request, error: ApiError) -> None:
-    """Note what the policy has refused; other errors are nobody's deed."""
-    if error.code == "policy_refused":
-        route = getattr(request.scope.get("route"), "path", "")
-        await noted(request, "refused", route=route, rule=error.more.get("rule"))
 
 
 def _next(head: Head, text: str) -> Head:

@@ -6,10 +6,9 @@ a caller is a key's owner; a `user` beside it is somebody of theirs, and never a
 
 from dataclasses import dataclass, replace
 
-from fastapi import Request
-
-from server.auth.keys import ROLES, USUAL, Allowance, Key, Role
+from server.auth.keys import USUAL
 from server.errors import ApiError
+from server.store.models import ROLES, Allowance, Key, Role
 from steering.spec import Preset
 
 UNLIMITED = Allowance()
@@ -75,8 +74,3 @@ ANYONE = Caller()
 """Whoever can reach a server without keys."""
 OPERATOR = replace(ANYONE, owner="operator")
 """Who has the key that the settings name."""
-
-
-def caller_of(request: Request) -> Caller:
-    """Whoever the border has let in."""
-    return getattr(request.state, "caller", ANYONE)

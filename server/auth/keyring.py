@@ -13,9 +13,10 @@ from dataclasses import replace
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from server.auth.caller import ANYONE, OPERATOR, Caller
-from server.auth.keys import SESSION, Key, digest_of
+from server.auth.keys import digest_of
 from server.settings import LOOPBACK, BadSettings, Settings
 from server.store.base import Store, Unavailable
+from server.store.models import SESSION, Key
 
 FRESH = 1.0
 """Seconds for which what was read is believed without another look."""
@@ -108,7 +109,7 @@ class Keyring:
             await asyncio.wait({looking}, timeout=PATIENCE)  # a store that says nothing holds nobody up
         return self._keys
 
-    def _look(self, store: Store) -> "asyncio.Task[None]":
+    def _look(self, store: Store) -> asyncio.Task[None]:
         self._looks += 1
         self._looking = asyncio.create_task(self._read_as(self._looks, store))
         return self._looking
@@ -137,3 +138,6 @@ class Keyring:
 
 def _new_secret() -> str:
     return secrets.token_urlsafe(32)
+
+
+COOKIE = "tiller_session"

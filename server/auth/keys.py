@@ -3,39 +3,15 @@
 import hashlib
 import secrets
 import time
-from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Role = Literal["viewer", "user", "creator", "researcher", "admin"]
-"""Each may do what those before it may, and more: presets; features with a measured dose; any named feature, and
-presets of one's own; vectors and measurements; everything."""
-ROLES: tuple[Role, ...] = get_args(Role)
+from server.store.models import Allowance, Key, Role
+
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-SESSION = "session_secret"
-"""The setting that signs what browsers keep in place of a key."""
 SECRET = "sk-tiller-"
 SHOWN = len(SECRET) + 6
 """So many characters of a secret tell one key from another in lists."""
-
-
-class Allowance(BaseModel):
-    """How much may be asked for with one key; None is as much as the server can do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    requests: int | None = Field(default=None, ge=1)
-    """A minute, of those that do something."""
-    tokens: int | None = Field(default=None, ge=1)
-    """A minute, of prompts and replies together."""
-    concurrent: int | None = Field(default=None, ge=1)
-    """Replies at a time."""
-    specs: int | None = Field(default=None, ge=1)
-    """Different steerings an hour: a search for one that breaks the model needs many."""
-
-    def over(self, usual: "Allowance") -> "Allowance":
-        """These, with the usual ones where nothing is said."""
-        return Allowance(**{**usual.model_dump(), **self.model_dump(exclude_none=True)})
 
 
 USUAL: dict[Role, Allowance] = {
@@ -46,31 +22,6 @@ USUAL: dict[Role, Allowance] = {
     "admin": Allowance(),
 }
 """Where a key says nothing of its own."""
-
-
-class Key(BaseModel):
-    """One key, as it is kept: its secret was shown once and is nowhere."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    name: str
-    prefix: str
-    digest: str
-    role: Role
-    tenant: str = ""
-    """Those who share what they make for each other; the empty one is whoever runs the server."""
-    owner: str
-    """Who it is; two keys of one owner and tenant are the same person's."""
-    limits: Allowance = Allowance()
-    default_preset: str | None = None
-    """What is steered where a request leaves it open; the server's own default if not given."""
-    created: int
-    expires: int | None = None
-
-    def holds(self, now: float | None = None) -> bool:
-        """Whether it can still be used."""
-        return self.expires is None or self.expires > (time.time() if now is None else now)
 
 
 class KeyRequest(BaseModel):

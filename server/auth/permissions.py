@@ -1,10 +1,7 @@
 """The least role that each route needs; a route that stands here under no name is nobody's. Knows addresses only."""
 
-from fastapi import Request
-
-from server.auth.caller import Caller, caller_of
-from server.auth.keys import Role
-from server.errors import ApiError
+from server.auth.caller import Caller
+from server.store.models import Role
 
 LEAST: dict[tuple[str, str], Role] = {
     ("POST", "/v1/chat/completions"): "viewer",
@@ -75,16 +72,3 @@ LEAST: dict[tuple[str, str], Role] = {
 def beyond(caller: Caller) -> dict[str, Role]:
     """The routes for which a caller's role is too low, with the least that they need."""
     return {f"{method} {path}": least for (method, path), least in LEAST.items() if not caller.may(least)}
-
-
-async def permitted(request: Request) -> None:
-    """Raise ApiError for a caller whose role is too low; before anything else of the request is looked at."""
-    route = request.scope["route"].path
-    least, caller = LEAST[request.method, route], caller_of(request)
-    if not caller.may(least):
-        raise ApiError(
-            403,
-            f"this needs a key with the role {least!r} or above; yours has {caller.role!r}",
-            code="role_too_low",
-            kind="permission_error",
-        )

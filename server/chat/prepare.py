@@ -8,14 +8,16 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from server.api.routes.feedback import own
 from server.auth.caller import Caller
 from server.chat.reply import Part, Reply, at_once
 from server.errors import bad_request
-from server.limits.rate_limiter import NOBODYS, Account
-from server.schemas.generation import ChatRequest, CompletionRequest, GenerationRequest, Prompt, SteeringRequest
-from server.serving.served_model import Choice, Tiller
+from server.limits.account import NOBODYS, Account
+from server.schemas.generation import ChatRequest, CompletionRequest, GenerationRequest, Prompt
+from server.schemas.steering import SteeringRequest
+from server.serving.served_model import Tiller
+from server.serving.steering_choice import Choice
 from server.telemetry import metrics, tracing
+from server.user_data.feedback import own
 from steering.model.chat_template import EncodedChat
 
 

@@ -11,18 +11,19 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
-from itertools import accumulate
 from typing import Any
 
 import structlog
 
-from server.api.sse import together
+from server.chat.merge_streams import together
+from server.chat.openai_format import ChoiceFormat, chat_delta
 from server.engines.base import Generation, Overloaded, Piece, TokenLogprob
-from server.limits.rate_limiter import NOBODYS, Account
+from server.limits.account import NOBODYS, Account
 from server.safety.easing import Easing, Guard
 from server.safety.guards import Outcome
 from server.schemas.generation import ChatRequest, GenerationRequest
-from server.serving.served_model import Choice, Tiller, Warned
+from server.serving.served_model import Tiller
+from server.serving.steering_choice import Choice, Warned
 from server.store.base import Unavailable
 from server.store.encryption import Seal, alias
 from server.telemetry import metrics
@@ -54,6 +55,11 @@ class Spoken:
         self.logprobs += piece.logprobs
         self.tokens, self.cached, self.finish_reason = piece.tokens, piece.cached, piece.finish_reason
 
+    def offset_of(self, piece: Piece) -> int:
+        """Where the tokens of the piece that was added last begin, in characters."""
+        before = len(self.logprobs) - len(piece.logprobs)
+        return sum(len(t.token) for t in self.logprobs[:before])
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -82,6 +88,11 @@ class Reply:
     def is_chat(self) -> bool:
         """Whether messages were asked, and not raw text."""
         return self.kind == "chat.completion"
+
+    @property
+    def format(self) -> ChoiceFormat:
+        """How its choices are written."""
+        return ChoiceFormat(self.is_chat, self.request.alternatives is not None)
 
     @cached_property
     def chief(self) -> int:
@@ -233,7 +244,10 @@ async def whole(reply: Reply) -> dict[str, Any]:
     chiefs = judged[reply.chief * reply.request.n]
     await reply.give(spoken[0])
     return reply.head() | {
-        "choices": [_choice(reply, i, s) | reply.own(i, judged[i], chiefs) for i, s in enumerate(spoken)],
+        "choices": [
+            reply.format.choice(i, s.text, s.logprobs, s.finish_reason) | reply.own(i, judged[i], chiefs)
+            for i, s in enumerate(spoken)
+        ],
         "usage": reply.usage(spoken),
         "steering": reply.echo() | chiefs,
     }
@@ -249,18 +263,26 @@ async def chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
     async with aclosing(_pieces(reply, spoken)) as pieces:
         async for index, piece in pieces:
             for i in reply.choices if steering and reply.is_chat else ():
-                yield head | {"choices": [_delta(i, {"role": "assistant", "content": ""})]} | steering
+                yield head | {"choices": [chat_delta(i, {"role": "assistant", "content": ""})]} | steering
                 steering = {}
             spoken[index].add(piece)
             own = reply.own(index, {}, {}) if index in silent else {}
             if piece.text or piece.logprobs:
-                yield head | {"choices": [_chunk_choice(reply, index, piece, spoken[index]) | own]} | steering
+                yield (
+                    head
+                    | {
+                        "choices": [
+                            reply.format.chunk(index, piece.text, piece.logprobs, spoken[index].offset_of(piece)) | own
+                        ]
+                    }
+                    | steering
+                )
                 steering, own = {}, {}
                 silent.discard(index)
             if piece.finish_reason:
                 if judged := await reply.judged(index, spoken[index]):
                     steering = {"steering": reply.part(index).choice.echo() | judged}
-                yield head | {"choices": [_last(reply, index, piece.finish_reason) | own]} | steering
+                yield head | {"choices": [reply.format.last(index, piece.finish_reason) | own]} | steering
                 steering = {}
     await reply.give(spoken[0])
     if usage:
@@ -336,49 +358,3 @@ def _noted(choice: Choice) -> dict[str, Any]:
 
 def _outcome(choice: Choice) -> Outcome:
     return choice.verdict.outcome if choice.verdict else "as asked"
-
-
-def _choice(reply: Reply, index: int, spoken: Spoken) -> dict[str, Any]:
-    logprobs = _logprobs(reply, spoken.logprobs)
-    if not reply.is_chat:
-        return _text_choice(index, spoken.text, logprobs, spoken.finish_reason)
-    message = {"role": "assistant", "content": spoken.text, "refusal": None}
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": spoken.finish_reason}
-
-
-def _chunk_choice(reply: Reply, index: int, piece: Piece, said: Spoken) -> dict[str, Any]:
-    before = said.logprobs[: len(said.logprobs) - len(piece.logprobs)]
-    logprobs = _logprobs(reply, list(piece.logprobs), sum(len(t.token) for t in before))
-    if not reply.is_chat:
-        return _text_choice(index, piece.text, logprobs, None)
-    return _delta(index, {"content": piece.text}) | {"logprobs": logprobs}
-
-
-def _last(reply: Reply, index: int, reason: str) -> dict[str, Any]:
-    return _delta(index, {}, reason) if reply.is_chat else _text_choice(index, "", None, reason)
-
-
-def _delta(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-
-
-def _text_choice(index: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-
-
-def _logprobs(reply: Reply, tokens: list[TokenLogprob], offset: int = 0) -> dict[str, Any] | None:
-    if reply.request.alternatives is None:
-        return None
-    if reply.is_chat:
-        return {"content": [_token(t) | {"top_logprobs": [_token(o) for o in t.top]} for t in tokens], "refusal": None}
-    starts = accumulate((len(t.token) for t in tokens), initial=offset)
-    return {
-        "tokens": [t.token for t in tokens],
-        "token_logprobs": [t.logprob for t in tokens],
-        "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens],
-        "text_offset": [start for start, _ in zip(starts, tokens, strict=False)],
-    }
-
-
-def _token(t: TokenLogprob) -> dict[str, Any]:
-    return {"token": t.token, "logprob": t.logprob, "bytes": list(t.bytes)}

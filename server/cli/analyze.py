@@ -2,23 +2,29 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.cli.errors import fail
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from server.api.routes.analyze import Looked
-    from server.settings import Settings
-    from steering.catalogue.bundle import Bundle
-    from steering.model.passage import Passage
+from server.cli.options import settings_of
+from server.errors import ApiError
+from server.features.analysis_json import told_apart, told_of
+from server.features.read_text import LONGEST, in_stretches, joined, passage_of
+from server.sae.model_loading import device_of, load
+from server.schemas.analysis import Looked
+from server.settings import Settings
+from steering.catalogue.bundle import Bundle
+from steering.errors import SteeringError
+from steering.interpret.analysis import analyse
+from steering.model.hooks import read_stream
+from steering.model.passage import Passage, one_after_another
 
 console, problems = Console(), Console(stderr=True)
 BARS = " ▁▂▃▄▅▆▇█"
@@ -40,10 +46,6 @@ def analyze(
     Example: tiller analyze chat.jsonl --top 8
     Example: tiller analyze monday.txt --other friday.txt --json
     """
-    from server.cli.options import settings_of
-    from server.errors import ApiError
-    from steering.errors import SteeringError
-
     given = {"bundle": bundle, "model": model, "device": device}
     settings = settings_of(**given)
     try:
@@ -58,11 +60,8 @@ def analyze(
         _print(told, file, other)
 
 
-def _texts(file: Path, plain: bool) -> "list[Looked]":
+def _texts(file: Path, plain: bool) -> list[Looked]:
     """What a file holds: one text, or each text or chat of its JSONL. Raises SteeringError that says what is wrong."""
-    from server.api.routes.analyze import Looked
-    from steering.errors import SteeringError
-
     if not file.is_file():
         raise SteeringError(f"there is no file {str(file)!r}")
     try:
@@ -76,11 +75,8 @@ def _texts(file: Path, plain: bool) -> "list[Looked]":
     return _rows(file, text) if file.suffix == ".jsonl" and not plain else [Looked(text=text, plain=plain)]
 
 
-def _rows(file: Path, text: str) -> "list[Looked]":
+def _rows(file: Path, text: str) -> list[Looked]:
     """The chats of JSONL; lines that are messages themselves are one chat together."""
-    from server.api.routes.analyze import Looked
-    from steering.errors import SteeringError
-
     found, chat = [], []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -97,12 +93,7 @@ def _rows(file: Path, text: str) -> "list[Looked]":
     return [*found, Looked(messages=chat)] if chat else found
 
 
-def _told(settings: "Settings", texts: "list[Looked]", other: "list[Looked] | None", top: int) -> dict[str, Any]:
-    from server.api.routes.analyze import told_apart, told_of
-    from server.sae.training_run import device_of, load
-    from steering.catalogue.bundle import Bundle
-    from steering.interpret.analysis import analyse
-
+def _told(settings: Settings, texts: list[Looked], other: list[Looked] | None, top: int) -> dict[str, Any]:
     opened = Bundle.open(settings.bundle)
     opened.sae.check_reads()
     where = device_of(settings.device)
@@ -121,15 +112,9 @@ def _told(settings: "Settings", texts: "list[Looked]", other: "list[Looked] | No
 
 
 def _read(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", bundle: "Bundle", texts: "list[Looked]"
-) -> "tuple[Passage, Tensor, bool]":
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, bundle: Bundle, texts: list[Looked]
+) -> tuple[Passage, Tensor, bool]:
     """All texts, each read by itself, up to as many tokens as the API looks at; whether something was left out."""
-    import torch
-
-    from server.api.routes.analyze import LONGEST, in_stretches, joined, passage_of
-    from steering.model.hooks import read_stream
-    from steering.model.passage import one_after_another
-
     longest = int(model.config.get_text_config().max_position_embeddings)
     passages, streams, room = [], [], LONGEST
     for asked in texts:

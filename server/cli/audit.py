@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from server.auth.audit_log import Audit, Broken, Head
 from server.cli.errors import fail
 from server.cli.options import settings_of
-from server.cli.store import Data, Redis, with_store
+from server.cli.store_access import Data, Redis, with_store
 
 app = typer.Typer(no_args_is_help=True, help="What was decided and done, by whom; and whether that is all.")
 console, problems = Console(), Console(stderr=True)
@@ -20,8 +21,6 @@ def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
 
     Example: tiller audit verify
     """
-    from server.auth.audit_log import Audit, Broken, Head
-
     place = settings_of(data_dir=data_dir).data_dir
     if not place.is_dir():
         fail(f"there is no data directory {str(place)!r}; name yours with --data-dir")
@@ -51,8 +50,6 @@ def show(
 
     Example: tiller audit show --last 50
     """
-    from server.auth.audit_log import Audit, Broken
-
     log = Audit(settings_of(data_dir=data_dir).data_dir)
     kept: deque[dict[str, Any]] = deque(maxlen=last)
     try:

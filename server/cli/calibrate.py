@@ -1,17 +1,18 @@
 """`tiller calibrate`: measure doses, from the command line. Knows what to print; measuring is elsewhere."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from server.cli.errors import fail
-
-if TYPE_CHECKING:
-    from steering.catalogue.bundle import Feature
-    from steering.spec import Preset
+from server.cli.options import settings_of
+from server.jobs.tasks.calibrate import CalibrationOrder, into_bundle
+from steering.catalogue.feature import Feature
+from steering.errors import SteeringError
+from steering.spec import Preset
 
 console = Console()
 
@@ -33,10 +34,6 @@ def calibrate(
     A running server measures with a job instead: tiller jobs submit calibrate
     Example: tiller calibrate harbor/12 harbor/40 --no-presets
     """
-    from server.cli.options import settings_of
-    from server.jobs.tasks.calibrate import CalibrationOrder, into_bundle
-    from steering.errors import SteeringError
-
     given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None}
     settings = settings_of(**given)
     order = CalibrationOrder(features=tuple(features or ()), presets=presets, all=every, prompts=prompts)
@@ -52,7 +49,7 @@ def calibrate(
     console.print(f"{len(done)} features measured; {works} have an effect that a random direction has not")
 
 
-def _table(features: "list[Feature]") -> Table:
+def _table(features: list[Feature]) -> Table:
     table = Table("feature", "label", "dose 1.0", "effect", "z", "sweet spot", "below 0", "its words")
     for f in features:
         if (c := f.calibration) is None:
@@ -72,7 +69,7 @@ def _table(features: "list[Feature]") -> Table:
     return table
 
 
-def _scales(presets: "list[Preset]") -> Table:
+def _scales(presets: list[Preset]) -> Table:
     table = Table("preset", "scale's sweet spot", "z", "its words")
     for p in presets:
         if c := p.calibration:

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
@@ -13,12 +14,18 @@ from rich.table import Column, Table
 
 from server.cli.errors import expected, fail
 from server.cli.options import Bundle_, Device_, Model_, settings_of
+from server.engines.base import EngineFailed
+from server.errors import ApiError, first_problem
+from server.runtime.startup import opened
+from server.schemas.generation import ChatRequest
+from server.schemas.steering import SteeringRequest
 from server.settings import Settings
+from server.store.base import BadStore
+from server.store.factory import open_store
 from server.telemetry import logging
-
-if TYPE_CHECKING:
-    from server.schemas.generation import SteeringRequest
-    from steering.spec import Intervention, Preset
+from steering.catalogue.bundle import Bundle
+from steering.errors import SteeringError
+from steering.spec import Intervention, Preset
 
 console = Console()
 
@@ -60,13 +67,10 @@ def presets(
     bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None
 ) -> None:
     """List the personas: those of the bundle and your own."""
-    from server.store.factory import open_store
-    from steering.catalogue.bundle import Bundle
-
     settings = settings_of(bundle=bundle, data_dir=data_dir)
     opened = expected(lambda: Bundle.open(settings.bundle))
 
-    async def saved() -> "list[Preset]":
+    async def saved() -> list[Preset]:
         store = open_store(settings)
         try:
             return await store.presets()
@@ -80,15 +84,8 @@ def presets(
 
 
 async def _both(
-    settings: Settings, question: str, steering: "SteeringRequest", seed: int, max_tokens: int
+    settings: Settings, question: str, steering: SteeringRequest, seed: int, max_tokens: int
 ) -> tuple[str, str]:
-    from server.engines.base import EngineFailed
-    from server.errors import ApiError
-    from server.runtime.startup import opened
-    from server.schemas.generation import ChatRequest, SteeringRequest
-    from server.store.base import BadStore
-    from steering.errors import SteeringError
-
     try:
         tiller = await opened(settings)
     except (SteeringError, BadStore, OSError) as error:
@@ -117,19 +114,14 @@ async def _both(
         await tiller.store.close()
 
 
-def _shown(features: "Sequence[Intervention]") -> str:
+def _shown(features: Sequence[Intervention]) -> str:
     """The strongest three; a persona has two dozen."""
     strongest = sorted(features, key=lambda f: -abs(f.strength))[:3]
     said = ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in strongest)
     return said + (f" and {len(features) - 3} more" if len(features) > 3 else "")
 
 
-def _steering(preset: str | None, features: list[str]) -> "SteeringRequest":
-    from pydantic import ValidationError
-
-    from server.errors import first_problem
-    from server.schemas.generation import SteeringRequest
-
+def _steering(preset: str | None, features: list[str]) -> SteeringRequest:
     pairs = [feature.partition("=") for feature in features]
     rows = [{"id": name, "strength": _number(strength)} for name, _, strength in pairs]
     try:

@@ -8,13 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from server.cli.options import Bundle_, settings_of
+from server.engines.transformers.engine import TransformersEngine
+from server.safety.policy import Policy
 from server.settings import Settings
+from server.store.factory import open_store
 from server.telemetry import logging
+from steering.catalogue.bundle import Bundle
+from steering.safety.probe import Probe
 
 console = Console()
 
@@ -46,22 +52,15 @@ def _python(_: Settings) -> str:
 
 
 def _torch(_: Settings) -> str:
-    import torch
-
     return f"{torch.__version__}, {'CUDA' if torch.cuda.is_available() else 'CPU'}"
 
 
 def _bundle(settings: Settings) -> str:
-    from steering.catalogue.bundle import Bundle
-
     opened = Bundle.open(settings.bundle)
     return f"{opened.info.name} at {settings.bundle}, {opened.sae.d_sae} features, {len(opened.presets)} presets"
 
 
 def _model(settings: Settings) -> str:
-    from server.engines.transformers.engine import TransformersEngine
-    from steering.catalogue.bundle import Bundle
-
     opened = Bundle.open(settings.bundle)
     engine = TransformersEngine.load(
         settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device
@@ -79,8 +78,6 @@ def _data(settings: Settings) -> str:
 
 
 def _store(settings: Settings) -> str:
-    from server.store.factory import open_store
-
     async def check() -> str:
         opened = open_store(settings)
         try:
@@ -93,15 +90,11 @@ def _store(settings: Settings) -> str:
 
 
 def _policy(settings: Settings) -> str:
-    from server.safety.policy import Policy
-
     found = Policy.read(settings.policy)
     return f"{settings.policy or 'the usual one'}, {len(found.limit)} limits"
 
 
 def _guards(settings: Settings) -> str:
-    from steering.safety.probe import Probe
-
     probe = Probe.load(settings.probe) if settings.probe else None
     return f"a probe at {probe.hook}" if probe else "no probe"
 

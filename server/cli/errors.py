@@ -6,15 +6,15 @@ from typing import NoReturn, TypeVar
 import typer
 from rich.console import Console
 
+from server.store.base import BadStore
+from steering.errors import SteeringError
+
 T = TypeVar("T")
 problems = Console(stderr=True)
 
 
 def expected(work: Callable[[], T]) -> T:
     """What `work` gives; what whoever called can mend ends the command in a sentence, a bug keeps its traceback."""
-    from server.store.base import BadStore
-    from steering.errors import SteeringError
-
     try:
         return work()
     except (SteeringError, BadStore, OSError) as error:

@@ -3,22 +3,30 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
+import torch
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
+from torch import Tensor
 
+from server import validation
 from server.cli.errors import expected, fail
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from server.features.search import FeatureQuery, Hits
-    from server.jobs.tasks.publish import Found, Told
-    from server.settings import Settings
-    from steering.model.passage import Passage
+from server.cli.options import settings_of
+from server.features.search import Hits, Index, find
+from server.jobs.tasks.describe import DescribeOrder, described
+from server.jobs.tasks.label import LabelOrder, endpoint_of, labelled
+from server.jobs.tasks.publish import Found, Told, into_bundle
+from server.sae.model_loading import load
+from server.schemas.features import FeatureQuery
+from server.settings import Settings
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
+from steering.model.hooks import read_stream
+from steering.model.passage import Passage, of_chat, of_text
 
 T = TypeVar("T")
 console = Console()
@@ -36,9 +44,6 @@ def describe(
     Doses, notes and labels that people or models gave stay. A running server does the same with: tiller jobs submit describe
     Example: tiller describe --bundle my-bundle --corpus chats.jsonl
     """
-    from server.jobs.tasks.describe import DescribeOrder, described
-    from server.jobs.tasks.publish import into_bundle
-
     order = DescribeOrder(texts=texts)
     found = _working(
         "reading texts",
@@ -64,12 +69,9 @@ def label(
     Without --endpoint a name is words that come where the feature fires. The key is read from TILLER_LABEL_KEY.
     Example: tiller label harbor/12 --endpoint http://127.0.0.1:9000/v1 --model some-model
     """
-    from server.jobs.tasks.label import LabelOrder, endpoint_of, labelled
-    from server.jobs.tasks.publish import into_bundle
-
     order = LabelOrder(features=tuple(features or ()))
 
-    def work(told: "Told") -> "Found":
+    def work(told: Told) -> Found:
         settings = _settings(bundle, corpus, label_url=endpoint, label_model=model)
         asked = endpoint_of(settings)
         return into_bundle(settings, lambda ground, t: labelled(ground, order, asked, t), told)
@@ -130,11 +132,6 @@ def features(
     Example: tiller features bridge
     Example: tiller features --mode common --prompt "Tell me about fog" --prompt "Describe the sea" --without "Who are you?"
     """
-    from pydantic import ValidationError
-
-    from server import validation
-    from server.features.search import FeatureQuery
-
     asked = {"mode": mode, "q": " ".join(words or ()), "prompts": prompt or [], "without": without or []}
     asked |= {"min_density": min_density, "max_density": max_density, "labelled": labelled}
     asked |= {"calibrated": calibrated, "works": works}
@@ -158,20 +155,11 @@ def features(
     console.print(table, f"{min(limit, len(hits))} of {len(hits)} features")
 
 
-def _found(settings: "Settings", query: "FeatureQuery") -> "Hits":
-    from server.features.search import Index, find
-    from steering.catalogue.bundle import Bundle, Catalogue
-
+def _found(settings: Settings, query: FeatureQuery) -> Hits:
     bundle = Bundle.open(settings.bundle)
     loaded = []  # the model, when it is first needed
 
-    async def read(text: str, chat: bool) -> "tuple[Passage, Tensor]":
-        import torch
-
-        from server.sae.training_run import load
-        from steering.model.hooks import read_stream
-        from steering.model.passage import of_chat, of_text
-
+    async def read(text: str, chat: bool) -> tuple[Passage, Tensor]:
         if not loaded:
             loaded.extend(load(settings.model or bundle.model_path, "cpu"))
         model, tokenizer = loaded
@@ -182,14 +170,12 @@ def _found(settings: "Settings", query: "FeatureQuery") -> "Hits":
     return asyncio.run(find(Index(Catalogue([bundle]), settings.meaning_model), query, read))
 
 
-def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object) -> "Settings":
-    from server.cli.options import settings_of
-
+def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object) -> Settings:
     given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None, **more}
     return settings_of(**given)
 
 
-def _working(says: str, work: "Callable[[Told], T]") -> T:
+def _working(says: str, work: Callable[[Told], T]) -> T:
     with console.status(says) as status:
         return expected(lambda: work(lambda n, of: status.update(f"{says}: {n} of {of}")))
 

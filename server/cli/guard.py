@@ -2,22 +2,24 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.cli.errors import expected
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from steering.catalogue.bundle import Bundle
-    from steering.model.chat_template import Message
-    from steering.safety.probe import Probe
+from server.cli.options import settings_of
+from server.sae.corpus import from_file
+from server.sae.model_loading import load
+from steering.catalogue.bundle import Bundle
+from steering.model.chat_template import Message
+from steering.model.hooks import read_stream
+from steering.safety.probe import WITNESS, Probe, below, check_below, counted, train
 
 T = TypeVar("T")
 LONGEST = 1024
@@ -59,13 +61,7 @@ def train_(
     Example: tiller guard train --forbidden bad.jsonl --benign fine.jsonl --out probe
     """
 
-    def work() -> "Probe":
-        import torch
-
-        from server.sae.corpus import from_file
-        from steering.model.hooks import read_stream
-        from steering.safety.probe import WITNESS, below, check_below, train
-
+    def work() -> Probe:
         opened, found, tokenizer = _open(bundle, model)
         place = hook or below(opened.info.hook)
         check_below(place, opened.info.hook)
@@ -95,12 +91,6 @@ def read(
     """
 
     def work() -> Table:
-        import torch
-
-        from server.sae.corpus import from_file
-        from steering.model.hooks import read_stream
-        from steering.safety.probe import WITNESS, Probe, counted
-
         found, (_, model_, tokenizer) = Probe.load(probe), _open(bundle, model)
         found.check_model(read_stream(model_, torch.tensor([WITNESS]), found.hook)[0])
         texts = list(from_file(Path(text))) if _is_file(text) else [text]
@@ -120,20 +110,15 @@ def read(
 
 
 def _streams(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", texts: "Iterable[str | list[Message]]", hook: str
-) -> "list[Tensor]":
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | list[Message]], hook: str
+) -> list[Tensor]:
     """The stream of each text, from the first token that is read on; texts without one are left out."""
-    import torch
-
-    from steering.model.hooks import read_stream
-    from steering.safety.probe import counted
-
     rows = [counted(tokenizer, text) for text in texts]
     kept = [(ids[:LONGEST], start) for ids, start in rows if start < min(len(ids), LONGEST)]
     return [read_stream(model, torch.tensor([ids]), hook)[0, start:] for ids, start in kept]
 
 
-def _card(probe: "Probe") -> Table:
+def _card(probe: Probe) -> Table:
     c, table = probe.card, Table("probe", "")
     auroc = f"{c.auroc.value:.3f} ({c.auroc.low:.3f} … {c.auroc.high:.3f})"
     table.add_row("reads", f"{c.hook} of {escape(c.model)}")
@@ -146,7 +131,7 @@ def _card(probe: "Probe") -> Table:
     return table
 
 
-def _shown(text: "str | list[Message]") -> str:
+def _shown(text: str | list[Message]) -> str:
     said = text if isinstance(text, str) else text[-1]["content"]
     return said if len(said) <= 60 else said[:59] + "…"
 
@@ -158,11 +143,7 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _open(bundle: Path | None, model: str | None) -> "tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]":
-    from server.cli.options import settings_of
-    from server.sae.training_run import load
-    from steering.catalogue.bundle import Bundle
-
+def _open(bundle: Path | None, model: str | None) -> tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]:
     opened = Bundle.open(settings_of(bundle=bundle).bundle)
     found, tokenizer = load(model or opened.model_path, "cpu")
     return opened, found, tokenizer

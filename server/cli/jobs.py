@@ -11,7 +11,8 @@ from rich.table import Table
 
 from server.cli.errors import expected
 from server.cli.options import settings_of
-from server.jobs.queue import ENDED, Job, Jobs
+from server.jobs.queue import Jobs
+from server.schemas.jobs import ENDED, Job
 
 app = typer.Typer(no_args_is_help=True, help="Long work in the background: train or update an SAE.")
 console = Console()

@@ -8,10 +8,12 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 
-from server.auth.keys import Allowance, KeyRequest, Role, new_key
+from server.auth.keyring import end_sessions
+from server.auth.keys import KeyRequest, new_key
 from server.cli.errors import fail
-from server.cli.store import Data, Redis, deed, with_store
+from server.cli.store_access import Data, Redis, deed, with_store
 from server.store.base import Store
+from server.store.models import Allowance, Role
 from server.validation import first
 
 app = typer.Typer(no_args_is_help=True, help="Who may use a server: make, list and delete keys.")
@@ -95,7 +97,6 @@ def sign_out(data_dir: Data = None, redis_url: Redis = None) -> None:
 
     Example: tiller keys sign-out
     """
-    from server.auth.keyring import end_sessions
 
     async def end(store: Store) -> None:
         await end_sessions(store)

@@ -5,17 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from server.cli.errors import fail
-
-if TYPE_CHECKING:
-    from server.store.base import Store
-    from steering.catalogue.revisions import Revisions
+from server.cli.options import settings_of
+from server.cli.store_access import deed
+from server.sae.served_revision import revisions_of, setting_of
+from server.store.base import BadStore, Store
+from server.store.factory import open_store
+from steering.catalogue.revisions import Revisions
+from steering.errors import BadBundle, SteeringError
 
 console = Console()
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="The bundle's folder.")]
@@ -27,8 +30,6 @@ def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
 
     Example: tiller sae revisions
     """
-    from steering.errors import SteeringError
-
     with _revisions(bundle, data_dir) as (found, store, runner):
         served = _wanted(found, store, runner)
         table = Table("revision", "parent", "published", "features", "figures", "")
@@ -55,8 +56,6 @@ def rollback(
 
     Example: tiller sae rollback --to r3
     """
-    from steering.errors import BadBundle
-
     with _revisions(bundle, data_dir) as (found, store, runner):
         served = _wanted(found, store, runner)
         target = to or found.manifest(served).parent
@@ -68,14 +67,8 @@ def rollback(
 
 
 @contextmanager
-def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Revisions, Store, asyncio.Runner]]":
+def _revisions(bundle: Path | None, data_dir: Path | None) -> Iterator[tuple[Revisions, Store, asyncio.Runner]]:
     """The revisions and the store of a server, running or not; what a person can mend ends with its message."""
-    from server.cli.options import settings_of
-    from server.serving.revision_switch import revisions_of
-    from server.store.base import BadStore
-    from server.store.factory import open_store
-    from steering.errors import SteeringError
-
     given = {"bundle": bundle, "data_dir": data_dir}
     settings = settings_of(**given)
     try:
@@ -89,16 +82,11 @@ def _revisions(bundle: Path | None, data_dir: Path | None) -> "Iterator[tuple[Re
         fail(str(error))
 
 
-def _wanted(found: "Revisions", store: "Store", runner: asyncio.Runner) -> str:
-    from server.serving.revision_switch import setting_of
-
+def _wanted(found: Revisions, store: Store, runner: asyncio.Runner) -> str:
     return runner.run(store.setting(setting_of(found.info.name))) or found.info.revision
 
 
-async def _activate(store: "Store", bundle: str, target: str, served: str, data_dir: Path | None) -> None:
-    from server.cli.store import deed
-    from server.serving.revision_switch import setting_of
-
+async def _activate(store: Store, bundle: str, target: str, served: str, data_dir: Path | None) -> None:
     await store.set_setting(setting_of(bundle), target)
     if await store.keys():  # where there are none, nobody is told apart, and nothing is noted
         await deed(store, data_dir, "revision activated", revision=target, previous=served)

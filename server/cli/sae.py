@@ -2,29 +2,33 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from server.cli import revisions
 from server.cli.errors import fail
+from server.sae.evaluation import Subject, figures_of, length_ratio, read_sae, same_after_round_trip
+from server.sae.hub import find
+from server.sae.model_loading import device_of
+from server.sae.training_run import Kind, Order, Run
 from server.settings import EMBEDDED
+from steering.catalogue import neuronpedia
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.bundle import seal as write_sums
+from steering.catalogue.feature import BundleInfo, Feature
+from steering.errors import SteeringError
+from steering.evaluate.loss_recovered import Spliced
+from steering.evaluate.sae_metrics import Measures
+from steering.sae import SAE, WEIGHTS
+from steering.train.distributed import joined
+from steering.train.trainer import Progress
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
-    from steering.evaluate.loss_recovered import Spliced
-    from steering.evaluate.sae_metrics import Measures
-    from steering.formats import Imported
-    from steering.sae import SAE
-    from steering.train.trainer import Progress
-
-LONGEST = 512
 SCALES = {"none": (), "length": (("each token over", "its length"),), "spread": (("each token over", "its spread"),)}
 app = typer.Typer(no_args_is_help=True, help="Import, export, train and measure sparse autoencoders.")
 app.command()(revisions.revisions)
@@ -58,15 +62,10 @@ def import_(
 
     Example: tiller sae import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --model google/gemma-2-2b-it --out gemma
     """
-    from server.sae.hub import find
-    from steering.catalogue import neuronpedia
-    from steering.catalogue.bundle import Bundle, BundleInfo, Feature
-    from steering.errors import SteeringError
-
     try:
         if out.exists():
             raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
-        found, hook = _read(find(place, revision=revision), hook, k)
+        found, hook = read_sae(find(place, revision=revision), hook, k)
         subject = Subject.read(model, hook, text, found.sae.d_in)
         sae, norm = subject.calibrated(found), float(subject.rows.norm(dim=1).median())
         judged = subject.judge(sae) if sae.reads else None
@@ -76,13 +75,13 @@ def import_(
             hook=hook,
             revision="r1",
             typical_norm=norm,
-            metrics=_figures(judged[0]) if judged else {},
+            metrics=figures_of(judged[0]) if judged else {},
         )
         features = [Feature(id=f"{out.name}/{i}", index=i) for i in range(sae.d_sae)]
         if labels:
-            features = neuronpedia.read(labels, features, _lengths(found, norm))
+            features = neuronpedia.read(labels, features, length_ratio(found, norm))
         Bundle.create(out, info, sae, features=features, about={"imported_from": place, "format": found.format})
-        _same_again(sae, Bundle.open(out).sae, subject.rows)
+        same_after_round_trip(sae, Bundle.open(out).sae, subject.rows)
     except (SteeringError, OSError) as error:
         fail(str(error))
     if judged:
@@ -133,26 +132,20 @@ def train(  # long, since each option is a parameter with its help: that is how 
     Example: tiller sae train --out mine --text chats.jsonl --text prose.txt --features 4096
     Several processes: torchrun --nproc-per-node 2 -m server sae train --out mine --text chats.jsonl
     """
-    from server.sae import training_run
-    from server.sae.training_run import Order, Run
-    from steering.catalogue.bundle import Bundle
-    from steering.errors import SteeringError
-    from steering.train.distributed import joined
-
     try:
         if out.exists():
             raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
-        if checkpoint % 50 or objective not in get_args(training_run.Kind):
+        if checkpoint % 50 or objective not in get_args(Kind):
             raise SteeringError(
                 f"--checkpoint {checkpoint} is no multiple of 50"
                 if checkpoint % 50
-                else f"no objective {objective!r}; there are {', '.join(get_args(training_run.Kind))}"
+                else f"no objective {objective!r}; there are {', '.join(get_args(Kind))}"
             )
         opened = Bundle.open(bundle) if model is None or hook is None else None
         chosen = model or (opened.model_path if opened else "")
         if model and not hook:
             raise SteeringError("say which layer of the model: --hook layers.<number>")
-        place = training_run.device_of(device)
+        place = device_of(device)
         with joined("nccl" if place.type == "cuda" else "gloo") as ranks:
             order = Order(
                 model=chosen,
@@ -162,7 +155,7 @@ def train(  # long, since each option is a parameter with its help: that is how 
                 split=split,
                 column=column,
                 start=start,
-                objective=cast("training_run.Kind", objective),
+                objective=cast("Kind", objective),
                 features=features,
                 k=k,
                 l1=l1,
@@ -199,11 +192,6 @@ def export(
 
     Example: tiller sae export ./harbor-sae --labels
     """
-    from steering.catalogue import neuronpedia
-    from steering.catalogue.bundle import Bundle
-    from steering.errors import SteeringError
-    from steering.sae import WEIGHTS
-
     try:
         if out.exists() and any(out.iterdir()):
             raise SteeringError(f"{str(out)!r} is not empty; give a new folder")
@@ -234,9 +222,6 @@ def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -
 
     Example: tiller sae seal my-bundle
     """
-    from steering.catalogue.bundle import seal as write_sums
-    from steering.errors import SteeringError
-
     try:
         sealed = write_sums(bundle)
     except (SteeringError, OSError) as error:
@@ -258,10 +243,6 @@ def evaluate(
 
     Example: tiller sae eval --text chats.jsonl
     """
-    from server.sae.hub import find
-    from steering.catalogue.bundle import Bundle
-    from steering.errors import SteeringError
-
     try:
         opened = Bundle.open(bundle) if place is None or model is None else None
         if place is None and opened:
@@ -269,7 +250,7 @@ def evaluate(
             sae.check_reads()
             subject = Subject.read(model or opened.model_path, hook, text, sae.d_in)
         else:
-            found, hook = _read(find(str(place)), hook, k)
+            found, hook = read_sae(find(str(place)), hook, k)
             found.sae.check_reads()
             subject = Subject.read(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
             layout, sae = found.format, subject.calibrated(found)
@@ -279,87 +260,7 @@ def evaluate(
     _summary(layout, hook, sae, measures, spliced)
 
 
-def _read(place: Path, hook: str | None, k: int | None) -> "tuple[Imported, str]":
-    from steering.errors import SteeringError
-    from steering.formats import read
-    from steering.model.hooks import layer_number
-
-    found = read(place, hook=hook, k=k)
-    if found.hook is None:
-        raise SteeringError("its files don't say which layer it reads; add --hook layers.<number>")
-    layer_number(found.hook)
-    return found, found.hook
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A model, the tokens of a text, and the stream of those tokens at one hook point."""
-
-    model: "PreTrainedModel"
-    tokens: list[list[int]]
-    hook: str
-    rows: "Tensor"
-    """`[tokens, d_in]`, first tokens and sinks left out."""
-
-    @staticmethod
-    def read(name: str, hook: str, text: Path | None, width: int) -> "Subject":
-        """Load a model and let it read. Raises SteeringError that says what does not fit."""
-        import torch
-
-        from server.sae.corpus import SAMPLE, from_file, tokenized
-        from server.sae.training_run import load
-        from steering.errors import SteeringError
-        from steering.model.activations import activations, padded_batches
-
-        model, tokenizer = load(name, "cpu")
-        if (its := model.config.get_text_config().hidden_size) != width:
-            raise SteeringError(f"the SAE reads a stream of width {width}; that of {name!r} is {its}")
-        tokens = list(tokenized(tokenizer, from_file(text or SAMPLE), longest=LONGEST))
-        if not tokens:
-            raise SteeringError("no text of three tokens or more to measure on")
-        batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
-        return Subject(model, tokens, hook, torch.cat(list(activations(model, batches, hook))))
-
-    def calibrated(self, found: "Imported") -> "SAE":
-        """The SAE as it is served: a TopK gets its threshold here."""
-        return found.sae if found.k is None else found.sae.calibrated(self.rows, found.k)
-
-    def judge(self, sae: "SAE") -> "tuple[Measures, Spliced]":
-        """How well the SAE reconstructs, and what the model loses by it."""
-        from steering.evaluate.loss_recovered import splice
-        from steering.evaluate.sae_metrics import measure
-        from steering.model.activations import padded_batches
-
-        batches = padded_batches(self.tokens, batch=4, longest=LONGEST, pad=0)
-        return measure(sae, self.rows.split(4096)), splice(self.model, sae, batches, self.hook)
-
-
-def _same_again(sae: "SAE", written: "SAE", rows: "Tensor") -> None:
-    """Raise if what was written does not reconstruct what was read."""
-    from steering.errors import BadBundle
-
-    same = sae.reconstruct(rows[:256]).equal(written.reconstruct(rows[:256])) if sae.reads else True
-    if not (same and sae.W_dec.equal(written.W_dec)):
-        raise BadBundle("the SAE on disk does not do what the one that was read did")
-
-
-def _figures(m: "Measures") -> dict[str, float]:
-    return {"explained_variance": m.explained_variance, "l0": m.l0, "tokens": m.tokens}
-
-
-def _lengths(found: "Imported", norm: float) -> list[float]:
-    """How long a published activation of each feature is in a stream of that length."""
-    from steering.errors import SteeringError
-
-    if not found.unit.isfinite().all():
-        raise SteeringError(
-            "its activations are in units of tokens that lie at another place, so that those of an export have no "
-            "length here; leave out --labels"
-        )
-    return (found.unit * found.sae.typical_scale(norm)).tolist()
-
-
-def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") -> None:
+def _summary(layout: str, hook: str, sae: SAE, m: Measures, s: Spliced) -> None:
     table = Table(show_header=False)
     for name, value in (
         ("layout", layout),
@@ -384,7 +285,7 @@ def _summary(layout: str, hook: str, sae: "SAE", m: "Measures", s: "Spliced") ->
         )
 
 
-def _directions(layout: str, hook: str, sae: "SAE") -> None:
+def _directions(layout: str, hook: str, sae: SAE) -> None:
     table = Table(show_header=False)
     for name, value in (("layout", layout), ("writes", f"{hook}, width {sae.d_in}"), ("features", f"{sae.d_sae:,}")):
         table.add_row(name, value)
@@ -397,11 +298,8 @@ def _directions(layout: str, hook: str, sae: "SAE") -> None:
 
 
 @contextmanager
-def _bar(steps: int, *, begin: int, quiet: bool) -> "Iterator[Callable[[Progress], None]]":
+def _bar(steps: int, *, begin: int, quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """A bar with the time that is left, on a terminal; a line now and then elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -414,7 +312,7 @@ def _bar(steps: int, *, begin: int, quiet: bool) -> "Iterator[Callable[[Progress
     with Bar(*columns, console=problems, disable=quiet or not problems.is_terminal) as bar:
         task = bar.add_task("", total=steps, completed=begin)
 
-        def tell(now: "Progress") -> None:
+        def tell(now: Progress) -> None:
             figures = f"loss {now.loss:.4f}  EV {now.explained_variance:.3f}  L0 {now.l0:.1f}  dead {now.dead}"
             bar.update(task, completed=now.step, description=figures)
             if not problems.is_terminal and now.step % 500 == 0:

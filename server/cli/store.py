@@ -1,31 +1,22 @@
 """`tiller store …`: all that is kept, out into a file and in again, of SQLite and of Redis; works with a server and without one."""
 
-import asyncio
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from server.cli.errors import fail
-from server.cli.options import settings_of
+from server.cli.store_access import Data, Redis, deed, with_store
 from server.store import backup as document
-from server.store.base import BadStore, Conflict, Record, Store
-from server.store.factory import open_store
+from server.store.base import BadStore, Conflict, Store
+from server.store.models import Record
 
-T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, help="Back up all that is kept, and bring it back.")
 console = Console()
-Data = Annotated[
-    Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Where the store is, if it is SQLite's.")
-]
-Redis = Annotated[
-    str | None, typer.Option("--redis-url", envvar="TILLER_REDIS_URL", help="Where it is, if it is Redis.")
-]
 File = Annotated[Path, typer.Argument(help="Lines of JSON.")]
 
 
@@ -66,37 +57,6 @@ def restore(
     except Conflict as error:
         fail(f"{error}; --replace puts the backup in the place of what is there")
     console.print(f"brought back {_told(records)}", soft_wrap=True)
-
-
-def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Do something with the store, and close it; what goes wrong is said in a sentence and ends the command."""
-    given = {"data_dir": data_dir, "redis_url": redis_url}
-    settings = settings_of(**given)
-
-    async def run() -> T:
-        store = open_store(settings)
-        try:
-            await store.check()
-            return await work(store)
-        finally:
-            await store.close()
-
-    try:
-        return asyncio.run(run())
-    except BadStore as error:
-        fail(str(error))
-
-
-async def deed(store: Store, data_dir: Path | None, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
-    """Note in the audit log what somebody at this machine's command line has done; who may write there needs no key."""
-    from server.auth.audit_log import Audit
-    from server.auth.caller import OPERATOR
-
-    by = {"from": "command line", "uid": os.getuid()}
-    try:
-        await Audit(settings_of(data_dir=data_dir).data_dir).note(store, OPERATOR, act, by=by, **about)
-    except OSError as error:
-        fail(f"done, but the audit log could not be written: {error}")
 
 
 async def _put(store: Store, data_dir: Path | None, records: list[Record], *, replace: bool) -> None:

@@ -2,21 +2,30 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.cli.errors import expected
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from steering.catalogue.bundle import Bundle
-    from steering.interpret.contrast import Fired, Separating
-    from steering.interpret.model_diff import Rates
+from server.cli.options import settings_of
+from server.features.read_text import prompt_of
+from server.sae.corpus import from_file, tokenized
+from server.sae.model_loading import load
+from steering.catalogue.bundle import Bundle
+from steering.errors import SteeringError
+from steering.interpret.attribution import attribute as explain
+from steering.interpret.attribution import token_of
+from steering.interpret.contrast import Fired, Separating, fired
+from steering.interpret.contrast import contrast as hold
+from steering.interpret.model_diff import Rates, check_fits, compare, rates
+from steering.model.chat_template import Message
+from steering.model.hooks import read_stream
+from steering.model.passage import of_chat, of_text
 
 T = TypeVar("T")
 LONGEST = 512
@@ -49,9 +58,6 @@ def contrast(
     """
 
     def work() -> None:
-        from steering.errors import SteeringError
-        from steering.interpret.contrast import contrast as hold
-
         if by not in ("any", "mean"):
             raise SteeringError(f"--by {by!r} is neither 'any' nor 'mean'")
         opened, model_, tokenizer = _open(bundle, model)
@@ -88,10 +94,6 @@ def attribute(
     """
 
     def work() -> None:
-        from steering.interpret.attribution import attribute as explain
-        from steering.interpret.attribution import token_of
-        from steering.model.chat_template import Message
-
         opened, model_, tokenizer = _open(bundle, model)
         aims = [None if t is None else token_of(tokenizer, t) for t in (target, against)]
         said: list[Message] = [{"role": "user", "content": prompt}]
@@ -114,8 +116,6 @@ def attribute(
             markup=False,
         )
 
-    from server.api.routes.attribute import prompt_of
-
     expected(work)
 
 
@@ -132,8 +132,6 @@ def diff(
     """
 
     def work() -> None:
-        from steering.interpret.model_diff import compare
-
         opened, rates = _opened(bundle), []
         for place in (model_a, model_b):
             rates.append(_rates(opened, place, text))
@@ -153,11 +151,7 @@ def diff(
     expected(work)
 
 
-def _rates(opened: "Bundle", place: str, text: Path) -> "Rates":
-    from server.sae.corpus import from_file, tokenized
-    from server.sae.training_run import load
-    from steering.interpret.model_diff import check_fits, rates
-
+def _rates(opened: Bundle, place: str, text: Path) -> Rates:
     _, tokenizer = load(opened.model_path, "cpu")
     documents = list(tokenized(tokenizer, from_file(text), longest=LONGEST))
     model, _ = load(place, "cpu")
@@ -165,14 +159,7 @@ def _rates(opened: "Bundle", place: str, text: Path) -> "Rates":
     return rates(model, opened.sae, opened.info.hook, documents)
 
 
-def _fired(opened: "Bundle", model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", path: Path) -> "Fired":
-    import torch
-
-    from server.sae.corpus import from_file
-    from steering.interpret.contrast import Fired, fired
-    from steering.model.hooks import read_stream
-    from steering.model.passage import of_chat, of_text
-
+def _fired(opened: Bundle, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> Fired:
     parts, some = [], []
     for text in from_file(path):
         passage = (of_text(tokenizer, text) if isinstance(text, str) else of_chat(tokenizer, text)).until(LONGEST)
@@ -183,7 +170,7 @@ def _fired(opened: "Bundle", model: "PreTrainedModel", tokenizer: "PreTrainedTok
     return Fired.joined([*parts, *([fired(opened.sae, some)] if some else [])])
 
 
-def _separating(title: str, features: "Sequence[Separating]", opened: "Bundle") -> Table:
+def _separating(title: str, features: Sequence[Separating], opened: Bundle) -> Table:
     table = Table("feature", "label", "in A", "in B", "log-odds", "effect", "q", "", title=title)
     for f in features:
         feature = opened.features[f.row]
@@ -192,16 +179,11 @@ def _separating(title: str, features: "Sequence[Separating]", opened: "Bundle") 
     return table
 
 
-def _opened(bundle: Path | None) -> "Bundle":
-    from server.cli.options import settings_of
-    from steering.catalogue.bundle import Bundle
-
+def _opened(bundle: Path | None) -> Bundle:
     return Bundle.open(settings_of(bundle=bundle).bundle)
 
 
-def _open(bundle: Path | None, model: str | None) -> "tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]":
-    from server.sae.training_run import load
-
+def _open(bundle: Path | None, model: str | None) -> tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]:
     opened = _opened(bundle)
     found, tokenizer = load(model or opened.model_path, "cpu")
     return opened, found, tokenizer

@@ -9,58 +9,22 @@ import re
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
-from steering.catalogue.bundle import Catalogue, Feature, number_of
+from server.schemas.features import FeatureQuery, Filters
+from steering.catalogue.feature import Feature, number_of
+from steering.catalogue.resolve import Catalogue
 from steering.errors import SteeringError
+from steering.interpret.prompt_features import evoked, in_common
+from steering.model.passage import Passage
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from steering.model.passage import Passage
-
-Mode = Literal["text", "meaning", "prompt", "common", "id"]
-Text = Annotated[str, Field(min_length=1, max_length=20_000)]
-Share = Annotated[float | None, Field(default=None, ge=0, le=1, allow_inf_nan=False)]
 WEIGHTS = {"label": 10.0, "words": 4.0, "says": 3.0, "examples": 1.0, "id": 6.0, "note": 4.0}
 """Of each column in the rank; bm25 does the rest."""
 Read = Callable[[str, bool], Awaitable[tuple["Passage", "Tensor"]]]
 """Reads the unsteered stream of a text, as plain text or as what a user says in a chat."""
 Hits = list[tuple[Feature, float | None]]
-
-
-class Filters(BaseModel):
-    """Which features, in what order, how many."""
-
-    model_config = ConfigDict(frozen=True)
-
-    min_density: Share
-    max_density: Share
-    labelled: bool | None = None
-    """Whether it is called anything, by people or by what labels it."""
-    calibrated: bool | None = None
-    """Whether its dose was measured."""
-    works: bool | None = None
-    """Whether a push along it was seen to do what a random push does not."""
-    starred: bool | None = None
-    kind: Literal["dead", "dense", "input-only", "plain"] | None = None
-    """`plain` is none of the others."""
-    sort: Literal["score", "density", "max", "label"] = "score"
-    limit: int = Field(default=50, ge=1, le=500)
-    cursor: str = Field(default="0", pattern=r"^[0-9]{1,9}$")
-
-
-class FeatureQuery(Filters):
-    """What is looked for."""
-
-    q: str = Field(default="", max_length=20_000)
-    mode: Mode = "text"
-    prompts: list[Text] = Field(default=[], max_length=32)
-    """For `common`: what all of them evoke."""
-    without: list[Text] = Field(default=[], max_length=32)
-    """For `common`: and none of these."""
 
 
 class Index:
@@ -121,12 +85,10 @@ async def find(index: Index, query: FeatureQuery, read: Read) -> Hits:
 
 
 async def _evoked(index: Index, these: Sequence[str], without: Sequence[str], read: Read, *, chat: bool) -> Hits:
-    from steering.interpret.prompt_features import evoked, in_common
-
     bundle = next(iter(index.catalogue.bundles.values()))
     bundle.sae.check_reads()
 
-    async def counts(texts: Sequence[str]) -> "list[Tensor]":
+    async def counts(texts: Sequence[str]) -> list[Tensor]:
         found = []
         for text in texts:
             passage, stream = await read(text, chat)

@@ -6,43 +6,31 @@ files, events and progress lie in its folder: begun again, it goes on where its 
 
 import importlib
 import json
-import os
 import shutil
 import sqlite3
-import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from huey import Huey, SqliteHuey
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from server import validation
-from server.files import write
+from server.jobs.registry import KINDS
 from server.jobs.serializer import Queued
+from server.schemas.jobs import ENDED, Job
 from server.settings import Settings
 from server.store.base import BadStore
 from steering.errors import SteeringError
 
+if TYPE_CHECKING:
+    from server.jobs.worker import Work
+
 log = structlog.get_logger(__name__)
-State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-ENDED = ("succeeded", "failed", "cancelled")
-KINDS = {
-    "sae_train": "server.sae.training_run:JOB",
-    "sae_update": "server.jobs.tasks.sae_update:JOB",
-    "calibrate": "server.jobs.tasks.calibrate:JOB",
-    "describe": "server.jobs.tasks.describe:JOB",
-    "label": "server.jobs.tasks.label:JOB",
-    "map": "server.jobs.tasks.map:JOB",
-    "sweep": "server.jobs.tasks.sweep:JOB",
-}
-"""Where each type's schema and function are: a pair that is only imported when it is needed."""
 
 
 class BadJob(SteeringError):
@@ -51,29 +39,6 @@ class BadJob(SteeringError):
 
 GIVEN = "given.json"
 """In a job's folder, what people gave it, sealed; with the names of who did, by which it can be taken back."""
-
-
-class Job(BaseModel):
-    """One job, as it is now."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    type: str
-    config: dict[str, Any]
-    tenant: str = ""
-    owner: str | None = None
-    """Whose key began it; None where there are none, and for what the trainer began."""
-    state: State = "queued"
-    progress: float = 0.0
-    eta_s: float | None = None
-    created: float
-    started: float | None = None
-    ended: float | None = None
-    attempts: int = 0
-    metrics: dict[str, float] = {}
-    error: str | None = None
-    result: dict[str, Any] = {}
 
 
 class Jobs:
@@ -265,61 +230,6 @@ class Jobs:
             raise BadJob(f"{where} of a {type}: {said[0].lower()}{said[1:]}") from error
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a job's function is given."""
-
-    job: Job
-    jobs: Jobs
-    begun: float
-
-    @property
-    def id(self) -> str:
-        """The job's."""
-        return self.job.id
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """What was asked for, checked."""
-        return self.job.config
-
-    @property
-    def folder(self) -> Path:
-        """Its own, which is there again when it is begun again."""
-        return self.jobs.folder / self.job.id
-
-    @property
-    def settings(self) -> Settings:
-        """The server's."""
-        return self.jobs.settings
-
-    def tell(self, progress: float, metrics: Mapping[str, float]) -> None:
-        """Say how far it is, 0 … 1."""
-        now = {"share": progress, "metrics": dict(metrics), "at": time.time(), "begun": self.begun}
-        write(self.folder / "progress.json", json.dumps(now))
-        self.jobs.note(self.id, "metric", {"progress": round(progress, 4), **metrics})
-
-    def log(self, line: str) -> None:
-        """Say something."""
-        self.jobs.note(self.id, "log", {"line": line})
-
-
-def do(jobs: Jobs, job_id: str) -> None:
-    """Be the job's process: gentle to others, gone when its runner is."""
-    give_way()
-    die_with_parent()
-    work = Work(jobs.get(job_id), jobs, time.time())
-    _, act = jobs.kind(work.job.type)
-    try:
-        told: dict[str, Any] = {"state": "succeeded", "result": act(work)}
-    except (SteeringError, OSError) as error:
-        told = {"state": "failed", "error": str(error)}
-    except Exception as error:
-        work.log(traceback.format_exc())
-        told = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
-    write(work.folder / "end.json", json.dumps(told))
-
-
 def _queue(settings: Settings, *, patient: bool) -> Huey:
     if settings.redis_url is None:
         return SqliteHuey(
@@ -332,36 +242,6 @@ def _queue(settings: Settings, *, patient: bool) -> Huey:
     return Huey(
         "tiller", storage_class=RedisQueue, url=settings.redis_url, patient=patient, serializer=Queued(), results=False
     )
-
-
-def give_way() -> None:
-    """Let this process and its threads run on what others leave: on Linux, only while a core has nothing else to do."""
-    os.nice(10)
-    if hasattr(os, "SCHED_IDLE"):
-        try:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        except OSError:
-            pass  # a container may forbid it; the niceness stays
-
-
-def come_forward() -> None:
-    """Take that back for the main thread and the calling one, so that a process which is told to end gets to it on a busy machine."""
-    for thread in (os.getpid(), 0) if hasattr(os, "SCHED_IDLE") else ():
-        try:
-            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
-        except OSError:
-            pass  # not everybody may
-
-
-def die_with_parent() -> None:
-    """End as soon as standard input does: whoever began this process holds its other end, and writes nothing."""
-
-    def wait() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(3)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _text(stored: object) -> str:

@@ -18,9 +18,10 @@ import structlog
 from huey.exceptions import HueyException
 
 from server.files import write
-from server.jobs.queue import GIVEN, BadJob, Job, Jobs, State
+from server.jobs.queue import GIVEN, BadJob, Jobs
 from server.jobs.suspend import end, end_orphan, go_on
 from server.jobs.suspend import stop as stand_still
+from server.schemas.jobs import Job, State
 from server.settings import handing
 
 log = structlog.get_logger(__name__)

@@ -8,18 +8,15 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from fastapi import Request
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from server.auth.audit_log import Audit
-from server.auth.caller import ANYONE, Caller, caller_of
+from server.auth.caller import Caller
 from server.errors import ApiError
 from server.limits.leases import Answer, Here, Holds, new_hold
 from server.settings import Settings
@@ -153,7 +150,7 @@ class Rates:
         stats = await self._counted(lambda counts: counts.get_window_stats(item, what, key))
         return _refused(says, max(stats.reset_time - time.time(), least))
 
-    async def _counted(self, ask: "Callable[[SlidingWindowCounterRateLimiter], Awaitable[T]]") -> T:
+    async def _counted(self, ask: Callable[[SlidingWindowCounterRateLimiter], Awaitable[T]]) -> T:
         return await self._asked(lambda: ask(self._counts), lambda: ask(self._alone))
 
     @property
@@ -177,51 +174,6 @@ class Rates:
             log.warning("this replica counts by itself", why=str(error)[:200])
             self._lost_until = time.monotonic() + AGAIN
             return await alone()
-
-
-@dataclass(frozen=True, eq=False)
-class Account:
-    """One caller's counts."""
-
-    caller: Caller = ANYONE
-    rates: Rates | None = None
-    """None where nothing is counted."""
-    audit: Audit | None = None
-    """None where nothing is noted."""
-
-    @staticmethod
-    def of(request: Request) -> "Account":
-        """Of whoever asks."""
-        return Account(caller_of(request), request.app.state.rates, request.app.state.audit)
-
-    async def steers(self, fingerprint: str) -> None:
-        """Raise ApiError if the caller has no token left, or has tried too many steerings."""
-        if self.rates:
-            await self.rates.room(self.caller)
-            await self.rates.spec(self.caller, fingerprint)
-
-    @asynccontextmanager
-    async def replying(self, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
-        """Hold some of the caller's places, and the tokens that it may come to. Raises ApiError."""
-        async with self.rates.replying(self.caller, places=places, expected=expected) if self.rates else nullcontext():
-            yield
-
-    @asynccontextmanager
-    async def reading(self, tokens: int) -> AsyncGenerator[None, None]:
-        """The model reads so many tokens for the caller, which count as if they were a reply's. Raises ApiError."""
-        async with self.replying(expected=tokens):
-            try:
-                yield
-            finally:
-                await self.spent(tokens)
-
-    async def spent(self, tokens: int) -> None:
-        """So many tokens were read and written."""
-        if self.rates and tokens:
-            await self.rates.tokens(self.caller, tokens)
-
-
-NOBODYS = Account()
 
 
 async def _just(value: T) -> T:

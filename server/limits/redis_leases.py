@@ -116,7 +116,7 @@ class RedisHolds:
     async def _do(self, script: str, keys: list[str], words: list[Any]) -> Any:  # noqa: ANN401 - Redis' own
         return await self._ask(self._redis.eval(script, len(keys), *keys, *words))
 
-    async def _ask(self, asked: "Awaitable[Any] | Any") -> Any:  # noqa: ANN401 - the client types sync and async as one
+    async def _ask(self, asked: Awaitable[Any] | Any) -> Any:  # noqa: ANN401 - the client types sync and async as one
         return await asked
 
 

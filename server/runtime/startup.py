@@ -3,32 +3,31 @@
 import asyncio
 import json
 import os
-from typing import TYPE_CHECKING
 
 import structlog
 
+from server.auth.keyring import check_reachable
+from server.engines.transformers.engine import TransformersEngine
+from server.engines.vllm.engine import VLLMEngine, read_flags
+from server.sae.served_revision import open_wanted, revisions_of
+from server.safety.guards import watch_of
+from server.safety.policy import BadPolicy, Policy
+from server.serving.served_model import Tiller
 from server.settings import Settings
+from server.store.base import Unavailable
+from server.store.factory import open_store
 from server.telemetry import logging
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
+from steering.errors import SteeringError
+from steering.safety.probe import Probe
+from steering.spec import VECTOR
 
 log = structlog.get_logger(__name__)
 
-if TYPE_CHECKING:
-    from server.engines.transformers.engine import TransformersEngine
-    from server.engines.vllm.engine import VLLMEngine
-    from server.serving.served_model import Tiller
-    from steering.catalogue.bundle import Bundle
 
-
-async def opened(settings: Settings) -> "Tiller":
+async def opened(settings: Settings) -> Tiller:
     """Put together what the settings name. Raises SteeringError, BadStore or OSError, whose words say what to mend."""
-    from server.auth.keyring import check_reachable
-    from server.safety.guards import watch_of
-    from server.safety.policy import Policy
-    from server.serving.revision_switch import open_wanted, revisions_of
-    from server.serving.served_model import Tiller
-    from server.store.factory import open_store
-    from steering.catalogue.bundle import Catalogue
-
     policy, revisions, store = Policy.read(settings.policy), revisions_of(settings), open_store(settings)
     await check_reachable(settings, store)
     try:
@@ -45,13 +44,8 @@ async def opened(settings: Settings) -> "Tiller":
     return tiller
 
 
-async def _check_names(tiller: "Tiller") -> None:
+async def _check_names(tiller: Tiller) -> None:
     """Hold what the operator names against what there is. Raises SteeringError: a limit on nothing would limit nothing."""
-    from server.safety.policy import BadPolicy
-    from server.store.base import Unavailable
-    from steering.errors import SteeringError
-    from steering.spec import VECTOR
-
     for limit in tiller.policy.limit:
         bundle, _, number = limit.feature.rpartition("/")
         if not limit.feature.startswith(VECTOR) and (bundle != tiller.model or not number.isdecimal()):
@@ -67,9 +61,7 @@ async def _check_names(tiller: "Tiller") -> None:
             raise SteeringError(f"no preset {name!r} to steer by default; save it first, or leave default_preset out")
 
 
-async def _transformers(settings: Settings, bundle: "Bundle") -> "TransformersEngine":
-    from server.engines.transformers.engine import TransformersEngine
-
+async def _transformers(settings: Settings, bundle: Bundle) -> TransformersEngine:
     return await asyncio.to_thread(
         TransformersEngine.load,
         settings.model or bundle.model_path,
@@ -84,14 +76,12 @@ async def _transformers(settings: Settings, bundle: "Bundle") -> "TransformersEn
     )
 
 
-async def _vllm(settings: Settings, bundle: "Bundle") -> "VLLMEngine":
+async def _vllm(settings: Settings, bundle: Bundle) -> VLLMEngine:
     # Before vLLM is imported: its processes read where their log's format stands.
     file = settings.data_dir / "vllm-logging.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(logging.of_vllm(logging.look(settings.log))))
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(file))
-    from server.engines.vllm.engine import VLLMEngine, read_flags
-    from steering.safety.probe import Probe
 
     given = {} if settings.model else {"revision": bundle.info.model_revision}
     given |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}

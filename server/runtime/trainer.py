@@ -9,9 +9,11 @@ import threading
 
 import structlog
 
-from server.jobs.queue import Jobs, give_way
+from server.jobs.priority import give_way
+from server.jobs.queue import Jobs
 from server.jobs.runner import Runner
 from server.runtime.trainer_process import end
+from server.sae.drift_watch import Lookout
 from server.settings import Settings, handing
 
 log = structlog.get_logger(__name__)
@@ -31,8 +33,6 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 def look(settings: Settings) -> None:
     """Be one look: say what was found, and have done what that calls for. Raises SystemExit if it fails; the next one may do."""
-    from server.sae.drift_watch import Lookout
-
     try:
         found = Lookout(settings, Jobs(settings, patient=True).submit).look()
     except Exception as error:

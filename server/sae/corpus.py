@@ -5,21 +5,21 @@ import lzma
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
+from server.settings import Settings
 from steering.errors import SteeringError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-    from server.settings import Settings
-    from steering.model.chat_template import Message
+from steering.model.activations import tokenize_chats
+from steering.model.chat_template import Message
+from steering.model.token_store import Tokens
 
 SAMPLE = Path(__file__).parent / "sample.txt"
 """A few chats and some prose, when nothing else is given."""
 
 
-def from_file(path: Path) -> "Iterator[str | list[Message]]":
+def from_file(path: Path) -> Iterator[str | list[Message]]:
     """One text a line, xz or not; in JSONL an object with `text` or `messages`. Raises SteeringError that names the line."""
     some, jsonl = False, ".jsonl" in path.suffixes[-2:]
     with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as lines:
@@ -37,7 +37,7 @@ def from_file(path: Path) -> "Iterator[str | list[Message]]":
         raise SteeringError(f"{str(path)!r} holds no text")
 
 
-def from_dataset(name: str, *, split: str, column: str | None) -> "Iterator[str | list[Message]]":
+def from_dataset(name: str, *, split: str, column: str | None) -> Iterator[str | list[Message]]:
     """A dataset's rows as they stream in: `column`, or the first of `text`, `messages`, `conversation` that is there.
 
     Raises SteeringError if the dataset can't be had, or has no such column.
@@ -61,14 +61,12 @@ def from_dataset(name: str, *, split: str, column: str | None) -> "Iterator[str 
 
 
 def tokenized(
-    tokenizer: "PreTrainedTokenizerFast", texts: "Iterable[str | list[Message]]", *, longest: int
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | list[Message]], *, longest: int
 ) -> Iterator[list[int]]:
     """Chats through the template, prose after the beginning-of-text token, cut into texts of at most `longest`.
 
     What is left of a text after cutting begins with that token, too. Texts of fewer than three tokens are dropped.
     """
-    from steering.model.activations import tokenize_chats
-
     bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
     for text in texts:
         if isinstance(text, str):
@@ -79,10 +77,8 @@ def tokenized(
         yield from (piece for piece in pieces if len(piece) > 2)
 
 
-def corpus_rows(settings: "Settings", tokenizer: "PreTrainedTokenizerFast", *, longest: int = 512) -> list[list[int]]:
+def corpus_rows(settings: Settings, tokenizer: PreTrainedTokenizerFast, *, longest: int = 512) -> list[list[int]]:
     """The corpus of a server as token ids: files that are named, else the bundle's own; and what updates have learnt from."""
-    from steering.model.token_store import Tokens
-
     shipped = settings.bundle / "corpus.jsonl.xz"
     files = list(settings.corpus) or [shipped if shipped.exists() else SAMPLE]
     rows = [ids for file in files for ids in tokenized(tokenizer, from_file(file), longest=longest)]
@@ -90,20 +86,18 @@ def corpus_rows(settings: "Settings", tokenizer: "PreTrainedTokenizerFast", *, l
     return [*rows, *Tokens.open(kept)] if Tokens.there(kept) else rows
 
 
-def reservoir(settings: "Settings") -> Path:
+def reservoir(settings: Settings) -> Path:
     """Where updates keep what they have learnt from files, as tokens."""
     return settings.data_dir / "trainer" / settings.bundle.name / "reservoir"
 
 
-def all_of(
-    paths: list[Path], dataset: str | None, *, split: str, column: str | None
-) -> "Iterator[str | list[Message]]":
+def all_of(paths: list[Path], dataset: str | None, *, split: str, column: str | None) -> Iterator[str | list[Message]]:
     """Files one after another, then the dataset; the sample if nothing is named."""
     named = [from_file(path) for path in paths or ([] if dataset else [SAMPLE])]
     return chain(*named, from_dataset(dataset, split=split, column=column) if dataset else ())
 
 
-def _of_row(row: dict[str, Any], columns: tuple[str, ...]) -> "str | list[Message]":
+def _of_row(row: dict[str, Any], columns: tuple[str, ...]) -> str | list[Message]:
     value = next((row[c] for c in columns if c in row), None)
     if value is None:
         raise KeyError(" or ".join(columns))

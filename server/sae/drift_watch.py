@@ -8,23 +8,24 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import structlog
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from server.sae.corpus import corpus_rows, tokenized
 from server.sae.drift_log import Looks
-from server.serving.revision_switch import open_wanted, revisions_of, setting_of
+from server.sae.model_loading import load
+from server.sae.served_revision import open_wanted, revisions_of, setting_of
 from server.settings import Settings
-from server.store.base import LiveText, Store
+from server.store.base import Store
 from server.store.encryption import Seal
 from server.store.factory import open_store
+from server.store.models import LiveText
+from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from steering.catalogue.bundle import Bundle
-    from steering.update.drift import Look
+from steering.update.drift import Look, alarms, look
 
 log = structlog.get_logger(__name__)
 SAMPLED = 300
@@ -66,7 +67,7 @@ class Lookout:
             await store.close()
         return [*found, did] if did == "rolled back" else found
 
-    def _called_for(self, bundle: "Bundle", found: list[str], live: list[LiveText]) -> Did | None:
+    def _called_for(self, bundle: Bundle, found: list[str], live: list[LiveText]) -> Did | None:
         """Ask for an update if there are alarms, or if it is time for one."""
         if found:
             self.submit("sae_update", {}, f"drift:{bundle.info.revision}:{_day()}")
@@ -81,10 +82,7 @@ class Lookout:
         rows = self.seen.rows()
         return max((r["at"] for r in rows if r["did"] == "update"), default=rows[0]["at"] if rows else time.time())
 
-    def _looks(self, bundle: "Bundle", live: list[LiveText]) -> "dict[str, Look]":
-        from server.sae.corpus import corpus_rows, tokenized
-        from steering.update.drift import look
-
+    def _looks(self, bundle: Bundle, live: list[LiveText]) -> dict[str, Look]:
         model, tokenizer = self._model(bundle)
         kinds = {
             "corpus": corpus_rows(self.settings, tokenizer)[:SAMPLED],
@@ -100,12 +98,8 @@ class Lookout:
                 pass  # too little to say anything
         return found
 
-    def _baseline(self, revision: str, kind: str, seen: "Look") -> list[str]:
+    def _baseline(self, revision: str, kind: str, seen: Look) -> list[str]:
         """Alarms against the first look at this revision; live text is held against the corpus at first."""
-        import torch
-
-        from steering.update.drift import Look, alarms
-
         held = self.seen.first(revision, kind)
         if held is None:
             self.seen.keep_first(revision, kind, {**seen.figures(), "firing": seen.firing.tolist()})
@@ -114,7 +108,7 @@ class Lookout:
             return []
         return alarms(Look(**{**held, "firing": torch.tensor(held["firing"])}), seen)
 
-    async def _undone(self, bundle: "Bundle", live: list[LiveText], store: Store) -> bool:
+    async def _undone(self, bundle: Bundle, live: list[LiveText], store: Store) -> bool:
         """Go back to the parent if it explains today's live text better than what is served."""
         parent = self.revisions.manifest(bundle.info.revision).parent
         if parent is None:
@@ -133,13 +127,11 @@ class Lookout:
         )
         return True
 
-    def _model(self, bundle: "Bundle") -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
-        from server.sae.training_run import load
-
+    def _model(self, bundle: Bundle) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         self._loaded = self._loaded or load(self.settings.model or bundle.model_path, "cpu")
         return self._loaded
 
-    def _note(self, revision: str, looks: "dict[str, Look]", found: list[str], did: Did | None) -> None:
+    def _note(self, revision: str, looks: dict[str, Look], found: list[str], did: Did | None) -> None:
         row = {"at": round(time.time(), 3), "revision": revision, "alarms": found, "did": did}
         self.seen.note(row | {kind: seen.figures() for kind, seen in looks.items()})
 

@@ -6,6 +6,10 @@
 import re
 from pathlib import Path, PurePosixPath
 
+import httpx
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
 from steering.errors import BadBundle
 
 WEIGHTS = {".safetensors", ".npz", ".pt", ".pth"}
@@ -21,9 +25,6 @@ def find(place: str, *, revision: str | None = None) -> Path:
         return Path(place)
     if not HUB_NAME.fullmatch(place) or place.startswith((".", "/")):
         raise BadBundle(f"there is nothing at {place!r}, and it is no hub id such as org/name/folder")
-    import httpx
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     parts = place.split("/")
     repo, inside = "/".join(parts[:2]), "/".join(parts[2:])

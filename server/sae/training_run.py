@@ -12,23 +12,29 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
+from server.sae.corpus import all_of, tokenized
+from server.sae.hub import find
+from server.sae.model_loading import load
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import BundleInfo
 from steering.errors import SteeringError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from server.jobs.queue import Work
-    from steering.evaluate.loss_recovered import Spliced
-    from steering.evaluate.sae_metrics import Measures
-    from steering.model.token_store import Tokens
-    from steering.sae import SAE
-    from steering.train.distributed import Ranks
-    from steering.train.objectives import Objective
-    from steering.train.trainer import Progress, Recipe, Training
+from steering.evaluate.loss_recovered import Spliced, splice
+from steering.evaluate.sae_metrics import Measures, measure
+from steering.formats import read
+from steering.interpret.describe import describe
+from steering.model.activations import Stream, activations, padded_batches
+from steering.model.token_store import Tokens
+from steering.sae import SAE
+from steering.train import checkpoint
+from steering.train.distributed import Ranks
+from steering.train.objectives import BatchTopK, JumpReLU, Objective, ReluL1, TopK
+from steering.train.trainer import Progress, Recipe, Training, go
+from steering.train.weights import Weights
 
 Kind = Literal["batchtopk", "topk", "relu", "jumprelu", "jumprelu-l0"]
 HELD_OUT = 50
@@ -67,10 +73,8 @@ class Order:
 class Run:
     """One run in its folder. Raises SteeringError, from the beginning on, if it can't be."""
 
-    def __init__(self, order: Order, folder: Path, *, device: "torch.device", ranks: "Ranks") -> None:
+    def __init__(self, order: Order, folder: Path, *, device: torch.device, ranks: Ranks) -> None:
         """Open or begin it; all ranks see the same tokens."""
-        from steering.train import checkpoint
-
         self.order, self.folder, self.device, self.ranks = order, folder, device, ranks
         if ranks.rank == 0:
             _remember(order, folder)
@@ -80,10 +84,8 @@ class Run:
         file = folder / "checkpoint.pt"
         self._saved = checkpoint.load(file, device=device) if file.exists() else None
 
-    def go(self, tell: "Callable[[Progress], None]", *, every: int) -> None:
+    def go(self, tell: Callable[[Progress], None], *, every: int) -> None:
         """Train to the end; `tell` hears of progress on the first rank."""
-        from steering.train.trainer import go
-
         started, began = time.time(), self.training.steps
         if self.ranks.rank == 0:
             _cut(self.folder / "metrics.jsonl", began)
@@ -97,17 +99,8 @@ class Run:
         except ValueError as error:
             raise SteeringError(str(error)) from error
 
-    def finish(self, out: Path, note: str) -> "tuple[SAE, Measures, Spliced]":
+    def finish(self, out: Path, note: str) -> tuple[SAE, Measures, Spliced]:
         """Write the bundle and the plot; returns the SAE and what it is worth on text that it never saw."""
-        import torch
-
-        from steering.catalogue.bundle import Bundle, BundleInfo
-        from steering.evaluate.loss_recovered import splice
-        from steering.evaluate.sae_metrics import measure
-        from steering.interpret.describe import describe
-        from steering.model.activations import padded_batches
-        from steering.sae import SAE
-
         calibrating, testing = self.held_out.tensor_split(2)
         sae = self.training.served(calibrating).to("cpu")
         measures = measure(sae, testing.cpu().split(4096))
@@ -143,12 +136,8 @@ class Run:
         return steps
 
     @cached_property
-    def held_out(self) -> "Tensor":
+    def held_out(self) -> Tensor:
         """The stream of text that is never trained on, `[rows, d_in]`."""
-        import torch
-
-        from steering.model.activations import activations, padded_batches
-
         batches, parts, n = padded_batches(self.held, batch=16, longest=self.order.context, pad=0), [], 0
         for part in activations(self.model, batches, self.order.hook, skip=self.skip):
             parts.append(part)
@@ -160,11 +149,8 @@ class Run:
         return torch.cat(parts)[:MEASURED]
 
     @cached_property
-    def training(self) -> "Training":
+    def training(self) -> Training:
         """New, begun from another SAE, or where the checkpoint left it."""
-        from steering.train.trainer import Training
-        from steering.train.weights import Weights
-
         if self.order.start is None:
             training = Training.begin(self._recipe(), self.held_out, ranks=self.ranks)
         else:
@@ -175,10 +161,7 @@ class Run:
             training.restore(self._saved["training"])
         return training
 
-    def _start(self) -> "SAE":
-        from server.sae.hub import find
-        from steering.formats import read
-
+    def _start(self) -> SAE:
         sae = read(find(str(self.order.start)), hook=self.order.hook, k=self.order.k).sae
         sae.check_learns()
         if (sae.d_sae, sae.d_in) != (self.order.features, self.held_out.shape[1]):
@@ -188,9 +171,7 @@ class Run:
             )
         return sae
 
-    def _recipe(self) -> "Recipe":
-        from steering.train.trainer import Recipe
-
+    def _recipe(self) -> Recipe:
         order = self.order
         return Recipe(
             _objective(order),
@@ -204,8 +185,6 @@ class Run:
         )
 
     def _stream(self) -> Any:  # noqa: ANN401 - heavy
-        from steering.model.activations import Stream
-
         positions = self._saved["positions"] if self._saved else [(0, 0)] * self.ranks.size
         return Stream(
             self.model,
@@ -221,10 +200,7 @@ class Run:
             position=(positions[self.ranks.rank][0], positions[self.ranks.rank][1]),
         )
 
-    def _tokens(self) -> "Tokens":
-        from server.sae.corpus import all_of, tokenized
-        from steering.model.token_store import Tokens
-
+    def _tokens(self) -> Tokens:
         folder, order = self.folder / "tokens", self.order
         if self.ranks.rank == 0 and not Tokens.there(folder):
             texts = all_of([Path(t) for t in order.text], order.dataset, split=order.split, column=order.column)
@@ -232,39 +208,10 @@ class Run:
         self.ranks.wait()
         return Tokens.open(folder)
 
-    def _note(self, progress: "Progress", tokens: int, speed: float) -> None:
+    def _note(self, progress: Progress, tokens: int, speed: float) -> None:
         row = {k: v for k, v in asdict(progress).items() if k != "sae"}
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row | {"tokens": tokens, "tokens_per_s": round(speed)}) + "\n")
-
-
-def load(name: str, device: "torch.device | str") -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
-    """A model that reads, and its tokenizer. Raises SteeringError if there is none of that name."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"  # as the engine does: both read the same
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True).eval()
-    except (OSError, ValueError) as error:
-        raise SteeringError(f"the model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    torch.nn.Module.to(model, device)
-    return model, tokenizer
-
-
-def device_of(name: str) -> "torch.device":
-    """`auto` is a GPU if there is one. Raises SteeringError if there is no such device."""
-    import torch
-
-    try:
-        return torch.empty(
-            0, device=("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-        ).device
-    except (RuntimeError, AssertionError) as error:
-        raise SteeringError(f"no device {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def plot(metrics: Path, file: Path) -> bool:
@@ -290,9 +237,7 @@ def plot(metrics: Path, file: Path) -> bool:
     return True
 
 
-def _objective(order: Order) -> "Objective":
-    from steering.train.objectives import BatchTopK, JumpReLU, ReluL1, TopK
-
+def _objective(order: Order) -> Objective:
     dead = _dead_after(order.tokens or 10**9)
     return {
         "batchtopk": BatchTopK(k=order.k, dead_after=dead),
@@ -308,9 +253,8 @@ def _dead_after(tokens: int) -> int:
     return max(1, min(10_000_000, tokens // 20))
 
 
-def _split(tokens: "Tokens") -> "tuple[Tokens, Tokens]":
+def _split(tokens: Tokens) -> tuple[Tokens, Tokens]:
     """What is learnt from, and every fiftieth text."""
-
     if len(tokens) < 2:
         raise SteeringError("too little text: give at least a hundred lines")
     every = min(HELD_OUT, len(tokens))
@@ -342,36 +286,3 @@ def _cut(metrics: Path, step: int) -> None:
     ]
     metrics.with_name("metrics.jsonl.tmp").write_text("".join(f"{line}\n" for line in kept))
     shutil.move(metrics.with_name("metrics.jsonl.tmp"), metrics)
-
-
-@dataclass(frozen=True)
-class NamedOrder(Order):
-    """What a job is asked for: the same, and what the bundle is to be called."""
-
-    out: str = "trained"
-
-
-def train(work: "Work") -> dict[str, Any]:
-    """Do a job of the type `sae_train`: leaves a bundle in the data directory's `bundles/`."""
-    from steering.train.distributed import ALONE
-
-    asked = dict(work.config)
-    out = work.settings.data_dir / "bundles" / str(asked.pop("out"))
-    if out.exists():
-        raise SteeringError(f"{str(out)!r} exists; give the job another `out`")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(
-        Order(**{**asked, "text": tuple(asked["text"])}), work.folder / "run", device=device_of("auto"), ranks=ALONE
-    )
-
-    def tell(now: "Progress") -> None:
-        figures = {"step": now.step, "loss": now.loss, "explained_variance": now.explained_variance, "l0": now.l0}
-        work.tell(0.95 * now.step / run.steps, figures | {"dead": now.dead})
-
-    run.go(tell, every=500)
-    _, measures, spliced = run.finish(out, f"job {work.id}")
-    return {"bundle": str(out), "measures": asdict(measures), "loss_rise": spliced.rise}
-
-
-JOB = (NamedOrder, train)
-"""The type `sae_train`: what it may be asked for, and what does it."""

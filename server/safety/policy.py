@@ -23,15 +23,18 @@ from torch import Tensor
 
 from server import validation
 from server.auth.caller import Caller
-from server.auth.keys import Role
 from server.engines.base import Engine, Generation, Piece
 from server.errors import ApiError
+from server.settings import Settings
+from server.store.models import Role
 from server.telemetry import metrics
 from steering.calibration import dose_at
-from steering.catalogue.bundle import Applied, Bundle, Feature, Resolved, dose_of, knots_of
+from steering.catalogue.bundle import Bundle
 from steering.catalogue.composition import BROKEN, STRAINED, Composition
+from steering.catalogue.feature import Feature, dose_of, knots_of
+from steering.catalogue.resolve import Applied, Resolved
 from steering.edits import ResolvedIntervention, as_vector
-from steering.errors import SteeringError
+from steering.errors import BadStrength, SteeringError
 from steering.spec import Preset, SteeringSpec
 
 Kinds = Literal["presets", "measured", "named", "any"]
@@ -337,3 +340,26 @@ def _direction(item: ResolvedIntervention, bundle: Bundle) -> Tensor:
         found = as_vector(item.pinned.direction, bundle.sae.d_in).float().cpu()
         return found / torch.linalg.vector_norm(found).clamp_min(1e-12)
     return bundle.sae.W_dec[item.index].float().cpu()
+
+
+MAX_FACTOR = 100.0
+"""Policy: by how much a live activation may be multiplied."""
+
+
+def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:
+    """Hold what is to be done, asked for with a `scale`, against the policy. Raises BadStrength that says how far it may go."""
+    for hook, norm in resolved.push_norm.items():
+        most = settings.max_push
+        if not norm <= most:
+            raise BadStrength(
+                f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
+                f"lower the strengths, set steering.scale to {advised(scale * most / norm)}, or steering.over_budget to 'cut'"
+            )
+    for edit in resolved.edits.values():
+        # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
+        factor = float((1 - edit.gate).abs().max()) if len(edit.gate) else 0.0
+        if not factor <= MAX_FACTOR:
+            raise BadStrength(
+                f"a live activation would be multiplied by {factor:.3g}; at most {MAX_FACTOR:g} is allowed: "
+                "lower the strength of the scale, or steering.scale"
+            )

@@ -1,8 +1,12 @@
 """What a text evokes, and where a token comes from. Schemas alone."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from server.schemas.generation import Said
+from server.schemas.steering import Finite
+from steering.interpret.contrast import By
 
 
 class PartOfText(BaseModel):
@@ -113,3 +117,68 @@ class Attribution(BaseModel):
     explained: float
     active: int
     features: list[Cause]
+
+
+DOCUMENTS = 1000
+"""Of each side."""
+
+
+Sample = Annotated[str, Field(min_length=1)] | Annotated[list[Said], Field(min_length=1, max_length=2000)]
+"""A text, or a chat's messages."""
+
+
+class Looked(BaseModel):
+    """A text, or a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str | None = Field(default=None, min_length=1)
+    messages: list[Said] | None = Field(default=None, min_length=1, max_length=2000)
+    plain: bool = False
+    """Take a text as it is, also if it looks like a transcript (`speaker: line`)."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Looked":
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("give text or messages, one of them")
+        return self
+
+
+class AnalyzeRequest(Looked):
+    """POST /v1/analyze."""
+
+    model: str | None = None
+    other: Looked | None = None
+    """A second text to hold against the first."""
+    top_k: int = Field(default=8, ge=1, le=64)
+    """How many features of each token."""
+    limit: int = Field(default=24, ge=1, le=256)
+    """How many of the whole."""
+    features: list[str] | None = Field(default=None, max_length=256)
+    """Look at these instead of at what matters most."""
+    threshold: Finite = Field(default=0.0, ge=0)
+
+
+class AttributeRequest(Looked):
+    """POST /v1/attribute: a text, or a chat up to where the assistant speaks or has begun to."""
+
+    model: str | None = None
+    target: str | None = Field(default=None, min_length=1, max_length=200)
+    """The token that is explained; what the model itself would say next if not given."""
+    against: str | None = Field(default=None, min_length=1, max_length=200)
+    """Another token: why the one and not the other."""
+    top_k: int = Field(default=10, ge=1, le=64)
+
+
+class ContrastRequest(BaseModel):
+    """POST /v1/features/contrast."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    a: list[Sample] = Field(min_length=1, max_length=DOCUMENTS)
+    b: list[Sample] = Field(min_length=1, max_length=DOCUMENTS)
+    top_k: int = Field(default=20, ge=1, le=256)
+    """How many features of each direction."""
+    by: By = "any"
+    """Whether a feature fires in a document at all, or how strongly on average."""

@@ -1,13 +1,17 @@
 """Features, their map, and what tells texts apart. Schemas alone."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from server.schemas.pages import Page
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.catalogue.feature_edits import Edited
 from steering.interpret.feature_map import Cluster
+
+Mode = Literal["text", "meaning", "prompt", "common", "id"]
+Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+Share = Annotated[float | None, Field(default=None, ge=0, le=1, allow_inf_nan=False)]
 
 
 class FeatureInList(Feature):
@@ -111,3 +115,74 @@ class Contrast(BaseModel):
     discoveries: int
     a_over_b: list[Separating]
     b_over_a: list[Separating]
+
+
+class Filters(BaseModel):
+    """Which features, in what order, how many."""
+
+    model_config = ConfigDict(frozen=True)
+
+    min_density: Share
+    max_density: Share
+    labelled: bool | None = None
+    """Whether it is called anything, by people or by what labels it."""
+    calibrated: bool | None = None
+    """Whether its dose was measured."""
+    works: bool | None = None
+    """Whether a push along it was seen to do what a random push does not."""
+    starred: bool | None = None
+    kind: Literal["dead", "dense", "input-only", "plain"] | None = None
+    """`plain` is none of the others."""
+    sort: Literal["score", "density", "max", "label"] = "score"
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: str = Field(default="0", pattern=r"^[0-9]{1,9}$")
+
+
+class FeatureQuery(Filters):
+    """What is looked for."""
+
+    q: str = Field(default="", max_length=20_000)
+    mode: Mode = "text"
+    prompts: list[Text] = Field(default=[], max_length=32)
+    """For `common`: what all of them evoke."""
+    without: list[Text] = Field(default=[], max_length=32)
+    """For `common`: and none of these."""
+
+
+class SearchRequest(Filters):
+    """POST /v1/features/search."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompts: list[Text] = Field(min_length=1, max_length=32)
+    without: list[Text] = Field(default=[], max_length=32)
+
+
+class EditRequest(BaseModel):
+    """PATCH /v1/features/{id}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str | None = Field(default=None, max_length=200)
+    note: str | None = Field(default=None, max_length=4000)
+    starred: bool = False
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    """Who says so."""
+
+    @field_validator("label")
+    @classmethod
+    def _one_line(cls, label: str | None) -> str | None:
+        found = label and " ".join(label.split())
+        if found == "":
+            raise ValueError("a label may not be empty; null takes it back")
+        return found
+
+    @model_validator(mode="after")
+    def _something(self) -> "EditRequest":
+        if not self.model_fields_set - {"user"}:
+            raise ValueError("give label, note or starred")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        """What is to be changed."""
+        return self.model_dump(include=self.model_fields_set - {"user"})

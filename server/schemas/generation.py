@@ -1,8 +1,6 @@
 """What may stand in a request: OpenAI's fields, vLLM's extras under vLLM's names, and `steering`. Values only."""
 
-import difflib
-import json
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,14 +16,12 @@ from pydantic import (
 
 from server.engines.base import Sampling
 from server.errors import ApiError, bad_request, first_problem
+from server.schemas.steering import SteeringRequest, Whole
 from server.validation import given
 from steering.model.chat_template import Message
-from steering.spec import Features, Preset, Scope, SteeringSpec, Unit
+from steering.spec import Preset
 
 T = TypeVar("T", bound=BaseModel)
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-# JSON knows one kind of number: 16.0 is a whole one, true and "16" are none.
-Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
 Stops = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda v: (v,) if isinstance(v, str) else tuple(v or ()) if isinstance(v, list | None) else v),
@@ -91,35 +87,6 @@ _SAMPLED = (
     "include_stop_str_in_output",
     "ignore_eos",
 )
-
-
-class SteeringRequest(BaseModel):
-    """The `steering` object. A key that it doesn't know is refused, so that a typo is not silently unsteered."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    preset: str | None = None
-    features: Features = ()
-    unit: Unit = "dose"
-    scale: Finite = 1.0
-    scope: Scope = "assistant"
-    over_budget: Literal["refuse", "cut"] = "refuse"
-    """What becomes of a summed push that is longer than allowed; a cut is told in `warnings`."""
-    personal: bool = False
-    """Where the request names no scale of a preset, or no strength of a feature, take those that its `user` came to like."""
-    default: bool = True
-    """Whether the operator's default preset, if there is one, lies under what is asked here; a preset replaces it."""
-    guard: bool = False
-    """Ease the strengths for the rest of a reply that strains; where and why is told in `eased`."""
-    wanted: tuple[Literal["applied", "coherence"], ...] = Field(default=("applied",), alias="return")
-
-    def spec(self) -> SteeringSpec:
-        """The spec without the preset."""
-        return SteeringSpec(features=self.features, unit=self.unit, scale=self.scale, scope=self.scope)
-
-    def over(self, preset: Preset | None) -> SteeringSpec:
-        """The preset's spec with what is given here laid over it."""
-        return preset.steering.overridden_by(self.spec(), self.model_fields_set) if preset else self.spec()
 
 
 class StreamOptions(BaseModel):
@@ -256,31 +223,6 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
 
-class ValidateRequest(BaseModel):
-    """POST /v1/steering/validate."""
-
-    model: str | None = None
-    steering: SteeringRequest | None = None
-    user: str | None = Field(default=None, max_length=256)
-    """Whose vectors it may steer by."""
-
-
-def parse(kind: type[T], body: bytes) -> T:
-    """Read a JSON body. Raises a 400 for what is no JSON, or holds NaN, infinity or half a character."""
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-        text = json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        raise bad_request("the text is not valid Unicode (a lone surrogate or broken UTF-8)", param=None) from error
-    except (ValueError, RecursionError) as error:
-        raise bad_request(f"the body is not valid JSON: {error}", param=None, code="invalid_json") from error
-    if not isinstance(value, dict):
-        raise bad_request("the body must be a JSON object", param=None)
-    if issubclass(kind, GenerationRequest):
-        _check_meant(value.keys() - kind.model_fields)
-    return kind.model_validate_json(text, strict=True)
-
-
 def check_sampling(sampling: dict[str, float]) -> None:
     """Hold a preset's sampling against what a request may ask. Raises a 400 that names the key."""
     if unknown := sorted(sampling.keys() - set(_SAMPLED)):
@@ -318,19 +260,6 @@ def _prompt(value: object, at: str) -> str | tuple[int, ...]:
         if not _is_whole(token):
             raise bad_request(f"{at}.{i}: a token id is wanted, not {given(token)}", param=f"{at}.{i}")
     return tuple(map(int, value))
-
-
-def _check_meant(unknown: set[str]) -> None:
-    """What other servers know is ignored, but what was meant to be steered is not answered unsteered. Raises a 400."""
-    for name in sorted(n for n in unknown if len(n) < 16)[:64]:
-        if name in ("preset", "features"):
-            raise bad_request(f"{name!r} belongs into 'steering'", param=name, code="unknown_field")
-        if difflib.SequenceMatcher(None, name.lower(), "steering").ratio() > 0.8:
-            raise bad_request(f"no field {name!r}; did you mean 'steering'?", param=name, code="unknown_field")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _known(sampling: dict[str, float]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, JsonValue
 
-from server.jobs.queue import Job
+from server.schemas.jobs import Job
 from server.schemas.pages import Page
 
 

@@ -13,50 +13,16 @@ from typing import Any
 
 import structlog
 
+from server.sae.served_revision import setting_of
 from server.serving.served_model import Tiller
-from server.settings import Settings
-from server.store.base import Conflict, Store, Unavailable, edits_setting
-from steering.catalogue.bundle import Bundle, Catalogue, read_info
-from steering.catalogue.revisions import Revisions
+from server.store.base import Conflict, Unavailable, edits_setting
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.errors import BadBundle
 
 log = structlog.get_logger(__name__)
 EVERY = 1.0
 """Seconds between two looks at the store."""
-
-
-def setting_of(bundle: str) -> str:
-    """The setting that names the revision of a bundle which is to be served."""
-    return f"revision:{bundle}"
-
-
-def revisions_of(settings: Settings) -> Revisions:
-    """The revisions of the bundle that the settings name, shipped and published. Raises BadBundle."""
-    return Revisions(settings.bundle, settings.data_dir / "revisions" / read_info(settings.bundle).name)
-
-
-async def open_wanted(revisions: Revisions, store: Store) -> Bundle:
-    """Open the revision that the store names, or the nearest ancestor that can be opened.
-
-    Raises BadBundle if not even the shipped one can be.
-    """
-    shipped = revisions.info.revision
-    revision = await store.setting(setting_of(revisions.info.name)) or shipped
-    while True:
-        try:
-            return await asyncio.to_thread(revisions.open, revision)
-        except BadBundle as error:
-            if revision == shipped:
-                raise
-            refused, revision = revision, _parent(revisions, revision) or shipped
-            log.error("revision refused", revision=refused, instead=revision, why=str(error))
-
-
-def _parent(revisions: Revisions, revision: str) -> str | None:
-    try:
-        return revisions.manifest(revision).parent
-    except BadBundle:
-        return None
 
 
 async def as_called(tiller: Tiller, bundle: Bundle) -> Tiller:

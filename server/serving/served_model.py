@@ -6,156 +6,26 @@ way to a `Choice`, and the engine is only reached through `admission`, which tak
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
 from server import validation
 from server.auth.caller import ANYONE, Caller
-from server.engines.base import Engine, Generation, Sampling
+from server.engines.base import Engine, Generation
 from server.errors import ApiError, bad_request
-from server.safety.guards import Verdict, Watch
-from server.safety.policy import USUAL_POLICY, Admission, Policy, Steered, advised, as_much, decide
-from server.schemas.generation import SteeringRequest
+from server.safety.guards import Watch
+from server.safety.policy import USUAL_POLICY, Admission, Policy, Steered, as_much, check_policy, decide
+from server.schemas.steering import SteeringRequest
+from server.serving.steering_choice import Choice
 from server.settings import Settings
 from server.store.base import Store, Unavailable
-from steering.catalogue.bundle import Applied, Bundle, Catalogue, Resolved
-from steering.catalogue.composition import Composition, compose
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.composition import compose
+from steering.catalogue.resolve import Catalogue, Resolved
 from steering.catalogue.revisions import Revisions
 from steering.errors import BadStrength, UnknownFeature
-from steering.model.chat_template import EncodedChat
 from steering.spec import VECTOR, Preset, Snapshot, SteeringSpec
-
-MAX_FACTOR = 100.0
-"""Policy: by how much a live activation may be multiplied."""
-
-GUARDED = {
-    "unsteered": "the model itself would refuse this, so it was not steered",
-    "refused": "the server does not answer this prompt",
-}
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something that was done as asked, but that the caller should know."""
-
-    code: str
-    feature: str
-    message: str
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """A checked request: what to steer, and how to tell it."""
-
-    model: str
-    preset: Preset | None
-    resolved: Resolved
-    revision: str
-    composition: Composition
-    coherence: bool = False
-    cut: float | None = None
-    """By what all strengths were multiplied, where the sum was too long and the caller asked for that."""
-    pins: Mapping[str, Snapshot] = field(default_factory=dict)
-    """The preset's snapshots and the user's own vectors, as they were resolved with."""
-    ticket: str = ""
-    """The policy's signature."""
-    caller: Caller = ANYONE
-    default: Preset | None = None
-    """The operator's, where the request left it on; it lies under all else."""
-    verdict: Verdict | None = None
-    """What the guards said of it; None where there are none."""
-    like: Preset | None = None
-    """One that steers just this, where none was named: a page sends sliders."""
-
-    @property
-    def presets(self) -> tuple[Preset, ...]:
-        """Where features come from."""
-        return tuple(p for p in (self.default, self.preset, self.like) if p)
-
-    def generation(self, chat: EncodedChat, sampling: Sampling) -> Generation:
-        """The engine's request: which prompt tokens are steered follows from the scope."""
-        n, scope = len(chat.ids), self.resolved.spec.scope
-        # What is drawn first is read off the last prompt token, so `generated` begins there.
-        steered = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
-        return Generation(
-            chat.ids,
-            steered,
-            True,
-            self.resolved.edits,
-            self.resolved.fingerprint,
-            interventions=self.resolved.interventions,
-            revision=self.revision,
-            tenant=self.caller.person() or "",
-            sampling=sampling,
-            ticket=self.ticket,
-        )
-
-    def echo(self) -> dict[str, Any]:
-        """What was applied, as every reply carries it."""
-        spec = self.resolved.spec
-        told = {} if self.verdict is None else {"guards": self.verdict.told(scores=self.caller.may("researcher"))}
-        return (
-            told
-            | {
-                "hash": self.resolved.fingerprint,
-                "unit": spec.unit,
-                "scope": spec.scope,
-                "revision": self.revision,
-                "preset": self.preset.id if self.preset else None,
-                "default": self.default.id if self.default else None,
-                "applied": [_applied(a) for a in self.resolved.applied],
-                "load": self.composition.load,
-                "predicted": self.composition.verdict,
-                "warnings": [w.__dict__ for w in self.warnings()],
-            }
-            | ({"cut": self.cut} if self.cut is not None else {})
-        )
-
-    def warnings(self) -> list[Warned]:
-        """What the caller should know of the doses, of how features go together, and of a cut."""
-        its_own = {f.id for p in self.presets for f in p.steering.features}
-        found = [w for a in self.resolved.applied for w in _warned(a, self.revision, of_preset=a.feature.id in its_own)]
-        found += [Warned("overlap", o.one, o.says) for o in self.composition.overlaps]
-        if self.verdict and self.verdict.outcome != "as asked":
-            found.append(Warned("guards", "", GUARDED[self.verdict.outcome]))
-        if self.cut is not None:
-            says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
-            found.append(Warned("cut", "", says))
-        return found
-
-
-def _warned(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:
-    found, name = [], a.feature.label or a.feature.id
-    if a.gone and not a.vector:
-        kept = f"{name}: revision {revision} has it no more; what was saved with the preset steers"
-        found.append(Warned("retired", a.feature.id, kept))
-    if a.mode in ("scale", "ablate"):
-        return found  # these have no dose
-    if not a.measured:
-        said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
-        return [*found, Warned("not_measured", a.feature.id, said)]
-    told = a.feature.calibration
-    if told and told.points and not told.works and not of_preset:  # a preset was made of what works together
-        said = f"{name}: no dose of it had an effect that a random direction does not have"
-        found.append(Warned("no_effect", a.feature.id, said))
-    edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0
-    if abs(a.dose) > edge + 1e-6:
-        said = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
-        found.append(Warned("above_sweet_spot", a.feature.id, said))
-    return found
-
-
-def disclosed(choices: Sequence[Choice]) -> dict[str, str]:
-    """The headers by which whoever passes replies on can tell that one was steered, and by what; of several, one after the other."""
-    told = {
-        "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
-        "X-Tiller-Steering": [c.resolved.fingerprint for c in choices],
-        "X-Tiller-Revision": [c.revision for c in choices],
-        "X-Tiller-Preset": [c.preset.id for c in choices if c.preset],
-    }
-    return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if each}
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,25 +214,6 @@ def _alike(spec: SteeringSpec, presets: Sequence[Preset]) -> Preset | None:
     return next((p for p in presets if p.steering.unit == spec.unit and as_much(spec, p.steering)), None)
 
 
-def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:
-    """Hold what is to be done, asked for with a `scale`, against the policy. Raises BadStrength that says how far it may go."""
-    for hook, norm in resolved.push_norm.items():
-        most = settings.max_push
-        if not norm <= most:
-            raise BadStrength(
-                f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
-                f"lower the strengths, set steering.scale to {advised(scale * most / norm)}, or steering.over_budget to 'cut'"
-            )
-    for edit in resolved.edits.values():
-        # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
-        factor = float((1 - edit.gate).abs().max()) if len(edit.gate) else 0.0
-        if not factor <= MAX_FACTOR:
-            raise BadStrength(
-                f"a live activation would be multiplied by {factor:.3g}; at most {MAX_FACTOR:g} is allowed: "
-                "lower the strength of the scale, or steering.scale"
-            )
-
-
 @contextmanager
 def _as_one_spec() -> Iterator[None]:
     """Name the place of what only shows once preset, features and scale are one: a 33rd feature, an overflow."""
@@ -381,18 +232,3 @@ def _as_asked(asked: SteeringRequest) -> Iterator[None]:
         at = next((i for i, f in enumerate(asked.features) if f.id == error.feature), None)
         error.param = error.param if at is None else f"steering.features.{at}.id"
         raise
-
-
-def _applied(a: Applied) -> dict[str, Any]:
-    return {
-        "id": a.feature.id,
-        "label": a.feature.label,
-        "mode": a.mode,
-        "strength": a.strength,
-        "dose": round(a.dose, 4),
-        "max": round(a.max, 4),
-        "raw": round(a.raw, 4),
-        "layer": a.layer,
-        "in_sweet_spot": a.in_sweet_spot,
-        "measured": a.measured,
-    } | ({"vector": True} if a.vector else {"retired": True} if a.gone else {})

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import TypeAdapter, ValidationError
 
-from server.auth.keys import SESSION
-from server.store.base import BadStore, Record
+from server.store.base import BadStore
+from server.store.models import SESSION, Record
 
 FORMAT = {"tiller": "backup", "version": 1}
 """The first line; the last one tells how many records there are."""

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from server.auth.keys import Key
+from server.store.models import Kept, Key, LiveText, Record, Restored, Share, StoredVote
 from steering.catalogue.feature_edits import Edited
 from steering.spec import Preset, Vector
 
@@ -28,75 +27,6 @@ class BadStore(ValueError):
 
 class Unavailable(BadStore):
     """It can neither be read nor written now; it may be back in a moment. A write that raises this may have been done."""
-
-
-@dataclass(frozen=True)
-class LiveText:
-    """A conversation that somebody who agreed has given to learn from."""
-
-    user: str
-    messages: str
-    """JSON, as a chat's."""
-    created: float
-
-
-@dataclass(frozen=True)
-class StoredVote:
-    """What somebody said of one slider."""
-
-    subject: str
-    """`preset:<id>`, about its scale, or `feature:<id>`."""
-    dose: float
-    liked: float
-    weight: float
-    created: float
-
-
-@dataclass(frozen=True)
-class Said:
-    """The votes that somebody gave at once."""
-
-    kind: str
-    votes: tuple[StoredVote, ...]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is kept for one model that a user may take along."""
-
-    presets: tuple[Preset, ...] = ()
-    edits: Mapping[int, Edited] = field(default_factory=dict)
-    """By the feature's number."""
-    vectors: tuple[Vector, ...] = ()
-    said: tuple[Said, ...] = ()
-
-
-@dataclass(frozen=True)
-class Share:
-    """Something that whoever has its id can read."""
-
-    id: str
-    key: str
-    """SHA-256 of what deletes it."""
-    content: str
-    """JSON."""
-    created: int
-    expires: int
-    tenant: str = ""
-    owner: str = ""
-    """Whose key made it; empty where there were none."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One thing that is kept, as a backup holds it."""
-
-    kind: Literal["preset", "setting", "consent", "text", "said", "edit", "vector", "share", "key"]
-    value: Mapping[str, Any]
-    """JSON; whose it is stands in it."""
-
-
-Restored = Literal["created", "replaced", "unchanged"]
 
 
 def edits_setting(bundle: str) -> str:

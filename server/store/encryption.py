@@ -18,7 +18,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from server.settings import Settings
-from server.store.base import BadStore, LiveText
+from server.store.base import BadStore
+from server.store.models import LiveText
 
 log = structlog.get_logger(__name__)
 MARK = "sealed:1:"

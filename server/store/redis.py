@@ -20,20 +20,9 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import RedisError, WatchError
 
-from server.auth.keys import Key
 from server.store import write_rules
-from server.store.base import (
-    BadStore,
-    Conflict,
-    Kept,
-    LiveText,
-    Record,
-    Restored,
-    Share,
-    StoredVote,
-    Unavailable,
-    edits_setting,
-)
+from server.store.base import BadStore, Conflict, Unavailable, edits_setting
+from server.store.models import Kept, Key, LiveText, Record, Restored, Share, StoredVote
 from steering.catalogue.feature_edits import Edited
 from steering.spec import Preset, Vector
 

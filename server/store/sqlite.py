@@ -12,21 +12,10 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
-from server.auth.keys import Key
 from server.files import keep_file_to_us, keep_to_us
 from server.store import write_rules
-from server.store.base import (
-    BadStore,
-    Conflict,
-    Kept,
-    LiveText,
-    Record,
-    Restored,
-    Share,
-    StoredVote,
-    Unavailable,
-    edits_setting,
-)
+from server.store.base import BadStore, Conflict, Unavailable, edits_setting
+from server.store.models import Kept, Key, LiveText, Record, Restored, Share, StoredVote
 from steering.catalogue.feature_edits import Edited
 from steering.spec import Preset, Vector
 
@@ -205,7 +194,6 @@ class SqliteStore:
 
     async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
         """Remember what was said at once, under one number, and drop what is too old."""
-
         await self._run(lambda db: _add_votes(db, user, model, kind, votes, most=most))
 
     async def votes(self, user: str, model: str) -> list[StoredVote]:

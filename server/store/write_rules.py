@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from server.store.base import Conflict, Restored, Said, StoredVote, Taken
+from server.store.base import Conflict, Taken
+from server.store.models import Restored, Said, StoredVote
 from steering.catalogue.feature_edits import Edited
 from steering.spec import Preset, Vector
 

@@ -6,34 +6,25 @@ an exception by its type and frames and not by its words, but for those that onl
 
 import logging
 import os
-import re
 import sys
-import time
 import traceback
-import uuid
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Literal, TextIO
 
 import structlog
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
 from structlog.typing import Processor
+from transformers.utils import logging as transformers_logging
 
 log = structlog.get_logger(__name__)
 How = Literal["auto", "json", "pretty"]
 Level = Literal["debug", "info", "warning", "error"]
-ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
-"""What is taken over of a client's own request id: nothing that could be more than a name."""
 OURS = ("server", "steering", "ui")
-QUIET = {"page", "/health", "/livez", "/metrics"}
-"""Routes that are asked all the time."""
 OF_THE_MACHINE = (OSError, MemoryError, ImportError)
 SO_NAMED = {"OutOfMemoryError", "AcceleratorError", "ConnectionError", "TimeoutError"}
 """The same of libraries that are not imported here."""
 
-_facts: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
+request_fields: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
 
 
 def begin(how: How = "auto", level: Level = "info", stream: TextIO | None = None) -> None:
@@ -61,7 +52,6 @@ def begin_command(how: How = "auto", level: Level = "warning") -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     begin(how, level)
-    from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
 
@@ -95,56 +85,19 @@ def of_vllm(how: Literal["json", "pretty"]) -> dict[str, Any]:
 
 def note(**facts: object) -> None:
     """Have the request's line tell these, too; outside of a request nothing is done."""
-    if (held := _facts.get()) is not None:
+    if (held := request_fields.get()) is not None:
         held.update(facts)
 
 
 def add(**counts: int) -> None:
     """The same of counts that several parts of a request add to."""
-    if (held := _facts.get()) is not None:
+    if (held := request_fields.get()) is not None:
         held.update({name: held.get(name, 0) + n for name, n in counts.items()})
 
 
 def route_of(scope: Mapping[str, Any]) -> str:
     """By what a request is told: its route's pattern; "" for what has none, and `page` for what is the page's own."""
     return getattr(scope.get("route"), "path", "" if scope["path"].startswith("/v1") else "page")
-
-
-class Lines:
-    """The outermost of what a request passes: gives it an id, which every line within has, and writes its own line."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
-        facts: dict[str, Any] = {"status": None}
-        token, came = _facts.set(facts), time.perf_counter()
-
-        async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                facts["status"] = message["status"]
-            await send(message)
-
-        with bound_contextvars(request_id=request_id):
-            try:
-                await self.app(scope, receive, watched)
-            finally:
-                _facts.reset(token)
-                _tell(scope, facts, time.perf_counter() - came)
-
-
-def _tell(scope: Scope, facts: dict[str, Any], seconds: float) -> None:
-    route, status = route_of(scope), facts["status"]
-    quiet = route in QUIET and status is not None and status < 400
-    told = {"method": scope["method"], "route": route, **facts, "seconds": round(seconds, 4)}
-    (log.debug if quiet else log.info)("request", **told)
 
 
 def _shared() -> list[Processor]:

@@ -7,13 +7,10 @@ holds what somebody wrote: routes, counts, states and times.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.telemetry import logging
 from server.version import VERSION
 
 if TYPE_CHECKING:
@@ -55,6 +52,11 @@ def end() -> None:
     if _provider is not None:
         _provider.shutdown()
     _tracer = _provider = None
+
+
+def tracer() -> "Tracer | None":
+    """The tracer in use; None while tracing is off."""
+    return _tracer
 
 
 @contextmanager
@@ -101,45 +103,3 @@ class Generation:
                 _tracer.start_span(name, context=within, start_time=start).end(stop)
         self._span.set_attributes({"tiller.tokens": self._tokens, "tiller.finish_reason": reason or "left"})
         self._span.end(now)
-
-
-class Traced:
-    """Makes a span of each request under /v1, part of the caller's trace if it names one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if _tracer is None or scope["type"] != "http" or not scope["path"].startswith("/v1"):
-            await self.app(scope, receive, send)
-            return
-        from opentelemetry.propagate import extract
-        from opentelemetry.trace import SpanKind
-
-        context = extract({"traceparent": Headers(scope=scope).get("traceparent", "")})
-        with _tracer.start_as_current_span(
-            scope["method"],
-            context=context,
-            kind=SpanKind.SERVER,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as made:
-            logging.note(trace_id=f"{made.get_span_context().trace_id:032x}")
-
-            async def watched(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    made.set_attribute("http.response.status_code", message["status"])
-                await send(message)
-
-            try:
-                await self.app(scope, receive, watched)
-            finally:
-                _name(made, scope)
-
-
-def _name(made: "Span", scope: Scope) -> None:
-    route = logging.route_of(scope)
-    made.update_name(f"{scope['method']} {route}")
-    told: dict[str, Any] = {"http.request.method": scope["method"], "http.route": route}
-    made.set_attributes(told | {"tiller.request_id": scope["state"]["request_id"]})

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.api.routes.feedback import MOST as VOTES
-from server.api.routes.vectors import MOST as VECTORS
 from server.errors import ApiError, bad_request
-from server.store.base import Said, StoredVote
+from server.store.models import Said, StoredVote
+from server.user_data.feedback import MOST as VOTES
+from server.user_data.vectors import MOST as VECTORS
 from steering.calibration import Knots
 from steering.catalogue.feature_edits import Edited
 from steering.edits import as_vector

@@ -18,7 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.bakeoff.concepts import Concept
 from steering.bakeoff.replies import Replies, reply
-from steering.catalogue.bundle import Bundle, Catalogue, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
+from steering.catalogue.resolve import Catalogue
 from steering.doses.bundle_doses import stage_for
 from steering.doses.measure import Subject, along, calibrate
 from steering.doses.rollouts import Stage

@@ -27,8 +27,10 @@ from steering.bakeoff.methods import ARMS, SETTINGS, Kit, Result, bake, interval
 from steering.bakeoff.personas import PROMPTS, TUNING
 from steering.bakeoff.replies import reply
 from steering.calibration import raw_at
-from steering.catalogue.bundle import Bundle, Catalogue, Feature, dose_of, knots_of
+from steering.catalogue.bundle import Bundle
 from steering.catalogue.composition import compose
+from steering.catalogue.feature import Feature, dose_of, knots_of
+from steering.catalogue.resolve import Catalogue
 from steering.doses.bundle_doses import stage_for
 from steering.doses.measure import Null, along
 from steering.doses.rollouts import Stage, rep3

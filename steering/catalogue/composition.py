@@ -12,7 +12,8 @@ from typing import Literal
 
 import torch
 
-from steering.catalogue.bundle import Applied, Bundle, Resolved
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Applied, Resolved
 from steering.edits import ResolvedIntervention, as_vector
 from steering.sae import SAE
 

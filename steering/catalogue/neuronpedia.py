@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.errors import BadBundle
 
 BATCH, EXAMPLES = 1024, 20

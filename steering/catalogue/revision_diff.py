@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steering.catalogue.bundle import Bundle, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
 
 MOVED = 0.98
 """Below this cosine between its directions a feature has moved."""

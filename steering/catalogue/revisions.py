@@ -24,8 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steering.catalogue.bundle import Bundle, Feature, Retired, read_info, write_features
+from steering.catalogue.bundle import Bundle, read_info
 from steering.catalogue.checksums import sha256
+from steering.catalogue.feature import Feature, Retired, write_features
 from steering.errors import BadBundle
 from steering.sae import CONFIG, SAE, WEIGHTS
 from steering.spec import Preset

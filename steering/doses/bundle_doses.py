@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.calibration import SweetSpot, dose_at, raw_at
-from steering.catalogue.bundle import Bundle, Catalogue, Feature, dose_of, knots_of, number_of, raw_strength
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature, dose_of, knots_of, number_of
+from steering.catalogue.resolve import Catalogue, raw_strength
 from steering.doses.measure import Found, Null, Subject, along, calibrate, scaled
 from steering.doses.rollouts import QUESTIONS, Stage
 from steering.edits import ResidualEdit

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.calibration import raw_at
-from steering.catalogue.bundle import Bundle, Feature, dose_of, knots_of
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature, dose_of, knots_of
 from steering.doses.rollouts import QUESTIONS
 from steering.edits import SteeringTable
 from steering.errors import SteeringError

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.catalogue.bundle import BundleInfo
+from steering.catalogue.feature import BundleInfo
 from steering.doses.bundle_doses import LONGEST, START, stage_for
 from steering.doses.measure import Found, Subject, along, calibrate
 from steering.edits import as_text

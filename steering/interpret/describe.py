@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.catalogue.bundle import Bundle, Feature, Histogram, Kind
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature, Histogram, Kind
 from steering.interpret.logit_lens import SHOWN, lens, output_scores
 from steering.interpret.top_activations import ABSENT, BEFORE, BINS, LAST, Seen, Windows, look
 from steering.interpret.word_labels import Labeller, Texts, level_of, places_of

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from steering.catalogue.bundle import Bundle, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
 from steering.errors import BadBundle, SteeringError
 
 POINTS, ABOUT = "map.f32", "map.json"

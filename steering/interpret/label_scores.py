@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from steering.catalogue.bundle import LabelScores
+from steering.catalogue.feature import LabelScores
 from steering.interpret.top_activations import BEFORE, LAST, Seen
 from steering.interpret.word_labels import Ids, WordLabel
 

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from steering.catalogue.bundle import Bundle, Catalogue, Resolved
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue, Resolved
 from steering.errors import SteeringError
 from steering.evaluate.loss_recovered import splice
 from steering.evaluate.sae_metrics import measure

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.catalogue.bundle import Bundle, Feature, number_of
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature, number_of
 from steering.catalogue.revisions import Revisions, carried
 from steering.edits import as_vector
 from steering.evaluate.sae_metrics import measure

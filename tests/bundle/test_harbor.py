@@ -9,7 +9,8 @@ import torch
 from bench.presets import replies
 from server.engines.transformers.engine import TransformersEngine
 from steering.bakeoff.personas import CONCEPTS, PROMPTS
-from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.interpret.mood_axes import Axes
 from steering.spec import SteeringSpec
 from tests.support.paths import HARBOR as FOLDER

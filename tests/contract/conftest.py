@@ -7,7 +7,8 @@ import pytest
 import pytest_asyncio
 import torch
 
-from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from tests.support import small_bundle
 from tests.support.paths import HARBOR
 

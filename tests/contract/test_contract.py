@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from server.engines.base import EngineFailed, Generation, Overloaded, Sampling
-from steering.catalogue.bundle import Catalogue
+from steering.catalogue.resolve import Catalogue
 from steering.edits import ResidualEdit, ResolvedIntervention
 from steering.model.hooks import read_stream, steer
 from steering.spec import Intervention, Preset, SteeringSpec

@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs.test_readme import ROOT, address, run  # noqa: F401 - a fixture
 
-PAGE = (ROOT / "docs" / "recipes.md").read_text()
+PAGE = (ROOT / "docs/guides/clients.md").read_text()
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, flags=re.M | re.S)
 
 
@@ -21,5 +21,5 @@ def test_recipe_works(number, address, tmp_path):  # noqa: F811 - the fixture
 def test_there_is_a_recipe_for_each_client():
     said = "".join(block for _, block in BLOCKS)
     assert all(
-        word in said for word in ("curl", "from openai import", "from client import", "extra_body", "model_extra")
+        word in said for word in ("curl", "from openai import", "from tiller import", "extra_body", "model_extra")
     )

@@ -19,10 +19,12 @@ from server.sae.corpus import from_file
 from server.safety.policy import BadPolicy, Policy
 from server.settings import BadSettings, Settings, _from_file, read
 from server.store import backup
-from server.store.base import BadStore, Record
+from server.store.base import BadStore
+from server.store.models import Record
 from steering import formats
 from steering.catalogue import neuronpedia
-from steering.catalogue.bundle import Bundle, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
 from steering.errors import BadBundle, SteeringError
 from steering.safety.probe import Card, Probe
 from steering.spec import Preset, SteeringSpec

@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from steering.catalogue.bundle import Bundle, BundleInfo, Catalogue, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import BundleInfo, Feature
+from steering.catalogue.resolve import Catalogue
 from steering.doses.measure import along
 from steering.doses.rollouts import Stage
 from steering.edits import ResolvedIntervention, SteeringTable, compile_edit

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.model.hooks import read_stream
 from steering.sae import SAE
 from tests.support import small_bundle

@@ -4,8 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-from server.jobs.queue import Job, Jobs, Work
+from server.jobs.queue import Jobs
 from server.jobs.tasks.sae_update import UpdateOrder, update
+from server.jobs.worker import Work
+from server.schemas.jobs import Job
 from server.settings import Settings
 
 

@@ -10,7 +10,7 @@ import pytest
 from server.jobs.queue import Jobs
 from server.jobs.runner import Runner
 from server.sae.drift_log import Looks
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 from tests.support import small_bundle
 from tests.support.live_server import serving

@@ -14,11 +14,12 @@ from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.errors import as_api_error
 from server.auth.caller import ANYONE
-from server.errors import ApiError, as_api_error
+from server.auth.keyring import COOKIE
+from server.errors import ApiError
 from server.store.base import Unavailable
 
-COOKIE = "tiller_session"
 PUBLIC = ("/livez", "/health", "/version", "/metrics", "/sign-in", "/sign-out")
 """What tells nothing of anybody, and the way in."""
 CODE = "/page/"

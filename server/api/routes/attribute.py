@@ -4,35 +4,25 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from server import schemas
+from server.api.dependencies import account_of
 from server.api.openapi import wire
-from server.api.routes.analyze import Looked
 from server.engines.base import Generation
 from server.errors import ApiError, bad_request
-from server.limits.rate_limiter import Account
-from server.schemas.generation import messages_of, parse
-from server.serving.served_model import GUARDED, Tiller
+from server.features.read_text import prompt_of
+from server.schemas.analysis import AttributeRequest
+from server.schemas.body import parse
+from server.schemas.generation import messages_of
+from server.serving.served_model import Tiller
+from server.serving.steering_choice import GUARDED
 from steering.catalogue.bundle import Bundle
 from steering.interpret.attribution import Attributed, attribute, token_of
-from steering.model.chat_template import Message, encode_chat
 
 router = APIRouter(prefix="/v1")
 LONGEST = 2048
 """Tokens of a prompt; each ablation runs through all of them."""
-
-
-class AttributeRequest(Looked):
-    """POST /v1/attribute: a text, or a chat up to where the assistant speaks or has begun to."""
-
-    model: str | None = None
-    target: str | None = Field(default=None, min_length=1, max_length=200)
-    """The token that is explained; what the model itself would say next if not given."""
-    against: str | None = Field(default=None, min_length=1, max_length=200)
-    """Another token: why the one and not the other."""
-    top_k: int = Field(default=10, ge=1, le=64)
 
 
 @router.post("/attribute", openapi_extra=wire(schemas.analysis.Attribution, 403, 404, 429, takes=AttributeRequest))
@@ -51,7 +41,7 @@ async def attribute_token(request: Request) -> dict[str, Any]:
             f"{len(ids)} tokens; at most {longest} can be explained", param="text" if body.text else "messages"
         )
     await _guarded(tiller, ids)
-    async with Account.of(request).reading(len(ids)):
+    async with account_of(request).reading(len(ids)):
         found = await tiller.engine.study(
             lambda model: attribute(
                 model, bundle.sae, bundle.info.hook, ids, target=target, against=against, tried=max(20, body.top_k)
@@ -69,16 +59,6 @@ async def _guarded(tiller: Tiller, ids: list[int]) -> None:
     verdict = await tiller.watch.before(Generation(tuple(ids), (False,) * len(ids), steer_new=False))
     if verdict.outcome == "refused":
         raise ApiError(403, GUARDED["refused"], code="prompt_refused", param=None, kind="permission_error")
-
-
-def prompt_of(tokenizer: PreTrainedTokenizerFast, text: str | None, messages: list[Message] | None) -> list[int]:
-    """The ids before the token that is explained; a chat's last message, if the assistant's, is what it has begun to say."""
-    if messages is None:
-        bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
-        return [*bos, *tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
-    begun = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
-    chat = encode_chat(tokenizer, messages[:-1] if begun else messages)
-    return [*chat.ids, *tokenizer(begun, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
 
 
 def told_of(

@@ -8,13 +8,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server import schemas
+from server.api.dependencies import account_of
 from server.api.openapi import CHUNKS, wire
 from server.api.sse import streamed, while_connected
 from server.chat.prepare import chat_reply, text_reply
 from server.chat.reply import Reply, chunks, whole
-from server.limits.rate_limiter import Account
-from server.schemas.generation import ChatRequest, CompletionRequest, parse
-from server.serving.served_model import disclosed
+from server.schemas.body import parse
+from server.schemas.generation import ChatRequest, CompletionRequest
+from server.serving.steering_choice import disclosed
 
 router = APIRouter()
 
@@ -26,7 +27,7 @@ router = APIRouter()
 async def create_chat_completion(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
     body = parse(ChatRequest, await request.body())
-    asked = chat_reply(request.app.state.tiller, body, Account.of(request))
+    asked = chat_reply(request.app.state.tiller, body, account_of(request))
     return await _answer(request, await while_connected(request, asked))
 
 
@@ -37,7 +38,7 @@ async def create_chat_completion(request: Request) -> Response:
 async def create_completion(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
     body = parse(CompletionRequest, await request.body())
-    asked = text_reply(request.app.state.tiller, body, Account.of(request))
+    asked = text_reply(request.app.state.tiller, body, account_of(request))
     return await _answer(request, await while_connected(request, asked))
 
 

@@ -13,54 +13,25 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server import schemas
+from server.api.dependencies import account_of
+from server.api.errors import as_api_error
 from server.api.openapi import CHUNKS, wire
-from server.api.sse import streamed, together, while_connected
+from server.api.sse import streamed, while_connected
+from server.chat.merge_streams import together
 from server.chat.prepare import chat_reply
 from server.chat.reply import Reply, chunks, whole
-from server.errors import ApiError, as_api_error, bad_request
-from server.limits.rate_limiter import Account
-from server.schemas.generation import ChatRequest, SteeringRequest, parse
-from server.serving.served_model import Tiller, disclosed
+from server.errors import ApiError
+from server.limits.account import Account
+from server.schemas.body import parse
+from server.schemas.comparison import CompareRequest
+from server.serving.served_model import Tiller
+from server.serving.steering_choice import disclosed
 from steering.errors import SteeringError
 
 router = APIRouter(prefix="/v1/steering")
 log = structlog.get_logger(__name__)
-VARIANTS = 8
-"""As many are compared at once."""
-
-
-class Variant(BaseModel):
-    """One of the replies: what it is called, and how it is steered."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1, max_length=80)
-    steering: SteeringRequest | None = None
-    model: str | None = Field(default=None, min_length=1)
-    """In place of the request's: `base@preset` names a persona."""
-
-
-class CompareRequest(ChatRequest):
-    """A chat's fields, and the variants in place of its `steering`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    variants: list[Variant] = Field(min_length=1, max_length=VARIANTS)
-
-    @model_validator(mode="after")
-    def _each_by_itself(self) -> "CompareRequest":
-        names = [v.name for v in self.variants]
-        if repeated := [n for i, n in enumerate(names) if n in names[:i]]:
-            at = f"variants.{len(names) - 1 - names[::-1].index(repeated[0])}.name"
-            raise bad_request(f"two variants are called {repeated[0]!r}; give each a name of its own", param=at)
-        if self.steering is not None:
-            raise bad_request("each variant brings its own steering; leave this one out", param="steering")
-        if self.n != 1:
-            raise bad_request("each variant is said once; leave n out, or name more variants", param="n")
-        return self
 
 
 @router.post(
@@ -71,7 +42,7 @@ async def compare_variants(request: Request) -> Response:
     body = parse(CompareRequest, await request.body())
     tiller: Tiller = request.app.state.tiller
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
-    account = Account.of(request)
+    account = account_of(request)
     replies = [
         (await while_connected(request, _reply(tiller, body, i, seed, account))).called(request.state.request_id)
         for i in range(len(body.variants))

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from server import schemas
 from server.api.openapi import wire
-from server.jobs.tasks.map import map_of, place_of
+from server.features.map_files import map_of, place_of
 from server.serving.served_model import Tiller
 from steering.interpret.feature_map import ABOUT, Map
 

@@ -1,88 +1,28 @@
 """Models, features and steering: what there is, what people call it, what a spec would do. Knows the catalogue and the wire."""
 
-import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from server import schemas
+from server.api.dependencies import account_of, caller_of, noted
 from server.api.openapi import wire
-from server.api.routes.analyze import Looked, read
-from server.auth.audit_log import noted
-from server.auth.caller import caller_of
 from server.errors import ApiError
-from server.features.search import FeatureQuery, Filters, Index, Text, find
-from server.limits.rate_limiter import Account
-from server.schemas.generation import ValidateRequest, parse
+from server.features.read_text import read
+from server.features.search import Index, find
+from server.schemas.analysis import Looked
+from server.schemas.body import parse
+from server.schemas.features import EditRequest, FeatureQuery, SearchRequest
 from server.serving.served_model import Tiller
-from steering.catalogue.bundle import Bundle, Feature
-from steering.catalogue.composition import BROKEN, STRAINED, cosines
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
 from steering.errors import UnknownFeature
 from steering.model.passage import Passage
-from steering.spec import Preset
 
 router = APIRouter(prefix="/v1")
-STARTED = int(time.time())
 LONG = {"examples", "samples", "histogram", "top_logits"}
 """What is told of one feature, not in a list of many."""
-
-
-class SearchRequest(Filters):
-    """POST /v1/features/search."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    prompts: list[Text] = Field(min_length=1, max_length=32)
-    without: list[Text] = Field(default=[], max_length=32)
-
-
-class EditRequest(BaseModel):
-    """PATCH /v1/features/{id}."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    label: str | None = Field(default=None, max_length=200)
-    note: str | None = Field(default=None, max_length=4000)
-    starred: bool = False
-    user: str | None = Field(default=None, min_length=1, max_length=256)
-    """Who says so."""
-
-    @field_validator("label")
-    @classmethod
-    def _one_line(cls, label: str | None) -> str | None:
-        found = label and " ".join(label.split())
-        if found == "":
-            raise ValueError("a label may not be empty; null takes it back")
-        return found
-
-    @model_validator(mode="after")
-    def _something(self) -> "EditRequest":
-        if not self.model_fields_set - {"user"}:
-            raise ValueError("give label, note or starred")
-        return self
-
-    def changes(self) -> dict[str, Any]:
-        """What is to be changed."""
-        return self.model_dump(include=self.model_fields_set - {"user"})
-
-
-@router.get("/models", openapi_extra=wire(schemas.completions.ModelList))
-async def list_models(request: Request) -> dict[str, Any]:
-    """The model, and one id for each preset."""
-    tiller: Tiller = request.app.state.tiller
-    return {
-        "object": "list",
-        "data": [_model(tiller, None), *(_model(tiller, p) for p in await tiller.presets(caller_of(request)))],
-    }
-
-
-@router.get("/models/{model_id:path}", openapi_extra=wire(schemas.completions.ModelCard))
-async def get_model(request: Request, model_id: str) -> dict[str, Any]:
-    """One model id, `base` or `base@preset`."""
-    tiller: Tiller = request.app.state.tiller
-    return _model(tiller, (await tiller.choose(model_id, None, caller=caller_of(request))).preset)
 
 
 @router.get("/features", openapi_extra=wire(schemas.features.FeatureList, 429))
@@ -118,52 +58,13 @@ async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
     return _whole(*_named(request, feature_id))
 
 
-@router.post("/steering/validate", openapi_extra=wire(schemas.completions.Validated, 404, takes=ValidateRequest))
-async def validate_steering(request: Request) -> dict[str, Any]:
-    """What a steering object would do, without running the model."""
-    body = parse(ValidateRequest, await request.body())
-    tiller: Tiller = request.app.state.tiller
-    choice = await tiller.choose(body.model, body.steering, user=body.user, caller=caller_of(request))
-    echo = choice.echo()
-    return {
-        "valid": True,
-        "normalized": choice.resolved.spec.model_dump(),
-        "push_norm": choice.resolved.push_norm,
-        **{k: echo[k] for k in ("applied", "load", "predicted", "warnings", "hash")},
-        "strained_from": STRAINED,
-        "broken_from": BROKEN,
-        "cosines": cosines(choice.resolved, tiller.bundle),
-        **({"cut": echo["cut"]} if "cut" in echo else {}),
-    }
-
-
-def _model(tiller: Tiller, preset: Preset | None) -> dict[str, Any]:
-    about = {"object": "model", "created": STARTED, "owned_by": "local", "max_model_len": tiller.engine.max_model_len}
-    if preset:
-        return {
-            "id": f"{tiller.model}@{preset.id}",
-            **about,
-            "parent": tiller.model,
-            "name": preset.name,
-            "description": preset.description,
-        }
-    steering = {
-        "saes": [tiller.bundle.info.revision],
-        "hook": tiller.bundle.info.hook,
-        "modes": ["add", "clamp", "scale", "ablate"] if tiller.bundle.sae.reads else ["add"],
-        "scopes": ["assistant", "all", "generated"],
-        "max_features": tiller.settings.max_features,
-    }
-    return {"id": tiller.model, **about, "steering": steering}
-
-
 async def _found(request: Request, query: FeatureQuery) -> dict[str, Any]:
     tiller: Tiller = request.app.state.tiller
 
     async def read_(text: str, chat: bool) -> tuple[Passage, Tensor]:
         chat = chat and bool(tiller.engine.tokenizer.chat_template)
         asked = Looked(messages=[{"role": "user", "content": text}]) if chat else Looked(text=text, plain=True)
-        passage, stream, _ = await read(tiller, asked, Account.of(request))
+        passage, stream, _ = await read(tiller, asked, account_of(request))
         return passage, stream
 
     hits, start = await find(_index(request, tiller), query, read_), int(query.cursor)

@@ -8,17 +8,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server import schemas
+from server.api.dependencies import by_whom, caller_of, jobs_of, noted
 from server.api.openapi import EVENT, wire
 from server.api.sse import one_line
-from server.auth.audit_log import noted
-from server.auth.caller import Caller, caller_of
+from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
-from server.jobs.queue import ENDED, BadJob, Job, Jobs
-from server.schemas.generation import parse
+from server.jobs.queue import BadJob, Jobs
+from server.schemas.body import parse
+from server.schemas.jobs import ENDED, Job, JobRequest
 from server.store.base import Unavailable
 
 router = APIRouter(prefix="/v1/jobs")
@@ -26,16 +26,6 @@ SILENCE = 15.0
 """Seconds after which a stream says that it is still there."""
 LONG = 8000
 """Characters of a part of a result that only the job itself tells, and no list."""
-
-
-class JobRequest(BaseModel):
-    """A job that somebody wants."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: str
-    config: dict[str, Any] = {}
-    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
 
 
 @router.post("", status_code=202, openapi_extra=wire(Job, takes=JobRequest))
@@ -188,17 +178,3 @@ async def _found(request: Request, job_id: str) -> Job:
 
 def _theirs(caller: Caller, job: Job) -> bool:
     return caller.may("admin") or caller.owns(job.tenant, job.owner)
-
-
-def by_whom(request: Request) -> tuple[str, str | None]:
-    """The tenant and owner of what a request begins."""
-    caller = caller_of(request)
-    return caller.tenant, caller.owner
-
-
-def jobs_of(request: Request) -> Jobs:
-    """The queue is opened when it is first asked for: few servers have jobs."""
-    state = request.app.state
-    if getattr(state, "jobs", None) is None:
-        state.jobs = Jobs(state.settings)
-    return state.jobs

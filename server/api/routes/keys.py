@@ -8,17 +8,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from server import schemas
+from server.api.dependencies import caller_of, jobs_of, noted
 from server.api.openapi import wire
-from server.api.routes.jobs import jobs_of
-from server.auth.audit_log import noted
-from server.auth.caller import caller_of
-from server.auth.keys import Allowance, Key, KeyRequest, Role, new_key
+from server.auth.keys import KeyRequest, new_key
 from server.auth.permissions import beyond
 from server.errors import ApiError, bad_request
 from server.safety.policy import Bounds
-from server.schemas.generation import parse
+from server.schemas.body import parse
 from server.serving.served_model import Tiller
 from server.store.encryption import alias
+from server.store.models import Allowance, Key, Role
 from server.store.write_rules import is_of
 
 router = APIRouter(prefix="/v1")

@@ -6,10 +6,12 @@ from fastapi import APIRouter, Request
 
 from server import schemas
 from server.api.openapi import wire
-from server.api.routes import compare, feedback, shares, vectors
 from server.jobs.tasks import sweep
-from server.serving.served_model import MAX_FACTOR, Tiller
+from server.safety.policy import MAX_FACTOR
+from server.schemas.comparison import VARIANTS
+from server.serving.served_model import Tiller
 from server.store.base import trouble
+from server.user_data import feedback, vectors
 from server.version import VERSION
 from steering.spec import Mode, Scope, Unit
 
@@ -51,7 +53,7 @@ async def get_limits(request: Request) -> dict[str, Any]:
             "modes": MODES if tiller.bundle.sae.reads else ["add"],
             "units": UNITS,
             "scopes": SCOPES,
-            "variants": compare.VARIANTS,
+            "variants": VARIANTS,
         },
         "requests": {
             "max_tokens": tiller.engine.max_model_len,
@@ -74,6 +76,6 @@ async def get_limits(request: Request) -> dict[str, Any]:
         },
         "labels": {"on": settings.label_url is not None, "model": settings.label_model},
         "meaning": {"on": settings.meaning_model is not None, "model": settings.meaning_model},
-        "shares": shares.about(settings),
+        "shares": {"on": settings.shares, "max_bytes": settings.share_bytes, "days": settings.share_days},
         "keys": {"on": await request.app.state.keyring.on(tiller.store)},
     }

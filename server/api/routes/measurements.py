@@ -6,15 +6,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from server.api.dependencies import account_of, by_whom, caller_of, jobs_of, noted
+from server.api.errors import as_api_error
 from server.api.openapi import wire
-from server.api.routes.jobs import by_whom, jobs_of
-from server.auth.audit_log import noted
-from server.auth.caller import caller_of
-from server.errors import ApiError, as_api_error, bad_request
-from server.jobs.queue import Job
+from server.errors import ApiError, bad_request
 from server.jobs.tasks.sweep import SweepOrder, resolved
-from server.limits.rate_limiter import Account
-from server.schemas.generation import Whole, parse
+from server.schemas.body import parse
+from server.schemas.jobs import Job
+from server.schemas.steering import Whole
 from server.serving.served_model import Tiller
 from steering.errors import BadChat, SteeringError, UnknownFeature
 
@@ -44,7 +43,7 @@ async def sweep_feature(request: Request) -> Response:
     except UnknownFeature as error:
         raise ApiError(404, str(error), code="feature_not_found", param="feature") from error
     await asyncio.to_thread(_check_prompts, tiller, order)
-    account = Account.of(request)
+    account = account_of(request)
     for wanted in resolved(tiller.bundle, order, tiller.settings):
         await account.steers(wanted.fingerprint)
     await account.spent(len(order.strengths) * len(order.prompts) * order.max_tokens)

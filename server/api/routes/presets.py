@@ -6,19 +6,18 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import schemas
+from server.api.dependencies import caller_of, noted
 from server.api.openapi import wire
-from server.auth.audit_log import noted
-from server.auth.caller import ANYONE, Caller, caller_of
+from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
-from server.schemas.generation import check_sampling, parse
+from server.schemas.body import parse
 from server.serving.served_model import Tiller
 from server.store.base import Conflict
 from server.store.encryption import alias
+from server.user_data.presets import checked, default_preset_ids, may_change
 from steering.spec import Preset
 
 router = APIRouter(prefix="/v1/presets")
-RESERVED = ("export", "import")
-"""What stands beside the ids in addresses."""
 
 
 @router.get("", openapi_extra=wire(schemas.user_data.PresetList))
@@ -98,82 +97,13 @@ async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
     tiller: Tiller = request.app.state.tiller
     held = await may_change(tiller, preset_id, caller_of(request))
-    if held and held.tenant == "" and preset_id in await _defaults(tiller):
+    if held and held.tenant == "" and preset_id in await default_preset_ids(tiller):
         said = f"{preset_id!r} is steered by default; name another default first, or none"
         raise ApiError(409, said, code="preset_in_use", param="id")
     if held is None or not await tiller.store.delete_preset(preset_id, held.tenant):
         raise _missing(preset_id)
     await noted(request, "preset deleted", preset=alias(preset_id))
     return {"id": preset_id, "object": "preset", "deleted": True}
-
-
-async def checked(tiller: Tiller, wanted: Preset, *, user: str | None, caller: Caller = ANYONE) -> Preset:
-    """A preset as a caller may save it, its features pinned, and whose it is. Raises ApiError and SteeringError.
-
-    Nobody brings measurements or vectors of their own; what was measured stays while the steering does.
-    """
-    if wanted.id in RESERVED:
-        raise bad_request(f"{wanted.id!r} is an address of its own; choose another id", param="id")
-    if wanted.model not in ("", tiller.model):
-        raise bad_request(f"this server serves {tiller.model!r}; the preset is for {wanted.model!r}", param="model")
-    check_sampling(wanted.sampling)
-    held = await _held(tiller, wanted.id, caller)
-    kept = await tiller.vectors(caller.person(user), wanted.steering)
-    kept |= held.pins if held and held.model == tiller.model else {}
-    tiller.allowed(tiller.resolve(wanted.steering, kept), caller)
-    same = held is not None and held.steering == wanted.steering
-    found = {k: getattr(held, k) if same else None for k in ("sweet_spot", "calibration")}
-    whose = {"tenant": held.tenant, "owner": held.owner} if held else {"tenant": caller.tenant, "owner": caller.owner}
-    mine = wanted.model_copy(update={"model": tiller.model, "snapshots": (), **found, **whose})
-    return tiller.bundle.pinned(mine, kept=kept)
-
-
-async def _defaults(tiller: Tiller) -> set[str]:
-    """Ids of the presets that are steered where a request leaves it open: the server's, and keys'."""
-    keys = await tiller.store.keys()
-    return {p for p in (tiller.settings.default_preset, *(k.default_preset for k in keys)) if p}
-
-
-async def may_change(tiller: Tiller, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
-    """What a caller may replace under this id. Raises ApiError for what comes with the model, is for another, or somebody else's."""
-    held = await _held(tiller, preset_id, caller)
-    if caller.tenant == "" and not caller.may("admin") and preset_id in await _defaults(tiller):
-        said = (
-            f"{preset_id!r} is what the operator steers by default, and an admin's alone to change; choose another id"
-        )
-        raise ApiError(403, said, code="preset_in_use", param="id", kind="permission_error")
-    if held and held.model != tiller.model:
-        raise ApiError(
-            409,
-            f"{preset_id!r} is saved for {held.model!r}, which this server does not serve now; choose another id",
-            code="preset_exists",
-            param="id",
-        )
-    if any(p.id == preset_id for p in tiller.bundle.presets):
-        raise ApiError(
-            403,
-            f"{preset_id!r} comes with the model and cannot be changed; save yours under another id",
-            code="preset_readonly",
-            param="id",
-            kind="permission_error",
-        )
-    if held and not caller.changes(held):
-        if not caller.sees(held):  # who it is there for knows; for others there is an id that cannot be had
-            said = f"the id {preset_id!r} is taken; choose another one"
-            raise ApiError(409, said, code="preset_exists", param="id")
-        raise ApiError(
-            403,
-            f"{preset_id!r} is {held.owner or 'everybody'}'s and only they can change it; save yours under another id",
-            code="not_yours",
-            param="id",
-            kind="permission_error",
-        )
-    return held
-
-
-async def _held(tiller: Tiller, preset_id: str, caller: Caller) -> Preset | None:
-    """What is kept under an id where a caller's presets are."""
-    return await tiller.store.preset(preset_id, caller.tenant)
 
 
 def _missing(preset_id: str) -> ApiError:

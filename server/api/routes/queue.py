@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
+from server.api.dependencies import caller_of
 from server.api.openapi import wire
-from server.auth.caller import caller_of
 from server.errors import ApiError
 from server.serving.served_model import Tiller
 

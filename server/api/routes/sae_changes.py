@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from server import schemas
+from server.api.dependencies import caller_of, manifest_of
 from server.api.openapi import wire
-from server.api.routes.saes import manifest_of
-from server.auth.caller import caller_of
 from server.errors import ApiError, bad_request
 from server.serving.served_model import Tiller
-from steering.catalogue.bundle import Bundle, Feature, number_of
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature, number_of
 from steering.catalogue.feature_edits import Edited
 from steering.catalogue.revision_diff import Changed, Changes
 from steering.catalogue.revision_diff import changes as compared

@@ -6,9 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
+from server.api.dependencies import caller_of, manifest_of, noted
 from server.api.openapi import wire
-from server.auth.audit_log import noted
-from server.auth.caller import caller_of
 from server.errors import ApiError
 from server.serving.revision_switch import Swap
 from server.serving.served_model import Tiller
@@ -61,19 +60,6 @@ async def activate_sae(request: Request, revision: str) -> dict[str, str]:
     """Serve a revision; the answer comes when new requests get it."""
     await manifest_of(request.app.state.tiller, revision)
     return await _activated(request, revision)
-
-
-async def manifest_of(tiller: Tiller, revision: str, *, param: str = "revision") -> Manifest:
-    """What is known of a revision. Raises a 404 with those there are, or a 409 if it is damaged."""
-    names = await asyncio.to_thread(tiller.revisions.names)
-    if revision not in names:
-        raise ApiError(
-            404, f"no revision {revision[:64]!r}; there are {', '.join(names)}", code="revision_not_found", param=param
-        )
-    try:
-        return await asyncio.to_thread(tiller.revisions.manifest, revision)
-    except BadBundle as error:
-        raise ApiError(409, str(error), code="revision_refused", param=param) from error
 
 
 async def _activated(request: Request, revision: str) -> dict[str, str]:

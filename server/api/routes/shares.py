@@ -12,32 +12,20 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from server import schemas
+from server.api.dependencies import caller_of, noted
 from server.api.openapi import wire
-from server.auth.audit_log import noted
-from server.auth.caller import caller_of
 from server.errors import ApiError
-from server.schemas.generation import Said, SteeringRequest, Whole, messages_of, parse
+from server.schemas.body import parse
+from server.schemas.generation import messages_of
+from server.schemas.user_data import ShareRequest
 from server.serving.served_model import Tiller
-from server.settings import Settings
-from server.store.base import Conflict, Share
+from server.store.base import Conflict
 from server.store.encryption import alias
+from server.store.models import Share
 
 router = APIRouter(prefix="/v1/shares")
-
-
-class ShareRequest(BaseModel):
-    """What is shared."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str = Field(min_length=1)
-    steering: SteeringRequest | None = None
-    seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
-    messages: list[Said] | None = Field(default=None, max_length=200)
-    title: str | None = Field(default=None, max_length=200)
 
 
 @router.post("", status_code=201, openapi_extra=wire(schemas.user_data.ShareMade, 403, 404, 409, takes=ShareRequest))
@@ -92,11 +80,6 @@ async def delete_share(request: Request, share_id: str, key: str = "") -> dict[s
         )
     await tiller.store.delete_share(share_id)
     return {"id": share_id, "object": "share", "deleted": True}
-
-
-def about(settings: Settings) -> dict[str, Any]:
-    """What is allowed, for those who ask before they share."""
-    return {"on": settings.shares, "max_bytes": settings.share_bytes, "days": settings.share_days}
 
 
 def _on(request: Request) -> Tiller:

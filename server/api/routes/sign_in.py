@@ -8,8 +8,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from server.api.middleware.authentication import COOKIE
-from server.auth.keyring import SESSION_DAYS
+from server.auth.keyring import COOKIE, SESSION_DAYS
 from server.errors import ApiError
 
 router = APIRouter(include_in_schema=False)

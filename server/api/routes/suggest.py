@@ -7,12 +7,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server import schemas
+from server.api.dependencies import account_of
 from server.api.openapi import wire
-from server.api.routes.analyze import Looked, read
-from server.limits.rate_limiter import Account
-from server.schemas.generation import Said, parse
+from server.features.read_text import read
+from server.limits.account import Account
+from server.schemas.analysis import Looked
+from server.schemas.body import parse
+from server.schemas.generation import Said
 from server.serving.served_model import Tiller
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.doses.suggest import Proposal, candidates, propose
 from steering.interpret.analysis import analyse
 
@@ -44,9 +47,9 @@ async def suggest_steering(request: Request) -> dict[str, Any]:
     tiller: Tiller = request.app.state.tiller
     await tiller.choose(body.model, None)
     if body.wish is None:
-        return await _evoked(tiller, body, Account.of(request))
+        return await _evoked(tiller, body, account_of(request))
     bundle, tokenizer, wish = tiller.bundle, tiller.engine.tokenizer, body.wish
-    async with Account.of(request).reading(len(tiller.engine.encode(wish))):
+    async with account_of(request).reading(len(tiller.engine.encode(wish))):
         found = await tiller.engine.study(lambda model: propose(model, tokenizer, bundle, wish, most=body.limit))
     return _told(found)
 

@@ -10,11 +10,10 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from server import schemas
+from server.api.dependencies import caller_of, jobs_of
 from server.api.openapi import wire
-from server.api.routes.jobs import jobs_of
-from server.auth.caller import caller_of
 from server.sae.drift_log import MOST, Looks
-from server.schemas.generation import parse
+from server.schemas.body import parse
 from server.serving.served_model import Tiller
 from server.store.base import Unavailable
 from server.store.encryption import alias

@@ -10,22 +10,26 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.files import write
-from server.jobs.queue import Work
-from server.serving.revision_switch import open_wanted, revisions_of, setting_of
+from server.jobs.worker import Work
+from server.sae.corpus import corpus_rows
+from server.sae.model_loading import load
+from server.sae.served_revision import open_wanted, revisions_of, setting_of
 from server.settings import Settings
 from server.store.base import Conflict, Store
 from server.store.factory import open_store
-from steering.catalogue.bundle import Bundle, Catalogue, Feature, number_of, write_features
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature, number_of, write_features
+from steering.catalogue.resolve import Catalogue
+from steering.doses.bundle_doses import redosed, with_doses, with_scale
+from steering.doses.rollouts import QUESTIONS
 from steering.errors import BadBundle
 from steering.spec import Preset
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 CHUNK = 512
 """Features that are measured between two notes of how far a job is."""
@@ -64,8 +68,8 @@ def chosen(bundle: Bundle, order: CalibrationOrder, presets: Sequence[Preset]) -
 
 
 def measured(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerFast",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
     bundle: Bundle,
     features: Sequence[Feature],
     corpus: list[list[int]],
@@ -74,19 +78,14 @@ def measured(
     told: Told = lambda *_: None,
 ) -> list[Feature]:
     """The features with their doses, as of today."""
-    from steering.doses.bundle_doses import with_doses
-    from steering.doses.rollouts import QUESTIONS
-
     date = time.strftime("%Y-%m-%d", time.gmtime())
     return with_doses(model, tokenizer, bundle, features, corpus, date=date, questions=QUESTIONS[:prompts], told=told)
 
 
 def measured_presets(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", bundle: Bundle, presets: Sequence[Preset]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, bundle: Bundle, presets: Sequence[Preset]
 ) -> list[Preset]:
     """The presets with the sweet spot of their scale, as of today."""
-    from steering.doses.bundle_doses import with_scale
-
     return with_scale(model, tokenizer, bundle, presets, date=time.strftime("%Y-%m-%d", time.gmtime()))
 
 
@@ -95,10 +94,6 @@ def into_bundle(settings: Settings, order: CalibrationOrder, told: Told) -> tupl
 
     Returns what was measured.
     """
-    from server.sae.corpus import corpus_rows
-    from server.sae.training_run import load
-    from steering.doses.bundle_doses import redosed
-
     bundle = Bundle.open(settings.bundle)
     bundle.sae.check_reads()
     model, tokenizer = load(settings.model or bundle.model_path, "cpu")
@@ -124,9 +119,6 @@ def calibrate(work: Work) -> dict[str, Any]:
 
 
 async def _calibrate(work: Work, order: CalibrationOrder) -> dict[str, Any]:
-    from server.sae.corpus import corpus_rows
-    from server.sae.training_run import load
-
     revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
     try:
         before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
@@ -165,8 +157,8 @@ async def _save_scales(
     store: Store,
     saved: Sequence[Preset],
     parent: Bundle,
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerFast",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> int:
     found = await asyncio.to_thread(measured_presets, model, tokenizer, parent, saved)
     kept = 0

@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.jobs.queue import Work
 from server.jobs.tasks.publish import Found, Ground, Told, as_revision, counted
-from steering.catalogue.bundle import Feature
+from server.jobs.worker import Work
+from steering.catalogue.feature import Feature
+from steering.interpret.describe import describe, refreshed
 
 
 class DescribeOrder(BaseModel):
@@ -21,8 +22,6 @@ class DescribeOrder(BaseModel):
 
 def described(ground: Ground, order: DescribeOrder, told: Told) -> Found:
     """All features anew, but for labels that are not drawn from examples."""
-    from steering.interpret.describe import describe, refreshed
-
     bundle = ground.bundle
     batches = counted(ground.texts[: order.texts], told)
     rows = describe(ground.model, ground.tokenizer, bundle.sae, bundle.info.hook, batches, bundle=bundle.info.name)

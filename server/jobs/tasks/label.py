@@ -9,23 +9,24 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from server.features.llm_client import Endpoint
 from server.features.llm_judge import judged, named, rated
-from server.jobs.queue import Work
 from server.jobs.tasks.publish import Found, Ground, Told, as_revision, counted
+from server.jobs.worker import Work
 from server.settings import Settings
-from steering.catalogue.bundle import Bundle, Catalogue, Feature, LabelScores
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature, LabelScores
+from steering.catalogue.resolve import Catalogue
 from steering.errors import BadBundle, SteeringError
-
-if TYPE_CHECKING:
-    from steering.interpret.label_scores import Trial
-    from steering.interpret.top_activations import Seen
-    from steering.interpret.word_labels import Texts, WordLabel
+from steering.interpret.label_scores import Trial, mean_of, trial
+from steering.interpret.top_activations import Seen, look
+from steering.interpret.word_labels import Labeller, Texts, WordLabel, places_of
 
 PEOPLES = ("hand", "fit")
 """Whose labels no labeller changes."""
@@ -53,17 +54,14 @@ class Case:
     """One feature with what its label is made from and tried on."""
 
     feature: Feature
-    words: "WordLabel"
+    words: WordLabel
     ids: np.ndarray
     activations: np.ndarray
-    trial: "Trial | None"
+    trial: Trial | None
 
 
 def labelled(ground: Ground, order: LabelOrder, endpoint: Endpoint | None, told: Told) -> Found:
     """The features with labels and their scores. Raises SteeringError if the endpoint cannot be asked at all."""
-    from steering.interpret.label_scores import mean_of
-    from steering.interpret.word_labels import Texts
-
     wanted = chosen(ground.bundle, order)
     texts = Texts(ground.tokenizer)
     cases = _cases(ground, wanted, texts, told)
@@ -98,13 +96,7 @@ def endpoint_of(settings: Settings) -> Endpoint | None:
     return Endpoint(settings.label_url, settings.label_model, key)
 
 
-def _cases(ground: Ground, wanted: Sequence[Feature], texts: "Texts", told: Told) -> list[Case]:
-    import torch
-
-    from steering.interpret.label_scores import trial
-    from steering.interpret.top_activations import look
-    from steering.interpret.word_labels import Labeller, places_of
-
+def _cases(ground: Ground, wanted: Sequence[Feature], texts: Texts, told: Told) -> list[Case]:
     sae, hook = ground.bundle.sae.only(torch.tensor([f.row for f in wanted])), ground.bundle.info.hook
     halves = [[row for row in ground.texts if _half(row) == half] for half in (0, 1)]
     if not all(halves):
@@ -125,7 +117,7 @@ def _cases(ground: Ground, wanted: Sequence[Feature], texts: "Texts", told: Told
     return found
 
 
-def _silent(seen: "Seen", row: int) -> np.ndarray:
+def _silent(seen: Seen, row: int) -> np.ndarray:
     return (seen.anywhere.peaks[seen.anywhere.filled, row] == 0).numpy()
 
 
@@ -148,7 +140,7 @@ def _by_words(case: Case, other: Case) -> Feature:
     return Feature(id=old.id, index=old.index, row=old.row, **fields)
 
 
-async def _by_model(endpoint: Endpoint, cases: Sequence[Case], texts: "Texts", told: Told) -> list[Feature | None]:
+async def _by_model(endpoint: Endpoint, cases: Sequence[Case], texts: Texts, told: Told) -> list[Feature | None]:
     """Each feature as the endpoint's model names and judges it; None where its answers could not be read."""
 
     async def name(case: Case) -> str | None:
@@ -164,9 +156,7 @@ async def _by_model(endpoint: Endpoint, cases: Sequence[Case], texts: "Texts", t
         return await _all([_judged(endpoint, texts, c, label, other) for c, label, other in rows], told)
 
 
-async def _judged(
-    endpoint: Endpoint, texts: "Texts", case: Case, label: str | None, other: str | None
-) -> Feature | None:
+async def _judged(endpoint: Endpoint, texts: Texts, case: Case, label: str | None, other: str | None) -> Feature | None:
     if label is None:
         return None
     old, scores = case.feature, None
@@ -183,7 +173,7 @@ async def _judged(
     return Feature(id=old.id, index=old.index, row=old.row, **fields)
 
 
-async def _scored(endpoint: Endpoint, texts: "Texts", on: "Trial", label: str, other: str) -> LabelScores:
+async def _scored(endpoint: Endpoint, texts: Texts, on: Trial, label: str, other: str) -> LabelScores:
     fires, control, right, specificity = await asyncio.gather(
         judged(endpoint, texts, label, on.ids),
         judged(endpoint, texts, other, on.ids),

@@ -1,19 +1,17 @@
 """The map of features: as a job of a server, into a bundle, and as it is answered. Knows where it lies; drawing is the core's."""
 
 import asyncio
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from server.jobs.queue import Work
-from server.serving.revision_switch import open_wanted, revisions_of
+from server.features.map_files import place_of
+from server.jobs.worker import Work
+from server.sae.served_revision import open_wanted, revisions_of
 from server.settings import Settings
 from server.store.factory import open_store
 from steering.catalogue.bundle import Bundle
-
-if TYPE_CHECKING:
-    from steering.interpret.feature_map import Map, Method
+from steering.interpret.feature_map import Map, Method, draw
 
 
 class MapOrder(BaseModel):
@@ -25,32 +23,8 @@ class MapOrder(BaseModel):
     """UMAP if it is installed, if none is named."""
 
 
-def place_of(settings: Settings, bundle: Bundle) -> Path:
-    """Where a server keeps the map of a revision: beside its SAE; of the shipped one, which is only read, in its data."""
-    live = settings.data_dir / "revisions" / bundle.info.name
-    if bundle.files.is_relative_to(live):
-        return bundle.files
-    return settings.data_dir / "maps" / bundle.info.name / bundle.info.revision
-
-
-def map_of(settings: Settings, bundle: Bundle) -> "Map":
-    """The map of a revision: one that was made, else one that is drawn now."""
-    from steering.errors import BadBundle
-    from steering.interpret.feature_map import Map, draw
-
-    for folder in dict.fromkeys((place_of(settings, bundle), bundle.files)):
-        if Map.there(folder):
-            try:
-                return Map.read(folder, bundle.sae.d_sae)
-            except BadBundle:
-                continue  # a map is no reason to answer nothing: it is drawn again
-    return draw(bundle, "pca")
-
-
-def into_bundle(settings: Settings, method: "Method | None") -> "Map":
+def into_bundle(settings: Settings, method: Method | None) -> Map:
     """Draw the map of a bundle as it was shipped, and write it beside its SAE."""
-    from steering.interpret.feature_map import draw
-
     bundle = Bundle.open(settings.bundle)
     drawn = draw(bundle, method)
     drawn.save(bundle.files)
@@ -63,8 +37,6 @@ def map_job(work: Work) -> dict[str, Any]:
 
 
 async def _map(work: Work, order: MapOrder) -> dict[str, Any]:
-    from steering.interpret.feature_map import draw
-
     store = open_store(work.settings, patient=True)
     try:
         bundle = await open_wanted(revisions_of(work.settings), store)

@@ -6,17 +6,21 @@ Measuring is elsewhere; this is how a measurement is done as a job and by a comm
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from server.jobs.queue import Work
-from server.serving.revision_switch import open_wanted, revisions_of, setting_of
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from server.jobs.worker import Work
+from server.sae.corpus import corpus_rows
+from server.sae.model_loading import load
+from server.sae.served_revision import open_wanted, revisions_of, setting_of
 from server.settings import Settings
 from server.store.factory import open_store
-from steering.catalogue.bundle import Bundle, Feature, write_features
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature, write_features
+from steering.catalogue.revisions import carried
 from steering.errors import BadBundle
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from steering.model.activations import padded_batches
 
 LONGEST = 256
 """Tokens of a text that are read."""
@@ -28,8 +32,8 @@ Told = Callable[[int, int], None]
 class Ground:
     """What is measured on."""
 
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerFast"
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
     bundle: Bundle
     texts: list[list[int]]
 
@@ -47,8 +51,6 @@ Measure = Callable[[Ground, Told], Found]
 
 def into_bundle(settings: Settings, measure: Measure, told: Told) -> Found:
     """Measure a bundle as it was shipped and write that into its folder, whole or not at all; returns what was found."""
-    from steering.catalogue.revisions import carried
-
     bundle = Bundle.open(settings.bundle)
     found = measure(_ground(settings, bundle), told)
     after = carried(bundle, bundle.sae, [f.index for f in bundle.features], found.features)
@@ -61,10 +63,8 @@ def as_revision(work: Work, measure: Measure) -> dict[str, Any]:
     return asyncio.run(_as_revision(work, measure))
 
 
-def counted(texts: Sequence[list[int]], told: Told, *, batch: int = 16) -> "Iterable[tuple[Any, Any]]":
+def counted(texts: Sequence[list[int]], told: Told, *, batch: int = 16) -> Iterable[tuple[Any, Any]]:
     """Batches of texts, that tell how many have gone by."""
-    from steering.model.activations import padded_batches
-
     for n, some in enumerate(padded_batches(texts, batch=batch, longest=LONGEST, pad=0), 1):
         yield some
         told(min(n * batch, len(texts)), len(texts))
@@ -96,9 +96,6 @@ async def _as_revision(work: Work, measure: Measure) -> dict[str, Any]:
 
 
 def _ground(settings: Settings, bundle: Bundle) -> Ground:
-    from server.sae.corpus import corpus_rows
-    from server.sae.training_run import load
-
     bundle.sae.check_reads()
     model, tokenizer = load(settings.model or bundle.model_path, "cpu")
     texts = corpus_rows(settings, tokenizer, longest=LONGEST)

@@ -9,25 +9,33 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.files import write
-from server.jobs.queue import GIVEN, Work
-from server.serving.revision_switch import open_wanted, revisions_of, setting_of
-from server.store.base import LiveText, Store
+from server.jobs.queue import GIVEN
+from server.jobs.tasks.calibrate import measured
+from server.jobs.worker import Work
+from server.sae.corpus import corpus_rows, from_file, reservoir, tokenized
+from server.sae.model_loading import load
+from server.sae.served_revision import open_wanted, revisions_of, setting_of
+from server.store.base import Store
 from server.store.encryption import Seal, Unreadable, alias
 from server.store.factory import open_store
+from server.store.models import LiveText
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
+from steering.catalogue.revisions import Revisions, carried
 from steering.errors import SteeringError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-    from steering.catalogue.bundle import Bundle, Feature
-    from steering.catalogue.revisions import Revisions
-    from steering.spec import Preset
-    from steering.update.update import Candidate, Texts
+from steering.model.token_store import Tokens
+from steering.sae import SAE
+from steering.spec import Preset
+from steering.update import gates
+from steering.update.update import MEASURED, Candidate, Plan, Texts
+from steering.update.update import update as learn
 
 TURNED = 0.99
 """A dose was measured along a direction; below this cosine to it, it is measured again."""
@@ -99,7 +107,7 @@ async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
         await store.close()
 
 
-async def _parent(work: Work, revisions: "Revisions", store: Store) -> "Bundle":
+async def _parent(work: Work, revisions: Revisions, store: Store) -> Bundle:
     """What is served when the job begins; begun again, it is still that."""
     note = work.folder / "parent"
     if note.exists():
@@ -110,16 +118,8 @@ async def _parent(work: Work, revisions: "Revisions", store: Store) -> "Bundle":
 
 
 async def _candidate(
-    work: Work, order: UpdateOrder, revisions: "Revisions", parent: "Bundle", store: Store
-) -> "tuple[Candidate, list[Preset]]":
-    import torch
-
-    from server.sae.training_run import load
-    from steering.sae import SAE
-    from steering.update import gates
-    from steering.update.update import MEASURED, Plan
-    from steering.update.update import update as learn
-
+    work: Work, order: UpdateOrder, revisions: Revisions, parent: Bundle, store: Store
+) -> tuple[Candidate, list[Preset]]:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     model, tokenizer = load(work.settings.model or parent.model_path, "cpu")
     texts = await _texts(work, order, tokenizer, store)
@@ -168,13 +168,9 @@ async def _candidate(
 
 
 def _with_doses(
-    work: Work, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", parent: "Bundle", made: "Candidate"
-) -> "list[Feature]":
+    work: Work, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, parent: Bundle, made: Candidate
+) -> list[Feature]:
     """Measure anew the doses that the update has made doubtful: of features that turned, and of the new ones."""
-    from server.jobs.tasks.calibrate import measured
-    from steering.catalogue.revisions import carried
-    from steering.model.token_store import Tokens
-
     features = carried(parent, made.sae, made.numbers, made.features)
     bundle = replace(parent, sae=made.sae, features=features)
     doubtful = []
@@ -195,12 +191,8 @@ def _with_doses(
     ]
 
 
-async def _texts(work: Work, order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", store: Store) -> "Texts":
+async def _texts(work: Work, order: UpdateOrder, tokenizer: PreTrainedTokenizerFast, store: Store) -> Texts:
     """What the job learns from, written down once, so that it is the same when it is begun again."""
-    from server.sae.corpus import corpus_rows
-    from steering.model.token_store import Tokens
-    from steering.update.update import Texts
-
     old, seal = work.folder / "old", Seal.of(work.settings)
     if not (work.folder / GIVEN).exists():
         live = seal.opened(await store.live_texts()) if order.live else []
@@ -233,10 +225,8 @@ def _given(work: Work) -> tuple[list[list[int]], list[int]]:
 
 
 def _new_rows(
-    order: UpdateOrder, tokenizer: "PreTrainedTokenizerFast", live: list[LiveText]
+    order: UpdateOrder, tokenizer: PreTrainedTokenizerFast, live: list[LiveText]
 ) -> tuple[list[list[int]], list[int]]:
-    from server.sae.corpus import from_file, tokenized
-
     rows: list[list[int]] = []
     owners: list[int] = []
     users = {name: i for i, name in enumerate(sorted({t.user for t in live}))}
@@ -253,9 +243,6 @@ def _new_rows(
 
 def _adopt(work: Work, order: UpdateOrder) -> None:
     """What was learnt from files becomes old text; what people gave is forgotten here, the store alone keeps it."""
-    from server.sae.corpus import reservoir
-    from steering.model.token_store import Tokens
-
     if order.text and (work.folder / GIVEN).exists():
         kept, (new, people) = reservoir(work.settings), _given(work)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +257,7 @@ def _adopt(work: Work, order: UpdateOrder) -> None:
     (work.folder / GIVEN).unlink(missing_ok=True)
 
 
-def _published_before(revisions: "Revisions", job: str) -> str | None:
+def _published_before(revisions: Revisions, job: str) -> str | None:
     """The revision that this job has published already, before it was killed."""
     return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
 

@@ -3,26 +3,29 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedTokenizerFast
 
-from server.jobs.queue import Work
+from server.jobs.worker import Work
+from server.sae.model_loading import load
+from server.sae.served_revision import open_wanted, revisions_of
 from server.safety.easing import HALF
-from server.serving.revision_switch import open_wanted, revisions_of
+from server.safety.policy import check_policy
 from server.settings import Settings
 from server.store.factory import open_store
-from steering.catalogue.bundle import Bundle, Catalogue, Feature, Resolved
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
+from steering.catalogue.resolve import Catalogue, Resolved
+from steering.doses.measure import along
+from steering.doses.rollouts import Draw
+from steering.doses.sweep import Swept, sweep
 from steering.errors import BadStrength
 from steering.evaluate.coherence import coherence, judge
-from steering.model.chat_template import EncodedChat
+from steering.model.chat_template import EncodedChat, encode_chat
 from steering.spec import Intervention, Mode, Scope, SteeringSpec, Unit
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerFast
-
-    from steering.doses.sweep import Swept
 
 STRENGTHS, PROMPTS, TOKENS = 16, 64, 200
 """As many at most."""
@@ -48,8 +51,6 @@ class SweepOrder(BaseModel):
 
 def resolved(bundle: Bundle, order: SweepOrder, settings: Settings) -> list[Resolved]:
     """What each strength does. Raises UnknownFeature, and BadStrength for one that the policy does not allow."""
-    from server.serving.served_model import check_policy
-
     catalogue, found = Catalogue([bundle]), []
     catalogue.find(order.feature)
     for i, strength in enumerate(order.strengths):
@@ -79,14 +80,6 @@ async def _sweep(work: Work, order: SweepOrder) -> dict[str, Any]:
 
 
 def _swept(bundle: Bundle, order: SweepOrder, settings: Settings, told: Callable[[float], None]) -> dict[str, Any]:
-    import torch
-
-    from server.sae.training_run import load
-    from steering.doses.measure import along
-    from steering.doses.rollouts import Draw
-    from steering.doses.sweep import sweep
-    from steering.model.chat_template import encode_chat
-
     pushes = resolved(bundle, order, settings)
     model, tokenizer = load(settings.model or bundle.model_path, "cpu")
     chats = [_scoped(encode_chat(tokenizer, [{"role": "user", "content": p}]), order.scope) for p in order.prompts]
@@ -115,7 +108,7 @@ def _scoped(chat: EncodedChat, scope: Scope) -> EncodedChat:
     return replace(chat, assistant=masks[scope])
 
 
-def _point(swept: "Swept", tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+def _point(swept: Swept, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Replies with what each is worth, and the mean of it all."""
     texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(HALF) for ids in swept.said]
     judged = [judge(text, logprobs) for text, logprobs in zip(texts, swept.logprobs, strict=True)]
@@ -128,10 +121,8 @@ def _point(swept: "Swept", tokenizer: "PreTrainedTokenizerFast") -> dict[str, An
     }
 
 
-def _words(feature: Feature, tokenizer: "PreTrainedTokenizerFast") -> "torch.Tensor":
+def _words(feature: Feature, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """The tokens of its words; none if it has no words."""
-    import torch
-
     words, special = set(_named(feature)), set(tokenizer.all_special_ids)
     ids = [i for i in range(len(tokenizer)) if i not in special] if words else []
     return torch.tensor([i for i in ids if str(tokenizer.decode([i])).strip() in words], dtype=torch.long)

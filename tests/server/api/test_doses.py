@@ -154,7 +154,7 @@ def test_calibrate_writes_into_the_bundle_and_presets_push_as_far_as_before(own,
     for old, new in zip(before.presets, after.presets, strict=True):
         pushes = []
         for bundle, preset in ((before, old), (after, new)):
-            from steering.catalogue.bundle import Catalogue
+            from steering.catalogue.resolve import Catalogue
 
             pushes.append(Catalogue([bundle]).resolve(preset.steering).edits["layers.1"].push)
         assert float((pushes[0] - pushes[1]).norm()) < 2e-3 * float(pushes[0].norm())

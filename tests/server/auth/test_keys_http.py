@@ -13,8 +13,9 @@ import pytest
 from server.api.app import PARTS
 from server.auth import keyring, permissions
 from server.auth.keyring import Keyring, check_reachable
-from server.auth.keys import ROLES, Allowance, Key, digest_of, new_key
+from server.auth.keys import digest_of, new_key
 from server.settings import BadSettings, Settings
+from server.store.models import ROLES, Allowance, Key
 from server.store.sqlite import SqliteStore
 from tests.support.halted_engine import halted
 from tests.support.live_server import asking, serving, until

@@ -9,13 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from server.auth.caller import Caller
-from server.auth.keys import ROLES
 from server.errors import ApiError
 from server.runtime.startup import opened
-from server.schemas.generation import SteeringRequest
+from server.schemas.steering import SteeringRequest
 from server.serving.served_model import Tiller
 from server.settings import Settings
-from steering.catalogue.bundle import Bundle, Catalogue
+from server.store.models import ROLES
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.edits import SteeringTable
 from steering.errors import SteeringError
 from steering.model.hooks import tap

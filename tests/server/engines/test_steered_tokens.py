@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from server.engines.base import Sampling
-from server.schemas.generation import SteeringRequest
+from server.schemas.steering import SteeringRequest
 from steering.spec import Intervention
 
 TALK = [

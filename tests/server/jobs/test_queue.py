@@ -15,15 +15,16 @@ import httpx
 import pytest
 from huey.registry import Message
 
-from server.jobs.queue import ENDED, BadJob, Jobs
+from server.jobs.queue import BadJob, Jobs
 from server.jobs.runner import Runner
 from server.runtime import trainer_process
+from server.schemas.jobs import ENDED
 from server.settings import Settings
 from tests.support.fake_jobs import go_on
 from tests.support.live_server import serving, until
 from tests.support.paths import ROOT
 
-KINDS = ("count=tests.server.jobs_for_tests:JOB",)
+KINDS = ("count=tests.support.fake_jobs:JOB",)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -53,7 +54,7 @@ def runner(settings):
 def trainer(settings):
     """A runner that can be killed."""
     code = (
-        "import sys,threading; from server.jobs import Jobs; from server.runner import Runner;"
+        "import sys,threading; from server.jobs.queue import Jobs; from server.jobs.runner import Runner;"
         "from server.settings import Settings;"
         "Runner(Jobs(Settings.model_validate_json(sys.argv[1]))).run(threading.Event())"
     )

@@ -9,13 +9,13 @@ import pytest
 from limits import RateLimitItemPerMinute
 
 from server.auth.caller import Caller
-from server.auth.keys import Allowance
 from server.errors import ApiError
 from server.limits import rate_limiter as rates_module
 from server.limits.leases import Answer, new_hold
 from server.limits.rate_limiter import Rates
 from server.limits.redis_leases import RedisHolds
 from server.settings import Settings
+from server.store.models import Allowance
 from tests.support.live_server import serving
 from tests.support.redis_server import running
 

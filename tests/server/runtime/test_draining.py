@@ -98,7 +98,7 @@ def test_with_nothing_to_do_it_is_gone_at_once(bundle, tmp_path):
 
 @pytest.mark.parametrize("streams", [0, 4])
 def test_a_trainer_in_the_middle_of_a_job_ends_beside_the_replies(bundle, tmp_path, streams):
-    kinds = '["count=tests.server.jobs_for_tests:JOB"]'
+    kinds = '["count=tests.support.fake_jobs:JOB"]'
     more = {"TILLER_TRAINER": "true", "TILLER_JOB_KINDS": kinds, "TILLER_DRAIN_SECONDS": "2", "TILLER_LIVE": "2"}
     with served(bundle, tmp_path, **more) as (process, address):
         job = httpx.post(

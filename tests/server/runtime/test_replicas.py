@@ -17,7 +17,7 @@ from tests.server.cli.test_main import free_port, run, tiller
 from tests.server.serving.test_revision_switch import published
 from tests.support.live_server import serving, until
 
-KINDS = ("count=tests.server.jobs_for_tests:JOB",)
+KINDS = ("count=tests.support.fake_jobs:JOB",)
 PLAIN = {"model": "small", "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 4}
 MINE = {"id": "mine", "name": "Mine", "steering": {"features": [{"id": "small/1", "strength": 0.5}]}}
 

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 from server.sae.drift_watch import Lookout
-from server.serving.revision_switch import revisions_of, setting_of
+from server.sae.served_revision import revisions_of, setting_of
 from tests.support.trained_sae import WORDS, chats, live, place, settings, stored
 
 __all__ = ["place"]

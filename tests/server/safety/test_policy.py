@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from server.auth.caller import Caller
-from server.auth.keys import ROLES
 from server.engines.base import Sampling
 from server.errors import ApiError
 from server.safety.policy import BadPolicy, Bounds, Limit, NotDecided, Policy, Steered, advised, decide
-from server.schemas.generation import SteeringRequest
+from server.schemas.steering import SteeringRequest
 from server.serving.served_model import Tiller
 from server.settings import Settings
-from steering.catalogue.bundle import Bundle, BundleInfo, Catalogue, Feature
+from server.store.models import ROLES
+from steering.catalogue.bundle import Bundle
 from steering.catalogue.composition import compose
+from steering.catalogue.feature import BundleInfo, Feature
+from steering.catalogue.resolve import Catalogue
 from steering.errors import SteeringError
 from steering.sae import SAE
 from steering.spec import Intervention, Preset, Snapshot, SteeringSpec

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from server.auth.audit_log import Audit
 from server.cli.main import app
-from server.serving.revision_switch import setting_of
+from server.sae.served_revision import setting_of
 from server.store.sqlite import SqliteStore
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 from steering.spec import Preset
 from tests.support import small_bundle

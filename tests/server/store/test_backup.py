@@ -7,12 +7,11 @@ import sqlite3
 import pytest
 from typer.testing import CliRunner
 
-from server.auth.keys import SESSION
 from server.cli.main import app
 from server.settings import Settings
 from server.store import backup as document
-from server.store.base import Record
 from server.store.factory import open_store
+from server.store.models import SESSION, Record
 from tests.server.store.conftest import KINDS
 from tests.server.store.test_contract import fill, preset, without_mark
 

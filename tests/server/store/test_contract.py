@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from server.auth.keys import Allowance, new_key
-from server.store.base import Conflict, Kept, Said, Share, StoredVote, Taken, edits_setting
+from server.auth.keys import new_key
+from server.store.base import Conflict, Taken, edits_setting
+from server.store.models import Allowance, Kept, Said, Share, StoredVote
 from steering.catalogue.feature_edits import Edited
 from steering.spec import Preset, Snapshot, Vector
 

@@ -14,7 +14,7 @@ from tests.server.cli.test_main import free_port, run, tiller
 from tests.support.live_server import until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
-KINDS = '["count=tests.server.jobs_for_tests:JOB"]'
+KINDS = '["count=tests.support.fake_jobs:JOB"]'
 
 
 @pytest.fixture

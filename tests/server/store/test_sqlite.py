@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from server.store.base import BadStore, Conflict, Share, Unavailable
+from server.store.base import BadStore, Conflict, Unavailable
+from server.store.models import Share
 from server.store.sqlite import SqliteStore
 from steering.spec import Preset
 

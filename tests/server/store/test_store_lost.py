@@ -9,7 +9,7 @@ from tests.support.fake_jobs import go_on
 from tests.support.live_server import serving, until
 from tests.support.redis_server import running
 
-KINDS = ("count=tests.server.jobs_for_tests:JOB",)
+KINDS = ("count=tests.support.fake_jobs:JOB",)
 HELLO = [{"role": "user", "content": "hello there"}]
 PLAIN = {"model": "small", "messages": HELLO, "max_tokens": 4}
 STEERED = PLAIN | {"steering": {"features": [{"id": "small/1", "strength": 0.5}]}}

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from pydantic import BaseModel
 
-from server.store.base import Conflict, Kept, Record, Said
+from server.store.base import Conflict
+from server.store.models import Kept, Record, Said
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
 from steering.catalogue.feature_edits import Edited

@@ -12,8 +12,8 @@ import pytest
 
 from server.jobs.queue import GIVEN, Jobs
 from server.settings import Settings
-from server.store.base import LiveText
 from server.store.encryption import FILE, MARK, Seal, Unreadable, alias
+from server.store.models import LiveText
 from tests.support import small_bundle
 from tests.support.live_server import until
 
@@ -119,7 +119,7 @@ def forgotten(ada, bob, data, shared):
 
 
 def test_a_job_that_learns_from_somebody_ends_when_they_take_it_back(tmp_path):
-    settings = Settings(data_dir=tmp_path, job_kinds=("count=tests.server.jobs_for_tests:JOB",))
+    settings = Settings(data_dir=tmp_path, job_kinds=("count=tests.support.fake_jobs:JOB",))
     jobs = Jobs(settings)
     learning, other = jobs.submit("count", {}), jobs.submit("count", {})
     for job, names in ((learning, [alias("ada"), alias("bob")]), (other, [alias("bob")])):

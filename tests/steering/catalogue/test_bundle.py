@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from steering.catalogue.bundle import Bundle, Catalogue
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.resolve import Catalogue
 from steering.errors import BadBundle, UnknownFeature
 from steering.spec import Intervention, SteeringSpec
 from tests.steering.conftest import random_sae

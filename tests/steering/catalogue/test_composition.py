@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from steering.calibration import Calibration
-from steering.catalogue.bundle import Bundle, BundleInfo, Catalogue, Feature
+from steering.catalogue.bundle import Bundle
 from steering.catalogue.composition import compose, cosines
+from steering.catalogue.feature import BundleInfo, Feature
+from steering.catalogue.resolve import Catalogue
 from steering.sae import SAE
 from steering.spec import Intervention, SteeringSpec
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.catalogue.neuronpedia import read, write
 from steering.errors import BadBundle
 

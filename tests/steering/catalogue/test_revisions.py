@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.catalogue.bundle import Bundle, Catalogue, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
+from steering.catalogue.resolve import Catalogue
 from steering.catalogue.revisions import Revisions
 from steering.edits import as_text, as_vector
 from steering.errors import BadBundle, UnknownFeature
@@ -220,7 +222,7 @@ WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from steering.revisions import Revisions
+from steering.catalogue.revisions import Revisions
 torch.set_num_threads(1)
 rng, base, live = random.Random(0), Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(20):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from steering.calibration import Calibration, SweetSpot
-from steering.catalogue.bundle import Bundle, BundleInfo, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import BundleInfo, Feature
 from steering.doses.suggest import Clause, _Answers, clauses, propose
 from steering.errors import SteeringError
 from tests.support import small_bundle

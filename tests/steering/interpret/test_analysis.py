@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from steering.catalogue.bundle import Bundle, BundleInfo, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import SteeringError
 from steering.interpret.analysis import analyse, compare
 from steering.model.passage import NOBODY, of_chat, of_text

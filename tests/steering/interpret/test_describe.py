@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.catalogue.bundle import Bundle, BundleInfo, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import SteeringError
 from steering.interpret import top_activations as seeing
 from steering.interpret.describe import describe, kinds, refreshed

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from steering.catalogue.bundle import Bundle, BundleInfo, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import BadBundle, SteeringError
 from steering.interpret.feature_map import Map, draw, k_means, names_of, principal
 from steering.sae import SAE

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from steering.catalogue.bundle import Bundle, BundleInfo, Feature
+from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import BadBundle
 from steering.evaluate.classifiers import Auroc, auroc, fit, judged, learn
 from steering.interpret.analysis import analyse

@@ -23,7 +23,7 @@ export function openaiCode({ model, messages, steering, ...sampling }) {
 }
 
 export function clientCode(request) {
-  return `import json\nimport os\n\nfrom client import Tiller\n\nwith Tiller(${JSON.stringify(BASE)}, key=os.environ.get("API_KEY", "none")) as tiller:\n    reply = tiller.chat(**json.loads(${JSON.stringify(JSON.stringify(request))}))\n    print(reply.text)\n`;
+  return `import json\nimport os\n\nfrom tiller import Tiller\n\nwith Tiller(${JSON.stringify(BASE)}, key=os.environ.get("API_KEY", "none")) as tiller:\n    reply = tiller.chat(**json.loads(${JSON.stringify(JSON.stringify(request))}))\n    print(reply.text)\n`;
 }
 
 export async function request() {

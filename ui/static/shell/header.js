@@ -4,6 +4,7 @@ import { el } from "../lib/dom.js";
 import { ofBrowser } from "../lib/storage.js";
 
 const TABS = [["chat", "Chat"], ["compare", "Compare"], ["features", "Features"], ["map", "Map"], ["analyze", "Analyze"], ["train", "Train"], ["settings", "Settings"]];
+const MODULES = { train: "../training/training.js" };
 const shown = {}, missing = {};
 let list, ready = false;
 
@@ -44,7 +45,7 @@ async function show(name, how) {
   for (const section of document.querySelectorAll("[role=tabpanel]")) section.hidden = section.id !== `section-${name}`;
   if (name === "chat") return;
   const section = await until(() => document.querySelector(`#section-${name}`));
-  shown[name] ??= import(`./${name}.js`).then((module) => { module.mount(section); delete missing[name]; return module; }).catch(() => absent(name, section, how));
+  shown[name] ??= import(MODULES[name] ?? `../${name}/${name}.js`).then((module) => { module.mount(section); delete missing[name]; return module; }).catch(() => absent(name, section, how));
   const module = await shown[name];
   module?.opened?.(how);
 }

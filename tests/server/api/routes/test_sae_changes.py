@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from steering.catalogue.bundle import Feature
+from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 from tests.support import small_bundle
 from tests.support.live_server import serving

@@ -9,9 +9,11 @@ import time
 
 import pytest
 
-from server.jobs.queue import Job, Jobs, Work
+from server.jobs.queue import Jobs
 from server.jobs.tasks.sae_update import UpdateOrder, update
-from server.serving.revision_switch import revisions_of, setting_of
+from server.jobs.worker import Work
+from server.sae.served_revision import revisions_of, setting_of
+from server.schemas.jobs import Job
 from steering.errors import SteeringError
 from steering.train.trainer import Training
 from steering.update.gates import Gate

@@ -1,0 +1,72 @@
+"""Exception handlers: one table from exceptions to HTTP status codes, in OpenAI's error shape."""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+
+from server.engines.base import EngineFailed, Overloaded
+from server.errors import ApiError, bad_request, first_problem, from_validation
+from server.store.base import Unavailable
+from server.telemetry import metrics
+from steering.errors import SteeringError
+
+DRAINING = {"error": {"code": 503, "message": "Shutting down", "type": "unavailable_error", "param": None}}
+LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error", "param": None}}
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """Translate whatever was raised; what is in no row of the table is a bug, and a 500."""
+    match error:
+        case ApiError():
+            return error
+        case SteeringError():
+            return bad_request(str(error), param=error.param)
+        case ValidationError():
+            return first_problem(error)
+        case RequestValidationError():
+            return from_validation(
+                [{**p, "loc": p["loc"][1:]} for p in error.errors()]
+            )  # which begin with `query` or `header`
+        case Overloaded():
+            wait = {"Retry-After": f"{error.retry_after:.0f}"}
+            return ApiError(429, str(error), code="rate_limit_exceeded", kind="rate_limit_error", headers=wait)
+        case EngineFailed():
+            return ApiError(
+                500, str(error), code="engine_failed", kind="server_error", headers={"x-should-retry": "false"}
+            )
+        case Unavailable():
+            said = f"{error}; what does not need it goes on, try this again in a moment"
+            wait = {"Retry-After": "2"}
+            return ApiError(503, said, code="store_unavailable", kind="unavailable_error", headers=wait)
+        case _:
+            return ApiError(
+                500,
+                "something broke in the server; the log has the traceback",
+                code="internal_error",
+                kind="server_error",
+            )
+
+
+def install(app: FastAPI, *, told: Callable[[Request, ApiError], Awaitable[None]]) -> None:
+    """Answer every exception of the table in one shape; `told` hears of each. A bug passes on to the border, which logs it."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        answer = as_api_error(error)
+        metrics.failed.labels(answer.code).inc()
+        await told(request, answer)
+        headers = {"x-request-id": getattr(request.state, "request_id", ""), **answer.headers}
+        return JSONResponse(answer.body, answer.status, headers)
+
+    for kind in (
+        ApiError,
+        SteeringError,
+        ValidationError,
+        RequestValidationError,
+        Overloaded,
+        EngineFailed,
+        Unavailable,
+    ):
+        app.add_exception_handler(kind, answer)

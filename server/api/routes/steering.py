@@ -1,0 +1,34 @@
+"""`/v1/steering/validate`: resolve a steering spec without generating."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from server import schemas
+from server.api.dependencies import caller_of
+from server.api.openapi import wire
+from server.schemas.body import parse
+from server.schemas.steering import ValidateRequest
+from server.serving.served_model import Tiller
+from steering.catalogue.composition import BROKEN, STRAINED, cosines
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/steering/validate", openapi_extra=wire(schemas.completions.Validated, 404, takes=ValidateRequest))
+async def validate_steering(request: Request) -> dict[str, Any]:
+    """What a steering object would do, without running the model."""
+    body = parse(ValidateRequest, await request.body())
+    tiller: Tiller = request.app.state.tiller
+    choice = await tiller.choose(body.model, body.steering, user=body.user, caller=caller_of(request))
+    echo = choice.echo()
+    return {
+        "valid": True,
+        "normalized": choice.resolved.spec.model_dump(),
+        "push_norm": choice.resolved.push_norm,
+        **{k: echo[k] for k in ("applied", "load", "predicted", "warnings", "hash")},
+        "strained_from": STRAINED,
+        "broken_from": BROKEN,
+        "cosines": cosines(choice.resolved, tiller.bundle),
+        **({"cut": echo["cut"]} if "cut" in echo else {}),
+    }

@@ -1,0 +1,28 @@
+"""`tiller bench`: measure steering against a prompt."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.errors import expected
+from server.settings import EMBEDDED
+from steering.bakeoff.steering_report import run
+
+app = typer.Typer(no_args_is_help=True, help="Measure what steering does, and what a prompt does better.")
+
+
+@app.command("steering")
+def bench_steering(
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
+    concepts: Annotated[str, typer.Option(help="harbor, general (for real models), or a JSON file.")] = "harbor",
+    out: Annotated[Path, typer.Option(help="Folder for JSON, Markdown and charts.")] = Path("steering-report"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    most: Annotated[int | None, typer.Option(min=1, help="Only the first so many concepts.")] = None,
+) -> None:
+    """Compare steering with a prompt, other directions and nulls, equally tuned; write a report.
+
+    Example: tiller bench steering --out report
+    """
+    expected(lambda: run(bundle, concepts, out, device=device, seeds=seeds, most=most))

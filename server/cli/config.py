@@ -1,0 +1,30 @@
+"""`tiller config`: the settings in force."""
+
+from typing import Annotated
+
+import typer
+
+from server import settings_reference
+from server.cli.errors import problems
+from server.cli.options import settings_of, with_flags
+from server.settings import origins, unknown_variables
+
+
+@with_flags()
+def config(
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Write docs/reference/configuration.md instead.")
+    ] = False,
+    **given: object,
+) -> None:
+    """Print the settings in force, as a TOML file that says where each comes from; secrets are hidden.
+
+    Example: TILLER_PORT=8080 tiller config --config tiller.toml --max-push 3
+    """
+    settings = settings_of(**given)
+    if reference:
+        typer.echo(settings_reference.reference(), nl=False)
+        return
+    typer.echo(settings_reference.effective(settings, origins(**given)), nl=False)
+    for name, near in unknown_variables().items():
+        problems.print(f"{name} is no setting{f'; did you mean {near}?' if near else ''}", highlight=False)

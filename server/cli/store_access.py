@@ -1,0 +1,52 @@
+"""Store access for commands: open it, run one async function, close it."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from server.auth.audit_log import Audit
+from server.auth.caller import OPERATOR
+from server.cli.errors import fail
+from server.cli.options import settings_of
+from server.store.base import BadStore, Store
+from server.store.factory import open_store
+
+T = TypeVar("T")
+Data = Annotated[
+    Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Where the store is, if it is SQLite's.")
+]
+Redis = Annotated[
+    str | None, typer.Option("--redis-url", envvar="TILLER_REDIS_URL", help="Where it is, if it is Redis.")
+]
+
+
+def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Do something with the store, and close it; what goes wrong is said in a sentence and ends the command."""
+    given = {"data_dir": data_dir, "redis_url": redis_url}
+    settings = settings_of(**given)
+
+    async def run() -> T:
+        store = open_store(settings)
+        try:
+            await store.check()
+            return await work(store)
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(run())
+    except BadStore as error:
+        fail(str(error))
+
+
+async def deed(store: Store, data_dir: Path | None, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
+    """Note in the audit log what somebody at this machine's command line has done; who may write there needs no key."""
+    by = {"from": "command line", "uid": os.getuid()}
+    try:
+        await Audit(settings_of(data_dir=data_dir).data_dir).note(store, OPERATOR, act, by=by, **about)
+    except OSError as error:
+        fail(f"done, but the audit log could not be written: {error}")

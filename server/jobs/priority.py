@@ -1,0 +1,34 @@
+"""Process priority: run on idle CPU time only, and end with the parent process."""
+
+import os
+import threading
+
+
+def give_way() -> None:
+    """Let this process and its threads run on what others leave: on Linux, only while a core has nothing else to do."""
+    os.nice(10)
+    if hasattr(os, "SCHED_IDLE"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError:
+            pass  # a container may forbid it; the niceness stays
+
+
+def come_forward() -> None:
+    """Take that back for the main thread and the calling one, so that a process which is told to end gets to it on a busy machine."""
+    for thread in (os.getpid(), 0) if hasattr(os, "SCHED_IDLE") else ():
+        try:
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+        except OSError:
+            pass  # not everybody may
+
+
+def die_with_parent() -> None:
+    """End as soon as standard input does: whoever began this process holds its other end, and writes nothing."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(3)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,71 @@
+"""Job worker: runs one job in its own process and records progress and result."""
+
+import json
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.files import write
+from server.jobs.priority import die_with_parent, give_way
+from server.jobs.queue import Jobs
+from server.schemas.jobs import Job
+from server.settings import Settings
+from steering.errors import SteeringError
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job's function is given."""
+
+    job: Job
+    jobs: Jobs
+    begun: float
+
+    @property
+    def id(self) -> str:
+        """The job's."""
+        return self.job.id
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What was asked for, checked."""
+        return self.job.config
+
+    @property
+    def folder(self) -> Path:
+        """Its own, which is there again when it is begun again."""
+        return self.jobs.folder / self.job.id
+
+    @property
+    def settings(self) -> Settings:
+        """The server's."""
+        return self.jobs.settings
+
+    def tell(self, progress: float, metrics: Mapping[str, float]) -> None:
+        """Say how far it is, 0 … 1."""
+        now = {"share": progress, "metrics": dict(metrics), "at": time.time(), "begun": self.begun}
+        write(self.folder / "progress.json", json.dumps(now))
+        self.jobs.note(self.id, "metric", {"progress": round(progress, 4), **metrics})
+
+    def log(self, line: str) -> None:
+        """Say something."""
+        self.jobs.note(self.id, "log", {"line": line})
+
+
+def do(jobs: Jobs, job_id: str) -> None:
+    """Be the job's process: gentle to others, gone when its runner is."""
+    give_way()
+    die_with_parent()
+    work = Work(jobs.get(job_id), jobs, time.time())
+    _, act = jobs.kind(work.job.type)
+    try:
+        told: dict[str, Any] = {"state": "succeeded", "result": act(work)}
+    except (SteeringError, OSError) as error:
+        told = {"state": "failed", "error": str(error)}
+    except Exception as error:
+        work.log(traceback.format_exc())
+        told = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
+    write(work.folder / "end.json", json.dumps(told))

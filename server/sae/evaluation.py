@@ -1,0 +1,83 @@
+"""Evaluate an SAE on text: explained variance, L0, dead features, loss recovered."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from server.sae.corpus import SAMPLE, from_file, tokenized
+from server.sae.model_loading import load
+from steering.errors import BadBundle, SteeringError
+from steering.evaluate.loss_recovered import Spliced, splice
+from steering.evaluate.sae_metrics import Measures, measure
+from steering.formats import Imported, read
+from steering.model.activations import activations, padded_batches
+from steering.model.hooks import layer_number
+from steering.sae import SAE
+
+LONGEST = 512
+
+
+def read_sae(place: Path, hook: str | None, k: int | None) -> tuple[Imported, str]:
+    """Read an SAE file of any known format, and its hook point. Raises SteeringError."""
+    found = read(place, hook=hook, k=k)
+    if found.hook is None:
+        raise SteeringError("its files don't say which layer it reads; add --hook layers.<number>")
+    layer_number(found.hook)
+    return found, found.hook
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, the tokens of a text, and the stream of those tokens at one hook point."""
+
+    model: PreTrainedModel
+    tokens: list[list[int]]
+    hook: str
+    rows: Tensor
+    """`[tokens, d_in]`, first tokens and sinks left out."""
+
+    @staticmethod
+    def read(name: str, hook: str, text: Path | None, width: int) -> "Subject":
+        """Load a model and let it read. Raises SteeringError that says what does not fit."""
+        model, tokenizer = load(name, "cpu")
+        if (its := model.config.get_text_config().hidden_size) != width:
+            raise SteeringError(f"the SAE reads a stream of width {width}; that of {name!r} is {its}")
+        tokens = list(tokenized(tokenizer, from_file(text or SAMPLE), longest=LONGEST))
+        if not tokens:
+            raise SteeringError("no text of three tokens or more to measure on")
+        batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
+        return Subject(model, tokens, hook, torch.cat(list(activations(model, batches, hook))))
+
+    def calibrated(self, found: Imported) -> SAE:
+        """The SAE as it is served: a TopK gets its threshold here."""
+        return found.sae if found.k is None else found.sae.calibrated(self.rows, found.k)
+
+    def judge(self, sae: SAE) -> tuple[Measures, Spliced]:
+        """How well the SAE reconstructs, and what the model loses by it."""
+        batches = padded_batches(self.tokens, batch=4, longest=LONGEST, pad=0)
+        return measure(sae, self.rows.split(4096)), splice(self.model, sae, batches, self.hook)
+
+
+def same_after_round_trip(sae: SAE, written: SAE, rows: Tensor) -> None:
+    """Raise if what was written does not reconstruct what was read."""
+    same = sae.reconstruct(rows[:256]).equal(written.reconstruct(rows[:256])) if sae.reads else True
+    if not (same and sae.W_dec.equal(written.W_dec)):
+        raise BadBundle("the SAE on disk does not do what the one that was read did")
+
+
+def figures_of(m: Measures) -> dict[str, float]:
+    """Figures of an evaluation, by name."""
+    return {"explained_variance": m.explained_variance, "l0": m.l0, "tokens": m.tokens}
+
+
+def length_ratio(found: Imported, norm: float) -> list[float]:
+    """How long a published activation of each feature is in a stream of that length."""
+    if not found.unit.isfinite().all():
+        raise SteeringError(
+            "its activations are in units of tokens that lie at another place, so that those of an export have no "
+            "length here; leave out --labels"
+        )
+    return (found.unit * found.sae.typical_scale(norm)).tolist()

@@ -1,0 +1,30 @@
+"""Load a transformers model for SAE training or evaluation."""
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from steering.errors import SteeringError
+
+
+def load(name: str, device: torch.device | str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A model that reads, and its tokenizer. Raises SteeringError if there is none of that name."""
+    logging.disable_progress_bar()
+    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"  # as the engine does: both read the same
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True).eval()
+    except (OSError, ValueError) as error:
+        raise SteeringError(f"the model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    torch.nn.Module.to(model, device)
+    return model, tokenizer
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is a GPU if there is one. Raises SteeringError if there is no such device."""
+    try:
+        return torch.empty(
+            0, device=("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+        ).device
+    except (RuntimeError, AssertionError) as error:
+        raise SteeringError(f"no device {name!r}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,41 @@
+"""Job: its states, its fields, and the request that starts one."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+class JobRequest(BaseModel):
+    """A job that somebody wants."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str
+    config: dict[str, Any] = {}
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+class Job(BaseModel):
+    """One job, as it is now."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    type: str
+    config: dict[str, Any]
+    tenant: str = ""
+    owner: str | None = None
+    """Whose key began it; None where there are none, and for what the trainer began."""
+    state: State = "queued"
+    progress: float = 0.0
+    eta_s: float | None = None
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    attempts: int = 0
+    metrics: dict[str, float] = {}
+    error: str | None = None
+    result: dict[str, Any] = {}

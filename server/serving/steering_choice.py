@@ -1,0 +1,155 @@
+"""Steering choice: what a checked request steers, and how its reply reports it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.auth.caller import ANYONE, Caller
+from server.engines.base import Generation, Sampling
+from server.safety.guards import Verdict
+from steering.catalogue.composition import Composition
+from steering.catalogue.resolve import Applied, Resolved
+from steering.model.chat_template import EncodedChat
+from steering.spec import Preset, Snapshot
+
+GUARDED = {
+    "unsteered": "the model itself would refuse this, so it was not steered",
+    "refused": "the server does not answer this prompt",
+}
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that was done as asked, but that the caller should know."""
+
+    code: str
+    feature: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A checked request: what to steer, and how to tell it."""
+
+    model: str
+    preset: Preset | None
+    resolved: Resolved
+    revision: str
+    composition: Composition
+    coherence: bool = False
+    cut: float | None = None
+    """By what all strengths were multiplied, where the sum was too long and the caller asked for that."""
+    pins: Mapping[str, Snapshot] = field(default_factory=dict)
+    """The preset's snapshots and the user's own vectors, as they were resolved with."""
+    ticket: str = ""
+    """The policy's signature."""
+    caller: Caller = ANYONE
+    default: Preset | None = None
+    """The operator's, where the request left it on; it lies under all else."""
+    verdict: Verdict | None = None
+    """What the guards said of it; None where there are none."""
+    like: Preset | None = None
+    """One that steers just this, where none was named: a page sends sliders."""
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """Where features come from."""
+        return tuple(p for p in (self.default, self.preset, self.like) if p)
+
+    def generation(self, chat: EncodedChat, sampling: Sampling) -> Generation:
+        """The engine's request: which prompt tokens are steered follows from the scope."""
+        n, scope = len(chat.ids), self.resolved.spec.scope
+        # What is drawn first is read off the last prompt token, so `generated` begins there.
+        steered = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
+        return Generation(
+            chat.ids,
+            steered,
+            True,
+            self.resolved.edits,
+            self.resolved.fingerprint,
+            interventions=self.resolved.interventions,
+            revision=self.revision,
+            tenant=self.caller.person() or "",
+            sampling=sampling,
+            ticket=self.ticket,
+        )
+
+    def echo(self) -> dict[str, Any]:
+        """What was applied, as every reply carries it."""
+        spec = self.resolved.spec
+        told = {} if self.verdict is None else {"guards": self.verdict.told(scores=self.caller.may("researcher"))}
+        return (
+            told
+            | {
+                "hash": self.resolved.fingerprint,
+                "unit": spec.unit,
+                "scope": spec.scope,
+                "revision": self.revision,
+                "preset": self.preset.id if self.preset else None,
+                "default": self.default.id if self.default else None,
+                "applied": [_applied(a) for a in self.resolved.applied],
+                "load": self.composition.load,
+                "predicted": self.composition.verdict,
+                "warnings": [w.__dict__ for w in self.warnings()],
+            }
+            | ({"cut": self.cut} if self.cut is not None else {})
+        )
+
+    def warnings(self) -> list[Warned]:
+        """What the caller should know of the doses, of how features go together, and of a cut."""
+        its_own = {f.id for p in self.presets for f in p.steering.features}
+        found = [w for a in self.resolved.applied for w in _warned(a, self.revision, of_preset=a.feature.id in its_own)]
+        found += [Warned("overlap", o.one, o.says) for o in self.composition.overlaps]
+        if self.verdict and self.verdict.outcome != "as asked":
+            found.append(Warned("guards", "", GUARDED[self.verdict.outcome]))
+        if self.cut is not None:
+            says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
+            found.append(Warned("cut", "", says))
+        return found
+
+
+def _warned(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:
+    found, name = [], a.feature.label or a.feature.id
+    if a.gone and not a.vector:
+        kept = f"{name}: revision {revision} has it no more; what was saved with the preset steers"
+        found.append(Warned("retired", a.feature.id, kept))
+    if a.mode in ("scale", "ablate"):
+        return found  # these have no dose
+    if not a.measured:
+        said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
+        return [*found, Warned("not_measured", a.feature.id, said)]
+    told = a.feature.calibration
+    if told and told.points and not told.works and not of_preset:  # a preset was made of what works together
+        said = f"{name}: no dose of it had an effect that a random direction does not have"
+        found.append(Warned("no_effect", a.feature.id, said))
+    edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0
+    if abs(a.dose) > edge + 1e-6:
+        said = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
+        found.append(Warned("above_sweet_spot", a.feature.id, said))
+    return found
+
+
+def disclosed(choices: Sequence[Choice]) -> dict[str, str]:
+    """The headers by which whoever passes replies on can tell that one was steered, and by what; of several, one after the other."""
+    told = {
+        "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
+        "X-Tiller-Steering": [c.resolved.fingerprint for c in choices],
+        "X-Tiller-Revision": [c.revision for c in choices],
+        "X-Tiller-Preset": [c.preset.id for c in choices if c.preset],
+    }
+    return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if each}
+
+
+def _applied(a: Applied) -> dict[str, Any]:
+    return {
+        "id": a.feature.id,
+        "label": a.feature.label,
+        "mode": a.mode,
+        "strength": a.strength,
+        "dose": round(a.dose, 4),
+        "max": round(a.max, 4),
+        "raw": round(a.raw, 4),
+        "layer": a.layer,
+        "in_sweet_spot": a.in_sweet_spot,
+        "measured": a.measured,
+    } | ({"vector": True} if a.vector else {"retired": True} if a.gone else {})

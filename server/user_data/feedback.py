@@ -1,0 +1,85 @@
+"""A user's votes on replies, and the default doses estimated from them."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from server.auth.caller import Caller
+from server.errors import bad_request
+from server.schemas.steering import SteeringRequest
+from server.serving.served_model import Tiller
+from server.store.models import StoredVote
+from steering.doses.preference import Range, Vote, preferred
+from steering.errors import UnknownFeature
+from steering.spec import VECTOR
+
+MOST = 2000
+"""Votes that are kept of each user; then the oldest go."""
+MOVED = 0.3
+"""What a moved slider says, in thumbs."""
+
+
+async def own(tiller: Tiller, caller: Caller, person: str, asked: SteeringRequest) -> SteeringRequest:
+    """The request with this person's defaults where it names none: the scale of a preset, the strength of a feature."""
+    votes = await tiller.store.votes(person, tiller.model)
+    changes: dict[str, Any] = {}
+    if asked.preset and "scale" not in asked.model_fields_set:
+        subject = f"preset:{asked.preset}"
+        if (span := await dose_range(tiller, subject, caller)) and (theirs := votes_of(votes, subject)):
+            changes["scale"] = preferred(theirs, span)
+    items = []
+    for item in asked.features:
+        subject = f"feature:{item.id}"
+        if "strength" not in item.model_fields_set and item.mode == "add" and (theirs := votes_of(votes, subject)):
+            span = await dose_range(tiller, subject, caller)
+            item = item.model_copy(update={"strength": preferred(theirs, span)}) if span else item
+        items.append(item)
+    return asked.model_copy(update={**changes, "features": tuple(items)}) if votes else asked
+
+
+async def votes_from_spec(
+    tiller: Tiller, caller: Caller, asked: SteeringRequest, liked: float, weight: float
+) -> list[StoredVote]:
+    """What is said of each slider of a reply; of several, each says less."""
+    sliders = [(f"preset:{asked.preset}", asked.scale)] if asked.preset else []
+    if asked.unit == "dose":
+        mine = [
+            i for i in asked.features if not i.id.startswith(VECTOR)
+        ]  # a vector has no range of its own to learn in
+        sliders += [(f"feature:{i.id}", i.strength) for i in mine if i.mode == "add"]
+    for subject, _ in sliders:
+        if await dose_range(tiller, subject, caller) is None:
+            kind, _, name = subject.partition(":")
+            raise bad_request(f"there is no {kind} {name!r} here", param="steering")
+    now, each = time.time(), weight / max(1, len(sliders)) ** 0.5
+    return [StoredVote(subject, dose, liked, each, now) for subject, dose in sliders]
+
+
+def changed_subjects(votes: Sequence[StoredVote]) -> list[StoredVote]:
+    """A comparison says nothing of a slider that was the same on both sides."""
+    doses: dict[str, set[float]] = {}
+    for v in votes:
+        doses.setdefault(v.subject, set()).add(v.dose)
+    return [v for v in votes if len(doses[v.subject]) > 1 or len([o for o in votes if o.subject == v.subject]) == 1]
+
+
+async def dose_range(tiller: Tiller, subject: str, caller: Caller) -> Range | None:
+    """Where a slider's default may be: its sweet spot, or up to dose 1.0 where none was measured; None if there is none."""
+    kind, _, name = subject.partition(":")
+    if kind == "preset":
+        preset = await tiller.preset(name, caller)
+        if preset is None:
+            return None
+        spot = preset.sweet_spot
+        return Range(spot.low, spot.high, min(1.0, spot.high)) if spot else Range(0.2, 1.2, 1.0)
+    try:
+        feature = tiller.catalogue.find(name)[1]
+    except UnknownFeature:
+        return None
+    spot = feature.sweet_spot
+    return Range(spot.low, spot.high, 0.5 * (spot.low + spot.high)) if spot else Range(0.1, 1.0, 0.5)
+
+
+def votes_of(votes: Sequence[StoredVote], subject: str) -> list[Vote]:
+    """The votes on one subject."""
+    return [Vote(v.dose, v.liked, v.weight) for v in votes if v.subject == subject]

@@ -1,0 +1,207 @@
+"""Feature: one SAE latent with label, statistics, calibration and examples; read from and written to features.jsonl."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+from steering.calibration import Calibration, Knots, SweetSpot
+from steering.catalogue.feature_edits import Before, Edited
+from steering.spec import Snapshot
+
+CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+"""One spelling per feature: `01` would be a second name for `1`, which no check for repeats would see."""
+BREATH = 32
+"""So many features are read at a stretch where others wait for the interpreter: about a millisecond's worth."""
+Kind = Literal["dead", "dense", "input-only"]
+
+
+class Histogram(BaseModel):
+    """How often a feature fires how strongly: counts of equal parts, from 0 on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    width: float
+    counts: tuple[int, ...]
+
+
+class LabelScores(BaseModel):
+    """How well a label predicts, on texts that it was not made from; each from 0 to 1, where guessing gets 0.5."""
+
+    model_config = ConfigDict(frozen=True)
+
+    detection: float
+    """Balanced accuracy: which of some texts the feature fires in."""
+    fuzzing: float | None = None
+    """Balanced accuracy: whether it fires on the token that is marked."""
+    control: float | None = None
+    """Detection with another feature's label."""
+    specificity: float | None = None
+    """0 … 3, as a language model rates it; None if none was asked."""
+    n: int = 0
+    """How many texts."""
+
+
+class Feature(BaseModel):
+    """One latent of an SAE, with what was measured of it. Lengths are in units of the stream."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    index: int
+    """Its number, which never becomes another feature's."""
+    row: int = -1
+    """Which row of the SAE computes it; the one of its number if nothing is said."""
+    label: str = ""
+    label_source: str = "none"
+    """`none`, `auto` (drawn from examples), `contrast` (and scored), `llm:<model>`, `fit`, `hand`, `neuronpedia…`."""
+    label_scores: LabelScores | None = None
+    words: tuple[str, ...] = ()
+    """Words that come where it fires and seldom elsewhere."""
+    kind: tuple[Kind, ...] = ()
+    """What to know before it is used: it never fires, fires nearly everywhere, or says nothing when it is pushed."""
+    stale: bool = False
+    """Whether its direction has turned so far since it was labelled that the label may be wrong."""
+    density: float = 0.0
+    """Share of tokens on which it fires."""
+    max_activation: float = 0.0
+    """The largest activation seen."""
+    typical_max: float = 0.0
+    """The 99.5th percentile of the activations at which it fires: the unit `max`."""
+    dose: float | None = None
+    """Raw strength of dose 1.0, where it was measured."""
+    sweet_spot: SweetSpot | None = None
+    """Of doses above 0; those below are in the calibration."""
+    calibration: Calibration | None = None
+    """The dose–response curve, where it was measured."""
+    histogram: Histogram | None = None
+    output_score: float | None = None
+    """How much likelier a strong push makes the tokens that its direction raises (`understand.outputs`)."""
+    examples: list[dict[str, Any]] = []
+    """Where it fires most: `text`, `token`, `at`, `activation`, and `tokens` with their `activations`."""
+    samples: list[dict[str, Any]] = []
+    """The same, from lower levels of its activation."""
+    top_logits: dict[str, list[str]] = {}
+    note: str = ""
+    edited: Edited | None = None
+    """What people here say of it, if anything; never in a bundle."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_the_row_of_its_number(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was given
+        return {"row": data["index"], **data} if isinstance(data, dict) and "index" in data else data
+
+    @field_validator("examples", "samples", mode="before")
+    @classmethod
+    def _whole(cls, told: Any) -> Any:  # noqa: ANN401 - whatever was given
+        """Examples are kept without what their tokens say, too."""
+        return [_whole_example(e) for e in told] if isinstance(told, list | tuple) else told
+
+    def with_edit(self, edit: Edited | None) -> "Feature":
+        """The feature as people here call it; without an edit, as it is in the bundle."""
+        before = self.edited and self.edited.before
+        plain = self.model_copy(update={**before.model_dump(), "edited": None}) if before else self
+        if edit is None:
+            return plain
+        under = Before.model_validate(plain.model_dump(include=set(Before.model_fields)))
+        changes: dict[str, Any] = {"edited": edit.model_copy(update={"before": under})}
+        if edit.label is not None:
+            changes |= {"label": edit.label, "label_source": "hand", "stale": False}
+        return plain.model_copy(update=changes | ({"note": edit.note} if edit.note is not None else {}))
+
+    def line(self) -> str:
+        """The feature as a line of `features.jsonl`."""
+        told = self.model_dump(exclude={"id", "edited"}, exclude_defaults=True)
+        told |= {k: [_short_example(e) for e in told[k]] for k in ("examples", "samples") if k in told}
+        if self.row == self.index:
+            del told["row"]
+        return json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+class Retired(BaseModel):
+    """What is left of a feature whose row was given to another."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: str
+    """The first that doesn't have it."""
+    label: str = ""
+
+
+class BundleInfo(BaseModel):
+    """`bundle.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    model: str
+    """A folder beside `bundle.json`, or a hub id."""
+    model_revision: str | None = None
+    hook: str
+    revision: str
+    typical_norm: float
+    """Median length of the stream at the hook point: what an unmeasured feature's dose is drawn from."""
+    chat_template: str | None = None
+    license: str = ""
+    metrics: dict[str, float] = {}
+    sha256: dict[str, str] = {}
+    """Of each file of the SAE and, if it lies here, the model, by its place in the bundle; `tiller sae seal` writes it."""
+
+
+def number_of(feature_id: str) -> int:
+    """The number in a feature's id; −1 if there is none."""
+    number = feature_id.rpartition("/")[2]
+    return int(number) if CANONICAL_INDEX.fullmatch(number) else -1
+
+
+def write_features(files: Path, features: Iterable[Feature]) -> None:
+    """Write `features.jsonl`; a reader sees the old one or the new, never half of one."""
+    (files / "features.jsonl.tmp").write_text("".join(f.line() for f in features), encoding="utf-8")
+    os.replace(files / "features.jsonl.tmp", files / "features.jsonl")
+
+
+def dose_of(feature: Feature, info: BundleInfo) -> float:
+    """Raw strength of dose 1.0: as measured, else half of the layer's typical norm."""
+    return feature.dose if feature.dose is not None else 0.5 * info.typical_norm
+
+
+def knots_of(measured: Feature | Snapshot, dose: float) -> Knots:
+    """Pairs of dose and raw strength: as measured, else the line through the raw strength of dose 1.0."""
+    told = measured.knots if isinstance(measured, Snapshot) else measured.calibration and measured.calibration.knots
+    return told or ((-1.0, -dose), (0.0, 0.0), (1.0, dose))
+
+
+def _short_example(example: dict[str, Any]) -> dict[str, Any]:
+    """Without what follows from the tokens."""
+    short = {k: v for k, v in example.items() if k not in ("text", "token")}
+    return short if "tokens" in example and _whole_example(short) == example else example
+
+
+def _whole_example(example: Any) -> Any:  # noqa: ANN401 - whatever was given
+    if not isinstance(example, dict) or not {"tokens", "at"} <= example.keys() or "text" in example:
+        return example
+    tokens, at = example["tokens"], example["at"]
+    return {"text": "".join(tokens), "token": tokens[at], **example}
+
+
+def read_features(path: Path, bundle: str, numbers: tuple[int, ...], d_sae: int, *, gently: bool) -> list[Feature]:
+    """Read features.jsonl. Raises BadBundle."""
+    if len(numbers) != d_sae or len(set(numbers)) != d_sae:
+        raise ValueError(f"{len(set(numbers))} features' numbers for {d_sae} rows")
+    row_of = {number: row for row, number in enumerate(numbers)}
+    told: dict[int, Feature] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for i, line in enumerate(lines):
+        if gently and i % BREATH == 0:
+            time.sleep(0.002)
+        found = json.loads(line)
+        number = found.get("index") if isinstance(found, dict) else None
+        if not isinstance(number, int) or number not in row_of:
+            raise ValueError(f"{path.name} describes feature {number}, but the SAE has {d_sae}")
+        told[number] = Feature.model_validate({**found, "id": f"{bundle}/{number}", "row": row_of[number]})
+    return [told.get(n) or Feature(id=f"{bundle}/{n}", index=n, row=row) for row, n in enumerate(numbers)]
