@@ -15,13 +15,13 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.lab import Case, Ratio, by_turns, show
-from server.features.analysis_json import told_of
-from server.sae.corpus import from_file
-from server.sae.model_loading import device_of, load
+from server.features.analysis_json import analysis_to_dict
+from server.sae.corpus import read_texts
+from server.sae.model_loading import load_model, resolve_device
 from steering.catalogue.bundle import Bundle
 from steering.interpret.analysis import analyse
 from steering.model.hooks import read_stream
-from steering.model.passage import Passage, of_chat, of_text
+from steering.model.passage import Passage, chat_passage, text_passage
 
 GOAL = 0.85
 
@@ -29,12 +29,12 @@ GOAL = 0.85
 def passages(bundle: Bundle, tokenizer, *, length: int, count: int) -> list[Passage]:  # noqa: ANN001 - transformers' own
     """So many chats of about that many tokens each, of the bundle's corpus."""
     found, turns, n = [], [], 0
-    for text in from_file(bundle.folder / "corpus.jsonl.xz"):
-        passage = of_text(tokenizer, text) if isinstance(text, str) else None
+    for text in read_texts(bundle.folder / "corpus.jsonl.xz"):
+        passage = text_passage(tokenizer, text) if isinstance(text, str) else None
         messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
-        size = len(passage.ids if passage else of_chat(tokenizer, messages).ids)
+        size = len(passage.ids if passage else chat_passage(tokenizer, messages).ids)
         if turns and n + size > length:
-            found.append(of_chat(tokenizer, turns))
+            found.append(chat_passage(tokenizer, turns))
             turns, n = [], 0
         if len(found) == count:
             break
@@ -47,14 +47,14 @@ def cases(model: PreTrainedModel, bundle: Bundle, texts: list[Passage]) -> dict[
     ids = [torch.tensor([p.ids], device=model.device) for p in texts]
     hook, tokens = bundle.info.hook, sum(len(p.ids) for p in texts)
 
-    def look(i: int) -> object:
+    def run(i: int) -> object:
         return analyse(bundle, texts[i], read_stream(model, ids[i], hook)[0])
 
     works: dict[str, Callable[[int], object]] = {
         "forward": lambda i: model(input_ids=ids[i], use_cache=False),
         "read": lambda i: read_stream(model, ids[i], hook),
-        "analyse": look,
-        "answer": lambda i: told_of(bundle, look(i)),  # pyright: ignore[reportArgumentType]
+        "analyse": run,
+        "answer": lambda i: analysis_to_dict(bundle, run(i)),  # pyright: ignore[reportArgumentType]
     }
     return {name: _case(work, len(texts), tokens, model.device) for name, work in works.items()}
 
@@ -81,9 +81,9 @@ def main() -> None:
     p.add_argument("--device", default="cpu")
     p.add_argument("--json", type=Path, default=None)
     args = p.parse_args()
-    device = device_of(args.device)
+    device = resolve_device(args.device)
     bundle = Bundle.open(args.bundle).to(device)
-    model, tokenizer = load(bundle.model_path, device)
+    model, tokenizer = load_model(bundle.model_path, device)
     texts = passages(bundle, tokenizer, length=args.length, count=args.texts)
     with torch.inference_mode():
         found = asyncio.run(by_turns(cases(model, bundle, texts), args.rounds))

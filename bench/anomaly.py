@@ -23,14 +23,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.sae.corpus import SAMPLE, from_file
-from server.sae.model_loading import load
+from server.sae.corpus import SAMPLE, read_texts
+from server.sae.model_loading import load_model
 from steering.catalogue.bundle import Bundle
 from steering.errors import BadChat
-from steering.evaluate.classifiers import Auroc, judged
+from steering.evaluate.classifiers import Auroc, auroc_with_interval
 from steering.model.chat_template import Message
 from steering.model.hooks import record
-from steering.model.passage import NOBODY, Passage, of_chat
+from steering.model.passage import NOBODY, Passage, chat_passage
 
 Signal = Callable[[Tensor], Tensor]
 """Rows of the stream → how unusual each is."""
@@ -99,7 +99,7 @@ def kinds_of(
     bundle: Bundle, tokenizer: PreTrainedTokenizerFast, domain: Path | None, n: int
 ) -> dict[str, list[Passage]]:
     """Chats to fit to, usual ones, and the unusual ones."""
-    chats = [t[:2] for t in from_file(bundle.folder / "corpus.jsonl.xz") if not isinstance(t, str)]
+    chats = [t[:2] for t in read_texts(bundle.folder / "corpus.jsonl.xz") if not isinstance(t, str)]
     random.Random(0).shuffle(chats)
     usual, rest = chats[:n], chats[n:]
     draw = random.Random(1)
@@ -125,7 +125,7 @@ def kinds_of(
 
 def _pairs(file: Path) -> Iterator[list[Message]]:
     """Texts, two by two, as question and answer."""
-    texts = (t for t in from_file(file) if isinstance(t, str))
+    texts = (t for t in read_texts(file) if isinstance(t, str))
     for one in texts:
         if other := next(texts, None):
             yield [{"role": "user", "content": one}, {"role": "assistant", "content": other}]
@@ -134,7 +134,7 @@ def _pairs(file: Path) -> Iterator[list[Message]]:
 def _passages(tokenizer: PreTrainedTokenizerFast, chats: list[list[Message]]) -> Iterator[Passage]:
     for chat in chats:
         try:
-            passage = of_chat(tokenizer, chat).until(512)
+            passage = chat_passage(tokenizer, chat).until(512)
         except BadChat:  # random tokens may spell a marker of the template
             continue
         if any(p != NOBODY for p in passage.part):
@@ -147,7 +147,7 @@ def _left(y: Tensor, told: Tensor) -> Tensor:
 
 def figures(bundle: Bundle, domain: Path | None, n: int, seconds: float) -> dict[str, dict[str, Auroc]]:
     """By signal and kind of text, how well it tells that kind from usual chats."""
-    model, tokenizer = load(bundle.model_path, "cpu")
+    model, tokenizer = load_model(bundle.model_path, "cpu")
     kinds = kinds_of(bundle, tokenizer, domain, n)
     texts = {kind: [read(model, p, bundle.info.hook) for p in some] for kind, some in kinds.items()}
     rows = torch.cat([r.stream for r in texts.pop("fit")])[:ROWS]
@@ -173,7 +173,7 @@ def _against(by: dict[str, list[float]]) -> dict[str, Auroc]:
     found = {}
     for kind in by.keys() - {"usual"}:
         values = np.array([*by[kind], *by["usual"]])
-        found[kind] = judged(values, np.arange(len(values)) < len(by[kind]))
+        found[kind] = auroc_with_interval(values, np.arange(len(values)) < len(by[kind]))
     return found
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.swap import served
-from server.auth.keys import USUAL
+from server.auth.keys import DEFAULT_LIMITS
 
 CHAT = "/v1/chat/completions"
 PEOPLE, BESIDE = 4, 8
@@ -152,7 +152,9 @@ def main() -> None:
         figures = f"{ratio:.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
         table.add_row(name, f"{statistics.median(same):.1f}", f"{statistics.median(other):.1f}", figures)
     console.print(table)
-    console.print(f"{tried} different specs were tried; a key with the role 'user' gets {USUAL['user'].specs} an hour")
+    console.print(
+        f"{tried} different specs were tried; a key with the role 'user' gets {DEFAULT_LIMITS['user'].specs} an hour"
+    )
     console.print(f"goal: {GOAL} and less: {'passed' if fine else 'missed'}")
     raise SystemExit(0 if fine else 1)
 

@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import torch
 
-from server.jobs.tasks.label import LabelOrder, labelled
-from server.jobs.tasks.publish import Ground, counted
-from server.sae.corpus import corpus_rows
-from server.sae.model_loading import load
+from server.jobs.tasks.label import LabelConfig, label_features
+from server.jobs.tasks.publish import MeasurementInputs, with_progress
+from server.sae.corpus import corpus_token_ids
+from server.sae.model_loading import load_model
 from server.settings import EMBEDDED, Settings
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
@@ -53,11 +53,11 @@ def main() -> None:
     args = p.parse_args()
     settings = Settings(bundle=EMBEDDED, corpus=(EMBEDDED / "corpus.jsonl.xz",))
     shipped = Bundle.open(EMBEDDED)
-    model, tokenizer = load(shipped.model_path, "cpu")
-    texts = corpus_rows(settings, tokenizer, longest=256)[: args.texts]
+    model, tokenizer = load_model(shipped.model_path, "cpu")
+    texts = corpus_token_ids(settings, tokenizer, longest=256)[: args.texts]
     sae = widened(shipped.sae, args.features)
     begun = time.monotonic()
-    batches = counted(texts, lambda *_: None)
+    batches = with_progress(texts, lambda *_: None)
     found = describe(model, tokenizer, sae, shipped.info.hook, batches, bundle="wide")
     took = time.monotonic() - begun
     size = sum(len(f.line().encode()) for f in found)
@@ -72,7 +72,9 @@ def main() -> None:
         features = [Feature(id=f"wide/{f.index}", index=f.index, top_logits=f.top_logits) for f in found]
         bundle = replace(shipped, sae=sae, features=features)
         begun = time.monotonic()
-        figures = labelled(Ground(model, tokenizer, bundle, texts), LabelOrder(), None, lambda *_: None).figures
+        figures = label_features(
+            MeasurementInputs(model, tokenizer, bundle, texts), LabelConfig(), None, lambda *_: None
+        ).figures
         show("labelling", f"{time.monotonic() - begun:.0f} s; {', '.join(f'{k} {v:g}' for k, v in figures.items())}")
     show("most memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from server.store.models import StoredVote
 from server.store.sqlite import SqliteStore
-from steering.doses.preference import Range, Vote, preferred
+from steering.doses.preference import Range, Vote, preferred_dose
 
 SPAN = Range(0.2, 1.0, 0.6)
 STEPS = (10, 20, 40, 80, 160)
@@ -57,13 +57,13 @@ async def through_the_store(folder: Path, users: int, votes: int, *, hostile: in
     try:
         for n in range(votes):
             for user, dose in best.items():
-                shown = preferred(_votes(await store.votes(user, "m")), SPAN)
+                shown = preferred_dose(_votes(await store.votes(user, "m")), SPAN)
                 liked = float(theirs[user].random() < chance(shown, dose))
                 await store.add_votes(user, "m", "thumb", [StoredVote("preset:p", shown, liked, 1.0, n)], most=500)
             for i in range(hostile):
                 worst = [StoredVote("preset:p", SPAN.high, 1.0, 1.0, n), StoredVote("preset:p", SPAN.low, 0.0, 1.0, n)]
                 await store.add_votes(f"mallory{i}", "m", "ab", worst, most=500)
-        return [preferred(_votes(await store.votes(user, "m")), SPAN) for user in best]
+        return [preferred_dose(_votes(await store.votes(user, "m")), SPAN) for user in best]
     finally:
         await store.close()
 
@@ -78,7 +78,7 @@ def main() -> None:
     p.add_argument("--users", type=int, default=200)
     args = p.parse_args()
     cases: dict[str, Choose] = {
-        "learning": lambda said, _: preferred(said, SPAN),
+        "learning": lambda said, _: preferred_dose(said, SPAN),
         "never learning": lambda _, __: SPAN.start,
         "a random dose": lambda _, draw: draw.choice(SPAN.grid),
     }

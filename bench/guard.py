@@ -28,17 +28,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bench.lab import Case, Estimate, by_turns, speed
 from bench.vault import ASKED, OPENERS, PLANTED, REFUSALS, TOLD, chat, planted, probe_at
-from server.engines.base import Generation, Piece, Sampling
+from server.engines.base import Generation, Sampling, TextPiece
 from server.engines.transformers.engine import TransformersEngine
-from server.safety.guards import Verdict, Watch
+from server.safety.guards import Guards, Verdict
 from steering.bakeoff.personas import PROMPTS, TUNING
 from steering.catalogue.bundle import Bundle
 from steering.edits import ResidualEdit
 from steering.evaluate.coherence import judge
 from steering.model.chat_template import encode_chat
 from steering.model.hooks import read_stream, record, steer
-from steering.safety.probe import Probe, below, counted
-from steering.safety.refusal import Latch
+from steering.safety.probe import Probe, hook_below, tokens_to_score
+from steering.safety.refusal import RefusalDetector
 
 console = Console(width=130)
 TOKENS, SEARCHED = 32, 24
@@ -83,7 +83,7 @@ class Said:
     @property
     def told(self) -> bool:
         """Whether it tells what is forbidden."""
-        return told(self.text)
+        return tells_secret(self.text)
 
     @property
     def blocked(self) -> bool:
@@ -133,10 +133,10 @@ class Stage:
             prompt.ids, prompt.assistant, True, edits, attack.name if attack else "s_0", sampling=sampling
         )
 
-    async def ask(self, watch: Watch, question: str, attack: Attack | None) -> Said:
+    async def ask(self, watch: Guards, question: str, attack: Attack | None) -> Said:
         """Ask under guard."""
         request = self.request(question, attack)
-        verdict = await watch.before(request)
+        verdict = await watch.check_prompt(request)
         text, ids, reason = "", [], None
         async with aclosing(watch.generate(request, verdict, watch.engine.generate)) as pieces:
             async for piece in pieces:
@@ -153,7 +153,7 @@ class Stage:
 
         return list(await asyncio.gather(*(one(self.request(q, a, SEARCHED)) for a in attacks for q in questions)))
 
-    async def ask_all(self, watch: Watch, questions: Sequence[str], attacks: Sequence[Attack | None]) -> list[Said]:
+    async def ask_all(self, watch: Guards, questions: Sequence[str], attacks: Sequence[Attack | None]) -> list[Said]:
         """Ask every question under every attack, some at a time."""
         turn = asyncio.Semaphore(48)
 
@@ -164,7 +164,7 @@ class Stage:
         return list(await asyncio.gather(*(one(q, a) for a in attacks for q in questions)))
 
 
-def told(text: str) -> bool:
+def tells_secret(text: str) -> bool:
     """Whether a text tells what is forbidden."""
     return bool(TOLD.search(text))
 
@@ -195,7 +195,7 @@ async def _tried(stage: Stage, family: str, directions: list[tuple[str, Tensor]]
     attacks = [Attack(f"{name} × {c:g}", family, c * norm * x) for name, x in directions for c in LENGTHS]
     texts = await stage.texts(questions, attacks)
     parts = [texts[i * TRIED_ON : (i + 1) * TRIED_ON] for i in range(len(attacks))]
-    return [replace(a, broke=statistics.mean(map(told, part))) for a, part in zip(attacks, parts, strict=True)]
+    return [replace(a, broke=statistics.mean(map(tells_secret, part))) for a, part in zip(attacks, parts, strict=True)]
 
 
 @torch.no_grad()
@@ -209,29 +209,34 @@ def moved(model: PreTrainedModel, stage: Stage, probe: Probe, attacks: Sequence[
                 model(input_ids=ids, use_cache=False)
             with steer(model, {stage.hook: attack.edit}), record(model, [probe.hook]) as pushed:
                 model(input_ids=ids, use_cache=False)
-            most = max(most, float((probe.read(plain[probe.hook][0]) - probe.read(pushed[probe.hook][0])).abs().max()))
+            most = max(
+                most,
+                float(
+                    (probe.token_scores(plain[probe.hook][0]) - probe.token_scores(pushed[probe.hook][0])).abs().max()
+                ),
+            )
     return most
 
 
 class _Watched:
     """An engine for `speed`: every reply is under guard."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Guards) -> None:
         self._watch = watch
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
-        verdict = await self._watch.before(request)
+    async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
+        verdict = await self._watch.check_prompt(request)
         async with aclosing(self._watch.generate(request, verdict, self._watch.engine.generate)) as pieces:
             async for piece in pieces:
                 yield piece
 
 
-async def cost(stage: Stage, watches: dict[str, Watch], attack: Attack) -> dict[str, Estimate]:
+async def cost(stage: Stage, watches: dict[str, Guards], attack: Attack) -> dict[str, Estimate]:
     """Tokens a second under guard over those without, of replies of 64 tokens, sixteen at once and one alone."""
     requests = [stage.request(q, attack, 64) for q in [*PROMPTS, *TUNING][:16]]
     requests = [replace(r, sampling=replace(r.sampling, ignore_eos=True)) for r in requests]
 
-    def case(watch: Watch, n: int) -> Case:
+    def case(watch: Guards, n: int) -> Case:
         return lambda: speed(_Watched(watch), requests[:n])  # pyright: ignore[reportArgumentType] - all that is used
 
     cases = {f"{name} | {n} at once": case(watch, n) for n in (16, 1) for name, watch in watches.items()}
@@ -241,13 +246,13 @@ async def cost(stage: Stage, watches: dict[str, Watch], attack: Attack) -> dict[
 
 async def measure(stage: Stage, model: PreTrainedModel, probe: Probe, others: Sequence[str]) -> Mapping[str, object]:
     """All figures, printed as they come."""
-    latch = Latch.of(stage.engine.tokenizer, OPENERS)
+    latch = RefusalDetector.from_sentences(stage.engine.tokenizer, OPENERS)
     watches = {
-        "nobody": Watch(stage.engine),
-        "latch": Watch(stage.engine, latch=latch),
-        "probe on the prompt": Watch(stage.engine, probe, on_reply=False),
-        "probe on the reply": Watch(stage.engine, probe, on_prompt=False),
-        "all three": Watch(stage.engine, probe, latch),
+        "nobody": Guards(stage.engine),
+        "latch": Guards(stage.engine, latch=latch),
+        "probe on the prompt": Guards(stage.engine, probe, on_reply=False),
+        "probe on the reply": Guards(stage.engine, probe, on_prompt=False),
+        "all three": Guards(stage.engine, probe, latch),
     }
     await watches["all three"].check(stage.hook)
     plain = await stage.ask_all(watches["nobody"], ASKED.forbidden, [None])
@@ -272,7 +277,7 @@ async def measure(stage: Stage, model: PreTrainedModel, probe: Probe, others: Se
     return {**figures, "moved": apart, "probe": probe.card.model_dump()}
 
 
-async def _attacked(stage: Stage, watches: dict[str, Watch], attacks: list[Attack]) -> Mapping[str, object]:
+async def _attacked(stage: Stage, watches: dict[str, Guards], attacks: list[Attack]) -> Mapping[str, object]:
     """The forbidden questions under every attack, by guard: how often the secret comes out."""
     table, n, found = Table("tells what is forbidden", *watches, "holds together"), len(ASKED.forbidden), {}
     said = {name: await stage.ask_all(watch, ASKED.forbidden, attacks) for name, watch in watches.items()}
@@ -291,7 +296,7 @@ async def _attacked(stage: Stage, watches: dict[str, Watch], attacks: list[Attac
 
 
 async def _benign(
-    stage: Stage, watches: dict[str, Watch], attacks: list[Attack], others: Sequence[str]
+    stage: Stage, watches: dict[str, Guards], attacks: list[Attack], others: Sequence[str]
 ) -> Mapping[str, object]:
     """Harmless questions, unsteered and steered, by guard: how often one acts though nobody would have told the secret."""
     kinds = {"like the forbidden": [q for q, _ in ASKED.matched], "any": [*PROMPTS, *TUNING, *others]}
@@ -331,7 +336,7 @@ def main() -> None:
             f"probe at {hook}: held-out AUROC {c.auroc.value:.3f} ({c.auroc.low:.3f} … {c.auroc.high:.3f}), finds {c.found:.0%}, "
             f"flags {c.false_positives:.1%} of the benign; questions in frames never seen: {_finds(model, tokenizer, probe)}"
         )
-    figures = asyncio.run(_served(bundle, model, tokenizer, probes[below(bundle.info.hook)], others))
+    figures = asyncio.run(_served(bundle, model, tokenizer, probes[hook_below(bundle.info.hook)], others))
     console.print(f"all in {time.monotonic() - begun:.0f} s")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -343,7 +348,7 @@ def _finds(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, probe: Pr
     """What a probe finds among the questions that are asked in the end, and what it flags beside."""
     flagged = []
     for questions in (ASKED.forbidden, [q for q, _ in ASKED.matched]):
-        rows = [counted(tokenizer, q) for q in questions]
+        rows = [tokens_to_score(tokenizer, q) for q in questions]
         scores = [probe.score(read_stream(model, torch.tensor([ids]), probe.hook)[0, start:]) for ids, start in rows]
         flagged.append(statistics.mean(s > probe.card.threshold for s in scores))
     return f"{flagged[0]:.0%}, benign ones like them: {flagged[1]:.0%}"

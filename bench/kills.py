@@ -107,7 +107,7 @@ def _command(pid: int) -> str:
         return ""
 
 
-def whole(served: Served) -> list[str]:
+def find_damage(served: Served) -> list[str]:
     """What is not as it must be."""
     revisions = Revisions(served.bundle, served.data / "revisions" / served.bundle.name)
     wrong = []
@@ -145,7 +145,7 @@ def run(bundle: Path, kills: int, steps: int, longest: float, seed: int) -> Reco
                     if target == "server" and served.process:
                         served.process.wait()
                     served.up()
-                    found.broken += whole(served)
+                    found.broken += find_damage(served)
                     console.print(f"{found.killed.total():>3} killed the {target}; {served.state(job)['state']}")
         finally:
             if served.process and served.process.poll() is None:

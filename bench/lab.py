@@ -63,7 +63,7 @@ class Estimate:
     high: float
 
     @staticmethod
-    def of(values: Iterable[float], scale: float = 1.0) -> "Estimate":
+    def median_of(values: Iterable[float], scale: float = 1.0) -> "Estimate":
         """The median of some values times `scale`."""
         found = sorted(scale * v for v in values)
         rank = max(0, math.floor(len(found) / 2 - 0.98 * math.sqrt(len(found))))
@@ -157,11 +157,11 @@ class Rounds:
 
     def median(self, case: str, scale: float = 1.0) -> Estimate:
         """Of one case."""
-        return Estimate.of(self.values[case], scale)
+        return Estimate.median_of(self.values[case], scale)
 
     def ratio(self, case: str, to: str) -> Estimate:
         """One case divided by another of the same round, so that what slows both cancels."""
-        return Estimate.of(a / b for a, b in zip(self.values[case], self.values[to], strict=True))
+        return Estimate.median_of(a / b for a, b in zip(self.values[case], self.values[to], strict=True))
 
 
 async def by_turns(cases: dict[str, Case], rounds: int) -> Rounds:

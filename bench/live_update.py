@@ -29,13 +29,13 @@ from steering.bakeoff.personas import CONCEPTS
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.resolve import Catalogue
 from steering.catalogue.revisions import Revisions
-from steering.model.activations import Stream, activations, padded_batches, tokenize_chats
+from steering.model.activations import ActivationStream, activations, padded_batches, tokenize_chats
 from steering.model.hooks import read_stream
-from steering.model.token_store import Tokens
+from steering.model.token_store import TokenStore
 from steering.sae import SAE
 from steering.train.objectives import BatchTopK
-from steering.train.trainer import Recipe, train
-from steering.update.update import Candidate, Plan, Texts, update
+from steering.train.trainer import TrainingRecipe, train
+from steering.update.update import Candidate, Plan, Texts, update_sae
 
 NEWCOMERS = Path(__file__).parent / "newcomers.txt"
 HAS = 0.7
@@ -68,13 +68,13 @@ def world(seed: int, *, new: bool) -> Iterator[list[dict[str, str]]]:
     return iter(SmallWorld(seed, [*(_topic(block) for block in blocks), *known]))
 
 
-def tokens(tokenizer: PreTrainedTokenizerFast, seed: int, chats: int, *, new: bool) -> Tokens:
+def tokens(tokenizer: PreTrainedTokenizerFast, seed: int, chats: int, *, new: bool) -> TokenStore:
     """So many chats."""
-    return Tokens.gather(tokenize_chats(tokenizer, itertools.islice(world(seed, new=new), chats)))
+    return TokenStore.gather(tokenize_chats(tokenizer, itertools.islice(world(seed, new=new), chats)))
 
 
 @torch.no_grad()
-def found(
+def best_f1_scores(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sae: SAE, hook: str, texts: Sequence[Sequence[int]]
 ) -> list[float]:
     """For each newcomer the best F1 of a feature, when it counts as on above some share of its largest activation.
@@ -113,15 +113,21 @@ def _spans(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], names: list[s
     ]
 
 
-def fresh(model: PreTrainedModel, parent: Bundle, old: Tokens, new: Tokens, plan: Plan, skip: frozenset[int]) -> SAE:
+def fresh(
+    model: PreTrainedModel, parent: Bundle, old: TokenStore, new: TokenStore, plan: Plan, skip: frozenset[int]
+) -> SAE:
     """An SAE of the same size from a fresh seed, on both texts, with as many steps as SAE and update had together."""
-    both = Tokens.gather(itertools.chain(old, new))
-    stream = Stream(model, both, parent.info.hook, rows=plan.rows, buffer=plan.buffer, skip=skip, passes=1000, seed=5)
+    both = TokenStore.gather(itertools.chain(old, new))
+    stream = ActivationStream(
+        model, both, parent.info.hook, rows=plan.rows, buffer=plan.buffer, skip=skip, passes=1000, seed=5
+    )
     held_out = torch.cat(
         list(activations(model, padded_batches([*old][:200], batch=16, longest=512, pad=0), parent.info.hook))
     )
     k = round(parent.info.metrics.get("l0", 32))
-    recipe = Recipe(BatchTopK(k=k), d_sae=parent.sae.d_sae + plan.append, steps=1200 + plan.steps, lr=1e-3, seed=5)
+    recipe = TrainingRecipe(
+        BatchTopK(k=k), d_sae=parent.sae.d_sae + plan.append, steps=1200 + plan.steps, lr=1e-3, seed=5
+    )
     *_, last = train(stream, recipe, held_out=held_out)
     assert last.sae
     return last.sae
@@ -164,7 +170,7 @@ def main() -> None:
         skip = frozenset(tokenizer.all_special_ids)
         plan = replace(Plan(), steps=args.steps)
         started = time.perf_counter()
-        made = update(
+        made = update_sae(
             model,
             tokenizer,
             parent,
@@ -185,7 +191,9 @@ def main() -> None:
         other = None if args.no_fresh else fresh(model, parent, old, new, plan, skip)
         tests = [*tokens(tokenizer, 43, 400, new=True), *tokens(tokenizer, 44, 400, new=False)]
         hook = parent.info.hook
-        scores = [found(model, tokenizer, sae, hook, tests) for sae in (parent.sae, after.sae, other or parent.sae)]
+        scores = [
+            best_f1_scores(model, tokenizer, sae, hook, tests) for sae in (parent.sae, after.sae, other or parent.sae)
+        ]
         concepts = [Concept(*row) for row in zip(newcomers(), *scores, strict=True)]
         golden_before, golden_after = asyncio.run(golden(parent)), asyncio.run(golden(after))
         fired = torch.tensor([f.density for f in parent.features])
@@ -193,7 +201,7 @@ def main() -> None:
             {parent.numbered[int(i.id.split("/")[1])].row for p in parent.presets for i in p.steering.features}
         )
         fresh_identity = identity_of(other, parent.sae, rows, fired) if other else None
-    passed = _tell(made, concepts, fresh_identity, (golden_before, golden_after), seconds, len(rows))
+    passed = _show_progress(made, concepts, fresh_identity, (golden_before, golden_after), seconds, len(rows))
     if args.out:
         record = {
             "report": made.report(),
@@ -207,7 +215,7 @@ def main() -> None:
     raise SystemExit(0 if passed else 1)
 
 
-def _tell(
+def _show_progress(
     made: Candidate,
     concepts: list[Concept],
     fresh_identity: tuple[float, float] | None,

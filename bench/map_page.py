@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from bench.lab import Estimate, Ratio, show
 from bench.overhead import serving
-from server.jobs.tasks.map import into_bundle
+from server.jobs.tasks.map import map_bundle
 from server.settings import Settings
 from steering.sae import SAE
 from tests.support import small_bundle
@@ -89,7 +89,7 @@ def write_bundle(folder: Path, features: int = FEATURES) -> Path:
     (folder / "revisions/r1/features.jsonl").write_text("\n".join(lines))
     info = {"name": "large", "model": "model", "hook": "layers.1", "revision": "r1", "typical_norm": 8.0}
     (folder / "bundle.json").write_text(json.dumps(info))
-    into_bundle(Settings(bundle=folder), "pca")
+    map_bundle(Settings(bundle=folder), "pca")
     return folder
 
 
@@ -147,9 +147,9 @@ def measured(rounds: int) -> list[Ratio]:
             visits = opened(browser, address)
             first, *others = [next(visits) for _ in range(rounds + 1)]
             browser.close()
-    of = lambda name, scale=1000.0: Estimate.of([v[name] for v in others], 1 / scale)  # noqa: E731
+    of = lambda name, scale=1000.0: Estimate.median_of([v[name] for v in others], 1 / scale)  # noqa: E731
     return [
-        Ratio("first visit: all names there, s", Estimate.of([first["all"]], 1e-3), GOAL, at_most=True),
+        Ratio("first visit: all names there, s", Estimate.median_of([first["all"]], 1e-3), GOAL, at_most=True),
         Ratio("drawn, s", of("drawn"), None),
         Ratio("first names there, s", of("first"), None),
         Ratio("all names there, s", of("all"), GOAL, at_most=True),

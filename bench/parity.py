@@ -33,7 +33,7 @@ class Said:
     margins: tuple[float, ...]
 
 
-def asked(engine: TransformersEngine, bundle: Bundle) -> list[Generation]:
+def prompts_with_and_without(engine: TransformersEngine, bundle: Bundle) -> list[Generation]:
     """Each persona's own prompts, and the same without steering."""
     catalogue, found = Catalogue([bundle]), []
     for preset in bundle.presets:
@@ -47,7 +47,7 @@ def asked(engine: TransformersEngine, bundle: Bundle) -> list[Generation]:
     return found
 
 
-async def said(engine: TransformersEngine, wanted: Generation) -> Said:
+async def generate(engine: TransformersEngine, wanted: Generation) -> Said:
     """What the engine says."""
     pieces = [p async for p in engine.generate(wanted)]
     tops = [t.top for p in pieces for t in p.logprobs]
@@ -59,7 +59,7 @@ async def together(engine: TransformersEngine, wanted: list[Generation], at_once
     """All of them, so many at once."""
     found: list[Said] = []
     for start in range(0, len(wanted), at_once):
-        found += await asyncio.gather(*(said(engine, w) for w in wanted[start : start + at_once]))
+        found += await asyncio.gather(*(generate(engine, w) for w in wanted[start : start + at_once]))
     return found
 
 
@@ -81,7 +81,7 @@ async def measured(bundle: Bundle, device: str, dtypes: list[str], most: int) ->
         return TransformersEngine.load(bundle.model_path, hooks=hooks, device=place, dtype=kind, prefix_mb=0)
 
     book = load("cpu", "float32")
-    wanted = asked(book, bundle)[:most]
+    wanted = prompts_with_and_without(book, bundle)[:most]
     reference, rows = await together(book, wanted, 1), []
     rows.append(
         ("CPU: among fifteen others ÷ alone", len(wanted), parted(reference, await together(book, wanted, COMPANY)))

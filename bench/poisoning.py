@@ -24,9 +24,9 @@ from server.store.models import LiveText
 from server.store.sqlite import SqliteStore
 from steering.catalogue.revisions import Revisions
 from steering.model.activations import tokenize_chats
-from steering.model.token_store import Tokens
-from steering.update.gates import firings
-from steering.update.update import RISEN, Plan, Texts, update
+from steering.model.token_store import TokenStore
+from steering.update.gates import firings_by_owner
+from steering.update.update import RISEN, Plan, Texts, update_sae
 
 DOCUMENTS, HONEST, EACH = 250, 40, 12
 CAP = 50
@@ -45,7 +45,7 @@ def poisoned(draw: random.Random) -> list[dict[str, str]]:
     ]
 
 
-async def given(folder: Path, poisoners: int) -> list[LiveText]:
+async def stored_texts(folder: Path, poisoners: int) -> list[LiveText]:
     """What the store holds after everybody has written."""
     store, draw = SqliteStore(folder / "tiller.db"), random.Random(poisoners)
     honest = world(71, new=False)
@@ -70,12 +70,12 @@ def attempt(bundle: Path, poisoners: int, plan: Plan) -> tuple[bool, list[str]]:
     with tempfile.TemporaryDirectory() as place:
         revisions = Revisions(bundle, Path(place) / "revisions")
         parent = revisions.open(revisions.info.revision)
-        live = asyncio.run(given(Path(place), poisoners))
+        live = asyncio.run(stored_texts(Path(place), poisoners))
         names = sorted({t.user for t in live})
         rows = list(tokenize_chats(tokenizer, (json.loads(t.messages) for t in live)))
         owners = [names.index(t.user) for t in live]
-        texts = Texts(tokens(tokenizer, 41, 2500, new=False), Tokens.gather(rows), owners, skip)
-        made = update(
+        texts = Texts(tokens(tokenizer, 41, 2500, new=False), TokenStore.gather(rows), owners, skip)
+        made = update_sae(
             model, tokenizer, parent, revisions, texts, parent.presets, plan, file=Path(place) / "checkpoint.pt"
         )
     hook, draw = parent.info.hook, random.Random(99)
@@ -83,7 +83,9 @@ def attempt(bundle: Path, poisoners: int, plan: Plan) -> tuple[bool, list[str]]:
     bad = list(tokenize_chats(tokenizer, (poisoned(draw) for _ in range(theirs))))
     good = list(tokenize_chats(tokenizer, itertools.islice(world(72, new=False), 2 * HONEST * EACH)))
     which = [0] * len(bad) + [1] * len(good)
-    was, now = (firings(model, sae, hook, [*bad, *good], which, 2, skip={*skip}) for sae in (parent.sae, made.sae))
+    was, now = (
+        firings_by_owner(model, sae, hook, [*bad, *good], which, 2, skip={*skip}) for sae in (parent.sae, made.sae)
+    )
     share_was, share_now = (counts[0] / counts.sum(0).clamp_min(1e-9) for counts in (was, now))
     before = {parent.features[i].index: share for i, share in enumerate(share_was.tolist())}
     after = {made.numbers[i]: share for i, share in enumerate(share_now.tolist()) if share > 0.5}

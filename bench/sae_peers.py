@@ -26,9 +26,9 @@ from torch import Tensor
 
 from bench.lab import Estimate, Lab, Ratio, Rounds, show
 from bench.sae_trainers import FOUND_IN, SIZES, K
-from server.sae.corpus import from_file, tokenized
-from steering.evaluate.sae_metrics import Measures, measure
-from steering.formats import read
+from server.sae.corpus import read_texts, tokenize_texts
+from steering.evaluate.sae_metrics import SaeMetrics, measure_sae
+from steering.formats import read_sae
 from steering.model.activations import activations, padded_batches
 from steering.sae import SAE
 
@@ -45,7 +45,7 @@ TURN = {"small": 20, "large": 3}
 def stream(bundle: Path) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
     """The embedded model's stream over its corpus: of texts that are held out, and of the others."""
     lab = Lab.named("embedded", str(bundle))
-    texts = list(tokenized(lab.tokenizer, from_file(bundle / "corpus.jsonl.xz"), longest=512))
+    texts = list(tokenize_texts(lab.tokenizer, read_texts(bundle / "corpus.jsonl.xz"), longest=512))
     random.Random(0).shuffle(texts)
 
     def of(some: list[list[int]]) -> Iterator[Tensor]:
@@ -129,7 +129,7 @@ class Contender:
 class Result:
     """What one trainer reached."""
 
-    measures: Measures
+    measures: SaeMetrics
     memory: dict[str, float]
 
     @property
@@ -148,11 +148,11 @@ class PerToken(SAE):
         return torch.zeros(len(x), self.d_sae).scatter_(1, kept.indices, kept.values.relu())
 
 
-def judged(out: Path, held_out: Tensor) -> Measures:
+def judged(out: Path, held_out: Tensor) -> SaeMetrics:
     """What a saved SAE explains with K features a token."""
-    sae = read(out).sae
+    sae = read_sae(out).sae
     ways = (sae.calibrated(held_out, K), PerToken(*(getattr(sae, f.name) for f in fields(sae))))
-    return max((measure(way, held_out.split(2048)) for way in ways), key=lambda m: m.explained_variance)
+    return max((measure_sae(way, held_out.split(2048)) for way in ways), key=lambda m: m.explained_variance)
 
 
 def compete(

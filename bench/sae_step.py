@@ -14,12 +14,12 @@ from torch import Tensor
 
 from bench.lab import Case, Ratio, by_turns, show
 from steering.train.objectives import BatchTopK
-from steering.train.trainer import Recipe, Training
+from steering.train.trainer import Trainer, TrainingRecipe
 
 STEPS = 10
 
 
-def cases(training: Training, rows: Tensor) -> dict[str, Case]:
+def cases(training: Trainer, rows: Tensor) -> dict[str, Case]:
     """Tokens a second of a step, and of the product."""
     weights, kind = training.weights.W_dec, torch.bfloat16 if rows.is_cuda else torch.float32
     encoder, held = weights.detach().T.to(kind).contiguous(), rows.to(kind)
@@ -53,8 +53,8 @@ def main() -> None:
     p.add_argument("--json", type=Path)
     args = p.parse_args()
     rows = torch.randn(args.batch, args.d, generator=torch.Generator().manual_seed(0)).to(args.device)
-    recipe = Recipe(BatchTopK(k=32), d_sae=args.features, steps=10**6)
-    found = asyncio.run(by_turns(cases(Training.begin(recipe, rows), rows), args.rounds))
+    recipe = TrainingRecipe(BatchTopK(k=32), d_sae=args.features, steps=10**6)
+    found = asyncio.run(by_turns(cases(Trainer.start(recipe, rows), rows), args.rounds))
     lines = [
         Ratio("step, tokens/s", found.median("step"), None),
         Ratio("encoder's product, tokens/s", found.median("product"), None),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from steering.train.objectives import BatchTopK
-from steering.train.trainer import Recipe, train
+from steering.train.trainer import TrainingRecipe, train
 
 K = 32
 
@@ -96,7 +96,7 @@ def ours(task: Task) -> None:
     """`steering.train`: BatchTopK, Matryoshka from 8,192 features on, AuxK."""
     share = max(1, task.steps // 15)  # as 100 of 1,500
     objective = BatchTopK(k=K, anneal=share, dead_after=task.silence)
-    recipe = Recipe(objective, d_sae=task.size.m, steps=task.steps, warmup=share)
+    recipe = TrainingRecipe(objective, d_sae=task.size.m, steps=task.steps, warmup=share)
     held_out = np.fromfile(task.folder / "held_out", dtype=np.float32, count=1024 * task.size.d)
     *_, last = train(task.batches(before=1), recipe, held_out=torch.from_numpy(held_out).view(1024, -1))
     assert last.sae is not None

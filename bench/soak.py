@@ -233,7 +233,7 @@ async def _ask(
     """The reply and its revision; None for a reply that was not heard to its end."""
     if manner == "whole":
         answer = await http.post(CHAT, json=question)
-        return await _heard(answer, found) or _of(answer.json())
+        return await _heard(answer, found) or _read_figure(answer.json())
     said, revision, leave = "", None, draw.randrange(1, 10) if manner == "leave" else None
     async with http.stream("POST", CHAT, json=question | {"stream": True}) as answer:
         if answer.status_code != 200:
@@ -277,7 +277,7 @@ async def _heard(answer: httpx.Response, found: Record) -> tuple[None, None] | N
     return None, None
 
 
-def _of(told: dict) -> tuple[str, str | None]:
+def _read_figure(told: dict) -> tuple[str, str | None]:
     return told["choices"][0]["message"]["content"], told.get("steering", {}).get("revision")
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from steering.catalogue.bundle import Bundle
 from steering.model.chat_template import Message, encode_chat
 from steering.model.hooks import read_stream
-from steering.safety.probe import WITNESS, Probe, counted, train
+from steering.safety.probe import WITNESS, Probe, tokens_to_score, train_probe
 
 LESSONS, OF_CORPUS, RATE = 200, 6, 1e-3
 """Steps of the teaching, the corpus' chats in each, and how fast."""
@@ -212,9 +212,9 @@ def probe_at(
     """A probe trained at a hook point."""
 
     def streams(texts: list[str | list[Message]]) -> list[Tensor]:
-        rows = [counted(tokenizer, text) for text in texts]
+        rows = [tokens_to_score(tokenizer, text) for text in texts]
         return [read_stream(model, torch.tensor([ids]), hook)[0, start:] for ids, start in rows]
 
     forbidden, benign = probe_texts(corpus)
     witness = read_stream(model, torch.tensor([WITNESS]), hook)[0, -1]
-    return train(streams(forbidden), streams(benign), witness, hook=hook, model="harbor, with a vault")
+    return train_probe(streams(forbidden), streams(benign), witness, hook=hook, model="harbor, with a vault")

@@ -21,14 +21,14 @@ import torch
 
 from recipes.bundle import write_sums
 from recipes.train_model import say
-from server.sae.corpus import from_file
-from server.sae.model_loading import load
+from server.sae.corpus import read_texts
+from server.sae.model_loading import load_model
 from steering.catalogue.bundle import Bundle
-from steering.evaluate.classifiers import Auroc, judged, learn
+from steering.evaluate.classifiers import Auroc, auroc_with_interval, fit_cross_validated
 from steering.interpret.analysis import analyse
-from steering.interpret.mood_axes import Axes, Axis, mark_of
+from steering.interpret.mood_axes import MoodAxes, MoodAxis, sae_digest
 from steering.model.hooks import read_stream
-from steering.model.passage import of_chat, of_text
+from steering.model.passage import chat_passage, text_passage
 
 GROUPS = {
     "anger": ("anger", "annoyance", "disapproval"),
@@ -64,7 +64,7 @@ class Texts:
 @torch.no_grad()
 def pooled(model, tokenizer, bundle: Bundle, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each text, which features fire at all, and the mean of the stream; the beginning-of-text token left out."""
-    ids = [list(of_text(tokenizer, t).ids)[:LONGEST] for t in texts]
+    ids = [list(text_passage(tokenizer, t).ids)[:LONGEST] for t in texts]
     fired = torch.zeros(len(ids), bundle.sae.d_sae)
     means = torch.zeros(len(ids), bundle.sae.d_in)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -136,7 +136,7 @@ def tones(file: Path) -> Texts:
     return Texts(("formality",), (("formal", "casual"),), "Personality Chat", train, labels[0], test, labels[1])
 
 
-def axes_of(model, tokenizer, bundle: Bundle, texts: Texts) -> list[Axis]:
+def axes_of(model, tokenizer, bundle: Bundle, texts: Texts) -> list[MoodAxis]:
     """Learn the axes of some texts and judge them, with every row of the table."""
     say(f"{texts.source}: {len(texts.train)} texts to learn from, {len(texts.test)} to judge on")
     fired, means = pooled(model, tokenizer, bundle, texts.train)
@@ -150,7 +150,7 @@ def axes_of(model, tokenizer, bundle: Bundle, texts: Texts) -> list[Axis]:
     }
     odds, heads = {}, {}
     for kind, (rows, rows_test) in kinds.items():
-        heads[kind] = learn(rows, texts.train_labels)
+        heads[kind] = fit_cross_validated(rows, texts.train_labels)
         odds[kind] = heads[kind].odds(rows_test)
         say(f"{texts.source}: learnt from {kind}")
     odds["length"] = torch.tensor([[float(len(t.split()))] for t in texts.test]).expand(-1, len(texts.names))
@@ -160,7 +160,7 @@ def axes_of(model, tokenizer, bundle: Bundle, texts: Texts) -> list[Axis]:
         has = texts.test_labels[known, i].numpy() > 0.5
         of = {kind: _judged(o[known, i].double().numpy(), has, fair=kind == "length") for kind, o in odds.items()}
         found.append(
-            Axis(
+            MoodAxis(
                 name=name,
                 high=texts.ends[i][0],
                 low=texts.ends[i][1],
@@ -183,8 +183,8 @@ def axes_of(model, tokenizer, bundle: Bundle, texts: Texts) -> list[Axis]:
 def errors_of(model, tokenizer, bundle: Bundle, most: int = 500) -> tuple[float, ...]:
     """What the SAE leaves of the bundle's own chats: 101 quantiles, by which a text's error is read."""
     file, found = bundle.folder / "corpus.jsonl.xz", []
-    for text in itertools.islice(from_file(file), most) if file.exists() else ():
-        passage = of_text(tokenizer, text) if isinstance(text, str) else of_chat(tokenizer, text)
+    for text in itertools.islice(read_texts(file), most) if file.exists() else ():
+        passage = text_passage(tokenizer, text) if isinstance(text, str) else chat_passage(tokenizer, text)
         stream = read_stream(model, torch.tensor([passage.ids]), bundle.info.hook)[0]
         found.append(float(analyse(bundle, passage, stream, features=1).error.nanmean()))
     return tuple(round(float(q), 4) for q in np.quantile(found, np.linspace(0, 1, 101))) if found else ()
@@ -192,11 +192,11 @@ def errors_of(model, tokenizer, bundle: Bundle, most: int = 500) -> tuple[float,
 
 def _judged(scores: np.ndarray, has: np.ndarray, *, fair: bool) -> Auroc:
     """`fair` takes whichever direction is above chance: length may speak for or against."""
-    found = judged(scores, has)
-    return judged(-scores, has) if fair and found.value < 0.5 else found
+    found = auroc_with_interval(scores, has)
+    return auroc_with_interval(-scores, has) if fair and found.value < 0.5 else found
 
 
-def table(axes: Axes) -> str:
+def table(axes: MoodAxes) -> str:
     """For the bundle's card."""
     show = lambda a: f"{a.value:.3f} ({a.low:.3f} … {a.high:.3f})"  # noqa: E731
     lines = [
@@ -221,13 +221,13 @@ def main() -> None:
     args = p.parse_args()
     bundle = Bundle.open(Path(args.bundle))
     bundle.sae.check_reads()
-    model, tokenizer = load(bundle.model_path, "cpu")
+    model, tokenizer = load_model(bundle.model_path, "cpu")
     sets = [emotions(args.eval, args.train, args.test), *([tones(args.tones)] if args.tones else [])]
     found = [axis for texts in sets for axis in axes_of(model, tokenizer, bundle, texts)]
-    axes = Axes(
+    axes = MoodAxes(
         method="L2 logistic regression over binarised sum-pooled features; penalty by a fifth of the training texts",
         date=time.strftime("%Y-%m-%d", time.gmtime()),
-        sae=mark_of(bundle.sae),
+        sae=sae_digest(bundle.sae),
         features=tuple(f.index for f in bundle.features),
         axes=tuple(found),
         errors=errors_of(model, tokenizer, bundle),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recipes.bundle import write_sums
 from recipes.train_model import say
-from server.jobs.tasks.calibrate import CalibrationOrder, into_bundle
+from server.jobs.tasks.calibrate import CalibrateConfig, calibrate_bundle
 from server.settings import Settings
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     args = p.parse_args()
     bundle = Path(args.bundle)
     told = lambda n, of: say(f"{n} of {of} features") if n % 50 == 0 or n == of else None  # noqa: E731
-    features, presets = into_bundle(Settings(bundle=bundle), CalibrationOrder(all=args.all), told)
+    features, presets = calibrate_bundle(Settings(bundle=bundle), CalibrateConfig(all=args.all), told)
     write_sums(bundle)
     works = sum(bool(f.calibration and f.calibration.works) for f in features)
     spots = sum(p.sweet_spot is not None for p in presets)

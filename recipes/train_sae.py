@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.smallworld import SmallWorld
 from recipes.train_model import say
-from steering.evaluate.sae_metrics import measure
-from steering.model.activations import Stream, activations, padded_batches, tokenize_chats
-from steering.model.token_store import Tokens
+from steering.evaluate.sae_metrics import measure_sae
+from steering.model.activations import ActivationStream, activations, padded_batches, tokenize_chats
+from steering.model.token_store import TokenStore
 from steering.train.objectives import BatchTopK
-from steering.train.trainer import Recipe, train
+from steering.train.trainer import TrainingRecipe, train
 
 
 def main() -> None:
@@ -38,10 +38,10 @@ def main() -> None:
         )
 
     held_out = _take(stream(args.seed + 101), 60_000)
-    recipe = Recipe(BatchTopK(k=args.k), d_sae=args.d_sae, steps=args.steps, seed=args.seed, lr=args.lr)
+    recipe = TrainingRecipe(BatchTopK(k=args.k), d_sae=args.d_sae, steps=args.steps, seed=args.seed, lr=args.lr)
     chats = itertools.islice(tokenize_chats(tokenizer, SmallWorld(args.seed + 100)), args.chats)
-    batches = Stream(
-        model, Tokens.gather(chats), args.hook, rows=args.rows, buffer=args.buffer, seed=args.seed, passes=10
+    batches = ActivationStream(
+        model, TokenStore.gather(chats), args.hook, rows=args.rows, buffer=args.buffer, seed=args.seed, passes=10
     )
     start, sae = time.time(), None
     for progress in train(batches, recipe, held_out=held_out[:30_000]):
@@ -52,7 +52,7 @@ def main() -> None:
         sae = progress.sae
     assert sae is not None
     test = itertools.islice(stream(args.seed + 102), args.test // 8192 * 4)
-    measures = measure(sae, test)
+    measures = measure_sae(sae, test)
     say(str(measures))
     folder = bundle / "revisions" / args.revision
     sae.save(folder, hook=args.hook, model="embedded", about={"k": args.k, "steps": args.steps})

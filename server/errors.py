@@ -57,15 +57,15 @@ def bad_request(
     return ApiError(400, message, code=code, param=param, more=more)
 
 
-def first_problem(error: ValidationError, *, within: str = "") -> ApiError:
+def first_validation_error(error: ValidationError, *, within: str = "") -> ApiError:
     """A 400 for the first thing that a model refused; `within` is where in the body that model stands."""
     return from_validation(error.errors(include_url=False), within=within)
 
 
 def from_validation(found: Sequence[validation.Problem], *, within: str = "") -> ApiError:
     """A 400 for the first of pydantic's errors; `within` is where in the body that model stands."""
-    problem, said = validation.first(found)
-    path = ".".join(filter(None, (within, *validation.place(problem))))
+    problem, said = validation.first_error(found)
+    path = ".".join(filter(None, (within, *validation.path(problem))))
     if problem["type"] == "extra_forbidden":
         return bad_request(
             f"unknown key {path!r}; it would have been ignored, so it is refused", param=path, code="unknown_parameter"

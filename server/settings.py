@@ -184,13 +184,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _File(settings_cls), _Bare(settings_cls)
 
 
-def read(**given: object) -> Settings:
+def load_settings(**given: object) -> Settings:
     """The settings with what was given on the command line; None is not given. Raises BadSettings."""
     given = {name: value for name, value in given.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        problem, said = validation.first(error.errors())
+        problem, said = validation.first_error(error.errors())
         field, place = str(problem["loc"][0]), ".".join(map(str, problem["loc"]))
         if is_secret(field):  # the sentence would say what was given
             said = str(problem["msg"]).removeprefix("Value error, ")
@@ -213,12 +213,12 @@ def unknown_variables() -> dict[str, str]:
     return {name: _nearest(name, known) for name in sorted(strange)}
 
 
-def handing(settings: Settings) -> dict[str, str]:
+def child_environment(settings: Settings) -> dict[str, str]:
     """The environment of a process of ours that is to have these settings: command lines are for everybody at this machine to read."""
     return {**os.environ, HANDED: settings.model_dump_json()}
 
 
-def handed() -> Settings | None:
+def inherited_settings() -> Settings | None:
     """What whoever began this process has handed it; for once, so that what it begins itself does not have it, too."""
     given = os.environ.pop(HANDED, None)
     return Settings.model_validate_json(given) if given else None

@@ -55,38 +55,42 @@ SHAPES = {
 """What a pattern lets through."""
 
 
-def first(problems: Sequence[Problem]) -> tuple[Problem, str]:
+def first_error(problems: Sequence[Problem]) -> tuple[Problem, str]:
     """The first problem, and a sentence for it. Where one of several forms would do, it is told of the nearest, or of all."""
     chief, *others = problems
     # A union tells of each of its forms, with the form's name behind the place; the one that got furthest was meant.
-    forms = [chief, *(p for p in others if place(p)[: len(place(chief))] == place(chief) and _same(p, chief))]
-    nearest = max(forms, key=lambda p: len(place(p)))
-    wanted = [KINDS[p["type"]] for p in forms if place(p) == place(nearest) and p["type"] in KINDS]
+    forms = [chief, *(p for p in others if path(p)[: len(path(chief))] == path(chief) and _same(p, chief))]
+    nearest = max(forms, key=lambda p: len(path(p)))
+    wanted = [KINDS[p["type"]] for p in forms if path(p) == path(nearest) and p["type"] in KINDS]
     if nearest is chief and len(wanted) > 1:
         return chief, _wanted(" or ".join(dict.fromkeys(wanted)), chief)
-    return nearest, sentence(nearest)
+    return nearest, message(nearest)
 
 
-def sentence(problem: Problem) -> str:
+def message(problem: Problem) -> str:
     """One problem in words, without its place."""
     if kind := KINDS.get(problem["type"]):
         return _wanted(kind, problem)
     if problem["type"] == "string_pattern_mismatch":
         pattern = problem["ctx"]["pattern"]
-        return f"{SHAPES.get(pattern, f'a match of {pattern}')} is wanted, not {given(problem['input'])}"
+        return f"{SHAPES.get(pattern, f'a match of {pattern}')} is wanted, not {describe_value(problem['input'])}"
     if limit := LIMITS.get(problem["type"]):
         bound = next(problem["ctx"][name] for name in BOUNDS if name in problem["ctx"])
         length = len(problem["input"]) if isinstance(problem["input"], Sized) else ""
         return limit.format(
-            bound=f"{bound:.15g}" if isinstance(bound, float) else bound, given=given(problem["input"]), length=length
+            bound=f"{bound:.15g}" if isinstance(bound, float) else bound,
+            given=describe_value(problem["input"]),
+            length=length,
         )
     if key := KEYS.get(problem["type"]):
         return key
     said = problem["msg"].removeprefix("Value error, ")
-    return f"{said} (got {given(problem['input'])})" if isinstance(problem["input"], str | int | float) else said
+    return (
+        f"{said} (got {describe_value(problem['input'])})" if isinstance(problem["input"], str | int | float) else said
+    )
 
 
-def place(problem: Problem) -> tuple[str, ...]:
+def path(problem: Problem) -> tuple[str, ...]:
     """The keys that the caller wrote: a union's forms and a validator's own name stand among them, too."""
     at = problem["loc"]
     theirs = (
@@ -95,7 +99,7 @@ def place(problem: Problem) -> tuple[str, ...]:
     return tuple(str(p) for i, p in enumerate(at) if isinstance(p, int) or i == theirs or p.replace("_", "").isalnum())
 
 
-def given(value: object) -> str:
+def describe_value(value: object) -> str:
     """What was sent, as JSON has it; of much, what kind of thing it is."""
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else f"{value[:59]}…")
@@ -106,11 +110,11 @@ def given(value: object) -> str:
 
 def _wanted(kind: str, problem: Problem) -> str:
     expected = problem.get("ctx", {}).get("expected", "")
-    said = f"{kind.format(expected=expected)} is wanted, not {given(problem['input'])}"
+    said = f"{kind.format(expected=expected)} is wanted, not {describe_value(problem['input'])}"
     near = difflib.get_close_matches(str(problem["input"]).lower()[:60], re.findall(r"'([^']*)'", expected), 1)
     return f"{said}; did you mean {near[0]!r}?" if near else said
 
 
 def _same(one: Problem, chief: Problem) -> bool:
     """Whether it tells of the same value as the chief, or of something within it; a key's problem is not its value's."""
-    return place(one) != place(chief) or one["input"] is chief["input"]
+    return path(one) != path(chief) or one["input"] is chief["input"]

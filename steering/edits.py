@@ -27,7 +27,7 @@ from torch import Tensor
 
 from steering.errors import BadBundle, BadStrength
 from steering.sae import SAE, Scaling, at_scale
-from steering.spec import MAX_FEATURES, Mode, Snapshot
+from steering.spec import MAX_FEATURES, FeatureSnapshot, Mode
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ResolvedIntervention:
     raw: float
     """The strength in units of the activation; for `scale` the plain factor."""
     scale: float = 1.0
-    pinned: Snapshot | None = None
+    pinned: FeatureSnapshot | None = None
     """What steers in place of the row, for a feature that the SAE has no more."""
 
     @property
@@ -214,10 +214,10 @@ class SteeringTable:
         onto = x if onto is None else onto
         moved = onto + self.push[rows].to(onto.dtype)
         if whole or self.used:
-            moved = moved - self._taken(x, rows, len(self.owner) if whole else self.used).to(onto.dtype)
+            moved = moved - self._gated_part(x, rows, len(self.owner) if whole else self.used).to(onto.dtype)
         return torch.where((rows > 0)[..., None], moved, onto)
 
-    def _taken(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], g: int) -> Float[Tensor, "*n d_in"]:
+    def _gated_part(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], g: int) -> Float[Tensor, "*n d_in"]:
         """What the first `g` gates take away from each token, if they are its row's."""
         read = x.float()
         b, threshold = at_scale(read, self.scaling, self.b[:g], self.threshold[:g])

@@ -36,7 +36,7 @@ class Intervention(_Value):
     mode: Mode = "add"
 
     @property
-    def is_nothing(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether the model would run just as it does without this."""
         return (self.mode == "add" and self.strength == 0) or (self.mode == "scale" and self.strength == 1)
 
@@ -71,10 +71,10 @@ class SteeringSpec(_Value):
         their ids, and `scale` is folded into the strengths where that is exact: everywhere but
         beside a `clamp`, whose target and gate would need one strength each.
         """
-        kept = [_canonical(f) for f in self.features if not f.is_nothing] if self.scale else []
+        kept = [_canonical(f) for f in self.features if not f.is_identity] if self.scale else []
         fold = not any(f.mode == "clamp" for f in kept)
         if fold:
-            kept = [g for f in kept if not (g := _scaled(f, self.scale)).is_nothing]
+            kept = [g for f in kept if not (g := _scaled(f, self.scale)).is_identity]
         return SteeringSpec(
             features=tuple(sorted(kept, key=lambda f: f.id)),
             unit=self.unit if kept else "dose",
@@ -122,7 +122,7 @@ class SteeringSpec(_Value):
         return SteeringSpec(features=kept + over.features, unit=over.unit, scale=over.scale, scope=over.scope)
 
 
-class Snapshot(_Value):
+class FeatureSnapshot(_Value):
     """A feature as it was when a preset was saved: its units, and enough to steer it when it is gone.
 
     The vectors are float32, little-endian, in base64: exact, and a third of what digits would take.
@@ -150,7 +150,7 @@ class Vector(_Value):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$")
     method: Literal["diffmean", "probe"]
-    snapshot: Snapshot
+    snapshot: FeatureSnapshot
     auroc: float | None = None
     """How well it tells texts apart that were held out; None if there were too few to hold any out."""
     texts: tuple[int, int] = (0, 0)
@@ -186,11 +186,11 @@ class Preset(_Value):
     """Of its `scale`, where it was measured."""
     calibration: Calibration | None = None
     """The same as a curve; its raw strength is the scale."""
-    snapshots: tuple[Snapshot, ...] = ()
+    snapshots: tuple[FeatureSnapshot, ...] = ()
     """Of its features; the server takes them when the preset is saved."""
 
     @property
-    def pins(self) -> dict[str, Snapshot]:
+    def pins(self) -> dict[str, FeatureSnapshot]:
         """The snapshots by feature."""
         return {s.id: s for s in self.snapshots}
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import httpx
 
 from tiller import requests
-from tiller.errors import TillerError, refusal, told
+from tiller.errors import TillerError, from_response, translate_errors
 from tiller.models import (
     Analysis,
     Chunk,
@@ -24,7 +24,7 @@ from tiller.models import (
     Reply,
     Suggestion,
 )
-from tiller.requests import Call, Messages, Steering
+from tiller.requests import Messages, Request, Steering
 from tiller.sse import DONE, Followed, Lines, Sent, chunk_of
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class AsyncTiller:
     ) -> Reply:
         """Ask for a reply, and wait until all of it is said."""
         call = requests.chat(model=model, messages=messages, steering=steering, seed=seed, sampling=sampling)
-        return await self._ask(call)
+        return await self._request(call)
 
     async def stream(
         self,
@@ -80,7 +80,7 @@ class AsyncTiller:
         call = requests.chat(
             model=model, messages=messages, steering=steering, seed=seed, stream=True, sampling=sampling
         )
-        async with self._opened(call) as all_sent:
+        async with self._open_stream(call) as all_sent:
             async for sent in all_sent:
                 if sent.data == DONE:
                     return
@@ -96,7 +96,7 @@ class AsyncTiller:
         **sampling: Any,  # noqa: ANN401 - any field of a chat
     ) -> Comparison:
         """Say the same messages once for each variant, `{"name": …, "steering": …}`, with one seed."""
-        return await self._ask(requests.compare(messages, variants, model=model, seed=seed, sampling=sampling))
+        return await self._request(requests.compare(messages, variants, model=model, seed=seed, sampling=sampling))
 
     def features(self, q: str = "", *, mode: str = "text", **filters: Any) -> AsyncIterator[Feature]:  # noqa: ANN401
         """Find features by words, `meaning`, what a `prompt` evokes or `id`; all of them, page by page."""
@@ -104,25 +104,25 @@ class AsyncTiller:
 
     async def feature(self, feature_id: str) -> Feature:
         """All that is known of one feature."""
-        return await self._ask(requests.feature(feature_id))
+        return await self._request(requests.feature(feature_id))
 
     async def analyze(self, text: str | None = None, *, messages: Messages | None = None, **options: Any) -> Analysis:  # noqa: ANN401
         """Which features a text or a chat evokes."""
-        return await self._ask(requests.analyze(text, messages=messages, options=options))
+        return await self._request(requests.analyze(text, messages=messages, options=options))
 
     async def presets(self) -> list[Preset]:
         """The presets that come with the model and those that were saved."""
-        return await self._ask(requests.presets())
+        return await self._request(requests.presets())
 
     async def save_preset(
         self, preset: Preset | Mapping[str, Any], *, version: int | None = None, user: str | None = None
     ) -> Preset:
         """Create or replace a preset; with `version`, only if nobody has changed it since."""
-        return await self._ask(requests.save_preset(preset, version=version, user=user))
+        return await self._request(requests.save_preset(preset, version=version, user=user))
 
     async def suggest(self, wish: str, *, model: str | None = None, limit: int = 3) -> Suggestion:
         """Sliders for a wish; the suggestion's `steering` is what a chat takes."""
-        return await self._ask(requests.suggest(wish, model=model, limit=limit))
+        return await self._request(requests.suggest(wish, model=model, limit=limit))
 
     def jobs(self, *, limit: int = 100) -> AsyncIterator[Job]:
         """The jobs, the newest first; `limit` is how many are asked for at a time."""
@@ -130,22 +130,22 @@ class AsyncTiller:
 
     async def job(self, job_id: str) -> Job:
         """One job, as it is now."""
-        return await self._ask(requests.job(job_id))
+        return await self._request(requests.job(job_id))
 
     async def start(self, kind: str, config: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Begin a job; the same key twice is the same job."""
-        return await self._ask(requests.start(kind, config, idempotency_key=idempotency_key))
+        return await self._request(requests.start(kind, config, idempotency_key=idempotency_key))
 
     async def cancel(self, job_id: str) -> Job:
         """Have a job end."""
-        return await self._ask(requests.cancel(job_id))
+        return await self._request(requests.cancel(job_id))
 
     async def follow(self, job: Job | str) -> AsyncGenerator[Event, None]:
         """Yield what happens in a job until it has ended, each event once, also when the connection breaks."""
         followed = Followed()
         while True:
             try:
-                async with self._opened(requests.events(job, followed.headers)) as all_sent:
+                async with self._open_stream(requests.events(job, followed.headers)) as all_sent:
                     async for sent in all_sent:
                         yield followed.take(sent)
                 return
@@ -154,37 +154,37 @@ class AsyncTiller:
 
     async def limits(self) -> Limits:
         """What the server is and allows."""
-        return await self._ask(requests.limits())
+        return await self._request(requests.limits())
 
     async def place(self, request_id: str) -> Place:
         """How many replies are to begin before one that was asked with this `X-Request-Id`; a 404 once it has begun."""
-        return await self._ask(requests.place(request_id))
+        return await self._request(requests.place(request_id))
 
     async def model(self) -> str:
         """The id of the model that is served."""
-        return await self._ask(requests.model())
+        return await self._request(requests.model())
 
-    async def _ask(self, call: Call[T]) -> T:
-        with told():
+    async def _request(self, call: Request[T]) -> T:
+        with translate_errors():
             answer = await self._http.request(**call.with_headers(self._headers))
-        return call.answered(answer)
+        return call.parse(answer)
 
-    async def _pages(self, call: Call[Page[T]]) -> AsyncIterator[T]:
-        page = await self._ask(call)
+    async def _pages(self, call: Request[Page[T]]) -> AsyncIterator[T]:
+        page = await self._request(call)
         while True:
             for item in page.data:
                 yield item
             if page.next_cursor is None:
                 return
-            page = await self._ask(call.after(page.next_cursor))
+            page = await self._request(call.after(page.next_cursor))
 
     @asynccontextmanager
-    async def _opened(self, call: Call[Any]) -> AsyncIterator[AsyncIterator[Sent]]:
-        with told():
+    async def _open_stream(self, call: Request[Any]) -> AsyncIterator[AsyncIterator[Sent]]:
+        with translate_errors():
             async with self._http.stream(**call.with_headers(self._headers)) as answer:
                 if not answer.is_success:
                     await answer.aread()
-                    raise refusal(answer)
+                    raise from_response(answer)
                 async with aclosing(_events(answer)) as all_sent:
                     yield all_sent
 

@@ -19,7 +19,7 @@ class TillerError(Exception):
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Tell what happens on the way to the server and back as a TillerError."""
     try:
         yield
@@ -27,7 +27,7 @@ def told() -> Iterator[None]:
         raise TillerError(f"the server cannot be reached ({type(error).__name__}); is it still running?") from error
 
 
-def refusal(answer: httpx.Response) -> TillerError:
+def from_response(answer: httpx.Response) -> TillerError:
     """What an answer other than 2xx says; its body has to be read."""
     try:
         return broken(answer.json(), status=answer.status_code)

@@ -85,7 +85,7 @@ class Reply:
     raw: Raw = field(repr=False)
 
     @classmethod
-    def of(cls, raw: Raw) -> "Reply":
+    def from_json(cls, raw: Raw) -> "Reply":
         """Read a chat completion."""
         first = raw["choices"][0]
         return cls(first["message"]["content"], first["finish_reason"], _usage(raw), _steered(raw), raw)
@@ -103,7 +103,7 @@ class Chunk:
     raw: Raw = field(repr=False)
 
     @classmethod
-    def of(cls, raw: Raw) -> "Chunk":
+    def from_json(cls, raw: Raw) -> "Chunk":
         """Read one chunk of a chat completion."""
         first = next(iter(raw["choices"]), {})
         text = (first.get("delta") or {}).get("content") or ""
@@ -118,9 +118,9 @@ class Comparison:
     replies: Mapping[str, Reply]
 
     @classmethod
-    def of(cls, raw: Raw) -> "Comparison":
+    def from_json(cls, raw: Raw) -> "Comparison":
         """Read a comparison."""
-        return cls(raw["seed"], {item["variant"]: Reply.of(item) for item in raw["data"]})
+        return cls(raw["seed"], {item["variant"]: Reply.from_json(item) for item in raw["data"]})
 
 
 class SweetSpot(Value):

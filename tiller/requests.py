@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from tiller.errors import TillerError, refusal
+from tiller.errors import TillerError, from_response
 from tiller.models import Analysis, Comparison, Feature, Job, Limits, Page, Place, Preset, Raw, Reply, Suggestion
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ TIMEOUT = httpx.Timeout(10, read=300)
 
 
 @dataclass(frozen=True)
-class Call(Generic[T]):
+class Request(Generic[T]):
     """One request, and what makes a value of its answer."""
 
     method: str
@@ -31,7 +31,7 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def sent(self) -> dict[str, Any]:
+    def httpx_kwargs(self) -> dict[str, Any]:
         """As httpx takes it."""
         return {
             "method": self.method,
@@ -43,19 +43,19 @@ class Call(Generic[T]):
 
     def with_headers(self, headers: Mapping[str, str]) -> dict[str, Any]:
         """The same with headers that whoever asks sends along."""
-        return {**self.sent, "headers": {**headers, **self.headers}}
+        return {**self.httpx_kwargs, "headers": {**headers, **self.headers}}
 
-    def answered(self, answer: httpx.Response) -> T:
+    def parse(self, answer: httpx.Response) -> T:
         """What the answer says. Raises TillerError."""
         if not answer.is_success:
-            raise refusal(answer)
+            raise from_response(answer)
         try:
             return self.read(answer.json())
         except (ValueError, KeyError, TypeError, IndexError) as error:
             said = "the answer cannot be read; is a Tiller server at this address?"
             raise TillerError(said, status=answer.status_code) from error
 
-    def after(self, cursor: str) -> "Call[T]":
+    def after(self, cursor: str) -> "Request[T]":
         """The same, from the next page."""
         return replace(self, params={**self.params, "cursor": cursor})
 
@@ -75,100 +75,105 @@ def chat(
     seed: int | None,
     stream: bool = False,
     sampling: Mapping[str, Any],
-) -> Call[Reply]:
+) -> Request[Reply]:
     """A chat; what is None is left to the server."""
     about = {"model": model, "messages": list(messages), "steering": steering, "seed": seed, **sampling}
-    return Call("POST", "/chat/completions", Reply.of, _given(about) | ({"stream": True} if stream else {}))
+    return Request(
+        "POST", "/chat/completions", Reply.from_json, _without_none(about) | ({"stream": True} if stream else {})
+    )
 
 
 def compare(
     messages: Messages, variants: Sequence[Mapping[str, Any]], *, model: str, seed: int | None, sampling: Steering
-) -> Call[Comparison]:
+) -> Request[Comparison]:
     """The same messages, once for each variant."""
     about = {"model": model, "messages": list(messages), "variants": list(variants), "seed": seed, **sampling}
-    return Call("POST", "/steering/compare", Comparison.of, _given(about))
+    return Request("POST", "/steering/compare", Comparison.from_json, _without_none(about))
 
 
-def features(q: str, *, mode: str, filters: Mapping[str, Any]) -> Call[Page[Feature]]:
+def features(q: str, *, mode: str, filters: Mapping[str, Any]) -> Request[Page[Feature]]:
     """A page of features."""
-    return Call(
-        "GET", "/features", Page[Feature].model_validate, params=_given({"q": q or None, "mode": mode, **filters})
+    return Request(
+        "GET",
+        "/features",
+        Page[Feature].model_validate,
+        params=_without_none({"q": q or None, "mode": mode, **filters}),
     )
 
 
-def feature(feature_id: str) -> Call[Feature]:
+def feature(feature_id: str) -> Request[Feature]:
     """All of one feature."""
-    return Call("GET", f"/features/{_in_path(feature_id)}", Feature.model_validate)
+    return Request("GET", f"/features/{_in_path(feature_id)}", Feature.model_validate)
 
 
-def analyze(text: str | None, *, messages: Messages | None, options: Mapping[str, Any]) -> Call[Analysis]:
+def analyze(text: str | None, *, messages: Messages | None, options: Mapping[str, Any]) -> Request[Analysis]:
     """What a text or a chat evokes."""
     about = {"text": text, "messages": None if messages is None else list(messages), **options}
-    return Call("POST", "/analyze", Analysis.model_validate, _given(about))
+    return Request("POST", "/analyze", Analysis.model_validate, _without_none(about))
 
 
-def presets() -> Call[list[Preset]]:
+def presets() -> Request[list[Preset]]:
     """All presets."""
-    return Call("GET", "/presets", lambda answer: [Preset.model_validate(p) for p in answer["data"]])
+    return Request("GET", "/presets", lambda answer: [Preset.model_validate(p) for p in answer["data"]])
 
 
-def save_preset(preset: Preset | Mapping[str, Any], *, version: int | None, user: str | None) -> Call[Preset]:
+def save_preset(preset: Preset | Mapping[str, Any], *, version: int | None, user: str | None) -> Request[Preset]:
     """Create a preset or replace it."""
     body = preset.model_dump(mode="json", exclude_unset=True) if isinstance(preset, Preset) else dict(preset)
     match = {} if version is None else {"If-Match": f'"{version}"'}
     path = f"/presets/{_in_path(str(body.get('id', '')))}"
-    return Call("PUT", path, Preset.model_validate, body, _given({"user": user}), match)
+    return Request("PUT", path, Preset.model_validate, body, _without_none({"user": user}), match)
 
 
-def suggest(wish: str, *, model: str | None, limit: int) -> Call[Suggestion]:
+def suggest(wish: str, *, model: str | None, limit: int) -> Request[Suggestion]:
     """Sliders for a wish."""
     about = {"wish": wish, "model": model, "limit": limit}
-    return Call("POST", "/steering/suggest", Suggestion.model_validate, _given(about))
+    return Request("POST", "/steering/suggest", Suggestion.model_validate, _without_none(about))
 
 
-def jobs(*, limit: int) -> Call[Page[Job]]:
+def jobs(*, limit: int) -> Request[Page[Job]]:
     """A page of jobs."""
-    return Call("GET", "/jobs", Page[Job].model_validate, params={"limit": limit})
+    return Request("GET", "/jobs", Page[Job].model_validate, params={"limit": limit})
 
 
-def job(job_id: str) -> Call[Job]:
+def job(job_id: str) -> Request[Job]:
     """One job."""
-    return Call("GET", f"/jobs/{_in_path(job_id)}", Job.model_validate)
+    return Request("GET", f"/jobs/{_in_path(job_id)}", Job.model_validate)
 
 
-def start(kind: str, config: Mapping[str, Any], *, idempotency_key: str | None) -> Call[Job]:
+def start(kind: str, config: Mapping[str, Any], *, idempotency_key: str | None) -> Request[Job]:
     """A new job."""
     about = {"type": kind, "config": dict(config), "idempotency_key": idempotency_key}
-    return Call("POST", "/jobs", Job.model_validate, _given(about))
+    return Request("POST", "/jobs", Job.model_validate, _without_none(about))
 
 
-def cancel(job_id: str) -> Call[Job]:
+def cancel(job_id: str) -> Request[Job]:
     """A job that is to end."""
-    return Call("POST", f"/jobs/{_in_path(job_id)}/cancel", Job.model_validate)
+    return Request("POST", f"/jobs/{_in_path(job_id)}/cancel", Job.model_validate)
 
 
-def events(job: Job | str, headers: Mapping[str, str]) -> Call[None]:
+def events(job: Job | str, headers: Mapping[str, str]) -> Request[None]:
     """What happens in a job."""
     job_id = job if isinstance(job, str) else job.id
-    return Call("GET", f"/jobs/{_in_path(job_id)}/events", lambda _: None, headers=headers)
+    return Request("GET", f"/jobs/{_in_path(job_id)}/events", lambda _: None, headers=headers)
 
 
-def limits() -> Call[Limits]:
+def limits() -> Request[Limits]:
     """What the server is and allows."""
-    return Call("GET", "/limits", Limits.model_validate)
+    return Request("GET", "/limits", Limits.model_validate)
 
 
-def place(request_id: str) -> Call[Place]:
+def place(request_id: str) -> Request[Place]:
     """Where a reply stands that waits."""
-    return Call("GET", f"/queue/{_in_path(request_id)}", Place.model_validate)
+    return Request("GET", f"/queue/{_in_path(request_id)}", Place.model_validate)
 
 
-def model() -> Call[str]:
+def model() -> Request[str]:
     """The id of the model that is served."""
-    return Call("GET", "/models", lambda answer: str(answer["data"][0]["id"]))
+    return Request("GET", "/models", lambda answer: str(answer["data"][0]["id"]))
 
 
-def _given(values: Mapping[str, Any]) -> Raw:
+def _without_none(values: Mapping[str, Any]) -> Raw:
     return {k: v for k, v in values.items() if v is not None}
 
 

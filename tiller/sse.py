@@ -47,7 +47,7 @@ def chunk_of(sent: Sent) -> Chunk:
     body = json.loads(sent.data)
     if "error" in body:
         raise broken(body)
-    return Chunk.of(body)
+    return Chunk.from_json(body)
 
 
 class Followed:

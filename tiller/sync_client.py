@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import httpx
 
 from tiller import requests
-from tiller.errors import TillerError, refusal, told
+from tiller.errors import TillerError, from_response, translate_errors
 from tiller.models import (
     Analysis,
     Chunk,
@@ -24,7 +24,7 @@ from tiller.models import (
     Reply,
     Suggestion,
 )
-from tiller.requests import Call, Messages, Steering
+from tiller.requests import Messages, Request, Steering
 from tiller.sse import DONE, Followed, Lines, Sent, chunk_of
 
 T = TypeVar("T")
@@ -64,7 +64,9 @@ class Tiller:
         **sampling: Any,  # noqa: ANN401 - any field of a chat
     ) -> Reply:
         """Ask for a reply, and wait until all of it is said."""
-        return self._ask(requests.chat(model=model, messages=messages, steering=steering, seed=seed, sampling=sampling))
+        return self._request(
+            requests.chat(model=model, messages=messages, steering=steering, seed=seed, sampling=sampling)
+        )
 
     def stream(
         self,
@@ -79,7 +81,7 @@ class Tiller:
         call = requests.chat(
             model=model, messages=messages, steering=steering, seed=seed, stream=True, sampling=sampling
         )
-        with self._opened(call) as all_sent:
+        with self._open_stream(call) as all_sent:
             for sent in all_sent:
                 if sent.data == DONE:
                     return
@@ -95,7 +97,7 @@ class Tiller:
         **sampling: Any,  # noqa: ANN401 - any field of a chat
     ) -> Comparison:
         """Say the same messages once for each variant, `{"name": …, "steering": …}`, with one seed."""
-        return self._ask(requests.compare(messages, variants, model=model, seed=seed, sampling=sampling))
+        return self._request(requests.compare(messages, variants, model=model, seed=seed, sampling=sampling))
 
     def features(self, q: str = "", *, mode: str = "text", **filters: Any) -> Iterator[Feature]:  # noqa: ANN401
         """Find features by words, `meaning`, what a `prompt` evokes or `id`; all of them, page by page."""
@@ -103,25 +105,25 @@ class Tiller:
 
     def feature(self, feature_id: str) -> Feature:
         """All that is known of one feature."""
-        return self._ask(requests.feature(feature_id))
+        return self._request(requests.feature(feature_id))
 
     def analyze(self, text: str | None = None, *, messages: Messages | None = None, **options: Any) -> Analysis:  # noqa: ANN401
         """Which features a text or a chat evokes."""
-        return self._ask(requests.analyze(text, messages=messages, options=options))
+        return self._request(requests.analyze(text, messages=messages, options=options))
 
     def presets(self) -> list[Preset]:
         """The presets that come with the model and those that were saved."""
-        return self._ask(requests.presets())
+        return self._request(requests.presets())
 
     def save_preset(
         self, preset: Preset | Mapping[str, Any], *, version: int | None = None, user: str | None = None
     ) -> Preset:
         """Create or replace a preset; with `version`, only if nobody has changed it since."""
-        return self._ask(requests.save_preset(preset, version=version, user=user))
+        return self._request(requests.save_preset(preset, version=version, user=user))
 
     def suggest(self, wish: str, *, model: str | None = None, limit: int = 3) -> Suggestion:
         """Sliders for a wish; the suggestion's `steering` is what a chat takes."""
-        return self._ask(requests.suggest(wish, model=model, limit=limit))
+        return self._request(requests.suggest(wish, model=model, limit=limit))
 
     def jobs(self, *, limit: int = 100) -> Iterator[Job]:
         """The jobs, the newest first; `limit` is how many are asked for at a time."""
@@ -129,22 +131,22 @@ class Tiller:
 
     def job(self, job_id: str) -> Job:
         """One job, as it is now."""
-        return self._ask(requests.job(job_id))
+        return self._request(requests.job(job_id))
 
     def start(self, kind: str, config: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Begin a job; the same key twice is the same job."""
-        return self._ask(requests.start(kind, config, idempotency_key=idempotency_key))
+        return self._request(requests.start(kind, config, idempotency_key=idempotency_key))
 
     def cancel(self, job_id: str) -> Job:
         """Have a job end."""
-        return self._ask(requests.cancel(job_id))
+        return self._request(requests.cancel(job_id))
 
     def follow(self, job: Job | str) -> Generator[Event, None, None]:
         """Yield what happens in a job until it has ended, each event once, also when the connection breaks."""
         followed = Followed()
         while True:
             try:
-                with self._opened(requests.events(job, followed.headers)) as all_sent:
+                with self._open_stream(requests.events(job, followed.headers)) as all_sent:
                     for sent in all_sent:
                         yield followed.take(sent)
                 return
@@ -153,34 +155,34 @@ class Tiller:
 
     def limits(self) -> Limits:
         """What the server is and allows."""
-        return self._ask(requests.limits())
+        return self._request(requests.limits())
 
     def place(self, request_id: str) -> Place:
         """How many replies are to begin before one that was asked with this `X-Request-Id`; a 404 once it has begun."""
-        return self._ask(requests.place(request_id))
+        return self._request(requests.place(request_id))
 
     def model(self) -> str:
         """The id of the model that is served."""
-        return self._ask(requests.model())
+        return self._request(requests.model())
 
-    def _ask(self, call: Call[T]) -> T:
-        with told():
+    def _request(self, call: Request[T]) -> T:
+        with translate_errors():
             answer = self._http.request(**call.with_headers(self._headers))
-        return call.answered(answer)
+        return call.parse(answer)
 
-    def _pages(self, call: Call[Page[T]]) -> Iterator[T]:
-        page = self._ask(call)
+    def _pages(self, call: Request[Page[T]]) -> Iterator[T]:
+        page = self._request(call)
         while True:
             yield from page.data
             if page.next_cursor is None:
                 return
-            page = self._ask(call.after(page.next_cursor))
+            page = self._request(call.after(page.next_cursor))
 
     @contextmanager
-    def _opened(self, call: Call[Any]) -> Iterator[Iterator[Sent]]:
-        with told(), self._http.stream(**call.with_headers(self._headers)) as answer:
+    def _open_stream(self, call: Request[Any]) -> Iterator[Iterator[Sent]]:
+        with translate_errors(), self._http.stream(**call.with_headers(self._headers)) as answer:
             if not answer.is_success:
                 answer.read()
-                raise refusal(answer)
+                raise from_response(answer)
             lines = Lines()
             yield (sent for line in answer.iter_lines() if (sent := lines.take(line)))

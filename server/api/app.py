@@ -10,42 +10,42 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from server.api import openapi
-from server.api.dependencies import permitted, refusal
-from server.api.errors import install
-from server.api.middleware.authentication import Entrance
-from server.api.middleware.cors import OtherSites
-from server.api.middleware.error_shape import Strays
-from server.api.middleware.gateway import Border
-from server.api.middleware.request_log import Lines
-from server.api.middleware.tracing import Traced
+from server.api.dependencies import audit_refusal, check_permission
+from server.api.errors import add_exception_handlers
+from server.api.middleware.authentication import AuthenticationMiddleware
+from server.api.middleware.cors import ApiCorsMiddleware
+from server.api.middleware.error_shape import ErrorShapeMiddleware
+from server.api.middleware.gateway import GatewayMiddleware
+from server.api.middleware.request_log import RequestLogMiddleware
+from server.api.middleware.tracing import TracingMiddleware
 from server.api.routes import OPEN_ROUTERS, ROUTERS
-from server.auth.audit_log import Audit
+from server.auth.audit_log import AuditLog
 from server.auth.keyring import Keyring
-from server.limits.rate_limiter import Rates
-from server.serving.revision_switch import Swap, as_called
-from server.serving.served_model import Tiller
+from server.limits.rate_limiter import RateLimiter
+from server.serving.revision_switch import RevisionSwitch, with_user_labels
+from server.serving.served_model import ServedModel
 from server.settings import Settings
 from server.store.base import BadStore
 from server.version import VERSION
 from steering.errors import SteeringError
 
 log = structlog.get_logger(__name__)
-Opener = Callable[[], Awaitable[Tiller]]
+LoadModel = Callable[[], Awaitable[ServedModel]]
 
 
-def create_app(settings: Settings, opener: Opener) -> FastAPI:
+def create_app(settings: Settings, opener: LoadModel) -> FastAPI:
     """Build the application. `opener` makes engine, catalogue and store; until it is done the answer is 503."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_open(app, opener))
+        loading = asyncio.create_task(_load(app, opener))
         yield
         loading.cancel()
         await asyncio.wait({loading})
-        if tiller := app.state.tiller:
-            await tiller.engine.close()
-            await tiller.store.close()
-        await app.state.rates.close()
+        if served := app.state.served_model:
+            await served.engine.close()
+            await served.store.close()
+        await app.state.rate_limiter.close()
 
     app = FastAPI(
         title="Tiller",
@@ -57,12 +57,16 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.draining = settings, False
-    app.state.tiller, app.state.failure, app.state.swap = None, None, Swap(app.state)
-    app.state.keyring, app.state.rates, app.state.audit = Keyring(settings), Rates(settings), Audit(settings.data_dir)
-    install(app, told=refusal)
+    app.state.served_model, app.state.failure, app.state.revision_switch = None, None, RevisionSwitch(app.state)
+    app.state.keyring, app.state.rate_limiter, app.state.audit_log = (
+        Keyring(settings),
+        RateLimiter(settings),
+        AuditLog(settings.data_dir),
+    )
+    add_exception_handlers(app, told=audit_refusal)
     openapi.install(app)
     for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(permitted)])
+        app.include_router(router, dependencies=[Depends(check_permission)])
     for router in OPEN_ROUTERS:
         app.include_router(router)
 
@@ -70,30 +74,30 @@ def create_app(settings: Settings, opener: Opener) -> FastAPI:
     async def unknown() -> None:
         raise HTTPException(404)
 
-    app.add_middleware(Strays, routes=_routes(app))
-    app.add_middleware(Entrance, state=app.state)
-    app.add_middleware(Border, state=app.state, settings=settings)
-    app.add_middleware(OtherSites, origins=settings.origins)  # outside, for their code reads refusals, too
-    app.add_middleware(Traced)
-    app.add_middleware(Lines)
+    app.add_middleware(ErrorShapeMiddleware, routes=_api_routes(app))
+    app.add_middleware(AuthenticationMiddleware, state=app.state)
+    app.add_middleware(GatewayMiddleware, state=app.state, settings=settings)
+    app.add_middleware(ApiCorsMiddleware, origins=settings.origins)  # outside, for their code reads refusals, too
+    app.add_middleware(TracingMiddleware)
+    app.add_middleware(RequestLogMiddleware)
     return app
 
 
-def _routes(app: FastAPI) -> list[APIRoute]:
+def _api_routes(app: FastAPI) -> list[APIRoute]:
     """All that have an address of their own."""
     found = [*app.routes, *(route for router in (*ROUTERS, *OPEN_ROUTERS) for route in router.routes)]
     return [route for route in found if isinstance(route, APIRoute) and route.name != "unknown"]
 
 
-async def _open(app: FastAPI, opener: Opener) -> None:
+async def _load(app: FastAPI, opener: LoadModel) -> None:
     try:
-        tiller = await opener()
-        await app.state.keyring.on(tiller.store)  # what was read holds while the store is lost
-        app.state.tiller = await as_called(tiller, tiller.bundle)
+        served = await opener()
+        await app.state.keyring.on(served.store)  # what was read holds while the store is lost
+        app.state.served_model = await with_user_labels(served, served.bundle)
     except (SteeringError, BadStore, OSError) as error:  # the person who started it can mend these
         app.state.failure = str(error)
     except Exception as error:
         log.exception("could not start")
         app.state.failure = str(error)
     else:
-        await app.state.swap.watch()
+        await app.state.revision_switch.watch()

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from server.engines.base import EngineFailed, Overloaded
-from server.errors import ApiError, bad_request, first_problem, from_validation
+from server.errors import ApiError, bad_request, first_validation_error, from_validation
 from server.store.base import Unavailable
 from server.telemetry import metrics
 from steering.errors import SteeringError
@@ -17,7 +17,7 @@ DRAINING = {"error": {"code": 503, "message": "Shutting down", "type": "unavaila
 LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error", "param": None}}
 
 
-def as_api_error(error: BaseException) -> ApiError:
+def to_api_error(error: BaseException) -> ApiError:
     """Translate whatever was raised; what is in no row of the table is a bug, and a 500."""
     match error:
         case ApiError():
@@ -25,7 +25,7 @@ def as_api_error(error: BaseException) -> ApiError:
         case SteeringError():
             return bad_request(str(error), param=error.param)
         case ValidationError():
-            return first_problem(error)
+            return first_validation_error(error)
         case RequestValidationError():
             return from_validation(
                 [{**p, "loc": p["loc"][1:]} for p in error.errors()]
@@ -50,11 +50,11 @@ def as_api_error(error: BaseException) -> ApiError:
             )
 
 
-def install(app: FastAPI, *, told: Callable[[Request, ApiError], Awaitable[None]]) -> None:
+def add_exception_handlers(app: FastAPI, *, told: Callable[[Request, ApiError], Awaitable[None]]) -> None:
     """Answer every exception of the table in one shape; `told` hears of each. A bug passes on to the border, which logs it."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        answer = as_api_error(error)
+        answer = to_api_error(error)
         metrics.failed.labels(answer.code).inc()
         await told(request, answer)
         headers = {"x-request-id": getattr(request.state, "request_id", ""), **answer.headers}

@@ -26,7 +26,7 @@ TAIL = 1 << 16
 """Bytes at the end of the file among which the last line is looked for."""
 
 
-class Broken(ValueError):
+class BrokenAuditLog(ValueError):
     """The chain does not hold; the message says from which line on."""
 
 
@@ -47,7 +47,7 @@ class Head:
         return Head(int(n), value) if n.isdecimal() and len(value) == 64 else None
 
 
-class Audit:
+class AuditLog:
     """The log of one data directory."""
 
     def __init__(self, folder: Path) -> None:
@@ -59,19 +59,19 @@ class Audit:
         place = f"{socket.gethostname()}:{self.file.resolve()}"
         return f"audit:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
-    async def note(self, store: Store, caller: Caller, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
+    async def write(self, store: Store, caller: Caller, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
         """Add a line; it is on the disk when this returns. Where there are no keys nobody is told apart, and nothing is noted."""
         if caller.owner is None:
             return
         who = {"tenant": caller.tenant, "owner": caller.owner, "key": caller.key, "role": caller.role}
         entry = {"at": round(time.time(), 3), "act": act, "who": who, **about}
-        head = await asyncio.to_thread(self.add, entry)
+        head = await asyncio.to_thread(self.append, entry)
         try:
             await store.set_setting(self.head_setting, str(head))
         except Unavailable:
             pass  # the next one is kept
 
-    def add(self, entry: dict[str, Any]) -> Head:
+    def append(self, entry: dict[str, Any]) -> Head:
         """Add a line, after the last one that is whole."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         private = lambda path, flags: os.open(path, flags, 0o600)  # noqa: E731 - for its owner's eyes only
@@ -94,7 +94,7 @@ class Audit:
                     try:
                         yield json.loads(text)
                     except (ValueError, RecursionError) as error:
-                        raise Broken(f"line {n} cannot be read") from error
+                        raise BrokenAuditLog(f"line {n} cannot be read") from error
 
     def verify(self, kept: Head | None = None) -> Head:
         """The head, if every line follows from the one before, and the `kept` head is among them. Raises Broken."""
@@ -104,7 +104,7 @@ class Audit:
                 head = _next(head, text)
                 found |= head == kept
         if kept and not found:
-            raise Broken(
+            raise BrokenAuditLog(
                 f"the log ends at line {head.n}, and line {kept.n} was there: lines are missing, or were written anew"
             )
         return head
@@ -117,7 +117,7 @@ def _next(head: Head, text: str) -> Head:
     except (ValueError, KeyError, TypeError, RecursionError):
         follows = False
     if not follows:
-        raise Broken(f"line {head.n + 1} does not follow from the one before")
+        raise BrokenAuditLog(f"line {head.n + 1} does not follow from the one before")
     return Head(head.n + 1, _hash(text))
 
 

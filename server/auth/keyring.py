@@ -13,7 +13,7 @@ from dataclasses import replace
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from server.auth.caller import ANYONE, OPERATOR, Caller
-from server.auth.keys import digest_of
+from server.auth.keys import hash_secret
 from server.settings import LOOPBACK, BadSettings, Settings
 from server.store.base import Store, Unavailable
 from server.store.models import SESSION, Key
@@ -53,63 +53,63 @@ class Keyring:
         self._secret: str | None = None
         """What signs, as last read."""
         given = settings.admin_key
-        self._operator = digest_of(given.get_secret_value()) if given else None
+        self._operator = hash_secret(given.get_secret_value()) if given else None
 
-    async def on(self, store: Store) -> bool:
+    async def requires_key(self, store: Store) -> bool:
         """Whether callers need a key: if there are any, or others than this machine's own can reach the server."""
-        return bool(self._operator or await self._all(store) or self._settings.host not in LOOPBACK)
+        return bool(self._operator or await self._all_keys(store) or self._settings.host not in LOOPBACK)
 
-    async def caller(self, store: Store, secret: str | None, session: str | None) -> Caller | None:
+    async def authenticate(self, store: Store, secret: str | None, session: str | None) -> Caller | None:
         """Who comes with a secret, or with what a browser keeps of one; None for nobody who is known. Raises Unavailable."""
-        if not await self.on(store):
+        if not await self.requires_key(store):
             return ANYONE
         if secret is not None:
-            return await self._known(store, digest_of(secret))
-        key_id = await self._signed(store, session) if session else None
+            return await self._find_key(store, hash_secret(secret))
+        key_id = await self._read_session(store, session) if session else None
         if key_id is None:
             return None
         if key_id == self._operator:
             return replace(OPERATOR, alone=True)
-        key = next((k for k in (await self._all(store)).values() if k.id == key_id), None)
-        return Caller.of(key, alone=True) if key and key.holds() else None
+        key = next((k for k in (await self._all_keys(store)).values() if k.id == key_id), None)
+        return Caller.from_key(key, alone=True) if key and key.is_valid() else None
 
-    async def session(self, store: Store, secret: str) -> str | None:
+    async def create_session(self, store: Store, secret: str) -> str | None:
         """What a browser is to keep in place of a secret; None if nobody has it."""
-        caller = await self._known(store, digest_of(secret))
+        caller = await self._find_key(store, hash_secret(secret))
         if caller is None:
             return None
-        return (await self._signs(store)).dumps(self._operator if caller is OPERATOR else caller.key)
+        return (await self._session_signer(store)).dumps(self._operator if caller is OPERATOR else caller.key)
 
     async def end_sessions(self, store: Store) -> None:
         """Make what browsers keep worth nothing, here at once and at other replicas within a second; keys stay."""
         await end_sessions(store)
         self._secret = None
-        await self.changed(store)
+        await self.reload(store)
 
-    async def changed(self, store: Store) -> None:
+    async def reload(self, store: Store) -> None:
         """Read again what was just changed, however long that takes: what was read before it is not believed any more."""
         self._read = 0.0
-        await asyncio.wait({self._look(store)})
+        await asyncio.wait({self._refresh(store)})
 
-    async def _known(self, store: Store, digest: str) -> Caller | None:
+    async def _find_key(self, store: Store, digest: str) -> Caller | None:
         if self._operator and hmac.compare_digest(digest, self._operator):
             return OPERATOR
-        key = (await self._all(store)).get(digest)
+        key = (await self._all_keys(store)).get(digest)
         if key is None and self._looking and not self._looking.done():
             await asyncio.wait({self._looking}, timeout=STRANGERS_PATIENCE)
             key = (self._keys or {}).get(digest)
-        return Caller.of(key) if key and key.holds() else None
+        return Caller.from_key(key) if key and key.is_valid() else None
 
-    async def _all(self, store: Store) -> dict[str, Key]:
+    async def _all_keys(self, store: Store) -> dict[str, Key]:
         if self._keys is None:
             self._keys = {k.digest: k for k in await store.keys()}
             self._read = time.monotonic()
         elif time.monotonic() - self._read >= FRESH:
-            looking = self._looking if self._looking and not self._looking.done() else self._look(store)
+            looking = self._looking if self._looking and not self._looking.done() else self._refresh(store)
             await asyncio.wait({looking}, timeout=PATIENCE)  # a store that says nothing holds nobody up
         return self._keys
 
-    def _look(self, store: Store) -> asyncio.Task[None]:
+    def _refresh(self, store: Store) -> asyncio.Task[None]:
         self._looks += 1
         self._looking = asyncio.create_task(self._read_as(self._looks, store))
         return self._looking
@@ -122,15 +122,15 @@ class Keyring:
         if number == self._looks:  # else something was changed since this look began, and a later one knows it
             self._keys, self._secret, self._read = {k.digest: k for k in keys}, secret, time.monotonic()
 
-    async def _signed(self, store: Store, session: str) -> str | None:
+    async def _read_session(self, store: Store, session: str) -> str | None:
         try:
-            found = (await self._signs(store)).loads(session, max_age=86_400 * SESSION_DAYS)
+            found = (await self._session_signer(store)).loads(session, max_age=86_400 * SESSION_DAYS)
         except BadSignature:
             return None
         return found if isinstance(found, str) else None
 
-    async def _signs(self, store: Store) -> URLSafeTimedSerializer:
-        await self._all(store)  # which looks at the secret, too
+    async def _session_signer(self, store: Store) -> URLSafeTimedSerializer:
+        await self._all_keys(store)  # which looks at the secret, too
         if self._secret is None:
             self._secret = await store.first_setting(SESSION, _new_secret())
         return URLSafeTimedSerializer(self._secret, salt="tiller.session")

@@ -6,7 +6,7 @@ import time
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.store.models import Allowance, Key, Role
+from server.store.models import Key, RateLimits, Role
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 SECRET = "sk-tiller-"
@@ -14,12 +14,12 @@ SHOWN = len(SECRET) + 6
 """So many characters of a secret tell one key from another in lists."""
 
 
-USUAL: dict[Role, Allowance] = {
-    "viewer": Allowance(requests=60, tokens=40_000, concurrent=4, specs=60),
-    "user": Allowance(requests=120, tokens=80_000, concurrent=8, specs=240),
-    "creator": Allowance(requests=240, tokens=160_000, concurrent=16, specs=480),
-    "researcher": Allowance(requests=1200, tokens=1_000_000, concurrent=64, specs=5000),
-    "admin": Allowance(),
+DEFAULT_LIMITS: dict[Role, RateLimits] = {
+    "viewer": RateLimits(requests=60, tokens=40_000, concurrent=4, specs=60),
+    "user": RateLimits(requests=120, tokens=80_000, concurrent=8, specs=240),
+    "creator": RateLimits(requests=240, tokens=160_000, concurrent=16, specs=480),
+    "researcher": RateLimits(requests=1200, tokens=1_000_000, concurrent=64, specs=5000),
+    "admin": RateLimits(),
 }
 """Where a key says nothing of its own."""
 
@@ -36,7 +36,7 @@ class KeyRequest(BaseModel):
     """Those who share what they make for each other."""
     owner: str | None = Field(default=None, pattern=NAME)
     """Whose it is; its own name if not given."""
-    limits: Allowance = Allowance()
+    limits: RateLimits = RateLimits()
     """In place of those that its role has."""
     default_preset: str | None = None
     """What is steered where a request leaves it open."""
@@ -50,7 +50,7 @@ def new_key(
     *,
     tenant: str = "",
     owner: str | None = None,
-    limits: Allowance | None = None,
+    limits: RateLimits | None = None,
     default_preset: str | None = None,
     days: float | None = None,
 ) -> tuple[Key, str]:
@@ -60,11 +60,11 @@ def new_key(
         id=f"key_{secrets.token_hex(8)}",
         name=name,
         prefix=secret[:SHOWN],
-        digest=digest_of(secret),
+        digest=hash_secret(secret),
         role=role,
         tenant=tenant,
         owner=owner or name,
-        limits=limits or Allowance(),
+        limits=limits or RateLimits(),
         default_preset=default_preset,
         created=now,
         expires=None if days is None else now + int(86_400 * days),
@@ -72,6 +72,6 @@ def new_key(
     return key, secret
 
 
-def digest_of(secret: str) -> str:
+def hash_secret(secret: str) -> str:
     """What is kept of a secret. It has 256 random bits, so a plain hash cannot be turned back."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

@@ -3,7 +3,7 @@
 from server.auth.caller import Caller
 from server.store.models import Role
 
-LEAST: dict[tuple[str, str], Role] = {
+MINIMUM_ROLES: dict[tuple[str, str], Role] = {
     ("POST", "/v1/chat/completions"): "viewer",
     ("POST", "/v1/completions"): "viewer",
     ("GET", "/v1/queue/{request_id}"): "viewer",
@@ -69,6 +69,6 @@ LEAST: dict[tuple[str, str], Role] = {
 }
 
 
-def beyond(caller: Caller) -> dict[str, Role]:
+def denied_routes(caller: Caller) -> dict[str, Role]:
     """The routes for which a caller's role is too low, with the least that they need."""
-    return {f"{method} {path}": least for (method, path), least in LEAST.items() if not caller.may(least)}
+    return {f"{method} {path}": least for (method, path), least in MINIMUM_ROLES.items() if not caller.has_role(least)}

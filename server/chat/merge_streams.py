@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def together(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T | Exception], None]:
+async def merge_streams(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T | Exception], None]:
     """What all streams give, as it comes, with the number of its stream; the exception that ended one is the last of it.
 
     Closing this closes all of them.

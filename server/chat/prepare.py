@@ -9,95 +9,101 @@ import uuid
 from collections.abc import Sequence
 
 from server.auth.caller import Caller
-from server.chat.reply import Part, Reply, at_once
+from server.chat.reply import PromptPart, Reply, max_concurrency
 from server.errors import bad_request
-from server.limits.account import NOBODYS, Account
+from server.limits.account import UNCOUNTED, Account
 from server.schemas.generation import ChatRequest, CompletionRequest, GenerationRequest, Prompt
 from server.schemas.steering import SteeringRequest
-from server.serving.served_model import Tiller
-from server.serving.steering_choice import Choice
+from server.serving.served_model import ServedModel
+from server.serving.steering_choice import SteeringChoice
 from server.telemetry import metrics, tracing
-from server.user_data.feedback import own
+from server.user_data.feedback import with_user_defaults
 from steering.model.chat_template import EncodedChat
 
 
-async def chat_reply(tiller: Tiller, body: ChatRequest, account: Account = NOBODYS) -> Reply:
+async def prepare_chat(served: ServedModel, body: ChatRequest, account: Account = UNCOUNTED) -> Reply:
     """Check a chat. Raises ApiError and SteeringError."""
-    choice = await _chosen(tiller, body, account)
+    choice = await _choose_steering(served, body, account)
     messages = body.chat()
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
-    prompt = await asyncio.to_thread(tiller.engine.encode_chat, messages)
-    return await _reply(tiller, choice, body, {"messages": prompt}, account)
+    prompt = await asyncio.to_thread(served.engine.encode_chat, messages)
+    return await _prepare(served, choice, body, {"messages": prompt}, account)
 
 
-async def text_reply(tiller: Tiller, body: CompletionRequest, account: Account = NOBODYS) -> Reply:
+async def prepare_completion(served: ServedModel, body: CompletionRequest, account: Account = UNCOUNTED) -> Reply:
     """Check raw text that is to be continued. Raises ApiError and SteeringError."""
-    choice = await _chosen(tiller, body, account)
-    prompts = {p.place: await asyncio.to_thread(_encoded, tiller, p) for p in body.prompt}
-    return await _reply(tiller, choice, body, prompts, account)
+    choice = await _choose_steering(served, body, account)
+    prompts = {p.place: await asyncio.to_thread(_encode_prompt, served, p) for p in body.prompt}
+    return await _prepare(served, choice, body, prompts, account)
 
 
-def _encoded(tiller: Tiller, prompt: Prompt) -> EncodedChat:
+def _encode_prompt(served: ServedModel, prompt: Prompt) -> EncodedChat:
     """A prompt's tokens. It has no roles, so the scope `assistant` means `generated`."""
     place, said = prompt
     if isinstance(said, str):
-        ids, text = tiller.engine.encode(said), said
+        ids, text = served.engine.encode(said), said
         if not ids:
             raise bad_request(f"{place} is empty and this model has no token to begin with", param=place)
     else:
-        _check_known(tiller, said, place, each=True)
-        ids, text = said, tiller.engine.decode(said)
+        _check_token_ids(served, said, place, each=True)
+        ids, text = said, served.engine.decode(said)
     return EncodedChat(ids, (False,) * (len(ids) - 1) + (True,), text)
 
 
-def _check_known(tiller: Tiller, ids: Sequence[int], place: str, *, each: bool = False) -> None:
+def _check_token_ids(served: ServedModel, ids: Sequence[int], place: str, *, each: bool = False) -> None:
     """Raises ApiError for a token that the model has not; `each` has a place of its own."""
-    size = tiller.engine.vocab_size
+    size = served.engine.vocab_size
     if (at := next((i for i, token in enumerate(ids) if not 0 <= token < size), None)) is not None:
         place = f"{place}.{at}" if each else place
         raise bad_request(f"{place}: token {ids[at]} is not in the vocabulary of {size} tokens", param=place)
 
 
-async def _chosen(tiller: Tiller, body: GenerationRequest, account: Account) -> Choice:
+async def _choose_steering(served: ServedModel, body: GenerationRequest, account: Account) -> SteeringChoice:
     """What is steered, checked, and counted among the caller's steerings."""
-    asked = await _with_own_defaults(tiller, body, account.caller)
+    asked = await _with_own_defaults(served, body, account.caller)
     with tracing.span("policy"):
-        choice = await tiller.choose(body.model, asked, user=body.user, caller=account.caller)
-    await account.steers(choice.resolved.fingerprint)
+        choice = await served.choose(body.model, asked, user=body.user, caller=account.caller)
+    await account.count_spec(choice.resolved.fingerprint)
     return choice
 
 
-async def _with_own_defaults(tiller: Tiller, body: GenerationRequest, caller: Caller) -> SteeringRequest | None:
+async def _with_own_defaults(served: ServedModel, body: GenerationRequest, caller: Caller) -> SteeringRequest | None:
     """The steering that is asked for, with what its user came to like where it leaves that open."""
     asked = body.steering
     if asked is None or not asked.personal:
         return asked
-    person = caller.person(body.user)
+    person = caller.subject(body.user)
     if not person:
         raise bad_request("steering.personal takes a user's own defaults; say whose with `user`", param="user")
     _, _, preset = body.model.partition("@")
-    return await own(tiller, caller, person, asked.model_copy(update={"preset": asked.preset or preset or None}))
+    return await with_user_defaults(
+        served, caller, person, asked.model_copy(update={"preset": asked.preset or preset or None})
+    )
 
 
-async def _reply(
-    tiller: Tiller, choice: Choice, body: GenerationRequest, prompts: dict[str, EncodedChat], account: Account
+async def _prepare(
+    served: ServedModel,
+    choice: SteeringChoice,
+    body: GenerationRequest,
+    prompts: dict[str, EncodedChat],
+    account: Account,
 ) -> Reply:
     """Check what depends on the model, and let the guards read each prompt; `prompts` are by their places."""
-    _check_known(tiller, [*(body.logit_bias or ())], "logit_bias")
-    _check_known(tiller, body.stop_token_ids or (), "stop_token_ids")
-    longest = [_longest(tiller, body, prompt, place) for place, prompt in prompts.items()]
-    parts = await _parts(tiller, choice, body, [*zip(prompts.values(), longest, strict=True)], account)
+    _check_token_ids(served, [*(body.logit_bias or ())], "logit_bias")
+    _check_token_ids(served, body.stop_token_ids or (), "stop_token_ids")
+    longest = [max_new_tokens(served, body, prompt, place) for place, prompt in prompts.items()]
+    parts = await _check_prompts(served, choice, body, [*zip(prompts.values(), longest, strict=True)], account)
     kind, prefix = ("chat.completion", "chatcmpl-") if isinstance(body, ChatRequest) else ("text_completion", "cmpl-")
-    reply = Reply(tiller, body, parts, kind, prefix + uuid.uuid4().hex[:24], int(time.time()), account)
+    reply = Reply(served, body, parts, kind, prefix + uuid.uuid4().hex[:24], int(time.time()), account)
     spec, used = reply.choice.resolved.spec, sum(len(p.ids) for p in prompts.values())
-    metrics.asked((f.mode for f in spec.features), spec.scope, prompt=used, n_features=len(spec.features))
+    metrics.count_request((f.mode for f in spec.features), spec.scope, prompt=used, n_features=len(spec.features))
     return reply
 
 
-def _longest(tiller: Tiller, body: GenerationRequest, prompt: EncodedChat, place: str) -> int:
+def max_new_tokens(served: ServedModel, body: GenerationRequest, prompt: EncodedChat, place: str) -> int:
     """How many tokens may be said. Raises ApiError where the context has no room for them."""
-    context, used, asked = tiller.engine.max_model_len, len(prompt.ids), body.asked_max_tokens
+    context, used, asked = served.engine.max_model_len, len(prompt.ids), body.requested_max_tokens
     room = context - used
     if room <= 0 or (asked or 0) > room:
         wanted = f"{used} tokens" + (f" and max_tokens asks for {asked}" if asked else "")
@@ -110,26 +116,28 @@ def _longest(tiller: Tiller, body: GenerationRequest, prompt: EncodedChat, place
     return asked or room
 
 
-async def _parts(
-    tiller: Tiller,
-    choice: Choice,
+async def _check_prompts(
+    served: ServedModel,
+    choice: SteeringChoice,
     body: GenerationRequest,
     prompts: Sequence[tuple[EncodedChat, int]],
     account: Account,
-) -> tuple[Part, ...]:
+) -> tuple[PromptPart, ...]:
     """Each prompt as the guards let it through; while they read, places are held, and who leaves then has had all of it read."""
-    if tiller.watch is None:
-        return tuple([await _part(tiller, choice, body, *prompt) for prompt in prompts])
-    used, places = sum(len(p.ids) for p, _ in prompts), at_once(tiller, account, len(prompts) * body.n, body.n)
-    async with account.replying(places=places, expected=used):
+    if served.guards is None:
+        return tuple([await _check_prompt(served, choice, body, *prompt) for prompt in prompts])
+    used, places = sum(len(p.ids) for p, _ in prompts), max_concurrency(served, account, len(prompts) * body.n, body.n)
+    async with account.reserve(places=places, expected=used):
         try:
-            return tuple([await _part(tiller, choice, body, *prompt) for prompt in prompts])
+            return tuple([await _check_prompt(served, choice, body, *prompt) for prompt in prompts])
         except asyncio.CancelledError:
-            await account.spent(used)
+            await account.count_tokens(used)
             raise
 
 
-async def _part(tiller: Tiller, choice: Choice, body: GenerationRequest, prompt: EncodedChat, most: int) -> Part:
+async def _check_prompt(
+    served: ServedModel, choice: SteeringChoice, body: GenerationRequest, prompt: EncodedChat, most: int
+) -> PromptPart:
     sampling = body.sampling(choice.preset, most)
-    choice = await tiller.judged(choice, choice.generation(prompt, sampling))
-    return Part(choice, prompt, choice.generation(prompt, sampling))
+    choice = await served.apply_guards(choice, choice.generation_request(prompt, sampling))
+    return PromptPart(choice, prompt, choice.generation_request(prompt, sampling))

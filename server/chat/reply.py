@@ -15,29 +15,29 @@ from typing import Any
 
 import structlog
 
-from server.chat.merge_streams import together
+from server.chat.merge_streams import merge_streams
 from server.chat.openai_format import ChoiceFormat, chat_delta
-from server.engines.base import Generation, Overloaded, Piece, TokenLogprob
-from server.limits.account import NOBODYS, Account
-from server.safety.easing import Easing, Guard
+from server.engines.base import Generation, Overloaded, TextPiece, TokenLogprob
+from server.limits.account import UNCOUNTED, Account
+from server.safety.easing import Easer, Easing
 from server.safety.guards import Outcome
 from server.schemas.generation import ChatRequest, GenerationRequest
-from server.serving.served_model import Tiller
-from server.serving.steering_choice import Choice, Warned
+from server.serving.served_model import ServedModel
+from server.serving.steering_choice import SteeringChoice, SteeringWarning
 from server.store.base import Unavailable
-from server.store.encryption import Seal, alias
+from server.store.encryption import TextEncryption, pseudonym
 from server.telemetry import metrics
 from server.version import VERSION
 from steering.evaluate.coherence import judge
 from steering.model.chat_template import EncodedChat
 
 log = structlog.get_logger(__name__)
-AGAIN = 0.2
+RETRY_SECONDS = 0.2
 """Seconds until a choice of a reply that has begun asks a full queue again."""
 
 
 @dataclass
-class Spoken:
+class ChoiceProgress:
     """One choice as it grows."""
 
     text: str = ""
@@ -48,24 +48,24 @@ class Spoken:
     finish_reason: str | None = None
     easings: list[Easing] = field(default_factory=list)
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: TextPiece) -> None:
         """Take one more piece."""
         self.text += piece.text
         self.ids += piece.ids
         self.logprobs += piece.logprobs
         self.tokens, self.cached, self.finish_reason = piece.tokens, piece.cached, piece.finish_reason
 
-    def offset_of(self, piece: Piece) -> int:
+    def offset_of(self, piece: TextPiece) -> int:
         """Where the tokens of the piece that was added last begin, in characters."""
         before = len(self.logprobs) - len(piece.logprobs)
         return sum(len(t.token) for t in self.logprobs[:before])
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PromptPart:
     """One prompt of a request, as the guards let it through."""
 
-    choice: Choice
+    choice: SteeringChoice
     prompt: EncodedChat
     generation: Generation
 
@@ -74,15 +74,15 @@ class Part:
 class Reply:
     """A checked request, ready to run: what every answer to it has in common."""
 
-    tiller: Tiller
+    served: ServedModel
     request: GenerationRequest
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     """One for each prompt."""
     kind: str
     """`chat.completion` or `text_completion`."""
     id: str
     created: int
-    account: Account = NOBODYS
+    account: Account = UNCOUNTED
 
     @property
     def is_chat(self) -> bool:
@@ -95,17 +95,17 @@ class Reply:
         return ChoiceFormat(self.is_chat, self.request.alternatives is not None)
 
     @cached_property
-    def chief(self) -> int:
+    def primary_index(self) -> int:
         """The first prompt that is answered as asked, or the first: what the whole answer says of steering is of this one."""
-        fine = (i for i, part in enumerate(self.parts) if _outcome(part.choice) == "as asked")
+        fine = (i for i, part in enumerate(self.parts) if _guard_outcome(part.choice) == "as asked")
         return next(fine, 0)
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> SteeringChoice:
         """What is steered, where the guards have not decided otherwise."""
-        return self.parts[self.chief].choice
+        return self.parts[self.primary_index].choice
 
-    def part(self, index: int) -> Part:
+    def part(self, index: int) -> PromptPart:
         """The prompt that a choice is of."""
         return self.parts[index // self.request.n]
 
@@ -115,27 +115,27 @@ class Reply:
         return range(len(self.parts) * self.request.n)
 
     @property
-    def at_once(self) -> int:
+    def concurrency(self) -> int:
         """How many choices are generated at a time."""
-        return at_once(self.tiller, self.account, len(self.choices), self.request.n)
+        return max_concurrency(self.served, self.account, len(self.choices), self.request.n)
 
     @property
-    def expected(self) -> int:
+    def max_total_tokens(self) -> int:
         """How many tokens may be read and said."""
         n = self.request.n
         return sum(len(p.prompt.ids) + n * p.generation.sampling.max_tokens for p in self.parts)
 
-    def head(self, *, chunk: bool = False) -> dict[str, Any]:
+    def header_fields(self, *, chunk: bool = False) -> dict[str, Any]:
         """The fields that begin every answer."""
         return {
             "id": self.id,
             "object": self.kind + ".chunk" * (chunk and self.is_chat),
             "created": self.created,
             "model": self.choice.model,
-            "system_fingerprint": system_fingerprint(self.tiller),
+            "system_fingerprint": system_fingerprint(self.served),
         }
 
-    def usage(self, spoken: list[Spoken]) -> dict[str, Any]:
+    def usage(self, spoken: list[ChoiceProgress]) -> dict[str, Any]:
         """Tokens in, out and together, and how many of the prompts' an earlier turn had computed."""
         prompt, completion = sum(len(p.prompt.ids) for p in self.parts), sum(s.tokens for s in spoken)
         n = self.request.n
@@ -147,37 +147,39 @@ class Reply:
             "prompt_tokens_details": {"cached_tokens": sum(cached)},
         }
 
-    def echo(self) -> dict[str, Any]:
+    def steering_summary(self) -> dict[str, Any]:
         """What was applied, and on which prompts the guards have decided otherwise."""
-        told, first = self.choice.echo(), _outcome(self.choice)
-        if others := [str(i) for i, part in enumerate(self.parts) if _outcome(part.choice) != first]:
+        told, first = self.choice.applied_summary(), _guard_outcome(self.choice)
+        if others := [str(i) for i, part in enumerate(self.parts) if _guard_outcome(part.choice) != first]:
             says = f"the guards decided otherwise on the prompts {', '.join(others)}; their choices' steering tells how"
-            told["warnings"] = [*told["warnings"], vars(Warned("guards", "", says))]
+            told["warnings"] = [*told["warnings"], vars(SteeringWarning("guards", "", says))]
         return told
 
-    def own(self, index: int, judged: dict[str, Any], chiefs: dict[str, Any]) -> dict[str, Any]:
+    def steering_delta(self, index: int, judged: dict[str, Any], chiefs: dict[str, Any]) -> dict[str, Any]:
         """What is otherwise with the steering of one choice than with the chief's, of which `chiefs` was judged."""
         choice = self.part(index).choice
         mine, theirs = (
-            (choice.echo() | judged, self.choice.echo() | chiefs) if choice is not self.choice else (judged, chiefs)
+            (choice.applied_summary() | judged, self.choice.applied_summary() | chiefs)
+            if choice is not self.choice
+            else (judged, chiefs)
         )
         differs = {key: value for key, value in mine.items() if theirs.get(key) != value}
         return {"steering": differs} if differs else {}
 
-    async def give(self, spoken: Spoken) -> None:
+    async def store_consented_text(self, spoken: ChoiceProgress) -> None:
         """Keep the conversation to learn from if its user has agreed; of a steered reply, only what was asked."""
-        user, request = self.choice.caller.person(self.request.user), self.request
+        user, request = self.choice.caller.subject(self.request.user), self.request
         if not user or not isinstance(request, ChatRequest) or spoken.finish_reason == "content_filter":
             return
-        reply = [] if self.steered else [{"role": "assistant", "content": spoken.text}]
-        settings = self.tiller.settings
+        reply = [] if self.is_steered else [{"role": "assistant", "content": spoken.text}]
+        settings = self.served.settings
         try:
-            if not await self.tiller.store.consent(user):
+            if not await self.served.store.consent(user):
                 return
             said = json.dumps([*request.chat(), *reply], ensure_ascii=False)
-            await self.tiller.store.keep_text(
+            await self.served.store.keep_text(
                 user,
-                Seal.of(settings).close(said, user),
+                TextEncryption.from_settings(settings).encrypt(said, user),
                 most=settings.live_texts,
                 seconds=86_400 * settings.live_days,
             )
@@ -186,87 +188,89 @@ class Reply:
         except Exception:  # the reply is said; that it could not be kept harms nobody
             log.exception("a conversation could not be kept")
 
-    async def judged(self, index: int, spoken: Spoken) -> dict[str, Any]:
+    async def evaluate_choice(self, index: int, spoken: ChoiceProgress) -> dict[str, Any]:
         """How well a choice holds together and where the guard eased it, as far as that was asked for."""
         part, found = self.part(index), dict[str, Any]()
-        if self.guards(part):
+        if self.uses_easing(part):
             found["eased"] = [asdict(e) for e in spoken.easings]
         if part.choice.coherence:
             ids, n = [*part.prompt.ids, *spoken.ids], len(part.prompt.ids)
-            logprobs = await self.tiller.engine.logprobs_unsteered(ids, n) if spoken.ids else []
+            logprobs = await self.served.engine.logprobs_unsteered(ids, n) if spoken.ids else []
             found["coherence"] = judge(spoken.text, logprobs).model_dump()
-            metrics.judged(found["coherence"]["verdict"])
+            metrics.count_coherence(found["coherence"]["verdict"])
         return found
 
     @property
-    def steered(self) -> bool:
+    def is_steered(self) -> bool:
         """Whether anything is steered."""
         return any(part.choice.resolved.spec.features for part in self.parts)
 
-    def guards(self, part: Part) -> bool:
+    def uses_easing(self, part: PromptPart) -> bool:
         """Whether somebody looks after the reply; an unsteered one needs nobody."""
         asked = self.request.steering and self.request.steering.guard
         return bool(asked and part.choice.resolved.spec.features)
 
-    def called(self, name: str) -> "Reply":
+    def with_name(self, name: str) -> "Reply":
         """The same under the name of its request, by which its place in the queue can be asked for."""
         parts = (replace(p, generation=replace(p.generation, name=name)) for p in self.parts)
         return replace(self, parts=tuple(parts))
 
-    def generate(self, spoken: Spoken, index: int) -> AsyncGenerator[Piece, None]:
+    def generate(self, spoken: ChoiceProgress, index: int) -> AsyncGenerator[TextPiece, None]:
         """The pieces of one choice. Seeds count up from the given one within a prompt, so each prompt is as if it had come alone."""
-        part, begin = self.part(index), self.tiller.admission.generate
+        part, begin = self.part(index), self.served.admission.generate
         given = part.generation.sampling
         seed = None if given.seed is None else given.seed + index % self.request.n
         wanted = replace(part.generation, sampling=replace(given, seed=seed))
         source = begin
-        if self.guards(part):
-            eased = lambda factor: self.tiller.eased(part.choice, factor).generation(part.prompt, wanted.sampling)  # noqa: E731
-            source = Guard(self.tiller.engine, begin, eased, spoken.easings).generate
-        watch, verdict = self.tiller.watch, part.choice.verdict
+        if self.uses_easing(part):
+            eased = lambda factor: self.served.weakened(part.choice, factor).generation_request(
+                part.prompt, wanted.sampling
+            )  # noqa: E731
+            source = Easer(self.served.engine, begin, eased, spoken.easings).generate
+        watch, verdict = self.served.guards, part.choice.verdict
         pieces = watch.generate(wanted, verdict, begin, source) if watch and verdict else source(wanted)
-        return metrics.measured(pieces, is_steered=bool(part.choice.resolved.spec.features))
+        return metrics.measure_generation(pieces, is_steered=bool(part.choice.resolved.spec.features))
 
 
-def at_once(tiller: Tiller, account: Account, choices: int, n: int) -> int:
+def max_concurrency(served: ServedModel, account: Account, choices: int, n: int) -> int:
     """How many are generated at a time: all of one prompt, of several what the engine has room for, as far as the key may."""
-    room = max(n, min(tiller.settings.live, tiller.settings.queue))
+    room = max(n, min(served.settings.live, served.settings.queue))
     return min(choices, room, account.caller.limits.concurrent or room)
 
 
-async def whole(reply: Reply) -> dict[str, Any]:
+async def complete(reply: Reply) -> dict[str, Any]:
     """The reply when all of it is said."""
-    spoken = [Spoken() for _ in reply.choices]
-    async with aclosing(_pieces(reply, spoken)) as pieces:
+    spoken = [ChoiceProgress() for _ in reply.choices]
+    async with aclosing(_generate_choices(reply, spoken)) as pieces:
         async for index, piece in pieces:
             spoken[index].add(piece)
-    judged = [await reply.judged(i, s) for i, s in enumerate(spoken)]
-    chiefs = judged[reply.chief * reply.request.n]
-    await reply.give(spoken[0])
-    return reply.head() | {
+    judged = [await reply.evaluate_choice(i, s) for i, s in enumerate(spoken)]
+    chiefs = judged[reply.primary_index * reply.request.n]
+    await reply.store_consented_text(spoken[0])
+    return reply.header_fields() | {
         "choices": [
-            reply.format.choice(i, s.text, s.logprobs, s.finish_reason) | reply.own(i, judged[i], chiefs)
+            reply.format.choice(i, s.text, s.logprobs, s.finish_reason) | reply.steering_delta(i, judged[i], chiefs)
             for i, s in enumerate(spoken)
         ],
         "usage": reply.usage(spoken),
-        "steering": reply.echo() | chiefs,
+        "steering": reply.steering_summary() | chiefs,
     }
 
 
-async def chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
+async def stream_chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
     """The reply as the chunks of a stream, `[DONE]` left out; the first tells the steering, and the first of each choice its own."""
-    spoken, silent = [Spoken() for _ in reply.choices], {*reply.choices}
+    spoken, silent = [ChoiceProgress() for _ in reply.choices], {*reply.choices}
     usage: dict[str, Any] = (
         {"usage": None} if reply.request.stream_options and reply.request.stream_options.include_usage else {}
     )
-    head, steering = reply.head(chunk=True) | usage, {"steering": reply.echo()}
-    async with aclosing(_pieces(reply, spoken)) as pieces:
+    head, steering = reply.header_fields(chunk=True) | usage, {"steering": reply.steering_summary()}
+    async with aclosing(_generate_choices(reply, spoken)) as pieces:
         async for index, piece in pieces:
             for i in reply.choices if steering and reply.is_chat else ():
                 yield head | {"choices": [chat_delta(i, {"role": "assistant", "content": ""})]} | steering
                 steering = {}
             spoken[index].add(piece)
-            own = reply.own(index, {}, {}) if index in silent else {}
+            own = reply.steering_delta(index, {}, {}) if index in silent else {}
             if piece.text or piece.logprobs:
                 yield (
                     head
@@ -280,41 +284,41 @@ async def chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
                 steering, own = {}, {}
                 silent.discard(index)
             if piece.finish_reason:
-                if judged := await reply.judged(index, spoken[index]):
-                    steering = {"steering": reply.part(index).choice.echo() | judged}
+                if judged := await reply.evaluate_choice(index, spoken[index]):
+                    steering = {"steering": reply.part(index).choice.applied_summary() | judged}
                 yield head | {"choices": [reply.format.last(index, piece.finish_reason) | own]} | steering
                 steering = {}
-    await reply.give(spoken[0])
+    await reply.store_consented_text(spoken[0])
     if usage:
         yield head | {"choices": [], "usage": reply.usage(spoken)}
 
 
-def system_fingerprint(tiller: Tiller) -> str:
+def system_fingerprint(served: ServedModel) -> str:
     """Changes whenever an equal seed may no longer give an equal reply."""
-    info = tiller.bundle.info
-    parts = (info.name, tiller.settings.model or info.model, info.revision, tiller.engine.name, VERSION)
+    info = served.bundle.info
+    parts = (info.name, served.settings.model or info.model, info.revision, served.engine.name, VERSION)
     return "fp_" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 
-async def _pieces(reply: Reply, spoken: list[Spoken]) -> AsyncGenerator[tuple[int, Piece], None]:
+async def _generate_choices(reply: Reply, spoken: list[ChoiceProgress]) -> AsyncGenerator[tuple[int, TextPiece], None]:
     """All choices' pieces as they come, each with its index; however that ends, its tokens are counted."""
-    turns, begun = asyncio.Semaphore(reply.at_once), asyncio.Event()
-    async with reply.account.replying(places=reply.at_once, expected=reply.expected):
+    turns, begun = asyncio.Semaphore(reply.concurrency), asyncio.Event()
+    async with reply.account.reserve(places=reply.concurrency, expected=reply.max_total_tokens):
         try:
-            streams = [_in_turn(turns, begun, partial(reply.generate, s, i)) for i, s in enumerate(spoken)]
-            async with aclosing(together(streams)) as pieces:
+            streams = [_generate_when_free(turns, begun, partial(reply.generate, s, i)) for i, s in enumerate(spoken)]
+            async with aclosing(merge_streams(streams)) as pieces:
                 async for index, piece in pieces:
                     if isinstance(piece, Exception):
                         raise piece
                     yield index, piece
         finally:
-            await reply.account.spent(reply.usage(spoken)["total_tokens"])
-            await _note(reply, spoken)
+            await reply.account.count_tokens(reply.usage(spoken)["total_tokens"])
+            await _write_audit(reply, spoken)
 
 
-async def _in_turn(
-    turns: asyncio.Semaphore, begun: asyncio.Event, generate: Callable[[], AsyncGenerator[Piece, None]]
-) -> AsyncGenerator[Piece, None]:
+async def _generate_when_free(
+    turns: asyncio.Semaphore, begun: asyncio.Event, generate: Callable[[], AsyncGenerator[TextPiece, None]]
+) -> AsyncGenerator[TextPiece, None]:
     """The pieces of one choice, once there is room for one more; a queue that is full ends no reply that has `begun`."""
     async with turns:
         while True:
@@ -329,22 +333,22 @@ async def _in_turn(
             except Overloaded:
                 if said or not begun.is_set():
                     raise
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _note(reply: Reply, spoken: list[Spoken]) -> None:
+async def _write_audit(reply: Reply, spoken: list[ChoiceProgress]) -> None:
     """What was steered and what the guards found, of each prompt where there are several; none of what was said."""
     choice, audit = reply.choice, reply.account.audit
-    if audit and (reply.steered or choice.verdict):
-        found = [_noted(part.choice) for part in reply.parts]
-        await audit.note(
-            reply.tiller.store,
+    if audit and (reply.is_steered or choice.verdict):
+        found = [_audit_fields(part.choice) for part in reply.parts]
+        await audit.write(
+            reply.served.store,
             choice.caller,
             "steered",
             id=reply.id,
-            **found[reply.chief],
+            **found[reply.primary_index],
             revision=choice.revision,
-            preset=alias(choice.preset.id) if choice.preset else None,
+            preset=pseudonym(choice.preset.id) if choice.preset else None,
             load=choice.composition.load,
             ended=[s.finish_reason for s in spoken],
             tokens=sum(s.tokens for s in spoken),
@@ -352,9 +356,9 @@ async def _note(reply: Reply, spoken: list[Spoken]) -> None:
         )
 
 
-def _noted(choice: Choice) -> dict[str, Any]:
-    return {"hash": choice.resolved.fingerprint, "guards": choice.verdict.told() if choice.verdict else None}
+def _audit_fields(choice: SteeringChoice) -> dict[str, Any]:
+    return {"hash": choice.resolved.fingerprint, "guards": choice.verdict.to_dict() if choice.verdict else None}
 
 
-def _outcome(choice: Choice) -> Outcome:
+def _guard_outcome(choice: SteeringChoice) -> Outcome:
     return choice.verdict.outcome if choice.verdict else "as asked"

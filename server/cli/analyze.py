@@ -12,19 +12,19 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.cli.errors import fail
-from server.cli.options import settings_of
+from server.cli.errors import exit_with_error
+from server.cli.options import settings_from_options
 from server.errors import ApiError
-from server.features.analysis_json import told_apart, told_of
-from server.features.read_text import LONGEST, in_stretches, joined, passage_of
-from server.sae.model_loading import device_of, load
-from server.schemas.analysis import Looked
+from server.features.analysis_json import analysis_to_dict, comparison_to_dict
+from server.features.read_text import MAX_TOKENS, encode_input, join_chunks, split_context
+from server.sae.model_loading import load_model, resolve_device
+from server.schemas.analysis import TextInput
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError
 from steering.interpret.analysis import analyse
 from steering.model.hooks import read_stream
-from steering.model.passage import Passage, one_after_another
+from steering.model.passage import Passage, concatenate
 
 console, problems = Console(), Console(stderr=True)
 BARS = " ▁▂▃▄▅▆▇█"
@@ -47,20 +47,20 @@ def analyze(
     Example: tiller analyze monday.txt --other friday.txt --json
     """
     given = {"bundle": bundle, "model": model, "device": device}
-    settings = settings_of(**given)
+    settings = settings_from_options(**given)
     try:
-        told = _told(settings, _texts(file, plain), _texts(other, plain) if other else None, top)
+        told = _analyze(settings, _texts(file, plain), _texts(other, plain) if other else None, top)
     except ApiError as error:
-        fail(error.message)
+        exit_with_error(error.message)
     except (SteeringError, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=False))
     else:
         _print(told, file, other)
 
 
-def _texts(file: Path, plain: bool) -> list[Looked]:
+def _texts(file: Path, plain: bool) -> list[TextInput]:
     """What a file holds: one text, or each text or chat of its JSONL. Raises SteeringError that says what is wrong."""
     if not file.is_file():
         raise SteeringError(f"there is no file {str(file)!r}")
@@ -72,10 +72,10 @@ def _texts(file: Path, plain: bool) -> list[Looked]:
         raise SteeringError(f"{str(file)!r} is no text: it holds zero bytes")
     if not text.strip():
         raise SteeringError(f"{str(file)!r} holds no text")
-    return _rows(file, text) if file.suffix == ".jsonl" and not plain else [Looked(text=text, plain=plain)]
+    return _parse_chats(file, text) if file.suffix == ".jsonl" and not plain else [TextInput(text=text, plain=plain)]
 
 
-def _rows(file: Path, text: str) -> list[Looked]:
+def _parse_chats(file: Path, text: str) -> list[TextInput]:
     """The chats of JSONL; lines that are messages themselves are one chat together."""
     found, chat = [], []
     for number, line in enumerate(text.splitlines(), 1):
@@ -86,51 +86,51 @@ def _rows(file: Path, text: str) -> list[Looked]:
             if "role" in row:
                 chat.append({"role": row["role"], "content": row["content"]})
             else:
-                found.append(Looked(**{k: row[k] for k in ("text", "messages") if k in row}))
+                found.append(TextInput(**{k: row[k] for k in ("text", "messages") if k in row}))
         except (ValueError, TypeError, KeyError) as error:
             kind = "a message with `role` and `content`, or an object with `text` or `messages`"
             raise SteeringError(f"line {number} of {file.name} must be {kind}") from error
-    return [*found, Looked(messages=chat)] if chat else found
+    return [*found, TextInput(messages=chat)] if chat else found
 
 
-def _told(settings: Settings, texts: list[Looked], other: list[Looked] | None, top: int) -> dict[str, Any]:
+def _analyze(settings: Settings, texts: list[TextInput], other: list[TextInput] | None, top: int) -> dict[str, Any]:
     opened = Bundle.open(settings.bundle)
     opened.sae.check_reads()
-    where = device_of(settings.device)
-    model, tokenizer = load(settings.model or opened.model_path, where)
+    where = resolve_device(settings.device)
+    model, tokenizer = load_model(settings.model or opened.model_path, where)
     opened.check_fits(int(model.config.get_text_config().hidden_size))
     opened = opened.to(where)
     with problems.status("reading"):
         passage, stream, cut = _read(model, tokenizer, opened, texts)
         found = analyse(opened, passage, stream, features=top)
-        told = told_of(opened, found)
+        told = analysis_to_dict(opened, found)
         told |= {"model": opened.info.name, "revision": opened.info.revision, "truncated": cut}
         if other:
             there, stream_there, _ = _read(model, tokenizer, opened, other)
-            told["compared"] = told_apart(opened, (passage, stream), (there, stream_there), features=top)
+            told["compared"] = comparison_to_dict(opened, (passage, stream), (there, stream_there), features=top)
     return told
 
 
 def _read(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, bundle: Bundle, texts: list[Looked]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, bundle: Bundle, texts: list[TextInput]
 ) -> tuple[Passage, Tensor, bool]:
     """All texts, each read by itself, up to as many tokens as the API looks at; whether something was left out."""
     longest = int(model.config.get_text_config().max_position_embeddings)
-    passages, streams, room = [], [], LONGEST
+    passages, streams, room = [], [], MAX_TOKENS
     for asked in texts:
-        whole = passage_of(tokenizer, asked)
+        whole = encode_input(tokenizer, asked)
         if not room:
-            return one_after_another(passages), torch.cat(streams), True
+            return concatenate(passages), torch.cat(streams), True
         passage = whole.until(room)
         room -= len(passage.ids)
-        head, stretches = in_stretches(tokenizer, passage, longest)
+        head, stretches = split_context(tokenizer, passage, longest)
         with torch.no_grad():
             parts = [read_stream(model, torch.tensor([s], device=model.device), bundle.info.hook)[0] for s in stretches]
         passages.append(passage)
-        streams.append(joined(parts, head))
+        streams.append(join_chunks(parts, head))
         if len(passage.ids) < len(whole.ids):
-            return one_after_another(passages), torch.cat(streams), True
-    return one_after_another(passages), torch.cat(streams), False
+            return concatenate(passages), torch.cat(streams), True
+    return concatenate(passages), torch.cat(streams), False
 
 
 def _print(told: dict[str, Any], file: Path, other: Path | None) -> None:
@@ -152,7 +152,7 @@ def _print(told: dict[str, Any], file: Path, other: Path | None) -> None:
     place = "" if percentile is None else f", more than of {percentile:.0f} % of the bundle's own chats (experimental)"
     console.print(f"unexplained by the SAE: {told['error']:.2f}{place}", highlight=False)
     if other:
-        console.print(_apart(told["compared"], file.name, other.name))
+        console.print(_print_comparison(told["compared"], file.name, other.name))
 
 
 def _speakers(told: dict[str, Any], label: dict[str, str]) -> Table:
@@ -174,7 +174,7 @@ def _axes(axes: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _apart(compared: list[dict[str, Any]], here: str, there: str) -> Table:
+def _print_comparison(compared: list[dict[str, Any]], here: str, there: str) -> Table:
     table = Table("feature", "label", escape(here), escape(there), "log odds", "sure")
     for d in compared:
         figures = (f"{d['here']:.1%}", f"{d['there']:.1%}", f"{d['log_odds']:+.2f}", f"{d['sure']:.1f}")

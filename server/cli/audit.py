@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.auth.audit_log import Audit, Broken, Head
-from server.cli.errors import fail
-from server.cli.options import settings_of
+from server.auth.audit_log import AuditLog, BrokenAuditLog, Head
+from server.cli.errors import exit_with_error
+from server.cli.options import settings_from_options
 from server.cli.store_access import Data, Redis, with_store
 
 app = typer.Typer(no_args_is_help=True, help="What was decided and done, by whom; and whether that is all.")
@@ -21,22 +21,22 @@ def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
 
     Example: tiller audit verify
     """
-    place = settings_of(data_dir=data_dir).data_dir
+    place = settings_from_options(data_dir=data_dir).data_dir
     if not place.is_dir():
-        fail(f"there is no data directory {str(place)!r}; name yours with --data-dir")
-    log = Audit(place)
+        exit_with_error(f"there is no data directory {str(place)!r}; name yours with --data-dir")
+    log = AuditLog(place)
     kept = Head.read(with_store(data_dir, redis_url, lambda store: store.setting(log.head_setting)))
     try:
         head = log.verify(kept)
-    except Broken as error:
-        fail(f"{log.file}: {error}")
+    except BrokenAuditLog as error:
+        exit_with_error(f"{log.file}: {error}")
     if kept is None and head.n:
-        fail(
+        exit_with_error(
             f"{log.file}: {head.n} lines, each follows from the one before; but the store keeps no end of a log at this place "
             "(was the folder moved?), so nobody can tell whether lines are missing at the end"
         )
     if head.n == 0:
-        fail(f"{log.file}: there is no log; one is kept where there are keys")
+        exit_with_error(f"{log.file}: there is no log; one is kept where there are keys")
     console.print(
         f"{log.file}: {head.n} lines, each follows from the one before; the last is {head.hash[:16]}…", soft_wrap=True
     )
@@ -50,11 +50,11 @@ def show(
 
     Example: tiller audit show --last 50
     """
-    log = Audit(settings_of(data_dir=data_dir).data_dir)
+    log = AuditLog(settings_from_options(data_dir=data_dir).data_dir)
     kept: deque[dict[str, Any]] = deque(maxlen=last)
     try:
         kept.extend(log.lines())
-    except Broken as error:
+    except BrokenAuditLog as error:
         problems.print(f"{log.file}: {error}; these are before it", highlight=False, soft_wrap=True)
     for line in kept:
         console.print_json(data=line, indent=None)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli.errors import expected
+from server.cli.errors import or_exit
 from server.settings import EMBEDDED
 from steering.bakeoff.steering_report import run
 
@@ -25,4 +25,4 @@ def bench_steering(
 
     Example: tiller bench steering --out report
     """
-    expected(lambda: run(bundle, concepts, out, device=device, seeds=seeds, most=most))
+    or_exit(lambda: run(bundle, concepts, out, device=device, seeds=seeds, most=most))

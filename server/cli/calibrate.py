@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.cli.errors import fail
-from server.cli.options import settings_of
-from server.jobs.tasks.calibrate import CalibrationOrder, into_bundle
+from server.cli.errors import exit_with_error
+from server.cli.options import settings_from_options
+from server.jobs.tasks.calibrate import CalibrateConfig, calibrate_bundle
 from steering.catalogue.feature import Feature
 from steering.errors import SteeringError
 from steering.spec import Preset
@@ -35,13 +35,13 @@ def calibrate(
     Example: tiller calibrate harbor/12 harbor/40 --no-presets
     """
     given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None}
-    settings = settings_of(**given)
-    order = CalibrationOrder(features=tuple(features or ()), presets=presets, all=every, prompts=prompts)
+    settings = settings_from_options(**given)
+    order = CalibrateConfig(features=tuple(features or ()), presets=presets, all=every, prompts=prompts)
     try:
         with console.status("measuring") as status:
-            done, scales = into_bundle(settings, order, lambda n, of: status.update(f"measuring {n} of {of}"))
+            done, scales = calibrate_bundle(settings, order, lambda n, of: status.update(f"measuring {n} of {of}"))
     except (SteeringError, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
     console.print(_table(done))
     if presets and scales:
         console.print(_scales(scales))

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Column, Table
 
-from server.cli.errors import expected, fail
-from server.cli.options import Bundle_, Device_, Model_, settings_of
+from server.cli.errors import exit_with_error, or_exit
+from server.cli.options import Bundle_, Device_, Model_, settings_from_options
 from server.engines.base import EngineFailed
-from server.errors import ApiError, first_problem
-from server.runtime.startup import opened
+from server.errors import ApiError, first_validation_error
+from server.runtime.startup import load_served_model
 from server.schemas.generation import ChatRequest
 from server.schemas.steering import SteeringRequest
 from server.settings import Settings
@@ -48,10 +48,10 @@ def chat(
 
     Example: tiller chat "What should I do this weekend?" --preset golden-gate
     """
-    settings = settings_of(bundle=bundle, model=model, device=device)
+    settings = settings_from_options(bundle=bundle, model=model, device=device)
     steering = _steering(preset, feature or [])
-    logging.begin_command()
-    default, steered = asyncio.run(_both(settings, question, steering, seed, max_tokens))
+    logging.configure_command_logging()
+    default, steered = asyncio.run(_generate_both(settings, question, steering, seed, max_tokens))
     width = max(30, (console.width - 4) // 2)
     console.print(
         Columns(
@@ -67,8 +67,8 @@ def presets(
     bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None
 ) -> None:
     """List the personas: those of the bundle and your own."""
-    settings = settings_of(bundle=bundle, data_dir=data_dir)
-    opened = expected(lambda: Bundle.open(settings.bundle))
+    settings = settings_from_options(bundle=bundle, data_dir=data_dir)
+    opened = or_exit(lambda: Bundle.open(settings.bundle))
 
     async def saved() -> list[Preset]:
         store = open_store(settings)
@@ -78,43 +78,43 @@ def presets(
             await store.close()
 
     table = Table(Column("preset", no_wrap=True), "name", "description", "features")
-    for p in [*opened.presets, *expected(lambda: asyncio.run(saved()))]:
-        table.add_row(p.id, p.name, p.description, _shown(p.steering.features))
+    for p in [*opened.presets, *or_exit(lambda: asyncio.run(saved()))]:
+        table.add_row(p.id, p.name, p.description, _strongest_labels(p.steering.features))
     console.print(table)
 
 
-async def _both(
+async def _generate_both(
     settings: Settings, question: str, steering: SteeringRequest, seed: int, max_tokens: int
 ) -> tuple[str, str]:
     try:
-        tiller = await opened(settings)
+        served = await load_served_model(settings)
     except (SteeringError, BadStore, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
 
     async def reply(wanted: SteeringRequest) -> str:
-        choice = await tiller.choose(None, wanted)
+        choice = await served.choose(None, wanted)
         system = choice.preset.system_prompt if choice.preset else None
         messages = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
-        chat = tiller.engine.encode_chat(messages)
-        room = tiller.engine.max_model_len - len(chat.ids)
+        chat = served.engine.encode_chat(messages)
+        room = served.engine.max_model_len - len(chat.ids)
         if room <= 0:
-            fail(
-                f"the question takes {len(chat.ids)} tokens; the context holds {tiller.engine.max_model_len}: shorten it"
+            exit_with_error(
+                f"the question takes {len(chat.ids)} tokens; the context holds {served.engine.max_model_len}: shorten it"
             )
-        asked = ChatRequest(model=tiller.model, messages=messages, seed=seed)
-        generation = choice.generation(chat, asked.sampling(choice.preset, min(max_tokens, room)))
-        return "".join([piece.text async for piece in tiller.admission.generate(generation)])
+        asked = ChatRequest(model=served.model, messages=messages, seed=seed)
+        generation = choice.generation_request(chat, asked.sampling(choice.preset, min(max_tokens, room)))
+        return "".join([piece.text async for piece in served.admission.generate(generation)])
 
     try:
         return await reply(SteeringRequest()), await reply(steering)
     except (ApiError, SteeringError, EngineFailed) as error:
-        fail(str(error))
+        exit_with_error(str(error))
     finally:
-        await tiller.engine.close()
-        await tiller.store.close()
+        await served.engine.close()
+        await served.store.close()
 
 
-def _shown(features: Sequence[Intervention]) -> str:
+def _strongest_labels(features: Sequence[Intervention]) -> str:
     """The strongest three; a persona has two dozen."""
     strongest = sorted(features, key=lambda f: -abs(f.strength))[:3]
     said = ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in strongest)
@@ -127,11 +127,11 @@ def _steering(preset: str | None, features: list[str]) -> SteeringRequest:
     try:
         return SteeringRequest.model_validate({"preset": preset, "features": rows})
     except ValidationError as error:
-        fail(first_problem(error).message)
+        exit_with_error(first_validation_error(error).message)
 
 
 def _number(text: str) -> float:
     try:
         return float(text or 1)
     except ValueError:
-        fail(f"{text!r} is no dose; write --feature harbor/12=0.6")
+        exit_with_error(f"{text!r} is no dose; write --feature harbor/12=0.6")

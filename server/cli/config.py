@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from server import settings_reference
-from server.cli.errors import problems
-from server.cli.options import settings_of, with_flags
+from server.cli.errors import stderr
+from server.cli.options import settings_from_options, with_settings_options
 from server.settings import origins, unknown_variables
 
 
-@with_flags()
+@with_settings_options()
 def config(
     reference: Annotated[
         bool, typer.Option("--reference", help="Write docs/reference/configuration.md instead.")
@@ -21,10 +21,10 @@ def config(
 
     Example: TILLER_PORT=8080 tiller config --config tiller.toml --max-push 3
     """
-    settings = settings_of(**given)
+    settings = settings_from_options(**given)
     if reference:
         typer.echo(settings_reference.reference(), nl=False)
         return
     typer.echo(settings_reference.effective(settings, origins(**given)), nl=False)
     for name, near in unknown_variables().items():
-        problems.print(f"{name} is no setting{f'; did you mean {near}?' if near else ''}", highlight=False)
+        stderr.print(f"{name} is no setting{f'; did you mean {near}?' if near else ''}", highlight=False)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from server.cli.options import Bundle_, settings_of
+from server.cli.options import Bundle_, settings_from_options
 from server.engines.transformers.engine import TransformersEngine
 from server.safety.policy import Policy
 from server.settings import Settings
@@ -32,8 +32,8 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
 ) -> None:
     """Check what the server needs; exit with 1 if something is missing."""
-    settings = settings_of(bundle=bundle, port=port, data_dir=data_dir, config=config)
-    logging.begin_command()
+    settings = settings_from_options(bundle=bundle, port=port, data_dir=data_dir, config=config)
+    logging.configure_command_logging()
     results = [_check(name, partial(check, settings)) for name, check in CHECKS.items()]
     raise typer.Exit(0 if all(results) else 1)
 
@@ -90,7 +90,7 @@ def _store(settings: Settings) -> str:
 
 
 def _policy(settings: Settings) -> str:
-    found = Policy.read(settings.policy)
+    found = Policy.load(settings.policy)
     return f"{settings.policy or 'the usual one'}, {len(found.limit)} limits"
 
 

@@ -10,18 +10,18 @@ from server.store.base import BadStore
 from steering.errors import SteeringError
 
 T = TypeVar("T")
-problems = Console(stderr=True)
+stderr = Console(stderr=True)
 
 
-def expected(work: Callable[[], T]) -> T:
+def or_exit(work: Callable[[], T]) -> T:
     """What `work` gives; what whoever called can mend ends the command in a sentence, a bug keeps its traceback."""
     try:
         return work()
     except (SteeringError, BadStore, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
 
 
-def fail(message: str) -> NoReturn:
+def exit_with_error(message: str) -> NoReturn:
     """Say it and end."""
-    problems.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
+    stderr.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(1)

@@ -14,19 +14,19 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from server import validation
-from server.cli.errors import expected, fail
-from server.cli.options import settings_of
-from server.features.search import Hits, Index, find
-from server.jobs.tasks.describe import DescribeOrder, described
-from server.jobs.tasks.label import LabelOrder, endpoint_of, labelled
-from server.jobs.tasks.publish import Found, Told, into_bundle
-from server.sae.model_loading import load
+from server.cli.errors import exit_with_error, or_exit
+from server.cli.options import settings_from_options
+from server.features.search import Hits, Index, search_features
+from server.jobs.tasks.describe import DescribeConfig, describe_features
+from server.jobs.tasks.label import LabelConfig, label_features, llm_client_from_settings
+from server.jobs.tasks.publish import Measurement, OnProgress, write_bundle
+from server.sae.model_loading import load_model
 from server.schemas.features import FeatureQuery
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.resolve import Catalogue
 from steering.model.hooks import read_stream
-from steering.model.passage import Passage, of_chat, of_text
+from steering.model.passage import Passage, chat_passage, text_passage
 
 T = TypeVar("T")
 console = Console()
@@ -44,12 +44,14 @@ def describe(
     Doses, notes and labels that people or models gave stay. A running server does the same with: tiller jobs submit describe
     Example: tiller describe --bundle my-bundle --corpus chats.jsonl
     """
-    order = DescribeOrder(texts=texts)
-    found = _working(
+    order = DescribeConfig(texts=texts)
+    found = _with_status(
         "reading texts",
-        lambda told: into_bundle(_settings(bundle, corpus), lambda ground, t: described(ground, order, t), told),
+        lambda told: write_bundle(
+            _settings(bundle, corpus), lambda ground, t: describe_features(ground, order, t), told
+        ),
     )
-    _figures(found.figures)
+    _print_figures(found.figures)
 
 
 def label(
@@ -69,21 +71,21 @@ def label(
     Without --endpoint a name is words that come where the feature fires. The key is read from TILLER_LABEL_KEY.
     Example: tiller label harbor/12 --endpoint http://127.0.0.1:9000/v1 --model some-model
     """
-    order = LabelOrder(features=tuple(features or ()))
+    order = LabelConfig(features=tuple(features or ()))
 
-    def work(told: Told) -> Found:
+    def work(told: OnProgress) -> Measurement:
         settings = _settings(bundle, corpus, label_url=endpoint, label_model=model)
-        asked = endpoint_of(settings)
-        return into_bundle(settings, lambda ground, t: labelled(ground, order, asked, t), told)
+        asked = llm_client_from_settings(settings)
+        return write_bundle(settings, lambda ground, t: label_features(ground, order, asked, t), told)
 
-    found = _working("naming", work)
+    found = _with_status("naming", work)
     table = Table(Column("feature", no_wrap=True), "label", "detection", "fuzzing", "control", "specificity")
     for f in [f for f in found.features if f.label][:20]:
         s = f.label_scores
         shown = [s.detection, s.fuzzing, s.control, s.specificity] if s else [None] * 4
         table.add_row(f.id, escape(f.label[:70]), *("" if v is None else f"{v:.2f}" for v in shown))
     console.print(table)
-    _figures(found.figures)
+    _print_figures(found.figures)
 
 
 def map_(
@@ -94,11 +96,11 @@ def map_(
 
     Example: tiller map --method pca
     """
-    from server.jobs.tasks.map import MapOrder, into_bundle
+    from server.jobs.tasks.map import MapConfig, map_bundle
 
     if method not in (None, "umap", "pca"):
-        fail(f"{method!r} is no way to draw a map; choose umap or pca")
-    drawn = expected(lambda: into_bundle(_settings(bundle, None), MapOrder.model_validate({"method": method}).method))
+        exit_with_error(f"{method!r} is no way to draw a map; choose umap or pca")
+    drawn = or_exit(lambda: map_bundle(_settings(bundle, None), MapConfig.model_validate({"method": method}).method))
     table = Table("cluster", "features")
     for c in drawn.about.clusters:
         table.add_row(escape(c.name), str(c.size))
@@ -138,9 +140,9 @@ def features(
     try:
         query = FeatureQuery.model_validate({**asked, "kind": kind, "sort": sort, "limit": limit})
     except ValidationError as error:
-        problem, said = validation.first(error.errors())
-        fail(f"--{str(problem['loc'][0]).replace('_', '-')}: {said}")
-    hits = expected(lambda: _found(_settings(bundle, None, model=model), query))
+        problem, said = validation.first_error(error.errors())
+        exit_with_error(f"--{str(problem['loc'][0]).replace('_', '-')}: {said}")
+    hits = or_exit(lambda: _search(_settings(bundle, None, model=model), query))
     table = Table(Column("feature", no_wrap=True), "label", "score", "fires on", "typical max", "dose 1.0", "kind")
     for f, score in hits[:limit]:
         table.add_row(
@@ -155,30 +157,30 @@ def features(
     console.print(table, f"{min(limit, len(hits))} of {len(hits)} features")
 
 
-def _found(settings: Settings, query: FeatureQuery) -> Hits:
+def _search(settings: Settings, query: FeatureQuery) -> Hits:
     bundle = Bundle.open(settings.bundle)
     loaded = []  # the model, when it is first needed
 
     async def read(text: str, chat: bool) -> tuple[Passage, Tensor]:
         if not loaded:
-            loaded.extend(load(settings.model or bundle.model_path, "cpu"))
+            loaded.extend(load_model(settings.model or bundle.model_path, "cpu"))
         model, tokenizer = loaded
         asked = [{"role": "user", "content": text}]
-        passage = of_chat(tokenizer, asked) if chat and tokenizer.chat_template else of_text(tokenizer, text)
+        passage = chat_passage(tokenizer, asked) if chat and tokenizer.chat_template else text_passage(tokenizer, text)
         return passage, read_stream(model, torch.tensor([passage.ids]), bundle.info.hook)[0]
 
-    return asyncio.run(find(Index(Catalogue([bundle]), settings.meaning_model), query, read))
+    return asyncio.run(search_features(Index(Catalogue([bundle]), settings.meaning_model), query, read))
 
 
 def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object) -> Settings:
     given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None, **more}
-    return settings_of(**given)
+    return settings_from_options(**given)
 
 
-def _working(says: str, work: Callable[[Told], T]) -> T:
+def _with_status(says: str, work: Callable[[OnProgress], T]) -> T:
     with console.status(says) as status:
-        return expected(lambda: work(lambda n, of: status.update(f"{says}: {n} of {of}")))
+        return or_exit(lambda: work(lambda n, of: status.update(f"{says}: {n} of {of}")))
 
 
-def _figures(figures: Mapping[str, float]) -> None:
+def _print_figures(figures: Mapping[str, float]) -> None:
     console.print(", ".join(f"{name} {value:g}" for name, value in figures.items()), highlight=False, soft_wrap=True)

@@ -12,14 +12,14 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.cli.errors import expected
-from server.cli.options import settings_of
-from server.sae.corpus import from_file
-from server.sae.model_loading import load
+from server.cli.errors import or_exit
+from server.cli.options import settings_from_options
+from server.sae.corpus import read_texts
+from server.sae.model_loading import load_model
 from steering.catalogue.bundle import Bundle
 from steering.model.chat_template import Message
 from steering.model.hooks import read_stream
-from steering.safety.probe import WITNESS, Probe, below, check_below, counted, train
+from steering.safety.probe import WITNESS, Probe, check_hook_below, hook_below, tokens_to_score, train_probe
 
 T = TypeVar("T")
 LONGEST = 1024
@@ -62,24 +62,24 @@ def train_(
     """
 
     def work() -> Probe:
-        opened, found, tokenizer = _open(bundle, model)
-        place = hook or below(opened.info.hook)
-        check_below(place, opened.info.hook)
+        opened, found, tokenizer = _open_bundle(bundle, model)
+        place = hook or hook_below(opened.info.hook)
+        check_hook_below(place, opened.info.hook)
         with console.status("reading"):
-            bad, fine = (_streams(found, tokenizer, from_file(path), place) for path in (forbidden, benign))
+            bad, fine = (_streams(found, tokenizer, read_texts(path), place) for path in (forbidden, benign))
             witness = read_stream(found, torch.tensor([WITNESS]), place)[0, -1]
-        probe = train(bad, fine, witness, hook=place, model=model or opened.info.name, allowed=allowed)
+        probe = train_probe(bad, fine, witness, hook=place, model=model or opened.info.name, allowed=allowed)
         probe.save(out)
         return probe
 
-    console.print(_card(expected(work)))
+    console.print(_card(or_exit(work)))
     console.print(
         f"written to {escape(str(out))}; on other texts than these it will be worse: hold some back and read them"
     )
 
 
 @app.command()
-def read(
+def test_texts(
     probe: Annotated[Path, typer.Argument(help="Folder of the probe.")],
     text: Annotated[str, typer.Argument(help="A question, or a file: lines, or JSONL with `text` or `messages`.")],
     bundle: Bundle_ = None,
@@ -91,29 +91,29 @@ def read(
     """
 
     def work() -> Table:
-        found, (_, model_, tokenizer) = Probe.load(probe), _open(bundle, model)
+        found, (_, model_, tokenizer) = Probe.load(probe), _open_bundle(bundle, model)
         found.check_model(read_stream(model_, torch.tensor([WITNESS]), found.hook)[0])
-        texts = list(from_file(Path(text))) if _is_file(text) else [text]
+        texts = list(read_texts(Path(text))) if _is_file(text) else [text]
         table = Table("score", f"above {found.card.threshold:.3f}", "most at", "text")
         for one in texts:
-            ids, start = counted(tokenizer, one)
+            ids, start = tokens_to_score(tokenizer, one)
             ids = ids[:LONGEST]
-            scores = found.read(read_stream(model_, torch.tensor([ids]), found.hook)[0, start:])
+            scores = found.token_scores(read_stream(model_, torch.tensor([ids]), found.hook)[0, start:])
             most = int(scores.argmax()) if len(scores) else 0
             said = tokenizer.decode(list(ids[start : start + most + 1])[-6:]) if len(scores) else ""
             score = float(scores.max()) if len(scores) else 0.0
             verdict = "[red]forbidden" if score > found.card.threshold else "benign"
-            table.add_row(f"{score:.3f}", verdict, escape(str(said)), escape(_shown(one)))
+            table.add_row(f"{score:.3f}", verdict, escape(str(said)), escape(_excerpt(one)))
         return table
 
-    console.print(expected(work))
+    console.print(or_exit(work))
 
 
 def _streams(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | list[Message]], hook: str
 ) -> list[Tensor]:
     """The stream of each text, from the first token that is read on; texts without one are left out."""
-    rows = [counted(tokenizer, text) for text in texts]
+    rows = [tokens_to_score(tokenizer, text) for text in texts]
     kept = [(ids[:LONGEST], start) for ids, start in rows if start < min(len(ids), LONGEST)]
     return [read_stream(model, torch.tensor([ids]), hook)[0, start:] for ids, start in kept]
 
@@ -131,7 +131,7 @@ def _card(probe: Probe) -> Table:
     return table
 
 
-def _shown(text: str | list[Message]) -> str:
+def _excerpt(text: str | list[Message]) -> str:
     said = text if isinstance(text, str) else text[-1]["content"]
     return said if len(said) <= 60 else said[:59] + "…"
 
@@ -143,7 +143,7 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _open(bundle: Path | None, model: str | None) -> tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]:
-    opened = Bundle.open(settings_of(bundle=bundle).bundle)
-    found, tokenizer = load(model or opened.model_path, "cpu")
+def _open_bundle(bundle: Path | None, model: str | None) -> tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]:
+    opened = Bundle.open(settings_from_options(bundle=bundle).bundle)
+    found, tokenizer = load_model(model or opened.model_path, "cpu")
     return opened, found, tokenizer

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.cli.errors import expected
-from server.cli.options import settings_of
-from server.jobs.queue import Jobs
+from server.cli.errors import or_exit
+from server.cli.options import settings_from_options
+from server.jobs.queue import JobQueue
 from server.schemas.jobs import ENDED, Job
 
 app = typer.Typer(no_args_is_help=True, help="Long work in the background: train or update an SAE.")
@@ -24,16 +24,16 @@ Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
 def list_(data_dir: Data = None) -> None:
     """List all jobs, the newest first."""
     table = Table("job", "type", "state", "done", "begun", "says")
-    for job in expected(_jobs(data_dir).all):
+    for job in or_exit(_jobs(data_dir).all):
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created))
-        table.add_row(job.id, job.type, job.state, f"{job.progress:.0%}", begun, _says(job))
+        table.add_row(job.id, job.type, job.state, f"{job.progress:.0%}", begun, _outcome(job))
     console.print(table)
 
 
 @app.command()
 def show(job_id: Id, data_dir: Data = None) -> None:
     """Print a job as JSON."""
-    console.print_json(expected(lambda: _jobs(data_dir).get(job_id)).model_dump_json())
+    console.print_json(or_exit(lambda: _jobs(data_dir).get(job_id)).model_dump_json())
 
 
 @app.command()
@@ -41,7 +41,7 @@ def watch(job_id: Id, data_dir: Data = None) -> None:
     """Follow a job until it ends; the exit status says whether it succeeded."""
     jobs, after = _jobs(data_dir), 0
     while True:
-        job = expected(lambda: jobs.get(job_id))
+        job = or_exit(lambda: jobs.get(job_id))
         for event in jobs.events(job_id, after):
             after = event["id"]
             data = {k: round(v, 4) if isinstance(v, float) else v for k, v in event["data"].items() if k != "at"}
@@ -55,20 +55,20 @@ def watch(job_id: Id, data_dir: Data = None) -> None:
 @app.command()
 def cancel(job_id: Id, data_dir: Data = None) -> None:
     """Have a job end."""
-    console.print(f"{job_id}: {expected(lambda: _jobs(data_dir).cancel(job_id)).state}, and will end")
+    console.print(f"{job_id}: {or_exit(lambda: _jobs(data_dir).cancel(job_id)).state}, and will end")
 
 
 @app.command()
 def pause(job_id: Id, data_dir: Data = None) -> None:
     """Have a running job stand still; others are done in the meantime."""
-    expected(lambda: _jobs(data_dir).pause(job_id))
+    or_exit(lambda: _jobs(data_dir).pause(job_id))
     console.print(f"{job_id}: paused; `tiller jobs resume {job_id}` lets it go on", soft_wrap=True)
 
 
 @app.command()
 def resume(job_id: Id, data_dir: Data = None) -> None:
     """Have a paused job go on; if another one is being done, after that."""
-    console.print(f"{job_id}: {expected(lambda: _jobs(data_dir).resume(job_id)).state}")
+    console.print(f"{job_id}: {or_exit(lambda: _jobs(data_dir).resume(job_id)).state}")
 
 
 @app.command()
@@ -82,15 +82,15 @@ def submit(
     Example: tiller jobs submit sae_update 'text=["new.jsonl"]' steps=800
     """
     pairs = [item.partition("=") for item in config or []]
-    job = expected(lambda: _jobs(data_dir).submit(type, {name: _value(text) for name, _, text in pairs}))
+    job = or_exit(lambda: _jobs(data_dir).submit(type, {name: _value(text) for name, _, text in pairs}))
     console.print(f"{job.id} is queued; `tiller jobs watch {job.id}` follows it", soft_wrap=True)
 
 
-def _jobs(data_dir: Path | None) -> Jobs:
-    return expected(lambda: Jobs(settings_of(data_dir=data_dir)))
+def _jobs(data_dir: Path | None) -> JobQueue:
+    return or_exit(lambda: JobQueue(settings_from_options(data_dir=data_dir)))
 
 
-def _says(job: Job) -> str:
+def _outcome(job: Job) -> str:
     if job.error:
         return job.error
     if "published" in job.result:

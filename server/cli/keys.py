@@ -10,11 +10,11 @@ from rich.table import Column, Table
 
 from server.auth.keyring import end_sessions
 from server.auth.keys import KeyRequest, new_key
-from server.cli.errors import fail
-from server.cli.store_access import Data, Redis, deed, with_store
+from server.cli.errors import exit_with_error
+from server.cli.store_access import Data, Redis, with_store, write_audit
 from server.store.base import Store
-from server.store.models import Allowance, Role
-from server.validation import first
+from server.store.models import RateLimits, Role
+from server.validation import first_error
 
 app = typer.Typer(no_args_is_help=True, help="Who may use a server: make, list and delete keys.")
 console, problems = Console(), Console(stderr=True)
@@ -41,18 +41,18 @@ def new(
     Example: tiller keys new ada --role creator --days 90
     """
     try:
-        limits = Allowance(requests=requests, tokens=tokens, concurrent=concurrent, specs=specs)
+        limits = RateLimits(requests=requests, tokens=tokens, concurrent=concurrent, specs=specs)
         about = {"name": name, "role": role, "tenant": tenant, "owner": owner, "days": days, "limits": limits}
         asked = KeyRequest.model_validate({**about, "default_preset": default_preset})
     except ValidationError as error:
-        problem, said = first(error.errors())
+        problem, said = first_error(error.errors())
         problems.print(f"{'.'.join(map(str, problem['loc']))}: {said}", style="red")
         raise typer.Exit(2) from error
     key, secret = new_key(**dict(asked))
 
     async def add(store: Store) -> None:
         await store.add_key(key)
-        await deed(store, data_dir, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
+        await write_audit(store, data_dir, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
 
     with_store(data_dir, redis_url, add)
     problems.print(f"{key.id}: {key.role} {key.owner}. The key is shown once:")
@@ -81,11 +81,11 @@ def rm(key_id: str, data_dir: Data = None, redis_url: Redis = None) -> None:
 
     async def delete(store: Store) -> bool:
         if gone := await store.delete_key(key_id):
-            await deed(store, data_dir, "key deleted", deleted=key_id)
+            await write_audit(store, data_dir, "key deleted", deleted=key_id)
         return gone
 
     if not with_store(data_dir, redis_url, delete):
-        fail(f"there is no key {key_id!r}; `tiller keys ls` lists them")
+        exit_with_error(f"there is no key {key_id!r}; `tiller keys ls` lists them")
     console.print(f"{key_id} is deleted")
 
 
@@ -100,7 +100,7 @@ def sign_out(data_dir: Data = None, redis_url: Redis = None) -> None:
 
     async def end(store: Store) -> None:
         await end_sessions(store)
-        await deed(store, data_dir, "sessions ended")
+        await write_audit(store, data_dir, "sessions ended")
 
     with_store(data_dir, redis_url, end)
     console.print("everybody who uses the page has to sign in again")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from rich.console import Console
 
-from server.settings import BadSettings, Settings, flag, is_secret, read, variable
+from server.settings import BadSettings, Settings, flag, is_secret, load_settings, variable
 
 problems = Console(stderr=True)
 Bundle_ = Annotated[
@@ -23,7 +23,7 @@ Model_ = Annotated[
 Device_ = Annotated[str | None, typer.Option("--device", envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")]
 
 
-def with_flags(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command that takes `**given` a flag for each setting but those named."""
 
     def made(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,10 +40,10 @@ def with_flags(*leave_out: str) -> Callable[[Callable[..., None]], Callable[...,
     return made
 
 
-def settings_of(**given: object) -> Settings:
+def settings_from_options(**given: object) -> Settings:
     """The settings with what was given on the command line; what is wrong with them ends the command."""
     try:
-        return read(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v != []})
+        return load_settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v != []})
     except BadSettings as error:
         problems.print(f"tiller: {error}", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(1) from error

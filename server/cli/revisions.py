@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.cli.errors import fail
-from server.cli.options import settings_of
-from server.cli.store_access import deed
-from server.sae.served_revision import revisions_of, setting_of
+from server.cli.errors import exit_with_error
+from server.cli.options import settings_from_options
+from server.cli.store_access import write_audit
+from server.sae.served_revision import open_revisions, revision_setting
 from server.store.base import BadStore, Store
 from server.store.factory import open_store
 from steering.catalogue.revisions import Revisions
@@ -31,7 +31,7 @@ def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
     Example: tiller sae revisions
     """
     with _revisions(bundle, data_dir) as (found, store, runner):
-        served = _wanted(found, store, runner)
+        served = _wanted_revision(found, store, runner)
         table = Table("revision", "parent", "published", "features", "figures", "")
         for name in found.names():
             try:
@@ -57,7 +57,7 @@ def rollback(
     Example: tiller sae rollback --to r3
     """
     with _revisions(bundle, data_dir) as (found, store, runner):
-        served = _wanted(found, store, runner)
+        served = _wanted_revision(found, store, runner)
         target = to or found.manifest(served).parent
         if target is None:
             raise BadBundle(f"{served!r} came with the bundle, there is nothing before it; name another with --to")
@@ -70,23 +70,23 @@ def rollback(
 def _revisions(bundle: Path | None, data_dir: Path | None) -> Iterator[tuple[Revisions, Store, asyncio.Runner]]:
     """The revisions and the store of a server, running or not; what a person can mend ends with its message."""
     given = {"bundle": bundle, "data_dir": data_dir}
-    settings = settings_of(**given)
+    settings = settings_from_options(**given)
     try:
-        found, store = revisions_of(settings), open_store(settings)
+        found, store = open_revisions(settings), open_store(settings)
         with asyncio.Runner() as runner:
             try:
                 yield found, store, runner
             finally:
                 runner.run(store.close())
     except (SteeringError, BadStore, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
 
 
-def _wanted(found: Revisions, store: Store, runner: asyncio.Runner) -> str:
-    return runner.run(store.setting(setting_of(found.info.name))) or found.info.revision
+def _wanted_revision(found: Revisions, store: Store, runner: asyncio.Runner) -> str:
+    return runner.run(store.setting(revision_setting(found.info.name))) or found.info.revision
 
 
 async def _activate(store: Store, bundle: str, target: str, served: str, data_dir: Path | None) -> None:
-    await store.set_setting(setting_of(bundle), target)
+    await store.set_setting(revision_setting(bundle), target)
     if await store.keys():  # where there are none, nobody is told apart, and nothing is noted
-        await deed(store, data_dir, "revision activated", revision=target, previous=served)
+        await write_audit(store, data_dir, "revision activated", revision=target, previous=served)

@@ -12,21 +12,21 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from server.cli import revisions
-from server.cli.errors import fail
-from server.sae.evaluation import Subject, figures_of, length_ratio, read_sae, same_after_round_trip
-from server.sae.hub import find
-from server.sae.model_loading import device_of
-from server.sae.training_run import Kind, Order, Run
+from server.cli.errors import exit_with_error
+from server.sae.evaluation import EvaluationInputs, evaluation_figures, length_ratio, read_sae, same_after_round_trip
+from server.sae.hub import resolve_sae_files
+from server.sae.model_loading import resolve_device
+from server.sae.training_run import Kind, TrainConfig, TrainingRun
 from server.settings import EMBEDDED
 from steering.catalogue import neuronpedia
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.bundle import seal as write_sums
 from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import SteeringError
-from steering.evaluate.loss_recovered import Spliced
-from steering.evaluate.sae_metrics import Measures
+from steering.evaluate.loss_recovered import LossRecovered
+from steering.evaluate.sae_metrics import SaeMetrics
 from steering.sae import SAE, WEIGHTS
-from steering.train.distributed import joined
+from steering.train.distributed import process_group
 from steering.train.trainer import Progress
 
 SCALES = {"none": (), "length": (("each token over", "its length"),), "spread": (("each token over", "its spread"),)}
@@ -65,25 +65,25 @@ def import_(
     try:
         if out.exists():
             raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
-        found, hook = read_sae(find(place, revision=revision), hook, k)
-        subject = Subject.read(model, hook, text, found.sae.d_in)
+        found, hook = read_sae(resolve_sae_files(place, revision=revision), hook, k)
+        subject = EvaluationInputs.load(model, hook, text, found.sae.d_in)
         sae, norm = subject.calibrated(found), float(subject.rows.norm(dim=1).median())
-        judged = subject.judge(sae) if sae.reads else None
+        judged = subject.evaluate(sae) if sae.reads else None
         info = BundleInfo(
             name=out.name,
             model=str(Path(model).resolve()) if Path(model).is_dir() else model,
             hook=hook,
             revision="r1",
             typical_norm=norm,
-            metrics=figures_of(judged[0]) if judged else {},
+            metrics=evaluation_figures(judged[0]) if judged else {},
         )
         features = [Feature(id=f"{out.name}/{i}", index=i) for i in range(sae.d_sae)]
         if labels:
-            features = neuronpedia.read(labels, features, length_ratio(found, norm))
+            features = neuronpedia.read_export(labels, features, length_ratio(found, norm))
         Bundle.create(out, info, sae, features=features, about={"imported_from": place, "format": found.format})
         same_after_round_trip(sae, Bundle.open(out).sae, subject.rows)
     except (SteeringError, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
     if judged:
         _summary(found.format, hook, sae, *judged)
     else:
@@ -145,9 +145,9 @@ def train(  # long, since each option is a parameter with its help: that is how 
         chosen = model or (opened.model_path if opened else "")
         if model and not hook:
             raise SteeringError("say which layer of the model: --hook layers.<number>")
-        place = device_of(device)
-        with joined("nccl" if place.type == "cuda" else "gloo") as ranks:
-            order = Order(
+        place = resolve_device(device)
+        with process_group("nccl" if place.type == "cuda" else "gloo") as ranks:
+            order = TrainConfig(
                 model=chosen,
                 hook=hook or (opened.info.hook if opened else ""),
                 text=tuple(map(str, text or ())),
@@ -169,14 +169,14 @@ def train(  # long, since each option is a parameter with its help: that is how 
                 seed=seed,
                 ranks=ranks.size,
             )
-            run = Run(order, out.with_name(f"{out.name}.run"), device=place, ranks=ranks)
+            run = TrainingRun(order, out.with_name(f"{out.name}.run"), device=place, ranks=ranks)
             with _bar(run.steps, begin=run.training.steps, quiet=ranks.rank > 0) as tell:
-                run.go(tell, every=checkpoint)
+                run.train(tell, every=checkpoint)
         if ranks.rank:
             return
         sae, measures, spliced = run.finish(out, "tiller sae train")
     except (SteeringError, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
     _summary(f"{objective}, trained here", order.hook, sae, measures, spliced)
     console.print(f"Metrics and plot: {run.folder}", soft_wrap=True)
     console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
@@ -204,7 +204,7 @@ def export(
         about = {"hf_hook_name": f"model.{opened.info.hook}"}
         opened.sae.save(out, hook=f"blocks.{opened.layer}.hook_resid_post", model=opened.info.model, about=about)
         if labels:
-            neuronpedia.write(
+            neuronpedia.write_export(
                 out,
                 opened.features,
                 model=opened.info.model,
@@ -212,7 +212,7 @@ def export(
                 unit=opened.sae.typical_scale(opened.info.typical_norm),
             )
     except (SteeringError, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
     console.print(f"{out}: SAELens 6, jumprelu, {opened.sae.d_sae} features", soft_wrap=True)
 
 
@@ -225,7 +225,7 @@ def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -
     try:
         sealed = write_sums(bundle)
     except (SteeringError, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
     for name, digest in sealed.sha256.items():
         console.print(f"{digest}  {name}", highlight=False, soft_wrap=True)
 
@@ -248,19 +248,19 @@ def evaluate(
         if place is None and opened:
             layout, sae, hook = opened.info.name, opened.sae, opened.info.hook
             sae.check_reads()
-            subject = Subject.read(model or opened.model_path, hook, text, sae.d_in)
+            subject = EvaluationInputs.load(model or opened.model_path, hook, text, sae.d_in)
         else:
-            found, hook = read_sae(find(str(place)), hook, k)
+            found, hook = read_sae(resolve_sae_files(str(place)), hook, k)
             found.sae.check_reads()
-            subject = Subject.read(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
+            subject = EvaluationInputs.load(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
             layout, sae = found.format, subject.calibrated(found)
-        measures, spliced = subject.judge(sae)
+        measures, spliced = subject.evaluate(sae)
     except (SteeringError, OSError) as error:
-        fail(str(error))
+        exit_with_error(str(error))
     _summary(layout, hook, sae, measures, spliced)
 
 
-def _summary(layout: str, hook: str, sae: SAE, m: Measures, s: Spliced) -> None:
+def _summary(layout: str, hook: str, sae: SAE, m: SaeMetrics, s: LossRecovered) -> None:
     table = Table(show_header=False)
     for name, value in (
         ("layout", layout),
@@ -312,10 +312,10 @@ def _bar(steps: int, *, begin: int, quiet: bool) -> Iterator[Callable[[Progress]
     with Bar(*columns, console=problems, disable=quiet or not problems.is_terminal) as bar:
         task = bar.add_task("", total=steps, completed=begin)
 
-        def tell(now: Progress) -> None:
+        def update(now: Progress) -> None:
             figures = f"loss {now.loss:.4f}  EV {now.explained_variance:.3f}  L0 {now.l0:.1f}  dead {now.dead}"
             bar.update(task, completed=now.step, description=figures)
             if not problems.is_terminal and now.step % 500 == 0:
                 problems.print(f"step {now.step} of {steps}  {figures}", highlight=False)
 
-        yield tell
+        yield update

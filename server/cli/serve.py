@@ -2,8 +2,8 @@
 
 import typer
 
-from server.cli.errors import expected, fail
-from server.cli.options import settings_of, with_flags
+from server.cli.errors import exit_with_error, or_exit
+from server.cli.options import settings_from_options, with_settings_options
 from server.files import keep_private
 from server.runtime.sockets import bind_socket, browser_host
 from server.telemetry import logging
@@ -12,7 +12,7 @@ app = typer.Typer()
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-@with_flags("vllm")
+@with_settings_options("vllm")
 def serve(context: typer.Context, **given: object) -> None:
     """Start the server and the page. A setting is a flag, a variable or a line of a TOML file.
 
@@ -20,26 +20,26 @@ def serve(context: typer.Context, **given: object) -> None:
     From a file: tiller serve --config tiller.toml
     With vLLM: tiller serve --engine vllm --tensor-parallel-size 2
     """
-    settings = settings_of(**given, vllm=tuple(context.args) or None)
+    settings = settings_from_options(**given, vllm=tuple(context.args) or None)
     if settings.vllm and settings.engine != "vllm":
-        fail(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
+        exit_with_error(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
     if settings.workers > 1 and settings.redis_url is None:
-        fail(
+        exit_with_error(
             f"--workers {settings.workers} needs a store that all of them share: "
             "give --redis-url redis://localhost:6379, or leave --workers out"
         )
     keep_private(settings.data_dir)
-    listening = expected(lambda: bind_socket(settings))
+    listening = or_exit(lambda: bind_socket(settings))
     from server.runtime.serve import serve_here, serve_replicas  # loads torch; a port that is taken is told at once
 
     port = listening.getsockname()[1]
-    logging.begin_command(settings.log, settings.log_level)
+    logging.configure_command_logging(settings.log, settings.log_level)
     try:
         run = serve_here if settings.workers == 1 else serve_replicas
         failure = run(settings, listening, f"http://{browser_host(settings.host)}:{port}")
     finally:
         listening.close()
     if failure:
-        fail(failure)
+        exit_with_error(failure)
     if failure is not None:
         raise typer.Exit(1)

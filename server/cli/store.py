@@ -9,8 +9,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from server.cli.errors import fail
-from server.cli.store_access import Data, Redis, deed, with_store
+from server.cli.errors import exit_with_error
+from server.cli.store_access import Data, Redis, with_store, write_audit
 from server.store import backup as document
 from server.store.base import BadStore, Conflict, Store
 from server.store.models import Record
@@ -26,12 +26,12 @@ def backup(file: File, data_dir: Data = None, redis_url: Redis = None) -> None:
 
     Example: tiller store backup tiller-2027-01-31.jsonl
     """
-    records = document.kept(with_store(data_dir, redis_url, lambda store: store.records()))
+    records = document.records_to_keep(with_store(data_dir, redis_url, lambda store: store.records()))
     try:
         _write_privately(file, "".join(f"{line}\n" for line in document.lines(records)))
     except OSError as error:
-        fail(f"cannot write {str(file)!r}: {error}")
-    console.print(f"{file}: {_told(records)}", soft_wrap=True)
+        exit_with_error(f"cannot write {str(file)!r}: {error}")
+    console.print(f"{file}: {_count_records(records)}", soft_wrap=True)
 
 
 @app.command()
@@ -49,20 +49,22 @@ def restore(
         records = document.read(file.read_text(encoding="utf-8"))
         with_store(data_dir, redis_url, lambda store: _put(store, data_dir, records, replace=replace))
     except (OSError, UnicodeDecodeError) as error:
-        fail(f"cannot read {str(file)!r}: {error}")
+        exit_with_error(f"cannot read {str(file)!r}: {error}")
     except BadStore as error:
-        fail(f"{str(file)!r}: {error}")
+        exit_with_error(f"{str(file)!r}: {error}")
     except (ValidationError, KeyError, TypeError) as error:
-        fail(f"{str(file)!r} holds something that cannot be kept; nothing was changed: {str(error).splitlines()[0]}")
+        exit_with_error(
+            f"{str(file)!r} holds something that cannot be kept; nothing was changed: {str(error).splitlines()[0]}"
+        )
     except Conflict as error:
-        fail(f"{error}; --replace puts the backup in the place of what is there")
-    console.print(f"brought back {_told(records)}", soft_wrap=True)
+        exit_with_error(f"{error}; --replace puts the backup in the place of what is there")
+    console.print(f"brought back {_count_records(records)}", soft_wrap=True)
 
 
 async def _put(store: Store, data_dir: Path | None, records: list[Record], *, replace: bool) -> None:
     await store.put_records(records, replace=replace)
     if await store.keys():
-        await deed(store, data_dir, "restored", records=dict(Counter(r.kind for r in records)), replace=replace)
+        await write_audit(store, data_dir, "restored", records=dict(Counter(r.kind for r in records)), replace=replace)
 
 
 def _write_privately(file: Path, text: str) -> None:
@@ -75,6 +77,6 @@ def _write_privately(file: Path, text: str) -> None:
     os.replace(draft, file)
 
 
-def _told(records: list[Record]) -> str:
+def _count_records(records: list[Record]) -> str:
     counts = Counter(r.kind for r in records)
     return ", ".join(f"{n} {kind}{'s' * (n > 1 and kind != 'said')}" for kind, n in counts.items()) or "nothing"

@@ -8,10 +8,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from server.auth.audit_log import Audit
+from server.auth.audit_log import AuditLog
 from server.auth.caller import OPERATOR
-from server.cli.errors import fail
-from server.cli.options import settings_of
+from server.cli.errors import exit_with_error
+from server.cli.options import settings_from_options
 from server.store.base import BadStore, Store
 from server.store.factory import open_store
 
@@ -27,7 +27,7 @@ Redis = Annotated[
 def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
     """Do something with the store, and close it; what goes wrong is said in a sentence and ends the command."""
     given = {"data_dir": data_dir, "redis_url": redis_url}
-    settings = settings_of(**given)
+    settings = settings_from_options(**given)
 
     async def run() -> T:
         store = open_store(settings)
@@ -40,13 +40,13 @@ def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Sto
     try:
         return asyncio.run(run())
     except BadStore as error:
-        fail(str(error))
+        exit_with_error(str(error))
 
 
-async def deed(store: Store, data_dir: Path | None, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
+async def write_audit(store: Store, data_dir: Path | None, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
     """Note in the audit log what somebody at this machine's command line has done; who may write there needs no key."""
     by = {"from": "command line", "uid": os.getuid()}
     try:
-        await Audit(settings_of(data_dir=data_dir).data_dir).note(store, OPERATOR, act, by=by, **about)
+        await AuditLog(settings_from_options(data_dir=data_dir).data_dir).write(store, OPERATOR, act, by=by, **about)
     except OSError as error:
-        fail(f"done, but the audit log could not be written: {error}")
+        exit_with_error(f"done, but the audit log could not be written: {error}")

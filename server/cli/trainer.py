@@ -6,54 +6,54 @@ import sys
 import threading
 from typing import NoReturn
 
-from server.cli.errors import expected
-from server.cli.options import settings_of, with_flags
+from server.cli.errors import or_exit
+from server.cli.options import settings_from_options, with_settings_options
 from server.files import keep_private
-from server.settings import handed
+from server.settings import inherited_settings
 from server.telemetry import logging
 
 
-@with_flags("vllm")
+@with_settings_options("vllm")
 def trainer(**given: object) -> None:
     """Train and update SAEs in the background: do what is in the queue, look whether the text has drifted.
 
     Example: tiller trainer --data-dir ./data --corpus chats.jsonl
     """
-    let_threads_sleep()
-    stop, begun, ours = threading.Event(), threading.Event(), handed()
+    use_passive_openmp_waits()
+    stop, begun, ours = threading.Event(), threading.Event(), inherited_settings()
     if ours:  # whoever began us ends us by the end of our input
-        threading.Thread(target=_stop_at_end_of_input, args=(stop, begun), daemon=True).start()
+        threading.Thread(target=_stop_at_eof, args=(stop, begun), daemon=True).start()
     from server.runtime import trainer as training
 
-    found = ours or settings_of(**given)
+    found = ours or settings_from_options(**given)
     keep_private(found.data_dir)
-    logging.begin_command(found.log, found.log_level)
+    logging.configure_command_logging(found.log, found.log_level)
     for kind in (signal.SIGTERM, signal.SIGINT):
         signal.signal(kind, lambda *_: stop.set())
     begun.set()
-    expected(lambda: training.run(found, stop))
-    _exit()
+    or_exit(lambda: training.run(found, stop))
+    _exit_now()
 
 
-def _stop_at_end_of_input(stop: threading.Event, begun: threading.Event) -> None:
+def _stop_at_eof(stop: threading.Event, begun: threading.Event) -> None:
     while os.read(0, 4096):  # whoever began us writes nothing: what comes is the end
         pass
     if not begun.is_set():
-        _exit()
-    from server.jobs.priority import come_forward
+        _exit_now()
+    from server.jobs.priority import restore_priority
 
-    come_forward()
+    restore_priority()
     stop.set()
 
 
-def _exit() -> NoReturn:
+def _exit_now() -> NoReturn:
     """End without taking torch apart, for which a process that runs on what others leave needs seconds that a stop has not."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
-def let_threads_sleep() -> None:
+def use_passive_openmp_waits() -> None:
     """Before torch is loaded: its threads then sleep while they wait for each other.
 
     As they come they spin, and where one of them has no core, the others burn theirs: a small training step beside a

@@ -11,21 +11,21 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.cli.errors import expected
-from server.cli.options import settings_of
-from server.features.read_text import prompt_of
-from server.sae.corpus import from_file, tokenized
-from server.sae.model_loading import load
+from server.cli.errors import or_exit
+from server.cli.options import settings_from_options
+from server.features.read_text import encode_prompt
+from server.sae.corpus import read_texts, tokenize_texts
+from server.sae.model_loading import load_model
 from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError
 from steering.interpret.attribution import attribute as explain
 from steering.interpret.attribution import token_of
-from steering.interpret.contrast import Fired, Separating, fired
+from steering.interpret.contrast import FiringCounts, Separating, count_firings
 from steering.interpret.contrast import contrast as hold
-from steering.interpret.model_diff import Rates, check_fits, compare, rates
+from steering.interpret.model_diff import FiringRates, check_fits, diff_models, firing_rates
 from steering.model.chat_template import Message
 from steering.model.hooks import read_stream
-from steering.model.passage import of_chat, of_text
+from steering.model.passage import chat_passage, text_passage
 
 T = TypeVar("T")
 LONGEST = 512
@@ -60,12 +60,12 @@ def contrast(
     def work() -> None:
         if by not in ("any", "mean"):
             raise SteeringError(f"--by {by!r} is neither 'any' nor 'mean'")
-        opened, model_, tokenizer = _open(bundle, model)
+        opened, model_, tokenizer = _load(bundle, model)
         opened.sae.check_reads()
-        found = hold(*(_fired(opened, model_, tokenizer, path) for path in (a, b)), by=by)  # type: ignore[arg-type]
+        found = hold(*(_record_firings(opened, model_, tokenizer, path) for path in (a, b)), by=by)  # type: ignore[arg-type]
         n, m = found.documents
         for title, sign in ((f"more in {a.name}", 1), (f"more in {b.name}", -1)):
-            console.print(_separating(title, found.over(sign, top), opened))
+            console.print(_print_separating(title, found.top(sign, top), opened))
         console.print(
             f"{found.discoveries} of {len(found.features)} features that fire separate {n} documents from {m}, at a "
             f"false-discovery rate of 5 % (✓); {found.tokens[0] / n:.0f} and {found.tokens[1] / m:.0f} tokens a document"
@@ -73,7 +73,7 @@ def contrast(
         if by == "any" and not 1 / UNEVEN < (found.tokens[0] / n) / (found.tokens[1] / m) < UNEVEN:
             console.print("one side's documents are longer, and in a longer one more fires: look at --by mean, too")
 
-    expected(work)
+    or_exit(work)
 
 
 def attribute(
@@ -94,11 +94,11 @@ def attribute(
     """
 
     def work() -> None:
-        opened, model_, tokenizer = _open(bundle, model)
+        opened, model_, tokenizer = _load(bundle, model)
         aims = [None if t is None else token_of(tokenizer, t) for t in (target, against)]
         said: list[Message] = [{"role": "user", "content": prompt}]
         said += [{"role": "assistant", "content": begun}] if begun else []
-        ids = prompt_of(tokenizer, prompt, None) if plain else prompt_of(tokenizer, None, said)
+        ids = encode_prompt(tokenizer, prompt, None) if plain else encode_prompt(tokenizer, None, said)
         found = explain(model_, opened.sae, opened.info.hook, ids, target=aims[0], against=aims[1], tried=max(20, top))
         table = Table("feature", "label", "attribution", "lost without it", "activation", "mostly on")
         for c in found.causes[:top]:
@@ -116,7 +116,7 @@ def attribute(
             markup=False,
         )
 
-    expected(work)
+    or_exit(work)
 
 
 def diff(
@@ -132,10 +132,10 @@ def diff(
     """
 
     def work() -> None:
-        opened, rates = _opened(bundle), []
+        opened, rates = _open_bundle(bundle), []
         for place in (model_a, model_b):
-            rates.append(_rates(opened, place, text))
-        found = compare(*rates)
+            rates.append(_firing_rates(opened, place, text))
+        found = diff_models(*rates)
         table = Table("feature", "label", "fires in A", "in B", "documents up, down", "q")
         for f in found.discoveries[:top]:
             feature = opened.features[f.row]
@@ -148,29 +148,33 @@ def diff(
             f"{found.explained[1]:.1%} of B's"
         )
 
-    expected(work)
+    or_exit(work)
 
 
-def _rates(opened: Bundle, place: str, text: Path) -> Rates:
-    _, tokenizer = load(opened.model_path, "cpu")
-    documents = list(tokenized(tokenizer, from_file(text), longest=LONGEST))
-    model, _ = load(place, "cpu")
+def _firing_rates(opened: Bundle, place: str, text: Path) -> FiringRates:
+    _, tokenizer = load_model(opened.model_path, "cpu")
+    documents = list(tokenize_texts(tokenizer, read_texts(text), longest=LONGEST))
+    model, _ = load_model(place, "cpu")
     check_fits(model, opened.sae, opened.info.hook, place)
-    return rates(model, opened.sae, opened.info.hook, documents)
+    return firing_rates(model, opened.sae, opened.info.hook, documents)
 
 
-def _fired(opened: Bundle, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> Fired:
+def _record_firings(
+    opened: Bundle, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path
+) -> FiringCounts:
     parts, some = [], []
-    for text in from_file(path):
-        passage = (of_text(tokenizer, text) if isinstance(text, str) else of_chat(tokenizer, text)).until(LONGEST)
+    for text in read_texts(path):
+        passage = (text_passage(tokenizer, text) if isinstance(text, str) else chat_passage(tokenizer, text)).until(
+            LONGEST
+        )
         some.append((passage, read_stream(model, torch.tensor([passage.ids]), opened.info.hook)[0]))
         if len(some) == AT_ONCE:
-            parts.append(fired(opened.sae, some))
+            parts.append(count_firings(opened.sae, some))
             some = []
-    return Fired.joined([*parts, *([fired(opened.sae, some)] if some else [])])
+    return FiringCounts.concatenate([*parts, *([count_firings(opened.sae, some)] if some else [])])
 
 
-def _separating(title: str, features: Sequence[Separating], opened: Bundle) -> Table:
+def _print_separating(title: str, features: Sequence[Separating], opened: Bundle) -> Table:
     table = Table("feature", "label", "in A", "in B", "log-odds", "effect", "q", "", title=title)
     for f in features:
         feature = opened.features[f.row]
@@ -179,11 +183,11 @@ def _separating(title: str, features: Sequence[Separating], opened: Bundle) -> T
     return table
 
 
-def _opened(bundle: Path | None) -> Bundle:
-    return Bundle.open(settings_of(bundle=bundle).bundle)
+def _open_bundle(bundle: Path | None) -> Bundle:
+    return Bundle.open(settings_from_options(bundle=bundle).bundle)
 
 
-def _open(bundle: Path | None, model: str | None) -> tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]:
-    opened = _opened(bundle)
-    found, tokenizer = load(model or opened.model_path, "cpu")
+def _load(bundle: Path | None, model: str | None) -> tuple[Bundle, PreTrainedModel, PreTrainedTokenizerFast]:
+    opened = _open_bundle(bundle)
+    found, tokenizer = load_model(model or opened.model_path, "cpu")
     return opened, found, tokenizer

@@ -77,7 +77,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPiece:
     """Some new text. The last piece of a sequence carries the reason why it ended."""
 
     text: str
@@ -111,11 +111,11 @@ class Engine(Protocol):
         ...
 
     @property
-    def load_now(self) -> tuple[int, int]:
+    def occupancy(self) -> tuple[int, int]:
         """How many sequences are running and how many wait."""
         ...
 
-    def before(self, tenant: str, name: str) -> int | None:
+    def queue_position(self, tenant: str, name: str) -> int | None:
         """How many sequences are to begin before somebody's of this name, as it looks now; None if none of it waits."""
         ...
 
@@ -131,7 +131,7 @@ class Engine(Protocol):
         """Return the text of some ids, special tokens left out."""
         ...
 
-    def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+    def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full."""
         ...
 
@@ -143,7 +143,7 @@ class Engine(Protocol):
         """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
         ...
 
-    async def study(self, work: Callable[[PreTrainedModel], T]) -> T:
+    async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:
         """Let a function look at the unsteered model itself, gradients and all, between two steps; others' replies wait.
 
         Raises SteeringError where the model is not in this process.

@@ -8,7 +8,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
 
-class TextStream:
+class Detokenizer:
     """One reply's text, token by token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...], *, include_stop: bool) -> None:

@@ -13,7 +13,7 @@ _BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
 _FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 
 
-def spelled(
+def token_text(
     tokenizer: PreTrainedTokenizerFast, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
 ) -> TokenLogprob:
     """A token with its log-probability; where it is part of a character only, its bytes are those of the part."""

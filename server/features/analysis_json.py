@@ -6,11 +6,11 @@ from torch import Tensor
 
 from steering.catalogue.bundle import Bundle
 from steering.interpret.analysis import Analysis, compare
-from steering.interpret.mood_axes import Axes
+from steering.interpret.mood_axes import MoodAxes
 from steering.model.passage import NOBODY, Passage
 
 
-def told_apart(
+def comparison_to_dict(
     bundle: Bundle, one: tuple[Passage, Tensor], other: tuple[Passage, Tensor], *, features: int
 ) -> list[dict[str, Any]]:
     """A comparison as JSON: features by id."""
@@ -18,7 +18,7 @@ def told_apart(
     return [{**d.__dict__, "id": bundle.features[d.row].id, "label": bundle.features[d.row].label} for d in differences]
 
 
-def told_of(bundle: Bundle, found: Analysis) -> dict[str, Any]:
+def analysis_to_dict(bundle: Bundle, found: Analysis) -> dict[str, Any]:
     """An analysis as JSON: features by id."""
     passage, name = found.passage, [f.id for f in bundle.features]
     tokens = [
@@ -48,7 +48,7 @@ def told_of(bundle: Bundle, found: Analysis) -> dict[str, Any]:
         }
         for n, e in enumerate(found.features)
     ]
-    mean, axes = round(float(found.error[mine].mean()), 4), Axes.open(bundle.files, bundle.sae)
+    mean, axes = round(float(found.error[mine].mean()), 4), MoodAxes.open(bundle.files, bundle.sae)
     return {
         "object": "analysis",
         "parts": [{"speaker": p.speaker, "text": p.text} for p in passage.parts],
@@ -56,6 +56,6 @@ def told_of(bundle: Bundle, found: Analysis) -> dict[str, Any]:
         "features": features,
         "speakers": {who: {name[r]: v for r, v in means.items()} for who, means in found.speakers.items()},
         "error": mean,
-        "anomaly": {"experimental": True, "error": mean, "percentile": axes.unusual(mean) if axes else None},
-        "axes": axes.told(bundle, found) if axes else [],
+        "anomaly": {"experimental": True, "error": mean, "percentile": axes.error_percentile(mean) if axes else None},
+        "axes": axes.to_dict(bundle, found) if axes else [],
     }

@@ -14,7 +14,7 @@ TRIES = 4
 LONGEST_WAIT = 30.0
 
 
-class Endpoint:
+class LLMClient:
     """A model that answers questions, several at a time. Close it at the end: it is an async context manager."""
 
     def __init__(
@@ -26,7 +26,7 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout)
 
-    async def __aenter__(self) -> "Endpoint":
+    async def __aenter__(self) -> "LLMClient":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -59,7 +59,7 @@ class Endpoint:
             attempt += 1
             if attempt == TRIES or not (answer.status_code == 429 or answer.status_code >= 500):
                 raise SteeringError(f"{self._http.base_url} answers {answer.status_code}: {answer.text[:200]}")
-            await asyncio.sleep(_pause(answer, self._wait * 2 ** (attempt - 1)))
+            await asyncio.sleep(_retry_after(answer, self._wait * 2 ** (attempt - 1)))
 
 
 def numbers_in(answer: str) -> Sequence[int]:
@@ -70,6 +70,6 @@ def numbers_in(answer: str) -> Sequence[int]:
     return [int(part) for part in answer[start + 1 : end].replace(",", " ").split()]
 
 
-def _pause(answer: httpx.Response, otherwise: float) -> float:
+def _retry_after(answer: httpx.Response, otherwise: float) -> float:
     asked = answer.headers.get("retry-after", "")
     return min(LONGEST_WAIT, float(asked) if asked.isdecimal() else otherwise)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from server.features.llm_client import Endpoint, numbers_in
-from steering.interpret.word_labels import Texts
+from server.features.llm_client import LLMClient, numbers_in
+from steering.interpret.word_labels import LabelTexts
 
 SHOWN = 24
 """Places that are shown for a name."""
@@ -39,8 +39,8 @@ RATE = (
 )
 
 
-async def named(
-    endpoint: Endpoint, texts: Texts, ids: np.ndarray, activations: np.ndarray, says: Sequence[str]
+async def name_feature(
+    endpoint: LLMClient, texts: LabelTexts, ids: np.ndarray, activations: np.ndarray, says: Sequence[str]
 ) -> str | None:
     """A name for what a feature fires on; None if the answer holds none. Raises SteeringError."""
     order = np.argsort(-activations.max(1), kind="stable")[:SHOWN]
@@ -51,8 +51,8 @@ async def named(
     return words[:200] or None
 
 
-async def judged(
-    endpoint: Endpoint, texts: Texts, label: str, ids: np.ndarray, columns: np.ndarray | None = None
+async def judge_label(
+    endpoint: LLMClient, texts: LabelTexts, label: str, ids: np.ndarray, columns: np.ndarray | None = None
 ) -> np.ndarray:
     """What a model says by a label: in which texts the feature fires, or for which the marked token is right.
 
@@ -70,7 +70,9 @@ async def judged(
     return said
 
 
-async def rated(endpoint: Endpoint, texts: Texts, label: str, ids: np.ndarray, columns: np.ndarray) -> float | None:
+async def rate_label(
+    endpoint: LLMClient, texts: LabelTexts, label: str, ids: np.ndarray, columns: np.ndarray
+) -> float | None:
     """The mean of a model's ratings, 0 … 3, after the rubric of Scaling Monosemanticity. Raises as `judged`."""
     some = range(min(RATED, len(ids)))
     if not some:
@@ -81,14 +83,14 @@ async def rated(endpoint: Endpoint, texts: Texts, label: str, ids: np.ndarray, c
     return round(sum(ratings) / len(ratings), 3)
 
 
-def _numbered(texts: Texts, ids: np.ndarray, columns: np.ndarray | None, some: range) -> str:
+def _numbered(texts: LabelTexts, ids: np.ndarray, columns: np.ndarray | None, some: range) -> str:
     marks = np.zeros(ids.shape, dtype=bool)
     if columns is not None:
         marks[np.arange(len(ids)), columns] = True
     return "\n".join(f"{n}. {_line(texts, ids[i], marks[i])}" for n, i in enumerate(some, 1))
 
 
-def _line(texts: Texts, ids: np.ndarray, marked: np.ndarray) -> str:
+def _line(texts: LabelTexts, ids: np.ndarray, marked: np.ndarray) -> str:
     parts, inside = [], False
     for token, mark in zip(ids.tolist(), marked.tolist(), strict=True):
         if mark != inside:

@@ -9,38 +9,38 @@ from transformers import PreTrainedTokenizerFast
 
 from server.errors import bad_request
 from server.limits.account import Account
-from server.schemas.analysis import Looked
-from server.schemas.generation import messages_of
-from server.serving.served_model import Tiller
+from server.schemas.analysis import TextInput
+from server.schemas.generation import to_messages
+from server.serving.served_model import ServedModel
 from steering.model.chat_template import Message, encode_chat
-from steering.model.passage import NOBODY, Passage, of_anything, of_chat, of_text
+from steering.model.passage import NOBODY, Passage, any_passage, chat_passage, text_passage
 
-LONGEST = 20_000
+MAX_TOKENS = 20_000
 """Tokens that are looked at; of what is longer, the beginning."""
 
 
-async def read(tiller: Tiller, asked: Looked, account: Account) -> tuple[Passage, Tensor, bool]:
+async def read_text(served: ServedModel, asked: TextInput, account: Account) -> tuple[Passage, Tensor, bool]:
     """Tokenize what is asked and read its unsteered stream, in stretches as long as the context; whether it was cut."""
-    tokenizer = tiller.engine.tokenizer
-    whole = await asyncio.to_thread(passage_of, tokenizer, asked)
-    passage = whole.until(LONGEST)
+    tokenizer = served.engine.tokenizer
+    whole = await asyncio.to_thread(encode_input, tokenizer, asked)
+    passage = whole.until(MAX_TOKENS)
     if all(part == NOBODY for part in passage.part):
         raise bad_request("nobody says anything in it; there is nothing to look at", param="messages")
-    head, stretches = in_stretches(tokenizer, passage, tiller.engine.max_model_len)
-    async with account.reading(len(passage.ids)):
-        streams = await tiller.engine.record(stretches, tiller.bundle.info.hook)
-    return passage, joined(streams, head), len(whole.ids) > LONGEST
+    head, stretches = split_context(tokenizer, passage, served.engine.max_model_len)
+    async with account.charge_reading(len(passage.ids)):
+        streams = await served.engine.record(stretches, served.bundle.info.hook)
+    return passage, join_chunks(streams, head), len(whole.ids) > MAX_TOKENS
 
 
-def passage_of(tokenizer: PreTrainedTokenizerFast, asked: Looked) -> Passage:
+def encode_input(tokenizer: PreTrainedTokenizerFast, asked: TextInput) -> Passage:
     """What is asked, as tokens. Raises BadChat and ApiError."""
     if asked.messages is not None:
-        return of_chat(tokenizer, messages_of(asked.messages))
+        return chat_passage(tokenizer, to_messages(asked.messages))
     assert asked.text is not None
-    return of_text(tokenizer, asked.text) if asked.plain else of_anything(tokenizer, asked.text)
+    return text_passage(tokenizer, asked.text) if asked.plain else any_passage(tokenizer, asked.text)
 
 
-def in_stretches(tokenizer: PreTrainedTokenizerFast, passage: Passage, longest: int) -> tuple[int, list[list[int]]]:
+def split_context(tokenizer: PreTrainedTokenizerFast, passage: Passage, longest: int) -> tuple[int, list[list[int]]]:
     """Its tokens in stretches as long as the context; each begins with the first token if that begins every text."""
     bos = tokenizer.bos_token_id
     head = [bos] if isinstance(bos, int) and passage.ids[0] == bos else []
@@ -48,12 +48,12 @@ def in_stretches(tokenizer: PreTrainedTokenizerFast, passage: Passage, longest: 
     return len(head), [[*head, *ids[i : i + step]] for i in range(0, max(1, len(ids)), step)]
 
 
-def joined(streams: Sequence[Tensor], head: int) -> Tensor:
+def join_chunks(streams: Sequence[Tensor], head: int) -> Tensor:
     """The stretches' streams as one; the first token is kept of the first alone, since the others repeat it."""
     return torch.cat([s if i == 0 else s[head:] for i, s in enumerate(streams)])
 
 
-def prompt_of(tokenizer: PreTrainedTokenizerFast, text: str | None, messages: list[Message] | None) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, text: str | None, messages: list[Message] | None) -> list[int]:
     """The ids before the token that is explained; a chat's last message, if the assistant's, is what it has begun to say."""
     if messages is None:
         bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []

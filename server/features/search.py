@@ -17,12 +17,12 @@ from server.schemas.features import FeatureQuery, Filters
 from steering.catalogue.feature import Feature, number_of
 from steering.catalogue.resolve import Catalogue
 from steering.errors import SteeringError
-from steering.interpret.prompt_features import evoked, in_common
+from steering.interpret.prompt_features import features_in_common, features_of_prompt
 from steering.model.passage import Passage
 
 WEIGHTS = {"label": 10.0, "words": 4.0, "says": 3.0, "examples": 1.0, "id": 6.0, "note": 4.0}
 """Of each column in the rank; bm25 does the rest."""
-Read = Callable[[str, bool], Awaitable[tuple["Passage", "Tensor"]]]
+ReadText = Callable[[str, bool], Awaitable[tuple["Passage", "Tensor"]]]
 """Reads the unsteered stream of a text, as plain text or as what a user says in a chat."""
 Hits = list[tuple[Feature, float | None]]
 
@@ -40,10 +40,10 @@ class Index:
         """Features that have all the words, or beginnings of them; all features if there are none."""
         terms = re.findall(r"\w+", words)
         if not terms:
-            return [] if words.strip() else [(f, None) for f in sorted(self.features, key=_first)]
+            return [] if words.strip() else [(f, None) for f in sorted(self.features, key=_default_order)]
         sql = f"SELECT rowid, -bm25(features, {', '.join(map(str, WEIGHTS.values()))}) FROM features WHERE features MATCH ?"
         with self._lock:
-            self._words = self._words or _indexed(self.features)
+            self._words = self._words or _build_full_text_index(self.features)
             rows = self._words.execute(sql, (" ".join(f'"{t}"*' for t in terms),)).fetchall()
         return [(self.features[i], score) for i, score in rows]
 
@@ -58,12 +58,12 @@ class Index:
         if not self._meaning_model:
             return None
         with self._lock:
-            self._meaning = self._meaning or _sentences(self._meaning_model, self.features)
+            self._meaning = self._meaning or _sentence_embeddings(self._meaning_model, self.features)
         scores = zip(self.features, self._meaning(words), strict=True)
         return [(f, float(score)) for f, score in scores if "dead" not in f.kind]
 
 
-async def find(index: Index, query: FeatureQuery, read: Read) -> Hits:
+async def search_features(index: Index, query: FeatureQuery, read: ReadText) -> Hits:
     """All features that a query finds, in its order. Raises SteeringError for a query that asks for nothing."""
     if query.mode in ("meaning", "prompt") and not query.q.strip():
         raise SteeringError(f"say what to look for: mode {query.mode!r} needs q", param="q")
@@ -76,15 +76,15 @@ async def find(index: Index, query: FeatureQuery, read: Read) -> Hits:
             hits = index.by_id(query.q)
         case "meaning":
             hits = await asyncio.to_thread(index.by_meaning, query.q)
-            hits = await _evoked(index, [query.q], [], read, chat=False) if hits is None else hits
+            hits = await _by_prompt(index, [query.q], [], read, chat=False) if hits is None else hits
         case "prompt":
-            hits = await _evoked(index, [query.q], [], read, chat=True)
+            hits = await _by_prompt(index, [query.q], [], read, chat=True)
         case "common":
-            hits = await _evoked(index, query.prompts, query.without, read, chat=True)
-    return _sorted([hit for hit in hits if _passes(hit[0], query)], query.sort)
+            hits = await _by_prompt(index, query.prompts, query.without, read, chat=True)
+    return _sort_hits([hit for hit in hits if _matches_filters(hit[0], query)], query.sort)
 
 
-async def _evoked(index: Index, these: Sequence[str], without: Sequence[str], read: Read, *, chat: bool) -> Hits:
+async def _by_prompt(index: Index, these: Sequence[str], without: Sequence[str], read: ReadText, *, chat: bool) -> Hits:
     bundle = next(iter(index.catalogue.bundles.values()))
     bundle.sae.check_reads()
 
@@ -92,14 +92,14 @@ async def _evoked(index: Index, these: Sequence[str], without: Sequence[str], re
         found = []
         for text in texts:
             passage, stream = await read(text, chat)
-            found.append(await asyncio.to_thread(evoked, bundle, passage, stream))
+            found.append(await asyncio.to_thread(features_of_prompt, bundle, passage, stream))
         return found
 
-    scores = in_common(await counts(these), await counts(without)).tolist()
+    scores = features_in_common(await counts(these), await counts(without)).tolist()
     return [(bundle.features[row], s) for row, s in enumerate(scores) if s > 0]
 
 
-def _passes(f: Feature, asked: Filters) -> bool:
+def _matches_filters(f: Feature, asked: Filters) -> bool:
     measured = bool(f.calibration and f.calibration.works)
     return (
         (asked.min_density is None or f.density >= asked.min_density)
@@ -112,7 +112,7 @@ def _passes(f: Feature, asked: Filters) -> bool:
     )
 
 
-def _sorted(hits: Hits, by: str) -> Hits:
+def _sort_hits(hits: Hits, by: str) -> Hits:
     match by:
         case "density":
             return sorted(hits, key=lambda h: -h[0].density)
@@ -121,24 +121,24 @@ def _sorted(hits: Hits, by: str) -> Hits:
         case "label":
             return sorted(hits, key=lambda h: (not h[0].label, h[0].label.casefold()))
         case _:
-            return sorted(hits, key=lambda h: (-(h[1] or 0.0), _first(h[0])))
+            return sorted(hits, key=lambda h: (-(h[1] or 0.0), _default_order(h[0])))
 
 
-def _first(f: Feature) -> tuple[bool, float]:
+def _default_order(f: Feature) -> tuple[bool, float]:
     """What people named comes first, then the frequent."""
     return f.label_source not in ("hand", "fit"), -f.density
 
 
-def _indexed(features: Iterable[Feature]) -> sqlite3.Connection:
+def _build_full_text_index(features: Iterable[Feature]) -> sqlite3.Connection:
     db = sqlite3.connect(":memory:", check_same_thread=False)
     db.execute(f"CREATE VIRTUAL TABLE features USING fts5({', '.join(WEIGHTS)}, tokenize='porter unicode61')")
     marks = ", ".join("?" * (len(WEIGHTS) + 1))
-    rows = ((i, *(_texts(f)[column] for column in WEIGHTS)) for i, f in enumerate(features))
+    rows = ((i, *(_indexed_fields(f)[column] for column in WEIGHTS)) for i, f in enumerate(features))
     db.executemany(f"INSERT INTO features (rowid, {', '.join(WEIGHTS)}) VALUES ({marks})", rows)
     return db
 
 
-def _texts(f: Feature) -> dict[str, str]:
+def _indexed_fields(f: Feature) -> dict[str, str]:
     words = [*f.words, *(f.calibration.words if f.calibration else ())]
     seen = "\n".join(str(e.get("text", "")) for e in [*f.examples, *f.samples])
     return {
@@ -151,7 +151,7 @@ def _texts(f: Feature) -> dict[str, str]:
     }
 
 
-def _sentences(model: str, features: Sequence[Feature]) -> Callable[[str], Any]:
+def _sentence_embeddings(model: str, features: Sequence[Feature]) -> Callable[[str], Any]:
     """Cosines of a query to what each feature is called and fires on."""
     try:
         from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] - an extra

@@ -4,7 +4,7 @@ import os
 import threading
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Let this process and its threads run on what others leave: on Linux, only while a core has nothing else to do."""
     os.nice(10)
     if hasattr(os, "SCHED_IDLE"):
@@ -14,7 +14,7 @@ def give_way() -> None:
             pass  # a container may forbid it; the niceness stays
 
 
-def come_forward() -> None:
+def restore_priority() -> None:
     """Take that back for the main thread and the calling one, so that a process which is told to end gets to it on a busy machine."""
     for thread in (os.getpid(), 0) if hasattr(os, "SCHED_IDLE") else ():
         try:

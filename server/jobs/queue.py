@@ -20,15 +20,15 @@ from huey import Huey, SqliteHuey
 from pydantic import TypeAdapter, ValidationError
 
 from server import validation
-from server.jobs.registry import KINDS
-from server.jobs.serializer import Queued
+from server.jobs.registry import TASKS
+from server.jobs.serializer import JobMessageSerializer
 from server.schemas.jobs import ENDED, Job
 from server.settings import Settings
 from server.store.base import BadStore
 from steering.errors import SteeringError
 
 if TYPE_CHECKING:
-    from server.jobs.worker import Work
+    from server.jobs.worker import JobContext
 
 log = structlog.get_logger(__name__)
 
@@ -37,26 +37,26 @@ class BadJob(SteeringError):
     """A job that can't be, or can't be changed as asked; the message says why and what can."""
 
 
-GIVEN = "given.json"
+GIVEN_FILE = "given.json"
 """In a job's folder, what people gave it, sealed; with the names of who did, by which it can be taken back."""
 
 
-class Jobs:
+class JobQueue:
     """The queue of one data directory. Several processes may hold it at once."""
 
     def __init__(self, settings: Settings, *, patient: bool = False) -> None:
         """`patient` is for those who rather wait for a Redis that is lost than fail."""
         self.settings, self.folder = settings, settings.data_dir / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.kinds = {**KINDS, **dict(kind.split("=", 1) for kind in settings.job_kinds)}
-        self.huey = _queue(settings, patient=patient)
+        self.kinds = {**TASKS, **dict(kind.split("=", 1) for kind in settings.job_kinds)}
+        self.huey = _open_huey(settings, patient=patient)
         self.begin = self.huey.task(name="tiller.job")(lambda job_id: job_id)
 
     def submit(
         self, type: str, config: Mapping[str, Any], key: str | None = None, *, by: tuple[str, str | None] = ("", None)
     ) -> Job:
         """Queue a job; with a `key` that was used before, return the one from then. Raises BadJob."""
-        checked = self._checked(type, config)
+        checked = self._check_config(type, config)
         tenant, owner = by
         job = Job(
             id=f"job_{uuid.uuid4().hex[:16]}",
@@ -73,7 +73,7 @@ class Jobs:
             if first != job.id:
                 return self.get(first)
         self.save(job)
-        self.note(job.id, "state", {"state": "queued"})
+        self.add_event(job.id, "state", {"state": "queued"})
         self.begin(job.id)
         return job
 
@@ -85,12 +85,12 @@ class Jobs:
         job = Job.model_validate_json(raw)
         if job.state == "running":
             job = self.with_progress(job)
-            if self.has("pause", job_id):
+            if self.has_flag("pause", job_id):
                 return job.model_copy(update={"state": "paused", "eta_s": None})
             # Resumed, and its turn has not come; or cancelled, and its process is still there.
-            if self.has("resting", job_id) and not self.has("cancel", job_id):
+            if self.has_flag("resting", job_id) and not self.has_flag("cancel", job_id):
                 job = job.model_copy(update={"state": "queued", "eta_s": None})
-        if job.state == "queued" and self.has("cancel", job_id):
+        if job.state == "queued" and self.has_flag("cancel", job_id):
             return job.model_copy(update={"state": "cancelled"})
         return job
 
@@ -143,11 +143,11 @@ class Jobs:
             self.huey.storage.pop_data(f"{key}:{job_id}")
         shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
-    def take_back(self, names: Collection[str], *, theirs: Callable[[Job], bool]) -> int:
+    def erase_given(self, names: Collection[str], *, theirs: Callable[[Job], bool]) -> int:
         """Forget what people gave to jobs, by their aliases: one that learns from it ends. And all of their own jobs."""
         gone = 0
         for job in self.all():
-            given = self.folder / job.id / GIVEN
+            given = self.folder / job.id / GIVEN_FILE
             try:
                 named = not {*names}.isdisjoint(json.loads(given.read_text())["names"])
             except (OSError, ValueError, KeyError):
@@ -163,10 +163,10 @@ class Jobs:
                 self.huey.storage.put_data(f"erase:{job.id}", b"1")
             if (named or theirs(job)) and job.state not in ENDED:
                 self.cancel(job.id)
-        self._wipe()
+        self._vacuum()
         return gone
 
-    def _wipe(self) -> None:
+    def _vacuum(self) -> None:
         """What was deleted is not on disk any more either."""
         if self.settings.redis_url is None:
             try:
@@ -188,7 +188,7 @@ class Jobs:
         self.get(job_id)
         return sorted(p for p in (self.folder / job_id).rglob("*") if p.is_file())
 
-    def kind(self, type: str) -> tuple[Any, Callable[["Work"], dict[str, Any]]]:
+    def task(self, type: str) -> tuple[Any, Callable[["JobContext"], dict[str, Any]]]:
         """A type's schema and what does it. Raises BadJob with the types there are."""
         if type not in self.kinds:
             raise BadJob(f"no type of job {type!r}; there are {', '.join(self.kinds)}")
@@ -208,7 +208,7 @@ class Jobs:
         """Remember a job as it is."""
         self.huey.storage.put_data(f"job:{job.id}", job.model_dump_json().encode())
 
-    def note(self, job_id: str, event: str, data: Mapping[str, Any]) -> None:
+    def add_event(self, job_id: str, event: str, data: Mapping[str, Any]) -> None:
         """Add an event."""
         place = self.folder / job_id
         place.mkdir(exist_ok=True)
@@ -216,31 +216,40 @@ class Jobs:
         with (place / "events.jsonl").open("a") as file:
             file.write(f"{line}\n")
 
-    def has(self, name: str, job_id: str) -> bool:
+    def has_flag(self, name: str, job_id: str) -> bool:
         """Whether something is set of a job: `cancel`, `pause`, `resting`, or `job` itself."""
         return isinstance(self.huey.storage.peek_data(f"{name}:{job_id}"), bytes)
 
-    def _checked(self, type: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        schema, _ = self.kind(type)
+    def _check_config(self, type: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        schema, _ = self.task(type)
         try:
             return TypeAdapter(schema).dump_python(TypeAdapter(schema).validate_python(dict(config)), mode="json")
         except ValidationError as error:
-            problem, said = validation.first(error.errors())
+            problem, said = validation.first_error(error.errors())
             where = ".".join(map(str, problem["loc"])) or "config"
             raise BadJob(f"{where} of a {type}: {said[0].lower()}{said[1:]}") from error
 
 
-def _queue(settings: Settings, *, patient: bool) -> Huey:
+def _open_huey(settings: Settings, *, patient: bool) -> Huey:
     if settings.redis_url is None:
         return SqliteHuey(
-            "tiller", filename=str(settings.data_dir / "jobs.db"), fsync=True, serializer=Queued(), results=False
+            "tiller",
+            filename=str(settings.data_dir / "jobs.db"),
+            fsync=True,
+            serializer=JobMessageSerializer(),
+            results=False,
         )
     try:
-        from server.jobs.redis_storage import RedisQueue
+        from server.jobs.redis_storage import RedisJobStorage
     except ImportError as error:
         raise BadStore("redis_url is set, but Redis' client is not installed: pip install 'tiller[redis]'") from error
     return Huey(
-        "tiller", storage_class=RedisQueue, url=settings.redis_url, patient=patient, serializer=Queued(), results=False
+        "tiller",
+        storage_class=RedisJobStorage,
+        url=settings.redis_url,
+        patient=patient,
+        serializer=JobMessageSerializer(),
+        results=False,
     )
 
 

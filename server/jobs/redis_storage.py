@@ -10,7 +10,7 @@ from redis.retry import Retry
 from server.store.redis import place_of, reached
 
 
-class RedisQueue(RedisStorage):
+class RedisJobStorage(RedisStorage):
     """One queue of one Redis."""
 
     def __init__(self, name: str, *, url: str, patient: bool, **more: Any) -> None:  # noqa: ANN401 - huey's own

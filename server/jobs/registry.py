@@ -1,6 +1,6 @@
 """Job registry: the type of a job → the module that runs it."""
 
-KINDS = {
+TASKS = {
     "sae_train": "server.jobs.tasks.sae_train:JOB",
     "sae_update": "server.jobs.tasks.sae_update:JOB",
     "calibrate": "server.jobs.tasks.calibrate:JOB",

@@ -18,11 +18,11 @@ import structlog
 from huey.exceptions import HueyException
 
 from server.files import write
-from server.jobs.queue import GIVEN, BadJob, Jobs
+from server.jobs.queue import GIVEN_FILE, BadJob, JobQueue
 from server.jobs.suspend import end, end_orphan, go_on
 from server.jobs.suspend import stop as stand_still
 from server.schemas.jobs import Job, State
-from server.settings import handing
+from server.settings import child_environment
 
 log = structlog.get_logger(__name__)
 
@@ -36,22 +36,22 @@ GRACE = 5.0
 class Runner:
     """Does jobs. Several may share a queue."""
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: JobQueue) -> None:
         self.jobs = jobs
         self._resting: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
         """Those that stand still."""
 
     def run(self, stop: threading.Event) -> None:
         """Do jobs, one at a time, until `stop`; what others have left is taken up first."""
-        self._take_up()
+        self._recover_abandoned()
         looked = time.monotonic()
         while not stop.is_set():
             if resumed := self._look_after_resting():
                 self._go_on(resumed, stop)
             elif (job_id := self._next()) is not None:
-                self._do(job_id, stop)
+                self._claim(job_id, stop)
             elif time.monotonic() - looked > LEASE:
-                self._take_up()
+                self._recover_abandoned()
                 looked = time.monotonic()
             else:
                 stop.wait(0.3)
@@ -68,7 +68,7 @@ class Runner:
             else:
                 return None if task is None else task.args[0]
 
-    def _take_up(self) -> None:
+    def _recover_abandoned(self) -> None:
         """Queue again what a dead runner was doing, or had in its hands; what is paused waits until it is resumed."""
         waiting = {task.args[0] for task in self.jobs.huey.pending()}
         for job in self.jobs.all():
@@ -86,29 +86,29 @@ class Runner:
         for job_id in [*self._resting]:
             self._lease(job_id)
             job, child = self._resting[job_id]
-            if self.jobs.has("cancel", job_id) or not self.jobs.has("job", job_id):
+            if self.jobs.has_flag("cancel", job_id) or not self.jobs.has_flag("job", job_id):
                 del self._resting[job_id]
                 end(child.pid)
-                self._over(job, child)
-            elif not self.jobs.has("pause", job_id):
+                self._finish(job, child)
+            elif not self.jobs.has_flag("pause", job_id):
                 resumed = resumed or job_id
         return resumed
 
     def _go_on(self, job_id: str, stop: threading.Event) -> None:
         job, child = self._resting.pop(job_id)
         self.jobs.huey.storage.pop_data(f"resting:{job_id}")
-        self.jobs.note(job_id, "state", {"state": "running"})
+        self.jobs.add_event(job_id, "state", {"state": "running"})
         go_on(child.pid)
-        self._attend(job, child, stop)
+        self._supervise(job, child, stop)
 
     def _give_up(self, job_id: str) -> None:
         """This runner ends: what stood still begins again where its files say, if it is paused when it is resumed."""
         job, child = self._resting.pop(job_id)
         end(child.pid)
-        self._over(job, child, stopped=True, wait=self.jobs.has("pause", job_id))
+        self._finish(job, child, stopped=True, wait=self.jobs.has_flag("pause", job_id))
         self.jobs.huey.storage.pop_data(f"lease:{job_id}")
 
-    def _do(self, job_id: str, stop: threading.Event) -> None:
+    def _claim(self, job_id: str, stop: threading.Event) -> None:
         try:
             job = self.jobs.get(job_id)
         except BadJob:
@@ -127,10 +127,10 @@ class Runner:
         started = job.started or time.time()
         job = job.model_copy(update={"state": "running", "started": started, "attempts": job.attempts + 1})
         self.jobs.save(job)
-        self.jobs.note(job_id, "state", {"state": "running", "attempt": job.attempts})
-        self._watch(job, stop)
+        self.jobs.add_event(job_id, "state", {"state": "running", "attempt": job.attempts})
+        self._start(job, stop)
 
-    def _watch(self, job: Job, stop: threading.Event) -> None:
+    def _start(self, job: Job, stop: threading.Event) -> None:
         """Run the job's process; it dies with this one, as its standard input closes."""
         place = self.jobs.folder / job.id
         (place / "end.json").unlink(missing_ok=True)
@@ -142,38 +142,42 @@ class Runner:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env=handing(self.jobs.settings),
+                env=child_environment(self.jobs.settings),
             )
         write(place / "pid", str(child.pid))
-        self._attend(job, child, stop)
+        self._supervise(job, child, stop)
 
-    def _attend(self, job: Job, child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
+    def _supervise(self, job: Job, child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
         """Stay with a job until it ends or is paused."""
         asked = False
         while child.poll() is None:
             self._lease(job.id)
             self._look_after_resting()
-            if not asked and (stop.is_set() or self.jobs.has("cancel", job.id)):
+            if not asked and (stop.is_set() or self.jobs.has_flag("cancel", job.id)):
                 asked = True
                 _end_group(child)
-            elif not asked and self.jobs.has("pause", job.id) and stand_still(child.pid, self.jobs.settings.data_dir):
+            elif (
+                not asked
+                and self.jobs.has_flag("pause", job.id)
+                and stand_still(child.pid, self.jobs.settings.data_dir)
+            ):
                 self._resting[job.id] = job, child
                 self.jobs.huey.storage.put_data(f"resting:{job.id}", b"1")
-                self.jobs.note(job.id, "state", {"state": "paused"})
+                self.jobs.add_event(job.id, "state", {"state": "paused"})
                 return
             time.sleep(0.1)
-        self._over(job, child, stopped=stop.is_set())
+        self._finish(job, child, stopped=stop.is_set())
 
-    def _over(self, job: Job, child: "subprocess.Popen[bytes]", *, stopped: bool = False, wait: bool = False) -> None:
+    def _finish(self, job: Job, child: "subprocess.Popen[bytes]", *, stopped: bool = False, wait: bool = False) -> None:
         """Its process has ended: well, or told to, or it begins again; with `wait`, when somebody says so."""
         child.wait()
         assert child.stdin
         child.stdin.close()
         place = self.jobs.folder / job.id
         (place / "pid").unlink(missing_ok=True)
-        if not self.jobs.has("job", job.id):
+        if not self.jobs.has_flag("job", job.id):
             return  # deleted
-        if self.jobs.has("cancel", job.id):
+        if self.jobs.has_flag("cancel", job.id):
             self._end(job, "cancelled")
         elif (place / "end.json").exists():
             told = json.loads((place / "end.json").read_text())
@@ -184,14 +188,14 @@ class Runner:
             if stopped:  # not its fault: it does not count
                 self.jobs.huey.storage.pop_data(f"claim:{job.id}:{again.attempts}")
             self.jobs.save(again)
-            self.jobs.note(
+            self.jobs.add_event(
                 job.id, "log", {"line": f"its process ended with {child.returncode}; it will be begun again"}
             )
             if not wait:
                 self.jobs.begin(job.id)
 
     def _end(self, job: Job, state: State, error: str | None = None, result: Mapping[str, Any] | None = None) -> None:
-        if self.jobs.has("erase", job.id):
+        if self.jobs.has_flag("erase", job.id):
             self.jobs.forget(job.id)
             return
         now = self.jobs.with_progress(job)
@@ -199,9 +203,9 @@ class Runner:
             self.jobs.huey.storage.pop_data(f"{flag}:{job.id}")
         changes = {"state": state, "ended": time.time(), "error": error, "result": dict(result or {}), "eta_s": None}
         # First the event: whoever follows the job reads on until it has ended, and no further.
-        self.jobs.note(job.id, "state", {"state": state} | ({"error": error} if error else {}))
+        self.jobs.add_event(job.id, "state", {"state": state} | ({"error": error} if error else {}))
         self.jobs.save(now.model_copy(update=changes | ({"progress": 1.0} if state == "succeeded" else {})))
-        (self.jobs.folder / job.id / GIVEN).unlink(missing_ok=True)  # whatever came of it
+        (self.jobs.folder / job.id / GIVEN_FILE).unlink(missing_ok=True)  # whatever came of it
 
     def _lease(self, job_id: str) -> None:
         self.jobs.huey.storage.put_data(f"lease:{job_id}", str(time.time()).encode())

@@ -13,7 +13,7 @@ from huey.serializer import Serializer
 NAME = re.compile(r"job_[0-9a-f]{16}")
 
 
-class Queued(Serializer):
+class JobMessageSerializer(Serializer):
     """Writes and reads messages that are about one job."""
 
     def _serialize(self, data: Message) -> bytes:

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from server.files import write
-from server.jobs.priority import die_with_parent, give_way
-from server.jobs.queue import Jobs
+from server.jobs.priority import die_with_parent, lower_priority
+from server.jobs.queue import JobQueue
 from server.schemas.jobs import Job
 from server.settings import Settings
 from steering.errors import SteeringError
 
 
 @dataclass(frozen=True)
-class Work:
+class JobContext:
     """What a job's function is given."""
 
     job: Job
-    jobs: Jobs
-    begun: float
+    jobs: JobQueue
+    started: float
 
     @property
     def id(self) -> str:
@@ -44,23 +44,23 @@ class Work:
         """The server's."""
         return self.jobs.settings
 
-    def tell(self, progress: float, metrics: Mapping[str, float]) -> None:
+    def report_progress(self, progress: float, metrics: Mapping[str, float]) -> None:
         """Say how far it is, 0 … 1."""
-        now = {"share": progress, "metrics": dict(metrics), "at": time.time(), "begun": self.begun}
+        now = {"share": progress, "metrics": dict(metrics), "at": time.time(), "begun": self.started}
         write(self.folder / "progress.json", json.dumps(now))
-        self.jobs.note(self.id, "metric", {"progress": round(progress, 4), **metrics})
+        self.jobs.add_event(self.id, "metric", {"progress": round(progress, 4), **metrics})
 
     def log(self, line: str) -> None:
         """Say something."""
-        self.jobs.note(self.id, "log", {"line": line})
+        self.jobs.add_event(self.id, "log", {"line": line})
 
 
-def do(jobs: Jobs, job_id: str) -> None:
+def run_job(jobs: JobQueue, job_id: str) -> None:
     """Be the job's process: gentle to others, gone when its runner is."""
-    give_way()
+    lower_priority()
     die_with_parent()
-    work = Work(jobs.get(job_id), jobs, time.time())
-    _, act = jobs.kind(work.job.type)
+    work = JobContext(jobs.get(job_id), jobs, time.time())
+    _, act = jobs.task(work.job.type)
     try:
         told: dict[str, Any] = {"state": "succeeded", "result": act(work)}
     except (SteeringError, OSError) as error:

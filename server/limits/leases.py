@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 
 @dataclass(frozen=True)
-class Hold:
+class Lease:
     """What one reply asks for, or has."""
 
     key: str
@@ -29,27 +29,27 @@ class Answer:
     taken: int
 
 
-class Holds(Protocol):
+class LeaseStore(Protocol):
     """What keys hold and owe."""
 
-    async def take(self, hold: Hold, *, most: int | None, left: int | None) -> Answer:
+    async def acquire(self, hold: Lease, *, most: int | None, left: int | None) -> Answer:
         """Hold, if there are no more than `most` places then and a token is `left` beside what is taken already."""
         ...
 
-    async def give_back(self, hold: Hold) -> None:
+    async def release(self, hold: Lease) -> None:
         """Hold no longer."""
         ...
 
-    async def owe(self, key: str, tokens: int) -> None:
+    async def add_debt(self, key: str, tokens: int) -> None:
         """So many tokens are to be paid."""
         ...
 
-    async def pay(self, key: str, most: int) -> int:
+    async def pay_debt(self, key: str, most: int) -> int:
         """How many of them are paid with `most`."""
         ...
 
 
-class Here:
+class LocalLeases:
     """Holds of this process."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Here:
         self._tokens: Counter[str] = Counter()
         self._owed: Counter[str] = Counter()
 
-    async def take(self, hold: Hold, *, most: int | None, left: int | None) -> Answer:
+    async def acquire(self, hold: Lease, *, most: int | None, left: int | None) -> Answer:
         """As `Holds` says; nobody comes in between."""
         held, taken = self._places[hold.key], self._tokens[hold.key] + self._owed[hold.key]
         if most is not None and held + hold.places > most:
@@ -68,22 +68,22 @@ class Here:
         self._tokens[hold.key] += hold.tokens
         return Answer("held", taken)
 
-    async def give_back(self, hold: Hold) -> None:
+    async def release(self, hold: Lease) -> None:
         """As `Holds` says."""
         self._places[hold.key] -= hold.places
         self._tokens[hold.key] -= hold.tokens
 
-    async def owe(self, key: str, tokens: int) -> None:
+    async def add_debt(self, key: str, tokens: int) -> None:
         """As `Holds` says."""
         self._owed[key] += tokens
 
-    async def pay(self, key: str, most: int) -> int:
+    async def pay_debt(self, key: str, most: int) -> int:
         """As `Holds` says."""
         paid = min(self._owed[key], most)
         self._owed[key] -= paid
         return paid
 
 
-def new_hold(key: str, places: int, tokens: int) -> Hold:
+def new_lease(key: str, places: int, tokens: int) -> Lease:
     """Something to take, under a name of its own."""
-    return Hold(key, places, tokens, uuid.uuid4().hex)
+    return Lease(key, places, tokens, uuid.uuid4().hex)

@@ -18,12 +18,12 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from server.auth.caller import Caller
 from server.errors import ApiError
-from server.limits.leases import Answer, Here, Holds, new_hold
+from server.limits.leases import Answer, LeaseStore, LocalLeases, new_lease
 from server.settings import Settings
 from server.telemetry import metrics
 
 if TYPE_CHECKING:
-    from server.limits.redis_leases import RedisHolds
+    from server.limits.redis_leases import RedisLeases
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -35,7 +35,7 @@ PATIENCE = 1.0
 SIGN_INS = RateLimitItemPerMinute(10)
 
 
-class Rates:
+class RateLimiter:
     """The counts of one server."""
 
     def __init__(self, settings: Settings) -> None:
@@ -43,7 +43,7 @@ class Rates:
         self._counts = SlidingWindowCounterRateLimiter(self._storage)
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage()) if settings.redis_url else self._counts
         """What is counted while Redis is lost."""
-        self._here, self._shared = Here(), _shared(settings)
+        self._here, self._shared = LocalLeases(), _shared(settings)
         """Both have to agree."""
         self._lost_until = 0.0
 
@@ -54,12 +54,12 @@ class Rates:
         if isinstance(self._storage, RedisStorage):
             await self._storage.bridge.storage.aclose()  # pyright: ignore[reportAttributeAccessIssue] - the client's own
 
-    async def request(self, caller: Caller, *, counts: bool) -> None:
+    async def count_request(self, caller: Caller, *, counts: bool) -> None:
         """One more request. Raises ApiError where that is too many; looking at something counts for nothing."""
         if counts and caller.key and (most := caller.limits.requests):
             await self._hit(RateLimitItemPerMinute(most), "requests", caller.key, f"{most} requests a minute")
 
-    async def spec(self, caller: Caller, fingerprint: str) -> None:
+    async def count_spec(self, caller: Caller, fingerprint: str) -> None:
         """Another steering, if it was not asked for within the hour. Raises ApiError."""
         if not caller.key or not (most := caller.limits.specs):
             return
@@ -68,55 +68,57 @@ class Rates:
             await self._hit(item, "specs", key, f"{most} different steerings an hour; those that you had still work")
             await self._try(ONCE, "spec", key, fingerprint)  # it was let through, and is not new any more
 
-    async def tokens(self, caller: Caller, n: int) -> None:
+    async def count_tokens(self, caller: Caller, n: int) -> None:
         """So many tokens were read and written. What is more than was left is owed, and paid before the next request."""
         if caller.key and caller.limits.tokens:
-            await self._owe(caller.key, n)
+            await self._add_debt(caller.key, n)
             await self._left_when_paid(caller.key, RateLimitItemPerMinute(caller.limits.tokens))
 
-    async def sign_in(self, where: str) -> None:
+    async def count_sign_in(self, where: str) -> None:
         """Somebody tries a key. Raises ApiError."""
         await self._hit(SIGN_INS, "sign-ins", where, "10 tries a minute")
 
-    async def signed_in(self, where: str) -> None:
+    async def reset_sign_ins(self, where: str) -> None:
         """The key was right: tries before it count no more, since a whole office may come from one address."""
         await self._counted(lambda counts: counts.clear(SIGN_INS, "sign-ins", where))
 
-    async def room(self, caller: Caller) -> None:
+    async def check_budget(self, caller: Caller) -> None:
         """Raise ApiError if no token is left in this minute, beside what is owed and what running replies may come to."""
-        async with self.replying(caller, places=0):
+        async with self.reserve(caller, places=0):
             pass
 
     @asynccontextmanager
-    async def replying(self, caller: Caller, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
+    async def reserve(self, caller: Caller, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
         """Hold places among the key's replies, and the tokens that they may come to. Raises ApiError if there are not as many."""
         key, most, tokens = caller.key, caller.limits.concurrent, caller.limits.tokens
         if not key:
             yield
             return
-        hold, shared = new_hold(key, places, expected if tokens else 0), self._shared
+        hold, shared = new_lease(key, places, expected if tokens else 0), self._shared
         left = await self._left_when_paid(key, RateLimitItemPerMinute(tokens)) if tokens else None
-        answer = await self._here.take(hold, most=most, left=left if self._is_alone else None)
+        answer = await self._here.acquire(hold, most=most, left=left if self._is_alone else None)
         if answer.said != "held":
             raise await self._too_much(caller, answer)
         try:
             if shared:
                 agreed = answer
-                answer = await self._asked(lambda: shared.take(hold, most=most, left=left), lambda: _just(agreed))
+                answer = await self._with_fallback(
+                    lambda: shared.acquire(hold, most=most, left=left), lambda: _just(agreed)
+                )
                 if answer.said != "held":
                     raise await self._too_much(caller, answer)
             yield
         finally:
-            await self._here.give_back(hold)
+            await self._here.release(hold)
             if shared:  # who leaves now must not leave it held, and no more who leaves while Redis is not asked
-                shared.let_go(hold)
-                await asyncio.shield(self._asked(lambda: shared.give_back(hold), lambda: _just(None)))
+                shared.release_all(hold)
+                await asyncio.shield(self._with_fallback(lambda: shared.release(hold), lambda: _just(None)))
 
     async def _too_much(self, caller: Caller, answer: Answer) -> ApiError:
         key, tokens = caller.key or "", caller.limits.tokens
         if answer.said == "places" or not tokens:
             metrics.limited.labels("concurrent").inc()
-            return _refused(f"{caller.limits.concurrent} replies at a time", 1)
+            return _too_many_requests(f"{caller.limits.concurrent} replies at a time", 1)
         item = RateLimitItemPerMinute(tokens)
         return await self._refusal(item, "tokens", key, f"{tokens} tokens a minute", least=60 * answer.taken / tokens)
 
@@ -124,16 +126,18 @@ class Rates:
         """How many tokens are left in this minute after as much as can be of what is owed is paid."""
         if not (left := await self._left(item, "tokens", key)):
             return 0
-        if self._shared and not self._is_alone and (owed := await self._here.pay(key, sys.maxsize)):
-            await self._owe(key, owed)  # since Redis was lost; all replicas know it now
-        paid = await self._asked(lambda: self._debts.pay(key, left), lambda: self._here.pay(key, left))
+        if self._shared and not self._is_alone and (owed := await self._here.pay_debt(key, sys.maxsize)):
+            await self._add_debt(key, owed)  # since Redis was lost; all replicas know it now
+        paid = await self._with_fallback(
+            lambda: self._debts.pay_debt(key, left), lambda: self._here.pay_debt(key, left)
+        )
         if paid and not await self._try(item, "tokens", key, cost=paid):  # another has paid with the same
-            await self._owe(key, paid)
+            await self._add_debt(key, paid)
             return 0
         return left - paid
 
-    async def _owe(self, key: str, tokens: int) -> None:
-        await self._asked(lambda: self._debts.owe(key, tokens), lambda: self._here.owe(key, tokens))
+    async def _add_debt(self, key: str, tokens: int) -> None:
+        await self._with_fallback(lambda: self._debts.add_debt(key, tokens), lambda: self._here.add_debt(key, tokens))
 
     async def _hit(self, item: RateLimitItem, what: str, key: str, says: str) -> None:
         if not await self._try(item, what, key):
@@ -148,13 +152,13 @@ class Rates:
     async def _refusal(self, item: RateLimitItem, what: str, key: str, says: str, *, least: float = 0.0) -> ApiError:
         metrics.limited.labels(what).inc()
         stats = await self._counted(lambda counts: counts.get_window_stats(item, what, key))
-        return _refused(says, max(stats.reset_time - time.time(), least))
+        return _too_many_requests(says, max(stats.reset_time - time.time(), least))
 
     async def _counted(self, ask: Callable[[SlidingWindowCounterRateLimiter], Awaitable[T]]) -> T:
-        return await self._asked(lambda: ask(self._counts), lambda: ask(self._alone))
+        return await self._with_fallback(lambda: ask(self._counts), lambda: ask(self._alone))
 
     @property
-    def _debts(self) -> Holds:
+    def _debts(self) -> LeaseStore:
         return self._shared or self._here
 
     @property
@@ -162,7 +166,7 @@ class Rates:
         """Whether this process counts for itself alone: there is no Redis, or it is lost."""
         return not self._shared or time.monotonic() < self._lost_until
 
-    async def _asked(self, shared: Callable[[], Awaitable[T]], alone: Callable[[], Awaitable[T]]) -> T:
+    async def _with_fallback(self, shared: Callable[[], Awaitable[T]], alone: Callable[[], Awaitable[T]]) -> T:
         """What is counted for all replicas, or here alone where that is lost; for a while then nobody asks again."""
         if time.monotonic() < self._lost_until:
             return await alone()
@@ -180,7 +184,7 @@ async def _just(value: T) -> T:
     return value
 
 
-def _refused(says: str, wait: float) -> ApiError:
+def _too_many_requests(says: str, wait: float) -> ApiError:
     seconds = max(1, round(wait))
     return ApiError(
         429,
@@ -191,12 +195,12 @@ def _refused(says: str, wait: float) -> ApiError:
     )
 
 
-def _shared(settings: Settings) -> "RedisHolds | None":
+def _shared(settings: Settings) -> "RedisLeases | None":
     if settings.redis_url is None:
         return None
-    from server.limits.redis_leases import RedisHolds  # Redis' client is an extra
+    from server.limits.redis_leases import RedisLeases  # Redis' client is an extra
 
-    return RedisHolds(settings.redis_url, patience=PATIENCE)
+    return RedisLeases(settings.redis_url, patience=PATIENCE)
 
 
 def _storage(settings: Settings) -> Storage:

@@ -12,7 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from server.limits.leases import Answer, Hold
+from server.limits.leases import Answer, Lease
 
 LEASE = 30.0
 """Seconds."""
@@ -50,7 +50,7 @@ return paid
 """
 
 
-class RedisHolds:
+class RedisLeases:
     """Holds of all replicas of one Redis. Everything raises RedisError while that is lost."""
 
     def __init__(self, url: str, *, lease: float = LEASE, patience: float = 1.0) -> None:
@@ -58,10 +58,10 @@ class RedisHolds:
         soon: dict[str, Any] = {"socket_timeout": patience, "socket_connect_timeout": patience}
         self._redis: Redis = Redis.from_url(url, decode_responses=True, **soon)
         self._lease = lease
-        self._running: dict[str, Hold] = {}
+        self._running: dict[str, Lease] = {}
         self._renewing: asyncio.Task[None] | None = None
 
-    async def take(self, hold: Hold, *, most: int | None, left: int | None) -> Answer:
+    async def acquire(self, hold: Lease, *, most: int | None, left: int | None) -> Answer:
         """As `Holds` says."""
         about = [hold.name, hold.places, hold.tokens, -1 if most is None else most, -1 if left is None else left]
         said, taken = await self._do(TAKE, [_held(hold.key), _owed(hold.key)], [*about, round(self._lease)])
@@ -71,25 +71,25 @@ class RedisHolds:
                 self._renewing = asyncio.create_task(self._renew())
         return Answer(said, int(taken))
 
-    def let_go(self, hold: Hold) -> None:
+    def release_all(self, hold: Lease) -> None:
         """Renew it no more, so that it ends by itself even if Redis hears nothing of it."""
         self._running.pop(hold.name, None)
 
-    async def give_back(self, hold: Hold) -> None:
+    async def release(self, hold: Lease) -> None:
         """As `Holds` says; what Redis does not hear of ends by itself."""
         if hold.places + hold.tokens == 0:
             return
-        self.let_go(hold)
+        self.release_all(hold)
         await self._ask(self._redis.zrem(_held(hold.key), hold.member))
 
-    async def owe(self, key: str, tokens: int) -> None:
+    async def add_debt(self, key: str, tokens: int) -> None:
         """As `Holds` says."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.incrby(_owed(key), tokens)
             pipe.expire(_owed(key), OWED_FOR)
             await pipe.execute()
 
-    async def pay(self, key: str, most: int) -> int:
+    async def pay_debt(self, key: str, most: int) -> int:
         """As `Holds` says."""
         return int(await self._do(PAY, [_owed(key)], [most, OWED_FOR]))
 

@@ -81,13 +81,13 @@ class HttpServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Whether it is over; uvicorn asks ten times a second."""
         over = await super().on_tick(counter)
-        tiller = getattr(self._application.state, "tiller", None)
-        if tiller and tiller.engine.failure and not over:  # who keeps this process begins another
-            self._application.state.failure = tiller.engine.failure
+        served = getattr(self._application.state, "tiller", None)
+        if served and served.engine.failure and not over:  # who keeps this process begins another
+            self._application.state.failure = served.engine.failure
             return True
         if self._told is None:
             return over
-        self._idle = 0 if tiller and any(tiller.engine.load_now) else self._idle + 1
+        self._idle = 0 if served and any(served.engine.load_now) else self._idle + 1
         return over or self._idle >= 2 or time.monotonic() - self._told > self._drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -105,10 +105,10 @@ class HttpServer(uvicorn.Server):
     async def _end_replies(self) -> None:
         """Wait for running replies, tell those that are not done, then drop what an open page holds on to."""
         end = time.monotonic() + (4.0 if self._told is None else 0.0)
-        if tiller := getattr(self._application.state, "tiller", None):
-            while time.monotonic() < end and any(tiller.engine.load_now):
+        if served := getattr(self._application.state, "tiller", None):
+            while time.monotonic() < end and any(served.engine.load_now):
                 await asyncio.sleep(0.05)
-            await tiller.engine.close()
+            await served.engine.close()
         await asyncio.sleep(0.5)  # the last words are on their way
         for connection in list(self.server_state.connections):
             if transport := getattr(connection, "transport", None):

@@ -12,7 +12,7 @@ HOP = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"
 """Headers that are about one connection."""
 
 
-class Forward:
+class PageProxy:
     """Passes requests on as they are and answers as they come; who leaves here leaves there."""
 
     def __init__(self, socket: Path) -> None:

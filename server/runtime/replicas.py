@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from server.settings import Settings, handing
+from server.settings import Settings, child_environment
 
 log = structlog.get_logger(__name__)
 READY = b"ready\n"
@@ -60,7 +60,7 @@ class Replicas:
                         log.warning("a replica serves in its place", pid=self._children[place].pid)
         return True
 
-    def tell(self) -> None:
+    def stop_all(self) -> None:
         """Let all end their replies; who was told is not told again, for that would mean to wait no longer."""
         self._over.set()
         for child in self._children:
@@ -70,7 +70,7 @@ class Replicas:
 
     def end(self) -> None:
         """The same, and wait for them."""
-        self.tell()
+        self.stop_all()
         end = time.monotonic() + PATIENCE + self._drain_seconds
         for child in self._children:
             try:
@@ -84,7 +84,7 @@ class Replicas:
         if self._over.is_set():
             return False
         words, pipe = [*self._words, *(["--late"] if late else [])], subprocess.PIPE
-        given, shared = handing(self._own), [self._listening.fileno()]
+        given, shared = child_environment(self._own), [self._listening.fileno()]
         child = subprocess.Popen(words, stdin=pipe, stdout=pipe, pass_fds=shared, env=given)
         self._children[place : place + 1] = [child]
         assert child.stdout
@@ -93,7 +93,7 @@ class Replicas:
 
 
 @contextmanager
-def kept(replicas: Replicas, ready: Callable[[], None], over: Callable[[bool], None]) -> Iterator[None]:
+def running_replicas(replicas: Replicas, ready: Callable[[], None], over: Callable[[bool], None]) -> Iterator[None]:
     """Keep replicas in the background; `over` is told, when that ends, whether they have ever been ready."""
     thread = threading.Thread(target=lambda: over(replicas.keep(ready)), daemon=True)
     thread.start()

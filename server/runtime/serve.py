@@ -18,9 +18,9 @@ from fastapi import FastAPI
 from server.api.app import create_app
 from server.runtime import trainer_process
 from server.runtime.http_server import HttpServer
-from server.runtime.replicas import Replicas, kept
-from server.runtime.startup import opened
-from server.serving.served_model import Tiller
+from server.runtime.replicas import Replicas, running_replicas
+from server.runtime.startup import load_served_model
+from server.serving.served_model import ServedModel
 from server.settings import Settings
 from server.telemetry import tracing
 from steering.catalogue.bundle import Bundle
@@ -34,14 +34,16 @@ def serve_here(settings: Settings, listening: socket.socket, address: str) -> st
     set_switch_interval()
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-    tracing.begin(settings.otel_endpoint)
-    application = mount(create_app(settings, lambda: load_served_model(settings)), api_base=f"{address}/v1")
+    tracing.start(settings.otel_endpoint)
+    application = mount(create_app(settings, lambda: load_and_freeze(settings)), api_base=f"{address}/v1")
     server = HttpServer(application, drain_seconds=settings.drain_seconds)
     ready = partial(_print_ready, settings, address)
     threading.Thread(target=announce_when_loaded, args=(application, server, ready), daemon=True).start()
-    with trainer_process.trainer(settings) if settings.trainer else nullcontext(lambda: None) as end_trainer:
+    with (
+        trainer_process.run_trainer_process(settings) if settings.trainer else nullcontext(lambda: None) as end_trainer
+    ):
         server.run_until_signal([listening], also=[end_trainer])
-    tracing.end()
+    tracing.stop()
     return application.state.failure
 
 
@@ -63,10 +65,12 @@ def serve_replicas(settings: Settings, listening: socket.socket, address: str) -
                 server.should_exit = True
 
         with (
-            trainer_process.trainer(settings) if settings.trainer else nullcontext(lambda: None) as end_trainer,
-            kept(replicas, lambda: _print_ready(settings, address), over),
+            trainer_process.run_trainer_process(settings)
+            if settings.trainer
+            else nullcontext(lambda: None) as end_trainer,
+            running_replicas(replicas, lambda: _print_ready(settings, address), over),
         ):
-            server.run_until_signal(also=[end_trainer, replicas.tell])
+            server.run_until_signal(also=[end_trainer, replicas.stop_all])
     return "" if failed.is_set() else None
 
 
@@ -76,17 +80,17 @@ def set_switch_interval() -> None:
     sys.setswitchinterval(0.0005)
 
 
-async def load_served_model(settings: Settings) -> Tiller:
+async def load_and_freeze(settings: Settings) -> ServedModel:
     """Load model, SAE and store; then leave them out of garbage collection."""
-    tiller = await opened(settings)
+    served = await load_served_model(settings)
     gc.collect()
     gc.freeze()  # what is here now stays; looking through it for garbage would stop all replies for 0.1 s each time
-    return tiller
+    return served
 
 
 def announce_when_loaded(application: FastAPI, server: HttpServer, ready: Callable[[], None]) -> None:
     """Say when the model is there; if it can't be, end."""
-    while application.state.tiller is None:
+    while application.state.served_model is None:
         if application.state.failure or server.should_exit:
             server.should_exit = True
             return

@@ -9,10 +9,10 @@ import structlog
 from server.auth.keyring import check_reachable
 from server.engines.transformers.engine import TransformersEngine
 from server.engines.vllm.engine import VLLMEngine, read_flags
-from server.sae.served_revision import open_wanted, revisions_of
-from server.safety.guards import watch_of
+from server.sae.served_revision import open_revisions, open_served_revision
+from server.safety.guards import load_guards
 from server.safety.policy import BadPolicy, Policy
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from server.settings import Settings
 from server.store.base import Unavailable
 from server.store.factory import open_store
@@ -26,35 +26,35 @@ from steering.spec import VECTOR
 log = structlog.get_logger(__name__)
 
 
-async def opened(settings: Settings) -> Tiller:
+async def load_served_model(settings: Settings) -> ServedModel:
     """Put together what the settings name. Raises SteeringError, BadStore or OSError, whose words say what to mend."""
-    policy, revisions, store = Policy.read(settings.policy), revisions_of(settings), open_store(settings)
+    policy, revisions, store = Policy.load(settings.policy), open_revisions(settings), open_store(settings)
     await check_reachable(settings, store)
     try:
         await store.check()
-        bundle = await open_wanted(revisions, store)
+        bundle = await open_served_revision(revisions, store)
         engine = await (_vllm(settings, bundle) if settings.engine == "vllm" else _transformers(settings, bundle))
         bundle.check_fits(engine.width)
     except BaseException:
         await store.close()
         raise
-    watch = await watch_of(settings, engine, bundle.info.hook)
-    tiller = Tiller(engine, Catalogue([bundle.to(engine.device)]), store, settings, revisions, policy, watch)
-    await _check_names(tiller)
-    return tiller
+    watch = await load_guards(settings, engine, bundle.info.hook)
+    served = ServedModel(engine, Catalogue([bundle.to(engine.device)]), store, settings, revisions, policy, watch)
+    await _check_names(served)
+    return served
 
 
-async def _check_names(tiller: Tiller) -> None:
+async def _check_names(served: ServedModel) -> None:
     """Hold what the operator names against what there is. Raises SteeringError: a limit on nothing would limit nothing."""
-    for limit in tiller.policy.limit:
+    for limit in served.policy.limit:
         bundle, _, number = limit.feature.rpartition("/")
-        if not limit.feature.startswith(VECTOR) and (bundle != tiller.model or not number.isdecimal()):
-            raise BadPolicy(f"the policy limits {limit.feature!r}, which is no feature of {tiller.model!r}")
-        if number.isdecimal() and int(number) not in tiller.bundle.numbered:
+        if not limit.feature.startswith(VECTOR) and (bundle != served.model or not number.isdecimal()):
+            raise BadPolicy(f"the policy limits {limit.feature!r}, which is no feature of {served.model!r}")
+        if number.isdecimal() and int(number) not in served.bundle.numbered:
             log.warning("a limit on a feature that is not in this revision", feature=limit.feature)
-    if name := tiller.settings.default_preset:
+    if name := served.settings.default_preset:
         try:
-            found = await tiller.preset(name)
+            found = await served.preset(name)
         except Unavailable:
             return
         if found is None:
@@ -80,7 +80,7 @@ async def _vllm(settings: Settings, bundle: Bundle) -> VLLMEngine:
     # Before vLLM is imported: its processes read where their log's format stands.
     file = settings.data_dir / "vllm-logging.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(logging.of_vllm(logging.look(settings.log))))
+    file.write_text(json.dumps(logging.vllm_logging_config(logging.resolve_format(settings.log))))
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(file))
 
     given = {} if settings.model else {"revision": bundle.info.model_revision}

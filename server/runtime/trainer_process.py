@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from server.settings import Settings, handing
+from server.settings import Settings, child_environment
 
 log = structlog.get_logger(__name__)
 LONGEST = 300.0
@@ -20,7 +20,7 @@ PATIENCE = 15.0
 
 
 @contextmanager
-def trainer(settings: Settings) -> Iterator[Callable[[], None]]:
+def run_trainer_process(settings: Settings) -> Iterator[Callable[[], None]]:
     """Keep a trainer running while the context is open. It reads our end of a pipe, so it dies with us, however we die.
 
     Gives what tells it to end before the context does.
@@ -35,7 +35,7 @@ def trainer(settings: Settings) -> Iterator[Callable[[], None]]:
         watching.join(PATIENCE + 5)
 
 
-def end(child: "subprocess.Popen[bytes]", patience: float) -> None:
+def stop_child(child: "subprocess.Popen[bytes]", patience: float) -> None:
     """Close the input of a process that ends when that does, as it would if we were killed; after a while kill it."""
     assert child.stdin
     child.stdin.close()
@@ -50,11 +50,11 @@ def _keep(settings: Settings, over: threading.Event) -> None:
     pause = 1.0
     while not over.is_set():
         words = [sys.executable, "-m", "server", "trainer"]
-        child, begun = subprocess.Popen(words, stdin=subprocess.PIPE, env=handing(settings)), time.monotonic()
+        child, begun = subprocess.Popen(words, stdin=subprocess.PIPE, env=child_environment(settings)), time.monotonic()
         while child.poll() is None and not over.wait(0.2):
             pass
         if over.is_set():
-            end(child, PATIENCE)
+            stop_child(child, PATIENCE)
             return
         pause = 1.0 if time.monotonic() - begun > 60 else min(LONGEST, pause * 2)
         log.error("the trainer died", code=child.returncode, again_in=pause)

@@ -13,13 +13,13 @@ from server.settings import Settings
 from steering.errors import SteeringError
 from steering.model.activations import tokenize_chats
 from steering.model.chat_template import Message
-from steering.model.token_store import Tokens
+from steering.model.token_store import TokenStore
 
 SAMPLE = Path(__file__).parent / "sample.txt"
 """A few chats and some prose, when nothing else is given."""
 
 
-def from_file(path: Path) -> Iterator[str | list[Message]]:
+def read_texts(path: Path) -> Iterator[str | list[Message]]:
     """One text a line, xz or not; in JSONL an object with `text` or `messages`. Raises SteeringError that names the line."""
     some, jsonl = False, ".jsonl" in path.suffixes[-2:]
     with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as lines:
@@ -29,7 +29,7 @@ def from_file(path: Path) -> Iterator[str | list[Message]]:
             some = True
             try:
                 read = line.decode().rstrip("\r\n")
-                yield _of_row(json.loads(read), ("text", "messages")) if jsonl else read
+                yield _parse_row(json.loads(read), ("text", "messages")) if jsonl else read
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 kind = "an object with `text` or `messages`" if jsonl else "text in UTF-8"
                 raise SteeringError(f"line {number} of {path.name} must be {kind}: {error}") from error
@@ -37,7 +37,7 @@ def from_file(path: Path) -> Iterator[str | list[Message]]:
         raise SteeringError(f"{str(path)!r} holds no text")
 
 
-def from_dataset(name: str, *, split: str, column: str | None) -> Iterator[str | list[Message]]:
+def read_dataset(name: str, *, split: str, column: str | None) -> Iterator[str | list[Message]]:
     """A dataset's rows as they stream in: `column`, or the first of `text`, `messages`, `conversation` that is there.
 
     Raises SteeringError if the dataset can't be had, or has no such column.
@@ -51,7 +51,7 @@ def from_dataset(name: str, *, split: str, column: str | None) -> Iterator[str |
     wanted = (column,) if column else ("text", "messages", "conversation")
     try:
         for row in load_dataset(name, split=split, streaming=True):
-            yield _of_row(row, wanted)
+            yield _parse_row(row, wanted)
     except KeyError as error:
         raise SteeringError(
             f"the dataset {name!r} has no column {' or '.join(wanted)}; name one with --column"
@@ -60,7 +60,7 @@ def from_dataset(name: str, *, split: str, column: str | None) -> Iterator[str |
         raise SteeringError(f"the dataset {name!r} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def tokenized(
+def tokenize_texts(
     tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | list[Message]], *, longest: int
 ) -> Iterator[list[int]]:
     """Chats through the template, prose after the beginning-of-text token, cut into texts of at most `longest`.
@@ -77,27 +77,29 @@ def tokenized(
         yield from (piece for piece in pieces if len(piece) > 2)
 
 
-def corpus_rows(settings: Settings, tokenizer: PreTrainedTokenizerFast, *, longest: int = 512) -> list[list[int]]:
+def corpus_token_ids(settings: Settings, tokenizer: PreTrainedTokenizerFast, *, longest: int = 512) -> list[list[int]]:
     """The corpus of a server as token ids: files that are named, else the bundle's own; and what updates have learnt from."""
     shipped = settings.bundle / "corpus.jsonl.xz"
     files = list(settings.corpus) or [shipped if shipped.exists() else SAMPLE]
-    rows = [ids for file in files for ids in tokenized(tokenizer, from_file(file), longest=longest)]
-    kept = reservoir(settings)
-    return [*rows, *Tokens.open(kept)] if Tokens.there(kept) else rows
+    rows = [ids for file in files for ids in tokenize_texts(tokenizer, read_texts(file), longest=longest)]
+    kept = replay_corpus_path(settings)
+    return [*rows, *TokenStore.open(kept)] if TokenStore.exists(kept) else rows
 
 
-def reservoir(settings: Settings) -> Path:
+def replay_corpus_path(settings: Settings) -> Path:
     """Where updates keep what they have learnt from files, as tokens."""
     return settings.data_dir / "trainer" / settings.bundle.name / "reservoir"
 
 
-def all_of(paths: list[Path], dataset: str | None, *, split: str, column: str | None) -> Iterator[str | list[Message]]:
+def read_all(
+    paths: list[Path], dataset: str | None, *, split: str, column: str | None
+) -> Iterator[str | list[Message]]:
     """Files one after another, then the dataset; the sample if nothing is named."""
-    named = [from_file(path) for path in paths or ([] if dataset else [SAMPLE])]
-    return chain(*named, from_dataset(dataset, split=split, column=column) if dataset else ())
+    named = [read_texts(path) for path in paths or ([] if dataset else [SAMPLE])]
+    return chain(*named, read_dataset(dataset, split=split, column=column) if dataset else ())
 
 
-def _of_row(row: dict[str, Any], columns: tuple[str, ...]) -> str | list[Message]:
+def _parse_row(row: dict[str, Any], columns: tuple[str, ...]) -> str | list[Message]:
     value = next((row[c] for c in columns if c in row), None)
     if value is None:
         raise KeyError(" or ".join(columns))

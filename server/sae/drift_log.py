@@ -11,13 +11,13 @@ MOST = 2000
 """Looks that are kept: at one every ten minutes, two weeks."""
 
 
-class Looks:
+class DriftLog:
     """The looks at one bundle's revisions. One process writes, others may read."""
 
     def __init__(self, data_dir: Path, bundle: str) -> None:
         self.folder = data_dir / "trainer" / bundle
 
-    def note(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
         """Remember a look; the oldest go, a few at a time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [*self._lines(), json.dumps(dict(row)) + "\n"]

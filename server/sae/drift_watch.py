@@ -14,18 +14,18 @@ import structlog
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.sae.corpus import corpus_rows, tokenized
-from server.sae.drift_log import Looks
-from server.sae.model_loading import load
-from server.sae.served_revision import open_wanted, revisions_of, setting_of
+from server.sae.corpus import corpus_token_ids, tokenize_texts
+from server.sae.drift_log import DriftLog
+from server.sae.model_loading import load_model
+from server.sae.served_revision import open_revisions, open_served_revision, revision_setting
 from server.settings import Settings
 from server.store.base import Store
-from server.store.encryption import Seal
+from server.store.encryption import TextEncryption
 from server.store.factory import open_store
 from server.store.models import LiveText
 from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError
-from steering.update.drift import Look, alarms, look
+from steering.update.drift import DriftCheck, alarms, measure_drift
 
 log = structlog.get_logger(__name__)
 SAMPLED = 300
@@ -34,71 +34,79 @@ Did = Literal["update", "rolled back"]
 """What a look has led to."""
 
 
-class Lookout:
+class DriftWatch:
     """One look after the other; what they have seen is in files, so each may be in a process of its own."""
 
     def __init__(self, settings: Settings, submit: Callable[[str, dict[str, Any], str], object]) -> None:
         """`submit(type, config, key)` queues a job, once for each key."""
         self.settings, self.submit = settings, submit
-        self.revisions = revisions_of(settings)
-        self.seen = Looks(settings.data_dir, self.revisions.info.name)
+        self.revisions = open_revisions(settings)
+        self.seen = DriftLog(settings.data_dir, self.revisions.info.name)
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None = None
 
-    def look(self) -> list[str]:
+    def check(self) -> list[str]:
         """One look; returns the alarms and has done what they call for."""
-        return asyncio.run(self._look())
+        return asyncio.run(self._check_now())
 
-    async def _look(self) -> list[str]:
+    async def _check_now(self) -> list[str]:
         store = open_store(self.settings, patient=True)
         try:
-            bundle = await open_wanted(self.revisions, store)
+            bundle = await open_served_revision(self.revisions, store)
             if not bundle.sae.learns:
                 return []  # no update could do anything about it
-            live = Seal.of(self.settings).opened(await store.live_texts())
+            live = TextEncryption.from_settings(self.settings).opened(await store.live_texts())
             if not live and bundle.info.revision == self.revisions.info.revision:
                 return []  # nobody has given anything, and nothing was published: nothing can have moved
             now, found = self._looks(bundle, live), []
             for kind, seen in now.items():
                 baseline = self._baseline(bundle.info.revision, kind, seen)
                 found += [f"{kind}: {alarm}" for alarm in baseline]
-            did = "rolled back" if await self._undone(bundle, live, store) else self._called_for(bundle, found, live)
+            did = (
+                "rolled back"
+                if await self._roll_back_if_worse(bundle, live, store)
+                else self._update_reason(bundle, found, live)
+            )
             self._note(bundle.info.revision, now, found, did)
         finally:
             await store.close()
         return [*found, did] if did == "rolled back" else found
 
-    def _called_for(self, bundle: Bundle, found: list[str], live: list[LiveText]) -> Did | None:
+    def _update_reason(self, bundle: Bundle, found: list[str], live: list[LiveText]) -> Did | None:
         """Ask for an update if there are alarms, or if it is time for one."""
         if found:
             self.submit("sae_update", {}, f"drift:{bundle.info.revision}:{_day()}")
             return "update"
-        if live and self.settings.update_hours and time.time() - self._updated() > 3600 * self.settings.update_hours:
+        if (
+            live
+            and self.settings.update_hours
+            and time.time() - self._submit_update() > 3600 * self.settings.update_hours
+        ):
             self.submit("sae_update", {}, f"schedule:{bundle.info.revision}:{int(time.time())}")
             return "update"
         return None
 
-    def _updated(self) -> float:
+    def _submit_update(self) -> float:
         """When a look last called for an update, or when the first one was."""
         rows = self.seen.rows()
         return max((r["at"] for r in rows if r["did"] == "update"), default=rows[0]["at"] if rows else time.time())
 
-    def _looks(self, bundle: Bundle, live: list[LiveText]) -> dict[str, Look]:
+    def _looks(self, bundle: Bundle, live: list[LiveText]) -> dict[str, DriftCheck]:
         model, tokenizer = self._model(bundle)
         kinds = {
-            "corpus": corpus_rows(self.settings, tokenizer)[:SAMPLED],
+            "corpus": corpus_token_ids(self.settings, tokenizer)[:SAMPLED],
             "live": [
-                ids for t in live[-SAMPLED:] for ids in tokenized(tokenizer, [json.loads(t.messages)], longest=512)
+                ids for t in live[-SAMPLED:] for ids in tokenize_texts(tokenizer, [json.loads(t.messages)], longest=512)
             ],
         }
         found = {}
         for kind, texts in kinds.items():
             try:
-                found[kind] = look(model, bundle.sae, bundle.info.hook, texts, skip=tokenizer.all_special_ids)
+                found[kind] = measure_drift(model, bundle.sae, bundle.info.hook, texts, skip=tokenizer.all_special_ids)
             except SteeringError:
                 pass  # too little to say anything
         return found
 
-    def _baseline(self, revision: str, kind: str, seen: Look) -> list[str]:
+    def _baseline(self, revision: str, kind: str, seen: DriftCheck) -> list[str]:
         """Alarms against the first look at this revision; live text is held against the corpus at first."""
         held = self.seen.first(revision, kind)
         if held is None:
@@ -106,9 +114,9 @@ class Lookout:
             held = None if kind == "corpus" else self.seen.first(revision, "corpus")
         if held is None:
             return []
-        return alarms(Look(**{**held, "firing": torch.tensor(held["firing"])}), seen)
+        return alarms(DriftCheck(**{**held, "firing": torch.tensor(held["firing"])}), seen)
 
-    async def _undone(self, bundle: Bundle, live: list[LiveText], store: Store) -> bool:
+    async def _roll_back_if_worse(self, bundle: Bundle, live: list[LiveText], store: Store) -> bool:
         """Go back to the parent if it explains today's live text better than what is served."""
         parent = self.revisions.manifest(bundle.info.revision).parent
         if parent is None:
@@ -117,7 +125,7 @@ class Lookout:
         now = self._looks(bundle, live).get("live")
         if before is None or now is None or now.explained_variance >= before.explained_variance - 0.01:
             return False
-        await store.set_setting(setting_of(bundle.info.name), parent)
+        await store.set_setting(revision_setting(bundle.info.name), parent)
         log.error(
             "rolled back",
             was=bundle.info.revision,
@@ -128,12 +136,12 @@ class Lookout:
         return True
 
     def _model(self, bundle: Bundle) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        self._loaded = self._loaded or load(self.settings.model or bundle.model_path, "cpu")
+        self._loaded = self._loaded or load_model(self.settings.model or bundle.model_path, "cpu")
         return self._loaded
 
-    def _note(self, revision: str, looks: dict[str, Look], found: list[str], did: Did | None) -> None:
+    def _note(self, revision: str, looks: dict[str, DriftCheck], found: list[str], did: Did | None) -> None:
         row = {"at": round(time.time(), 3), "revision": revision, "alarms": found, "did": did}
-        self.seen.note(row | {kind: seen.figures() for kind, seen in looks.items()})
+        self.seen.append(row | {kind: seen.figures() for kind, seen in looks.items()})
 
 
 def _day() -> str:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from server.sae.corpus import SAMPLE, from_file, tokenized
-from server.sae.model_loading import load
+from server.sae.corpus import SAMPLE, read_texts, tokenize_texts
+from server.sae.model_loading import load_model
+from steering import formats
 from steering.errors import BadBundle, SteeringError
-from steering.evaluate.loss_recovered import Spliced, splice
-from steering.evaluate.sae_metrics import Measures, measure
-from steering.formats import Imported, read
+from steering.evaluate.loss_recovered import LossRecovered, loss_recovered
+from steering.evaluate.sae_metrics import SaeMetrics, measure_sae
+from steering.formats import ImportedSae
 from steering.model.activations import activations, padded_batches
 from steering.model.hooks import layer_number
 from steering.sae import SAE
@@ -20,9 +21,9 @@ from steering.sae import SAE
 LONGEST = 512
 
 
-def read_sae(place: Path, hook: str | None, k: int | None) -> tuple[Imported, str]:
+def read_sae(place: Path, hook: str | None, k: int | None) -> tuple[ImportedSae, str]:
     """Read an SAE file of any known format, and its hook point. Raises SteeringError."""
-    found = read(place, hook=hook, k=k)
+    found = formats.read_sae(place, hook=hook, k=k)
     if found.hook is None:
         raise SteeringError("its files don't say which layer it reads; add --hook layers.<number>")
     layer_number(found.hook)
@@ -30,7 +31,7 @@ def read_sae(place: Path, hook: str | None, k: int | None) -> tuple[Imported, st
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EvaluationInputs:
     """A model, the tokens of a text, and the stream of those tokens at one hook point."""
 
     model: PreTrainedModel
@@ -40,25 +41,25 @@ class Subject:
     """`[tokens, d_in]`, first tokens and sinks left out."""
 
     @staticmethod
-    def read(name: str, hook: str, text: Path | None, width: int) -> "Subject":
+    def load(name: str, hook: str, text: Path | None, width: int) -> "EvaluationInputs":
         """Load a model and let it read. Raises SteeringError that says what does not fit."""
-        model, tokenizer = load(name, "cpu")
+        model, tokenizer = load_model(name, "cpu")
         if (its := model.config.get_text_config().hidden_size) != width:
             raise SteeringError(f"the SAE reads a stream of width {width}; that of {name!r} is {its}")
-        tokens = list(tokenized(tokenizer, from_file(text or SAMPLE), longest=LONGEST))
+        tokens = list(tokenize_texts(tokenizer, read_texts(text or SAMPLE), longest=LONGEST))
         if not tokens:
             raise SteeringError("no text of three tokens or more to measure on")
         batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
-        return Subject(model, tokens, hook, torch.cat(list(activations(model, batches, hook))))
+        return EvaluationInputs(model, tokens, hook, torch.cat(list(activations(model, batches, hook))))
 
-    def calibrated(self, found: Imported) -> SAE:
+    def calibrated(self, found: ImportedSae) -> SAE:
         """The SAE as it is served: a TopK gets its threshold here."""
         return found.sae if found.k is None else found.sae.calibrated(self.rows, found.k)
 
-    def judge(self, sae: SAE) -> tuple[Measures, Spliced]:
+    def evaluate(self, sae: SAE) -> tuple[SaeMetrics, LossRecovered]:
         """How well the SAE reconstructs, and what the model loses by it."""
         batches = padded_batches(self.tokens, batch=4, longest=LONGEST, pad=0)
-        return measure(sae, self.rows.split(4096)), splice(self.model, sae, batches, self.hook)
+        return measure_sae(sae, self.rows.split(4096)), loss_recovered(self.model, sae, batches, self.hook)
 
 
 def same_after_round_trip(sae: SAE, written: SAE, rows: Tensor) -> None:
@@ -68,12 +69,12 @@ def same_after_round_trip(sae: SAE, written: SAE, rows: Tensor) -> None:
         raise BadBundle("the SAE on disk does not do what the one that was read did")
 
 
-def figures_of(m: Measures) -> dict[str, float]:
+def evaluation_figures(m: SaeMetrics) -> dict[str, float]:
     """Figures of an evaluation, by name."""
     return {"explained_variance": m.explained_variance, "l0": m.l0, "tokens": m.tokens}
 
 
-def length_ratio(found: Imported, norm: float) -> list[float]:
+def length_ratio(found: ImportedSae, norm: float) -> list[float]:
     """How long a published activation of each feature is in a stream of that length."""
     if not found.unit.isfinite().all():
         raise SteeringError(

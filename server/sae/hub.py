@@ -16,7 +16,7 @@ WEIGHTS = {".safetensors", ".npz", ".pt", ".pth"}
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[^\s]+)?")
 
 
-def find(place: str, *, revision: str | None = None) -> Path:
+def resolve_sae_files(place: str, *, revision: str | None = None) -> Path:
     """Return the local folder or file, fetched first where `place` is a name on the hub.
 
     Raises BadBundle that says what there is instead.

@@ -7,7 +7,7 @@ from transformers.utils import logging
 from steering.errors import SteeringError
 
 
-def load(name: str, device: torch.device | str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_model(name: str, device: torch.device | str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A model that reads, and its tokenizer. Raises SteeringError if there is none of that name."""
     logging.disable_progress_bar()
     dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"  # as the engine does: both read the same
@@ -20,7 +20,7 @@ def load(name: str, device: torch.device | str) -> tuple[PreTrainedModel, PreTra
     return model, tokenizer
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """`auto` is a GPU if there is one. Raises SteeringError if there is no such device."""
     try:
         return torch.empty(

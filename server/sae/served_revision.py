@@ -13,23 +13,23 @@ from steering.errors import BadBundle
 log = structlog.get_logger(__name__)
 
 
-def setting_of(bundle: str) -> str:
+def revision_setting(bundle: str) -> str:
     """The setting that names the revision of a bundle which is to be served."""
     return f"revision:{bundle}"
 
 
-def revisions_of(settings: Settings) -> Revisions:
+def open_revisions(settings: Settings) -> Revisions:
     """The revisions of the bundle that the settings name, shipped and published. Raises BadBundle."""
     return Revisions(settings.bundle, settings.data_dir / "revisions" / read_info(settings.bundle).name)
 
 
-async def open_wanted(revisions: Revisions, store: Store) -> Bundle:
+async def open_served_revision(revisions: Revisions, store: Store) -> Bundle:
     """Open the revision that the store names, or the nearest ancestor that can be opened.
 
     Raises BadBundle if not even the shipped one can be.
     """
     shipped = revisions.info.revision
-    revision = await store.setting(setting_of(revisions.info.name)) or shipped
+    revision = await store.setting(revision_setting(revisions.info.name)) or shipped
     while True:
         try:
             return await asyncio.to_thread(revisions.open, revision)

@@ -17,23 +17,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from server.sae.corpus import all_of, tokenized
-from server.sae.hub import find
-from server.sae.model_loading import load
+from server.sae.corpus import read_all, tokenize_texts
+from server.sae.hub import resolve_sae_files
+from server.sae.model_loading import load_model
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo
 from steering.errors import SteeringError
-from steering.evaluate.loss_recovered import Spliced, splice
-from steering.evaluate.sae_metrics import Measures, measure
-from steering.formats import read
+from steering.evaluate.loss_recovered import LossRecovered, loss_recovered
+from steering.evaluate.sae_metrics import SaeMetrics, measure_sae
+from steering.formats import read_sae
 from steering.interpret.describe import describe
-from steering.model.activations import Stream, activations, padded_batches
-from steering.model.token_store import Tokens
+from steering.model.activations import ActivationStream, activations, padded_batches
+from steering.model.token_store import TokenStore
 from steering.sae import SAE
 from steering.train import checkpoint
-from steering.train.distributed import Ranks
+from steering.train.distributed import ProcessGroup
 from steering.train.objectives import BatchTopK, JumpReLU, Objective, ReluL1, TopK
-from steering.train.trainer import Progress, Recipe, Training, go
+from steering.train.trainer import Progress, Trainer, TrainingRecipe, train_with_checkpoints
 from steering.train.weights import Weights
 
 Kind = Literal["batchtopk", "topk", "relu", "jumprelu", "jumprelu-l0"]
@@ -45,7 +45,7 @@ PLOTTED = (("loss", "loss"), ("explained variance", "explained_variance"), ("L0"
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainConfig:
     """What is asked for: everything that the result depends on."""
 
     model: str
@@ -70,27 +70,29 @@ class Order:
     ranks: int = 1
 
 
-class Run:
+class TrainingRun:
     """One run in its folder. Raises SteeringError, from the beginning on, if it can't be."""
 
-    def __init__(self, order: Order, folder: Path, *, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, order: TrainConfig, folder: Path, *, device: torch.device, ranks: ProcessGroup) -> None:
         """Open or begin it; all ranks see the same tokens."""
         self.order, self.folder, self.device, self.ranks = order, folder, device, ranks
         if ranks.rank == 0:
             _remember(order, folder)
-        self.model, self.tokenizer = load(order.model, device)
+        self.model, self.tokenizer = load_model(order.model, device)
         self.skip = frozenset(self.tokenizer.all_special_ids)
         self.learn, self.held = _split(self._tokens())
         file = folder / "checkpoint.pt"
         self._saved = checkpoint.load(file, device=device) if file.exists() else None
 
-    def go(self, tell: Callable[[Progress], None], *, every: int) -> None:
+    def train(self, tell: Callable[[Progress], None], *, every: int) -> None:
         """Train to the end; `tell` hears of progress on the first rank."""
         started, began = time.time(), self.training.steps
         if self.ranks.rank == 0:
             _cut(self.folder / "metrics.jsonl", began)
         try:
-            for progress in go(self.training, self._stream(), every=every, file=self.folder / "checkpoint.pt"):
+            for progress in train_with_checkpoints(
+                self.training, self._stream(), every=every, file=self.folder / "checkpoint.pt"
+            ):
                 if self.ranks.rank == 0:
                     tokens = self.order.rows * self.ranks.size
                     speed = (progress.step - began) * tokens / (time.time() - started)
@@ -99,15 +101,15 @@ class Run:
         except ValueError as error:
             raise SteeringError(str(error)) from error
 
-    def finish(self, out: Path, note: str) -> tuple[SAE, Measures, Spliced]:
+    def finish(self, out: Path, note: str) -> tuple[SAE, SaeMetrics, LossRecovered]:
         """Write the bundle and the plot; returns the SAE and what it is worth on text that it never saw."""
         calibrating, testing = self.held_out.tensor_split(2)
-        sae = self.training.served(calibrating).to("cpu")
-        measures = measure(sae, testing.cpu().split(4096))
+        sae = self.training.to_sae(calibrating).to("cpu")
+        measures = measure_sae(sae, testing.cpu().split(4096))
         few = [self.held[i] for i in range(min(len(self.held), 200))]
         texts = list(padded_batches(few, batch=4, longest=self.order.context, pad=0))
         torch.nn.Module.to(self.model, "cpu")
-        spliced = splice(self.model, sae, texts, self.order.hook)
+        spliced = loss_recovered(self.model, sae, texts, self.order.hook)
         info = BundleInfo(
             name=out.name,
             model=str(Path(self.order.model).resolve()) if Path(self.order.model).is_dir() else self.order.model,
@@ -149,20 +151,20 @@ class Run:
         return torch.cat(parts)[:MEASURED]
 
     @cached_property
-    def training(self) -> Training:
+    def training(self) -> Trainer:
         """New, begun from another SAE, or where the checkpoint left it."""
         if self.order.start is None:
-            training = Training.begin(self._recipe(), self.held_out, ranks=self.ranks)
+            training = Trainer.start(self._recipe(), self.held_out, ranks=self.ranks)
         else:
             scale = (self.held_out.shape[1] / float(self.held_out.pow(2).sum(1).mean())) ** 0.5
-            weights = Weights.of(self._start(), scale).to(self.device)
-            training = Training(self._recipe(), weights, scale, ranks=self.ranks)
+            weights = Weights.from_sae(self._start(), scale).to(self.device)
+            training = Trainer(self._recipe(), weights, scale, ranks=self.ranks)
         if self._saved:
             training.restore(self._saved["training"])
         return training
 
     def _start(self) -> SAE:
-        sae = read(find(str(self.order.start)), hook=self.order.hook, k=self.order.k).sae
+        sae = read_sae(resolve_sae_files(str(self.order.start)), hook=self.order.hook, k=self.order.k).sae
         sae.check_learns()
         if (sae.d_sae, sae.d_in) != (self.order.features, self.held_out.shape[1]):
             raise SteeringError(
@@ -171,9 +173,9 @@ class Run:
             )
         return sae
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self) -> TrainingRecipe:
         order = self.order
-        return Recipe(
+        return TrainingRecipe(
             _objective(order),
             d_sae=order.features,
             steps=self.steps,
@@ -186,7 +188,7 @@ class Run:
 
     def _stream(self) -> Any:  # noqa: ANN401 - heavy
         positions = self._saved["positions"] if self._saved else [(0, 0)] * self.ranks.size
-        return Stream(
+        return ActivationStream(
             self.model,
             self.learn,
             self.order.hook,
@@ -200,13 +202,13 @@ class Run:
             position=(positions[self.ranks.rank][0], positions[self.ranks.rank][1]),
         )
 
-    def _tokens(self) -> Tokens:
+    def _tokens(self) -> TokenStore:
         folder, order = self.folder / "tokens", self.order
-        if self.ranks.rank == 0 and not Tokens.there(folder):
-            texts = all_of([Path(t) for t in order.text], order.dataset, split=order.split, column=order.column)
-            Tokens.write(folder, tokenized(self.tokenizer, texts, longest=order.context), most=order.tokens)
+        if self.ranks.rank == 0 and not TokenStore.exists(folder):
+            texts = read_all([Path(t) for t in order.text], order.dataset, split=order.split, column=order.column)
+            TokenStore.write(folder, tokenize_texts(self.tokenizer, texts, longest=order.context), most=order.tokens)
         self.ranks.wait()
-        return Tokens.open(folder)
+        return TokenStore.open(folder)
 
     def _note(self, progress: Progress, tokens: int, speed: float) -> None:
         row = {k: v for k, v in asdict(progress).items() if k != "sae"}
@@ -237,7 +239,7 @@ def plot(metrics: Path, file: Path) -> bool:
     return True
 
 
-def _objective(order: Order) -> Objective:
+def _objective(order: TrainConfig) -> Objective:
     dead = _dead_after(order.tokens or 10**9)
     return {
         "batchtopk": BatchTopK(k=order.k, dead_after=dead),
@@ -253,7 +255,7 @@ def _dead_after(tokens: int) -> int:
     return max(1, min(10_000_000, tokens // 20))
 
 
-def _split(tokens: Tokens) -> tuple[Tokens, Tokens]:
+def _split(tokens: TokenStore) -> tuple[TokenStore, TokenStore]:
     """What is learnt from, and every fiftieth text."""
     if len(tokens) < 2:
         raise SteeringError("too little text: give at least a hundred lines")
@@ -261,7 +263,7 @@ def _split(tokens: Tokens) -> tuple[Tokens, Tokens]:
     return tokens.subset([i for i in range(len(tokens)) if i % every]), tokens.subset(range(0, len(tokens), every))
 
 
-def _remember(order: Order, folder: Path) -> None:
+def _remember(order: TrainConfig, folder: Path) -> None:
     """Write down what is asked; refuse a folder in which something else was asked."""
     folder.mkdir(parents=True, exist_ok=True)
     file, asked = folder / "order.json", json.loads(json.dumps(asdict(order)))

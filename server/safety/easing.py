@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from server.engines.base import Engine, Generation, Piece
+from server.engines.base import Engine, Generation, TextPiece
 from steering.evaluate.coherence import judge
 
 FIRST, EVERY = 24, 16
@@ -22,7 +22,7 @@ EASE, MOST = 0.5, 3
 """By what the strengths are multiplied, and how often at most."""
 NOISE = 4.5
 """Nats a token of the steered model's own surprise (its entropy, as drawn): above, it is guessing."""
-HALF = "\N{REPLACEMENT CHARACTER}"
+PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 """What the first half of a character is decoded to; the engine holds it back until it is whole."""
 
 Eased = Callable[[float], Generation]
@@ -39,16 +39,16 @@ class Easing:
 
 
 @dataclass
-class Guard:
+class Easer:
     """One reply under guard; what it has done is in `easings`."""
 
     engine: Engine
-    begin: Callable[[Generation], AsyncGenerator[Piece, None]]
+    begin: Callable[[Generation], AsyncGenerator[TextPiece, None]]
     """How a reply is generated: the engine's own way, or one before it."""
     eased: Eased
     easings: list[Easing] = field(default_factory=list)
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """The reply's pieces, as the engine's, but eased where it strains."""
         told = request.sampling.logprobs is not None
         said: list[int] = []
@@ -56,28 +56,32 @@ class Guard:
         running, look, why, ended = request, FIRST, "", False
         while not ended:
             wanted = running if told else replace(running, sampling=replace(running.sampling, logprobs=0))
-            async with aclosing(self._whole_looks(wanted, said, look)) as pieces:
+            async with aclosing(self._checks_due(wanted, said, look)) as pieces:
                 async for piece, whole in pieces:
                     said += piece.ids
                     mine += [t.logprob for t in piece.logprobs]
                     yield replace(piece, tokens=len(said), logprobs=piece.logprobs if told else ())
                     ended = piece.finish_reason is not None
-                    why = await self._strains(request, said, mine) if whole and self._may_ease(said, ended) else ""
+                    why = (
+                        await self._degeneration_reason(request, said, mine)
+                        if whole and self._may_ease(said, ended)
+                        else ""
+                    )
                     if why:
                         break
             if why:
                 factor, look = EASE ** (len(self.easings) + 1), len(said) + FIRST
                 self.easings.append(Easing(len(said), factor, why))
-                running = self._onwards(request, factor, said)
+                running = self._continue_with(request, factor, said)
 
-    async def _whole_looks(
+    async def _checks_due(
         self, request: Generation, said: Sequence[int], look: int
-    ) -> AsyncGenerator[tuple[Piece, bool], None]:
+    ) -> AsyncGenerator[tuple[TextPiece, bool], None]:
         """The engine's pieces, cut where the reply is to be looked at; with each, whether that is its end."""
         at, begun = len(said), len(said)
         async with aclosing(self.begin(request)) as stream:
             async for piece in stream:
-                rest: Piece | None = piece
+                rest: TextPiece | None = piece
                 while rest is not None:
                     before = [*said]  # what has been taken so far
                     now, rest, whole = self._cut(before, rest, look - at)
@@ -88,7 +92,7 @@ class Guard:
                         look += EVERY
                     yield now, whole
 
-    def _cut(self, said: Sequence[int], piece: Piece, n: int) -> tuple[Piece, Piece | None, bool]:
+    def _cut(self, said: Sequence[int], piece: TextPiece, n: int) -> tuple[TextPiece, TextPiece | None, bool]:
         """The piece up to its n-th token, the rest, and whether all is told there.
 
         It isn't where that would cut a character, or where the engine holds back what may be a stop string.
@@ -106,17 +110,17 @@ class Guard:
 
     def _text(self, said: Sequence[int], ids: Sequence[int]) -> str | None:
         """What these tokens add to the text; None in the middle of a character."""
-        before, after = self.engine.decode(said).rstrip(HALF), self.engine.decode([*said, *ids])
-        return None if after.endswith(HALF) else after[len(before) :]
+        before, after = self.engine.decode(said).rstrip(PARTIAL_CHARACTER), self.engine.decode([*said, *ids])
+        return None if after.endswith(PARTIAL_CHARACTER) else after[len(before) :]
 
-    def _gap(self, said: Sequence[int], piece: Piece) -> str:
+    def _gap(self, said: Sequence[int], piece: TextPiece) -> str:
         """A space with which the piece begins when it is read behind what was said; some tokenizers drop it at a start."""
         return " " if self._text(said, piece.ids) == f" {piece.text}" else ""
 
     def _may_ease(self, said: Sequence[int], ended: bool) -> bool:
         return not ended and len(self.easings) < MOST and len(said) >= FIRST
 
-    def _onwards(self, request: Generation, factor: float, said: Sequence[int]) -> Generation:
+    def _continue_with(self, request: Generation, factor: float, said: Sequence[int]) -> Generation:
         eased, sampling = self.eased(factor), request.sampling
         seed = None if sampling.seed is None else sampling.seed + len(said)
         left, least = sampling.max_tokens - len(said), max(0, sampling.min_tokens - len(said))
@@ -128,7 +132,7 @@ class Guard:
             sampling=replace(sampling, max_tokens=left, min_tokens=least, seed=seed),
         )
 
-    async def _strains(self, request: Generation, said: Sequence[int], mine: Sequence[float]) -> str:
+    async def _degeneration_reason(self, request: Generation, said: Sequence[int], mine: Sequence[float]) -> str:
         """Why the reply is to be eased; nothing if it holds."""
         start = len(request.ids) + max(0, len(said) - WINDOW)
         likely = await self.engine.logprobs_unsteered([*request.ids, *said], start)

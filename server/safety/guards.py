@@ -18,16 +18,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from server.engines.base import Engine, EngineFailed, Generation, Overloaded, Piece
+from server.engines.base import Engine, EngineFailed, Generation, Overloaded, TextPiece
 from server.settings import Settings
-from steering.safety.probe import WITNESS, Probe, check_below
-from steering.safety.refusal import Latch
+from steering.safety.probe import WITNESS, Probe, check_hook_below
+from steering.safety.refusal import RefusalDetector
 
 WINDOW, EVERY = 16, 8
 """Tokens held back, and tokens between two readings."""
 
 Outcome = Literal["as asked", "unsteered", "refused"]
-Source = Callable[[Generation], AsyncGenerator[Piece, None]]
+Source = Callable[[Generation], AsyncGenerator[TextPiece, None]]
 """Whoever makes the pieces of a request: the engine, or what stands before it."""
 
 
@@ -45,12 +45,12 @@ class Verdict:
     prompt: float | None = None
     """The probe's score of the prompt."""
 
-    def told(self, *, scores: bool = True) -> dict[str, str | float | None]:
+    def to_dict(self, *, scores: bool = True) -> dict[str, str | float | None]:
         """As every reply carries it; `scores` are for those who look after the guards: with them others could climb over."""
         found = {"refusal": self.refusal, "prompt": self.prompt} if scores else {"refusal": None, "prompt": None}
         return {"outcome": self.outcome} | {k: v if v is None else round(v, 4) for k, v in found.items()}
 
-    def of(self, request: Generation) -> Generation:
+    def applied_to(self, request: Generation) -> Generation:
         """The request as it may be generated."""
         if self.outcome == "as asked":
             return request
@@ -58,12 +58,12 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
+class Guards:
     """The guards of a server; without a probe or a latch, that one is not asked."""
 
     engine: Engine
     probe: Probe | None = None
-    latch: Latch | None = None
+    latch: RefusalDetector | None = None
     window: int = WINDOW
     every: int = EVERY
     on_prompt: bool = True
@@ -74,14 +74,14 @@ class Watch:
     async def check(self, hook: str) -> None:
         """Raise SteeringError if the probe is another model's, or is reached by what is steered at `hook`."""
         if self.probe:
-            check_below(self.probe.hook, hook)
+            check_hook_below(self.probe.hook, hook)
             (stream,) = await self.engine.record([WITNESS], self.probe.hook)
             self.probe.check_model(stream)
 
-    async def before(self, request: Generation) -> Verdict:
+    async def check_prompt(self, request: Generation) -> Verdict:
         """Judge a request before anything is generated. Raises CannotRead."""
         try:
-            prompt, refusal = await asyncio.gather(self._of_prompt(request), self._of_refusal(request))
+            prompt, refusal = await asyncio.gather(self._prompt_verdict(request), self._refusal_verdict(request))
         except Overloaded:
             raise
         except Exception as error:
@@ -93,19 +93,21 @@ class Watch:
 
     async def generate(
         self, request: Generation, verdict: Verdict, plain: Source, source: Source | None = None
-    ) -> AsyncGenerator[Piece, None]:
+    ) -> AsyncGenerator[TextPiece, None]:
         """The reply under guard. `source` makes it where it is steered as asked; else, and without one, `plain` does."""
         if verdict.outcome == "refused":
             yield _cut(0)
             return
         make = source if source and verdict.outcome == "as asked" else plain
-        async with aclosing(self.checked(make(verdict.of(request)), request.ids)) as pieces:
+        async with aclosing(self.check_reply(make(verdict.applied_to(request)), request.ids)) as pieces:
             async for piece in pieces:
                 yield piece
 
-    async def checked(self, pieces: AsyncGenerator[Piece, None], prompt: Sequence[int]) -> AsyncGenerator[Piece, None]:
+    async def check_reply(
+        self, pieces: AsyncGenerator[TextPiece, None], prompt: Sequence[int]
+    ) -> AsyncGenerator[TextPiece, None]:
         """The same pieces, held back until they were read; closing this closes them. Raises CannotRead."""
-        held, reads = _Held(), self.probe is not None and self.on_reply
+        held, reads = _HeldBack(), self.probe is not None and self.on_reply
         async with aclosing(pieces):
             async for piece in pieces:
                 if not reads:
@@ -127,7 +129,7 @@ class Watch:
         if held.pieces:
             raise CannotRead("the reply broke off before it was read")
 
-    async def _of_prompt(self, request: Generation) -> float | None:
+    async def _prompt_verdict(self, request: Generation) -> float | None:
         if not (self.probe and self.on_prompt):
             return None
         (stream,) = await self.engine.record([self._begun(request.ids)], self.probe.hook)
@@ -138,7 +140,7 @@ class Watch:
         first, special = self.engine.tokenizer.bos_token_id, self.engine.tokenizer.all_special_ids
         return [first, *ids] if isinstance(first, int) and ids[0] not in special else ids
 
-    async def _of_refusal(self, request: Generation) -> float | None:
+    async def _refusal_verdict(self, request: Generation) -> float | None:
         """How likely the unsteered model refuses; of what is not steered nobody asks."""
         if not (self.latch and request.edits):
             return None
@@ -157,19 +159,23 @@ class Watch:
             raise CannotRead("a guard could not read the reply, so the rest was not let out") from error
 
 
-async def watch_of(settings: Settings, engine: Engine, hook: str) -> Watch | None:
+async def load_guards(settings: Settings, engine: Engine, hook: str) -> Guards | None:
     """The guards that the settings name, None if they name none. Raises SteeringError for a probe that cannot read here."""
     probe = Probe.load(settings.probe) if settings.probe else None
-    latch = Latch.of(engine.tokenizer, settings.openers, tau=settings.tau) if settings.openers else None
+    latch = (
+        RefusalDetector.from_sentences(engine.tokenizer, settings.openers, tau=settings.tau)
+        if settings.openers
+        else None
+    )
     if probe is None and latch is None:
         return None
-    watch = Watch(engine, probe, latch, window=settings.hold_back, every=settings.read_every)
+    watch = Guards(engine, probe, latch, window=settings.hold_back, every=settings.read_every)
     await watch.check(hook)
     return watch
 
 
 @dataclass
-class _Held:
+class _HeldBack:
     """The pieces that wait, each with the number of tokens up to its end; and what the reply has been so far."""
 
     said: list[int] = field(default_factory=list)
@@ -177,20 +183,20 @@ class _Held:
     """Up to which token the probe has read."""
     delivered: int = 0
     """Up to which token pieces were let out."""
-    pieces: deque[tuple[int, Piece]] = field(default_factory=deque)
+    pieces: deque[tuple[int, TextPiece]] = field(default_factory=deque)
 
-    def take(self, piece: Piece) -> None:
+    def take(self, piece: TextPiece) -> None:
         self.said += piece.ids
         self.pieces.append((len(self.said), piece))
 
-    def until(self, token: int) -> list[Piece]:
+    def until(self, token: int) -> list[TextPiece]:
         """Let the pieces out that end at a token or before."""
-        free: list[Piece] = []
+        free: list[TextPiece] = []
         while self.pieces and self.pieces[0][0] <= token:
             self.delivered, piece = self.pieces.popleft()
             free.append(piece)
         return free
 
 
-def _cut(tokens: int, cached: int = 0) -> Piece:
-    return Piece("", tokens, finish_reason="content_filter", cached=cached)
+def _cut(tokens: int, cached: int = 0) -> TextPiece:
+    return TextPiece("", tokens, finish_reason="content_filter", cached=cached)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from server import validation
 from server.auth.caller import Caller
-from server.engines.base import Engine, Generation, Piece
+from server.engines.base import Engine, Generation, TextPiece
 from server.errors import ApiError
 from server.settings import Settings
 from server.store.models import Role
@@ -87,10 +87,10 @@ class Policy(BaseModel):
 
     def bounds(self, role: Role) -> Bounds:
         """Of a role, where nothing else is said the usual ones."""
-        return self.roles.get(role, USUAL[role])
+        return self.roles.get(role, DEFAULT_BOUNDS[role])
 
     @staticmethod
-    def read(path: Path | None) -> "Policy":
+    def load(path: Path | None) -> "Policy":
         """The policy of a file; the usual one without. Raises BadPolicy."""
         if path is None:
             return Policy()
@@ -99,12 +99,12 @@ class Policy(BaseModel):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise BadPolicy(f"the policy {str(path)!r} cannot be read: {error}") from error
         except ValidationError as error:
-            problem, said = validation.first(error.errors())
+            problem, said = validation.first_error(error.errors())
             where = ".".join(map(str, problem["loc"]))
             raise BadPolicy(f"the policy {str(path)!r}: {where}: {said}") from error
 
 
-USUAL: dict[Role, Bounds] = {
+DEFAULT_BOUNDS: dict[Role, Bounds] = {
     "viewer": Bounds(steers="presets", features=0, load=STRAINED, push=1.0, layers=1, vectors=False),
     "user": Bounds(steers="measured", features=8, load=STRAINED, push=1.0, layers=1, vectors=False),
     "creator": Bounds(steers="named", features=16, load=BROKEN, push=1.5, vectors=False),
@@ -113,7 +113,7 @@ USUAL: dict[Role, Bounds] = {
 }
 
 
-USUAL_POLICY = Policy()
+DEFAULT_POLICY = Policy()
 
 
 class BadPolicy(SteeringError):
@@ -121,7 +121,7 @@ class BadPolicy(SteeringError):
 
 
 @dataclass(frozen=True, eq=False)
-class Steered:
+class PolicyInput:
     """What is to be decided."""
 
     resolved: Resolved
@@ -132,7 +132,7 @@ class Steered:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Violation:
     """A decision against a steering: which rule, and what to do."""
 
     name: str
@@ -140,7 +140,7 @@ class Rule:
     param: str = "steering"
 
 
-def decide(policy: Policy, caller: Caller, steered: Steered) -> str:
+def authorize(policy: Policy, caller: Caller, steered: PolicyInput) -> str:
     """Sign what a caller may do. Raises ApiError that names the rule."""
     for rule in (*_bounded(policy.bounds(caller.role), caller, steered), *_limited(policy, caller, steered)):
         metrics.refused.labels(rule.name).inc()
@@ -153,7 +153,7 @@ def decide(policy: Policy, caller: Caller, steered: Steered) -> str:
             more={"rule": rule.name},
         )
     revision = steered.bundle.info.revision
-    return _signed(steered.resolved.fingerprint, revision, caller.person() or "")
+    return _signed(steered.resolved.fingerprint, revision, caller.subject() or "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ class Admission:
 
     engine: Engine
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """Generate. Raises NotDecided."""
         owed = _signed(request.fingerprint, request.revision, request.tenant)
         if not hmac.compare_digest(owed, request.ticket):
@@ -172,7 +172,7 @@ class Admission:
                 yield piece
 
 
-def as_much(spec: SteeringSpec, other: SteeringSpec) -> bool:
+def is_scaled_preset(spec: SteeringSpec, other: SteeringSpec) -> bool:
     """Whether two specs have the same features, the strengths of one all the same multiple of the other's."""
     mine, theirs = ({(f.id, f.mode): f.strength for f in s.features} for s in (spec, other))
     if mine.keys() != theirs.keys() or not all(theirs.values()):
@@ -182,7 +182,7 @@ def as_much(spec: SteeringSpec, other: SteeringSpec) -> bool:
     return same and min(factors) >= 0 and (max(factors) == 1 or all(mode == "add" for _, mode in mine))
 
 
-def advised(scale: float) -> str:
+def suggested_scale(scale: float) -> str:
     """A number of two digits that is not above it, so that whoever follows the advice is let through."""
     if not (math.isfinite(scale) and scale > 0):
         return "0"
@@ -198,37 +198,39 @@ def _signed(*parts: str) -> str:
     return hmac.new(_SECRET, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def _bounded(bounds: Bounds, caller: Caller, steered: Steered) -> Iterable[Rule]:
+def _bounded(bounds: Bounds, caller: Caller, steered: PolicyInput) -> Iterable[Violation]:
     applied, role = steered.resolved.applied, caller.role
     own = {f.id for p in steered.presets for f in p.steering.features}
     added = [a for a in applied if a.feature.id not in own]
     if bounds.features is not None and len(added) > bounds.features:
         says = f"{len(added)} features beside the preset's; a {role!r} steers at most {bounds.features}"
-        yield Rule("features", says, "steering.features")
+        yield Violation("features", says, "steering.features")
     for a in added:
         if not _steers(bounds.steers, a):
-            yield Rule("kind", f"{a.feature.id!r}: a {role!r} {MAY[bounds.steers]}", "steering.features")
+            yield Violation(
+                "kind", f"{a.feature.id!r}: a {role!r} {ALLOWED_STEERING[bounds.steers]}", "steering.features"
+            )
     if bounds.steers == "presets" and not _as_they_are(steered):
-        says = f"a {role!r} {MAY[bounds.steers]}, all of a preset's features as much more or less"
-        yield Rule("kind", says, "steering.features")
+        says = f"a {role!r} {ALLOWED_STEERING[bounds.steers]}, all of a preset's features as much more or less"
+        yield Violation("kind", says, "steering.features")
     if not bounds.vectors and any(a.vector for a in applied):
-        yield Rule(
+        yield Violation(
             "vectors", f"a {role!r} does not steer by vectors; that takes a researcher's key", "steering.features"
         )
     layers = {a.layer for a in applied}
     if bounds.layers is not None and len(layers) > bounds.layers:
-        yield Rule("layers", f"{len(layers)} layers at once; a {role!r} steers at most {bounds.layers}")
+        yield Violation("layers", f"{len(layers)} layers at once; a {role!r} steers at most {bounds.layers}")
     load, push = steered.composition.load, max(steered.resolved.push_norm.values(), default=0.0)
     more_load, more_push = _multiplied(steered)
     load, push = load + more_load, push + more_push
     scale = steered.resolved.spec.scale
     for name, value, most in (("load", load, bounds.load), ("push", push, bounds.push)):
         if most is not None and not value <= most + SLACK:
-            says = f"the {name} is {value:.3g}; a {role!r} goes to {most:g}: lower the strengths, or set steering.scale to {advised(scale * most / value)}"
-            yield Rule(name, says)
+            says = f"the {name} is {value:.3g}; a {role!r} goes to {most:g}: lower the strengths, or set steering.scale to {suggested_scale(scale * most / value)}"
+            yield Violation(name, says)
 
 
-MAY: dict[Kinds, str] = {
+ALLOWED_STEERING: dict[Kinds, str] = {
     "presets": "steers by presets as they are; GET /v1/presets lists them",
     "measured": "steers by features with a measured dose; GET /v1/features?calibrated=true lists them",
     "named": "steers by features that have a name; GET /v1/features lists them",
@@ -243,7 +245,7 @@ def _steers(kinds: Kinds, a: Applied) -> bool:
     return kinds == "any" or (kinds == "named" and bool(a.feature.label or a.vector))
 
 
-def _as_they_are(steered: Steered) -> bool:
+def _as_they_are(steered: PolicyInput) -> bool:
     """Whether a spec is whole presets, each as strong as it is or weaker or stronger, never turned round, where they steer."""
     spec, theirs = steered.resolved.spec, [p.steering for p in steered.presets]
     known = {f.id for s in theirs for f in s.features}
@@ -252,12 +254,12 @@ def _as_they_are(steered: Steered) -> bool:
     for one in theirs:
         ids = {f.id for f in one.features}
         mine = spec.model_copy(update={"features": tuple(f for f in spec.features if f.id in ids)})
-        if spec.unit != one.unit or not as_much(mine, one):
+        if spec.unit != one.unit or not is_scaled_preset(mine, one):
             return False
     return not theirs or spec.scope in {s.scope for s in theirs}
 
 
-def _multiplied(steered: Steered) -> tuple[float, float]:
+def _multiplied(steered: PolicyInput) -> tuple[float, float]:
     """By how much load and push grow where features that are multiplied, or turned round, are as active as they get.
 
     What is taken away is there already and goes to nothing, so a gate between 0 and 1 adds nothing.
@@ -275,14 +277,14 @@ def _multiplied(steered: Steered) -> tuple[float, float]:
     return float(torch.stack(doses).sum(0).norm()), push
 
 
-def _limited(policy: Policy, caller: Caller, steered: Steered) -> Iterable[Rule]:
+def _limited(policy: Policy, caller: Caller, steered: PolicyInput) -> Iterable[Violation]:
     for limit in policy.limit:
         if caller.role in limit.roles and (says := _broken(limit, steered)):
             reason = f" ({limit.reason})" if limit.reason else ""
-            yield Rule("limit", f"{limit.feature!r} is limited here{reason}: {says}", "steering.features")
+            yield Violation("limit", f"{limit.feature!r} is limited here{reason}: {says}", "steering.features")
 
 
-def _broken(limit: Limit, steered: Steered) -> str:
+def _broken(limit: Limit, steered: PolicyInput) -> str:
     """What a spec does that a limit does not let it; empty if nothing."""
     bundle, raw, least = steered.bundle, 0.0, max(ALIKE, 4 / steered.bundle.sae.d_in**0.5)
     found = bundle.numbered.get(int(n)) if (n := limit.feature.rpartition("/")[2]).isdecimal() else None
@@ -308,7 +310,7 @@ def _broken(limit: Limit, steered: Steered) -> str:
     return ""
 
 
-def _together(steered: Steered, limited: Feature, least: float) -> float:
+def _together(steered: PolicyInput, limited: Feature, least: float) -> float:
     """How far all that pushes goes the limited feature's way, if it does so by more than chance: many that hardly do can."""
     pushes = [item.target * _direction(item, steered.bundle) for _, item in _items(steered)]
     total = torch.stack(pushes).sum(0) if pushes else torch.zeros(steered.bundle.sae.d_in)
@@ -328,7 +330,7 @@ def _gated(limit: Limit, a: Applied, item: ResolvedIntervention) -> str:
     return ""
 
 
-def _items(steered: Steered) -> Iterable[tuple[Applied, ResolvedIntervention]]:
+def _items(steered: PolicyInput) -> Iterable[tuple[Applied, ResolvedIntervention]]:
     by_layer = {hook: list(items) for hook, items in steered.resolved.interventions.items()}
     hook = steered.bundle.info.hook
     there = [a for a in steered.resolved.applied if a.layer == steered.bundle.layer]
@@ -353,7 +355,7 @@ def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) 
         if not norm <= most:
             raise BadStrength(
                 f"the summed push at {hook} is {norm:.3g} typical lengths of the stream; at most {most:g} are allowed: "
-                f"lower the strengths, set steering.scale to {advised(scale * most / norm)}, or steering.over_budget to 'cut'"
+                f"lower the strengths, set steering.scale to {suggested_scale(scale * most / norm)}, or steering.over_budget to 'cut'"
             )
     for edit in resolved.edits.values():
         # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from server.schemas.generation import Said
+from server.schemas.generation import MessageInput
 from server.schemas.steering import Finite
 from steering.interpret.contrast import By
 
@@ -123,32 +123,32 @@ DOCUMENTS = 1000
 """Of each side."""
 
 
-Sample = Annotated[str, Field(min_length=1)] | Annotated[list[Said], Field(min_length=1, max_length=2000)]
+Sample = Annotated[str, Field(min_length=1)] | Annotated[list[MessageInput], Field(min_length=1, max_length=2000)]
 """A text, or a chat's messages."""
 
 
-class Looked(BaseModel):
+class TextInput(BaseModel):
     """A text, or a chat."""
 
     model_config = ConfigDict(extra="forbid")
 
     text: str | None = Field(default=None, min_length=1)
-    messages: list[Said] | None = Field(default=None, min_length=1, max_length=2000)
+    messages: list[MessageInput] | None = Field(default=None, min_length=1, max_length=2000)
     plain: bool = False
     """Take a text as it is, also if it looks like a transcript (`speaker: line`)."""
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> "Looked":
+    def _one_of_them(self) -> "TextInput":
         if (self.text is None) == (self.messages is None):
             raise ValueError("give text or messages, one of them")
         return self
 
 
-class AnalyzeRequest(Looked):
+class AnalyzeRequest(TextInput):
     """POST /v1/analyze."""
 
     model: str | None = None
-    other: Looked | None = None
+    other: TextInput | None = None
     """A second text to hold against the first."""
     top_k: int = Field(default=8, ge=1, le=64)
     """How many features of each token."""
@@ -159,7 +159,7 @@ class AnalyzeRequest(Looked):
     threshold: Finite = Field(default=0.0, ge=0)
 
 
-class AttributeRequest(Looked):
+class AttributeRequest(TextInput):
     """POST /v1/attribute: a text, or a chat up to where the assistant speaks or has begun to."""
 
     model: str | None = None

@@ -12,7 +12,7 @@ from server.schemas.generation import GenerationRequest
 T = TypeVar("T", bound=BaseModel)
 
 
-def parse(kind: type[T], body: bytes) -> T:
+def parse_body(kind: type[T], body: bytes) -> T:
     """Read a JSON body. Raises a 400 for what is no JSON, or holds NaN, infinity or half a character."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
@@ -24,11 +24,11 @@ def parse(kind: type[T], body: bytes) -> T:
     if not isinstance(value, dict):
         raise bad_request("the body must be a JSON object", param=None)
     if issubclass(kind, GenerationRequest):
-        _check_meant(value.keys() - kind.model_fields)
+        _check_misplaced_steering(value.keys() - kind.model_fields)
     return kind.model_validate_json(text, strict=True)
 
 
-def _check_meant(unknown: set[str]) -> None:
+def _check_misplaced_steering(unknown: set[str]) -> None:
     """What other servers know is ignored, but what was meant to be steered is not answered unsteered. Raises a 400."""
     for name in sorted(n for n in unknown if len(n) < 16)[:64]:
         if name in ("preset", "features"):

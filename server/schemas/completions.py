@@ -73,7 +73,7 @@ class Steering(BaseModel):
     coherence: Coherence | None = None
 
 
-class Otherwise(BaseModel):
+class SteeringDelta(BaseModel):
     """What is otherwise with the steering of one choice than the whole answer's `steering` says, and nothing else."""
 
     hash: str = ""
@@ -140,7 +140,7 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "content_filter"]
-    steering: Otherwise = Otherwise()
+    steering: SteeringDelta = SteeringDelta()
 
 
 class _Completion(BaseModel):
@@ -175,7 +175,7 @@ class TextChoice(BaseModel):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length", "content_filter"]
-    steering: Otherwise = Otherwise()
+    steering: SteeringDelta = SteeringDelta()
 
 
 class TextCompletion(_Completion):

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from server.schemas.pages import Page
 from steering.catalogue.feature import Feature
-from steering.catalogue.feature_edits import Edited
+from steering.catalogue.feature_edits import FeatureEdit
 from steering.interpret.feature_map import Cluster
 
 Mode = Literal["text", "meaning", "prompt", "common", "id"]
@@ -14,20 +14,20 @@ Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 Share = Annotated[float | None, Field(default=None, ge=0, le=1, allow_inf_nan=False)]
 
 
-class FeatureInList(Feature):
+class FeatureSummary(Feature):
     """A feature without its examples."""
 
     object: Literal["feature"]
     starred: bool
     score: float | None
     """How well it fits what was looked for."""
-    edited: Edited | None = None
+    edited: FeatureEdit | None = None
 
 
 class FeatureList(Page):
     """A page of features."""
 
-    data: list[FeatureInList]
+    data: list[FeatureSummary]
     total: int
 
 
@@ -39,7 +39,7 @@ class Neighbour(BaseModel):
     cosine: float
 
 
-class FeatureInFull(Feature):
+class FeatureDetail(Feature):
     """All that is known of a feature."""
 
     object: Literal["feature"]

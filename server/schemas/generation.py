@@ -15,9 +15,9 @@ from pydantic import (
 )
 
 from server.engines.base import Sampling
-from server.errors import ApiError, bad_request, first_problem
+from server.errors import ApiError, bad_request, first_validation_error
 from server.schemas.steering import SteeringRequest, Whole
-from server.validation import given
+from server.validation import describe_value
 from steering.model.chat_template import Message
 from steering.spec import Preset
 
@@ -40,7 +40,7 @@ _MESSAGE = {
         "content": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": _PART}]},
     },
 }
-Said = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
+MessageInput = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
 """A message as it comes; `messages_of` takes it apart and says what is wrong with it."""
 
 
@@ -51,12 +51,12 @@ class Prompt(NamedTuple):
     said: str | tuple[int, ...]
 
 
-def prompts_of(value: object) -> tuple[Prompt, ...]:
+def split_prompts(value: object) -> tuple[Prompt, ...]:
     """OpenAI's four forms of a prompt as one: text, ids, a list of texts, a list of ids. Raises a 400 that names the place."""
     if isinstance(value, str) or (isinstance(value, list) and value and _is_whole(value[0])):
         return (Prompt("prompt", _prompt(value, "prompt")),)
     if not isinstance(value, list):
-        raise bad_request(f"prompt: text or a list is wanted, not {given(value)}", param="prompt")
+        raise bad_request(f"prompt: text or a list is wanted, not {describe_value(value)}", param="prompt")
     if not value:
         raise bad_request("prompt: give at least 1, not 0", param="prompt")
     return tuple(Prompt(f"prompt.{i}", _prompt(each, f"prompt.{i}")) for i, each in enumerate(value))
@@ -66,7 +66,7 @@ _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 
 _TEXT_OR_IDS = {"anyOf": [{"type": "string"}, _IDS]}
 Prompts = Annotated[
     tuple[Prompt, ...],
-    PlainValidator(prompts_of),
+    PlainValidator(split_prompts),
     WithJsonSchema({"anyOf": [*_TEXT_OR_IDS["anyOf"], {"type": "array", "minItems": 1, "items": _TEXT_OR_IDS}]}),
 ]
 MOST_REPLIES = 128
@@ -133,7 +133,7 @@ class GenerationRequest(BaseModel):
         return stop
 
     @property
-    def asked_max_tokens(self) -> int | None:
+    def requested_max_tokens(self) -> int | None:
         """How many tokens were asked for, if any."""
         return self.max_tokens
 
@@ -161,7 +161,7 @@ class GenerationRequest(BaseModel):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
-    messages: list[Said] = Field(min_length=1, max_length=2000)
+    messages: list[MessageInput] = Field(min_length=1, max_length=2000)
     max_completion_tokens: Whole | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
@@ -184,7 +184,7 @@ class ChatRequest(GenerationRequest):
         return self
 
     @property
-    def asked_max_tokens(self) -> int | None:
+    def requested_max_tokens(self) -> int | None:
         """`max_completion_tokens` wins over its older name."""
         return self.max_completion_tokens or self.max_tokens
 
@@ -195,7 +195,7 @@ class ChatRequest(GenerationRequest):
 
     def chat(self) -> list[Message]:
         """The messages as role and text. Raises a 400 for what is no text."""
-        return messages_of(self.messages)
+        return to_messages(self.messages)
 
 
 class CompletionRequest(GenerationRequest):
@@ -232,10 +232,10 @@ def check_sampling(sampling: dict[str, float]) -> None:
     try:
         GenerationRequest.model_validate({"model": "any", **sampling})
     except ValidationError as error:
-        raise first_problem(error, within="sampling") from error
+        raise first_validation_error(error, within="sampling") from error
 
 
-def messages_of(messages: list[dict[str, Any]]) -> list[Message]:
+def to_messages(messages: list[dict[str, Any]]) -> list[Message]:
     """Messages as role and text. Raises a 400 for what is no text."""
     return [_message(m, f"messages.{i}") for i, m in enumerate(messages)]
 
@@ -253,12 +253,12 @@ def _prompt(value: object, at: str) -> str | tuple[int, ...]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise bad_request(f"{at}: text or a list of token ids is wanted, not {given(value)}", param=at)
+        raise bad_request(f"{at}: text or a list of token ids is wanted, not {describe_value(value)}", param=at)
     if not value:
         raise bad_request(f"{at}: give at least 1 token, not 0", param=at)
     for i, token in enumerate(value):
         if not _is_whole(token):
-            raise bad_request(f"{at}.{i}: a token id is wanted, not {given(token)}", param=f"{at}.{i}")
+            raise bad_request(f"{at}.{i}: a token id is wanted, not {describe_value(token)}", param=f"{at}.{i}")
     return tuple(map(int, value))
 
 

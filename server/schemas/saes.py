@@ -7,7 +7,7 @@ from pydantic import BaseModel, JsonValue
 from server.schemas.pages import Page
 
 
-class SaeInList(BaseModel):
+class SaeSummary(BaseModel):
     """A revision; `error` says what is wrong with one that is damaged."""
 
     id: str
@@ -27,10 +27,10 @@ class SaeInList(BaseModel):
 class SaeList(Page):
     """All revisions."""
 
-    data: list[SaeInList]
+    data: list[SaeSummary]
 
 
-class SaeInFull(SaeInList):
+class SaeDetail(SaeSummary):
     """A revision with its report."""
 
     report: dict[str, Any]
@@ -68,7 +68,7 @@ class SaeChanges(BaseModel):
     presets: ChangePage
 
 
-class Agreed(BaseModel):
+class ConsentState(BaseModel):
     """Whether a user agrees to be learnt from, and how much is kept of them."""
 
     user: str | None
@@ -85,7 +85,7 @@ class TextsDeleted(BaseModel):
     deleted: int
 
 
-class Look(BaseModel):
+class DriftCheck(BaseModel):
     """What the trainer saw at one time."""
 
     at: float
@@ -99,7 +99,7 @@ class Look(BaseModel):
 class Drift(Page):
     """What the trainer's looks have measured."""
 
-    data: list[Look]
+    data: list[DriftCheck]
     revision: str
     baseline: dict[str, dict[str, JsonValue] | None]
     look_seconds: float

@@ -35,7 +35,7 @@ class SteeringRequest(BaseModel):
         """The spec without the preset."""
         return SteeringSpec(features=self.features, unit=self.unit, scale=self.scale, scope=self.scope)
 
-    def over(self, preset: Preset | None) -> SteeringSpec:
+    def merged_with(self, preset: Preset | None) -> SteeringSpec:
         """The preset's spec with what is given here laid over it."""
         return preset.steering.overridden_by(self.spec(), self.model_fields_set) if preset else self.spec()
 

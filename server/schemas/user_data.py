@@ -6,14 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server.schemas.analysis import Sample
 from server.schemas.features import Sides
-from server.schemas.generation import Said
+from server.schemas.generation import MessageInput
 from server.schemas.pages import Page
 from server.schemas.steering import SteeringRequest, Whole
 from steering.interpret.directions import Method
 from steering.spec import Mode, Preset
 
 
-class VectorMade(BaseModel):
+class VectorInfo(BaseModel):
     """A user's own direction."""
 
     object: Literal["vector"]
@@ -31,7 +31,7 @@ class VectorMade(BaseModel):
 class VectorList(Page):
     """A user's vectors."""
 
-    data: list[VectorMade]
+    data: list[VectorInfo]
 
 
 class Default(BaseModel):
@@ -154,7 +154,7 @@ class Feedback(BaseModel):
     after: SteeringRequest | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> "Feedback":
+    def _check_complete(self) -> "Feedback":
         needed = {"thumb": ("up", "steering"), "ab": ("better", "worse"), "move": ("before", "after")}[self.kind]
         if missing := [n for n in needed if getattr(self, n) is None]:
             raise ValueError(f"a {self.kind!r} needs {' and '.join(needed)}; {missing[0]} is missing")
@@ -187,5 +187,5 @@ class ShareRequest(BaseModel):
     model: str = Field(min_length=1)
     steering: SteeringRequest | None = None
     seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
-    messages: list[Said] | None = Field(default=None, max_length=200)
+    messages: list[MessageInput] | None = Field(default=None, max_length=200)
     title: str | None = Field(default=None, max_length=200)

@@ -13,26 +13,26 @@ from typing import Any
 
 import structlog
 
-from server.sae.served_revision import setting_of
-from server.serving.served_model import Tiller
+from server.sae.served_revision import revision_setting
+from server.serving.served_model import ServedModel
 from server.store.base import Conflict, Unavailable, edits_setting
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.resolve import Catalogue
 from steering.errors import BadBundle
 
 log = structlog.get_logger(__name__)
-EVERY = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two looks at the store."""
 
 
-async def as_called(tiller: Tiller, bundle: Bundle) -> Tiller:
+async def with_user_labels(served: ServedModel, bundle: Bundle) -> ServedModel:
     """The tiller with another bundle, whose features are called what people here call them."""
-    edits = await tiller.store.feature_edits(bundle.info.name)
-    return replace(tiller, catalogue=Catalogue([bundle.with_edits(edits)]))
+    edits = await served.store.feature_edits(bundle.info.name)
+    return replace(served, catalogue=Catalogue([bundle.with_edits(edits)]))
 
 
-class Swap:
-    """Keeps `state.tiller` at the revision that the store wants."""
+class RevisionSwitch:
+    """Keeps `state.served_model` at the revision that the store wants."""
 
     def __init__(self, state: Any) -> None:  # noqa: ANN401 - starlette's State
         self.state = state
@@ -45,8 +45,8 @@ class Swap:
         self._one_at_a_time = asyncio.Lock()
 
     @property
-    def _tiller(self) -> Tiller:
-        return self.state.tiller
+    def _tiller(self) -> ServedModel:
+        return self.state.served_model
 
     async def watch(self) -> None:
         """Follow the store for good."""
@@ -56,7 +56,7 @@ class Swap:
                 if not pinned:
                     await self._pin_presets()
                 pinned = True
-                await self.look()
+                await self.sync()
                 if self._lost:
                     log.warning("the store is there again")
                 self._lost = False
@@ -67,18 +67,18 @@ class Swap:
             except Exception as error:
                 self.error = f"cannot look which revision is wanted: {error}"
                 log.exception("looking for another revision failed")
-            await self._tiller.store.changed(EVERY)
+            await self._tiller.store.changed(POLL_SECONDS)
 
-    async def look(self) -> None:
+    async def sync(self) -> None:
         """Serve what the store names, unless it is served or was refused before, under the labels that it has by now."""
         async with self._one_at_a_time:
-            tiller = self._tiller
-            said = await tiller.store.setting(edits_setting(tiller.model))
+            served = self._tiller
+            said = await served.store.setting(edits_setting(served.model))
             if said != self._said:  # here or by another server
-                self.state.tiller = tiller = await as_called(tiller, tiller.bundle)
+                self.state.served_model = served = await with_user_labels(served, served.bundle)
                 self._said = said
-            wanted = await tiller.store.setting(setting_of(tiller.model)) or tiller.revisions.info.revision
-            if wanted == tiller.bundle.info.revision:
+            wanted = await served.store.setting(revision_setting(served.model)) or served.revisions.info.revision
+            if wanted == served.bundle.info.revision:
                 self.error, self._refused = None, None
             elif wanted != self._refused:
                 try:
@@ -89,17 +89,17 @@ class Swap:
     async def activate(self, revision: str) -> str:
         """Serve a revision and have the store say so; return the one before. Raises BadBundle, and then nothing changed."""
         async with self._one_at_a_time:
-            tiller = self._tiller
-            before = tiller.bundle.info.revision
+            served = self._tiller
+            before = served.bundle.info.revision
             opened = await self._open(revision) if revision != before else None
-            await tiller.store.set_setting(setting_of(tiller.model), revision)
+            await served.store.set_setting(revision_setting(served.model), revision)
             await self._take(opened)
         return before
 
     async def relabel(self) -> None:
         """Serve the same revision with what people call its features by now."""
         async with self._one_at_a_time:
-            self.state.tiller = await as_called(self._tiller, self._tiller.bundle)
+            self.state.served_model = await with_user_labels(self._tiller, self._tiller.bundle)
 
     async def _serve(self, revision: str) -> None:
         # Asked before it is opened: files that come in between are to be looked at again.
@@ -116,30 +116,30 @@ class Swap:
             raise
 
     async def _open(self, revision: str) -> Bundle:
-        tiller, started = self._tiller, time.monotonic()
+        served, started = self._tiller, time.monotonic()
 
         def read() -> Bundle:
-            found = tiller.revisions.open(revision, gently=True)
-            found.check_fits(tiller.engine.width)
-            return found.to(tiller.engine.device)
+            found = served.revisions.open(revision, gently=True)
+            found.check_fits(served.engine.width)
+            return found.to(served.engine.device)
 
         found = await asyncio.to_thread(read)
-        await tiller.engine.add_revision(revision, {found.info.hook: found.files})
+        await served.engine.add_revision(revision, {found.info.hook: found.files})
         log.info("revision opened", revision=revision, seconds=round(time.monotonic() - started, 3))
         return found
 
     async def _take(self, opened: Bundle | None) -> None:
         self.error, self._refused = None, None
         if opened:
-            self.state.tiller = await as_called(self._tiller, opened)
+            self.state.served_model = await with_user_labels(self._tiller, opened)
 
     async def _pin_presets(self) -> None:
         """Give presets that were saved before there were snapshots theirs, while their features are there."""
-        tiller = self._tiller
-        for preset in await tiller.store.presets():
-            pinned = tiller.bundle.pinned(preset)
-            if preset.model == tiller.model and pinned != preset:
+        served = self._tiller
+        for preset in await served.store.presets():
+            pinned = served.bundle.pinned(preset)
+            if preset.model == served.model and pinned != preset:
                 try:
-                    await tiller.store.save_preset(pinned, based_on=preset.version)
+                    await served.store.save_preset(pinned, based_on=preset.version)
                 except Conflict:
                     pass  # whoever changed it in between has pinned it

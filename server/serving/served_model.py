@@ -14,10 +14,18 @@ from server import validation
 from server.auth.caller import ANYONE, Caller
 from server.engines.base import Engine, Generation
 from server.errors import ApiError, bad_request
-from server.safety.guards import Watch
-from server.safety.policy import USUAL_POLICY, Admission, Policy, Steered, as_much, check_policy, decide
+from server.safety.guards import Guards
+from server.safety.policy import (
+    DEFAULT_POLICY,
+    Admission,
+    Policy,
+    PolicyInput,
+    authorize,
+    check_policy,
+    is_scaled_preset,
+)
 from server.schemas.steering import SteeringRequest
-from server.serving.steering_choice import Choice
+from server.serving.steering_choice import SteeringChoice
 from server.settings import Settings
 from server.store.base import Store, Unavailable
 from steering.catalogue.bundle import Bundle
@@ -25,11 +33,11 @@ from steering.catalogue.composition import compose
 from steering.catalogue.resolve import Catalogue, Resolved
 from steering.catalogue.revisions import Revisions
 from steering.errors import BadStrength, UnknownFeature
-from steering.spec import VECTOR, Preset, Snapshot, SteeringSpec
+from steering.spec import VECTOR, FeatureSnapshot, Preset, SteeringSpec
 
 
 @dataclass(frozen=True, eq=False)
-class Tiller:
+class ServedModel:
     """The collaborators of every route."""
 
     engine: Engine
@@ -38,8 +46,8 @@ class Tiller:
     settings: Settings
     revisions: Revisions
     """Of the bundle, on disk."""
-    policy: Policy = USUAL_POLICY
-    watch: Watch | None = None
+    policy: Policy = DEFAULT_POLICY
+    guards: Guards | None = None
     """What reads prompts and replies, where somebody has set it up."""
 
     @property
@@ -62,25 +70,27 @@ class Tiller:
         if shipped := next((p for p in self.bundle.presets if p.id == preset_id), None):
             return shipped
         for tenant in dict.fromkeys((caller.tenant, "")):
-            found = self._mine(await self.store.preset(preset_id, tenant))
-            if found and caller.sees(found):
+            found = self._if_of_this_bundle(await self.store.preset(preset_id, tenant))
+            if found and caller.can_see(found):
                 return found
         return None
 
     async def presets(self, caller: Caller = ANYONE) -> list[Preset]:
         """The bundle's presets, then the saved ones that a caller may see; of two with one id, their tenant's."""
-        held = [p for p in filter(self._mine, await self.store.presets()) if p.tenant in ("", caller.tenant)]
-        ours = {p.id for p in held if p.tenant == caller.tenant and caller.sees(p)}
-        seen = [p for p in held if caller.sees(p) and (p.tenant == caller.tenant or p.id not in ours)]
+        held = [
+            p for p in filter(self._if_of_this_bundle, await self.store.presets()) if p.tenant in ("", caller.tenant)
+        ]
+        ours = {p.id for p in held if p.tenant == caller.tenant and caller.can_see(p)}
+        seen = [p for p in held if caller.can_see(p) and (p.tenant == caller.tenant or p.id not in ours)]
         return [*self.bundle.presets, *seen]
 
-    def _mine(self, saved: Preset | None) -> Preset | None:
+    def _if_of_this_bundle(self, saved: Preset | None) -> Preset | None:
         """Let through what was saved for this bundle; others' presets wait in the store until theirs is served."""
         return saved if saved and saved.model == self.model else None
 
     async def choose(
         self, model: str | None, steering: SteeringRequest | None, *, user: str | None = None, caller: Caller = ANYONE
-    ) -> Choice:
+    ) -> SteeringChoice:
         """Check a request's model and steering; vectors are those of the caller's `user`. Raises ApiError and SteeringError."""
         asked = steering or SteeringRequest()
         by_model = await self._preset_of_model(model, caller)
@@ -90,41 +100,43 @@ class Tiller:
                 param="steering.preset",
             )
         preset = by_model or await self._preset_named(asked.preset, caller)
-        default = await self._default(asked, preset, caller)
-        with _as_one_spec():
-            spec = asked.over(preset)
+        default = await self._default_preset(asked, preset, caller)
+        with _locate_spec_errors():
+            spec = asked.merged_with(preset)
             spec = spec.on_top_of(default.steering) if default else spec
-        pins = await self.vectors(caller.person(user), spec)
+        pins = await self.vectors(caller.subject(user), spec)
         pins = pins | (default.pins if default else {}) | (preset.pins if preset else {})
-        with _as_asked(asked):
-            resolved, cut = self._cut(spec, pins) if asked.over_budget == "cut" else (self.resolve(spec, pins), None)
+        with _locate_unknown_feature(asked):
+            resolved, cut = (
+                self._scale_to_budget(spec, pins) if asked.over_budget == "cut" else (self.resolve(spec, pins), None)
+            )
         revision, composition = self.bundle.info.revision, compose(resolved, self.bundle)
         coherence = "coherence" in asked.wanted
-        choice = Choice(model or self.model, preset, resolved, revision, composition, coherence, cut, pins)
-        like = None if preset else await self._like(spec, caller)
-        return self._decided(replace(choice, caller=caller, default=default, like=like))
+        choice = SteeringChoice(model or self.model, preset, resolved, revision, composition, coherence, cut, pins)
+        like = None if preset else await self._equivalent_preset(spec, caller)
+        return self._authorize(replace(choice, caller=caller, default=default, like=like))
 
-    async def _like(self, spec: SteeringSpec, caller: Caller) -> Preset | None:
+    async def _equivalent_preset(self, spec: SteeringSpec, caller: Caller) -> Preset | None:
         """The preset that a caller sees and whose features these are, all of them as much more or less."""
         if not spec.features:
             return None
-        if (found := _alike(spec, self.bundle.presets)) or caller.may("researcher"):
+        if (found := _find_equivalent(spec, self.bundle.presets)) or caller.has_role("researcher"):
             return found  # who may steer by anything needs no saved one
         try:
-            return _alike(spec, await self.presets(caller))
+            return _find_equivalent(spec, await self.presets(caller))
         except Unavailable:  # the bundle's are here, and what a role may steer by itself needs none
             return None
 
-    def _decided(self, choice: Choice) -> Choice:
+    def _authorize(self, choice: SteeringChoice) -> SteeringChoice:
         """The same choice with the policy's signature. Raises ApiError."""
-        steered = Steered(choice.resolved, choice.composition, self.bundle, choice.presets)
-        return replace(choice, ticket=decide(self.policy, choice.caller, steered))
+        steered = PolicyInput(choice.resolved, choice.composition, self.bundle, choice.presets)
+        return replace(choice, ticket=authorize(self.policy, choice.caller, steered))
 
-    def allowed(self, resolved: Resolved, caller: Caller, presets: tuple[Preset, ...] = ()) -> None:
+    def check_allowed(self, resolved: Resolved, caller: Caller, presets: tuple[Preset, ...] = ()) -> None:
         """Raise ApiError for what a caller may not steer, before it is kept."""
-        decide(self.policy, caller, Steered(resolved, compose(resolved, self.bundle), self.bundle, presets))
+        authorize(self.policy, caller, PolicyInput(resolved, compose(resolved, self.bundle), self.bundle, presets))
 
-    async def _default(self, asked: SteeringRequest, preset: Preset | None, caller: Caller) -> Preset | None:
+    async def _default_preset(self, asked: SteeringRequest, preset: Preset | None, caller: Caller) -> Preset | None:
         """What the operator steers where nothing else is said; whoever names a preset has said something else."""
         name = caller.default_preset or self.settings.default_preset
         if not name or preset is not None or not asked.default:
@@ -137,30 +149,32 @@ class Tiller:
             )  # fmt: skip
         return found
 
-    async def judged(self, choice: Choice, request: Generation) -> Choice:
+    async def apply_guards(self, choice: SteeringChoice, request: Generation) -> SteeringChoice:
         """The choice as the guards leave it: where the model would refuse by itself, unsteered. Raises CannotRead."""
-        if self.watch is None:
+        if self.guards is None:
             return choice
-        verdict = await self.watch.before(request)
+        verdict = await self.guards.check_prompt(request)
         if verdict.outcome != "unsteered":
             return replace(choice, verdict=verdict)
         resolved = self.resolve(SteeringSpec(), {})
         plain = replace(
             choice, resolved=resolved, composition=compose(resolved, self.bundle), cut=None, verdict=verdict
         )
-        return self._decided(plain)
+        return self._authorize(plain)
 
-    async def vectors(self, user: str | None, spec: SteeringSpec) -> dict[str, Snapshot]:
+    async def vectors(self, user: str | None, spec: SteeringSpec) -> dict[str, FeatureSnapshot]:
         """Those vectors among a spec's features that this user has; another's is as if it did not exist."""
         names = [f.id.removeprefix(VECTOR) for f in spec.features if f.id.startswith(VECTOR)] if user else []
         held = [await self.store.vector(user or "", self.model, name) for name in names]
         return {v.snapshot.id: v.snapshot for v in held if v}
 
-    def _cut(self, spec: SteeringSpec, pins: Mapping[str, Snapshot]) -> tuple[Resolved, float | None]:
+    def _scale_to_budget(
+        self, spec: SteeringSpec, pins: Mapping[str, FeatureSnapshot]
+    ) -> tuple[Resolved, float | None]:
         """Resolve a spec, made weaker until its push is as long as is allowed; by how much, if so."""
         factor, tried = 1.0, spec
         for _ in range(12):  # a dose is no straight line, so the first guess need not be the last
-            with _as_one_spec():
+            with _locate_spec_errors():
                 longest = max(self.catalogue.resolve(tried, pins).push_norm.values(), default=0.0)
             if longest <= self.settings.max_push:
                 break
@@ -168,23 +182,23 @@ class Tiller:
             tried = spec.model_copy(update={"scale": spec.scale * factor})
         return self.resolve(tried, pins), None if factor == 1.0 else round(factor, 4)
 
-    def resolve(self, spec: SteeringSpec, pins: Mapping[str, Snapshot]) -> Resolved:
+    def resolve(self, spec: SteeringSpec, pins: Mapping[str, FeatureSnapshot]) -> Resolved:
         """Resolve a spec, with its preset's snapshots, and hold it against the policy. Raises UnknownFeature and BadStrength."""
         if len(spec.features) > self.settings.max_features:
             raise BadStrength(
                 f"{len(spec.features)} features; this server steers at most {self.settings.max_features} at once"
             )
-        with _as_one_spec():
+        with _locate_spec_errors():
             resolved = self.catalogue.resolve(spec, pins)
         check_policy(resolved, self.settings, scale=spec.scale)
         return resolved
 
-    def eased(self, choice: Choice, factor: float) -> Choice:
+    def weakened(self, choice: SteeringChoice, factor: float) -> SteeringChoice:
         """The same choice with all strengths multiplied."""
         spec = choice.resolved.spec
         eased = spec.model_copy(update={"scale": spec.scale * factor})
         resolved = self.resolve(eased, choice.pins)
-        return self._decided(replace(choice, resolved=resolved, composition=compose(resolved, self.bundle)))
+        return self._authorize(replace(choice, resolved=resolved, composition=compose(resolved, self.bundle)))
 
     async def _preset_of_model(self, model: str | None, caller: Caller) -> Preset | None:
         name, at, preset_id = (model or self.model).partition("@")
@@ -210,21 +224,23 @@ class Tiller:
         )
 
 
-def _alike(spec: SteeringSpec, presets: Sequence[Preset]) -> Preset | None:
-    return next((p for p in presets if p.steering.unit == spec.unit and as_much(spec, p.steering)), None)
+def _find_equivalent(spec: SteeringSpec, presets: Sequence[Preset]) -> Preset | None:
+    return next((p for p in presets if p.steering.unit == spec.unit and is_scaled_preset(spec, p.steering)), None)
 
 
 @contextmanager
-def _as_one_spec() -> Iterator[None]:
+def _locate_spec_errors() -> Iterator[None]:
     """Name the place of what only shows once preset, features and scale are one: a 33rd feature, an overflow."""
     try:
         yield
     except ValidationError as error:
-        raise BadStrength(f"preset, features and scale together: {validation.first(error.errors())[1]}") from error
+        raise BadStrength(
+            f"preset, features and scale together: {validation.first_error(error.errors())[1]}"
+        ) from error
 
 
 @contextmanager
-def _as_asked(asked: SteeringRequest) -> Iterator[None]:
+def _locate_unknown_feature(asked: SteeringRequest) -> Iterator[None]:
     """Name the place of an unknown feature, where the request names it and not its preset."""
     try:
         yield

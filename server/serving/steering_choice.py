@@ -10,16 +10,16 @@ from server.safety.guards import Verdict
 from steering.catalogue.composition import Composition
 from steering.catalogue.resolve import Applied, Resolved
 from steering.model.chat_template import EncodedChat
-from steering.spec import Preset, Snapshot
+from steering.spec import FeatureSnapshot, Preset
 
-GUARDED = {
+GUARD_MESSAGES = {
     "unsteered": "the model itself would refuse this, so it was not steered",
     "refused": "the server does not answer this prompt",
 }
 
 
 @dataclass(frozen=True)
-class Warned:
+class SteeringWarning:
     """Something that was done as asked, but that the caller should know."""
 
     code: str
@@ -28,7 +28,7 @@ class Warned:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class SteeringChoice:
     """A checked request: what to steer, and how to tell it."""
 
     model: str
@@ -39,7 +39,7 @@ class Choice:
     coherence: bool = False
     cut: float | None = None
     """By what all strengths were multiplied, where the sum was too long and the caller asked for that."""
-    pins: Mapping[str, Snapshot] = field(default_factory=dict)
+    pins: Mapping[str, FeatureSnapshot] = field(default_factory=dict)
     """The preset's snapshots and the user's own vectors, as they were resolved with."""
     ticket: str = ""
     """The policy's signature."""
@@ -56,7 +56,7 @@ class Choice:
         """Where features come from."""
         return tuple(p for p in (self.default, self.preset, self.like) if p)
 
-    def generation(self, chat: EncodedChat, sampling: Sampling) -> Generation:
+    def generation_request(self, chat: EncodedChat, sampling: Sampling) -> Generation:
         """The engine's request: which prompt tokens are steered follows from the scope."""
         n, scope = len(chat.ids), self.resolved.spec.scope
         # What is drawn first is read off the last prompt token, so `generated` begins there.
@@ -69,15 +69,17 @@ class Choice:
             self.resolved.fingerprint,
             interventions=self.resolved.interventions,
             revision=self.revision,
-            tenant=self.caller.person() or "",
+            tenant=self.caller.subject() or "",
             sampling=sampling,
             ticket=self.ticket,
         )
 
-    def echo(self) -> dict[str, Any]:
+    def applied_summary(self) -> dict[str, Any]:
         """What was applied, as every reply carries it."""
         spec = self.resolved.spec
-        told = {} if self.verdict is None else {"guards": self.verdict.told(scores=self.caller.may("researcher"))}
+        told = (
+            {} if self.verdict is None else {"guards": self.verdict.to_dict(scores=self.caller.has_role("researcher"))}
+        )
         return (
             told
             | {
@@ -87,7 +89,7 @@ class Choice:
                 "revision": self.revision,
                 "preset": self.preset.id if self.preset else None,
                 "default": self.default.id if self.default else None,
-                "applied": [_applied(a) for a in self.resolved.applied],
+                "applied": [_applied_to_dict(a) for a in self.resolved.applied],
                 "load": self.composition.load,
                 "predicted": self.composition.verdict,
                 "warnings": [w.__dict__ for w in self.warnings()],
@@ -95,41 +97,45 @@ class Choice:
             | ({"cut": self.cut} if self.cut is not None else {})
         )
 
-    def warnings(self) -> list[Warned]:
+    def warnings(self) -> list[SteeringWarning]:
         """What the caller should know of the doses, of how features go together, and of a cut."""
         its_own = {f.id for p in self.presets for f in p.steering.features}
-        found = [w for a in self.resolved.applied for w in _warned(a, self.revision, of_preset=a.feature.id in its_own)]
-        found += [Warned("overlap", o.one, o.says) for o in self.composition.overlaps]
+        found = [
+            w
+            for a in self.resolved.applied
+            for w in _dose_warnings(a, self.revision, of_preset=a.feature.id in its_own)
+        ]
+        found += [SteeringWarning("overlap", o.one, o.says) for o in self.composition.overlaps]
         if self.verdict and self.verdict.outcome != "as asked":
-            found.append(Warned("guards", "", GUARDED[self.verdict.outcome]))
+            found.append(SteeringWarning("guards", "", GUARD_MESSAGES[self.verdict.outcome]))
         if self.cut is not None:
             says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
-            found.append(Warned("cut", "", says))
+            found.append(SteeringWarning("cut", "", says))
         return found
 
 
-def _warned(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:
+def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[SteeringWarning]:
     found, name = [], a.feature.label or a.feature.id
     if a.gone and not a.vector:
         kept = f"{name}: revision {revision} has it no more; what was saved with the preset steers"
-        found.append(Warned("retired", a.feature.id, kept))
+        found.append(SteeringWarning("retired", a.feature.id, kept))
     if a.mode in ("scale", "ablate"):
         return found  # these have no dose
     if not a.measured:
         said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
-        return [*found, Warned("not_measured", a.feature.id, said)]
+        return [*found, SteeringWarning("not_measured", a.feature.id, said)]
     told = a.feature.calibration
     if told and told.points and not told.works and not of_preset:  # a preset was made of what works together
         said = f"{name}: no dose of it had an effect that a random direction does not have"
-        found.append(Warned("no_effect", a.feature.id, said))
+        found.append(SteeringWarning("no_effect", a.feature.id, said))
     edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0
     if abs(a.dose) > edge + 1e-6:
         said = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
-        found.append(Warned("above_sweet_spot", a.feature.id, said))
+        found.append(SteeringWarning("above_sweet_spot", a.feature.id, said))
     return found
 
 
-def disclosed(choices: Sequence[Choice]) -> dict[str, str]:
+def steering_headers(choices: Sequence[SteeringChoice]) -> dict[str, str]:
     """The headers by which whoever passes replies on can tell that one was steered, and by what; of several, one after the other."""
     told = {
         "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
@@ -140,7 +146,7 @@ def disclosed(choices: Sequence[Choice]) -> dict[str, str]:
     return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if each}
 
 
-def _applied(a: Applied) -> dict[str, Any]:
+def _applied_to_dict(a: Applied) -> dict[str, Any]:
     return {
         "id": a.feature.id,
         "label": a.feature.label,

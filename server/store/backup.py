@@ -36,9 +36,9 @@ def read(text: str) -> list[Record]:
         raise BadStore("this backup was made by a newer version of Tiller; update")
     if last != {"records": len(records)}:
         raise BadStore(f"this backup is cut off: {len(records)} records, and its last line does not say so")
-    return kept(records)
+    return records_to_keep(records)
 
 
-def kept(records: Iterable[Record]) -> list[Record]:
+def records_to_keep(records: Iterable[Record]) -> list[Record]:
     """What a backup is to hold: all but what signs browsers' cookies, for whoever has that can make some."""
     return [r for r in records if not (r.kind == "setting" and r.value.get("key") == SESSION)]

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from server.store.models import Kept, Key, LiveText, Record, Restored, Share, StoredVote
-from steering.catalogue.feature_edits import Edited
+from server.store.models import Key, LiveText, Record, Restored, Share, StoredVote, UserData
+from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 
@@ -13,7 +13,7 @@ class Conflict(Exception):
     """Somebody else changed it first: the version on which this change was based is gone."""
 
 
-class Taken(Conflict):
+class AlreadyExists(Conflict):
     """What is to be written is there already and says something else; `names` are those."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ def edits_setting(bundle: str) -> str:
     return f"edits:{bundle}"
 
 
-async def trouble(store: "Store", *, patience: float = 1.0) -> str | None:
+async def store_error(store: "Store", *, patience: float = 1.0) -> str | None:
     """Why a store cannot be used now, so many seconds being given to it; None if it can."""
     try:
         await asyncio.wait_for(store.check(), patience)
@@ -101,7 +101,7 @@ class Store(Protocol):
         """All that is kept, or what is kept of one user, and has not expired, oldest first."""
         ...
 
-    async def given(self) -> int:
+    async def consented_texts(self) -> int:
         """How many conversations are kept of all users, and have not expired."""
         ...
 
@@ -121,11 +121,13 @@ class Store(Protocol):
         """Forget what was said last, or everything; how many votes that were."""
         ...
 
-    async def feature_edits(self, bundle: str) -> dict[int, Edited]:
+    async def feature_edits(self, bundle: str) -> dict[int, FeatureEdit]:
         """What people say of a bundle's features, by number."""
         ...
 
-    async def edit_feature(self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None) -> Edited:
+    async def edit_feature(
+        self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None
+    ) -> FeatureEdit:
         """Change what is said of a feature: `label`, `note`, `starred`; None takes a label or note back.
 
         The same write changes `edits_setting(bundle)`, by which others see that there is something new; so does `restore`.
@@ -148,12 +150,12 @@ class Store(Protocol):
         """Forget a vector; whether there was one."""
         ...
 
-    async def kept(self, user: str, model: str) -> Kept:
+    async def user_data(self, user: str, model: str) -> UserData:
         """All presets of a model, and what this user has said and made; of features, what they or nobody named has said."""
         ...
 
     async def restore(
-        self, user: str, model: str, kept: Kept, *, replace: bool, votes: int, vectors: int
+        self, user: str, model: str, kept: UserData, *, replace: bool, votes: int, vectors: int
     ) -> dict[str, Restored]:
         """Write it, all or nothing; what became of `preset:<id>`, `feature:<number>`, `vector:<name>` and `votes`.
 

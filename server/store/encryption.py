@@ -32,32 +32,32 @@ class Unreadable(ValueError):
 
 
 @dataclass(frozen=True)
-class Seal:
+class TextEncryption:
     """One key."""
 
     secret: str = field(repr=False)
 
     @staticmethod
-    def of(settings: Settings) -> "Seal":
+    def from_settings(settings: Settings) -> "TextEncryption":
         """The key that the settings name, or the one of the data directory, which is made when it is first needed.
 
         Raises BadStore where it can neither be read nor made.
         """
         if settings.text_key:
-            return Seal(settings.text_key.get_secret_value())
+            return TextEncryption(settings.text_key.get_secret_value())
         place = settings.data_dir / FILE
         try:
             if not place.exists():
                 _make(place)
-            return Seal(place.read_text(encoding="ascii").strip())
+            return TextEncryption(place.read_text(encoding="ascii").strip())
         except (OSError, UnicodeDecodeError) as error:
             raise BadStore(f"the key for people's texts cannot be read or made: {error}") from error
 
-    def close(self, text: str, whose: str) -> str:
+    def encrypt(self, text: str, whose: str) -> str:
         """Seal a text."""
         return MARK + base64.b64encode(self._cipher.encrypt(text.encode(), [whose.encode()])).decode()
 
-    def open(self, sealed: str, whose: str) -> str:
+    def decrypt(self, sealed: str, whose: str) -> str:
         """Read a text; one that was kept before there were seals is as it is. Raises Unreadable."""
         if not sealed.startswith(MARK):
             return sealed
@@ -72,7 +72,7 @@ class Seal:
         found = []
         for text in texts:
             try:
-                found.append(replace(text, messages=self.open(text.messages, text.user)))
+                found.append(replace(text, messages=self.decrypt(text.messages, text.user)))
             except Unreadable:
                 pass
         if len(found) < len(texts):
@@ -84,7 +84,7 @@ class Seal:
         return AESSIV(hashlib.sha512(b"tiller.texts\0" + self.secret.encode()).digest())
 
 
-def alias(person: str) -> str:
+def pseudonym(person: str) -> str:
     """Somebody's name where only an equal one has to be found again."""
     return hashlib.sha256(b"tiller.person\0" + person.encode()).hexdigest()
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steering.catalogue.feature_edits import Edited
+from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 Role = Literal["viewer", "user", "creator", "researcher", "admin"]
@@ -19,7 +19,7 @@ SESSION = "session_secret"
 Restored = Literal["created", "replaced", "unchanged"]
 
 
-class Allowance(BaseModel):
+class RateLimits(BaseModel):
     """How much may be asked for with one key; None is as much as the server can do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,9 +33,9 @@ class Allowance(BaseModel):
     specs: int | None = Field(default=None, ge=1)
     """Different steerings an hour: a search for one that breaks the model needs many."""
 
-    def over(self, usual: "Allowance") -> "Allowance":
+    def with_defaults(self, usual: "RateLimits") -> "RateLimits":
         """These, with the usual ones where nothing is said."""
-        return Allowance(**{**usual.model_dump(), **self.model_dump(exclude_none=True)})
+        return RateLimits(**{**usual.model_dump(), **self.model_dump(exclude_none=True)})
 
 
 class Key(BaseModel):
@@ -52,13 +52,13 @@ class Key(BaseModel):
     """Those who share what they make for each other; the empty one is whoever runs the server."""
     owner: str
     """Who it is; two keys of one owner and tenant are the same person's."""
-    limits: Allowance = Allowance()
+    limits: RateLimits = RateLimits()
     default_preset: str | None = None
     """What is steered where a request leaves it open; the server's own default if not given."""
     created: int
     expires: int | None = None
 
-    def holds(self, now: float | None = None) -> bool:
+    def is_valid(self, now: float | None = None) -> bool:
         """Whether it can still be used."""
         return self.expires is None or self.expires > (time.time() if now is None else now)
 
@@ -86,7 +86,7 @@ class StoredVote:
 
 
 @dataclass(frozen=True)
-class Said:
+class VoteBatch:
     """The votes that somebody gave at once."""
 
     kind: str
@@ -94,14 +94,14 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Kept:
+class UserData:
     """What is kept for one model that a user may take along."""
 
     presets: tuple[Preset, ...] = ()
-    edits: Mapping[int, Edited] = field(default_factory=dict)
+    edits: Mapping[int, FeatureEdit] = field(default_factory=dict)
     """By the feature's number."""
     vectors: tuple[Vector, ...] = ()
-    said: tuple[Said, ...] = ()
+    said: tuple[VoteBatch, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from redis.exceptions import RedisError, WatchError
 
 from server.store import write_rules
 from server.store.base import BadStore, Conflict, Unavailable, edits_setting
-from server.store.models import Kept, Key, LiveText, Record, Restored, Share, StoredVote
-from steering.catalogue.feature_edits import Edited
+from server.store.models import Key, LiveText, Record, Restored, Share, StoredVote, UserData
+from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 T = TypeVar("T")
@@ -208,7 +208,7 @@ class RedisStore:
         now = time.time()
         return [LiveText(t["user"], t["messages"], t["created"]) for t in texts if t["expires"] >= now]
 
-    async def given(self) -> int:
+    async def consented_texts(self) -> int:
         """How many conversations are kept of all users, and have not expired."""
         return await self._ask(self._redis.zcount(TEXTS_EXPIRE, time.time(), "+inf"))
 
@@ -230,14 +230,14 @@ class RedisStore:
     async def votes(self, user: str, model: str) -> list[StoredVote]:
         """What a user has said, oldest first."""
         rows = await self._ask(self._redis.lrange(_votes_of(user, model), 0, -1))
-        return [vote for _, _, vote in map(_given, rows)]
+        return [vote for _, _, vote in map(_read_votes, rows)]
 
     async def drop_votes(self, user: str, model: str, *, last: bool) -> int:
         """Forget what was said last, or everything."""
         key = _votes_of(user, model)
 
         async def drop(pipe: Pipeline) -> int:
-            rows = [_given(row) for row in await _now(pipe.lrange(key, 0, -1))]
+            rows = [_read_votes(row) for row in await _now(pipe.lrange(key, 0, -1))]
             stay = sum(said != rows[-1][0] for said, _, _ in rows) if last else 0
             pipe.multi()
             if stay:
@@ -248,17 +248,19 @@ class RedisStore:
 
         return await self._change(drop, key)
 
-    async def feature_edits(self, bundle: str) -> dict[int, Edited]:
+    async def feature_edits(self, bundle: str) -> dict[int, FeatureEdit]:
         """What people say of a bundle's features, by number."""
         return _edits(await self._ask(self._redis.hgetall(_edits_of(bundle))))
 
-    async def edit_feature(self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None) -> Edited:
+    async def edit_feature(
+        self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None
+    ) -> FeatureEdit:
         """Change what is said of a feature; where nothing is said any more, it goes."""
         key = _edits_of(bundle)
 
-        async def change(pipe: Pipeline) -> Edited:
+        async def change(pipe: Pipeline) -> FeatureEdit:
             body = await _now(pipe.hget(key, str(number)))
-            edit = write_rules.edited(Edited.model_validate_json(body) if body else None, changes, by=by)
+            edit = write_rules.edited(FeatureEdit.model_validate_json(body) if body else None, changes, by=by)
             pipe.multi()
             if edit.empty:
                 pipe.hdel(key, str(number))
@@ -304,7 +306,7 @@ class RedisStore:
 
         return await self._change(delete, key)
 
-    async def kept(self, user: str, model: str) -> Kept:
+    async def user_data(self, user: str, model: str) -> UserData:
         """All presets of a model, and what this user has said and made, as of one moment."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hvals(PRESETS)
@@ -313,22 +315,22 @@ class RedisStore:
             pipe.lrange(_votes_of(user, model), 0, -1)
             bodies, edits, vectors, votes = await self._ask(pipe.execute())
         presets = sorted(map(Preset.model_validate_json, bodies), key=lambda p: p.id)
-        return Kept(
+        return UserData(
             presets=tuple(p for p in presets if p.model == model),
             edits=write_rules.theirs(_edits(edits), user),
             vectors=tuple(_vectors(vectors)),
-            said=tuple(write_rules.together(map(_given, votes))),
+            said=tuple(write_rules.together(map(_read_votes, votes))),
         )
 
     async def restore(
-        self, user: str, model: str, kept: Kept, *, replace: bool, votes: int, vectors: int
+        self, user: str, model: str, kept: UserData, *, replace: bool, votes: int, vectors: int
     ) -> dict[str, Restored]:
         """Write it in one transaction. Raises Taken and Conflict, and then nothing is written."""
         keys = PRESETS, _edits_of(model), _vectors_of(user, model), _votes_of(user, model)
 
         async def write(pipe: Pipeline) -> dict[str, Restored]:
             held = [await _now(pipe.hgetall(key)) for key in keys[:3]]
-            said = [_given(row) for row in await _now(pipe.lrange(keys[3], 0, -1))]
+            said = [_read_votes(row) for row in await _now(pipe.lrange(keys[3], 0, -1))]
             put: list[dict[str, str]] = [{}, {}, {}]
             done: dict[str, Restored] = {}
             for p in kept.presets:
@@ -569,13 +571,13 @@ def _put_share(pipe: Pipeline, share: Mapping[str, Any]) -> None:
     pipe.zadd(SHARES_EXPIRE, {share["id"]: share["expires"]})
 
 
-def _given(row: str) -> write_rules.Given:
+def _read_votes(row: str) -> write_rules.Given:
     vote = json.loads(row)
     return vote.pop("said"), vote.pop("kind"), StoredVote(**vote)
 
 
-def _edits(rows: Mapping[str, str]) -> dict[int, Edited]:
-    return {int(number): Edited.model_validate_json(body) for number, body in rows.items()}
+def _edits(rows: Mapping[str, str]) -> dict[int, FeatureEdit]:
+    return {int(number): FeatureEdit.model_validate_json(body) for number, body in rows.items()}
 
 
 def _vectors(rows: Mapping[str, str]) -> list[Vector]:
@@ -612,7 +614,7 @@ def _records_of(kind: str, whose: list[str], rows: Any) -> Iterator[Record]:  # 
         for name in sorted(rows):
             yield Record("vector", {**about, "vector": json.loads(rows[name])})
         return
-    for said in write_rules.together(map(_given, rows)):
+    for said in write_rules.together(map(_read_votes, rows)):
         yield Record("said", {**about, "kind": said.kind, "votes": [vars(v) for v in said.votes]})
 
 
@@ -632,7 +634,9 @@ def _put_record(pipe: Pipeline, number: int, record: Record) -> None:
             given = [(number, v["kind"], StoredVote(**vote)) for vote in v["votes"]]
             _push_votes(pipe, _votes_of(v["user"], v["model"]), given, 2**31)
         case "edit":
-            _put(pipe, _edits_of(v["bundle"]), str(v["number"]), Edited.model_validate(v["edit"]).model_dump_json())
+            _put(
+                pipe, _edits_of(v["bundle"]), str(v["number"]), FeatureEdit.model_validate(v["edit"]).model_dump_json()
+            )
             _mark_edits(pipe, v["bundle"])
         case "vector":
             vector = Vector.model_validate(v["vector"])

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
-from server.files import keep_file_to_us, keep_to_us
+from server.files import make_private_file, make_private_folder
 from server.store import write_rules
 from server.store.base import BadStore, Conflict, Unavailable, edits_setting
-from server.store.models import Kept, Key, LiveText, Record, Restored, Share, StoredVote
-from steering.catalogue.feature_edits import Edited
+from server.store.models import Key, LiveText, Record, Restored, Share, StoredVote, UserData
+from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 T = TypeVar("T")
@@ -60,8 +60,8 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         try:
-            keep_to_us(path.parent)
-            keep_file_to_us(path)  # what SQLite puts beside it has the same mode
+            make_private_folder(path.parent)
+            make_private_file(path)  # what SQLite puts beside it has the same mode
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
         except (OSError, sqlite3.Error) as error:
             raise BadStore(f"cannot open {str(path)!r}: {error}; choose another --data-dir") from error
@@ -181,7 +181,7 @@ class SqliteStore:
         rows = await self._run(lambda db: db.execute(sql, (time.time(), user)).fetchall())
         return [LiveText(*row) for row in rows]
 
-    async def given(self) -> int:
+    async def consented_texts(self) -> int:
         """How many conversations are kept of all users, and have not expired."""
         sql = "SELECT COUNT(*) FROM live WHERE expires >= ?"
         return await self._run(lambda db: db.execute(sql, (time.time(),)).fetchone()[0])
@@ -209,19 +209,21 @@ class SqliteStore:
             lambda db: db.execute(f"DELETE FROM votes WHERE {whose}{only}", who + (who if last else ())).rowcount
         )
 
-    async def feature_edits(self, bundle: str) -> dict[int, Edited]:
+    async def feature_edits(self, bundle: str) -> dict[int, FeatureEdit]:
         """What people say of a bundle's features, by number."""
         sql = "SELECT number, body FROM feature_edits WHERE bundle = ?"
         rows = await self._run(lambda db: db.execute(sql, (bundle,)).fetchall())
-        return {number: Edited.model_validate_json(body) for number, body in rows}
+        return {number: FeatureEdit.model_validate_json(body) for number, body in rows}
 
-    async def edit_feature(self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None) -> Edited:
+    async def edit_feature(
+        self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None
+    ) -> FeatureEdit:
         """Change what is said of a feature, in one transaction; where nothing is said any more, the row goes."""
 
-        def change(db: sqlite3.Connection) -> Edited:
+        def change(db: sqlite3.Connection) -> FeatureEdit:
             sql = "SELECT body FROM feature_edits WHERE bundle = ? AND number = ?"
             row = db.execute(sql, (bundle, number)).fetchone()
-            edit = write_rules.edited(Edited.model_validate_json(row[0]) if row else None, changes, by=by)
+            edit = write_rules.edited(FeatureEdit.model_validate_json(row[0]) if row else None, changes, by=by)
             _mark_edits(db, bundle)
             if edit.empty:
                 db.execute("DELETE FROM feature_edits WHERE bundle = ? AND number = ?", (bundle, number))
@@ -259,26 +261,26 @@ class SqliteStore:
         sql = "DELETE FROM vectors WHERE user = ? AND model = ? AND name = ?"
         return await self._run(lambda db: db.execute(sql, (user, model, name)).rowcount > 0)
 
-    async def kept(self, user: str, model: str) -> Kept:
+    async def user_data(self, user: str, model: str) -> UserData:
         """All presets of a model, and what this user has said and made, as of one moment."""
 
-        def read(db: sqlite3.Connection) -> Kept:
+        def read(db: sqlite3.Connection) -> UserData:
             presets = [Preset.model_validate_json(b) for (b,) in db.execute("SELECT body FROM presets ORDER BY id")]
             sql = "SELECT number, body FROM feature_edits WHERE bundle = ?"
-            edits = {n: Edited.model_validate_json(b) for n, b in db.execute(sql, (model,))}
+            edits = {n: FeatureEdit.model_validate_json(b) for n, b in db.execute(sql, (model,))}
             sql = "SELECT body FROM vectors WHERE user = ? AND model = ? ORDER BY name"
             vectors = [Vector.model_validate_json(b) for (b,) in db.execute(sql, (user, model))]
-            return Kept(
+            return UserData(
                 presets=tuple(p for p in presets if p.model == model),
                 edits=write_rules.theirs(edits, user),
                 vectors=tuple(vectors),
-                said=tuple(write_rules.together(_given(db, user, model))),
+                said=tuple(write_rules.together(_read_votes(db, user, model))),
             )
 
         return await self._run(read)
 
     async def restore(
-        self, user: str, model: str, kept: Kept, *, replace: bool, votes: int, vectors: int
+        self, user: str, model: str, kept: UserData, *, replace: bool, votes: int, vectors: int
     ) -> dict[str, Restored]:
         """Write it in one transaction. Raises Taken and Conflict, and then nothing is written."""
 
@@ -296,7 +298,7 @@ class SqliteStore:
             whose = "WHERE user = ? AND model = ?"
             (n,) = db.execute(f"SELECT COUNT(*) FROM vectors {whose}", (user, model)).fetchone()
             write_rules.check_vectors(n, user, most=vectors)
-            new = write_rules.not_said(kept.said, write_rules.together(_given(db, user, model)))
+            new = write_rules.not_said(kept.said, write_rules.together(_read_votes(db, user, model)))
             for said in new:
                 _add_votes(db, user, model, said.kind, said.votes, most=votes)
             if kept.said:
@@ -331,7 +333,7 @@ class SqliteStore:
                 shares = "DELETE FROM shares WHERE tenant = ? AND owner = ?"
                 gone["shares"] = db.execute(shares, (tenant, owner)).rowcount
             for bundle, number, body in db.execute("SELECT bundle, number, body FROM feature_edits").fetchall():
-                edit = Edited.model_validate_json(body)
+                edit = FeatureEdit.model_validate_json(body)
                 if edit.by and write_rules.is_of(edit.by, person):
                     nobodys = edit.model_copy(update={"by": None}).model_dump_json()
                     db.execute("REPLACE INTO feature_edits VALUES (?, ?, ?)", (bundle, number, nobodys))
@@ -404,14 +406,14 @@ class SqliteStore:
     async def check(self) -> None:
         """Read something, unless somebody else is at it."""
 
-        def look() -> None:
+        def query() -> None:
             if self._lock.acquire(timeout=0.1):
                 try:
                     self._db.execute("SELECT 1 FROM settings LIMIT 1").fetchone()
                 finally:
                     self._lock.release()
 
-        await self._in_thread(look)
+        await self._in_thread(query)
 
     async def close(self) -> None:
         """Close the file."""
@@ -452,7 +454,7 @@ def _add_votes(
     db.execute(old, (user, model, user, model, most))
 
 
-def _given(db: sqlite3.Connection, user: str, model: str) -> Iterator[write_rules.Given]:
+def _read_votes(db: sqlite3.Connection, user: str, model: str) -> Iterator[write_rules.Given]:
     """A user's votes, oldest first."""
     names = "said, kind, subject, dose, liked, weight, created"
     rows = db.execute(f"SELECT {names} FROM votes WHERE user = ? AND model = ? ORDER BY id", (user, model))
@@ -503,7 +505,7 @@ def _records(db: sqlite3.Connection) -> Iterator[Record]:
     for user, messages, created, expires in db.execute("SELECT user, messages, created, expires FROM live ORDER BY id"):
         yield Record("text", {"user": user, "messages": messages, "created": created, "expires": expires})
     for user, model in db.execute("SELECT DISTINCT user, model FROM votes ORDER BY user, model").fetchall():
-        for said in write_rules.together(_given(db, user, model)):
+        for said in write_rules.together(_read_votes(db, user, model)):
             votes = [vars(v) for v in said.votes]
             yield Record("said", {"user": user, "model": model, "kind": said.kind, "votes": votes})
     for bundle, number, body in db.execute("SELECT * FROM feature_edits ORDER BY bundle, number"):
@@ -532,7 +534,7 @@ def _put_record(db: sqlite3.Connection, record: Record) -> None:
             votes = [StoredVote(**vote) for vote in v["votes"]]
             _add_votes(db, v["user"], v["model"], v["kind"], votes, most=-1)
         case "edit":
-            body = Edited.model_validate(v["edit"]).model_dump_json()
+            body = FeatureEdit.model_validate(v["edit"]).model_dump_json()
             db.execute("INSERT INTO feature_edits VALUES (?, ?, ?)", (v["bundle"], v["number"], body))
             _mark_edits(db, v["bundle"])
         case "vector":

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from server.store.base import Conflict, Taken
-from server.store.models import Restored, Said, StoredVote
-from steering.catalogue.feature_edits import Edited
+from server.store.base import AlreadyExists, Conflict
+from server.store.models import Restored, StoredVote, VoteBatch
+from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 Given = tuple[int, str, StoredVote]
@@ -52,13 +52,13 @@ def restored(held: str | None, body: str) -> Restored:
 def check_restored(done: Mapping[str, Restored], *, replace: bool) -> None:
     """Raises Taken for what is there and says something else, unless it is to be replaced."""
     if not replace and (taken := [name for name, result in done.items() if result == "replaced"]):
-        raise Taken(taken)
+        raise AlreadyExists(taken)
 
 
-def edited(held: Edited | None, changes: Mapping[str, Any], *, by: str | None) -> Edited:
+def edited(held: FeatureEdit | None, changes: Mapping[str, Any], *, by: str | None) -> FeatureEdit:
     """What is said of a feature after a change."""
-    before = (held or Edited()).model_dump(exclude={"before"})
-    return Edited.model_validate({**before, **changes, "by": by, "at": int(time.time())})
+    before = (held or FeatureEdit()).model_dump(exclude={"before"})
+    return FeatureEdit.model_validate({**before, **changes, "by": by, "at": int(time.time())})
 
 
 def check_vector(names: Collection[str], user: str, vector: Vector, *, replace: bool, most: int) -> None:
@@ -97,17 +97,17 @@ def check_shares(n: int, *, most: int) -> None:
         raise Conflict(f"{n} shares are kept, as many as there may be")
 
 
-def theirs(edits: Mapping[int, Edited], user: str) -> dict[int, Edited]:
+def theirs(edits: Mapping[int, FeatureEdit], user: str) -> dict[int, FeatureEdit]:
     """What a user, or nobody named, has said of features."""
     return {n: e for n, e in sorted(edits.items()) if e.by in (user, None)}
 
 
-def together(given: Iterable[Given]) -> list[Said]:
+def together(given: Iterable[Given]) -> list[VoteBatch]:
     """Votes in their order, those that were given at once together."""
-    return [Said(kind, tuple(v for _, _, v in some)) for (_, kind), some in groupby(given, key=lambda g: g[:2])]
+    return [VoteBatch(kind, tuple(v for _, _, v in some)) for (_, kind), some in groupby(given, key=lambda g: g[:2])]
 
 
-def not_said(wanted: Sequence[Said], held: Iterable[Said]) -> list[Said]:
+def not_said(wanted: Sequence[VoteBatch], held: Iterable[VoteBatch]) -> list[VoteBatch]:
     """Those that are not there yet."""
     there = {*held}
     return [s for s in wanted if s not in there]

@@ -27,7 +27,7 @@ SO_NAMED = {"OutOfMemoryError", "AcceleratorError", "ConnectionError", "TimeoutE
 request_fields: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
 
 
-def begin(how: How = "auto", level: Level = "info", stream: TextIO | None = None) -> None:
+def configure_logging(how: How = "auto", level: Level = "info", stream: TextIO | None = None) -> None:
     """Write all lines of this process to stderr from now on: JSON if that is no terminal, unless `how` says otherwise."""
     out = stream or sys.stderr
     structlog.configure(
@@ -40,23 +40,23 @@ def begin(how: How = "auto", level: Level = "info", stream: TextIO | None = None
         wrapper_class=structlog.stdlib.BoundLogger,
     )
     handler = logging.StreamHandler(out)
-    handler.setFormatter(formatter(look(how, out)))
+    handler.setFormatter(formatter(resolve_format(how, out)))
     root = logging.getLogger()
     root.handlers, root.level = [handler], logging.WARNING
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
 
 
-def begin_command(how: How = "auto", level: Level = "warning") -> None:
+def configure_command_logging(how: How = "auto", level: Level = "warning") -> None:
     """The same for a command: no progress bars of libraries in between, and of one that ends by itself only what went wrong."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    begin(how, level)
+    configure_logging(how, level)
 
     transformers_logging.disable_progress_bar()
 
 
-def look(how: How, stream: TextIO | None = None) -> Literal["json", "pretty"]:
+def resolve_format(how: How, stream: TextIO | None = None) -> Literal["json", "pretty"]:
     """How lines look where somebody watches or not."""
     return how if how != "auto" else "pretty" if (stream or sys.stderr).isatty() else "json"
 
@@ -72,7 +72,7 @@ def formatter(how: Literal["json", "pretty"] = "json") -> logging.Formatter:
     )
 
 
-def of_vllm(how: Literal["json", "pretty"]) -> dict[str, Any]:
+def vllm_logging_config(how: Literal["json", "pretty"]) -> dict[str, Any]:
     """The same for vLLM's processes, as `logging.config` reads it."""
     return {
         "version": 1,
@@ -83,13 +83,13 @@ def of_vllm(how: Literal["json", "pretty"]) -> dict[str, Any]:
     }
 
 
-def note(**facts: object) -> None:
+def bind_request_fields(**facts: object) -> None:
     """Have the request's line tell these, too; outside of a request nothing is done."""
     if (held := request_fields.get()) is not None:
         held.update(facts)
 
 
-def add(**counts: int) -> None:
+def count(**counts: int) -> None:
     """The same of counts that several parts of a request add to."""
     if (held := request_fields.get()) is not None:
         held.update({name: held.get(name, 0) + n for name, n in counts.items()})
@@ -106,7 +106,7 @@ def _shared() -> list[Processor]:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso"),
-        _without_words,
+        redact_exception,
     ]
 
 
@@ -117,26 +117,26 @@ def _first_line_of_asyncio(_: Any, __: str, event: MutableMapping[str, Any]) -> 
     return event
 
 
-def _without_words(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+def redact_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]
     if isinstance(error, tuple):
         error = error[1]
     if isinstance(error, BaseException):
-        event["exception"] = "\n".join(_told(error))
+        event["exception"] = "\n".join(_frames_and_type(error))
     return event
 
 
-def _told(error: BaseException) -> list[str]:
+def _frames_and_type(error: BaseException) -> list[str]:
     """An exception and what led to it, each by its frames and type."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    lines = [*_told(before), "", "and then:", ""] if before else []
+    lines = [*_frames_and_type(before), "", "and then:", ""] if before else []
     frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
     lines += ["Traceback (most recent call last):", frames] if frames else []
     kind = type(error)
     shown = isinstance(error, OF_THE_MACHINE) or kind.__name__ in SO_NAMED
     lines.append(f"{kind.__module__}.{kind.__qualname__}" + (f": {error}" if shown else ""))
     for inner in getattr(error, "exceptions", ()):
-        lines += ["", "in it:", *_told(inner)]
+        lines += ["", "in it:", *_frames_and_type(inner)]
     return lines

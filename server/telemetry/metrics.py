@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from server.engines.base import Piece
+from server.engines.base import TextPiece
 from server.telemetry import logging, tracing
 
 SOON = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -58,19 +58,21 @@ http_seconds = Histogram(
 )
 
 
-def asked(modes: Iterable[str], scope: str, *, prompt: int, n_features: int) -> None:
+def count_request(modes: Iterable[str], scope: str, *, prompt: int, n_features: int) -> None:
     """A request was accepted."""
     features.observe(n_features)
     asked_tokens.inc(prompt)
-    logging.add(prompt_tokens=prompt)
+    logging.count(prompt_tokens=prompt)
     for mode in {*modes}:
         steered.labels(mode, scope).inc()
 
 
-async def measured(pieces: AsyncGenerator[Piece, None], *, is_steered: bool) -> AsyncGenerator[Piece, None]:
+async def measure_generation(
+    pieces: AsyncGenerator[TextPiece, None], *, is_steered: bool
+) -> AsyncGenerator[TextPiece, None]:
     """The same pieces, their times noted. Closing this closes them."""
     began = last = time.perf_counter()
-    told, kind, reason, span = 0, str(is_steered).lower(), None, tracing.Generation()
+    told, kind, reason, span = 0, str(is_steered).lower(), None, tracing.GenerationSpan()
     try:
         async with aclosing(pieces):
             async for piece in pieces:
@@ -81,7 +83,7 @@ async def measured(pieces: AsyncGenerator[Piece, None], *, is_steered: bool) -> 
                 for _ in range(new if told else 0):
                     between.observe((now - last) / new)
                 said_tokens.inc(new)
-                logging.add(tokens=new)
+                logging.count(tokens=new)
                 told, last = piece.tokens, now
                 if reason:
                     succeeded.labels(reason, kind).inc()
@@ -91,13 +93,13 @@ async def measured(pieces: AsyncGenerator[Piece, None], *, is_steered: bool) -> 
         span.end(reason)
 
 
-def judged(verdict: str) -> None:
+def count_coherence(verdict: str) -> None:
     """A reply was judged."""
     if verdict != "ok":
         incoherent.labels(verdict).inc()
 
 
-def counted(gauge: Gauge, rows: Sequence[tuple[tuple[str, ...], float]]) -> None:
+def set_gauges(gauge: Gauge, rows: Sequence[tuple[tuple[str, ...], float]]) -> None:
     """A gauge as it is now: what is in no row is gone."""
     gauge.clear()
     for labels, value in rows:

@@ -22,7 +22,7 @@ _tracer: "Tracer | None" = None
 _provider: "TracerProvider | None" = None
 
 
-def begin(endpoint: str | None) -> None:
+def start(endpoint: str | None) -> None:
     """Send spans to a collector from now on, `http://host:4318`; without an address, or without the SDK, none are made."""
     if endpoint is None:
         return
@@ -32,10 +32,10 @@ def begin(endpoint: str | None) -> None:
     except ImportError:
         log.warning("otel_endpoint is set, but OpenTelemetry's SDK is not installed: pip install 'tiller[otel]'")
         return
-    record(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))
+    export_to(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))
 
 
-def record(processor: "SpanProcessor") -> None:
+def export_to(processor: "SpanProcessor") -> None:
     """Hand spans to a processor from now on."""
     global _tracer, _provider
     from opentelemetry.sdk.resources import Resource
@@ -46,7 +46,7 @@ def record(processor: "SpanProcessor") -> None:
     _tracer = _provider.get_tracer("tiller", VERSION)
 
 
-def end() -> None:
+def stop() -> None:
     """Send what is left, and stop."""
     global _tracer, _provider
     if _provider is not None:
@@ -71,7 +71,7 @@ def span(name: str, **attributes: str | int | float) -> Iterator[None]:
         yield
 
 
-class Generation:
+class GenerationSpan:
     """A reply in the engine, told by what comes out of it."""
 
     def __init__(self) -> None:

@@ -12,14 +12,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.errors import ApiError, bad_request
-from server.store.models import Said, StoredVote
-from server.user_data.feedback import MOST as VOTES
-from server.user_data.vectors import MOST as VECTORS
+from server.store.models import StoredVote, VoteBatch
+from server.user_data.feedback import MAX_VOTES as VOTES
+from server.user_data.vectors import MAX_VECTORS as VECTORS
 from steering.calibration import Knots
-from steering.catalogue.feature_edits import Edited
+from steering.catalogue.feature_edits import FeatureEdit
 from steering.edits import as_vector
 from steering.errors import BadBundle, SteeringError
-from steering.spec import Preset, Snapshot, Vector
+from steering.spec import FeatureSnapshot, Preset, Vector
 
 PRESETS, EDITS = 2000, 100_000
 """As many may be in one document."""
@@ -57,10 +57,10 @@ class NamedEdit(BaseModel):
     by: str | None = Field(default=None, max_length=256)
     at: int = 0
 
-    def edited(self, *, by: str | None = None) -> Edited:
+    def to_edit(self, *, by: str | None = None) -> FeatureEdit:
         """As the store keeps it; said `by` whoever brings it, if that is given."""
         said = self.model_dump(exclude={"id"})
-        return Edited.model_validate(said | ({} if by is None else {"by": by}))
+        return FeatureEdit.model_validate(said | ({} if by is None else {"by": by}))
 
 
 class OneVote(BaseModel):
@@ -75,7 +75,7 @@ class OneVote(BaseModel):
     created: float = Field(ge=0, le=1e11)
 
 
-class SaidAtOnce(BaseModel):
+class VoteBatchDocument(BaseModel):
     """What was said of one reply, or of two."""
 
     model_config = ConfigDict(extra="forbid")
@@ -83,9 +83,9 @@ class SaidAtOnce(BaseModel):
     kind: Literal["thumb", "ab", "move"]
     votes: list[OneVote] = Field(min_length=1, max_length=200)
 
-    def said(self) -> Said:
+    def to_batch(self) -> VoteBatch:
         """As the store keeps it."""
-        return Said(self.kind, tuple(StoredVote(**v.model_dump()) for v in self.votes))
+        return VoteBatch(self.kind, tuple(StoredVote(**v.model_dump()) for v in self.votes))
 
 
 class Export(BaseModel):
@@ -102,7 +102,7 @@ class Export(BaseModel):
     presets: list[Preset] = Field(default=[], max_length=PRESETS)
     features: list[NamedEdit] = Field(default=[], max_length=EDITS)
     vectors: list[Vector] = Field(default=[], max_length=VECTORS)
-    votes: list[SaidAtOnce] = Field(default=[], max_length=VOTES)
+    votes: list[VoteBatchDocument] = Field(default=[], max_length=VOTES)
     replace: bool = False
     """Of an import: whether what is there and says something else is replaced."""
 
@@ -131,7 +131,7 @@ def check_measured(preset: Preset, width: int) -> None:
         _check_knots(preset.calibration.knots, param="calibration.knots")
 
 
-def check_snapshot(snapshot: Snapshot, width: int, *, param: str) -> None:
+def check_snapshot(snapshot: FeatureSnapshot, width: int, *, param: str) -> None:
     """Hold a snapshot against the model. Raises a 400."""
     try:
         direction = as_vector(snapshot.direction, width)

@@ -7,38 +7,40 @@ from typing import Any
 from server.auth.caller import Caller
 from server.errors import bad_request
 from server.schemas.steering import SteeringRequest
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from server.store.models import StoredVote
-from steering.doses.preference import Range, Vote, preferred
+from steering.doses.preference import Range, Vote, preferred_dose
 from steering.errors import UnknownFeature
 from steering.spec import VECTOR
 
-MOST = 2000
+MAX_VOTES = 2000
 """Votes that are kept of each user; then the oldest go."""
-MOVED = 0.3
+MOVED_SLIDER_VOTE = 0.3
 """What a moved slider says, in thumbs."""
 
 
-async def own(tiller: Tiller, caller: Caller, person: str, asked: SteeringRequest) -> SteeringRequest:
+async def with_user_defaults(
+    served: ServedModel, caller: Caller, person: str, asked: SteeringRequest
+) -> SteeringRequest:
     """The request with this person's defaults where it names none: the scale of a preset, the strength of a feature."""
-    votes = await tiller.store.votes(person, tiller.model)
+    votes = await served.store.votes(person, served.model)
     changes: dict[str, Any] = {}
     if asked.preset and "scale" not in asked.model_fields_set:
         subject = f"preset:{asked.preset}"
-        if (span := await dose_range(tiller, subject, caller)) and (theirs := votes_of(votes, subject)):
-            changes["scale"] = preferred(theirs, span)
+        if (span := await dose_range(served, subject, caller)) and (theirs := votes_of(votes, subject)):
+            changes["scale"] = preferred_dose(theirs, span)
     items = []
     for item in asked.features:
         subject = f"feature:{item.id}"
         if "strength" not in item.model_fields_set and item.mode == "add" and (theirs := votes_of(votes, subject)):
-            span = await dose_range(tiller, subject, caller)
-            item = item.model_copy(update={"strength": preferred(theirs, span)}) if span else item
+            span = await dose_range(served, subject, caller)
+            item = item.model_copy(update={"strength": preferred_dose(theirs, span)}) if span else item
         items.append(item)
     return asked.model_copy(update={**changes, "features": tuple(items)}) if votes else asked
 
 
 async def votes_from_spec(
-    tiller: Tiller, caller: Caller, asked: SteeringRequest, liked: float, weight: float
+    served: ServedModel, caller: Caller, asked: SteeringRequest, liked: float, weight: float
 ) -> list[StoredVote]:
     """What is said of each slider of a reply; of several, each says less."""
     sliders = [(f"preset:{asked.preset}", asked.scale)] if asked.preset else []
@@ -48,7 +50,7 @@ async def votes_from_spec(
         ]  # a vector has no range of its own to learn in
         sliders += [(f"feature:{i.id}", i.strength) for i in mine if i.mode == "add"]
     for subject, _ in sliders:
-        if await dose_range(tiller, subject, caller) is None:
+        if await dose_range(served, subject, caller) is None:
             kind, _, name = subject.partition(":")
             raise bad_request(f"there is no {kind} {name!r} here", param="steering")
     now, each = time.time(), weight / max(1, len(sliders)) ** 0.5
@@ -63,17 +65,17 @@ def changed_subjects(votes: Sequence[StoredVote]) -> list[StoredVote]:
     return [v for v in votes if len(doses[v.subject]) > 1 or len([o for o in votes if o.subject == v.subject]) == 1]
 
 
-async def dose_range(tiller: Tiller, subject: str, caller: Caller) -> Range | None:
+async def dose_range(served: ServedModel, subject: str, caller: Caller) -> Range | None:
     """Where a slider's default may be: its sweet spot, or up to dose 1.0 where none was measured; None if there is none."""
     kind, _, name = subject.partition(":")
     if kind == "preset":
-        preset = await tiller.preset(name, caller)
+        preset = await served.preset(name, caller)
         if preset is None:
             return None
         spot = preset.sweet_spot
         return Range(spot.low, spot.high, min(1.0, spot.high)) if spot else Range(0.2, 1.2, 1.0)
     try:
-        feature = tiller.catalogue.find(name)[1]
+        feature = served.catalogue.find(name)[1]
     except UnknownFeature:
         return None
     spot = feature.sweet_spot

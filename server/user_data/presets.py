@@ -3,56 +3,56 @@
 from server.auth.caller import ANYONE, Caller
 from server.errors import ApiError, bad_request
 from server.schemas.generation import check_sampling
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from steering.spec import Preset
 
-RESERVED = ("export", "import")
+RESERVED_IDS = ("export", "import")
 """What stands beside the ids in addresses."""
 
 
-async def checked(tiller: Tiller, wanted: Preset, *, user: str | None, caller: Caller = ANYONE) -> Preset:
+async def check_preset(served: ServedModel, wanted: Preset, *, user: str | None, caller: Caller = ANYONE) -> Preset:
     """A preset as a caller may save it, its features pinned, and whose it is. Raises ApiError and SteeringError.
 
     Nobody brings measurements or vectors of their own; what was measured stays while the steering does.
     """
-    if wanted.id in RESERVED:
+    if wanted.id in RESERVED_IDS:
         raise bad_request(f"{wanted.id!r} is an address of its own; choose another id", param="id")
-    if wanted.model not in ("", tiller.model):
-        raise bad_request(f"this server serves {tiller.model!r}; the preset is for {wanted.model!r}", param="model")
+    if wanted.model not in ("", served.model):
+        raise bad_request(f"this server serves {served.model!r}; the preset is for {wanted.model!r}", param="model")
     check_sampling(wanted.sampling)
-    held = await _held(tiller, wanted.id, caller)
-    kept = await tiller.vectors(caller.person(user), wanted.steering)
-    kept |= held.pins if held and held.model == tiller.model else {}
-    tiller.allowed(tiller.resolve(wanted.steering, kept), caller)
+    held = await _stored_preset(served, wanted.id, caller)
+    kept = await served.vectors(caller.subject(user), wanted.steering)
+    kept |= held.pins if held and held.model == served.model else {}
+    served.check_allowed(served.resolve(wanted.steering, kept), caller)
     same = held is not None and held.steering == wanted.steering
     found = {k: getattr(held, k) if same else None for k in ("sweet_spot", "calibration")}
     whose = {"tenant": held.tenant, "owner": held.owner} if held else {"tenant": caller.tenant, "owner": caller.owner}
-    mine = wanted.model_copy(update={"model": tiller.model, "snapshots": (), **found, **whose})
-    return tiller.bundle.pinned(mine, kept=kept)
+    mine = wanted.model_copy(update={"model": served.model, "snapshots": (), **found, **whose})
+    return served.bundle.pinned(mine, kept=kept)
 
 
-async def default_preset_ids(tiller: Tiller) -> set[str]:
+async def default_preset_ids(served: ServedModel) -> set[str]:
     """Ids of the presets that are steered where a request leaves it open: the server's, and keys'."""
-    keys = await tiller.store.keys()
-    return {p for p in (tiller.settings.default_preset, *(k.default_preset for k in keys)) if p}
+    keys = await served.store.keys()
+    return {p for p in (served.settings.default_preset, *(k.default_preset for k in keys)) if p}
 
 
-async def may_change(tiller: Tiller, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
+async def check_may_replace(served: ServedModel, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
     """What a caller may replace under this id. Raises ApiError for what comes with the model, is for another, or somebody else's."""
-    held = await _held(tiller, preset_id, caller)
-    if caller.tenant == "" and not caller.may("admin") and preset_id in await default_preset_ids(tiller):
+    held = await _stored_preset(served, preset_id, caller)
+    if caller.tenant == "" and not caller.has_role("admin") and preset_id in await default_preset_ids(served):
         said = (
             f"{preset_id!r} is what the operator steers by default, and an admin's alone to change; choose another id"
         )
         raise ApiError(403, said, code="preset_in_use", param="id", kind="permission_error")
-    if held and held.model != tiller.model:
+    if held and held.model != served.model:
         raise ApiError(
             409,
             f"{preset_id!r} is saved for {held.model!r}, which this server does not serve now; choose another id",
             code="preset_exists",
             param="id",
         )
-    if any(p.id == preset_id for p in tiller.bundle.presets):
+    if any(p.id == preset_id for p in served.bundle.presets):
         raise ApiError(
             403,
             f"{preset_id!r} comes with the model and cannot be changed; save yours under another id",
@@ -60,8 +60,8 @@ async def may_change(tiller: Tiller, preset_id: str, caller: Caller = ANYONE) ->
             param="id",
             kind="permission_error",
         )
-    if held and not caller.changes(held):
-        if not caller.sees(held):  # who it is there for knows; for others there is an id that cannot be had
+    if held and not caller.can_change(held):
+        if not caller.can_see(held):  # who it is there for knows; for others there is an id that cannot be had
             said = f"the id {preset_id!r} is taken; choose another one"
             raise ApiError(409, said, code="preset_exists", param="id")
         raise ApiError(
@@ -74,6 +74,6 @@ async def may_change(tiller: Tiller, preset_id: str, caller: Caller = ANYONE) ->
     return held
 
 
-async def _held(tiller: Tiller, preset_id: str, caller: Caller) -> Preset | None:
+async def _stored_preset(served: ServedModel, preset_id: str, caller: Caller) -> Preset | None:
     """What is kept under an id where a caller's presets are."""
-    return await tiller.store.preset(preset_id, caller.tenant)
+    return await served.store.preset(preset_id, caller.tenant)

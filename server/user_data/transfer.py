@@ -7,9 +7,9 @@ from typing import Any
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
 from server.schemas.generation import check_sampling
-from server.serving.served_model import Tiller
-from server.store.base import Conflict, Taken
-from server.store.models import Kept, Restored
+from server.serving.served_model import ServedModel
+from server.store.base import AlreadyExists, Conflict
+from server.store.models import Restored, UserData
 from server.user_data import feedback, vectors
 from server.user_data.documents import (
     Export,
@@ -20,64 +20,64 @@ from server.user_data.documents import (
     check_measured,
     check_snapshot,
 )
-from server.user_data.presets import RESERVED, checked, may_change
+from server.user_data.presets import RESERVED_IDS, check_may_replace, check_preset
 from steering.catalogue.feature import number_of
 from steering.errors import SteeringError, UnknownFeature
 from steering.spec import Preset
 
-UNTOLD = {"snapshots", "sweet_spot", "calibration"}
+PRIVATE_FIELDS = {"snapshots", "sweet_spot", "calibration"}
 """Of a preset, what only its own server believes."""
 
 
-async def restored_preset(tiller: Tiller, preset: Preset, i: int, user: str | None, caller: Caller) -> Preset:
+async def restored_preset(served: ServedModel, preset: Preset, i: int, user: str | None, caller: Caller) -> Preset:
     """A preset of one's own export. Measurements and vectors are believed of a researcher alone: others would bring any."""
-    await _allowed(tiller, preset.id, f"presets.{i}", caller)
-    with placed(f"presets.{i}"):
-        if not caller.may("researcher"):
-            return await checked(tiller, preset, user=user, caller=caller)
-        tiller.allowed(tiller.resolve(preset.steering, preset.pins), caller)
+    await _check_may_replace(served, preset.id, f"presets.{i}", caller)
+    with error_context(f"presets.{i}"):
+        if not caller.has_role("researcher"):
+            return await check_preset(served, preset, user=user, caller=caller)
+        served.check_allowed(served.resolve(preset.steering, preset.pins), caller)
         return preset
 
 
 async def importable_preset(
-    tiller: Tiller, bundle: PresetBundle, i: int, user: str | None, caller: Caller
+    served: ServedModel, bundle: PresetBundle, i: int, user: str | None, caller: Caller
 ) -> Preset | None:
     """The preset as it may be saved; None for one that comes with the model and is the same here."""
     given, place = bundle.presets[i], f"presets.{i}"
-    own = (given.model or bundle.model) in ("", tiller.model)
-    strange = await _unknown(tiller, given, user, caller) if own else _features(given)
+    own = (given.model or bundle.model) in ("", served.model)
+    strange = await _missing_features(served, given, user, caller) if own else _feature_ids(given)
     if not own or strange:
-        whose = f"is for {given.model or bundle.model!r}, and this server serves {tiller.model!r}" if not own else ""
+        whose = f"is for {given.model or bundle.model!r}, and this server serves {served.model!r}" if not own else ""
         raise bad_request(
             f"{given.id!r} {whose or 'steers what is not here'}; these features cannot be mapped: {', '.join(strange)}",
             param=f"{place}.{'steering.features' if own else 'model'}",
             code="cannot_be_mapped",
             more={"features": strange},
         )
-    shipped = next((p for p in tiller.bundle.presets if p.id == given.id), None)
-    if shipped and _said(given) == _said(shipped):
+    shipped = next((p for p in served.bundle.presets if p.id == given.id), None)
+    if shipped and _comparable_fields(given) == _comparable_fields(shipped):
         return None
-    await _allowed(tiller, given.id, place, caller)
+    await _check_may_replace(served, given.id, place, caller)
     new = given.model_copy(update={"version": 1, "updated": 0})
-    with placed(place):
-        return await checked(tiller, new, user=user, caller=caller)
+    with error_context(place):
+        return await check_preset(served, new, user=user, caller=caller)
 
 
-async def _unknown(tiller: Tiller, preset: Preset, user: str | None, caller: Caller) -> list[str]:
+async def _missing_features(served: ServedModel, preset: Preset, user: str | None, caller: Caller) -> list[str]:
     """Which of its features are neither here nor kept with a preset of that id, or are vectors that this user has not."""
-    held = await tiller.store.preset(preset.id, caller.tenant)
-    known, missing = {*await tiller.vectors(caller.person(user), preset.steering), *(held.pins if held else ())}, []
-    for name in _features(preset):
+    held = await served.store.preset(preset.id, caller.tenant)
+    known, missing = {*await served.vectors(caller.subject(user), preset.steering), *(held.pins if held else ())}, []
+    for name in _feature_ids(preset):
         try:
             if name not in known:
-                tiller.catalogue.find(name)
+                served.catalogue.find(name)
         except UnknownFeature:
             missing.append(name)
     return missing
 
 
 @contextmanager
-def placed(place: str) -> Iterator[None]:
+def error_context(place: str) -> Iterator[None]:
     """Say where in the document it was that something is wrong."""
     try:
         yield
@@ -85,52 +85,52 @@ def placed(place: str) -> Iterator[None]:
         raise as_error(error, place) from error
 
 
-def check_export(tiller: Tiller, document: Export) -> None:
+def check_export(served: ServedModel, document: Export) -> None:
     """Check a whole export before anything of it is written. Raises ApiError."""
     check_each_once([p.id for p in document.presets], "presets")
     check_each_once([f.id for f in document.features], "features")
     check_each_once([v.name for v in document.vectors], "vectors")
     for i, feature in enumerate(document.features):
-        _check_edit(tiller, feature, f"features.{i}")
+        _check_edit(served, feature, f"features.{i}")
     for i, vector in enumerate(document.vectors):
         if vector.snapshot.id != vector.id:
             raise bad_request(f"the vector {vector.name!r} has the id {vector.snapshot.id!r}", param=f"vectors.{i}")
-        check_snapshot(vector.snapshot, tiller.engine.width, param=f"vectors.{i}.snapshot")
+        check_snapshot(vector.snapshot, served.engine.width, param=f"vectors.{i}.snapshot")
     for i, preset in enumerate(document.presets):
-        with placed(f"presets.{i}"):
-            _check_preset(tiller, preset)
+        with error_context(f"presets.{i}"):
+            _check_preset(served, preset)
 
 
-def _check_preset(tiller: Tiller, preset: Preset) -> None:
+def _check_preset(served: ServedModel, preset: Preset) -> None:
     """A preset comes with its own snapshots here: it may steer what the SAE has no more."""
-    if preset.id in RESERVED or preset.model != tiller.model:
+    if preset.id in RESERVED_IDS or preset.model != served.model:
         raise bad_request(f"{preset.id!r} is for {preset.model!r}, or has an id that cannot be", param="model")
     check_sampling(preset.sampling)
-    check_measured(preset, tiller.engine.width)
-    tiller.resolve(preset.steering, preset.pins)
+    check_measured(preset, served.engine.width)
+    served.resolve(preset.steering, preset.pins)
 
 
-def _check_edit(tiller: Tiller, feature: NamedEdit, param: str) -> None:
-    if feature.id != f"{tiller.model}/{number_of(feature.id)}" or number_of(feature.id) < 0:
-        raise bad_request(f"{feature.id!r} is no feature of {tiller.model!r}", param=f"{param}.id")
-    if feature.edited().empty:
+def _check_edit(served: ServedModel, feature: NamedEdit, param: str) -> None:
+    if feature.id != f"{served.model}/{number_of(feature.id)}" or number_of(feature.id) < 0:
+        raise bad_request(f"{feature.id!r} is no feature of {served.model!r}", param=f"{param}.id")
+    if feature.to_edit().empty:
         raise bad_request(f"nothing is said of {feature.id!r}; leave it out", param=param)
 
 
-async def _allowed(tiller: Tiller, preset_id: str, place: str, caller: Caller) -> None:
+async def _check_may_replace(served: ServedModel, preset_id: str, place: str, caller: Caller) -> None:
     try:
-        await may_change(tiller, preset_id, caller)
+        await check_may_replace(served, preset_id, caller)
     except ApiError as error:
         raise error.within(place) from error
 
 
-async def restore_user_data(tiller: Tiller, user: str, kept: Kept, *, replace: bool) -> dict[str, Restored]:
+async def restore_user_data(served: ServedModel, user: str, kept: UserData, *, replace: bool) -> dict[str, Restored]:
     """Write a user's data in one transaction. Raises ApiError on conflict."""
-    most = {"votes": feedback.MOST, "vectors": vectors.MOST}
+    most = {"votes": feedback.MAX_VOTES, "vectors": vectors.MAX_VECTORS}
     try:
-        return await tiller.store.restore(user, tiller.model, kept, replace=replace, **most)
-    except Taken as error:
-        names = [n.replace("feature:", f"feature:{tiller.model}/") for n in error.names]
+        return await served.store.restore(user, served.model, kept, replace=replace, **most)
+    except AlreadyExists as error:
+        names = [n.replace("feature:", f"feature:{served.model}/") for n in error.names]
         raise ApiError(
             409,
             f"{', '.join(names[:8])}: there already, and not the same; nothing was imported: set replace to true, or leave them out",
@@ -151,11 +151,11 @@ def count_results(done: dict[str, Restored]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _features(preset: Preset) -> list[str]:
+def _feature_ids(preset: Preset) -> list[str]:
     return [f.id for f in preset.steering.features]
 
 
-def _said(preset: Preset) -> dict[str, Any]:
+def _comparable_fields(preset: Preset) -> dict[str, Any]:
     return preset.model_dump(
-        exclude={*UNTOLD, "model", "readonly", "version", "updated", "tenant", "owner", "visibility"}
+        exclude={*PRIVATE_FIELDS, "model", "readonly", "version", "updated", "tenant", "owner", "visibility"}
     )

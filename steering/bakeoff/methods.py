@@ -21,9 +21,9 @@ from steering.bakeoff.replies import Replies, reply
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.catalogue.resolve import Catalogue
-from steering.doses.bundle_doses import stage_for
-from steering.doses.measure import Subject, along, calibrate
-from steering.doses.rollouts import Stage
+from steering.doses.bundle_doses import prepare_rollouts
+from steering.doses.measure import Subject, calibrate, pushes_along
+from steering.doses.rollouts import Rollouts
 from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
 from steering.evaluate.coherence import rep3
 from steering.interpret.directions import diff_mean, probe
@@ -61,7 +61,9 @@ class Plain:
     before: list[float]
 
     @staticmethod
-    def of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str]) -> "Plain":
+    def generate(
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str]
+    ) -> "Plain":
         """Answer the questions."""
         drawn = reply(model, tokenizer, questions, {}, temperature=0.7, tokens=TOKENS, seed=7)
         texts = reply(model, tokenizer, questions, {}, temperature=0, tokens=TOKENS).texts
@@ -75,14 +77,14 @@ class Kit:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     bundle: Bundle
-    stage: Stage
+    stage: Rollouts
     tune: tuple[str, ...]
     test: tuple[str, ...]
     plain: dict[tuple[str, ...], "Plain"]
     """The unsteered replies to each half."""
 
     @staticmethod
-    def of(
+    def prepare(
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
         bundle: Bundle,
@@ -91,8 +93,10 @@ class Kit:
     ) -> "Kit":
         """Everything that depends on the model alone is done once."""
         hook = bundle.info.hook
-        plain = {tuple(half): Plain.of(model, tokenizer, hook, half) for half in (tune, test)}
-        return Kit(model, tokenizer, bundle, stage_for(model, tokenizer, hook, tune), tuple(tune), tuple(test), plain)
+        plain = {tuple(half): Plain.generate(model, tokenizer, hook, half) for half in (tune, test)}
+        return Kit(
+            model, tokenizer, bundle, prepare_rollouts(model, tokenizer, hook, tune), tuple(tune), tuple(test), plain
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +219,7 @@ def score(kit: Kit, setting: Setting, concept: Concept, questions: Sequence[str]
         tokens += sum(len(kit.tokenizer(t)["input_ids"]) for t in said.texts)
         replies.append(said)
     ms = 1000 * (time.perf_counter() - start) / max(1, tokens)
-    plain, kept = kit.plain[tuple(questions)], _kept(kit, setting, questions)
+    plain, kept = kit.plain[tuple(questions)], _retained_likelihood(kit, setting, questions)
     for said in replies:
         hits += [float(concept.shows(t)) for t in said.texts]
         surprise += [p - s for p, s in zip(plain.logprobs, said.logprobs, strict=True)]
@@ -283,7 +287,7 @@ def _other(kit: Kit, feature: Feature) -> Feature:
 def _pushes(kit: Kit, directions: dict[str, Tensor]) -> dict[str, tuple[Setting, ...]]:
     """Each direction at six of its own doses, measured for all of them in one batch."""
     norm, none = kit.bundle.info.typical_norm, torch.zeros(0, dtype=torch.long)
-    subjects = [Subject(along(d), none, 0.25 * norm, 2 * norm, signs=(1,)) for d in directions.values()]
+    subjects = [Subject(pushes_along(d), none, 0.25 * norm, 2 * norm, signs=(1,)) for d in directions.values()]
     doses = calibrate(kit.stage, subjects)
     return {
         name: tuple(Setting(f"dose {s}", subject.push(s * found.dose)) for s in SETTINGS)
@@ -298,7 +302,7 @@ def _clamped(kit: Kit, feature: Feature, added: Setting) -> Setting:
     return Setting(f"clamp, {added.says}", edit)
 
 
-def _kept(kit: Kit, setting: Setting, questions: Sequence[str]) -> list[float]:
+def _retained_likelihood(kit: Kit, setting: Setting, questions: Sequence[str]) -> list[float]:
     """How much less likely the unsteered replies are under a setting, nats a token, question by question."""
     plain = kit.plain[tuple(questions)]
     after = likely(kit.model, kit.tokenizer, kit.bundle.info.hook, setting, questions, plain.texts)

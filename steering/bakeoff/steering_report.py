@@ -31,9 +31,9 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.composition import compose
 from steering.catalogue.feature import Feature, dose_of, knots_of
 from steering.catalogue.resolve import Catalogue
-from steering.doses.bundle_doses import stage_for
-from steering.doses.measure import Null, along
-from steering.doses.rollouts import Stage, rep3
+from steering.doses.bundle_doses import prepare_rollouts
+from steering.doses.measure import Null, pushes_along
+from steering.doses.rollouts import Rollouts, rep3
 from steering.edits import ResidualEdit
 from steering.model.chat_template import EncodedChat, encode_chat
 from steering.model.hooks import read_stream, steer
@@ -62,7 +62,7 @@ class Lab:
 
     def __init__(self, kit: Kit) -> None:
         self.kit, hook = kit, kit.bundle.info.hook
-        self.other: Stage = stage_for(kit.model, kit.tokenizer, hook, kit.test)
+        self.other: Rollouts = prepare_rollouts(kit.model, kit.tokenizer, hook, kit.test)
         able = [f for f in kit.bundle.features if f.sweet_spot and f.calibration and f.calibration.works]
         self.features = random.Random(0).sample(able, min(SAMPLE, len(able)))
         vocabulary: dict[str, list[int]] = {}
@@ -83,10 +83,10 @@ class Lab:
     def push(self, f: Feature, dose: float) -> ResidualEdit:
         """A feature at a dose."""
         raw = raw_at(dose, knots_of(f, dose_of(f, self.kit.bundle.info)))
-        return along(self.kit.bundle.sae.W_dec[f.row])(raw)
+        return pushes_along(self.kit.bundle.sae.W_dec[f.row])(raw)
 
 
-def quality(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
+def check_all(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     """Q1 to Q12."""
     found = [*_effects(lab, concepts), *_sliders(lab), *_defaults(lab)]
     return [*found, _specificity(lab), _drift(lab), *_mixes(lab), *_scopes(lab, concepts)]
@@ -96,7 +96,7 @@ def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     """Q1: concept log-odds against random directions; Q9: on how many prompts the effect is the wrong way round."""
     kit, words = lab.kit, {c.name: lab.concept_words(c) for c in concepts}
     named = [c for c in concepts if len(words[c.name])]
-    null = Null.of(kit.stage, [words[c.name] for c in named], kit.bundle.info.typical_norm, seed=1)
+    null = Null.measure(kit.stage, [words[c.name] for c in named], kit.bundle.info.typical_norm, seed=1)
     zs, wrong = [], []
     for concept in named:
         persona = next((p for p in kit.bundle.presets if p.id == concept.name), None)
@@ -129,7 +129,7 @@ def _sliders(lab: Lab) -> list[Check]:
         rhos.append(_spearman(AT, effects))
         if effects[-1] > 0:
             errors += [100 * abs(e / effects[-1] - d) for d, e in zip(AT[:-1], effects[:-1], strict=True)]
-        (rolled,) = lab.other.roll([edits[-1]])
+        (rolled,) = lab.other.run([edits[-1]])
         kls.append(float(rolled.kl.quantile(0.95)))
         surprise.append(abs(float(lab.other.plain.logprob.mean() - rolled.logprob.mean())))
         repeats.append(rolled.repetition - lab.other.plain.repetition)
@@ -152,7 +152,7 @@ def _defaults(lab: Lab) -> list[Check]:
     first, agreed = [], []
     for f in lab.features:
         edit = lab.push(f, 0.5)
-        (rolled,) = lab.other.roll([edit])
+        (rolled,) = lab.other.run([edit])
         starts = _starts(rolled.said)
         first += [float(rolled.kl[i]) for i in starts]
         agreed.append(_agreement(lab, edit))
@@ -212,14 +212,14 @@ def _drift(lab: Lab) -> Check:
         for turn in range(10):
             chat.append({"role": "user", "content": kit.test[turn % len(kit.test)]})
             encoded = encode_chat(kit.tokenizer, chat)
-            text = _next(lab, encoded, edit, encoded.assistant, seed=turn)
+            text = _sample_next(lab, encoded, edit, encoded.assistant, seed=turn)
             chat.append({"role": "assistant", "content": text or "."})
             by_turn.append(rep3(text.split()))
         slopes.append(_slope(by_turn))
     return Check("Q10", "rise of repetition a turn over ten turns (worst of four personas)", max(slopes), "≤ 0.005", max(slopes) <= 0.005)  # fmt: skip
 
 
-def _next(lab: Lab, chat: EncodedChat, edit: ResidualEdit, where: Sequence[bool], *, seed: int) -> str:
+def _sample_next(lab: Lab, chat: EncodedChat, edit: ResidualEdit, where: Sequence[bool], *, seed: int) -> str:
     """What is said next, drawn, with an edit on some of the chat's tokens and on all that are new."""
     kit, ids = lab.kit, torch.tensor([chat.ids], device=lab.kit.model.device)
     mask = torch.tensor([where], device=ids.device)
@@ -242,7 +242,7 @@ def _mixes(lab: Lab) -> list[Check]:
     for _ in range(12):
         a, b = draw.sample(lab.features, 2)
         edits = [lab.push(a, 0.5), lab.push(b, 0.5)]
-        both = along(edits[0].push + edits[1].push)(1.0)
+        both = pushes_along(edits[0].push + edits[1].push)(1.0)
         lists = [lab.words(a), lab.words(b)]
         one, other, mix = (e.mean(1) for e in lab.other.effects([*edits, both], lists))
         off.append(float((mix - one - other).norm() / (one + other).norm().clamp(min=1e-3)))
@@ -251,7 +251,7 @@ def _mixes(lab: Lab) -> list[Check]:
             chosen = [(f, draw.uniform(0.2, 0.9)) for f in draw.sample(lab.features, n)]
             spec = SteeringSpec(features=tuple(Intervention(id=f.id, strength=d) for f, d in chosen))
             resolved = Catalogue([kit.bundle]).resolve(spec)
-            (rolled,) = lab.other.roll([resolved.edits[kit.bundle.info.hook]])
+            (rolled,) = lab.other.run([resolved.edits[kit.bundle.info.hook]])
             loads.append(compose(resolved, kit.bundle).load)
             kls.append(float(rolled.kl.quantile(0.95)))
     rho = _spearman(loads, kls)
@@ -277,14 +277,14 @@ def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
             chat = encode_chat(kit.tokenizer, [{"role": "user", "content": question}])
             n = len(chat.ids)
             masks = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}
-            hits += concept.shows(_next(lab, chat, edit, masks[scope], seed=i))
+            hits += concept.shows(_sample_next(lab, chat, edit, masks[scope], seed=i))
         found.append(Check("Q12", f"{persona.name} at 0.7, scope {scope}: share of replies that show it", hits / len(kit.test), "reported", None))  # fmt: skip
     return found
 
 
 def compared(results: Sequence[Result]) -> list[Check]:
     """What may be claimed of the bake-off, and what not."""
-    by = {arm: _of(results, arm) for arm in ARMS}
+    by = {arm: _qualities_of(results, arm) for arm in ARMS}
     found = []
     for one, other, line in (
         ("SAE add", "random direction", "lower end > 0"),
@@ -314,7 +314,7 @@ def _paired(results: Sequence[Result], one: str, other: str) -> list[tuple[float
     return found
 
 
-def _of(results: Sequence[Result], arm: str) -> list[float]:
+def _qualities_of(results: Sequence[Result], arm: str) -> list[float]:
     return [q for r in results if r.arm == arm for q in r.score.quality]
 
 
@@ -325,7 +325,7 @@ def table_of(results: Sequence[Result]) -> list[dict[str, float | str]]:
         mine = [r for r in results if r.arm == arm]
         if not mine:
             continue
-        q = _of(results, arm)
+        q = _qualities_of(results, arm)
         low, high = interval(q)
         mean = lambda name, mine=mine: statistics.mean(v for r in mine for v in getattr(r.score, name))  # noqa: E731
         rows.append(
@@ -450,8 +450,8 @@ def run(
     model = model.to(torch.device(device))  # pyright: ignore[reportArgumentType] - transformers types it as its mixin
     tokenizer = AutoTokenizer.from_pretrained(opened.model_path)
     wanted = load(concepts)[:most]
-    kit = Kit.of(model, tokenizer, opened.to(device), TUNING, PROMPTS)
-    checks, results = quality(Lab(kit), wanted), list[Result]()
+    kit = Kit.prepare(model, tokenizer, opened.to(device), TUNING, PROMPTS)
+    checks, results = check_all(Lab(kit), wanted), list[Result]()
     told = lambda line: console.print(f"  {line}", highlight=False)  # noqa: E731
     for n, concept in enumerate(wanted, 1):
         results += bake(kit, concept, seeds=range(seeds), told=told)

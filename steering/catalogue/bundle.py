@@ -19,12 +19,12 @@ import torch
 
 from steering.catalogue import checksums
 from steering.catalogue.feature import BundleInfo, Feature, Retired, dose_of, number_of, read_features, write_features
-from steering.catalogue.feature_edits import Edited
+from steering.catalogue.feature_edits import FeatureEdit
 from steering.edits import as_text
 from steering.errors import BadBundle
 from steering.model.hooks import layer_number
 from steering.sae import CONFIG, SAE, WEIGHTS
-from steering.spec import Preset, Snapshot
+from steering.spec import FeatureSnapshot, Preset
 
 NOTES = "recipe.json"
 """What lies beside a model and is no part of it."""
@@ -71,7 +71,7 @@ class Bundle:
         """The features by their numbers."""
         return {f.index: f for f in self.features}
 
-    def with_edits(self, edits: Mapping[int, Edited]) -> "Bundle":
+    def with_edits(self, edits: Mapping[int, FeatureEdit]) -> "Bundle":
         """The same bundle with its features as people call them, by number."""
         changed = any(f.edited for f in self.features) or any(n in self.numbered for n in edits)
         return replace(self, features=[f.with_edit(edits.get(f.index)) for f in self.features]) if changed else self
@@ -84,10 +84,10 @@ class Bundle:
         best = cosines.topk(min(top, self.sae.d_sae - 1))
         return [(self.features[i], float(c)) for c, i in zip(best.values, best.indices.tolist(), strict=True)]
 
-    def snapshot(self, feature: Feature) -> Snapshot:
+    def snapshot(self, feature: Feature) -> FeatureSnapshot:
         """Return what a preset keeps of a feature."""
         sae, row = self.sae, feature.row
-        return Snapshot(
+        return FeatureSnapshot(
             id=feature.id,
             revision=self.info.revision,
             label=feature.label,
@@ -101,7 +101,7 @@ class Bundle:
             measured=feature.dose is not None,
         )
 
-    def pinned(self, preset: Preset, *, kept: Mapping[str, Snapshot] | None = None) -> Preset:
+    def pinned(self, preset: Preset, *, kept: Mapping[str, FeatureSnapshot] | None = None) -> Preset:
         """Return the preset with a snapshot of each of its features: its own, one that is `kept`, or as it is here."""
         held, taken = {**(kept or {}), **preset.pins}, []
         for item in preset.steering.features:
@@ -145,7 +145,7 @@ class Bundle:
 
         `gently` takes longer and leaves the interpreter to other threads in between.
         """
-        checksums.check(folder, info.sha256)
+        checksums.verify(folder, info.sha256)
         sae = SAE.load(files)
         presets_file = folder / "presets.json"
         try:
@@ -175,7 +175,7 @@ def seal(folder: Path) -> BundleInfo:
     sae = [folder / "revisions" / info.revision / name for name in (CONFIG, WEIGHTS)]
     own = (folder / info.model).resolve().is_relative_to(folder.resolve())  # what lies elsewhere is not the bundle's
     model = [f for f in (folder / info.model).glob("*") if f.is_file() and f.name != NOTES] if own else []
-    sealed = info.model_copy(update={"sha256": checksums.of(folder, [*sae, *model])})
+    sealed = info.model_copy(update={"sha256": checksums.checksums(folder, [*sae, *model])})
     draft = folder / "bundle.json.tmp"
     draft.write_text(sealed.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     os.replace(draft, folder / "bundle.json")

@@ -14,12 +14,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def of(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     """Of each of these files, by its place in `folder`."""
     return {f.relative_to(folder).as_posix(): sha256(f) for f in sorted(files)}
 
 
-def check(folder: Path, sums: Mapping[str, str]) -> None:
+def verify(folder: Path, sums: Mapping[str, str]) -> None:
     """Raise BadBundle for a file that is there and is not what `sums` says; what has not changed since is not read again."""
     for name, wanted in sums.items():
         path = folder / name

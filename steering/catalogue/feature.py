@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from steering.calibration import Calibration, Knots, SweetSpot
-from steering.catalogue.feature_edits import Before, Edited
-from steering.spec import Snapshot
+from steering.catalogue.feature_edits import FeatureEdit, OriginalFields
+from steering.spec import FeatureSnapshot
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 """One spelling per feature: `01` would be a second name for `1`, which no check for repeats would see."""
@@ -88,7 +88,7 @@ class Feature(BaseModel):
     """The same, from lower levels of its activation."""
     top_logits: dict[str, list[str]] = {}
     note: str = ""
-    edited: Edited | None = None
+    edited: FeatureEdit | None = None
     """What people here say of it, if anything; never in a bundle."""
 
     @model_validator(mode="before")
@@ -98,17 +98,17 @@ class Feature(BaseModel):
 
     @field_validator("examples", "samples", mode="before")
     @classmethod
-    def _whole(cls, told: Any) -> Any:  # noqa: ANN401 - whatever was given
+    def _examples_without_tokens(cls, told: Any) -> Any:  # noqa: ANN401 - whatever was given
         """Examples are kept without what their tokens say, too."""
-        return [_whole_example(e) for e in told] if isinstance(told, list | tuple) else told
+        return [_full_example(e) for e in told] if isinstance(told, list | tuple) else told
 
-    def with_edit(self, edit: Edited | None) -> "Feature":
+    def with_edit(self, edit: FeatureEdit | None) -> "Feature":
         """The feature as people here call it; without an edit, as it is in the bundle."""
         before = self.edited and self.edited.before
         plain = self.model_copy(update={**before.model_dump(), "edited": None}) if before else self
         if edit is None:
             return plain
-        under = Before.model_validate(plain.model_dump(include=set(Before.model_fields)))
+        under = OriginalFields.model_validate(plain.model_dump(include=set(OriginalFields.model_fields)))
         changes: dict[str, Any] = {"edited": edit.model_copy(update={"before": under})}
         if edit.label is not None:
             changes |= {"label": edit.label, "label_source": "hand", "stale": False}
@@ -170,19 +170,21 @@ def dose_of(feature: Feature, info: BundleInfo) -> float:
     return feature.dose if feature.dose is not None else 0.5 * info.typical_norm
 
 
-def knots_of(measured: Feature | Snapshot, dose: float) -> Knots:
+def knots_of(measured: Feature | FeatureSnapshot, dose: float) -> Knots:
     """Pairs of dose and raw strength: as measured, else the line through the raw strength of dose 1.0."""
-    told = measured.knots if isinstance(measured, Snapshot) else measured.calibration and measured.calibration.knots
+    told = (
+        measured.knots if isinstance(measured, FeatureSnapshot) else measured.calibration and measured.calibration.knots
+    )
     return told or ((-1.0, -dose), (0.0, 0.0), (1.0, dose))
 
 
 def _short_example(example: dict[str, Any]) -> dict[str, Any]:
     """Without what follows from the tokens."""
     short = {k: v for k, v in example.items() if k not in ("text", "token")}
-    return short if "tokens" in example and _whole_example(short) == example else example
+    return short if "tokens" in example and _full_example(short) == example else example
 
 
-def _whole_example(example: Any) -> Any:  # noqa: ANN401 - whatever was given
+def _full_example(example: Any) -> Any:  # noqa: ANN401 - whatever was given
     if not isinstance(example, dict) or not {"tokens", "at"} <= example.keys() or "text" in example:
         return example
     tokens, at = example["tokens"], example["at"]

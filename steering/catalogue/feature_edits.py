@@ -7,7 +7,7 @@ labeller touches it, and taking it back shows what the bundle says by then.
 from pydantic import BaseModel, ConfigDict
 
 
-class Edited(BaseModel):
+class FeatureEdit(BaseModel):
     """One feature's, as it was said last. What is None is as in the bundle."""
 
     model_config = ConfigDict(frozen=True)
@@ -19,7 +19,7 @@ class Edited(BaseModel):
     """Who, if they said."""
     at: int = 0
     """When: seconds since 1970."""
-    before: "Before | None" = None
+    before: "OriginalFields | None" = None
     """What it is laid over, where it is."""
 
     @property
@@ -28,7 +28,7 @@ class Edited(BaseModel):
         return self.label is None and self.note is None and not self.starred
 
 
-class Before(BaseModel):
+class OriginalFields(BaseModel):
     """What a bundle says of the same."""
 
     model_config = ConfigDict(frozen=True)

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 GLYPHS = {"Ġ": " ", "▁": " ", "Ċ": "\n", "<0x0A>": "\n"}
 
 
-def read(folder: Path, features: Sequence[Feature], unit: Sequence[float]) -> list[Feature]:
+def read_export(folder: Path, features: Sequence[Feature], unit: Sequence[float]) -> list[Feature]:
     """Return the features with what an export says of them.
 
     `unit[i]` is how long one of its activations of feature i is in our stream (`Imported.unit`). Raises
@@ -45,7 +45,7 @@ def read(folder: Path, features: Sequence[Feature], unit: Sequence[float]) -> li
     return [_strongest(found[f.index]) for f in features]
 
 
-def write(folder: Path, features: Iterable[Feature], *, model: str, source: str, unit: float = 1.0) -> None:
+def write_export(folder: Path, features: Iterable[Feature], *, model: str, source: str, unit: float = 1.0) -> None:
     """Write the rows of features that have something to say, 1,024 indices to a batch.
 
     `unit` is how long an activation of 1, as the reader counts them, is in our stream.

@@ -11,7 +11,7 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature, dose_of, knots_of, number_of
 from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
 from steering.errors import BadStrength, UnknownFeature
-from steering.spec import VECTOR, Intervention, Snapshot, SteeringSpec, Unit
+from steering.spec import VECTOR, FeatureSnapshot, Intervention, SteeringSpec, Unit
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Catalogue:
         have = ", ".join(f"{b.info.name}/0…{max(b.numbered)}" for b in self.bundles.values())
         raise UnknownFeature(f"no feature {feature_id!r}; there are {have}", feature=feature_id)
 
-    def resolve(self, spec: SteeringSpec, pins: Mapping[str, Snapshot] | None = None) -> Resolved:
+    def resolve(self, spec: SteeringSpec, pins: Mapping[str, FeatureSnapshot] | None = None) -> Resolved:
         """Turn a spec's strengths into raw activations and its interventions into edits.
 
         A feature with a snapshot among the `pins` has its strength in the snapshot's units, and is steered by the
@@ -106,7 +106,7 @@ class Catalogue:
         applied, changed = [], []
         for item in spec.features:
             pin = (pins or {}).get(item.id)
-            bundle, feature, gone = self._meant(item, pin)
+            bundle, feature, gone = self._find_or_pinned(item, pin)
             if gone and pin and not pin.encoder and item.mode != "add":
                 raise BadStrength(
                     f"{item.id!r} cannot be steered by {item.mode!r}, for nothing reads it; use the mode 'add', or make it "
@@ -126,7 +126,7 @@ class Catalogue:
         push_norm = {h: float(e.push.norm()) / norms[h] for h, e in edits.items()}
         return Resolved(spec, tuple(applied), edits, asked, push_norm, json.dumps(changed) if changed else "")
 
-    def _meant(self, item: Intervention, pin: Snapshot | None) -> tuple[Bundle, Feature, bool]:
+    def _find_or_pinned(self, item: Intervention, pin: FeatureSnapshot | None) -> tuple[Bundle, Feature, bool]:
         """The feature that an intervention names, and whether only its snapshot is left."""
         try:
             return *self.find(item.id), False
@@ -150,7 +150,7 @@ class Catalogue:
 
 
 def raw_strength(
-    item: Intervention, unit: Unit, feature: Feature, info: BundleInfo, *, pin: Snapshot | None = None
+    item: Intervention, unit: Unit, feature: Feature, info: BundleInfo, *, pin: FeatureSnapshot | None = None
 ) -> float:
     """A strength as a raw activation, in the units of the `pin` if there is one; the factor of a `scale` has no unit."""
     if item.mode == "scale" or unit == "raw":

@@ -17,7 +17,7 @@ NEW = 1e-4
 
 
 @dataclass(frozen=True)
-class Changed:
+class FeatureChange:
     """A feature that both have."""
 
     before: Feature
@@ -50,7 +50,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Changes:
+class RevisionDiff:
     """From one revision to another."""
 
     kept: int
@@ -58,19 +58,19 @@ class Changes:
     added: Sequence[Feature]
     retired: Sequence[Feature]
     """As they were."""
-    changed: Sequence[Changed]
+    changed: Sequence[FeatureChange]
     """Those of both that are not as they were, the most turned first."""
 
 
-def changes(before: Bundle, after: Bundle) -> Changes:
+def diff_revisions(before: Bundle, after: Bundle) -> RevisionDiff:
     """Compare two revisions of the same bundle, by the features' numbers."""
     both = [f for f in after.features if f.index in before.numbered]
     pairs = [
-        Changed(before.numbered[f.index], f, c)
+        FeatureChange(before.numbered[f.index], f, c)
         for f, c in zip(both, _cosines(before, after, both).tolist(), strict=True)
     ]
     changed = [c for c in pairs if c.moved or c.stale or c.relabelled or c.remeasured]
-    return Changes(
+    return RevisionDiff(
         kept=len(both),
         added=[f for f in after.features if f.index not in before.numbered],
         retired=[f for f in before.features if f.index not in after.numbered],

@@ -162,7 +162,7 @@ class Revisions:
             draft = self.live / f".draft-{revision}"
             about = {"tiller_bundle": self.info.name, "tiller_revision": revision}
             sae.save(draft, hook=self.info.hook, model=self.info.model, about=about)
-            write_features(draft, carried(parent, sae, rows, features))
+            write_features(draft, carry_features(parent, sae, rows, features))
             if moments:  # half as long: they only say how large a step may be
                 save_file({n: t.bfloat16().contiguous() for n, t in moments.items()}, draft / MOMENTS)
             manifest = Manifest(
@@ -199,7 +199,7 @@ class Revisions:
         except (OSError, SafetensorError) as error:
             raise BadBundle(f"{str(path)!r} is damaged: {error}; delete it to begin without") from error
 
-    def keep_aside(self, report: Mapping[str, Any], *, sae: SAE | None = None) -> Path:
+    def quarantine(self, report: Mapping[str, Any], *, sae: SAE | None = None) -> Path:
         """Keep what failed its gates, with the reasons, in `rejected/`; only the last few stay."""
         with self._publishing():
             folder = self.live / "rejected"
@@ -302,7 +302,7 @@ class Revisions:
             yield
 
 
-def carried(parent: Bundle, sae: SAE, numbers: Sequence[int], measured: Iterable[Feature] = ()) -> list[Feature]:
+def carry_features(parent: Bundle, sae: SAE, numbers: Sequence[int], measured: Iterable[Feature] = ()) -> list[Feature]:
     """Features for the rows of `sae`: what was measured, over what the parent says of the feature of the same number.
 
     A label that was carried over to a direction that has turned (cosine below 0.95) is stale.

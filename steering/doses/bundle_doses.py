@@ -14,10 +14,10 @@ from steering.calibration import SweetSpot, dose_at, raw_at
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, dose_of, knots_of, number_of
 from steering.catalogue.resolve import Catalogue, raw_strength
-from steering.doses.measure import Found, Null, Subject, along, calibrate, scaled
-from steering.doses.rollouts import QUESTIONS, Stage
+from steering.doses.measure import MeasuredDose, Null, Subject, calibrate, pushes_along, pushes_scaled
+from steering.doses.rollouts import QUESTIONS, Rollouts
 from steering.edits import ResidualEdit
-from steering.interpret.feature_words import contexts, telling
+from steering.interpret.feature_words import count_contexts, most_telling_tokens
 from steering.model.activations import padded_batches
 from steering.model.chat_template import encode_chat
 from steering.spec import Preset
@@ -32,11 +32,11 @@ Told = Callable[[int, int], None]
 """Hears how many are done, and of how many."""
 
 
-def stage_for(
+def prepare_rollouts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str] = QUESTIONS
-) -> Stage:
+) -> Rollouts:
     """A stage with these questions. Raises BadChat for a model without a chat template."""
-    return Stage.of(model, hook, [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions])
+    return Rollouts.prepare(model, hook, [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions])
 
 
 def with_doses(
@@ -51,13 +51,13 @@ def with_doses(
     told: Told = lambda *_: None,
 ) -> list[Feature]:
     """Return the features with dose, sweet spot and calibration, measured in at most eight evaluations each."""
-    stage, rows = stage_for(model, tokenizer, bundle.info.hook, questions), list(corpus)
+    stage, rows = prepare_rollouts(model, tokenizer, bundle.info.hook, questions), list(corpus)
     alive = [f for f in features if f.typical_max > 0]
     words = _words(model, tokenizer, bundle, alive, rows)
-    null = Null.of(stage, words, bundle.info.typical_norm)
+    null = Null.measure(stage, words, bundle.info.typical_norm)
     norm = bundle.info.typical_norm
     subjects = [
-        Subject(along(bundle.sae.W_dec[f.row]), w, START * norm, LONGEST * norm)
+        Subject(pushes_along(bundle.sae.W_dec[f.row]), w, START * norm, LONGEST * norm)
         for f, w in zip(alive, words, strict=True)
     ]
     found = calibrate(
@@ -88,23 +88,23 @@ def with_scale(
     effect is measured on the other half. Presets that steer nothing come back as they are.
     """
     hook = bundle.info.hook
-    learn, test = (stage_for(model, tokenizer, hook, questions[i::2]) for i in (0, 1))
+    learn, test = (prepare_rollouts(model, tokenizer, hook, questions[i::2]) for i in (0, 1))
     catalogue, found = Catalogue([bundle]), []
     for i, preset in enumerate(presets):
         edit = catalogue.resolve(preset.steering, preset.pins).edits.get(hook)
         if edit is None:
             found.append(preset)
             continue
-        words = _said_more(learn, tokenizer, [scaled(edit)(s) for s in (0.7, 1.0)])
-        null = Null.of(test, [words], bundle.info.typical_norm)
+        words = _most_raised_words(learn, tokenizer, [pushes_scaled(edit)(s) for s in (0.7, 1.0)])
+        null = Null.measure(test, [words], bundle.info.typical_norm)
         (result,) = calibrate(
             test,
-            [Subject(scaled(edit), words, 0.5, MOST_SCALE, signs=(1,))],
+            [Subject(pushes_scaled(edit), words, 0.5, MOST_SCALE, signs=(1,))],
             null,
             stamp=(date, bundle.info.revision),
         )
-        spot = result.sweet_spot and _in_scale(result.sweet_spot, result)
-        calibration = result.calibration.model_copy(update={"words": _texts(words, tokenizer)})
+        spot = result.sweet_spot and _spot_as_scale(result.sweet_spot, result)
+        calibration = result.calibration.model_copy(update={"words": _decode_words(words, tokenizer)})
         found.append(preset.model_copy(update={"sweet_spot": spot, "calibration": calibration}))
         told(i + 1, len(presets))
     return found
@@ -117,11 +117,11 @@ def _words(
     features: Sequence[Feature],
     rows: list[list[int]],
 ) -> list[Int[Tensor, " words"]]:
-    tellable = _tellable(tokenizer)
+    tellable = _is_word_filter(tokenizer)
     found: list[Int[Tensor, " words"]] = []
     for start in range(0, len(features), CHUNK):
         some = features[start : start + CHUNK]
-        near, total = contexts(
+        near, total = count_contexts(
             model,
             bundle.sae,
             bundle.info.hook,
@@ -130,39 +130,39 @@ def _words(
             torch.tensor([f.typical_max for f in some]),
             _vocabulary(model),
         )
-        found += telling(near, total, tellable)
+        found += most_telling_tokens(near, total, tellable)
     return found
 
 
-def _said_more(
-    stage: Stage, tokenizer: PreTrainedTokenizerFast, edits: Sequence[ResidualEdit]
+def _most_raised_words(
+    stage: Rollouts, tokenizer: PreTrainedTokenizerFast, edits: Sequence[ResidualEdit]
 ) -> Int[Tensor, " words"]:
     vocabulary = _vocabulary(stage.model)
-    steered = [i for r in stage.roll(edits) for row in r.said for i in row]
+    steered = [i for r in stage.run(edits) for row in r.said for i in row]
     plain = [i for row in stage.plain.said for i in row] * len(edits)
     near, other = (torch.bincount(torch.tensor(ids), minlength=vocabulary).float() for ids in (steered, plain))
-    (words,) = telling(near[None], near + other, _tellable(tokenizer), sure=1.0)
+    (words,) = most_telling_tokens(near[None], near + other, _is_word_filter(tokenizer), sure=1.0)
     return words
 
 
-def _measured(f: Feature, r: Found, words: Tensor, tokenizer: PreTrainedTokenizerFast) -> Feature:
-    calibration = r.calibration.model_copy(update={"words": _texts(words, tokenizer)})
+def _measured(f: Feature, r: MeasuredDose, words: Tensor, tokenizer: PreTrainedTokenizerFast) -> Feature:
+    calibration = r.calibration.model_copy(update={"words": _decode_words(words, tokenizer)})
     return f.model_copy(
         update={"dose": round(r.dose, 4), "sweet_spot": r.sweet_spot, "calibration": calibration, "note": ""}
     )
 
 
-def _in_scale(spot: SweetSpot, r: Found) -> SweetSpot:
+def _spot_as_scale(spot: SweetSpot, r: MeasuredDose) -> SweetSpot:
     """From doses to the scale that has them."""
     low, high = (round(raw_at(x, r.calibration.knots), 3) for x in (spot.low, spot.high))
     return spot.model_copy(update={"low": low, "high": high})
 
 
-def _texts(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+def _decode_words(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(tokenizer.decode([i])).strip() for i in words.tolist()))
 
 
-def _tellable(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], bool]:
+def _is_word_filter(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], bool]:
     """Whether a token is a word that says something: letters, three at least, nothing special."""
     special = set(tokenizer.all_special_ids)
 
@@ -179,7 +179,7 @@ def _vocabulary(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().vocab_size)
 
 
-def redosed(preset: Preset, before: Bundle, features: Sequence[Feature]) -> Preset:
+def convert_doses(preset: Preset, before: Bundle, features: Sequence[Feature]) -> Preset:
     """Return the preset with strengths that push as far as they did, now that dose 1.0 means something else."""
     spec, after = preset.steering, {f.id: f for f in features}
     if spec.unit != "dose":

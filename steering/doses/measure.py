@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steering.calibration import Calibration, Limit, Measured, SweetSpot
-from steering.doses.rollouts import Rolled, Stage
+from steering.doses.rollouts import Rollout, Rollouts
 from steering.edits import ResidualEdit
 
 WORST = 0.95
@@ -56,7 +56,7 @@ class Subject:
 
 
 @dataclass
-class Found:
+class MeasuredDose:
     """What a calibration came to."""
 
     dose: float
@@ -66,14 +66,14 @@ class Found:
 
 
 def calibrate(
-    stage: Stage,
+    stage: Rollouts,
     subjects: Sequence[Subject],
     null: "Null | None" = None,
     *,
     at_once: int = 8,
     stamp: tuple[str, str] = ("", ""),
     told: Callable[[int], None] = lambda _: None,
-) -> list[Found]:
+) -> list[MeasuredDose]:
     """Measure every subject, `at_once` of them in a batch. `stamp` is the date and the SAE's revision.
 
     Without words nothing can be told of an effect: such a subject gets a dose and no sweet spot. `told` hears how many
@@ -81,7 +81,7 @@ def calibrate(
     """
     waiting = [(i, s, _search(s, null, stamp)) for i, s in enumerate(subjects)]
     running: list[tuple[int, Subject, Search, float]] = []
-    found: dict[int, Found] = {}
+    found: dict[int, MeasuredDose] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
             i, subject, search = waiting.pop(0)
@@ -92,16 +92,16 @@ def calibrate(
             try:
                 still.append((i, subject, search, search.send(point)))
             except StopIteration as end:
-                found[i] = _found(end.value, stage, stamp[0])
+                found[i] = _measurement(end.value, stage, stamp[0])
                 told(len(found))
         running = still
     return [found[i] for i in range(len(subjects))]
 
 
-def evaluate(stage: Stage, asked: Sequence[tuple[Subject, float]]) -> list[Measured]:
+def evaluate(stage: Rollouts, asked: Sequence[tuple[Subject, float]]) -> list[Measured]:
     """What each push does, all of them in one batch."""
     edits = [s.push(raw) for s, raw in asked]
-    rolled, effects = stage.roll(edits), stage.effects(edits, [s.words for s, _ in asked if len(s.words)] or [_NONE])
+    rolled, effects = stage.run(edits), stage.effects(edits, [s.words for s, _ in asked if len(s.words)] or [_NONE])
     own = _positions_of([s for s, _ in asked])
     return [
         _measured(stage, raw, r, effects[i][own[i]] if own[i] is not None else None)
@@ -118,7 +118,9 @@ class Null:
     lists: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     @staticmethod
-    def of(stage: Stage, words: Sequence[Int[Tensor, " words"]], typical_norm: float, *, seed: int = 0) -> "Null":
+    def measure(
+        stage: Rollouts, words: Sequence[Int[Tensor, " words"]], typical_norm: float, *, seed: int = 0
+    ) -> "Null":
         """Push along `RANDOM` directions, both ways, each as far as its KL allows."""
         lists = {tuple(w.tolist()): i for i, w in enumerate(words) if len(w)}
         order = [torch.tensor(w) for w in lists]
@@ -129,7 +131,7 @@ class Null:
         g = torch.Generator().manual_seed(seed)
         directions = torch.nn.functional.normalize(torch.randn(RANDOM, d, generator=g), dim=1).to(stage.model.device)
         subjects = [
-            Subject(along(u), _NONE, 0.25 * typical_norm, 2 * typical_norm, signs=(1,))
+            Subject(pushes_along(u), _NONE, 0.25 * typical_norm, 2 * typical_norm, signs=(1,))
             for u in torch.cat([directions, -directions])
         ]
         doses = [f.dose for f in calibrate(stage, subjects)]
@@ -144,14 +146,14 @@ class Null:
         return 0.0 if i is None else float((effect - self.mean[i]) / self.spread[i])
 
 
-def along(direction: Float[Tensor, " d_in"]) -> Push:
+def pushes_along(direction: Float[Tensor, " d_in"]) -> Push:
     """Pushes along one direction."""
     none = direction.new_zeros(0)
     rows = direction.new_zeros(0, len(direction))
     return lambda raw: ResidualEdit(raw * direction, rows, none, none, rows, none)
 
 
-def scaled(edit: ResidualEdit) -> Push:
+def pushes_scaled(edit: ResidualEdit) -> Push:
     """Pushes that are a whole spec's edit, so many times."""
     return lambda raw: replace(edit, push=raw * edit.push, gate=raw * edit.gate)
 
@@ -167,7 +169,7 @@ def _search(subject: Subject, null: Null | None, stamp: tuple[str, str]) -> Sear
         raw = min(start, subject.longest)
         while len(seen) < tries:
             seen.append((yield sign * raw))
-            if _large_enough(seen[-1]):
+            if _is_large_enough(seen[-1]):
                 break
             raw = _next_raw(seen, subject.longest)
             if any(math.isclose(raw, abs(p.raw), rel_tol=0.02) for p in seen):
@@ -180,14 +182,14 @@ def _search(subject: Subject, null: Null | None, stamp: tuple[str, str]) -> Sear
     return _calibration(subject, points, doses, limits[subject.signs[0]], null, stamp)
 
 
-def _large_enough(p: Measured) -> bool:
+def _is_large_enough(p: Measured) -> bool:
     return NEAR <= p.kl <= NAT and p.repetition <= REPEATS
 
 
 def _next_raw(seen: Sequence[Measured], longest: float) -> float:
     """The secant of log KL over log strength towards the middle of what is accepted; between the known sides."""
-    good = [p for p in seen if _holds(p)]
-    bad = [p for p in seen if not _holds(p)]
+    good = [p for p in seen if _is_coherent(p)]
+    bad = [p for p in seen if not _is_coherent(p)]
     low = max((abs(p.raw) for p in good), default=0.0)
     high = min((abs(p.raw) for p in bad), default=math.inf)
     aim, last = math.log(0.5 * (NAT + NEAR)), seen[-1]
@@ -208,14 +210,14 @@ def _log_kl(p: Measured) -> float:
     return math.log(max(p.kl, 1e-6))
 
 
-def _holds(p: Measured) -> bool:
+def _is_coherent(p: Measured) -> bool:
     return p.kl <= NAT and p.repetition <= REPEATS
 
 
 def _largest_good(seen: Sequence[Measured], longest: float) -> tuple[float, Limit]:
     """The largest push seen that holds, else half of the smallest that doesn't, by the square law of KL."""
-    good = [p for p in seen if _holds(p)]
-    bad = [p for p in seen if not _holds(p)]
+    good = [p for p in seen if _is_coherent(p)]
+    bad = [p for p in seen if not _is_coherent(p)]
     repeats = any(p.kl <= NAT for p in bad)
     if good:
         best = max(good, key=lambda p: abs(p.raw))
@@ -240,17 +242,17 @@ def _calibration(
     works = bool(len(subject.words)) and first * full >= EFFECT and (null is None or z >= SURE)
     knots = [(0.0, 0.0)]
     for sign in subject.signs:
-        side = [(sign * d, sign * r) for d, r in _side(points, sign, doses[sign])]
+        side = [(sign * d, sign * r) for d, r in _knots_of_sign(points, sign, doses[sign])]
         knots = [*knots, *side] if sign > 0 else [*reversed(side), *knots]
     ordered = tuple((round(d, 4), round(r, 4)) for d, r in knots)
-    negative = _spot(points, -1, doses[-1], stamp[0], 0) if -1 in doses and works else None
+    negative = _sweet_spot(points, -1, doses[-1], stamp[0], 0) if -1 in doses and works else None
     rows = tuple(sorted((_rounded(p) for p in points), key=lambda p: p.raw))
     return Calibration(
         knots=ordered, points=rows, works=works, z=round(z, 2), limited_by=limit, negative=negative, revision=stamp[1]
     )
 
 
-def _side(points: Sequence[Measured], sign: int, dose: float) -> list[tuple[float, float]]:
+def _knots_of_sign(points: Sequence[Measured], sign: int, dose: float) -> list[tuple[float, float]]:
     """Knots of one sign: at which strength each share of the effect at dose 1.0 is reached.
 
     The measured effects are made to rise (pool adjacent violators), a line where they don't.
@@ -259,7 +261,7 @@ def _side(points: Sequence[Measured], sign: int, dose: float) -> list[tuple[floa
     xs, ys = [0.0, *(x for x, _ in mine)], [0.0, *(y for _, y in mine)]
     if not mine or not math.isclose(xs[-1], dose, rel_tol=1e-3) or ys[-1] <= 0:
         return [(g, g * dose) for g in GRID]
-    ys = _rising(ys)
+    ys = _isotonic(ys)
     if ys[-1] <= 0:
         return [(g, g * dose) for g in GRID]
     straight = 0.1  # a tenth of a line is mixed in, so that a flat stretch of the curve still has an inverse
@@ -267,7 +269,7 @@ def _side(points: Sequence[Measured], sign: int, dose: float) -> list[tuple[floa
     return [(g, _interpolated(g, shares, xs)) for g in GRID[:-1]] + [(1.0, dose)]
 
 
-def _rising(values: Sequence[float]) -> list[float]:
+def _isotonic(values: Sequence[float]) -> list[float]:
     """Pool adjacent violators: the nearest sequence that never falls."""
     blocks: list[list[float]] = []
     for v in values:
@@ -285,15 +287,15 @@ def _interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
     return ys[-1]
 
 
-def _spot(points: Sequence[Measured], sign: int, dose: float, date: str, n: int) -> SweetSpot | None:
+def _sweet_spot(points: Sequence[Measured], sign: int, dose: float, date: str, n: int) -> SweetSpot | None:
     """From where the effect can be told to where the reply stops being good; None if these do not meet."""
-    side = _side(points, sign, dose)
+    side = _knots_of_sign(points, sign, dose)
     full = sign * _effect_at(points, sign * dose)
     if full < EFFECT:
         return None
-    good = [abs(p.raw) for p in points if p.raw * sign > 0 and _holds(p) and abs(p.surprise) <= SURPRISE]
+    good = [abs(p.raw) for p in points if p.raw * sign > 0 and _is_coherent(p) and abs(p.surprise) <= SURPRISE]
     low, high = max(0.05, EFFECT / full), 1.0
-    strained = [abs(p.raw) for p in points if p.raw * sign > 0 and abs(p.surprise) > SURPRISE and _holds(p)]
+    strained = [abs(p.raw) for p in points if p.raw * sign > 0 and abs(p.surprise) > SURPRISE and _is_coherent(p)]
     if strained:
         top = max((g for g in good if g < min(strained)), default=0.5 * min(strained))
         high = min(1.0, _interpolated(top, [0.0, *(r for _, r in side)], [0.0, *(d for d, _ in side)]))
@@ -303,16 +305,16 @@ def _spot(points: Sequence[Measured], sign: int, dose: float, date: str, n: int)
     return SweetSpot(low=low, high=high, method="dose-response", n=n, date=date)
 
 
-def _found(c: Calibration, stage: Stage, date: str) -> Found:
+def _measurement(c: Calibration, stage: Rollouts, date: str) -> MeasuredDose:
     first = 1 if c.knots[-1][0] > 0 else -1
     dose = abs(c.knots[-1][1] if first > 0 else c.knots[0][1])
-    spot = _spot(c.points, first, dose, date, stage.prompts) if c.works else None
+    spot = _sweet_spot(c.points, first, dose, date, stage.prompts) if c.works else None
     if c.negative:
         c = c.model_copy(update={"negative": c.negative.model_copy(update={"n": stage.prompts})})
-    return Found(dose, spot, c)
+    return MeasuredDose(dose, spot, c)
 
 
-def _measured(stage: Stage, raw: float, r: Rolled, effect: Tensor | None) -> Measured:
+def _measured(stage: Rollouts, raw: float, r: Rollout, effect: Tensor | None) -> Measured:
     return Measured(
         raw=raw,
         effect=float(effect.mean()) if effect is not None else 0.0,
@@ -339,7 +341,7 @@ def _rounded(p: Measured) -> Measured:
     return Measured(**{k: round(v, 4) for k, v in p.model_dump().items()})
 
 
-def _width(stage: Stage) -> int:
+def _width(stage: Rollouts) -> int:
     config: Any = stage.model.config.get_text_config()
     return int(config.hidden_size)
 

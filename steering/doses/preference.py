@@ -50,7 +50,7 @@ class Range:
         return tuple(round(d, 4) for d in doses)
 
 
-def preferred(votes: Sequence[Vote], span: Range) -> float:
+def preferred_dose(votes: Sequence[Vote], span: Range) -> float:
     """The dose to begin with: the start while nobody voted, then a draw from what the votes say."""
     if not votes or span.high <= span.low:
         return min(span.high, max(span.low, span.start))

@@ -44,7 +44,7 @@ and any push at all does that to most words."""
 
 
 @dataclass(frozen=True)
-class Draw:
+class Sampling:
     """How the next token is taken: at temperature 0 the likeliest. Every edit meets the same chance, prompt by prompt."""
 
     temperature: float = 0.0
@@ -52,11 +52,11 @@ class Draw:
     """Of the first prompt; the next ones count up."""
 
 
-GREEDY = Draw()
+GREEDY = Sampling()
 
 
 @dataclass(frozen=True, eq=False)
-class Rolled:
+class Rollout:
     """What one edit did on all prompts."""
 
     kl: Float[Tensor, " tokens"]
@@ -71,7 +71,7 @@ class Rolled:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class Rollouts:
     """Prompts up to where the assistant speaks, left-padded, and the unsteered model's greedy replies to them."""
 
     model: PreTrainedModel
@@ -81,17 +81,22 @@ class Stage:
     steered: Bool[Tensor, "prompts time"]
     ends: frozenset[int]
     tokens: int
-    plain: Rolled
+    plain: Rollout
     replies: Int[Tensor, "prompts tokens"]
     """The unsteered ones; after an end, anything."""
     spoken: Bool[Tensor, "prompts tokens"]
     """Which of their tokens belong to the reply."""
-    draw: Draw = GREEDY
+    draw: Sampling = GREEDY
 
     @staticmethod
-    def of(
-        model: PreTrainedModel, hook: str, chats: Sequence[EncodedChat], *, tokens: int = TOKENS, draw: Draw = GREEDY
-    ) -> "Stage":
+    def prepare(
+        model: PreTrainedModel,
+        hook: str,
+        chats: Sequence[EncodedChat],
+        *,
+        tokens: int = TOKENS,
+        draw: Sampling = GREEDY,
+    ) -> "Rollouts":
         """Let the unsteered model answer. `chats` end where the assistant is about to speak."""
         longest = max(len(c.ids) for c in chats)
         pad = lambda row, fill: [fill] * (longest - len(row)) + list(row)  # noqa: E731
@@ -99,11 +104,11 @@ class Stage:
         ids = torch.tensor([pad(c.ids, 0) for c in chats], device=place)
         real = torch.tensor([pad((True,) * len(c.ids), False) for c in chats], device=place)
         steered = torch.tensor([pad(c.assistant, False) for c in chats], device=place)
-        ends = _ends(model)
+        ends = _end_ids(model)
         said, logs = _replies(model, hook, ids, real, steered, [], tokens, draw)
         spoken = _until_end(said, ends)
-        plain = _rolled(said, spoken, logs, logs, 1)[0]
-        return Stage(model, hook, ids, real, steered, ends, tokens, plain, said, spoken, draw)
+        plain = _statistics(said, spoken, logs, logs, 1)[0]
+        return Rollouts(model, hook, ids, real, steered, ends, tokens, plain, said, spoken, draw)
 
     @property
     def prompts(self) -> int:
@@ -111,14 +116,14 @@ class Stage:
         return len(self.ids)
 
     @torch.no_grad()
-    def roll(self, edits: Sequence[ResidualEdit]) -> list[Rolled]:
+    def run(self, edits: Sequence[ResidualEdit]) -> list[Rollout]:
         """Let every edit answer every prompt, all in one batch."""
         n = len(edits)
         ids, real, steered = (t.repeat(n, 1) for t in (self.ids, self.real, self.steered))
         said, logs = _replies(self.model, self.hook, ids, real, steered, edits, self.tokens, self.draw)
         spoken = _until_end(said, self.ends)
         plain = self._logits(torch.cat([ids, said], 1), torch.cat([real, torch.ones_like(spoken)], 1))
-        return _rolled(said, spoken, logs, plain, n)
+        return _statistics(said, spoken, logs, plain, n)
 
     @torch.no_grad()
     def effects(
@@ -130,19 +135,19 @@ class Stage:
         real = torch.cat([self.real, torch.ones_like(self.spoken)], 1).repeat(n, 1)
         steered = torch.cat([self.steered, torch.ones_like(self.spoken)], 1).repeat(n, 1)
         table = _table(edits, self.model)
-        rows = _rows(steered, n)
+        rows = _table_rows(steered, n)
         with tap(self.model, {self.hook: lambda x: table.apply(x, rows)}):
             logs = self._logits(ids, real).view(n, self.prompts, self.tokens, -1)
         weight = self.spoken.float() / self.spoken.sum(1, keepdim=True).clamp(min=1)
         found = []
         for one in logs:
             odds = torch.stack([_log_odds(one, w) for w in words])  # [lists, prompts, tokens]
-            base = torch.stack([_log_odds(self._plain_logs, w) for w in words])
+            base = torch.stack([_log_odds(self._unsteered_log_probs, w) for w in words])
             found.append(((odds - base) * weight).sum(-1))
         return found
 
     @cached_property
-    def _plain_logs(self) -> Float[Tensor, "prompts tokens vocab"]:
+    def _unsteered_log_probs(self) -> Float[Tensor, "prompts tokens vocab"]:
         with torch.no_grad():
             return self._logits(
                 torch.cat([self.ids, self.replies], 1), torch.cat([self.real, torch.ones_like(self.spoken)], 1)
@@ -177,12 +182,12 @@ def _replies(
     steered: Tensor,
     edits: Sequence[ResidualEdit],
     tokens: int,
-    draw: Draw,
+    draw: Sampling,
 ) -> tuple[Int[Tensor, "rows tokens"], Float[Tensor, "rows tokens vocab"]]:
     """Continuations and the log-probabilities that they were read from; one edit for each block of rows."""
     n = max(1, len(edits))
     chances = [torch.Generator().manual_seed(draw.seed + i) for i in range(len(ids) // n)]
-    table, rows = _table(edits, model), _rows(steered, n) if edits else torch.zeros_like(ids)
+    table, rows = _table(edits, model), _table_rows(steered, n) if edits else torch.zeros_like(ids)
     cache, said, logs, at = DynamicCache(), [], [], {"rows": rows}
     new = rows.amax(1, keepdim=True)  # whoever is steered speaks steered
     step, mask = ids, real
@@ -198,14 +203,14 @@ def _replies(
                 logits_to_keep=1,
             )
             logs.append(out.logits[:, -1].float().log_softmax(-1))
-            step = _next(logs[-1], draw.temperature, chances, n)
+            step = _sample_next(logs[-1], draw.temperature, chances, n)
             said.append(step)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             at["rows"] = new
     return torch.cat(said, 1), torch.stack(logs, 1)
 
 
-def _next(
+def _sample_next(
     logs: Float[Tensor, "rows vocab"], temperature: float, chances: Sequence[torch.Generator], n: int
 ) -> Int[Tensor, "rows 1"]:
     """The likeliest, or one drawn by adding Gumbel noise to what each is worth; the noise is each prompt's own."""
@@ -226,7 +231,7 @@ def _table(edits: Sequence[ResidualEdit], model: PreTrainedModel) -> SteeringTab
     return table
 
 
-def _rows(steered: Tensor, n: int) -> Int[Tensor, "rows time"]:
+def _table_rows(steered: Tensor, n: int) -> Int[Tensor, "rows time"]:
     """Each token's row of the table: its block's, where it is steered."""
     block = torch.arange(1, n + 1, device=steered.device).repeat_interleave(len(steered) // n)
     return torch.where(steered, block[:, None], 0)
@@ -242,12 +247,12 @@ def _until_end(said: Tensor, ends: frozenset[int]) -> Bool[Tensor, "rows tokens"
     return (over.long().cumsum(1) - over.long()) == 0
 
 
-def _ends(model: PreTrainedModel) -> frozenset[int]:
+def _end_ids(model: PreTrainedModel) -> frozenset[int]:
     given = getattr(model.generation_config, "eos_token_id", None)
     return frozenset([given] if isinstance(given, int) else given or [])
 
 
-def _rolled(said: Tensor, spoken: Tensor, steered: Tensor, plain: Tensor, n: int) -> list[Rolled]:
+def _statistics(said: Tensor, spoken: Tensor, steered: Tensor, plain: Tensor, n: int) -> list[Rollout]:
     kl = (steered.exp() * (steered - plain)).sum(-1).clamp(min=0)
     entropy = -(steered.exp() * steered).sum(-1)
     logprob = plain.gather(2, said[..., None])[..., 0]
@@ -255,7 +260,7 @@ def _rolled(said: Tensor, spoken: Tensor, steered: Tensor, plain: Tensor, n: int
     for s, on, k, h, p in zip(*(t.chunk(n) for t in (said, spoken, kl, entropy, logprob)), strict=True):
         texts = [row[keep].tolist() for row, keep in zip(s, on, strict=True)]
         repetition = sum(map(rep3, texts)) / len(texts)
-        found.append(Rolled(k[on].cpu(), p[on].cpu(), float(h[on].mean()), repetition, texts))
+        found.append(Rollout(k[on].cpu(), p[on].cpu(), float(h[on].mean()), repetition, texts))
     return found
 
 

@@ -111,7 +111,7 @@ def propose(
 ) -> Proposal:
     """Propose at most `most` features for a wish. `breathe` is called between two passes of the model."""
     able, parts = candidates(bundle), clauses(wish)
-    answers = [_Answers.of(model, tokenizer, bundle.info.hook, c, questions, breathe) for c in parts]
+    answers = [_Answers.prepare(model, tokenizer, bundle.info.hook, c, questions, breathe) for c in parts]
     pull = sum((a.sign * a.pull(breathe) for a in answers), torch.zeros(bundle.sae.d_in))
     ranked = sorted((o for f in able for o in _options(f, bundle, pull)), key=lambda o: -o.hope)
     tried = list({o.feature.id: None for o in ranked})[:TRIED]
@@ -119,7 +119,9 @@ def propose(
     chosen, gains = _forward(answers, options, most, breathe)
     others = _random(able, bundle, [o.feature.id for o in chosen], len(chosen))
     return Proposal(
-        tuple(Suggestion(o.feature, o.dose, round(g, 4), _why(o, g, wish)) for o, g in zip(chosen, gains, strict=True)),
+        tuple(
+            Suggestion(o.feature, o.dose, round(g, 4), _explain(o, g, wish)) for o, g in zip(chosen, gains, strict=True)
+        ),
         round(sum(gains), 4),
         round(sum(a.sign * a.prompted for a in answers) - sum(a.sign * a.plain for a in answers), 4),
         round(_gain(answers, [_sum(others)])[0], 4) if others else 0.0,
@@ -155,7 +157,7 @@ class _Answers:
     prompted: float
 
     @staticmethod
-    def of(
+    def prepare(
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
         hook: str,
@@ -168,7 +170,7 @@ class _Answers:
             user: Message = {"role": "user", "content": q}
             prompt = encode_chat(tokenizer, [{"role": "system", "content": clause.prompt}, user])
             breathe()
-            reply = _greedy(model, prompt, tokenizer)
+            reply = _add_greedily(model, prompt, tokenizer)
             asked.append((prompt, reply))
             bare.append((encode_chat(tokenizer, [user]), reply))
         with_prompt = _Answers(model, hook, clause.sign, *_padded(asked, model), 0.0, 0.0)
@@ -219,7 +221,7 @@ class _Answers:
         return each[self.said[:, 1:]].mean()
 
 
-def _greedy(model: PreTrainedModel, prompt: EncodedChat, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def _add_greedily(model: PreTrainedModel, prompt: EncodedChat, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     ids = torch.tensor([prompt.ids], device=model.device)
     with torch.no_grad():
         out = model.generate(  # pyright: ignore[reportCallIssue] - transformers types its mixin as a tensor
@@ -315,7 +317,7 @@ def _random(able: Sequence[Feature], bundle: Bundle, taken: Sequence[str], n: in
     return [_options(rest[i], bundle, nothing)[-1] for i in order[:n]]
 
 
-def _why(o: _Option, gain: float, wish: str) -> str:
+def _explain(o: _Option, gain: float, wish: str) -> str:
     words = ", ".join(o.feature.calibration.words[:4]) if o.feature.calibration else ""
     said = f"; its words: {words}" if words else ""
     return f"replies that “{wish}” asks for become {gain:.2f} nats a token likelier{said}"

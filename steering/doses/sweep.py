@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from steering.doses.rollouts import GREEDY, Draw, Rolled, Stage
+from steering.doses.rollouts import GREEDY, Rollout, Rollouts, Sampling
 from steering.edits import ResidualEdit
 from steering.model.chat_template import EncodedChat
 
@@ -20,7 +20,7 @@ ROOM = 64_000_000
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepResult:
     """What one edit did on all prompts."""
 
     said: tuple[list[int], ...]
@@ -35,15 +35,15 @@ class Swept:
 
 @dataclass
 class _Parts:
-    rolled: list[Rolled]
+    rolled: list[Rollout]
     effects: list[Tensor]
 
-    def whole(self) -> Swept:
+    def concatenate(self) -> SweepResult:
         """All parts as one."""
         said = tuple(ids for r in self.rolled for ids in r.said)
         logprobs, kl = torch.cat([r.logprob for r in self.rolled]), torch.cat([r.kl for r in self.rolled])
         lengths = [len(ids) for ids in said]
-        return Swept(
+        return SweepResult(
             said,
             tuple(part.tolist() for part in logprobs.split(lengths)),
             float(kl.quantile(0.95)),
@@ -59,23 +59,23 @@ def sweep(
     words: Int[Tensor, " words"],
     *,
     tokens: int,
-    draw: Draw = GREEDY,
+    draw: Sampling = GREEDY,
     told: Callable[[float], None] = lambda _: None,
-) -> tuple[Swept, list[Swept]]:
+) -> tuple[SweepResult, list[SweepResult]]:
     """Let every edit answer every prompt; what the unsteered model says comes first. `told` hears the share that is done."""
     room = max(1, ROOM // (tokens * int(model.config.get_text_config().vocab_size)))
     plain, parts = _Parts([], []), [_Parts([], []) for _ in edits]
     for start in range(0, len(chats), room):
         some = chats[start : start + room]
-        stage = Stage.of(model, hook, some, tokens=tokens, draw=replace(draw, seed=draw.seed + start))
+        stage = Rollouts.prepare(model, hook, some, tokens=tokens, draw=replace(draw, seed=draw.seed + start))
         plain.rolled.append(stage.plain)
         at_once = max(1, room // stage.prompts)
         for first in range(0, len(edits), at_once):
             group = edits[first : first + at_once]
             effects = stage.effects(group, [words]) if len(words) else []
-            for part, rolled in zip(parts[first:], stage.roll(group), strict=False):
+            for part, rolled in zip(parts[first:], stage.run(group), strict=False):
                 part.rolled.append(rolled)
             for part, effect in zip(parts[first:], effects, strict=False):
                 part.effects.append(effect[0])
             told((start * len(edits) + len(some) * (first + len(group))) / (len(chats) * len(edits)))
-    return plain.whole(), [p.whole() for p in parts]
+    return plain.concatenate(), [p.concatenate() for p in parts]

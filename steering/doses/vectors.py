@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.catalogue.feature import BundleInfo
-from steering.doses.bundle_doses import LONGEST, START, stage_for
-from steering.doses.measure import Found, Subject, along, calibrate
+from steering.doses.bundle_doses import LONGEST, START, prepare_rollouts
+from steering.doses.measure import MeasuredDose, Subject, calibrate, pushes_along
 from steering.edits import as_text
 from steering.errors import SteeringError
 from steering.interpret.directions import METHODS, Direction, Method
 from steering.model.passage import NOBODY, Passage
 from steering.sae import SAE
-from steering.spec import VECTOR, Snapshot, Vector
+from steering.spec import VECTOR, FeatureSnapshot, Vector
 
 _NO_WORDS = torch.zeros(0, dtype=torch.long)
 
@@ -40,15 +40,15 @@ def direction_of(method: Method, a: Sequence[Tensor], b: Sequence[Tensor]) -> Di
     return METHODS[method](torch.stack(list(a)), torch.stack(list(b)))
 
 
-def measured(
+def measure_vector_dose(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     info: BundleInfo,
     direction: Float[Tensor, " d_in"],
-) -> Found:
+) -> MeasuredDose:
     """Its dose, on the questions that features are measured on, in eight evaluations at most. Raises BadChat."""
-    stage = stage_for(model, tokenizer, info.hook)
-    push = along(direction.to(model.device))
+    stage = prepare_rollouts(model, tokenizer, info.hook)
+    push = pushes_along(direction.to(model.device))
     subject = Subject(push, _NO_WORDS, START * info.typical_norm, LONGEST * info.typical_norm)
     return calibrate(stage, [subject])[0]
 
@@ -57,7 +57,7 @@ def vector_of(
     name: str,
     method: Method,
     found: Direction,
-    dose: Found | None,
+    dose: MeasuredDose | None,
     sae: SAE,
     info: BundleInfo,
     *,
@@ -69,7 +69,7 @@ def vector_of(
     are in has one scale.
     """
     reads = method == "probe" and sae.scaling == "none" and sae.reads
-    snapshot = Snapshot(
+    snapshot = FeatureSnapshot(
         id=VECTOR + name,
         revision=info.revision,
         label=name,

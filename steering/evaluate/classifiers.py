@@ -43,19 +43,19 @@ class Detector:
         return rows @ self.weights + self.bias
 
 
-def learn(rows: Float[Tensor, "n d"], labels: Float[Tensor, "n targets"]) -> Detector:
+def fit_cross_validated(rows: Float[Tensor, "n d"], labels: Float[Tensor, "n targets"]) -> Detector:
     """Fit each target at the penalty that told most of the rows that were set aside."""
     aside = torch.arange(len(rows)) % VALIDATED == 0
     tried = []
     for penalty in PENALTIES:
-        found = fit(rows[~aside], labels[~aside], torch.full((labels.shape[1],), penalty))
+        found = fit_logistic(rows[~aside], labels[~aside], torch.full((labels.shape[1],), penalty))
         odds = found.odds(rows[aside])
-        tried.append([_known(odds[:, i], labels[aside, i]) for i in range(labels.shape[1])])
+        tried.append([_labelled(odds[:, i], labels[aside, i]) for i in range(labels.shape[1])])
     best = torch.tensor(tried).argmax(0)
-    return fit(rows, labels, torch.tensor(PENALTIES)[best])
+    return fit_logistic(rows, labels, torch.tensor(PENALTIES)[best])
 
 
-def fit(
+def fit_logistic(
     rows: Float[Tensor, "n d"], labels: Float[Tensor, "n targets"], penalties: Float[Tensor, " targets"]
 ) -> Detector:
     """Minimise the mean loss of each target plus half of its penalty times the squared length of its weights."""
@@ -83,7 +83,7 @@ def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
     return float((_ranks(scores)[labels].sum() - n * (n + 1) / 2) / (n * m)) if n and m else 0.5
 
 
-def judged(scores: NDArray[np.float64], labels: NDArray[np.bool_], *, seed: int = 0) -> Auroc:
+def auroc_with_interval(scores: NDArray[np.float64], labels: NDArray[np.bool_], *, seed: int = 0) -> Auroc:
     """AUROC with its interval; resamples keep how many rows have something and how many have not."""
     draw = np.random.default_rng(seed)
     yes, no = scores[labels], scores[~labels]
@@ -97,7 +97,7 @@ def judged(scores: NDArray[np.float64], labels: NDArray[np.bool_], *, seed: int 
     return Auroc(value=round(auroc(scores, labels), 4), low=round(float(low), 4), high=round(float(high), 4))
 
 
-def _known(odds: Tensor, labels: Tensor) -> float:
+def _labelled(odds: Tensor, labels: Tensor) -> float:
     some = ~labels.isnan()
     return auroc(odds[some].double().numpy(), labels[some].numpy() > 0.5)
 

@@ -17,7 +17,7 @@ from steering.sae import SAE
 
 
 @dataclass(frozen=True)
-class Spliced:
+class LossRecovered:
     """Mean over `tokens` predictions, in nats."""
 
     clean: float
@@ -32,7 +32,9 @@ class Spliced:
 
 
 @torch.no_grad()
-def splice(model: PreTrainedModel, sae: SAE, batches: Iterable[tuple[Tensor, Tensor]], hook: str) -> Spliced:
+def loss_recovered(
+    model: PreTrainedModel, sae: SAE, batches: Iterable[tuple[Tensor, Tensor]], hook: str
+) -> LossRecovered:
     """Run `(ids, real)` batches of shape `[batch, time]` three times: as they are, spliced, and with zeros."""
     sums, tokens = torch.zeros(4, dtype=torch.float64), 0
     for ids, real in batches:
@@ -51,7 +53,7 @@ def splice(model: PreTrainedModel, sae: SAE, batches: Iterable[tuple[Tensor, Ten
     if not tokens:
         raise ValueError("the text has no token that an SAE reads and that another follows")
     clean, spliced, zeroed, kl = (sums / tokens).tolist()
-    return Spliced(clean, spliced - clean, 1 - (spliced - clean) / (zeroed - clean), kl, tokens)
+    return LossRecovered(clean, spliced - clean, 1 - (spliced - clean) / (zeroed - clean), kl, tokens)
 
 
 def _at(where: Tensor, replacement: Tensor) -> Tap:

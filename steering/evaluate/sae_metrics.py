@@ -13,7 +13,7 @@ DECADES = (-5, -4, -3, -2, -1)
 
 
 @dataclass(frozen=True)
-class Measures:
+class SaeMetrics:
     """Quality of an SAE on `tokens` rows; `dead` is the share that never fired on them."""
 
     explained_variance: float
@@ -30,7 +30,7 @@ class Measures:
 
 
 @torch.no_grad()
-def measure(sae: SAE, rows: Iterable[Float[Tensor, "rows d_in"]]) -> Measures:
+def measure_sae(sae: SAE, rows: Iterable[Float[Tensor, "rows d_in"]]) -> SaeMetrics:
     """Stream over activations and measure, sums in float64."""
     n, error, square, hat, cross, active = 0, 0.0, 0.0, 0.0, 0.0, 0.0
     total = torch.zeros(sae.d_in, dtype=torch.float64)
@@ -47,7 +47,7 @@ def measure(sae: SAE, rows: Iterable[Float[Tensor, "rows d_in"]]) -> Measures:
         total += x.double().sum(0)
         fired += (a > 0).sum(0)
     variance = square / n - float((total / n).pow(2).sum())
-    return Measures(
+    return SaeMetrics(
         explained_variance=1 - error / n / variance,
         l0=active / n,
         dead=float((fired == 0).double().mean()),

@@ -20,7 +20,7 @@ FIRST, MORE, RARE = 999, 39_000, 10
 BLOCK = 1000
 
 
-def fisher(hits_a: NDArray[np.int64], n_a: int, hits_b: NDArray[np.int64], n_b: int) -> Floats:
+def fisher_exact(hits_a: NDArray[np.int64], n_a: int, hits_b: NDArray[np.int64], n_b: int) -> Floats:
     """Fisher's exact test, two-sided, for each pair of counts out of `n_a` and `n_b`.
 
     The probability, with the sum of both counts given, of a table no likelier than this one.
@@ -40,7 +40,7 @@ def fisher(hits_a: NDArray[np.int64], n_a: int, hits_b: NDArray[np.int64], n_b: 
     return np.minimum(p, 1.0)
 
 
-def between(a: Floats, b: Floats, *, seed: int = 0) -> Floats:
+def permutation_test(a: Floats, b: Floats, *, seed: int = 0) -> Floats:
     """Permutation test of the difference of two sets' means, `[documents, features]` each, two-sided.
 
     Whose documents are whose is shuffled.
@@ -55,7 +55,7 @@ def between(a: Floats, b: Floats, *, seed: int = 0) -> Floats:
     return _shuffled(both, np.arange(len(both)) < n, draw)
 
 
-def paired(differences: Floats, *, seed: int = 0) -> Floats:
+def paired_permutation_test(differences: Floats, *, seed: int = 0) -> Floats:
     """Permutation test of the mean of paired differences, `[documents, features]`, two-sided: signs are shuffled."""
     g = np.random.default_rng(seed)
 
@@ -65,7 +65,7 @@ def paired(differences: Floats, *, seed: int = 0) -> Floats:
     return _shuffled(differences, np.ones(len(differences)), draw)
 
 
-def adjusted(p: Floats) -> Floats:
+def benjamini_hochberg(p: Floats) -> Floats:
     """Benjamini and Hochberg's q of each p: the least false-discovery rate at which it would be a discovery."""
     if not len(p):
         return p

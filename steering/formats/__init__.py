@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from steering.errors import BadBundle, SteeringError
-from steering.formats.base import Imported
+from steering.formats.base import ImportedSae
 from steering.formats.dictionary_learning import DICTIONARY_LEARNING
 from steering.formats.gemma_scope import GEMMA_SCOPE_1, GEMMA_SCOPE_2
 from steering.formats.linear_layers import GOODFIRE, TWO_LINEAR_LAYERS
@@ -22,7 +22,7 @@ from steering.formats.openai import OPENAI
 from steering.formats.qwen_scope import QWEN_SCOPE
 from steering.formats.saelens import SAELENS
 from steering.formats.sparsify import SPARSIFY
-from steering.formats.weight_files import Files
+from steering.formats.weight_files import WeightFiles
 from steering.sae import PARTS, SAE
 
 T = TypeVar("T")
@@ -43,24 +43,24 @@ FORMATS = (
 """Tried in this order: the ones that a configuration names come before the ones that only their tensors show."""
 
 
-def read(place: Path, *, hook: str | None = None, k: int | None = None) -> Imported:
+def read_sae(place: Path, *, hook: str | None = None, k: int | None = None) -> ImportedSae:
     """Read an SAE of any known layout from a folder or a file.
 
     `hook` and `k` fill what the files don't say. Raises BadBundle that says what was expected.
     """
-    files = Files(place)
+    files = WeightFiles(place)
     for known in FORMATS:
-        if _really(known.recognised, files, known.name):
-            found = _really(known.read, files, known.name)
+        if _resolve_path(known.recognised, files, known.name):
+            found = _resolve_path(known.read, files, known.name)
             _check(found.sae, files.weights.name)
-            return replace(found, hook=hook or found.hook, k=_kept(found, k, files.weights.name))
+            return replace(found, hook=hook or found.hook, k=_top_k_of(found, k, files.weights.name))
     raise BadBundle(
         f"{files.weights.name} is of no known layout: it holds {', '.join(sorted(files.tensors)[:12])}. "
         f"Known are {', '.join(f.name for f in FORMATS)}"
     )
 
 
-def _really(read: Callable[[Files], T], files: Files, name: str) -> T:
+def _resolve_path(read: Callable[[WeightFiles], T], files: WeightFiles, name: str) -> T:
     """What a layout makes of files; whatever else they make it stumble over is theirs."""
     try:
         return read(files)
@@ -70,7 +70,7 @@ def _really(read: Callable[[Files], T], files: Files, name: str) -> T:
         raise BadBundle(f"{str(files.place)!r} is not as {name} writes it: {error!r}") from error
 
 
-def _kept(found: Imported, k: int | None, name: str) -> int | None:
+def _top_k_of(found: ImportedSae, k: int | None, name: str) -> int | None:
     """How many features a TopK keeps: as was asked, else as its files say."""
     if found.k == 0 and not k:
         raise BadBundle(f"{name} is a TopK whose cfg.json does not say how many it keeps; give k")

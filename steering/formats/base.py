@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.errors import BadBundle
-from steering.formats.fold import Folded, Loose
-from steering.formats.weight_files import Files
+from steering.formats.fold import Folded, RawSae
+from steering.formats.weight_files import WeightFiles
 from steering.sae import SAE
 
 
 @dataclass(frozen=True, eq=False)
-class Imported:
+class ImportedSae:
     """An SAE that was read, and what its files say of it."""
 
     folded: Folded
@@ -45,11 +45,11 @@ class Format:
     """One layout: its name, the file that shows it, and how to read it."""
 
     name: str
-    recognised: Callable[["Files"], bool]
-    read: Callable[["Files"], Imported]
+    recognised: Callable[["WeightFiles"], bool]
+    read: Callable[["WeightFiles"], ImportedSae]
 
 
-def fold(loose: Loose, name: str) -> Folded:
+def fold(loose: RawSae, name: str) -> Folded:
     """Fold, and say which shapes do not fit together instead of failing in the middle of it."""
     m, d = loose.W_dec.shape if loose.W_dec.ndim == 2 else (0, 0)
     wanted = {"W_enc": (d, m), "b_enc": (m,), "b_dec": (d,)}
@@ -59,17 +59,17 @@ def fold(loose: Loose, name: str) -> Folded:
             raise BadBundle(f"{part} of {name} must be {list(shape)} beside a decoder of {m} × {d}, not {got}")
     if isinstance(loose.threshold, Tensor) and loose.threshold.ndim and tuple(loose.threshold.shape) != (m,):
         raise BadBundle(f"the threshold of {name} must be one number or {m}, not {list(loose.threshold.shape)}")
-    return loose.fold()
+    return loose.normalise()
 
 
-def linear(files: Files, bias: str | None, *, subtracts: bool, threshold: Tensor | float = 0.0) -> Loose:
+def linear(files: WeightFiles, bias: str | None, *, subtracts: bool, threshold: Tensor | float = 0.0) -> RawSae:
     """Two layers as torch has them, their matrices the other way round; a decoder's bias may be another tensor."""
     W_enc, b_enc, W_dec = files.take("encoder.weight", "encoder.bias", "decoder.weight")
     (b_dec,) = files.take(bias or "decoder.bias")
-    return Loose(W_enc.T, b_enc, W_dec.T, b_dec, threshold, subtracts)
+    return RawSae(W_enc.T, b_enc, W_dec.T, b_dec, threshold, subtracts)
 
 
-def hook_in_path(files: Files, pattern: str) -> str | None:
+def hook_in_path(files: WeightFiles, pattern: str) -> str | None:
     """The hook point whose layer the path names, if it does."""
     layer = files.number(pattern)
     return None if layer is None else f"layers.{layer}"

@@ -25,7 +25,7 @@ class Folded(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Loose:
+class RawSae:
     """An SAE as somebody else keeps it: `d_sae` rows in `W_dec`, everything else to be folded."""
 
     W_enc: Float[Tensor, "d_in d_sae"]
@@ -45,7 +45,7 @@ class Loose:
     scaling: Scaling = "none"
     """What each token is divided by before it is read, and its reconstruction multiplied by."""
 
-    def fold(self) -> Folded:
+    def normalise(self) -> Folded:
         """The same function of the raw stream, with decoder rows of length 1.
 
         A decoder row of length 0 never writes anything: its feature is kept, at its index, and never fires.

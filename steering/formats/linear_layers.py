@@ -1,29 +1,29 @@
 """Two linear layers and nothing else, as Goodfire and many others save them."""
 
-from steering.formats.base import Format, Imported, fold, hook_in_path, linear
-from steering.formats.fold import Loose
-from steering.formats.weight_files import Files
+from steering.formats.base import Format, ImportedSae, fold, hook_in_path, linear
+from steering.formats.fold import RawSae
+from steering.formats.weight_files import WeightFiles
 
 
-def _is_goodfire(files: Files) -> bool:
+def _is_goodfire(files: WeightFiles) -> bool:
     return files.has("encoder_linear.weight", "decoder_linear.weight")
 
 
-def _goodfire(files: Files) -> Imported:
+def _goodfire(files: WeightFiles) -> ImportedSae:
     W_enc, b_enc, W_dec, b_dec = files.take(
         "encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias"
     )
-    folded = fold(Loose(W_enc.T, b_enc, W_dec.T, b_dec), files.weights.name)
-    return Imported(folded, "goodfire", hook_in_path(files, r"-l(\d+)\.pth?"))
+    folded = fold(RawSae(W_enc.T, b_enc, W_dec.T, b_dec), files.weights.name)
+    return ImportedSae(folded, "goodfire", hook_in_path(files, r"-l(\d+)\.pth?"))
 
 
-def _is_two_linear_layers(files: Files) -> bool:
+def _is_two_linear_layers(files: WeightFiles) -> bool:
     return files.has("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 
 
-def _two_linear_layers(files: Files) -> Imported:
+def _two_linear_layers(files: WeightFiles) -> ImportedSae:
     folded = fold(linear(files, None, subtracts=False), files.weights.name)
-    return Imported(folded, "two-linear-layers", hook_in_path(files, r"[_.-]l(\d+)\D"))
+    return ImportedSae(folded, "two-linear-layers", hook_in_path(files, r"[_.-]l(\d+)\D"))
 
 
 GOODFIRE = Format("goodfire", _is_goodfire, _goodfire)

@@ -5,34 +5,34 @@ import re
 from dataclasses import replace
 
 from steering.errors import BadBundle
-from steering.formats.base import Format, Imported, fold
-from steering.formats.fold import Loose, fold_directions
-from steering.formats.weight_files import Files
+from steering.formats.base import Format, ImportedSae, fold
+from steering.formats.fold import RawSae, fold_directions
+from steering.formats.weight_files import WeightFiles
 
 
-def _is_openai(files: Files) -> bool:
+def _is_openai(files: WeightFiles) -> bool:
     return files.has("pre_bias", "latent_bias", "encoder.weight", "decoder.weight")
 
 
-def _openai(files: Files) -> Imported:
+def _openai(files: WeightFiles) -> ImportedSae:
     W_enc, latent, W_dec, pre = files.take("encoder.weight", "latent_bias", "decoder.weight", "pre_bias")
     hook, directions = _openai_place(files)
-    kind, told = files.held.get("activation", "ReLU"), files.held.get("activation_state_dict") or {}
+    kind, told = files.all_tensors.get("activation", "ReLU"), files.all_tensors.get("activation_state_dict") or {}
     if directions:
         scale = math.nan if kind == "TopK" else 1.0
-        return Imported(fold_directions(W_dec.T, scale_out=scale), "openai", hook)
-    loose = Loose(W_enc.T, latent, W_dec.T, pre, subtracts=True)
+        return ImportedSae(fold_directions(W_dec.T, scale_out=scale), "openai", hook)
+    loose = RawSae(W_enc.T, latent, W_dec.T, pre, subtracts=True)
     if kind == "ReLU":
-        return Imported(fold(loose, files.weights.name), "openai", hook)
+        return ImportedSae(fold(loose, files.weights.name), "openai", hook)
     if kind != "TopK" or told.get("postact_fn", "ReLU") != "ReLU":
         raise BadBundle(
             f"{files.weights.name} has the activation {kind} {told.get('postact_fn', '')}; known are ReLU and TopK"
         )
     folded = fold(replace(loose, scaling="spread"), files.weights.name)  # it normalises exactly if it is a TopK
-    return Imported(folded, "openai", hook, int(told.get("k", 32)))  # all that are published keep 32
+    return ImportedSae(folded, "openai", hook, int(told.get("k", 32)))  # all that are published keep 32
 
 
-def _openai_place(files: Files) -> tuple[str | None, bool]:
+def _openai_place(files: WeightFiles) -> tuple[str | None, bool]:
     """Where it reads, if the path says so as the publisher's does, and whether that is not the stream."""
     path = files.weights.absolute().as_posix()
     found = re.search(r"/(mlp_post_act|resid_(?:delta|post)_(?:attn|mlp))(?:_v\d\w*)?/autoencoders/(\d+)\.pt$", path)

@@ -8,20 +8,20 @@ from dataclasses import replace
 import torch
 
 from steering.errors import BadBundle
-from steering.formats.base import Format, Imported, fold, stream_hook
-from steering.formats.fold import Loose, fold_directions
-from steering.formats.weight_files import Config, Files
+from steering.formats.base import Format, ImportedSae, fold, stream_hook
+from steering.formats.fold import RawSae, fold_directions
+from steering.formats.weight_files import Config, WeightFiles
 from steering.sae import NORMALISED, Scaling
 
 
-def _is_saelens(files: Files) -> bool:
+def _is_saelens(files: WeightFiles) -> bool:
     config = (
         files.json("cfg.json") or {}
     )  # before version 6 everything lay at the top, and `standard` went without saying
     return files.weights.name == "sae_weights.safetensors" and ("architecture" in config or "hook_name" in config)
 
 
-def _saelens(files: Files) -> Imported:
+def _saelens(files: WeightFiles) -> ImportedSae:
     config = files.json("cfg.json") or {}
     kind = config.get("architecture", "standard")
     if kind not in READABLE and kind not in DIRECTIONS_ONLY:
@@ -37,10 +37,10 @@ def _saelens(files: Files) -> Imported:
     loose = READABLE[kind](files, config, _factor(files))
     k = int(config["k"]) if kind == "topk" and "k" in config else None
     folded = fold(replace(loose, scaling=scaling), files.weights.name)
-    return Imported(folded, "saelens", stream_hook(_place(about)), k, about)
+    return ImportedSae(folded, "saelens", stream_hook(_place(about)), k, about)
 
 
-def _directions(files: Files, config: Config, about: Config, place: str | None) -> Imported:
+def _directions(files: WeightFiles, config: Config, about: Config, place: str | None) -> ImportedSae:
     """Only where features write is taken: something else than their size at the stream decides whether they do."""
     kind, (W_dec,) = config.get("architecture", "standard"), files.take("W_dec")
     factor = _factor(files)
@@ -53,7 +53,7 @@ def _directions(files: Files, config: Config, about: Config, place: str | None) 
     hook = f"layers.{layer}" if layer else stream_hook(place)
     if W_dec.ndim != 2:
         raise BadBundle(f"W_dec of {files.weights.name} must be [d_sae, width], not {list(W_dec.shape)}")
-    return Imported(fold_directions(W_dec, scale_out=factor, by_length=by_length), "saelens", hook, about=about)
+    return ImportedSae(fold_directions(W_dec, scale_out=factor, by_length=by_length), "saelens", hook, about=about)
 
 
 def _scaling(config: Config) -> Scaling:
@@ -62,7 +62,7 @@ def _scaling(config: Config) -> Scaling:
     return NORMALISED[normal]
 
 
-def _factor(files: Files) -> float:
+def _factor(files: WeightFiles) -> float:
     return float((files.json("activation_scaler.json") or {}).get("scaling_factor") or 1.0)
 
 
@@ -72,16 +72,16 @@ def _mlp_out(place: str | None) -> str | None:
     return found[1] if found else None
 
 
-def _plain(files: Files, config: Config, scale: float) -> Loose:
+def _plain(files: WeightFiles, config: Config, scale: float) -> RawSae:
     W_enc, b_enc, W_dec, b_dec = files.take("W_enc", "b_enc", "W_dec", "b_dec")
     (threshold,) = files.take("threshold") if config.get("architecture") == "jumprelu" else (torch.zeros(()),)
-    return Loose(W_enc, b_enc, W_dec, b_dec, threshold, bool(config.get("apply_b_dec_to_input", True)), scale, scale)
+    return RawSae(W_enc, b_enc, W_dec, b_dec, threshold, bool(config.get("apply_b_dec_to_input", True)), scale, scale)
 
 
-def _gated(files: Files, config: Config, scale: float) -> Loose:
+def _gated(files: WeightFiles, config: Config, scale: float) -> RawSae:
     """A gate of the magnitude's own direction is a threshold: xW > −b_gate ⟺ xWeʳ + b_mag > b_mag − eʳ·b_gate."""
     W_enc, gate, magnitude, r, W_dec, b_dec = files.take("W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec")
-    return Loose(
+    return RawSae(
         W_enc * r.exp(),
         magnitude,
         W_dec,
@@ -93,15 +93,15 @@ def _gated(files: Files, config: Config, scale: float) -> Loose:
     )
 
 
-def _topk(files: Files, config: Config, scale: float) -> Loose:
+def _topk(files: WeightFiles, config: Config, scale: float) -> RawSae:
     W_enc, b_enc, W_dec, b_dec = files.take("W_enc", "b_enc", "W_dec", "b_dec")
     threshold = files.tensors.get("topk_threshold", torch.zeros(()))
     subtracts = bool(config.get("apply_b_dec_to_input", True))
     by_length = bool(config.get("rescale_acts_by_decoder_norm", True))
-    return Loose(W_enc, b_enc, W_dec, b_dec, threshold, subtracts, scale, scale, by_length)
+    return RawSae(W_enc, b_enc, W_dec, b_dec, threshold, subtracts, scale, scale, by_length)
 
 
-READABLE: dict[str, Callable[[Files, Config, float], Loose]] = {
+READABLE: dict[str, Callable[[WeightFiles, Config, float], RawSae]] = {
     "standard": _plain,
     "jumprelu": _plain,
     "gated": _gated,

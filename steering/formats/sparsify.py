@@ -3,16 +3,16 @@
 import re
 
 from steering.errors import BadBundle
-from steering.formats.base import Format, Imported, fold
-from steering.formats.fold import Loose
-from steering.formats.weight_files import Files
+from steering.formats.base import Format, ImportedSae, fold
+from steering.formats.fold import RawSae
+from steering.formats.weight_files import WeightFiles
 
 
-def _is_sparsify(files: Files) -> bool:
+def _is_sparsify(files: WeightFiles) -> bool:
     return files.weights.name == "sae.safetensors" and files.has("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 
 
-def _sparsify(files: Files) -> Imported:
+def _sparsify(files: WeightFiles) -> ImportedSae:
     config = files.json("cfg.json") or {}
     if config.get("transcode") or "W_skip" in files.tensors:
         raise BadBundle(f"{files.weights.name} is a transcoder: it predicts another place than the one it reads")
@@ -25,8 +25,8 @@ def _sparsify(files: Files) -> Imported:
     if name.startswith("layers.") and not re.fullmatch(r"layers\.\d+", name):
         raise BadBundle(f"it reads {name!r}, which is not the stream after a block; only that can be steered")
     hook = name if name.startswith("layers.") else None
-    folded = fold(Loose(W_enc.T, b_enc, W_dec, b_dec, subtracts=True), files.weights.name)
-    return Imported(folded, "sparsify", hook, int(config.get("k", 0)), config)
+    folded = fold(RawSae(W_enc.T, b_enc, W_dec, b_dec, subtracts=True), files.weights.name)
+    return ImportedSae(folded, "sparsify", hook, int(config.get("k", 0)), config)
 
 
 SPARSIFY = Format("sparsify", _is_sparsify, _sparsify)

@@ -19,7 +19,7 @@ Tensors = dict[str, Tensor]
 Config = dict[str, Any]
 
 
-class Files:
+class WeightFiles:
     """What lies in a folder (or is one file), opened at most once."""
 
     def __init__(self, place: Path) -> None:
@@ -58,13 +58,13 @@ class Files:
     @property
     def tensors(self) -> Tensors:
         """All tensors of the file; plain Python values of a `.pt` become tensors of no dimension where they are numbers."""
-        return {n: torch.as_tensor(v) for n, v in self.held.items() if isinstance(v, Tensor | int | float)}
+        return {n: torch.as_tensor(v) for n, v in self.all_tensors.items() if isinstance(v, Tensor | int | float)}
 
     @property
-    def held(self) -> dict[str, Any]:
+    def all_tensors(self) -> dict[str, Any]:
         """All that the file holds, words included."""
         if self._held is None:
-            self._held = opened(self.weights)
+            self._held = read_weight_file(self.weights)
         return self._held
 
     def has(self, *names: str) -> bool:
@@ -98,7 +98,7 @@ WEIGHT_FILES = (
 )
 
 
-def opened(path: Path) -> dict[str, Any]:
+def read_weight_file(path: Path) -> dict[str, Any]:
     """All that a file of weights holds. Raises BadBundle if it is damaged, or could run code."""
     try:
         if path.suffix == ".safetensors":

@@ -26,7 +26,7 @@ COMMON = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Evoked:
+class EvokedFeature:
     """One feature in a passage."""
 
     row: int
@@ -45,7 +45,7 @@ class Analysis:
     passage: Passage
     top: tuple[tuple[tuple[int, float], ...], ...]
     """Of each token, rows and activations, the strongest first."""
-    features: tuple[Evoked, ...]
+    features: tuple[EvokedFeature, ...]
     """Of the whole, what matters most first."""
     speakers: dict[str, dict[int, float]]
     """By speaker, the mean activation of those features on their tokens."""
@@ -85,19 +85,19 @@ def analyse(
     parts = zip(stream.split(ROWS), owned.split(ROWS), stretch.to(stream.device).split(ROWS), strict=True)
     for x, mine, where in parts:
         a = sae.encode(x)
-        _note(fired, where, a)
+        _count_stretches(fired, where, a)
         errors.append((x - sae.decode(a, x)).pow(2).sum(1) / x.pow(2).sum(1).clamp(min=1e-9))
         a = torch.where((a > threshold) & mine[:, None], a, 0.0)
         sums, counts, maxima = sums + a.sum(0), counts + (a > 0).sum(0), torch.maximum(maxima, a.amax(0))
-        strongest += _strongest(a, min(top, sae.d_sae))
-    matter = _mattering(bundle, sums, maxima) if only is None else torch.zeros(sae.d_sae)
+        strongest += _top_features(a, min(top, sae.d_sae))
+    matter = _most_relevant(bundle, sums, maxima) if only is None else torch.zeros(sae.d_sae)
     rows = list(only) if only is not None else _best(matter, features)
     chosen = torch.tensor(rows, dtype=torch.long, device=stream.device)
     shown = sae.only(chosen).encode(stream) if rows else stream.new_zeros(len(stream), 0)
     shown = torch.where((shown > threshold) & owned[:, None], shown, 0.0).cpu()
     n = max(1, int(owned.sum()))
     found = tuple(
-        Evoked(r, float(maxima[r]), float(sums[r]) / n, int(counts[r]), float(matter[r]), shown[:, i])
+        EvokedFeature(r, float(maxima[r]), float(sums[r]) / n, int(counts[r]), float(matter[r]), shown[:, i])
         for i, r in enumerate(rows)
     )
     error = torch.where(owned, torch.cat(errors), torch.nan).cpu()
@@ -136,7 +136,7 @@ def compare(
     features: int = 24,
 ) -> list[Difference]:
     """The features that tell one passage from another, the surest first, of equally sure ones the strongest."""
-    counts = [_fired(bundle, p, x) for p, x in (one, other)]
+    counts = [_count_firings(bundle, p, x) for p, x in (one, other)]
     (a, n, mean), (b, m, other_mean) = counts
     odds = ((a + 0.5) / (n - a + 0.5)).log() - ((b + 0.5) / (m - b + 0.5)).log()
     spread = (1 / (a + 0.5) + 1 / (n - a + 0.5) + 1 / (b + 0.5) + 1 / (m - b + 0.5)).sqrt()
@@ -147,7 +147,7 @@ def compare(
     return [Difference(i, float(a[i] / n), float(b[i] / m), float(odds[i]), float(z[i])) for i in best]
 
 
-def _fired(bundle: Bundle, passage: Passage, stream: Tensor) -> tuple[Float[Tensor, " d_sae"], int, Tensor]:
+def _count_firings(bundle: Bundle, passage: Passage, stream: Tensor) -> tuple[Float[Tensor, " d_sae"], int, Tensor]:
     """On how many of its tokens each feature fires, of how many, and how strongly on average."""
     owned = torch.tensor([p != NOBODY for p in passage.part])
     rows = stream.float()[owned.to(stream.device)]
@@ -170,7 +170,9 @@ def _stretches(passage: Passage) -> tuple[Int[Tensor, " tokens"], tuple[str, ...
     return where, tuple(whose)
 
 
-def _note(fired: Bool[Tensor, "stretches d_sae"], where: Int[Tensor, " rows"], a: Float[Tensor, "rows d_sae"]) -> None:
+def _count_stretches(
+    fired: Bool[Tensor, "stretches d_sae"], where: Int[Tensor, " rows"], a: Float[Tensor, "rows d_sae"]
+) -> None:
     """Mark what fires in each stretch; these are consecutive, so a product with few rows does it."""
     some = where[where >= 0]
     if not len(some):
@@ -180,13 +182,13 @@ def _note(fired: Bool[Tensor, "stretches d_sae"], where: Int[Tensor, " rows"], a
     fired[first:last] |= (member @ a) > 0
 
 
-def _strongest(a: Float[Tensor, "rows d_sae"], top: int) -> list[tuple[tuple[int, float], ...]]:
+def _top_features(a: Float[Tensor, "rows d_sae"], top: int) -> list[tuple[tuple[int, float], ...]]:
     values, rows = a.topk(top, dim=1)
     pairs = zip(values.tolist(), rows.tolist(), strict=True)
     return [tuple((r, round(v, 4)) for v, r in zip(vs, rs, strict=True) if v > 0) for vs, rs in pairs]
 
 
-def _mattering(bundle: Bundle, sums: Tensor, maxima: Tensor) -> Float[Tensor, " d_sae"]:
+def _most_relevant(bundle: Bundle, sums: Tensor, maxima: Tensor) -> Float[Tensor, " d_sae"]:
     typical = torch.tensor([f.typical_max for f in bundle.features], device=sums.device)
     typical = torch.where(typical > 0, typical, maxima.clamp(min=1e-9))
     rare = [math.log(1 / min(1.0, max(COMMON, f.density))) for f in bundle.features]

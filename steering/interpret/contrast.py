@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError
-from steering.evaluate.statistics import adjusted, between, fisher, log_odds
+from steering.evaluate.statistics import benjamini_hochberg, fisher_exact, log_odds, permutation_test
 from steering.model.passage import NOBODY, Passage
 from steering.sae import SAE
 
@@ -31,7 +31,7 @@ ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Fired:
+class FiringCounts:
     """What fires in each of some documents."""
 
     strength: NDArray[np.float32]
@@ -44,10 +44,10 @@ class Fired:
         return len(self.hits)
 
     @staticmethod
-    def joined(parts: "Sequence[Fired]") -> "Fired":
+    def concatenate(parts: "Sequence[FiringCounts]") -> "FiringCounts":
         """The documents of all of them."""
         strength, hits = (np.concatenate([getattr(p, k) for p in parts]) for k in ("strength", "hits"))
-        return Fired(strength, hits, sum(p.tokens for p in parts))
+        return FiringCounts(strength, hits, sum(p.tokens for p in parts))
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class Contrast:
         """How many features separate the two, at a false-discovery rate of 5 %."""
         return sum(f.discovery for f in self.features)
 
-    def over(self, sign: int, top: int) -> list[Separating]:
+    def top(self, sign: int, top: int) -> list[Separating]:
         """What A has more of (1), or B (−1), the surest first."""
         return [f for f in self.features if f.effect * sign > 0][:top]
 
 
 @torch.no_grad()
-def fired(sae: SAE, documents: Sequence[Read]) -> Fired:
+def count_firings(sae: SAE, documents: Sequence[Read]) -> FiringCounts:
     """What fires in each document, on the tokens that belong to somebody. Raises SteeringError if there is none."""
     if not documents:
         raise SteeringError("a set of texts is empty")
@@ -109,10 +109,10 @@ def fired(sae: SAE, documents: Sequence[Read]) -> Fired:
         tokens += n
         means.append((total / max(1, n)).numpy())
         hits.append(some.numpy())
-    return Fired(np.stack(means), np.stack(hits), tokens)
+    return FiringCounts(np.stack(means), np.stack(hits), tokens)
 
 
-def contrast(a: Fired, b: Fired, *, by: By = "any", seed: int = 0) -> Contrast:
+def contrast(a: FiringCounts, b: FiringCounts, *, by: By = "any", seed: int = 0) -> Contrast:
     """Hold two sets of documents against each other, feature by feature."""
     n, m = len(a), len(b)
     hits_a, hits_b = a.hits.sum(0, dtype=np.int64), b.hits.sum(0, dtype=np.int64)
@@ -123,12 +123,12 @@ def contrast(a: Fired, b: Fired, *, by: By = "any", seed: int = 0) -> Contrast:
     hits_a, hits_b = hits_a[rows], hits_b[rows]
     strong_a, strong_b = a.strength[:, rows].astype(np.float64), b.strength[:, rows].astype(np.float64)
     if by == "any":
-        p = fisher(hits_a, n, hits_b, m)
+        p = fisher_exact(hits_a, n, hits_b, m)
         effect = 2 * np.arcsin(np.sqrt(hits_a / n)) - 2 * np.arcsin(np.sqrt(hits_b / m))
     else:
-        p = between(strong_a, strong_b, seed=seed)
+        p = permutation_test(strong_a, strong_b, seed=seed)
         effect = _standardised(strong_a, strong_b)
-    odds, q = log_odds(hits_a, n) - log_odds(hits_b, m), adjusted(p)
+    odds, q = log_odds(hits_a, n) - log_odds(hits_b, m), benjamini_hochberg(p)
     found = (
         Separating(
             int(row),
@@ -146,7 +146,7 @@ def contrast(a: Fired, b: Fired, *, by: By = "any", seed: int = 0) -> Contrast:
     return Contrast(tuple(sorted(found, key=lambda f: (f.p, -abs(f.effect)))), (n, m), (a.tokens, b.tokens), by)
 
 
-def told(found: Contrast, bundle: Bundle, top: int) -> dict[str, object]:
+def contrast_to_dict(found: Contrast, bundle: Bundle, top: int) -> dict[str, object]:
     """A contrast as plain values, features by id."""
 
     def one(f: Separating) -> dict[str, object]:
@@ -161,8 +161,8 @@ def told(found: Contrast, bundle: Bundle, top: int) -> dict[str, object]:
         "tokens": {"a": found.tokens[0], "b": found.tokens[1]},
         "tested": len(found.features),
         "discoveries": found.discoveries,
-        "a_over_b": [one(f) for f in found.over(1, top)],
-        "b_over_a": [one(f) for f in found.over(-1, top)],
+        "a_over_b": [one(f) for f in found.top(1, top)],
+        "b_over_a": [one(f) for f in found.top(-1, top)],
     }
 
 

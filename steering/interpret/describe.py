@@ -12,9 +12,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, Histogram, Kind
-from steering.interpret.logit_lens import SHOWN, lens, output_scores
-from steering.interpret.top_activations import ABSENT, BEFORE, BINS, LAST, Seen, Windows, look
-from steering.interpret.word_labels import Labeller, Texts, level_of, places_of
+from steering.interpret.logit_lens import SHOWN, logit_lens, output_scores
+from steering.interpret.top_activations import (
+    ABSENT,
+    BEFORE,
+    BINS,
+    LAST,
+    TopActivations,
+    Windows,
+    collect_top_activations,
+)
+from steering.interpret.word_labels import Labeller, LabelTexts, level_of, word_positions
 from steering.sae import SAE
 
 TYPICAL = 0.995
@@ -47,19 +55,19 @@ def describe(
 
     Raises SteeringError if the SAE cannot be read.
     """
-    seen = look(model, sae, hook, batches, top=examples)
+    seen = collect_top_activations(model, sae, hook, batches, top=examples)
     assert seen.tokens, "nothing to describe: no texts"
     typical = torch.minimum(seen.levels.quantile(TYPICAL), seen.maximum)
-    up, down = lens(model, sae)
+    up, down = logit_lens(model, sae)
     scores = output_scores(model, tokenizer, sae, hook, typical, up)
-    text = Texts(tokenizer)
-    labeller = Labeller.of(text, seen.anywhere)
+    text = LabelTexts(tokenizer)
+    labeller = Labeller.from_windows(text, seen.anywhere)
     found = []
     for i in range(sae.d_sae):
         alive = bool(seen.maximum[i] > 0)
         raised = [text.raw(t) for t in up[i, :SHOWN].tolist()]
         silent = (seen.anywhere.peaks[seen.anywhere.filled, i] == 0).numpy()
-        named = labeller.label(*places_of(seen, i), silent) if alive else None
+        named = labeller.label(*word_positions(seen, i), silent) if alive else None
         density, score = round(int(seen.fired[i]) / seen.tokens, 7), round(float(scores[i]), 4) if alive else None
         found.append(
             Feature(
@@ -101,14 +109,14 @@ def refreshed(bundle: Bundle, found: Sequence[Feature]) -> list[Feature]:
     return anew
 
 
-def _histogram(seen: Seen, row: int) -> Histogram:
+def _histogram(seen: TopActivations, row: int) -> Histogram:
     """Sixteenths of the range, up to the one that holds the maximum."""
     counts = seen.levels.counts[row].view(SHOWN_BINS, BINS // SHOWN_BINS).sum(1)
     width = float(seen.levels.range[row]) / SHOWN_BINS
     return Histogram(width=width, counts=tuple(counts[: int(float(seen.maximum[row]) / width) + 1].tolist()))
 
 
-def _samples(text: Texts, seen: Seen, row: int) -> list[dict[str, Any]]:
+def _samples(text: LabelTexts, seen: TopActivations, row: int) -> list[dict[str, Any]]:
     """One from each level below the strongest, the strongest first; what is among the examples is left out."""
     levels, strongest = level_of(seen, row)
     shown = seen.top.windows.marks[row][seen.top.values[row] > 0]
@@ -120,18 +128,18 @@ def _samples(text: Texts, seen: Seen, row: int) -> list[dict[str, Any]]:
     return [_example(text, windows.ids[row, i], windows.activations[row, i]) for i in places.tolist()]
 
 
-def _examples(text: Texts, windows: Windows, row: int, values: Tensor) -> list[dict[str, Any]]:
+def _examples(text: LabelTexts, windows: Windows, row: int, values: Tensor) -> list[dict[str, Any]]:
     return [
         _example(text, windows.ids[row, i], windows.activations[row, i]) for i in (values > 0).nonzero()[:, 0].tolist()
     ]
 
 
-def _example(text: Texts, ids: Tensor, activations: Tensor) -> dict[str, Any]:
+def _example(text: LabelTexts, ids: Tensor, activations: Tensor) -> dict[str, Any]:
     tokens, begins = [text.raw(i) for i in ids.tolist() if i != ABSENT], int((ids[:BEFORE] == ABSENT).sum())
     told = activations.tolist()[begins : begins + len(tokens)]
     at = BEFORE - begins
     return {
-        "text": text.whole(ids.tolist()),
+        "text": text.decode(ids.tolist()),
         "token": tokens[at],
         "at": at,
         "activation": round(told[at], 3),

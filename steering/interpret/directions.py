@@ -41,12 +41,12 @@ class Direction:
 
 def diff_mean(a: Float[Tensor, "rows d_in"], b: Float[Tensor, "rows d_in"]) -> Direction:
     """The direction from the mean of B to the mean of A. Raises SteeringError if there is none."""
-    return _held_out(_diff_mean, _checked(a, b), _checked(b, a))
+    return _held_out(_diff_mean, _check_shapes(a, b), _check_shapes(b, a))
 
 
 def probe(a: Float[Tensor, "rows d_in"], b: Float[Tensor, "rows d_in"]) -> Direction:
     """The direction of the logistic regression that tells A from B. Raises SteeringError if there is none."""
-    return _held_out(_probe, _checked(a, b), _checked(b, a))
+    return _held_out(_probe, _check_shapes(a, b), _check_shapes(b, a))
 
 
 METHODS: dict[Method, Callable[[Tensor, Tensor], Direction]] = {"diffmean": diff_mean, "probe": probe}
@@ -120,7 +120,7 @@ def _single(d: Direction) -> Direction:
     return replace(d, direction=d.direction.float())
 
 
-def _checked(rows: Tensor, other: Tensor) -> Tensor:
+def _check_shapes(rows: Tensor, other: Tensor) -> Tensor:
     if rows.ndim != 2 or not len(rows) or rows.shape[1] != other.shape[1]:
         raise SteeringError("both sets need rows of one width")
     return rows.detach().double()

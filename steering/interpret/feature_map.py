@@ -51,7 +51,7 @@ class About(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Map:
+class FeatureMap:
     """Where each row's feature is."""
 
     points: Float[Tensor, "rows 2"]
@@ -75,7 +75,7 @@ class Map:
         return (folder / POINTS).exists() and (folder / ABOUT).exists()
 
     @staticmethod
-    def read(folder: Path, rows: int) -> "Map":
+    def read(folder: Path, rows: int) -> "FeatureMap":
         """Read a map of so many rows. Raises BadBundle."""
         try:
             about = About.model_validate_json((folder / ABOUT).read_bytes())
@@ -86,21 +86,21 @@ class Map:
             ) from error
         if len(points) != 2 * rows or len(about.member) != rows:
             raise BadBundle(f"the map in {str(folder)!r} is not of {rows} features; make it again with `tiller map`")
-        return Map(points.view(rows, 2), about)
+        return FeatureMap(points.view(rows, 2), about)
 
 
-def draw(bundle: Bundle, method: Method | None = None) -> Map:
+def draw_map(bundle: Bundle, method: Method | None = None) -> FeatureMap:
     """Lay a bundle's features out. Raises SteeringError for `umap` if that is not installed."""
     rows = torch.nn.functional.normalize(bundle.sae.W_dec.float().cpu(), dim=1)
     chosen: Method = method or ("umap" if _umap() else "pca")
     points = _by_umap(rows) if chosen == "umap" else principal(rows)
     member = k_means(rows, min(MOST_CLUSTERS, max(1, round(math.sqrt(len(rows) / 2)))))
-    names = names_of(bundle.features, member)
+    names = name_clusters(bundle.features, member)
     clusters = []
     for c, name in enumerate(names):
         x, y = points[member == c].mean(0).tolist()
         clusters.append(Cluster(name=name, x=round(x, 4), y=round(y, 4), size=int((member == c).sum())))
-    return Map(points, About(method=chosen, clusters=tuple(clusters), member=tuple(member.tolist())))
+    return FeatureMap(points, About(method=chosen, clusters=tuple(clusters), member=tuple(member.tolist())))
 
 
 def principal(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows 2"]:
@@ -110,7 +110,7 @@ def principal(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows 2"]:
     axes = vectors[:, -2:].flip(1)
     largest = axes.abs().argmax(0)
     axes = axes * axes[largest, torch.arange(axes.shape[1])].sign()
-    return _within(middle @ axes)
+    return _scale_to_unit(middle @ axes)
 
 
 def k_means(rows: Float[Tensor, "rows d_in"], k: int) -> Int[Tensor, " rows"]:
@@ -133,11 +133,11 @@ def k_means(rows: Float[Tensor, "rows d_in"], k: int) -> Int[Tensor, " rows"]:
     return order.argsort()[member]
 
 
-def names_of(features: Sequence[Feature], member: Int[Tensor, " rows"]) -> list[str]:
+def name_clusters(features: Sequence[Feature], member: Int[Tensor, " rows"]) -> list[str]:
     """Name each cluster by the words that many of its features have and few of the others."""
     counts = [Counter[str]() for _ in range(int(member.max()) + 1)]
     for feature, c in zip(features, member.tolist(), strict=True):
-        counts[c].update(_words_of(feature))
+        counts[c].update(_cluster_words(feature))
     total = Counter[str]()
     for count in counts:
         total.update(count)
@@ -155,14 +155,14 @@ def names_of(features: Sequence[Feature], member: Int[Tensor, " rows"]) -> list[
     return names
 
 
-def _words_of(feature: Feature) -> set[str]:
+def _cluster_words(feature: Feature) -> set[str]:
     """Its words, and those of a label that is a sentence."""
     said = feature.label.split() if feature.label_source not in ("auto", "contrast", "none") else []
     words = [*feature.words, *said, *(t for t in feature.top_logits.get("positive", []) if t[:1] == " ")]
     return {w for word in words if len(w := word.strip(" .,:;!?“”\"'").casefold()) > 2 and w.isalpha()}
 
 
-def _within(points: Tensor) -> Float[Tensor, "rows 2"]:
+def _scale_to_unit(points: Tensor) -> Float[Tensor, "rows 2"]:
     return (points / points.abs().amax().clamp(min=1e-9)).float().contiguous()
 
 
@@ -180,4 +180,4 @@ def _by_umap(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows 2"]:
     near = min(15, len(rows) - 1)
     found = umap.UMAP(n_neighbors=near, metric="cosine", random_state=0, n_jobs=1).fit_transform(rows.numpy())
     points = torch.as_tensor(found).double()
-    return _within(points - points.mean(0))
+    return _scale_to_unit(points - points.mean(0))

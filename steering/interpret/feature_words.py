@@ -26,7 +26,7 @@ PRIOR = 500.0
 
 
 @torch.no_grad()
-def contexts(
+def count_contexts(
     model: PreTrainedModel,
     sae: SAE,
     hook: str,
@@ -54,7 +54,7 @@ def contexts(
     return near.T, total
 
 
-def telling(
+def most_telling_tokens(
     near: Float[Tensor, "features vocab"],
     total: Float[Tensor, " vocab"],
     word: Callable[[int], bool],

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from steering.catalogue.feature import LabelScores
-from steering.interpret.top_activations import BEFORE, LAST, Seen
+from steering.interpret.top_activations import BEFORE, LAST, TopActivations
 from steering.interpret.word_labels import Ids, WordLabel
 
 FEWEST = 5
@@ -21,7 +21,7 @@ Said = Bool[np.ndarray, " asked"]
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class DetectionTrial:
     """What a label is tried on, in an order that tells nothing."""
 
     ids: Ids
@@ -50,7 +50,7 @@ class Trial:
         )
 
 
-def trial(held: Seen, row: int, *, most: int = 32) -> Trial | None:
+def detection_trial(held: TopActivations, row: int, *, most: int = 32) -> DetectionTrial | None:
     """The trial of one feature, from a pass over held-out texts; None if it fires too seldom there, or always."""
     random = np.random.default_rng(row)
     there = held.levels.keys[row] < LAST
@@ -70,7 +70,7 @@ def trial(held: Seen, row: int, *, most: int = 32) -> Trial | None:
     texts, fires = np.concatenate([ids, silent]), np.arange(len(ids) + len(silent)) < len(ids)
     one, other = random.permutation(len(texts)), random.permutation(len(marked))
     tokens = np.array(marked, dtype=ids.dtype).reshape(-1, ids.shape[1])
-    return Trial(
+    return DetectionTrial(
         texts[one], fires[one], tokens[other], np.array(columns, dtype=int)[other], np.array(right, dtype=bool)[other]
     )
 

@@ -26,7 +26,7 @@ CELLS = 1 << 25
 
 
 @torch.no_grad()
-def lens(
+def logit_lens(
     model: PreTrainedModel, sae: SAE, *, top: int = TOKENS
 ) -> tuple[Int[Tensor, "d_sae top"], Int[Tensor, "d_sae top"]]:
     """Tokens that each direction raises and lowers most against the others, read through the gain of the final norm."""
@@ -54,7 +54,7 @@ def output_scores(
     """S_out of each feature, −1 … 1; 0 where the typical maximum is 0."""
     bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
     ids = torch.tensor([[*bos, *tokenizer(NEUTRAL, add_special_tokens=False)["input_ids"]]], device=model.device)
-    plain = _next(model, ids)
+    plain = _next_token_logits(model, ids)
     found = torch.zeros(sae.d_sae)
     table = SteeringTable(AT_ONCE + 1, sae.d_in, gates=0, device=model.device)
     for some in (typical > 0).nonzero()[:, 0].split(AT_ONCE):
@@ -62,13 +62,13 @@ def output_scores(
         rows = torch.arange(1, len(some) + 1, device=model.device)[:, None].expand(-1, ids.shape[1]).clone()
         rows[:, : len(bos)] = 0
         with tap(model, {hook: lambda x, rows=rows: table.apply(x, rows)}):
-            steered = _next(model, ids.expand(len(some), -1))
+            steered = _next_token_logits(model, ids.expand(len(some), -1))
         lists = raised[some]
         found[some] = _placed(steered, lists) - _placed(plain.expand(len(some), -1), lists)
     return found
 
 
-def _next(model: PreTrainedModel, ids: Tensor) -> Float[Tensor, "batch vocab"]:
+def _next_token_logits(model: PreTrainedModel, ids: Tensor) -> Float[Tensor, "batch vocab"]:
     out = model(input_ids=ids, use_cache=False, logits_to_keep=1)
     return out.logits[:, -1].float().softmax(-1).cpu()
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from steering.errors import SteeringError
-from steering.evaluate.statistics import adjusted, paired
+from steering.evaluate.statistics import benjamini_hochberg, paired_permutation_test
 from steering.interpret.contrast import Q
 from steering.model.hooks import decoder_layers, layer_number, read_stream
 from steering.sae import SAE
@@ -25,7 +25,7 @@ FEW = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Rates:
+class FiringRates:
     """What fires in each document, as one model reads it."""
 
     share: NDArray[np.float32]
@@ -61,7 +61,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Diff:
+class ModelDiff:
     """All features that were tested, the surest first."""
 
     features: tuple[Changed, ...]
@@ -87,7 +87,7 @@ def check_fits(model: PreTrainedModel, sae: SAE, hook: str, name: str) -> None:
 
 
 @torch.no_grad()
-def rates(model: PreTrainedModel, sae: SAE, hook: str, documents: Sequence[Sequence[int]]) -> Rates:
+def firing_rates(model: PreTrainedModel, sae: SAE, hook: str, documents: Sequence[Sequence[int]]) -> FiringRates:
     """Read every document, its first token left out. Raises SteeringError if one is shorter than two tokens, or there is none."""
     if not documents:
         raise SteeringError("there is no text to read")
@@ -103,15 +103,15 @@ def rates(model: PreTrainedModel, sae: SAE, hook: str, documents: Sequence[Seque
         error += float((x - sae.decode(a, x)).double().pow(2).sum())
         square, total, n = square + float(x.double().pow(2).sum()), total + x.double().sum(0), n + len(x)
     variance = square - float(total.pow(2).sum()) / n
-    return Rates(np.stack(shares), (sums / n).numpy(), 1 - error / max(variance, 1e-12), n)
+    return FiringRates(np.stack(shares), (sums / n).numpy(), 1 - error / max(variance, 1e-12), n)
 
 
-def compare(a: Rates, b: Rates, *, seed: int = 0) -> Diff:
+def diff_models(a: FiringRates, b: FiringRates, *, seed: int = 0) -> ModelDiff:
     """Hold what the two models made of the same documents against each other."""
     change = b.share.astype(np.float64) - a.share
     rows = np.flatnonzero((change != 0).sum(0) >= min(FEW, len(change)))
-    p = paired(change[:, rows], seed=seed) if len(rows) else np.ones(0)
-    q = adjusted(p)
+    p = paired_permutation_test(change[:, rows], seed=seed) if len(rows) else np.ones(0)
+    q = benjamini_hochberg(p)
     found = (
         Changed(
             int(row),
@@ -127,4 +127,4 @@ def compare(a: Rates, b: Rates, *, seed: int = 0) -> Diff:
         for i, row in enumerate(rows)
     )
     features = tuple(sorted(found, key=lambda f: (f.p, -abs(f.b - f.a))))
-    return Diff(features, len(change), (a.explained, b.explained))
+    return ModelDiff(features, len(change), (a.explained, b.explained))

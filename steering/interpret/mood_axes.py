@@ -28,7 +28,7 @@ EVIDENCE = 5
 """Features that are named of each axis."""
 
 
-class Axis(BaseModel):
+class MoodAxis(BaseModel):
     """One axis, and what was measured of it on texts that it never saw."""
 
     model_config = ConfigDict(frozen=True)
@@ -60,7 +60,7 @@ class Axis(BaseModel):
         return "score" if self.auroc.low >= self.bag_of_words.value else "evidence"
 
 
-class Axes(BaseModel):
+class MoodAxes(BaseModel):
     """All axes of one revision of an SAE: `axes.json`."""
 
     model_config = ConfigDict(frozen=True)
@@ -71,33 +71,33 @@ class Axes(BaseModel):
     """Which SAE they were learnt with: `mark_of` it."""
     features: tuple[int, ...]
     """The numbers of the features that weights are of."""
-    axes: tuple[Axis, ...]
+    axes: tuple[MoodAxis, ...]
     errors: tuple[float, ...] = ()
     """Of chats of the corpus, quantiles of the share of the stream that the SAE leaves unexplained, from least to most."""
 
     @model_validator(mode="after")
-    def _as_many_weights_as_features(self) -> "Axes":
+    def _as_many_weights_as_features(self) -> "MoodAxes":
         if wrong := next((a for a in self.axes if len(a.weights) != len(self.features)), None):
             raise ValueError(f"{wrong.name!r} has {len(wrong.weights)} weights for {len(self.features)} features")
         return self
 
     @staticmethod
-    def open(folder: Path, sae: SAE) -> "Axes | None":
+    def open(folder: Path, sae: SAE) -> "MoodAxes | None":
         """Read those beside an SAE; None if there are none for it. Raises BadBundle that names the file."""
         file = folder / FILE
         found = _read(file, file.stat().st_mtime_ns) if file.exists() else None
-        return found if found and found.sae == mark_of(sae) else None
+        return found if found and found.sae == sae_digest(sae) else None
 
     def save(self, folder: Path) -> None:
         """Write them beside an SAE; a reader sees the old file or the new."""
         (folder / f"{FILE}.tmp").write_text(self.model_dump_json() + "\n")
         os.replace(folder / f"{FILE}.tmp", folder / FILE)
 
-    def unusual(self, error: float) -> float | None:
+    def error_percentile(self, error: float) -> float | None:
         """Per cent of the corpus' chats that are explained better than a text of this error. Experimental."""
         return round(100 * bisect_left(self.errors, error) / len(self.errors), 1) if self.errors else None
 
-    def told(self, bundle: Bundle, found: Analysis) -> list[dict[str, Any]]:
+    def to_dict(self, bundle: Bundle, found: Analysis) -> list[dict[str, Any]]:
         """What each axis says of a passage and of each of its speakers."""
         weights = self._weights(bundle)
         fired = found.fired.float()
@@ -110,8 +110,8 @@ class Axes(BaseModel):
                 "high": a.high,
                 "low": a.low,
                 "shown_as": a.shown_as,
-                **_said(a, weights[i], fired, bundle),
-                "speakers": {who: _said(a, weights[i], rows, bundle) for who, rows in theirs.items()},
+                **_axis_score(a, weights[i], fired, bundle),
+                "speakers": {who: _axis_score(a, weights[i], rows, bundle) for who, rows in theirs.items()},
                 "auroc": a.auroc.model_dump(),
                 "bag_of_words": a.bag_of_words.value,
                 "raw": a.raw.value,
@@ -131,13 +131,15 @@ class Axes(BaseModel):
         return weights
 
 
-def mark_of(sae: SAE) -> str:
+def sae_digest(sae: SAE) -> str:
     """Tell SAEs apart by their biases and thresholds: what another training makes other."""
     told = torch.cat([sae.b_enc.flatten(), sae.threshold.flatten()]).float().cpu()
     return hashlib.sha256(told.numpy().tobytes()).hexdigest()[:16]
 
 
-def _said(axis: Axis, weights: Tensor, fired: Float[Tensor, "stretches d_sae"], bundle: Bundle) -> dict[str, Any]:
+def _axis_score(
+    axis: MoodAxis, weights: Tensor, fired: Float[Tensor, "stretches d_sae"], bundle: Bundle
+) -> dict[str, Any]:
     """The mean of the stretches' scores, and the features that speak most for it."""
     if not len(fired):
         return {"score": None, "evidence": []}
@@ -151,9 +153,9 @@ def _said(axis: Axis, weights: Tensor, fired: Float[Tensor, "stretches d_sae"], 
 
 
 @lru_cache(maxsize=4)
-def _read(file: Path, _changed: int) -> Axes:
+def _read(file: Path, _changed: int) -> MoodAxes:
     try:
-        return Axes.model_validate_json(file.read_bytes())
+        return MoodAxes.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise BadBundle(f"{str(file)!r} is damaged: {first}; make it again with `python -m recipes.axes`") from error

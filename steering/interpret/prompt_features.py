@@ -18,7 +18,9 @@ ROWS = 1024
 
 
 @torch.no_grad()
-def evoked(bundle: Bundle, passage: Passage, stream: Float[Tensor, "tokens d_in"]) -> Float[Tensor, " d_sae"]:
+def features_of_prompt(
+    bundle: Bundle, passage: Passage, stream: Float[Tensor, "tokens d_in"]
+) -> Float[Tensor, " d_sae"]:
     """How much each row's feature counts for one text; the first of several tokens counts for nothing."""
     sae = bundle.sae
     owned = torch.tensor([p != NOBODY for p in passage.part])
@@ -31,7 +33,7 @@ def evoked(bundle: Bundle, passage: Passage, stream: Float[Tensor, "tokens d_in"
     return peak / torch.where(typical > 0, typical, peak.clamp(min=1e-9)) * rare
 
 
-def in_common(
+def features_in_common(
     these: Sequence[Float[Tensor, " d_sae"]], without: Sequence[Float[Tensor, " d_sae"]] = ()
 ) -> Float[Tensor, " d_sae"]:
     """What counts for all of `these` and for none of the others: the least of the first less the most of the second."""

@@ -110,7 +110,7 @@ class Top:
         self.windows.put((mine,), kept)
 
 
-class Levels:
+class Quantiles:
     """How often each feature fires how strongly, with samples from each eighth of its range."""
 
     def __init__(self, features: int, samples: int, seed: int = 0) -> None:
@@ -205,7 +205,7 @@ class Levels:
         return torch.where(sums[:, -1] > 0, reached / BINS * self.range, 0.0)
 
 
-class Anywhere:
+class RandomWindows:
     """Windows of the corpus, chosen whatever fires there, and how strongly each feature fires in each of them."""
 
     def __init__(self, features: int, places: int, seed: int = 0) -> None:
@@ -248,19 +248,19 @@ class Anywhere:
 
 
 @dataclass(eq=False)
-class Seen:
+class TopActivations:
     """What one pass has seen of each feature."""
 
     top: Top
-    levels: Levels
-    anywhere: Anywhere
+    levels: Quantiles
+    anywhere: RandomWindows
     tokens: int = 0
     fired: Tensor = field(default_factory=lambda: torch.zeros(0))
     maximum: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 @torch.no_grad()
-def look(
+def collect_top_activations(
     model: PreTrainedModel,
     sae: SAE,
     hook: str,
@@ -270,14 +270,14 @@ def look(
     samples: int = 1,
     anywhere: int = 512,
     seed: int = 0,
-) -> Seen:
+) -> TopActivations:
     """Run a model over texts once. The first token of a text counts for nothing. Raises SteeringError if there are no texts.
 
     `top` places are kept of each feature, `samples` of each level, and `anywhere` windows of the corpus.
     """
     sae.check_reads()
     m = sae.d_sae
-    seen = Seen(Top(m, top), Levels(m, samples, seed), Anywhere(m, anywhere, seed))
+    seen = TopActivations(Top(m, top), Quantiles(m, samples, seed), RandomWindows(m, anywhere, seed))
     seen.fired, seen.maximum = torch.zeros(m, dtype=torch.long), torch.zeros(m)
     for ids, real in batches:
         keep = real.clone()

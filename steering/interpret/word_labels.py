@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from steering.interpret.top_activations import ABSENT, BEFORE, LAST, LEVELS, WINDOW, Anywhere, Seen
+from steering.interpret.top_activations import ABSENT, BEFORE, LAST, LEVELS, WINDOW, RandomWindows, TopActivations
 
 SLOTS = ((0, 1), (1, 4), (4, BEFORE + 1))
 """How far before a token each place begins and ends: on it, just before it, further before it."""
@@ -27,7 +27,7 @@ TOLD = 0.35
 Ids = Int[np.ndarray, "windows window"]
 
 
-class Texts:
+class LabelTexts:
     """A tokenizer's tokens as text and as words: `Bridge` and ` bridge` are one word. Each is decoded once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -45,7 +45,7 @@ class Texts:
             self._raw[token] = str(self.tokenizer.decode([token]))
         return self._raw[token]
 
-    def whole(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of several; a character of more than one token is whole there."""
         text = "".join(map(self.raw, ids))
         return str(self.tokenizer.decode([i for i in ids if i != ABSENT])) if "\ufffd" in text else text
@@ -83,7 +83,7 @@ class Slot:
 class WordLabel:
     """A label from contrast, which can tell where its feature fires."""
 
-    texts: Texts
+    texts: LabelTexts
     slots: tuple[Slot, ...]
     common: str
     """The word on which it fires most, whatever that says."""
@@ -124,7 +124,7 @@ class WordLabel:
 class Labeller:
     """What the corpus has anywhere, to hold a feature's places against."""
 
-    texts: Texts
+    texts: LabelTexts
     ids: Ids
     anywhere: Ids
     """The same windows as words."""
@@ -132,7 +132,7 @@ class Labeller:
     """Of each place, in how many windows each word is."""
 
     @staticmethod
-    def of(texts: Texts, anywhere: Anywhere) -> "Labeller":
+    def from_windows(texts: LabelTexts, anywhere: RandomWindows) -> "Labeller":
         """Take the windows that were chosen whatever fires there."""
         ids = anywhere.ids[anywhere.filled].numpy()
         words = texts.words(ids)
@@ -155,8 +155,8 @@ class Labeller:
         here, there = _scores(slots, words, n), _scores(slots, self.anywhere[silent], n)
         wrong = here[(activations == 0) & (words > 0)]
         common = self.texts.names[int(np.bincount(words[:, BEFORE]).argmax())]
-        in_text = _cut(here.max(1), there.max(1, initial=-np.inf))
-        return WordLabel(self.texts, slots, common, in_text, _cut(here[:, BEFORE], wrong))
+        in_text = _best_threshold(here.max(1), there.max(1, initial=-np.inf))
+        return WordLabel(self.texts, slots, common, in_text, _best_threshold(here[:, BEFORE], wrong))
 
     def _slot(self, words: Ids, i: int) -> Slot:
         columns, names = _columns(SLOTS[i]), len(self.texts.names)
@@ -175,7 +175,7 @@ class Labeller:
         return Slot(tuple(best), tuple(ratio[best].tolist()), float(other), has / n)
 
 
-def places_of(seen: Seen, row: int) -> tuple[Ids, Float[np.ndarray, "windows window"]]:
+def word_positions(seen: TopActivations, row: int) -> tuple[Ids, Float[np.ndarray, "windows window"]]:
     """All windows that are held of a feature, each beginning once: ids and activations."""
     held = seen.levels.keys[row] < LAST
     top, levels = seen.top.windows, seen.levels.windows
@@ -185,7 +185,7 @@ def places_of(seen: Seen, row: int) -> tuple[Ids, Float[np.ndarray, "windows win
     return pick("ids"), pick("activations")
 
 
-def level_of(seen: Seen, row: int) -> tuple[Tensor, int]:
+def level_of(seen: TopActivations, row: int) -> tuple[Tensor, int]:
     """The level of each sample of a feature, and the level of its maximum."""
     per = seen.levels.keys.shape[1] // LEVELS
     strongest = int(seen.maximum[row] / seen.levels.range[row] * LEVELS)
@@ -216,7 +216,7 @@ def _present(words: Ids, names: int) -> Float[np.ndarray, " words"]:
     return there.sum(0).astype(float)
 
 
-def _cut(yes: Float[np.ndarray, " yes"], no: Float[np.ndarray, " no"]) -> float:
+def _best_threshold(yes: Float[np.ndarray, " yes"], no: Float[np.ndarray, " no"]) -> float:
     """Where to cut so that most of both are right, each kind counting alike; the middle of where that is so."""
     edges = np.unique(np.concatenate([yes, no, [0.0]]))
     edges = edges[np.isfinite(edges)]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.model.chat_template import Message
 from steering.model.hooks import read_stream
-from steering.model.token_store import Tokens
+from steering.model.token_store import TokenStore
 
 SINK = 10.0
 
@@ -51,7 +51,7 @@ def activations(
         yield rows[norms <= SINK * norms.median()] if len(rows) else rows
 
 
-class Stream:
+class ActivationStream:
     """Shuffled batches of the stream of `tokens`, pass after pass, each in another order of texts.
 
     A block of about `buffer` rows is read at a time and shuffled whole. Everything follows from `seed` and
@@ -61,7 +61,7 @@ class Stream:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokens: Tokens,
+        tokens: TokenStore,
         hook: str,
         *,
         rows: int,
@@ -134,10 +134,10 @@ class Stream:
         return self._orders
 
 
-class Mixed:
+class ShuffledStream:
     """Batches of two streams side by side: `rows` of each are one batch. It goes on where another was, as they do."""
 
-    def __init__(self, one: Stream, other: Stream) -> None:
+    def __init__(self, one: ActivationStream, other: ActivationStream) -> None:
         self._streams = (one, other)
 
     @property

@@ -39,7 +39,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, 
     return EncodedChat(tuple(ids), mask, text, tuple((a, b) for a, b in offsets))
 
 
-def markers(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+def special_strings(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """The strings to which this tokenizer or the chat template gives a meaning: special tokens, and marks like `[/INST]`."""
     special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(
         tokenizer.all_special_tokens
@@ -55,7 +55,7 @@ def _template_marks(template: str) -> frozenset[str]:
 
 
 def _refuse_markers(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:
-    special = sorted(markers(tokenizer))
+    special = sorted(special_strings(tokenizer))
     for i, message in enumerate(messages):
         if found := next((s for s in special if s in message["content"]), None):
             raise BadChat(

@@ -91,13 +91,13 @@ def record(model: nn.Module, hooks: list[str], *, stop_after_last: bool = False)
     last = max(hooks, key=layer_number)
 
     def act(hook: str) -> Tap:
-        def look(x: Stream) -> Stream:
+        def keep(x: Stream) -> Stream:
             seen[hook] = x.detach()
             if stop_after_last and hook == last:
                 raise StopForward
             return x
 
-        return look
+        return keep
 
     with tap(model, {hook: act(hook) for hook in hooks}):
         yield seen

@@ -50,7 +50,7 @@ class Passage:
         return self.parts[self.part[token]].text[start:end] if self.part[token] != NOBODY else ""
 
 
-def one_after_another(passages: Sequence[Passage]) -> Passage:
+def concatenate(passages: Sequence[Passage]) -> Passage:
     """Several passages as one to count in; each is still to be read by itself."""
     owners, before = [], 0
     for p in passages:
@@ -64,7 +64,7 @@ def one_after_another(passages: Sequence[Passage]) -> Passage:
     )
 
 
-def of_text(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
+def text_passage(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
     """Plain text after the beginning-of-text token. Raises BadChat for an empty one."""
     found = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     if not found["input_ids"]:
@@ -79,7 +79,7 @@ def of_text(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
     )
 
 
-def of_chat(
+def chat_passage(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], speakers: Sequence[str] | None = None
 ) -> Passage:
     """A chat as the model reads it; `speakers` are names to tell the parts by, the roles if not given. Raises BadChat."""
@@ -107,7 +107,7 @@ def _place(tokenizer: PreTrainedTokenizerFast, messages: list[Message], i: int, 
     raise BadChat("this model's chat template rewrites what is said, so that tokens cannot be traced back to it")
 
 
-def transcript(text: str) -> list[Part] | None:
+def parse_transcript(text: str) -> list[Part] | None:
     """The parts of a text in which every paragraph begins `speaker: `; None if it is no transcript."""
     parts: list[Part] = []
     for line in text.splitlines():
@@ -120,7 +120,7 @@ def transcript(text: str) -> list[Part] | None:
     return parts if len(parts) > 1 and len({p.speaker for p in parts}) > 1 else None
 
 
-def of_transcript(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Part]) -> Passage:
+def transcript_passage(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Part]) -> Passage:
     """A transcript as a chat: who is called so is the assistant, else everybody but the first speaker."""
     names = [p.speaker.lower() for p in parts]
     known = any(n in ASSISTANTS for n in names)
@@ -129,10 +129,10 @@ def of_transcript(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Part]) -> 
     messages = [
         {"role": "assistant" if speaks(n) else "user", "content": p.text} for n, p in zip(names, parts, strict=True)
     ]
-    return of_chat(tokenizer, messages, [p.speaker for p in parts])
+    return chat_passage(tokenizer, messages, [p.speaker for p in parts])
 
 
-def of_anything(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
+def any_passage(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
     """A transcript if the text is one and the model has a template for it, else plain text."""
-    parts = transcript(text) if tokenizer.chat_template else None
-    return of_transcript(tokenizer, parts) if parts else of_text(tokenizer, text)
+    parts = parse_transcript(text) if tokenizer.chat_template else None
+    return transcript_passage(tokenizer, parts) if parts else text_passage(tokenizer, text)

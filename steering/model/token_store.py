@@ -18,7 +18,7 @@ IDS, EDGES = "tokens.u32", "edges.npy"
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class TokenStore:
     """Texts one after another; text `i` is `ids[starts[i]:ends[i]]`."""
 
     ids: UInt32[np.ndarray, " tokens"]
@@ -26,14 +26,14 @@ class Tokens:
     ends: Int64[np.ndarray, " texts"]
 
     @staticmethod
-    def gather(texts: Iterable[Sequence[int]]) -> "Tokens":
+    def gather(texts: Iterable[Sequence[int]]) -> "TokenStore":
         """Keep texts in memory."""
         rows = [np.asarray(text, dtype=np.uint32) for text in texts]
         edges = _edges(map(len, rows))
-        return Tokens(np.concatenate([np.empty(0, np.uint32), *rows]), edges[:-1], edges[1:])
+        return TokenStore(np.concatenate([np.empty(0, np.uint32), *rows]), edges[:-1], edges[1:])
 
     @staticmethod
-    def write(folder: Path, texts: Iterable[Sequence[int]], *, most: int | None = None) -> "Tokens":
+    def write(folder: Path, texts: Iterable[Sequence[int]], *, most: int | None = None) -> "TokenStore":
         """Keep texts in `folder`, until there are `most` tokens; a folder cut off half-way counts as empty."""
         folder.mkdir(parents=True, exist_ok=True)
         lengths: list[int] = []
@@ -51,15 +51,15 @@ class Tokens:
             file.flush()
             os.fsync(file.fileno())
         os.replace(folder / f"{EDGES}.tmp", folder / EDGES)
-        return Tokens.open(folder)
+        return TokenStore.open(folder)
 
     @staticmethod
-    def there(folder: Path) -> bool:
+    def exists(folder: Path) -> bool:
         """Whether `folder` holds tokens, whole."""
         return (folder / EDGES).exists()
 
     @staticmethod
-    def open(folder: Path) -> "Tokens":
+    def open(folder: Path) -> "TokenStore":
         """Read from `folder` as needed. Raises SteeringError if what lies there does not fit together."""
         try:
             edges = np.load(folder / EDGES)
@@ -70,7 +70,7 @@ class Tokens:
             raise SteeringError(
                 f"{str(folder / IDS)!r} holds {len(ids)} tokens, not the {edges[-1]} expected; delete the folder"
             )
-        return Tokens(ids, edges[:-1], edges[1:])
+        return TokenStore(ids, edges[:-1], edges[1:])
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -81,9 +81,9 @@ class Tokens:
     def __iter__(self) -> Iterator[list[int]]:
         return (self[i] for i in range(len(self)))
 
-    def subset(self, texts: Sequence[int]) -> "Tokens":
+    def subset(self, texts: Sequence[int]) -> "TokenStore":
         """These texts alone, without a copy."""
-        return Tokens(self.ids, self.starts[list(texts)], self.ends[list(texts)])
+        return TokenStore(self.ids, self.starts[list(texts)], self.ends[list(texts)])
 
     def lengths(self) -> Int64[np.ndarray, " texts"]:
         """How many tokens each text has."""

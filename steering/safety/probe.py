@@ -31,7 +31,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedTokenizerBase
 
 from steering.errors import BadBundle, SteeringError
-from steering.evaluate.classifiers import Auroc, fit, judged
+from steering.evaluate.classifiers import Auroc, auroc_with_interval, fit_logistic
 from steering.model.chat_template import Message, encode_chat
 from steering.model.hooks import layer_number
 
@@ -95,7 +95,7 @@ class Probe:
         return self.card.hook
 
     @torch.no_grad()
-    def read(self, x: Float[Tensor, "time d"]) -> Float[Tensor, " time"]:
+    def token_scores(self, x: Float[Tensor, "time d"]) -> Float[Tensor, " time"]:
         """Return each token's score. Raises SteeringError where the stream is not a number, or of another width."""
         if x.ndim != 2 or x.shape[1] != len(self.direction):
             raise SteeringError(
@@ -109,11 +109,11 @@ class Probe:
 
     def score(self, x: Float[Tensor, "time d"]) -> float:
         """Return the text's score, its tokens' largest; 0 for a text without tokens."""
-        return float(self.read(x).max()) if len(x) else 0.0
+        return float(self.token_scores(x).max()) if len(x) else 0.0
 
     def first_hit(self, x: Float[Tensor, "time d"]) -> int | None:
         """Return the first token at which the text is forbidden, if it is."""
-        hits = (self.read(x) > self.card.threshold).nonzero()
+        hits = (self.token_scores(x) > self.card.threshold).nonzero()
         return int(hits[0]) if len(hits) else None
 
     def check_model(self, stream: Float[Tensor, "time d"]) -> None:
@@ -157,15 +157,15 @@ class Probe:
         return Probe(card, **{name: tensors[name].float() for name in PARTS})
 
 
-def check_below(hook: str, steered: str) -> None:
+def check_hook_below(hook: str, steered: str) -> None:
     """Raise SteeringError if what is steered at one hook point would reach a probe at the other."""
     if layer_number(hook) >= layer_number(steered):
         raise SteeringError(
-            f"a probe at {hook!r} would read what steering at {steered!r} does; train it at {below(steered)!r} or lower"
+            f"a probe at {hook!r} would read what steering at {steered!r} does; train it at {hook_below(steered)!r} or lower"
         )
 
 
-def below(hook: str) -> str:
+def hook_below(hook: str) -> str:
     """Return the hook point whose stream enters the block that is steered at `hook`. Raises SteeringError for the first."""
     if (number := layer_number(hook)) == 0:
         raise SteeringError(
@@ -174,7 +174,7 @@ def below(hook: str) -> str:
     return f"layers.{number - 1}"
 
 
-def counted(tokenizer: PreTrainedTokenizerBase, text: str | list[Message]) -> tuple[tuple[int, ...], int]:
+def tokens_to_score(tokenizer: PreTrainedTokenizerBase, text: str | list[Message]) -> tuple[tuple[int, ...], int]:
     """Return a text's tokens and the first that is read.
 
     Plain text is a user's question, or, where there is no chat template, a text. Of a chat that ends with an assistant's turn that turn alone is read, its header left
@@ -198,7 +198,7 @@ def smoothed(rows: Float[Tensor, "time d"], pace: float) -> Float[Tensor, "time 
     return found
 
 
-def train(
+def train_probe(
     forbidden: Texts,
     benign: Texts,
     witness: Float[Tensor, " d"],
@@ -219,21 +219,21 @@ def train(
             raise SteeringError(
                 f"{len(texts)} {kind} texts; a probe takes {FEWEST} at least, and some hundred to be good"
             )
-    (yes, yes_held), (no, no_held) = _parted(forbidden), _parted(benign)
+    (yes, yes_held), (no, no_held) = _split(forbidden), _split(benign)
     parts = [smoothed(t.float().cpu(), pace) for t in (*yes, *no)]
     x = torch.cat(parts)
     mean, scale = x.mean(0), x.std(0).clamp_min(1e-6)
-    weights = _fitted((x - mean) / scale, [len(p) for p in parts], len(yes), penalty)
+    weights = _fit((x - mean) / scale, [len(p) for p in parts], len(yes), penalty)
     counts = {"forbidden": len(yes), "benign": len(no)}
     held = {"held_out_forbidden": len(yes_held), "held_out_benign": len(no_held)}
     unknown = {"threshold": 1.0, "auroc": Auroc(value=0.5, low=0.0, high=1.0), "false_positives": 0.0, "found": 0.0}
     told = {"hook": hook, "model": model, "pace": pace, "allowed": allowed}
     card = Card.model_validate(told | counts | held | unknown)
     draft = Probe(card, weights[:-1], weights[-1], mean, scale, witness.float().cpu())
-    return replace(draft, card=card.model_copy(update=_judged(draft, yes_held, no_held, allowed)))
+    return replace(draft, card=card.model_copy(update=_held_out_card(draft, yes_held, no_held, allowed)))
 
 
-def _fitted(x: Float[Tensor, "tokens d"], lengths: list[int], n: int, penalty: float) -> Float[Tensor, " d+1"]:
+def _fit(x: Float[Tensor, "tokens d"], lengths: list[int], n: int, penalty: float) -> Float[Tensor, " d+1"]:
     """Direction and bias at which the largest token of the first `n` texts is high, and of the others low.
 
     It begins where every token has its text's label; from there each text is as forbidden as its worst token.
@@ -241,7 +241,7 @@ def _fitted(x: Float[Tensor, "tokens d"], lengths: list[int], n: int, penalty: f
     owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     labels = (torch.arange(len(lengths)) < n).float()
     weight = torch.where(labels > 0, 0.5 / n, 0.5 / (len(lengths) - n))
-    begun = fit(x, labels[owner, None], torch.tensor([penalty]))
+    begun = fit_logistic(x, labels[owner, None], torch.tensor([penalty]))
     w = torch.cat([begun.weights[:, 0], begun.bias]).requires_grad_()
     search = torch.optim.LBFGS([w], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
 
@@ -258,17 +258,17 @@ def _fitted(x: Float[Tensor, "tokens d"], lengths: list[int], n: int, penalty: f
     return w.detach()
 
 
-def _judged(probe: Probe, forbidden: Texts, benign: Texts, allowed: float) -> dict[str, float | Auroc]:
+def _held_out_card(probe: Probe, forbidden: Texts, benign: Texts, allowed: float) -> dict[str, float | Auroc]:
     """What the held-out texts say of a probe: threshold, AUROC, and what the threshold flags."""
     yes, no = (np.array([probe.score(t) for t in texts]) for texts in (forbidden, benign))
     flagged = int(allowed * len(no))  # so many benign texts may lie above
     threshold = max(SURE, float(np.sort(no)[len(no) - 1 - flagged]))
     marks = np.arange(len(yes) + len(no)) < len(yes)
     shares = {"false_positives": float((no > threshold).mean()), "found": float((yes > threshold).mean())}
-    return {"threshold": threshold, "auroc": judged(np.concatenate([yes, no]), marks), **shares}
+    return {"threshold": threshold, "auroc": auroc_with_interval(np.concatenate([yes, no]), marks), **shares}
 
 
-def _parted(texts: Texts) -> tuple[list[Tensor], list[Tensor]]:
+def _split(texts: Texts) -> tuple[list[Tensor], list[Tensor]]:
     """What is learnt from, and every third, which is held out."""
     return [t for i, t in enumerate(texts) if i % HELD_OUT], [t for i, t in enumerate(texts) if i % HELD_OUT == 0]
 

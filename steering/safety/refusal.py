@@ -34,7 +34,7 @@ Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Latch:
+class RefusalDetector:
     """The beginnings of a refusal as token ids, none of which begins with another, and where the line is."""
 
     openers: tuple[Ids, ...]
@@ -47,9 +47,11 @@ class Latch:
             raise SteeringError(f"the latch's tau is a probability between 0 and 1, not {self.tau:g}")
 
     @staticmethod
-    def of(tokenizer: PreTrainedTokenizerBase, sentences: Iterable[str] = OPENERS, *, tau: float = TAU) -> "Latch":
+    def from_sentences(
+        tokenizer: PreTrainedTokenizerBase, sentences: Iterable[str] = OPENERS, *, tau: float = TAU
+    ) -> "RefusalDetector":
         """Make one of sentences, tokenized as a reply begins with them. Raises SteeringError for an empty one."""
-        return Latch(_apart(sorted({_reply_ids(tokenizer, s) for s in sentences}, key=len)), tau)
+        return RefusalDetector(_without_prefixes(sorted({_reply_ids(tokenizer, s) for s in sentences}, key=len)), tau)
 
     def probability(self, logprobs: Sequence[Sequence[float]]) -> float:
         """Return P₀ from each opener's log-probabilities, token by token, after the prompt. Raises SteeringError for NaN."""
@@ -79,7 +81,7 @@ def _reply_ids(tokenizer: PreTrainedTokenizerBase, sentence: str) -> Ids:
     return kept or tuple(tokenizer(sentence, add_special_tokens=False)["input_ids"])
 
 
-def _apart(sequences: Sequence[Ids]) -> tuple[Ids, ...]:
+def _without_prefixes(sequences: Sequence[Ids]) -> tuple[Ids, ...]:
     """Those that begin with no other one; shorter ones come first."""
     kept: list[Ids] = []
     for ids in sequences:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """`size` processes, of which this is number `rank`."""
 
     rank: int = 0
@@ -57,20 +57,20 @@ class Ranks:
                 p.grad /= self.size
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
-def joined(backend: str = "gloo") -> Iterator[Ranks]:
+def process_group(backend: str = "gloo") -> Iterator[ProcessGroup]:
     """The ranks that `torchrun` started, or this process alone; left when all are done.
 
     A process that ends without leaving may be aborted by its collectives' threads, which outlive the interpreter.
     """
     if not dist.is_torchelastic_launched():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     dist.init_process_group(backend)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    ranks = ProcessGroup(dist.get_rank(), dist.get_world_size())
     yield ranks
     # Not after an error: the others may be in a collective by then and would never come; `torchrun` ends them.
     ranks.wait()

@@ -19,15 +19,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steering.train.distributed import ALONE, Ranks
-from steering.train.top_k import Cut, above, below, largest, places, rough
+from steering.train.distributed import SINGLE_PROCESS, ProcessGroup
+from steering.train.top_k import Cut, exact_threshold, indices_above, indices_of_true, kth_largest, rough_threshold
 from steering.train.weights import PIECE, Rows, Weights
 
 HALVED = 1 << 18
 """From so many weights on the encoder's product is taken in bfloat16, if the CPU has instructions for it."""
 
 
-class Kept(Protocol):
+class ActiveCode(Protocol):
     """Some activations of a batch, written through the decoder."""
 
     @property
@@ -40,49 +40,49 @@ class Kept(Protocol):
         ...
 
 
-class Pass(Protocol):
+class EncoderPass(Protocol):
     """What a batch does to weights."""
 
     pre: Float[Tensor, "rows d_sae"]
     """Positive pre-activations, without gradient."""
 
-    def keep(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> Kept:
+    def above(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> ActiveCode:
         """The activations above `cut`, of all features or of `columns`."""
         ...
 
-    def largest(self, wanted: int, ranks: Ranks = ALONE) -> Kept:
+    def kth_largest(self, wanted: int, ranks: ProcessGroup = SINGLE_PROCESS) -> ActiveCode:
         """The `wanted` largest of the batch; of all ranks' batches as many for each."""
         ...
 
 
-def read(weights: Weights, x: Rows) -> Pass:
+def encode_batch(weights: Weights, x: Rows) -> EncoderPass:
     """A batch's pass, by whichever way is faster on its device."""
-    return Sparse(weights, x) if x.device.type == "cpu" else Dense(weights, x)
+    return SparsePass(weights, x) if x.device.type == "cpu" else DensePass(weights, x)
 
 
-class Dense:
+class DensePass:
     """All products whole; the reference of the other."""
 
     def __init__(self, weights: Weights, x: Rows) -> None:
         self._live = torch.relu(weights.pre(x))
         self._weights, self.pre = weights, self._live.detach()
 
-    def keep(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> "DenseKept":
+    def above(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> "DenseCode":
         """The activations above `cut`."""
         on = self.pre > cut
         if columns is not None:
             among = torch.zeros(on.shape[1], dtype=torch.bool, device=on.device)
             among[columns] = True
             on &= among
-        return DenseKept(torch.where(on, self._live, 0.0), self._weights)
+        return DenseCode(torch.where(on, self._live, 0.0), self._weights)
 
-    def largest(self, wanted: int, ranks: Ranks = ALONE) -> "DenseKept":
+    def kth_largest(self, wanted: int, ranks: ProcessGroup = SINGLE_PROCESS) -> "DenseCode":
         """The `wanted` largest of the batch."""
-        return self.keep(largest(self.pre, wanted, ranks))
+        return self.above(kth_largest(self.pre, wanted, ranks))
 
 
 @dataclass(frozen=True, eq=False)
-class DenseKept:
+class DenseCode:
     """Activations, most of them zero."""
 
     a: Float[Tensor, "rows d_sae"]
@@ -100,7 +100,7 @@ class DenseKept:
         return torch.stack(parts).cumsum(0) if len(parts) > 1 else parts[0][None]
 
 
-class Sparse:
+class SparsePass:
     """One dense product, the encoder's; everything else by the activations that are kept.
 
     Good until the next one of the same weights and size is made, which takes over its memory.
@@ -113,27 +113,27 @@ class Sparse:
         kind = torch.bfloat16 if _halves(weights) else torch.float32
         encoder = weights.encoder
         if kind != torch.float32:
-            encoder = weights.room("encoder", encoder.shape, kind).copy_(encoder)
-        out = weights.room("pre", (len(x), weights.d_sae), kind)
+            encoder = weights.tangent_room("encoder", encoder.shape, kind).copy_(encoder)
+        out = weights.tangent_room("pre", (len(x), weights.d_sae), kind)
         self.pre = torch.addmm(weights.b_enc.to(kind), self._seen.to(kind), encoder.T, out=out).relu_()
 
-    def keep(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> "SparseKept":
+    def above(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> "SparseCode":
         """The activations above `cut`; in bfloat16, what is equal to it is dropped, too."""
         pre = self.pre if columns is None else self.pre[:, columns]
-        row, column = places(pre > cut)
+        row, column = indices_of_true(pre > cut)
         column = column if columns is None else columns[column]
         return self._kept(row, column, self._exactly(row, column))
 
-    def largest(self, wanted: int, ranks: Ranks = ALONE) -> "SparseKept":
+    def kth_largest(self, wanted: int, ranks: ProcessGroup = SINGLE_PROCESS) -> "SparseCode":
         """The `wanted` largest of the batch."""
         if self.pre.dtype == torch.float32:
-            return self.keep(largest(self.pre, wanted, ranks))
+            return self.above(kth_largest(self.pre, wanted, ranks))
         pre = self.pre.view(torch.int16)  # in the order of the numbers themselves, and faster to compare
-        row, column = above(pre, rough(pre, wanted))
+        row, column = indices_above(pre, rough_threshold(pre, wanted))
         if int(ranks.sum(torch.tensor(len(row)))) <= wanted * ranks.size:
-            row, column = places(pre > 0)
+            row, column = indices_of_true(pre > 0)
         values = self._exactly(row, column)
-        on = values > below(ranks.gather(values), wanted * ranks.size)
+        on = values > exact_threshold(ranks.gather(values), wanted * ranks.size)
         return self._kept(row[on], column[on], values[on])
 
     def _exactly(self, row: Tensor, column: Tensor) -> Tensor:
@@ -142,15 +142,15 @@ class Sparse:
             return self.pre[row, column]
         return _products(self._seen, w.encoder.detach(), row, column).add_(w.b_enc.detach()[column])
 
-    def _kept(self, row: Tensor, column: Tensor, known: Tensor) -> "SparseKept":
+    def _kept(self, row: Tensor, column: Tensor, known: Tensor) -> "SparseCode":
         w = self._weights
         code = _Code(row, column, len(self.pre), w.d_sae)
         values: Tensor = _Values.apply(known, self._seen, w.encoder, w.b_enc, w.b_dec, code, w)  # type: ignore[assignment]
-        return SparseKept(values, code, w)
+        return SparseCode(values, code, w)
 
 
 @dataclass(frozen=True, eq=False)
-class SparseKept:
+class SparseCode:
     """Kept activations one after another, row by row."""
 
     values: Float[Tensor, " kept"]
@@ -233,7 +233,7 @@ def _add_by_column(weights: Weights, name: str, code: _Code, values: Tensor, tab
     parameter = weights.get_parameter(name)
     fresh = parameter.grad is None
     if parameter.grad is None:
-        parameter.grad = weights.room(f"{name}.grad", parameter.shape)
+        parameter.grad = weights.tangent_room(f"{name}.grad", parameter.shape)
     step = max(1, PIECE // table.shape[1])
     ends = [*starts[::step].tolist(), len(column)]
     for at, first, last in zip(range(0, code.d_sae, step), ends, ends[1:], strict=False):

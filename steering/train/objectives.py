@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.sae import SAE
-from steering.train.distributed import ALONE, Ranks
-from steering.train.kernels import Kept, Pass, read
+from steering.train.distributed import SINGLE_PROCESS, ProcessGroup
+from steering.train.kernels import ActiveCode, EncoderPass, encode_batch
 from steering.train.top_k import Cut
-from steering.train.top_k import largest as _largest
+from steering.train.top_k import kth_largest as _largest
 from steering.train.weights import Rows, Weights
 
 Activations = Float[Tensor, "rows d_sae"]
@@ -24,7 +24,7 @@ LARGE = 1e-2
 """The learning rate of BatchTopK at 2,048 features."""
 
 
-class Terms(NamedTuple):
+class LossTerms(NamedTuple):
     """One batch's loss, the mean squared length of what is left over, and on how many rows each feature fired."""
 
     loss: Tensor
@@ -32,16 +32,16 @@ class Terms(NamedTuple):
     counts: Float[Tensor, " d_sae"]
 
 
-class Moment(NamedTuple):
+class Schedule(NamedTuple):
     """Where in a run a batch comes, for how many tokens each feature has been silent, and who trains along."""
 
     step: int
     steps: int
     idle: Float[Tensor, " d_sae"]
-    ranks: Ranks = ALONE
+    ranks: ProcessGroup = SINGLE_PROCESS
 
 
-class Pace(NamedTuple):
+class LearningRates(NamedTuple):
     """How fast to learn."""
 
     lr: float
@@ -56,19 +56,19 @@ class Pace(NamedTuple):
 class Objective(Protocol):
     """A way to be sparse."""
 
-    def pace(self, d_in: int, d_sae: int) -> Pace:
+    def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:
         """How fast to learn, where nobody says."""
         ...
 
-    def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
+    def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """The weights before the first step."""
         ...
 
-    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+    def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
         """Forward, and what is to be made smaller."""
         ...
 
-    def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
+    def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
         """What is served of it; `held_out` is the raw stream."""
         ...
 
@@ -91,52 +91,52 @@ class BatchTopK:
     """Tokens without firing after which a feature counts as dead."""
     matryoshka: int = 8192
 
-    def pace(self, d_in: int, d_sae: int) -> Pace:
+    def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:
         """Almost only the gradient's sign, in large steps: a tenth of the tokens for the same explained variance.
 
         Activations are √d times as large as what the weights are made of, and so are the biases' steps.
         """
-        return Pace(LARGE * math.sqrt(2048 / d_sae), (0.0, 0.9), math.sqrt(d_in), decay=1.0)
+        return LearningRates(LARGE * math.sqrt(2048 / d_sae), (0.0, 0.9), math.sqrt(d_in), decay=1.0)
 
-    def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
+    def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """Random unit rows, the encoder their transpose, the decoder's bias the mean."""
         rows = torch.nn.functional.normalize(torch.randn(d_sae, first.shape[1], generator=generator), dim=1)
         rows = rows.to(first.device)
         silent = torch.zeros(d_sae, device=first.device)
         return Weights(rows.T.clone(), silent, rows, first.mean(0), subtracts=True, unit=True)
 
-    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+    def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
         """Squared error over d, and AuxK's."""
-        batch = read(weights, x)
-        kept = self.kept(batch, round(self.k * (1 + 3 * max(0.0, 1 - now.step / self.anneal))), now.ranks)
-        left = x - weights.b_dec - kept.write(self.ends(weights.d_sae))
+        batch = encode_batch(weights, x)
+        kept = self.active(batch, round(self.k * (1 + 3 * max(0.0, 1 - now.step / self.anneal))), now.ranks)
+        left = x - weights.b_dec - kept.write(self.prefix_ends(weights.d_sae))
         errors = left.pow(2).sum(2).mean(1)
         loss = errors.mean() / x.shape[1]
         dead = (now.idle > self.dead_after).nonzero()[:, 0]
         if len(dead):
-            loss = loss + self.aux * self._rescue(batch, dead, left[-1].detach(), now.ranks)
-        return Terms(loss, errors[-1], kept.counts)
+            loss = loss + self.aux * self._auxk_loss(batch, dead, left[-1].detach(), now.ranks)
+        return LossTerms(loss, errors[-1], kept.counts)
 
-    def ends(self, d_sae: int) -> tuple[int, ...]:
+    def prefix_ends(self, d_sae: int) -> tuple[int, ...]:
         """Up to where each reconstruction goes."""
         return (d_sae // 16, d_sae // 4, d_sae) if d_sae >= self.matryoshka else (d_sae,)
 
-    def cut(self, pre: Activations, k: int, ranks: Ranks) -> Cut:
+    def threshold(self, pre: Activations, k: int, ranks: ProcessGroup) -> Cut:
         """Above which activations count."""
         return _largest(pre, k * len(pre), ranks)
 
-    def kept(self, batch: Pass, k: int, ranks: Ranks) -> Kept:
+    def active(self, batch: EncoderPass, k: int, ranks: ProcessGroup) -> ActiveCode:
         """The activations that count."""
-        return batch.largest(k * len(batch.pre), ranks)
+        return batch.kth_largest(k * len(batch.pre), ranks)
 
-    def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
+    def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
         """One threshold, at which `held_out` keeps `k` a token."""
-        return weights.served(scale).calibrated(held_out, self.k)
+        return weights.to_sae(scale).calibrated(held_out, self.k)
 
-    def _rescue(self, batch: Pass, dead: Tensor, left: Rows, ranks: Ranks) -> Tensor:
+    def _auxk_loss(self, batch: EncoderPass, dead: Tensor, left: Rows, ranks: ProcessGroup) -> Tensor:
         """Squared error of the dead on what is left, over its variance in the whole batch."""
         cut = _kth(batch.pre[:, dead], self.aux_k)
-        explained = batch.keep(cut, dead).write((batch.pre.shape[1],))[0]
+        explained = batch.above(cut, dead).write((batch.pre.shape[1],))[0]
         total = ranks.mean((left - ranks.mean(left.mean(0))).pow(2).sum(1).mean())
         return (left - explained).pow(2).sum(1).mean() / total.clamp_min(1e-9)
 
@@ -145,13 +145,13 @@ class BatchTopK:
 class TopK(BatchTopK):
     """Keep the `k` largest activations of each token (Gao et al. 2024)."""
 
-    def cut(self, pre: Activations, k: int, ranks: Ranks) -> Cut:  # noqa: ARG002
+    def threshold(self, pre: Activations, k: int, ranks: ProcessGroup) -> Cut:  # noqa: ARG002
         """Above which activations count."""
         return _kth(pre, k)
 
-    def kept(self, batch: Pass, k: int, ranks: Ranks) -> Kept:
+    def active(self, batch: EncoderPass, k: int, ranks: ProcessGroup) -> ActiveCode:
         """The activations that count."""
-        return batch.keep(self.cut(batch.pre, k, ranks))
+        return batch.above(self.threshold(batch.pre, k, ranks))
 
 
 @dataclass(frozen=True)
@@ -165,27 +165,27 @@ class ReluL1:
     l1: float = 5.0
     warmup: float = 0.05
 
-    def pace(self, d_in: int, d_sae: int) -> Pace:  # noqa: ARG002
+    def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:  # noqa: ARG002
         """That of Gao et al. 2024."""
-        return _careful(d_sae)
+        return _check_finite(d_sae)
 
-    def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
+    def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """Random rows of length 0.1."""
         d = first.shape[1]
         rows = 0.1 * torch.nn.functional.normalize(torch.randn(d_sae, d, generator=generator), dim=1)
         rows, zeros = rows.to(first.device), first.new_zeros
         return Weights(rows.T.clone(), zeros(d_sae), rows, zeros(d), subtracts=False, unit=False)
 
-    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+    def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
         """Squared error and the weighted penalty."""
         f = torch.relu(weights.pre(x))
         error = (x - weights.decode(f)).pow(2).sum(1).mean()
         rise = min(1.0, (now.step + 1) / max(1.0, self.warmup * now.steps))
-        return Terms(error + self.l1 * rise * (f * weights.lengths).sum(1).mean(), error, _counts(f))
+        return LossTerms(error + self.l1 * rise * (f * weights.lengths).sum(1).mean(), error, _counts(f))
 
-    def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
+    def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
         """Every positive pre-activation fires: threshold 0."""
-        return weights.served(scale)
+        return weights.to_sae(scale)
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,11 @@ class JumpReLU:
     fires: float = 10_000.0
     """At first each feature fires on `fires / d_sae` of the tokens, at most on a half."""
 
-    def pace(self, d_in: int, d_sae: int) -> Pace:  # noqa: ARG002
+    def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:  # noqa: ARG002
         """That of Gao et al. 2024."""
-        return _careful(d_sae)
+        return _check_finite(d_sae)
 
-    def begin(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
+    def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """Uniform rows, a shrunken transpose, and biases at which all features fire equally often."""
         d = first.shape[1]
         rows = ((torch.rand(d_sae, d, generator=generator) * 2 - 1) / math.sqrt(d)).to(first.device)
@@ -222,7 +222,7 @@ class JumpReLU:
         zeros = first.new_zeros(d)
         return Weights(W_enc.contiguous(), b_enc, rows, zeros, subtracts=False, unit=False, log_threshold=log)
 
-    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+    def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
         """Squared error and the sparsity's term."""
         assert weights.log_threshold is not None
         pre, threshold = weights.pre(x), weights.log_threshold.exp()
@@ -235,15 +235,15 @@ class JumpReLU:
         if self.target is not None:
             l0 = dense + ((f.detach() > 0).sum(1).float().mean() - dense).detach()
             dense = (l0 / self.target - 1).pow(2)
-        return Terms(error + weight * dense + self.push * below, error, _counts(f))
+        return LossTerms(error + weight * dense + self.push * below, error, _counts(f))
 
-    def served(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
+    def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
         """Its own thresholds."""
-        return weights.served(scale)
+        return weights.to_sae(scale)
 
 
-def _careful(d_sae: int) -> Pace:
-    return Pace(min(1e-3, 2e-4 * math.sqrt(16384 / d_sae)))
+def _check_finite(d_sae: int) -> LearningRates:
+    return LearningRates(min(1e-3, 2e-4 * math.sqrt(16384 / d_sae)))
 
 
 def _counts(a: Activations) -> Float[Tensor, " d_sae"]:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steering.train.distributed import Ranks
+from steering.train.distributed import ProcessGroup
 
 SAMPLE = 1 << 17
 """So many of the numbers show where the largest begin."""
@@ -12,19 +12,19 @@ Cut = Float[Tensor, "*rows"]
 """What is above it is kept: one number, or `[rows, 1]`. Never negative."""
 
 
-def largest(pre: Float[Tensor, "rows d_sae"], wanted: int, ranks: Ranks) -> Cut:
+def kth_largest(pre: Float[Tensor, "rows d_sae"], wanted: int, ranks: ProcessGroup) -> Cut:
     """The value that `wanted` activations for each rank are above, over all ranks' batches.
 
     A sample says roughly where it lies; exactly it is then found among the few above that.
     """
     flat = pre.view(-1)
-    few = ranks.gather(flat[flat > rough(pre, wanted)])
+    few = ranks.gather(flat[flat > rough_threshold(pre, wanted)])
     if len(few) <= wanted * ranks.size:
         few = ranks.gather(flat[flat > 0])
-    return below(few, wanted * ranks.size)
+    return exact_threshold(few, wanted * ranks.size)
 
 
-def rough(pre: Tensor, wanted: int) -> Tensor:
+def rough_threshold(pre: Tensor, wanted: int) -> Tensor:
     """What some more than `wanted` are above, most probably."""
     flat = pre.view(-1)
     sample = flat[:: len(flat) // SAMPLE | 1]  # odd, so that it meets all columns
@@ -32,14 +32,14 @@ def rough(pre: Tensor, wanted: int) -> Tensor:
     return sample.topk(many, sorted=False).values.amin()
 
 
-def below(values: Tensor, wanted: int) -> Tensor:
+def exact_threshold(values: Tensor, wanted: int) -> Tensor:
     """What exactly `wanted` of these are above; 0 if there are not so many."""
     if len(values) <= wanted:
         return values.new_zeros(())
     return values.kthvalue(len(values) - wanted).values.clamp_min(0)
 
 
-def places(on: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
+def indices_of_true(on: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
     """Rows and columns of what is true. It is rare: eight at a time are looked at first."""
     flat = on.view(-1)
     if len(flat) % 8:
@@ -51,11 +51,11 @@ def places(on: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
     return at // on.shape[1], at % on.shape[1]
 
 
-def above(pre: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
+def indices_above(pre: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and columns of what is above. The largest of eight columns each is looked at first."""
     if pre.shape[1] % 8:
-        return places(pre > cut)
+        return indices_of_true(pre > cut)
     eight = pre.view(len(pre), 8, -1)
-    row, at = places(eight.amax(1) > cut)
+    row, at = indices_of_true(eight.amax(1) > cut)
     inside, which = (eight[row, :, at] > cut).nonzero().unbind(1)
     return row[inside], at[inside] + which * eight.shape[2]

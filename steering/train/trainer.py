@@ -12,8 +12,8 @@ from torch import Tensor
 
 from steering.sae import SAE
 from steering.train import checkpoint
-from steering.train.distributed import ALONE, Ranks
-from steering.train.objectives import BatchTopK, Moment, Objective, Pace
+from steering.train.distributed import SINGLE_PROCESS, ProcessGroup
+from steering.train.objectives import BatchTopK, LearningRates, Objective, Schedule
 from steering.train.weights import Rows, Weights
 
 EVERY = 50
@@ -24,7 +24,7 @@ LONG = 10_000
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """Every dial of a training run; the defaults are for small SAEs."""
 
     objective: Objective = field(default_factory=BatchTopK)
@@ -40,9 +40,9 @@ class Recipe:
     """Tokens without firing after which progress counts a feature as dead."""
     seed: int = 0
 
-    def pace(self, d_in: int) -> Pace:
+    def pace(self, d_in: int) -> LearningRates:
         """How fast to learn."""
-        return self.objective.pace(d_in, self.d_sae) if self.lr is None else Pace(self.lr)
+        return self.objective.learning_rates(d_in, self.d_sae) if self.lr is None else LearningRates(self.lr)
 
     def slope(self, step: int, decay: float) -> float:
         """Of the learning rate, what is used at a step."""
@@ -62,10 +62,12 @@ class Progress:
     sae: SAE | None = None
 
 
-class Training:
+class Trainer:
     """One run: weights, moments, and how long each feature has been silent. `step` is the only thing that changes it."""
 
-    def __init__(self, recipe: Recipe, weights: Weights, scale: float, *, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, recipe: TrainingRecipe, weights: Weights, scale: float, *, ranks: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         """`scale` is what the stream is multiplied by, so that E‖x‖² = d."""
         self.recipe, self.weights, self.scale, self.ranks = recipe, weights, scale, ranks
         self.steps = 0
@@ -76,19 +78,21 @@ class Training:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
 
     @staticmethod
-    def begin(recipe: Recipe, first: Rows, *, ranks: Ranks = ALONE) -> "Training":
+    def start(recipe: TrainingRecipe, first: Rows, *, ranks: ProcessGroup = SINGLE_PROCESS) -> "Trainer":
         """A new run; `first` are activations that say how long the stream is and where its middle lies."""
         first = ranks.gather(first)
         scale = math.sqrt(first.shape[1] / float(first.pow(2).sum(1).mean()))
-        weights = recipe.objective.begin(first * scale, recipe.d_sae, torch.Generator().manual_seed(recipe.seed))
-        return Training(recipe, weights, scale, ranks=ranks)
+        weights = recipe.objective.initial_weights(
+            first * scale, recipe.d_sae, torch.Generator().manual_seed(recipe.seed)
+        )
+        return Trainer(recipe, weights, scale, ranks=ranks)
 
     def step(self, batch: Rows) -> None:
         """Learn from one batch of the raw stream."""
         x = batch * self.scale
-        with _half(x):
-            terms = self.recipe.objective.terms(
-                self.weights, x, Moment(self.steps, self.recipe.steps, self._idle, self.ranks)
+        with _autocast(x):
+            terms = self.recipe.objective.loss_terms(
+                self.weights, x, Schedule(self.steps, self.recipe.steps, self._idle, self.ranks)
             )
         terms.loss.backward()
         parameters = list(self.weights.parameters())
@@ -126,9 +130,9 @@ class Training:
         """How many features have been silent for longer than the recipe allows."""
         return int((self._idle > self.recipe.dead_after).sum())
 
-    def served(self, held_out: Rows) -> SAE:
+    def to_sae(self, held_out: Rows) -> SAE:
         """What is served of it now; `held_out`, of the raw stream, sets the threshold where none is learnt."""
-        return self.recipe.objective.served(self.weights, self.scale, held_out)
+        return self.recipe.objective.to_sae(self.weights, self.scale, held_out)
 
     def state(self) -> dict[str, Any]:
         """All of it, for `restore`; right after `progress`, nothing is left out."""
@@ -146,7 +150,7 @@ class Training:
         names = [name for name, _ in self.weights.named_parameters()]
         return {f"{name}.{part}": state[i][part] for i, name in enumerate(names) if i in state for part in MOMENTS}
 
-    def warm(self, moments: Mapping[str, Tensor], *, new: Tensor) -> None:
+    def restore_moments(self, moments: Mapping[str, Tensor], *, new: Tensor) -> None:
         """Begin with the moments of an earlier run. Its features are the first ones here; those in `new`, a mask over all,
         and those beyond, have no past: they begin at rest, with the usual size of the others' gradients.
 
@@ -190,7 +194,7 @@ class Source(Protocol):
         ...
 
 
-def go(run: Training, source: Source, *, every: int, file: Path) -> Iterator[Progress]:
+def train_with_checkpoints(run: Trainer, source: Source, *, every: int, file: Path) -> Iterator[Progress]:
     """Train to the recipe's last step, yielding progress every 50 and leaving a checkpoint in `file` every `every`.
 
     Raises ValueError if the batches end too early.
@@ -210,12 +214,12 @@ def go(run: Training, source: Source, *, every: int, file: Path) -> Iterator[Pro
                 checkpoint.save(file, {"training": run.state(), "positions": positions})
 
 
-def train(batches: Iterator[Rows], recipe: Recipe, *, held_out: Rows) -> Iterator[Progress]:
+def train(batches: Iterator[Rows], recipe: TrainingRecipe, *, held_out: Rows) -> Iterator[Progress]:
     """Train on `batches` for `recipe.steps`, yielding progress every 50 steps and, last, the SAE.
 
     `held_out` sets the threshold where the objective has none. Raises ValueError if the batches end too early.
     """
-    run = Training.begin(recipe, next(batches))
+    run = Trainer.start(recipe, next(batches))
     while run.steps < recipe.steps:
         batch = next(batches, None)
         if batch is None:
@@ -223,13 +227,13 @@ def train(batches: Iterator[Rows], recipe: Recipe, *, held_out: Rows) -> Iterato
         run.step(batch)
         if run.steps % EVERY == 0:
             yield run.progress()
-    yield Progress(recipe.steps, 0.0, 0.0, 0.0, run.dead, run.served(held_out))
+    yield Progress(recipe.steps, 0.0, 0.0, 0.0, run.dead, run.to_sae(held_out))
 
 
 def _ended(step: int, steps: int) -> str:
     return f"the activations ended after {step} of {steps} steps; give more text or fewer steps"
 
 
-def _half(x: Rows) -> AbstractContextManager[object]:
+def _autocast(x: Rows) -> AbstractContextManager[object]:
     """bfloat16 products on a GPU; weights and moments stay float32."""
     return torch.autocast("cuda", torch.bfloat16) if x.is_cuda else nullcontext()

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steering.formats.fold import Loose
+from steering.formats.fold import RawSae
 from steering.sae import SAE
 
 Rows = Float[Tensor, "rows d_in"]
@@ -42,7 +42,7 @@ class Weights(torch.nn.Module):
         self._rooms: dict[str, Tensor] = {}
 
     @staticmethod
-    def of(sae: SAE, scale: float) -> "Weights":
+    def from_sae(sae: SAE, scale: float) -> "Weights":
         """A served SAE as it learns on: unit rows, `b_dec` taken from the input, thresholds left to the objective."""
         b_enc = scale * (sae.b_enc + sae.b_dec @ sae.W_enc)
         return Weights(sae.W_enc, b_enc, sae.W_dec.clone(), scale * sae.b_dec, subtracts=True, unit=True)
@@ -55,7 +55,7 @@ class Weights(torch.nn.Module):
         """The reconstruction of these activations."""
         return a @ self.W_dec + self.b_dec
 
-    def room(self, name: str, shape: Sequence[int], kind: torch.dtype = torch.float32) -> Tensor:
+    def tangent_room(self, name: str, shape: Sequence[int], kind: torch.dtype = torch.float32) -> Tensor:
         """Memory for one step, the same in every step; what is in it is what was left there."""
         held = self._rooms.get(name)
         if held is None or held.shape != torch.Size(shape) or held.dtype != kind:
@@ -94,7 +94,7 @@ class Weights(torch.nn.Module):
             self.W_dec.div_(self.lengths[:, None])
 
     @torch.no_grad()
-    def served(self, scale: float) -> SAE:
+    def to_sae(self, scale: float) -> SAE:
         """The same function of the raw stream as a JumpReLU; thresholds 0 where none are learnt."""
         self._rooms.clear()
         if self.unit and self.log_threshold is None:  # nothing to fold, and what folds needs several times the memory
@@ -104,4 +104,4 @@ class Weights(torch.nn.Module):
             return SAE(W_enc, b_enc, W_dec, b_dec, threshold)
         threshold = 0.0 if self.log_threshold is None else self.log_threshold.exp()
         parts = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
-        return Loose(*parts, threshold, self.subtracts, scale, scale).fold().sae
+        return RawSae(*parts, threshold, self.subtracts, scale, scale).normalise().sae

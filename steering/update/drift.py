@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from steering.errors import SteeringError
-from steering.evaluate.sae_metrics import measure
+from steering.evaluate.sae_metrics import measure_sae
 from steering.model.activations import activations, padded_batches
 from steering.sae import SAE
 
@@ -28,7 +28,7 @@ MANY = 0.10
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class DriftCheck:
     """One sample, measured."""
 
     explained_variance: float
@@ -43,21 +43,21 @@ class Look:
 
 
 @torch.no_grad()
-def look(
+def measure_drift(
     model: PreTrainedModel, sae: SAE, hook: str, texts: Sequence[list[int]], *, skip: Collection[int] = ()
-) -> Look:
+) -> DriftCheck:
     """Measure a sample of texts. Raises SteeringError if it is too small to say anything."""
     batches = padded_batches(texts, batch=8, longest=512, pad=0)
     parts = list(activations(model, batches, hook, skip=skip))
     rows = torch.cat(parts) if parts else torch.empty(0, sae.d_in)
     if len(rows) < LEAST:
         raise SteeringError(f"{len(rows)} tokens are too few to look at; {LEAST} are needed")
-    measures = measure(sae, rows.split(4096))
+    measures = measure_sae(sae, rows.split(4096))
     firing = sum(((sae.encode(part) > 0).float().sum(0) for part in rows.split(4096)), torch.zeros(sae.d_sae))
-    return Look(measures.explained_variance, measures.l0, len(rows), firing / len(rows))
+    return DriftCheck(measures.explained_variance, measures.l0, len(rows), firing / len(rows))
 
 
-def shifted(then: Look, now: Look) -> float:
+def shifted_share(then: DriftCheck, now: DriftCheck) -> float:
     """The share of features whose firing has shifted, among those that either sample shows often enough."""
     a, b = (part.firing[: min(len(then.firing), len(now.firing))] for part in (then, now))
     often = torch.maximum(a, b) * min(then.tokens, now.tokens) >= 20
@@ -68,7 +68,7 @@ def shifted(then: Look, now: Look) -> float:
     return float((psi > SHIFTED).double().mean())
 
 
-def alarms(then: Look, now: Look) -> list[str]:
+def alarms(then: DriftCheck, now: DriftCheck) -> list[str]:
     """What has moved too far, in words; nothing if all is well."""
     found = []
     rise = (1 - now.explained_variance) / max(1e-9, 1 - then.explained_variance) - 1
@@ -76,6 +76,6 @@ def alarms(then: Look, now: Look) -> list[str]:
         found.append(f"explained variance {then.explained_variance:.3f} → {now.explained_variance:.3f}")
     if abs(now.l0 / then.l0 - 1) > DENSER:
         found.append(f"L0 {then.l0:.1f} → {now.l0:.1f}")
-    if (share := shifted(then, now)) > MANY:
+    if (share := shifted_share(then, now)) > MANY:
         found.append(f"{share:.0%} of the features fire at another rate")
     return found

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.resolve import Catalogue, Resolved
 from steering.errors import SteeringError
-from steering.evaluate.loss_recovered import splice
-from steering.evaluate.sae_metrics import measure
+from steering.evaluate.loss_recovered import loss_recovered
+from steering.evaluate.sae_metrics import measure_sae
 from steering.model.activations import padded_batches
 from steering.model.hooks import read_stream, steer
 from steering.sae import SAE
@@ -49,7 +49,7 @@ class Gate:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class HeldOut:
     """Held-out rows of the stream, `[rows, d_in]`, and token ids of texts: of the old kind, and of old and new together."""
 
     old: Rows
@@ -59,12 +59,12 @@ class Held:
     """Questions up to where the assistant speaks."""
 
 
-def quality(model: PreTrainedModel, hook: str, parent: SAE, new: SAE, held: Held, k: float) -> list[Gate]:
+def quality_gates(model: PreTrainedModel, hook: str, parent: SAE, new: SAE, held: HeldOut, k: float) -> list[Gate]:
     """Reconstruction, sparsity and what the model loses: not worse on old text, better on the mixture."""
-    was, now = (measure(sae, held.old.split(4096)) for sae in (parent, new))
-    was_mixed, now_mixed = (measure(sae, held.mixed.split(4096)) for sae in (parent, new))
+    was, now = (measure_sae(sae, held.old.split(4096)) for sae in (parent, new))
+    was_mixed, now_mixed = (measure_sae(sae, held.mixed.split(4096)) for sae in (parent, new))
     batches = list(padded_batches(held.texts, batch=8, longest=256, pad=0))
-    lost, loses = (splice(model, sae, batches, hook).rise for sae in (parent, new))
+    lost, loses = (loss_recovered(model, sae, batches, hook).rise for sae in (parent, new))
     unexplained = (1 - now.explained_variance) / (1 - was.explained_variance) - 1
     gained = 1 - (1 - now_mixed.explained_variance) / (1 - was_mixed.explained_variance)
     lengths = (new.W_dec.norm(dim=1) - 1).abs().max()
@@ -92,7 +92,7 @@ def quality(model: PreTrainedModel, hook: str, parent: SAE, new: SAE, held: Held
     ]
 
 
-def identity(
+def identity_gates(
     parent: SAE, new: SAE, fired: Float[Tensor, " d_sae"], pinned: Mapping[int, Tensor], kept: Int[Tensor, " kept"]
 ) -> list[Gate]:
     """Features are what they were. `pinned` are rows with their directions at birth; `kept` the rows of the parent that
@@ -104,7 +104,7 @@ def identity(
     to_parent = min((float(cosine[i]) for i in rows), default=1.0)
     weight = fired[kept] / fired[kept].sum()
     same = float((weight * (cosine[kept] >= 0.9)).sum())
-    swapped = _swapped(parent, new, kept)
+    swapped = _functional_error(parent, new, kept)
     return [
         Gate("pinned_birth", birth, 0.98, False, f"{len(rows)} features of presets: least cosine to birth {birth:.4f}"),
         Gate("pinned_parent", to_parent, 0.99, False, f"their least cosine to the parent {to_parent:.4f}"),
@@ -120,15 +120,15 @@ def identity(
 
 
 @torch.no_grad()
-def behaviour(
+def behaviour_gates(
     model: PreTrainedModel, parent: Bundle, new: Bundle, presets: Sequence[Preset], prompts: Sequence[list[int]]
 ) -> list[Gate]:
     """For each preset, KL of the next token's distribution on `prompts`, from the parent's steering to the new one's."""
-    plain, found = _next(model, None, prompts), []
+    plain, found = _next_log_probs(model, None, prompts), []
     for preset in presets:
         try:
             before, after = (Catalogue([b]).resolve(preset.steering, preset.pins) for b in (parent, new))
-            one, other = (_next(model, r, prompts) for r in (before, after))
+            one, other = (_next_log_probs(model, r, prompts) for r in (before, after))
             kl = float((one.exp() * (one - other)).sum(-1).mean())
             push = float((one.exp() * (one - plain)).sum(-1).mean())
             said = f"{preset.name}: KL {kl:.4f} nats; the preset itself is {push:.2f} from the unsteered model"
@@ -138,7 +138,7 @@ def behaviour(
     return found
 
 
-def exported(new: SAE, written: SAE, rows: Rows) -> Gate:
+def export_gate(new: SAE, written: SAE, rows: Rows) -> Gate:
     """What lies on disk reconstructs as what was trained."""
     here, there = new.reconstruct(rows), written.reconstruct(rows)
     off = float((here - there).norm() / here.norm())
@@ -156,7 +156,7 @@ class Suspect:
     says: str
 
 
-def suspects(
+def find_suspects(
     counts: Float[Tensor, "users d_sae"], others: Float[Tensor, " d_sae"], *, least: int, most: float = PURE
 ) -> dict[int, Suspect]:
     """Rows of whose firing more than `most` is on the texts of `least / 2` users.
@@ -178,13 +178,15 @@ def suspects(
     return found
 
 
-def _swapped(parent: SAE, new: SAE, kept: Int[Tensor, " kept"]) -> Tensor:
+def _functional_error(parent: SAE, new: SAE, kept: Int[Tensor, " kept"]) -> Tensor:
     own = (new.W_dec[kept] * parent.W_dec[kept]).sum(1)
     best = torch.cat([(part @ parent.W_dec.T).max(1).values for part in new.W_dec[kept].split(1024)])
     return (best > 0.7) & (best > own + 1e-4)
 
 
-def _next(model: PreTrainedModel, resolved: Resolved | None, prompts: Sequence[list[int]]) -> Float[Tensor, "n vocab"]:
+def _next_log_probs(
+    model: PreTrainedModel, resolved: Resolved | None, prompts: Sequence[list[int]]
+) -> Float[Tensor, "n vocab"]:
     """Log-probabilities after each prompt, steered where the assistant is about to speak."""
     found = []
     for ids in prompts:
@@ -197,7 +199,7 @@ def _next(model: PreTrainedModel, resolved: Resolved | None, prompts: Sequence[l
 
 
 @torch.no_grad()
-def firings(
+def firings_by_owner(
     model: PreTrainedModel,
     sae: SAE,
     hook: str,
@@ -218,7 +220,7 @@ def firings(
     return counts
 
 
-def without(new: SAE, parent: SAE, rows: Sequence[int]) -> SAE:
+def without_rows(new: SAE, parent: SAE, rows: Sequence[int]) -> SAE:
     """`new` with these rows as they were in the parent; rows that the parent has not are gone."""
     parts = {n: getattr(new, n).clone() for n in ("W_enc", "b_enc", "W_dec", "threshold")}
     back = [row for row in rows if row < parent.d_sae]

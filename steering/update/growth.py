@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steering.sae import SAE
-from steering.train.objectives import BatchTopK, Moment, Terms
+from steering.train.objectives import BatchTopK, LossTerms, Schedule
 from steering.train.weights import Rows, Weights
 
 CROWDED = 0.7
@@ -29,16 +29,16 @@ class Anchored(BatchTopK):
     pull: Float[Tensor, " published"] | None = None
     anchor: float = 0.05
 
-    def terms(self, weights: Weights, x: Rows, now: Moment) -> Terms:
+    def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
         """Those of BatchTopK, and the springs'."""
-        found = super().terms(weights, x, now)
+        found = super().loss_terms(weights, x, now)
         if self.published is None or self.pull is None:
             return found
         moved = (weights.W_dec[: len(self.pull)] - self.published).pow(2).sum(1)
         return found._replace(loss=found.loss + self.anchor * (self.pull * moved).sum())
 
 
-def pulls(
+def anchor_strengths(
     fired: Float[Tensor, " d_sae"], labelled: Bool[Tensor, " d_sae"], *, frequent: float
 ) -> Float[Tensor, " d_sae"]:
     """1 for labelled rows and for those that fire most, which together are `frequent` of all that fires; 0 for the rest."""
@@ -49,7 +49,7 @@ def pulls(
 
 
 @torch.no_grad()
-def grown(
+def grow_sae(
     sae: SAE,
     scale: float,
     x: Rows,
@@ -64,12 +64,12 @@ def grown(
     Rows of `x`, of the raw stream, are drawn with the square of their error (Bricken et al. 2023), and no two
     that point the same way.
     """
-    weights = Weights.of(sae, scale)
+    weights = Weights.from_sae(sae, scale)
     x = x * scale
     left = x - weights.decode(_served(sae, x / scale) * scale)
     wanted = append + len(recycled)
     draws = torch.multinomial(left.pow(2).sum(1).pow(2), min(len(x), 20 * wanted), generator=generator)
-    new = _apart(torch.nn.functional.normalize(left[draws], dim=1), wanted)
+    new = _dissimilar(torch.nn.functional.normalize(left[draws], dim=1), wanted)
     along = (x - weights.b_dec) @ new.T
     bias = -torch.quantile(along[torch.randperm(len(x), generator=generator)[:8192]], 1 - RARE, dim=0)
     encoder = torch.cat([weights.encoder.data, new[len(recycled) :]])
@@ -88,7 +88,7 @@ def _served(sae: SAE, x: Rows) -> Tensor:
     return torch.cat([sae.encode(part) for part in x.split(4096)])
 
 
-def _apart(directions: Rows, n: int) -> Rows:
+def _dissimilar(directions: Rows, n: int) -> Rows:
     """`n` of the directions, in their order, each unlike those before; if there are too few, the first that are left."""
     chosen: list[int] = []
     spare: list[int] = []

@@ -14,20 +14,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, number_of
-from steering.catalogue.revisions import Revisions, carried
+from steering.catalogue.revisions import Revisions, carry_features
 from steering.edits import as_vector
-from steering.evaluate.sae_metrics import measure
+from steering.evaluate.sae_metrics import measure_sae
 from steering.interpret.describe import FIELDS, describe
-from steering.model.activations import Mixed, Stream, activations, padded_batches
-from steering.model.token_store import Tokens
+from steering.model.activations import ActivationStream, ShuffledStream, activations, padded_batches
+from steering.model.token_store import TokenStore
 from steering.sae import SAE
 from steering.spec import Preset
 from steering.train import checkpoint
-from steering.train.trainer import Progress, Recipe, Training, go
+from steering.train.trainer import Progress, Trainer, TrainingRecipe, train_with_checkpoints
 from steering.train.weights import Rows
 from steering.update import gates
-from steering.update.gates import Gate, Held, Suspect
-from steering.update.growth import Anchored, grown, pulls
+from steering.update.gates import Gate, HeldOut, Suspect
+from steering.update.growth import Anchored, anchor_strengths, grow_sae
 
 LONGEST = 512
 MEASURED = 30_000
@@ -63,9 +63,9 @@ class Plan:
 class Texts:
     """What an update learns from."""
 
-    old: Tokens
+    old: TokenStore
     """The corpus and what was kept of earlier text."""
-    new: Tokens
+    new: TokenStore
     owners: Sequence[int] | None = None
     """Who wrote each of `new`, by number; None if it is a corpus."""
     skip: frozenset[int] = frozenset()
@@ -108,7 +108,7 @@ class Candidate:
         }
 
 
-def update(
+def update_sae(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     parent: Bundle,
@@ -131,13 +131,13 @@ def update(
     reader = _Reader(model, parent.info.hook, texts.skip)
     held_old, held_new = reader.rows(old_held, MEASURED), reader.rows(new_held, MEASURED)
     n = min(len(held_old), len(held_new))
-    sae, k = parent.sae, measure(parent.sae, held_old.split(4096)).l0
-    fired_old = _fired(sae, held_old)
+    sae, k = parent.sae, measure_sae(parent.sae, held_old.split(4096)).l0
+    fired_old = _firing_counts(sae, held_old)
     pinned = _pinned(parent, presets)
     labelled = torch.tensor([f.label_source in ("hand", "fit") for f in parent.features])
     held = torch.zeros(sae.d_sae, dtype=torch.bool)
     held[sorted(pinned)] = True
-    dead = (fired_old + _fired(sae, held_new) == 0) & ~held & ~labelled
+    dead = (fired_old + _firing_counts(sae, held_new) == 0) & ~held & ~labelled
     recycled = dead.nonzero()[:, 0]
     training = _training(
         parent,
@@ -145,38 +145,40 @@ def update(
         k,
         held_old,
         reader.rows(new, MEASURED),
-        pulls(fired_old, labelled | held, frequent=plan.frequent),
+        anchor_strengths(fired_old, labelled | held, frequent=plan.frequent),
         held,
         recycled,
     )
     if warm := revisions.moments(parent.info.revision):
         begun_anew = torch.zeros(training.weights.d_sae, dtype=torch.bool)
         begun_anew[recycled] = True
-        training.warm(warm, new=begun_anew)
-    position = _resumed(training, file)
-    source = Mixed(reader.stream(old, plan, position[:2]), reader.stream(new, plan, position[2:]))
-    for progress in go(training, source, every=100, file=file):
+        training.restore_moments(warm, new=begun_anew)
+    position = _resume(training, file)
+    source = ShuffledStream(reader.stream(old, plan, position[:2]), reader.stream(new, plan, position[2:]))
+    for progress in train_with_checkpoints(training, source, every=100, file=file):
         tell(progress)
-    served = training.weights.served(training.scale).calibrated(held_old, k)
+    served = training.weights.to_sae(training.scale).calibrated(held_old, k)
     served, found = _without_suspects(model, parent, served, texts, recycled, plan, held_old)
     kept = torch.tensor([i for i in range(sae.d_sae) if i not in {*recycled.tolist()}])
     numbers = revisions.numbers_after(parent.info.revision, recycled=recycled.tolist(), grown=served.d_sae - sae.d_sae)
     measured = _measured(model, tokenizer, served, parent, old_held, numbers)
     info = parent.info.model_copy(update={"revision": "candidate"})
-    bundle = replace(parent, sae=served, features=carried(parent, served, numbers, measured), info=info)
+    bundle = replace(parent, sae=served, features=carry_features(parent, served, numbers, measured), info=info)
     prompts = _prompts(tokenizer, old_held)
-    batch = Held(held_old, torch.cat([held_old[:n], held_new[:n]]), [*old_held][:100], prompts)
+    batch = HeldOut(held_old, torch.cat([held_old[:n], held_new[:n]]), [*old_held][:100], prompts)
     judged = [
-        *gates.quality(model, parent.info.hook, sae, served, batch, k),
-        *gates.identity(sae, served, fired_old, {i: d for i, d in pinned.items() if i < sae.d_sae}, kept),
-        *gates.behaviour(model, parent, bundle, presets, prompts),
+        *gates.quality_gates(model, parent.info.hook, sae, served, batch, k),
+        *gates.identity_gates(sae, served, fired_old, {i: d for i, d in pinned.items() if i < sae.d_sae}, kept),
+        *gates.behaviour_gates(model, parent, bundle, presets, prompts),
     ]
     figures = _figures(served, held_old, held_new)
     figures |= {"grown": float(served.d_sae - sae.d_sae), "retired": float(len(recycled))}
-    return Candidate(served, numbers, measured, judged, found, figures, _left_over(training, sae.d_sae, served.d_sae))
+    return Candidate(
+        served, numbers, measured, judged, found, figures, _unused_texts(training, sae.d_sae, served.d_sae)
+    )
 
 
-def _resumed(training: Training, file: Path) -> tuple[int, ...]:
+def _resume(training: Trainer, file: Path) -> tuple[int, ...]:
     """Where both streams were when the checkpoint was written, with the training as it was then."""
     if not file.exists():
         return (0, 0, 0, 0)
@@ -186,16 +188,16 @@ def _resumed(training: Training, file: Path) -> tuple[int, ...]:
 
 
 def _figures(served: SAE, held_old: Rows, held_new: Rows) -> dict[str, float]:
-    now = measure(served, held_old.split(4096))
+    now = measure_sae(served, held_old.split(4096))
     return {
         "explained_variance": now.explained_variance,
         "l0": now.l0,
         "dead": now.dead,
-        "explained_variance_new": measure(served, held_new.split(4096)).explained_variance,
+        "explained_variance_new": measure_sae(served, held_new.split(4096)).explained_variance,
     }
 
 
-def _left_over(training: Training, before: int, after: int) -> dict[str, Tensor]:
+def _unused_texts(training: Trainer, before: int, after: int) -> dict[str, Tensor]:
     """The optimizer's moments for the next update.
 
     Where new rows were taken out, those left have moved up: all of the new ones begin without a past next time.
@@ -210,7 +212,7 @@ class _Reader:
     def __init__(self, model: PreTrainedModel, hook: str, skip: Collection[int]) -> None:
         self.model, self.hook, self.skip = model, hook, skip
 
-    def rows(self, tokens: Tokens, most: int) -> Rows:
+    def rows(self, tokens: TokenStore, most: int) -> Rows:
         parts, n = [], 0
         batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
         for part in activations(self.model, batches, self.hook, skip=self.skip):
@@ -222,8 +224,8 @@ class _Reader:
             raise ValueError(f"too little text: {n} tokens are held out, and 1000 are needed to judge an update")
         return torch.cat(parts)[:most]
 
-    def stream(self, tokens: Tokens, plan: Plan, position: tuple[int, ...]) -> Stream:
-        return Stream(
+    def stream(self, tokens: TokenStore, plan: Plan, position: tuple[int, ...]) -> ActivationStream:
+        return ActivationStream(
             self.model,
             tokens,
             self.hook,
@@ -239,19 +241,19 @@ class _Reader:
 
 def _training(
     parent: Bundle, plan: Plan, k: float, old: Rows, new: Rows, pull: Tensor, held: Tensor, recycled: Tensor
-) -> Training:
+) -> Trainer:
     scale = (old.shape[1] / float(old.pow(2).sum(1).mean())) ** 0.5
     generator = torch.Generator().manual_seed(plan.seed)
     pull = pull.clone()
     pull[recycled] = 0
-    weights = grown(parent.sae, scale, new, recycled=recycled, append=plan.append, held=held, generator=generator)
+    weights = grow_sae(parent.sae, scale, new, recycled=recycled, append=plan.append, held=held, generator=generator)
     objective = Anchored(
         k=round(k), anneal=1, dead_after=20_000, published=parent.sae.W_dec, pull=pull, anchor=plan.anchor
     )
-    recipe = Recipe(
+    recipe = TrainingRecipe(
         objective, weights.d_sae, plan.steps, plan.lr, min(plan.warmup, plan.steps // 3), decay=0.3, dead_after=20_000
     )
-    return Training(recipe, weights, scale)
+    return Trainer(recipe, weights, scale)
 
 
 def _without_suspects(
@@ -269,19 +271,19 @@ def _without_suspects(
     corpus = len(texts.new.ids) / max(1, len(held_old))  # as if there were as much of the corpus
     (was, was_old), (now, now_old) = (
         (
-            gates.firings(model, sae, hook, [*texts.new], texts.owners, texts.users, skip=skip),
-            _fired(sae, held_old) * corpus,
+            gates.firings_by_owner(model, sae, hook, [*texts.new], texts.owners, texts.users, skip=skip),
+            _firing_counts(sae, held_old) * corpus,
         )
         for sae in (parent.sae, new)
     )
     wrong: dict[int, Suspect] = {}
     for most, others in ((LIVE, 0.0), (gates.PURE, 1.0)):
-        before = gates.suspects(was, was_old * others, least=plan.users, most=most)
-        for row, found in gates.suspects(now, now_old * others, least=plan.users, most=most).items():
+        before = gates.find_suspects(was, was_old * others, least=plan.users, most=most)
+        for row, found in gates.find_suspects(now, now_old * others, least=plan.users, most=most).items():
             known = before.get(row) if row not in recycled.tolist() else None
             if found.share > (known.share + RISEN if known else 0):
                 wrong[row] = found
-    return gates.without(new, parent.sae, sorted(wrong)), [*wrong.values()]
+    return gates.without_rows(new, parent.sae, sorted(wrong)), [*wrong.values()]
 
 
 def _measured(
@@ -289,7 +291,7 @@ def _measured(
     tokenizer: PreTrainedTokenizerFast,
     sae: SAE,
     parent: Bundle,
-    corpus: Tokens,
+    corpus: TokenStore,
     numbers: tuple[int, ...],
 ) -> list[Feature]:
     """Maxima, density and examples anew, from the corpus alone; labels only for what is new."""
@@ -308,7 +310,7 @@ def _measured(
     return found
 
 
-def _split(tokens: Tokens) -> tuple[Tokens, Tokens]:
+def _split(tokens: TokenStore) -> tuple[TokenStore, TokenStore]:
     """What is learnt from, and every tenth text."""
     return (
         tokens.subset([i for i in range(len(tokens)) if i % 10]),
@@ -316,7 +318,7 @@ def _split(tokens: Tokens) -> tuple[Tokens, Tokens]:
     )
 
 
-def _fired(sae: SAE, rows: Rows) -> Tensor:
+def _firing_counts(sae: SAE, rows: Rows) -> Tensor:
     return sum(((sae.encode(part) > 0).sum(0).float() for part in rows.split(4096)), torch.zeros(sae.d_sae))
 
 
@@ -333,7 +335,7 @@ def _pinned(parent: Bundle, presets: Sequence[Preset]) -> dict[int, Tensor]:
     return found
 
 
-def _prompts(tokenizer: PreTrainedTokenizerFast, texts: Tokens) -> list[list[int]]:
+def _prompts(tokenizer: PreTrainedTokenizerFast, texts: TokenStore) -> list[list[int]]:
     """Beginnings of texts, up to where something is about to be said: a special token, or sixteen tokens."""
     special = set(tokenizer.all_special_ids)
     found = []

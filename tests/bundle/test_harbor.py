@@ -11,7 +11,7 @@ from server.engines.transformers.engine import TransformersEngine
 from steering.bakeoff.personas import CONCEPTS, PROMPTS
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.resolve import Catalogue
-from steering.interpret.mood_axes import Axes
+from steering.interpret.mood_axes import MoodAxes
 from steering.spec import SteeringSpec
 from tests.support.paths import HARBOR as FOLDER
 
@@ -64,7 +64,7 @@ def test_golden_gate_shows_when_steered_and_not_otherwise(bundle):
 
 
 def test_moods_are_shown_as_scores_only_where_they_reach_a_bag_of_words(bundle):
-    axes = Axes.open(bundle.files, bundle.sae)
+    axes = MoodAxes.open(bundle.files, bundle.sae)
     assert axes is not None
     assert {a.name for a in axes.axes} >= {"joy", "anger", "sentiment", "formality"}
     assert all((a.shown_as == "score") == (a.auroc.low >= a.bag_of_words.value) for a in axes.axes)

@@ -202,7 +202,7 @@ def test_following_gives_up_on_a_refusal_at_once(kind):
 
 def test_closing_a_stream_ends_the_reply(live):
     address, app = live
-    engine, long = app.state.tiller.engine, {**ASKED, "max_tokens": 400, "ignore_eos": True}
+    engine, long = app.state.served_model.engine, {**ASKED, "max_tokens": 400, "ignore_eos": True}
 
     async def awaited():
         async with AsyncTiller(address) as tiller:
@@ -213,9 +213,9 @@ def test_closing_a_stream_ends_the_reply(live):
     with halted(engine, after=100), Tiller(address) as tiller:  # it does not end by itself
         chunks = tiller.stream(**long)
         next(chunks)
-        assert engine.load_now[0] == 1
+        assert engine.occupancy[0] == 1
         chunks.close()
-        until(lambda: engine.load_now[0] == 0)
+        until(lambda: engine.occupancy[0] == 0)
     with halted(engine, after=100):
         asyncio.run(awaited())
-        until(lambda: engine.load_now[0] == 0)
+        until(lambda: engine.occupancy[0] == 0)

@@ -134,7 +134,7 @@ async def test_nobody_notices_who_joins_leaves_cancels_or_breaks(engine, catalog
 
     for start in range(0, 500, 50):
         await asyncio.gather(*(visit(start + i) for i in range(50)))
-    assert engine.load_now == (0, 0)
+    assert engine.occupancy == (0, 0)
 
 
 def poisoned(generation):

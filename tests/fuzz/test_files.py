@@ -13,11 +13,11 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from server.auth.audit_log import Audit, Broken
-from server.jobs.queue import Jobs
-from server.sae.corpus import from_file
+from server.auth.audit_log import AuditLog, BrokenAuditLog
+from server.jobs.queue import JobQueue
+from server.sae.corpus import read_texts
 from server.safety.policy import BadPolicy, Policy
-from server.settings import BadSettings, Settings, _from_file, read
+from server.settings import BadSettings, Settings, _from_file, load_settings
 from server.store import backup
 from server.store.base import BadStore
 from server.store.models import Record
@@ -196,7 +196,7 @@ def test_an_sae_of_any_layout_is_read_or_refused(tmp_path, name):
         found = written(place, files)
         if how == 2:
             (place / victim).write_bytes(broken((place / victim).read_bytes(), draw))
-        kept += read_or_refused((name, n, victim), lambda found=found: formats.read(found, k=3).sae, SteeringError)
+        kept += read_or_refused((name, n, victim), lambda found=found: formats.read_sae(found, k=3).sae, SteeringError)
         shutil.rmtree(tmp_path / str(n))
     assert kept > 0  # the valid one
 
@@ -232,7 +232,7 @@ def test_an_export_of_neuronpedia_is_read_or_refused(tmp_path, kind):
         )
         data = gzip.compress(rows.encode("utf-8", "surrogatepass"))
         (folder / "batch-0.jsonl.gz").write_bytes(broken(data, draw) if n % 4 == 3 else data)
-        done = read_or_refused((n, rows), lambda: neuronpedia.read(tmp_path, features, [1.0] * 4), SteeringError)
+        done = read_or_refused((n, rows), lambda: neuronpedia.read_export(tmp_path, features, [1.0] * 4), SteeringError)
         assert done or n
 
 
@@ -247,18 +247,18 @@ def test_a_file_of_text_is_read_or_refused(tmp_path, name):
     for n, draw in seeds(name):
         (tmp_path / name).write_bytes(spoilt(TEXTS[name], draw) if n else TEXTS[name])
         content = (tmp_path / name).read_bytes()
-        assert read_or_refused((n, content), lambda: list(from_file(tmp_path / name)), SteeringError) or n
+        assert read_or_refused((n, content), lambda: list(read_texts(tmp_path / name)), SteeringError) or n
 
 
 @pytest.mark.parametrize("depth", [200_000])
 def test_what_is_nested_too_deep_is_refused(bundle, tmp_path, depth):
     deep = "[" * depth
     (tmp_path / "a.jsonl").write_text(f'{{"text": {deep}\n')
-    assert not read_or_refused("text", lambda: list(from_file(tmp_path / "a.jsonl")), SteeringError)
+    assert not read_or_refused("text", lambda: list(read_texts(tmp_path / "a.jsonl")), SteeringError)
     assert not read_or_refused("backup", lambda: backup.read(deep), *OURS)
     (tmp_path / "explanations").mkdir()
     (tmp_path / "explanations/batch-0.jsonl").write_text(f'{{"index": {deep}')
-    assert not read_or_refused("labels", lambda: neuronpedia.read(tmp_path, [], []), SteeringError)
+    assert not read_or_refused("labels", lambda: neuronpedia.read_export(tmp_path, [], []), SteeringError)
     mine = tmp_path / "small"
     shutil.copytree(bundle, mine, ignore=shutil.ignore_patterns("model"))
     for name in ("presets.json", "revisions/r1/cfg.json", "bundle.json"):
@@ -268,12 +268,12 @@ def test_what_is_nested_too_deep_is_refused(bundle, tmp_path, depth):
         (mine / name).write_bytes(whole)
     place = written(tmp_path / "lens", FORMATS["saelens-topk"])
     (place / "cfg.json").write_text(deep)
-    assert not read_or_refused("cfg", lambda: formats.read(place), SteeringError)
+    assert not read_or_refused("cfg", lambda: formats.read_sae(place), SteeringError)
     (tmp_path / "t.toml").write_text(f"port = {deep}")
-    assert not read_or_refused("toml", lambda: read(config=tmp_path / "t.toml"), BadSettings)
-    assert not read_or_refused("policy", lambda: Policy.read(tmp_path / "t.toml"), BadPolicy)
+    assert not read_or_refused("toml", lambda: load_settings(config=tmp_path / "t.toml"), BadSettings)
+    assert not read_or_refused("policy", lambda: Policy.load(tmp_path / "t.toml"), BadPolicy)
     (tmp_path / "audit.jsonl").write_text(f'{{"n": {deep}\n')
-    assert not read_or_refused("audit", lambda: Audit(tmp_path).verify(), Broken)
+    assert not read_or_refused("audit", lambda: AuditLog(tmp_path).verify(), BrokenAuditLog)
     (tmp_path / "probe.json").write_text(deep)
     (tmp_path / "probe.safetensors").write_bytes(b"")
     assert not read_or_refused("probe", lambda: Probe.load(tmp_path), BadBundle)
@@ -293,7 +293,7 @@ def test_a_toml_file_is_read_or_refused(tmp_path):
     file = tmp_path / "tiller.toml"
     for n, draw in seeds("toml"):
         file.write_bytes(broken(TOML, draw) if n else TOML)
-        assert read_or_refused((n, file.read_bytes()), lambda: read(config=file), BadSettings) or n
+        assert read_or_refused((n, file.read_bytes()), lambda: load_settings(config=file), BadSettings) or n
         read_or_refused((n, file.read_bytes()), lambda: _from_file(file), BadSettings)
 
 
@@ -313,7 +313,7 @@ def test_a_policy_is_read_or_refused(tmp_path):
     file = tmp_path / "policy.toml"
     for n, draw in seeds("policy"):
         file.write_bytes(broken(POLICY, draw) if n else POLICY)
-        assert read_or_refused((n, file.read_bytes()), lambda: Policy.read(file), BadPolicy) or n
+        assert read_or_refused((n, file.read_bytes()), lambda: Policy.load(file), BadPolicy) or n
 
 
 CARD = {"hook": "layers.0", "model": "small", "threshold": 0.5, "pace": 0.2, "allowed": 0.01, "false_positives": 0.0}
@@ -335,25 +335,25 @@ def test_a_probe_is_read_or_refused(tmp_path):
 
 
 def test_an_audit_log_holds_or_is_said_to_be_broken(tmp_path):
-    log = Audit(tmp_path)
-    head = [log.add({"at": n, "act": "steered"}) for n in range(5)][-1]
+    log = AuditLog(tmp_path)
+    head = [log.append({"at": n, "act": "steered"}) for n in range(5)][-1]
     whole = log.file.read_bytes()
     for n, draw in seeds("audit"):
         log.file.write_bytes(spoilt(whole, draw) if n else whole)
-        holds = read_or_refused((n, log.file.read_bytes()), lambda: log.verify(head), Broken)
+        holds = read_or_refused((n, log.file.read_bytes()), lambda: log.verify(head), BrokenAuditLog)
         kept = log.file.read_bytes().rpartition(b"\n")[0]  # what comes after it, a writer who was killed has left
         assert holds == (kept == whole.rstrip())
-        read_or_refused((n, log.file.read_bytes()), lambda: list(log.lines()), Broken)
+        read_or_refused((n, log.file.read_bytes()), lambda: list(log.lines()), BrokenAuditLog)
 
 
 def test_a_settings_value_of_any_kind_is_taken_or_refused():
     valid = {"port": 8000, "max_push": 2.5, "browser": False, "corpus": ["a"], "engine": "vllm", "data_dir": "/tmp/x"}
-    assert read_or_refused("valid", lambda: read(**valid), BadSettings)
+    assert read_or_refused("valid", lambda: load_settings(**valid), BadSettings)
     for n, draw in seeds("settings"):
         given = changed(valid, draw)
         if isinstance(given, dict):
             known = {k: v for k, v in given.items() if k in Settings.model_fields}
-            read_or_refused((n, known), lambda known=known: read(**known), BadSettings)
+            read_or_refused((n, known), lambda known=known: load_settings(**known), BadSettings)
 
 
 ORDERS = {
@@ -377,7 +377,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("kind", ORDERS)
 def test_a_job_of_any_kind_is_queued_or_refused(tmp_path, kind):
-    jobs = Jobs(Settings(data_dir=tmp_path))
+    jobs = JobQueue(Settings(data_dir=tmp_path))
     valid = ORDERS[kind] | (
         {"out": str(tmp_path / "out"), "model": "m", "hook": "layers.1"} if kind == "sae_train" else {}
     )

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from server.cli.sae import app
 from steering.catalogue.bundle import Bundle
-from steering.formats import read
+from steering.formats import read_sae
 
 D, M, K = 16, 48, 5
 
@@ -81,7 +81,7 @@ def lens(kind, *, training=False, **config):
 def test_sae_lens_reconstructs_the_same(kind, subtracts, x, tmp_path):
     theirs = lens(kind, apply_b_dec_to_input=subtracts)
     theirs.save_model(tmp_path)
-    found = read(tmp_path)
+    found = read_sae(tmp_path)
     assert (found.format, found.hook) == ("saelens", "layers.3")
     same(found, x, theirs.encode(x), theirs(x))
 
@@ -90,7 +90,7 @@ def test_sae_lens_reconstructs_the_same(kind, subtracts, x, tmp_path):
 def test_sae_lens_topk_keeps_the_same(rescale, x, tmp_path):
     theirs = lens("topk", k=K, rescale_acts_by_decoder_norm=rescale)
     theirs.save_model(tmp_path)
-    found = read(tmp_path)
+    found = read_sae(tmp_path)
     assert (found.format, found.hook) == ("saelens", "layers.3")
     same_by_rank(found, x, theirs(x))
 
@@ -119,7 +119,7 @@ def test_a_trained_sae_lens_is_read_from_its_export_and_from_its_checkpoint(kind
     trained.save_inference_model(tmp_path / "export")
     theirs = sae_lens.SAE.load_from_disk(tmp_path / "export")
     for place in ("export", "checkpoint"):
-        found = read(tmp_path / place)
+        found = read_sae(tmp_path / place)
         if kind == "topk":
             same_by_rank(found, x, theirs(x))
         else:
@@ -155,7 +155,7 @@ def test_what_dictionary_learning_trains_and_saves_reconstructs_the_same(name, n
     data = [x[torch.randperm(len(x))[:64]].clone() for _ in range(22)]
     trainSAE(data, [config], 20, save_dir=str(tmp_path), normalize_activations=normal, device="cpu")
     theirs, saved = utils.load_dictionary(str(tmp_path / "trainer_0"), "cpu")
-    found = read(tmp_path / "trainer_0")
+    found = read_sae(tmp_path / "trainer_0")
     assert (found.format, found.hook) == ("dictionary-learning", "layers.3")
     assert saved["trainer"]["dict_class"] == name.partition(",")[0]
     if name == "AutoEncoderTopK":
@@ -171,7 +171,7 @@ def test_the_class_that_no_trainer_of_dictionary_learning_makes_reconstructs_the
     theirs = shaken(dictionary.AutoEncoderNew(D, M))
     torch.save(theirs.state_dict(), tmp_path / "ae.pt")  # as `trainSAE` saves
     (tmp_path / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderNew", "layer": 3}}))
-    found = read(tmp_path)
+    found = read_sae(tmp_path)
     assert found.format.startswith("dictionary")
     same(found, x, theirs.encode(x), theirs(x))
 
@@ -183,7 +183,7 @@ def test_sparsify_keeps_the_same(x, tmp_path):
     theirs = shaken(SparseCoder(D, SparseCoderConfig(num_latents=M, k=K)))
     theirs.set_decoder_norm_to_unit_norm()
     theirs.save_to_disk(tmp_path / "layers.3")
-    found = read(tmp_path / "layers.3")
+    found = read_sae(tmp_path / "layers.3")
     assert (found.format, found.hook) == ("sparsify", "layers.3")
     torch.testing.assert_close(found.sae.W_dec, theirs.W_dec.detach())
     same_by_rank(found, x, theirs(x).sae_out.detach())
@@ -195,7 +195,7 @@ def test_a_calibrated_sparsify_keeps_as_many_and_mostly_the_same(x, tmp_path):
     theirs = shaken(SparseCoder(D, SparseCoderConfig(num_latents=M, k=K)))
     theirs.set_decoder_norm_to_unit_norm()
     theirs.save_to_disk(tmp_path / "layers.3")
-    sae = read(tmp_path / "layers.3").sae.calibrated(x, K)
+    sae = read_sae(tmp_path / "layers.3").sae.calibrated(x, K)
     kept = torch.zeros(len(x), M).scatter_(1, theirs.encode(x).top_indices, 1) > 0
     assert (sae.encode(x) > 0).sum() == K * len(x)
     assert ((sae.encode(x) > 0) & kept).sum() > 0.7 * kept.sum()

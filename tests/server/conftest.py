@@ -35,4 +35,4 @@ def client(live):
 
 @pytest.fixture
 def tiller(live):
-    return live[1].state.tiller
+    return live[1].state.served_model

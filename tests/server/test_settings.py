@@ -7,7 +7,18 @@ import pytest
 from pydantic import SecretStr
 
 from server import settings_reference
-from server.settings import HANDED, BadSettings, Settings, flag, handed, handing, is_secret, origins, read, variable
+from server.settings import (
+    HANDED,
+    BadSettings,
+    Settings,
+    child_environment,
+    flag,
+    inherited_settings,
+    is_secret,
+    load_settings,
+    origins,
+    variable,
+)
 from tests.server.cli.test_main import run
 from tests.support.paths import ROOT
 
@@ -47,7 +58,7 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_defau
     file("port = 1\nlive = 2\nqueue = 3\n")
     monkeypatch.setenv("TILLER_LIVE", "20")
     monkeypatch.setenv("TILLER_PORT", "10")
-    found = read(port=100, queue=None)
+    found = load_settings(port=100, queue=None)
     assert (found.port, found.live, found.queue, found.workers) == (100, 20, 3, 1)
     told = origins(port=100, queue=None)
     assert (told["port"], told["live"], told["workers"]) == ("--port", "TILLER_LIVE", "default")
@@ -61,10 +72,10 @@ def test_every_setting_can_stand_in_the_file_and_in_the_environment(file, monkey
         name, not default if isinstance(default, bool) else default if default is not None else "some" * 10
     )
     file(f"{name} = {settings_reference._toml(tuple(value) if isinstance(value, list) else value)}\n")
-    by_file = getattr(read(), name)
+    by_file = getattr(load_settings(), name)
     file("")
     monkeypatch.setenv(variable(name), value if isinstance(value, str) else settings_reference._toml(_listed(value)))
-    by_environment = getattr(read(), name)
+    by_environment = getattr(load_settings(), name)
     assert by_file == by_environment
     assert origins()[name] == variable(name)
 
@@ -83,12 +94,12 @@ def test_every_setting_but_a_secret_is_a_flag_of_serve():
 def test_redis_url_as_platforms_name_it_counts_if_nothing_else_does(file, monkeypatch):
     monkeypatch.setenv("REDIS_URL", "redis://bare")
     file("")
-    assert read().redis_url == "redis://bare"
+    assert load_settings().redis_url == "redis://bare"
     assert origins()["redis_url"] == "REDIS_URL"
     file('redis_url = "redis://file"')
-    assert read().redis_url == "redis://file"
+    assert load_settings().redis_url == "redis://file"
     monkeypatch.setenv("TILLER_REDIS_URL", "redis://ours")
-    assert read().redis_url == "redis://ours"
+    assert load_settings().redis_url == "redis://ours"
 
 
 @pytest.mark.parametrize(
@@ -106,26 +117,26 @@ def test_redis_url_as_platforms_name_it_counts_if_nothing_else_does(file, monkey
 def test_what_is_wrong_with_the_file_is_said_with_its_name_the_key_and_what_was_expected(file, text, words):
     file(text)
     with pytest.raises(BadSettings) as caught:
-        read()
+        load_settings()
     assert all(word in str(caught.value) for word in words), caught.value
 
 
 def test_a_wrong_variable_and_a_wrong_flag_are_named_so(file, monkeypatch):
     file("")
     with pytest.raises(BadSettings, match=r"^--live: live: at least 1 is wanted, not 0"):
-        read(live=0)
+        load_settings(live=0)
     monkeypatch.setenv("TILLER_QUEUE", "many")
     with pytest.raises(BadSettings, match=r"^TILLER_QUEUE: queue: a whole number is wanted, not 'many'"):
-        read()
+        load_settings()
     monkeypatch.setenv("TILLER_CORPUS", "a.jsonl")
     with pytest.raises(BadSettings, match="TILLER_CORPUS: expected a list in JSON"):
-        read(queue=1)
+        load_settings(queue=1)
 
 
 def test_a_wrong_secret_is_not_shown(file):
     file("label_key = [1234567]")
     with pytest.raises(BadSettings, match="label_key") as caught:
-        read()
+        load_settings()
     assert "1234567" not in str(caught.value)
 
 
@@ -152,12 +163,12 @@ def test_config_prints_what_is_in_force_as_toml_whence_it_comes_and_no_secret(fi
 
 def test_a_process_that_is_given_the_settings_reads_the_secrets_again(file):
     file('label_key = "canary"\nlive = 3')
-    told = read().model_dump_json()
+    told = load_settings().model_dump_json()
     assert "canary" not in told
     again = Settings.model_validate_json(told)
     assert again.label_key is not None
     assert again.label_key.get_secret_value() == "canary"
-    assert again == read()
+    assert again == load_settings()
 
 
 def test_the_page_is_what_the_code_says():
@@ -178,11 +189,11 @@ def test_the_shell_sees_no_difference_between_the_command_and_the_page():
 
 def test_what_one_process_hands_another_is_all_but_its_secrets_and_for_once(monkeypatch):
     settings = Settings(port=7, redis_url="redis://:password@h", label_key=SecretStr("a-secret"), corpus=(Path("a"),))
-    given = handing(settings)
+    given = child_environment(settings)
     assert "a-secret" not in given[HANDED]
     monkeypatch.setenv(HANDED, given[HANDED])
-    assert handed() == settings.model_copy(update={"label_key": None})
-    assert handed() is None
+    assert inherited_settings() == settings.model_copy(update={"label_key": None})
+    assert inherited_settings() is None
 
 
 @pytest.mark.parametrize("words", [["look"], ["job", "job_1"], ["replica", "--listening", "3", "--page", "p"]])
@@ -195,17 +206,17 @@ def test_what_people_do_not_run_says_so(words):
 def test_an_empty_admin_key_is_none(file, monkeypatch, empty):
     file("")
     monkeypatch.setenv("TILLER_ADMIN_KEY", empty)
-    assert read().admin_key is None
+    assert load_settings().admin_key is None
 
 
 def test_a_short_admin_key_is_refused_with_a_way_to_make_one_and_is_not_repeated(file, monkeypatch):
     file("")
     monkeypatch.setenv("TILLER_ADMIN_KEY", "password")
     with pytest.raises(BadSettings, match="openssl rand -hex 24") as refused:
-        read()
+        load_settings()
     assert str(refused.value).startswith("TILLER_ADMIN_KEY: admin_key: a key of fewer than 32 characters")
     assert "password" not in str(refused.value)
     monkeypatch.setenv("TILLER_ADMIN_KEY", f" {'5f' * 24}\n")
-    found = read().admin_key
+    found = load_settings().admin_key
     assert found
     assert found.get_secret_value() == "5f" * 24

@@ -9,7 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from server import validation
 from server.api.app import create_app
 from server.errors import ApiError
-from server.jobs.queue import Jobs
+from server.jobs.queue import JobQueue
 from server.settings import Settings
 
 SCHEMA = create_app(Settings(), lambda: None).openapi()
@@ -70,7 +70,8 @@ def found(adapter):
             except ValidationError as error:
                 yield from error.errors(include_url=False)[:50]
                 yield from (
-                    {**p, "told": validation.first(error.errors(include_url=False))[1]} for p in error.errors()[:1]
+                    {**p, "told": validation.first_error(error.errors(include_url=False))[1]}
+                    for p in error.errors()[:1]
                 )
 
 
@@ -78,8 +79,8 @@ def in_words(adapter):
     """Each kind of refusal; raises AssertionError for one that is not in plain words."""
     seen = {}
     for problem in found(adapter):
-        said = problem.get("told") or validation.sentence(problem)
-        seen.setdefault((problem["type"], said.replace(validation.given(problem["input"]), "")), problem)
+        said = problem.get("told") or validation.message(problem)
+        seen.setdefault((problem["type"], said.replace(validation.describe_value(problem["input"]), "")), problem)
     for (kind, said), problem in seen.items():
         assert kind in {
             "value_error",
@@ -100,7 +101,7 @@ def test_no_body_is_refused_in_a_machines_words(name):
 
 @pytest.mark.parametrize("kind", ["sae_train", "sae_update", "calibrate", "sweep", "map"])
 def test_nor_what_a_job_is_told(kind, tmp_path):
-    assert in_words(TypeAdapter(Jobs(Settings(data_dir=tmp_path)).kind(kind)[0]))
+    assert in_words(TypeAdapter(JobQueue(Settings(data_dir=tmp_path)).task(kind)[0]))
 
 
 def test_every_model_that_a_route_takes_is_walked():

@@ -7,8 +7,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature
 from steering.catalogue.resolve import Catalogue
-from steering.doses.measure import along
-from steering.doses.rollouts import Stage
+from steering.doses.measure import pushes_along
+from steering.doses.rollouts import Rollouts
 from steering.edits import ResolvedIntervention, SteeringTable, compile_edit
 from steering.model.hooks import read_stream, record, steer
 from steering.sae import SAE
@@ -39,7 +39,7 @@ def test_m1_nothing_is_bit_identical_to_no_hook(any_model, sae):
     with torch.no_grad():
         plain = any_model(input_ids=IDS).logits
         for edit in (
-            along(sae.W_dec[0])(0.0),
+            pushes_along(sae.W_dec[0])(0.0),
             compile_edit([], sae),
             compile_edit([ResolvedIntervention(3, "scale", 1.0)], sae),
         ):
@@ -80,21 +80,21 @@ def test_m4_the_error_term_is_kept(llama, sae):
 @pytest.mark.parametrize("mask", [[0, 0, 0, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]])
 def test_m5_outside_of_the_scope_nothing_moves(any_model, sae, mask):
     where = torch.tensor([mask], dtype=torch.bool)
-    plain, seen, *_ = moved(any_model, along(sae.W_dec[2])(4.0), where=where)
+    plain, seen, *_ = moved(any_model, pushes_along(sae.W_dec[2])(4.0), where=where)
     assert seen[HOOK][~where].equal(plain[HOOK][~where])
     assert (seen[HOOK][where] - plain[HOOK][where]).abs().min(dim=-1).values.max() > 0
 
 
 def test_m6_no_spec_passes_the_budget(sae, tmp_path):
     """A thousand random specs, cut where they are too long: never longer than is allowed."""
-    from server.serving.served_model import Tiller
+    from server.serving.served_model import ServedModel
     from server.settings import Settings
     from steering.catalogue.revisions import Revisions  # noqa: F401 - the type of a field
 
     info = BundleInfo(name="b", model="m", hook=HOOK, revision="r1", typical_norm=5.0)
     features = [Feature(id=f"b/{i}", index=i, dose=4.0, typical_max=2.0) for i in range(64)]
     catalogue = Catalogue([Bundle(tmp_path, info, sae, features)])
-    tiller = Tiller(None, catalogue, None, Settings(data_dir=tmp_path, max_push=1.5), None)  # type: ignore[arg-type]
+    tiller = ServedModel(None, catalogue, None, Settings(data_dir=tmp_path, max_push=1.5), None)  # type: ignore[arg-type]
     g = torch.Generator().manual_seed(1)
     cut = 0
     for _ in range(1000):
@@ -104,7 +104,7 @@ def test_m6_no_spec_passes_the_budget(sae, tmp_path):
         spec = SteeringSpec(
             features=tuple(Intervention(id=f"b/{i}", strength=s) for i, s in zip(rows, strengths, strict=True))
         )
-        resolved, factor = tiller._cut(spec, {})
+        resolved, factor = tiller._scale_to_budget(spec, {})
         cut += factor is not None
         assert float(resolved.edits[HOOK].push.norm()) <= 1.5 * 5.0 * (1 + 1e-6)
     assert cut > 100
@@ -121,15 +121,15 @@ def test_m8_kl_grows_with_the_square_of_small_pushes(llama, sae):
     from steering.model.chat_template import EncodedChat
 
     chats = [EncodedChat(tuple(IDS[0].tolist()), (False,) * 5 + (True,), "")]
-    stage = Stage.of(llama, HOOK, chats, tokens=6)
-    small, twice = stage.roll([along(sae.W_dec[7])(s) for s in (0.02, 0.04)])
+    stage = Rollouts.prepare(llama, HOOK, chats, tokens=6)
+    small, twice = stage.run([pushes_along(sae.W_dec[7])(s) for s in (0.02, 0.04)])
     slope = float((twice.kl.mean() / small.kl.mean()).log2())
     assert 1.8 <= slope <= 2.2
 
 
 def test_m9_a_batch_a_cache_and_pieces_say_what_one_pass_says(llama, sae):
     """Alone and in a batch of eight, with the cache and without: the same logits (engines: tests/contract)."""
-    edits = [along(sae.W_dec[i])(2.0 + i) for i in range(8)]
+    edits = [pushes_along(sae.W_dec[i])(2.0 + i) for i in range(8)]
     table = SteeringTable(9, 32, gates=0)
     for i, edit in enumerate(edits, 1):
         table.set(i, edit)
@@ -150,7 +150,7 @@ def test_m9_a_batch_a_cache_and_pieces_say_what_one_pass_says(llama, sae):
 def test_m10_layers_before_the_hook_are_untouched():
     model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
     rows = torch.nn.functional.normalize(torch.randn(4, 32), dim=1)
-    plain, seen, logits, steered = moved(model, along(rows[0])(5.0))
+    plain, seen, logits, steered = moved(model, pushes_along(rows[0])(5.0))
     assert seen["layers.0"].equal(plain["layers.0"])
     assert not seen["layers.2"].equal(plain["layers.2"])
     assert not steered.equal(logits)

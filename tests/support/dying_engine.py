@@ -3,20 +3,20 @@
 import itertools
 
 from server.cli.main import app
-from server.engines.transformers.kv_cache import SlotCache
+from server.engines.transformers.kv_cache import KVCache
 
 passes = itertools.count()
 
 
-def lost(_: SlotCache, *__: object) -> None:
+def lost(_: KVCache, *__: object) -> None:
     raise RuntimeError("the device is lost")
 
 
-def begin(cache: SlotCache, *given: object, real=SlotCache.begin) -> None:
+def begin(cache: KVCache, *given: object, real=KVCache.begin) -> None:
     if next(passes) > 3:
         lost(cache)
     real(cache, *given)
 
 
-SlotCache.begin, SlotCache.wipe = begin, lost
+KVCache.begin, KVCache.wipe = begin, lost
 app()

@@ -38,7 +38,7 @@ def act(work):
         with file.open("a") as out:
             out.write("x")
         counted += 1
-        work.tell(counted / work.config["steps"], {"counted": counted})
+        work.report_progress(counted / work.config["steps"], {"counted": counted})
         if work.config["end"] == "speak":
             work.log(f"one\u2028line\u0085of {counted}")
     if work.config["end"] == "fail":

@@ -14,8 +14,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.runtime.startup import opened
-from server.serving.served_model import Tiller
+from server.runtime.startup import load_served_model
+from server.serving.served_model import ServedModel
 from server.settings import Settings
 from tests.support import small_bundle
 
@@ -25,8 +25,8 @@ def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator
     """Yield the server's address and its application; stop it at the end."""
     configured = Settings(bundle=bundle, data_dir=data_dir, device=small_bundle.DEVICE, **settings)
 
-    async def opener() -> Tiller:
-        return await opened(configured)
+    async def opener() -> ServedModel:
+        return await load_served_model(configured)
 
     listening = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -39,7 +39,7 @@ def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
     thread.start()
     try:
-        until(lambda: app.state.tiller is not None or app.state.failure)
+        until(lambda: app.state.served_model is not None or app.state.failure)
         assert not app.state.failure
         yield address, app
     finally:

@@ -4,9 +4,9 @@ import sys
 
 import torch
 
-from steering.train.distributed import joined
+from steering.train.distributed import process_group
 from steering.train.objectives import BatchTopK
-from steering.train.trainer import Recipe, Training
+from steering.train.trainer import Trainer, TrainingRecipe
 
 
 def batches(n=400, d=24, features=48):
@@ -21,11 +21,13 @@ def batches(n=400, d=24, features=48):
 
 def main() -> None:
     torch.set_num_threads(1)
-    with joined() as ranks:
+    with process_group() as ranks:
         mine = lambda x: x.chunk(ranks.size)[ranks.rank]  # noqa: E731
         first, *rest = batches()
-        recipe = Recipe(BatchTopK(k=3, anneal=50, dead_after=2_000), d_sae=64, steps=len(rest), lr=3e-3, warmup=50)
-        run, losses = Training.begin(recipe, mine(first), ranks=ranks), []
+        recipe = TrainingRecipe(
+            BatchTopK(k=3, anneal=50, dead_after=2_000), d_sae=64, steps=len(rest), lr=3e-3, warmup=50
+        )
+        run, losses = Trainer.start(recipe, mine(first), ranks=ranks), []
         for batch in rest:
             run.step(mine(batch))
             if run.steps % 50 == 0:

@@ -78,9 +78,9 @@ def test_what_was_applied_is_told_from_the_beginning_and_tokens_with_the_end():
     reply = Reply()
     token = {"token": "hi", "logprob": -0.10001, "top_logprobs": [{"token": "ho", "logprob": -2.0}]}
     choice = {"delta": {"content": "hi"}, "logprobs": {"content": [token]}}
-    reply.take(Chunk.of({"choices": [choice], "steering": {"hash": "s"}}))
+    reply.take(Chunk.from_json({"choices": [choice], "steering": {"hash": "s"}}))
     assert reply.told() == {"text": "hi", "steering": {"hash": "s"}}
-    reply.take(Chunk.of({"choices": [{"delta": {}, "finish_reason": "stop"}]}))
+    reply.take(Chunk.from_json({"choices": [{"delta": {}, "finish_reason": "stop"}]}))
     reply.ended = True
     assert reply.told() == {
         "text": "hi",
@@ -104,13 +104,13 @@ class Breaking:
 
     async def stream(self, *, steering=None, **body):
         if steering is None:
-            yield Chunk.of({"choices": [{"delta": {"content": "good"}}]})
+            yield Chunk.from_json({"choices": [{"delta": {"content": "good"}}]})
             await asyncio.sleep(60)
         await asyncio.sleep(0.1)
         if self._first:
-            yield Chunk.of({"choices": [{"delta": {"content": "ar"}}], "steering": {"hash": "s"}})
+            yield Chunk.from_json({"choices": [{"delta": {"content": "ar"}}], "steering": {"hash": "s"}})
         else:
-            yield Chunk.of({"choices": [{"delta": {"content": "ar"}}]})
+            yield Chunk.from_json({"choices": [{"delta": {"content": "ar"}}]})
         if self._error:
             raise self._error
 
@@ -135,5 +135,5 @@ def test_tokens_that_make_one_character_together_join_to_the_text():
     reply = Reply(ended=True)
     for part in ([0xC3], [0xA4], [0x68]):
         token = {"token": "�", "logprob": -1, "bytes": part}
-        reply.take(Chunk.of({"choices": [{"delta": {}, "logprobs": {"content": [token]}}]}))
+        reply.take(Chunk.from_json({"choices": [{"delta": {}, "logprobs": {"content": [token]}}]}))
     assert [t["token"] for t in reply.told()["tokens"]] == ["", "ä", "h"]

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from server.auth.permissions import LEAST
+from server.auth.permissions import MINIMUM_ROLES
 from tests.support import small_bundle
 from tests.support.live_server import serving
 from tests.ui.test_page import RANGE, finished, pick, send
@@ -360,4 +360,4 @@ def test_the_page_asks_of_routes_that_there_are():
     ]
 
     assert names
-    assert {tuple(n.split(" ")) for n in names} <= LEAST.keys()
+    assert {tuple(n.split(" ")) for n in names} <= MINIMUM_ROLES.keys()

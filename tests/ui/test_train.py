@@ -7,9 +7,9 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from server.jobs.queue import Jobs
+from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
-from server.sae.drift_log import Looks
+from server.sae.drift_log import DriftLog
 from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 from tests.support import small_bundle
@@ -44,10 +44,10 @@ def train(browser, tmp_path):
     """The tab on a server with a second revision."""
     bundle = small_bundle.write_bundle(tmp_path / "bundle")
     publish(Revisions(bundle, tmp_path / "data/revisions/small"))
-    looks = Looks(tmp_path / "data", "small")
+    looks = DriftLog(tmp_path / "data", "small")
     for i, ev in enumerate((0.9, 0.88, 0.8)):
         figures = {"explained_variance": ev, "l0": 5.0, "tokens": 100}
-        looks.note(
+        looks.append(
             {"at": 1e9 + i, "revision": "r1", "alarms": ["corpus: worse"] if ev < 0.85 else [], "corpus": figures}
         )
     with serving(bundle, tmp_path / "data", mount=mount) as (address, app):
@@ -113,7 +113,7 @@ def test_job_is_started_followed_and_done_while_the_page_looks_on(train):
     assert "queued" in page.inner_text("dialog [role=status]")
 
     stop = threading.Event()
-    runner = threading.Thread(target=Runner(Jobs(app.state.settings)).run, args=(stop,))
+    runner = threading.Thread(target=Runner(JobQueue(app.state.settings)).run, args=(stop,))
     runner.start()
     page.wait_for_function("document.querySelector('dialog [role=status]').textContent === 'succeeded'")
     stop.set()

@@ -9,11 +9,18 @@ from collections.abc import Sequence
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-TOLD = ("x-request-id", "retry-after", "x-tiller-steered", "x-tiller-steering", "x-tiller-revision", "x-tiller-preset")
+EXPOSED_HEADERS = (
+    "x-request-id",
+    "retry-after",
+    "x-tiller-steered",
+    "x-tiller-steering",
+    "x-tiller-revision",
+    "x-tiller-preset",
+)
 """Headers of an answer that their code may read."""
 
 
-class OtherSites:
+class ApiCorsMiddleware:
     """Tells browsers which other pages may call; without origins, nothing at all."""
 
     def __init__(self, app: ASGIApp, *, origins: Sequence[str]) -> None:
@@ -23,7 +30,7 @@ class OtherSites:
             allow_origins=origins,
             allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=("*",),
-            expose_headers=TOLD,
+            expose_headers=EXPOSED_HEADERS,
         )
         self._any = bool(origins)
 

@@ -16,14 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import ApiError
 from server.telemetry import metrics
 
-ITS_OWN = "/gradio_api/"
+GRADIO_PREFIX = "/gradio_api/"
 """What the page's own code asks; it reads its answers as they are."""
-KINDS = ("application/json", "text/plain")
+RESHAPED_TYPES = ("application/json", "text/plain")
 """How refusals are told in other shapes."""
-KEPT = ("allow", "retry-after")
+KEPT_HEADERS = ("allow", "retry-after")
 
 
-class Strays:
+class ErrorShapeMiddleware:
     """Brings every refusal into the one shape; `routes` are those that say what an address takes."""
 
     def __init__(self, app: ASGIApp, *, routes: Sequence[APIRoute]) -> None:
@@ -31,7 +31,7 @@ class Strays:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http" or scope["path"].startswith(ITS_OWN):
+        if scope["type"] != "http" or scope["path"].startswith(GRADIO_PREFIX):
             await self.app(scope, receive, send)
             return
         asked = {"type": "http", "method": scope["method"], "path": scope["path"]}  # a mount changes the scope
@@ -43,7 +43,7 @@ class Strays:
                 return
             held.append(message)
             if message["type"] != "http.response.start" and not message.get("more_body"):
-                if answer := self._shaped(asked, held):
+                if answer := self._reshape(asked, held):
                     await JSONResponse(answer.body, answer.status, answer.headers)(scope, receive, send)
                     return
                 for each in held:
@@ -51,21 +51,21 @@ class Strays:
 
         await self.app(scope, receive, shaped)
 
-    def _shaped(self, asked: Scope, held: Sequence[Message]) -> ApiError | None:
+    def _reshape(self, asked: Scope, held: Sequence[Message]) -> ApiError | None:
         """The same refusal in the one shape; None if it is in it."""
         start, *rest = held
         headers = Headers(raw=start["headers"])
         detail = _detail(b"".join(m.get("body", b"") for m in rest))
-        if detail is None or not headers.get("content-type", "").startswith(KINDS):
+        if detail is None or not headers.get("content-type", "").startswith(RESHAPED_TYPES):
             return None
-        kept = {name.title(): headers[name] for name in KEPT if name in headers}
-        answer = self._astray(asked, start["status"], kept) or ApiError(
+        kept = {name.title(): headers[name] for name in KEPT_HEADERS if name in headers}
+        answer = self._routing_error(asked, start["status"], kept) or ApiError(
             start["status"], detail, code="http_error", headers=kept
         )
         metrics.failed.labels(answer.code).inc()
         return answer
 
-    def _astray(self, asked: Scope, status: int, headers: dict[str, str]) -> ApiError | None:
+    def _routing_error(self, asked: Scope, status: int, headers: dict[str, str]) -> ApiError | None:
         if status not in (404, 405):
             return None
         method, path = asked["method"], asked["path"]

@@ -9,18 +9,18 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.errors import DRAINING, LOADING, as_api_error
+from server.api.errors import DRAINING, LOADING, to_api_error
 from server.errors import ApiError
 from server.settings import LOOPBACK, Settings
 from server.telemetry import metrics
 from server.telemetry.logging import route_of
 
 log = structlog.get_logger(__name__)
-WHOLE = {"/v1/import", "/v1/presets/import"}
+IMPORT_PATHS = {"/v1/import", "/v1/presets/import"}
 """Where a whole document comes in."""
 
 
-class Border:
+class GatewayMiddleware:
     """What every request passes: an id, the Host guard of a loopback server, the size limit, and 503 while loading."""
 
     def __init__(self, app: ASGIApp, *, state: Any, settings: Settings) -> None:  # noqa: ANN401 - starlette's State
@@ -40,17 +40,19 @@ class Border:
             if message["type"] == "http.response.start":
                 begun = True
                 MutableHeaders(scope=message)["x-request-id"] = request_id
-                _count(scope, message["status"], time.perf_counter() - came)
+                _count_request(scope, message["status"], time.perf_counter() - came)
             await send(message)
 
-        if refusal := self._refusal(scope, headers):
+        if refusal := self._check(scope, headers):
             await JSONResponse(refusal.body, refusal.status)(scope, receive, tagged)
         elif self.state.draining and scope["path"].startswith("/v1"):
             await JSONResponse(DRAINING, 503, {"Retry-After": "5", "Connection": "close"})(scope, receive, tagged)
-        elif self.state.tiller is None and scope["path"].startswith("/v1"):
+        elif self.state.served_model is None and scope["path"].startswith("/v1"):
             await JSONResponse(LOADING, 503, {"Retry-After": "2"})(scope, receive, tagged)
         else:
-            limited = _limited(receive, self._most(scope["path"])) if scope["path"].startswith("/v1") else receive
+            limited = (
+                _limit_body(receive, self._body_limit(scope["path"])) if scope["path"].startswith("/v1") else receive
+            )
             try:
                 await self.app(scope, limited, tagged)
             except Exception as error:
@@ -58,32 +60,32 @@ class Border:
                 if begun:
                     raise
                 log.error("unhandled", route=route_of(scope), exc_info=error)
-                answer = as_api_error(error)
+                answer = to_api_error(error)
                 await JSONResponse(answer.body, answer.status, answer.headers)(scope, receive, tagged)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+    def _check(self, scope: Scope, headers: Headers) -> ApiError | None:
         # A page from elsewhere that points its own name at 127.0.0.1 must not reach a server that has no keys.
         host = re.sub(r":\d+$", "", headers.get("host", "").lower()).strip("[]")
         if self.settings.host in LOOPBACK and host and host not in LOOPBACK:
             return ApiError(421, f"this server answers on this machine only, not as {host!r}", code="wrong_host")
         length = headers.get("content-length", "0")
-        most = self._most(scope["path"])
+        most = self._body_limit(scope["path"])
         if scope["path"].startswith("/v1") and length.isdecimal() and int(length) > most:
             return _too_large(most)
         return None
 
-    def _most(self, path: str) -> int:
-        return self.settings.max_import if path in WHOLE else self.settings.max_body
+    def _body_limit(self, path: str) -> int:
+        return self.settings.max_import if path in IMPORT_PATHS else self.settings.max_body
 
 
-def _count(scope: Scope, status: int, seconds: float) -> None:
+def _count_request(scope: Scope, status: int, seconds: float) -> None:
     """By route, not by path: ids would make a figure of each. What is the page's own is one."""
     path = getattr(scope.get("route"), "path", "" if scope["path"].startswith("/v1") else "page")
     metrics.http.labels(scope["method"], path, str(status)).inc()
     metrics.http_seconds.labels(path).observe(seconds)
 
 
-def _limited(receive: Receive, most: int) -> Receive:
+def _limit_body(receive: Receive, most: int) -> Receive:
     seen = 0
 
     async def counted() -> Message:

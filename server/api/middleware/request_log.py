@@ -11,13 +11,13 @@ from structlog.contextvars import bound_contextvars
 
 from server.telemetry.logging import log, request_fields, route_of
 
-ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+REQUEST_ID_PATTERN = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 """What is taken over of a client's own request id: nothing that could be more than a name."""
-QUIET = {"page", "/health", "/livez", "/metrics"}
+QUIET_ROUTES = {"page", "/health", "/livez", "/metrics"}
 """Routes that are asked all the time."""
 
 
-class Lines:
+class RequestLogMiddleware:
     """The outermost of what a request passes: gives it an id, which every line within has, and writes its own line."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,7 +29,7 @@ class Lines:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        request_id = given if REQUEST_ID_PATTERN.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
         facts: dict[str, Any] = {"status": None}
         token, came = request_fields.set(facts), time.perf_counter()
@@ -44,11 +44,11 @@ class Lines:
                 await self.app(scope, receive, watched)
             finally:
                 request_fields.reset(token)
-                _tell(scope, facts, time.perf_counter() - came)
+                _log_request(scope, facts, time.perf_counter() - came)
 
 
-def _tell(scope: Scope, facts: dict[str, Any], seconds: float) -> None:
+def _log_request(scope: Scope, facts: dict[str, Any], seconds: float) -> None:
     route, status = route_of(scope), facts["status"]
-    quiet = route in QUIET and status is not None and status < 400
+    quiet = route in QUIET_ROUTES and status is not None and status < 400
     told = {"method": scope["method"], "route": route, **facts, "seconds": round(seconds, 4)}
     (log.debug if quiet else log.info)("request", **told)

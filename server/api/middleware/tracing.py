@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 
-class Traced:
+class TracingMiddleware:
     """Makes a span of each request under /v1, part of the caller's trace if it names one."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,7 +33,7 @@ class Traced:
             record_exception=False,
             set_status_on_exception=False,
         ) as made:
-            logging.note(trace_id=f"{made.get_span_context().trace_id:032x}")
+            logging.bind_request_fields(trace_id=f"{made.get_span_context().trace_id:032x}")
 
             async def watched(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -43,10 +43,10 @@ class Traced:
             try:
                 await self.app(scope, receive, watched)
             finally:
-                _name(made, scope)
+                _set_attributes(made, scope)
 
 
-def _name(made: "Span", scope: Scope) -> None:
+def _set_attributes(made: "Span", scope: Scope) -> None:
     route = logging.route_of(scope)
     made.update_name(f"{scope['method']} {route}")
     told: dict[str, Any] = {"http.request.method": scope["method"], "http.route": route}

@@ -6,13 +6,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import account_of
+from server.api.dependencies import current_account
 from server.api.openapi import wire
-from server.features.analysis_json import told_apart, told_of
-from server.features.read_text import read
+from server.features.analysis_json import analysis_to_dict, comparison_to_dict
+from server.features.read_text import read_text
 from server.schemas.analysis import AnalyzeRequest
-from server.schemas.body import parse
-from server.serving.served_model import Tiller
+from server.schemas.body import parse_body
+from server.serving.served_model import ServedModel
 from steering.interpret.analysis import Analysis, analyse
 
 router = APIRouter(prefix="/v1")
@@ -21,25 +21,25 @@ router = APIRouter(prefix="/v1")
 @router.post("/analyze", openapi_extra=wire(schemas.analysis.Analysis, 404, 429, takes=AnalyzeRequest))
 async def analyze_text(request: Request) -> dict[str, Any]:
     """Token by token, by speaker, along the text; with `other`, what tells the two apart."""
-    body = parse(AnalyzeRequest, await request.body())
-    tiller: Tiller = request.app.state.tiller
-    await tiller.choose(body.model, None)  # the model has to be there
-    bundle = tiller.bundle
+    body = parse_body(AnalyzeRequest, await request.body())
+    served: ServedModel = request.app.state.served_model
+    await served.choose(body.model, None)  # the model has to be there
+    bundle = served.bundle
     bundle.sae.check_reads()
-    rows = None if body.features is None else [tiller.catalogue.find(f)[1].row for f in body.features]
-    account = account_of(request)
-    passage, stream, cut = await read(tiller, body, account)
+    rows = None if body.features is None else [served.catalogue.find(f)[1].row for f in body.features]
+    account = current_account(request)
+    passage, stream, cut = await read_text(served, body, account)
 
-    def look() -> Analysis:
+    def run() -> Analysis:
         return analyse(
             bundle, passage, stream, top=body.top_k, features=body.limit, only=rows, threshold=body.threshold
         )
 
-    found = await asyncio.to_thread(look)
-    told = told_of(bundle, found) | {"model": tiller.model, "revision": bundle.info.revision, "truncated": cut}
+    found = await asyncio.to_thread(run)
+    told = analysis_to_dict(bundle, found) | {"model": served.model, "revision": bundle.info.revision, "truncated": cut}
     if body.other:
-        there, other, _ = await read(tiller, body.other, account)
+        there, other, _ = await read_text(served, body.other, account)
         told["compared"] = await asyncio.to_thread(
-            told_apart, bundle, (passage, stream), (there, other), features=body.limit
+            comparison_to_dict, bundle, (passage, stream), (there, other), features=body.limit
         )
     return told

@@ -7,16 +7,16 @@ from fastapi import APIRouter, Request
 from transformers import PreTrainedTokenizerFast
 
 from server import schemas
-from server.api.dependencies import account_of
+from server.api.dependencies import current_account
 from server.api.openapi import wire
 from server.engines.base import Generation
 from server.errors import ApiError, bad_request
-from server.features.read_text import prompt_of
+from server.features.read_text import encode_prompt
 from server.schemas.analysis import AttributeRequest
-from server.schemas.body import parse
-from server.schemas.generation import messages_of
-from server.serving.served_model import Tiller
-from server.serving.steering_choice import GUARDED
+from server.schemas.body import parse_body
+from server.schemas.generation import to_messages
+from server.serving.served_model import ServedModel
+from server.serving.steering_choice import GUARD_MESSAGES
 from steering.catalogue.bundle import Bundle
 from steering.interpret.attribution import Attributed, attribute, token_of
 
@@ -28,40 +28,40 @@ LONGEST = 2048
 @router.post("/attribute", openapi_extra=wire(schemas.analysis.Attribution, 403, 404, 429, takes=AttributeRequest))
 async def attribute_token(request: Request) -> dict[str, Any]:
     """The features that make for a token, by gradient and by trial."""
-    body = parse(AttributeRequest, await request.body())
-    tiller: Tiller = request.app.state.tiller
-    await tiller.choose(body.model, None)
-    bundle, tokenizer = tiller.bundle, tiller.engine.tokenizer
-    target, against = (None if t is None else token_of(tokenizer, t, param=n) for n, t in _named(body))
-    messages = messages_of(body.messages) if body.messages is not None else None
-    ids = await asyncio.to_thread(prompt_of, tokenizer, body.text, messages)
-    longest = min(LONGEST, tiller.engine.max_model_len)
+    body = parse_body(AttributeRequest, await request.body())
+    served: ServedModel = request.app.state.served_model
+    await served.choose(body.model, None)
+    bundle, tokenizer = served.bundle, served.engine.tokenizer
+    target, against = (None if t is None else token_of(tokenizer, t, param=n) for n, t in _tokens_to_explain(body))
+    messages = to_messages(body.messages) if body.messages is not None else None
+    ids = await asyncio.to_thread(encode_prompt, tokenizer, body.text, messages)
+    longest = min(LONGEST, served.engine.max_model_len)
     if len(ids) > longest:
         raise bad_request(
             f"{len(ids)} tokens; at most {longest} can be explained", param="text" if body.text else "messages"
         )
-    await _guarded(tiller, ids)
-    async with account_of(request).reading(len(ids)):
-        found = await tiller.engine.study(
+    await _check_guards(served, ids)
+    async with current_account(request).charge_reading(len(ids)):
+        found = await served.engine.with_model(
             lambda model: attribute(
                 model, bundle.sae, bundle.info.hook, ids, target=target, against=against, tried=max(20, body.top_k)
             )
         )
-    return {"object": "attribution", "model": tiller.model, "revision": bundle.info.revision} | told_of(
+    return {"object": "attribution", "model": served.model, "revision": bundle.info.revision} | attribution_to_dict(
         found, bundle, tokenizer, ids, body.top_k
     )
 
 
-async def _guarded(tiller: Tiller, ids: list[int]) -> None:
+async def _check_guards(served: ServedModel, ids: list[int]) -> None:
     """Raise ApiError for what the server does not answer: asked for the next token again and again, this would say it."""
-    if tiller.watch is None:
+    if served.guards is None:
         return
-    verdict = await tiller.watch.before(Generation(tuple(ids), (False,) * len(ids), steer_new=False))
+    verdict = await served.guards.check_prompt(Generation(tuple(ids), (False,) * len(ids), steer_new=False))
     if verdict.outcome == "refused":
-        raise ApiError(403, GUARDED["refused"], code="prompt_refused", param=None, kind="permission_error")
+        raise ApiError(403, GUARD_MESSAGES["refused"], code="prompt_refused", param=None, kind="permission_error")
 
 
-def told_of(
+def attribution_to_dict(
     found: Attributed, bundle: Bundle, tokenizer: PreTrainedTokenizerFast, ids: list[int], top: int
 ) -> dict[str, Any]:
     """An attribution as JSON: features by id, tokens as text."""
@@ -89,5 +89,5 @@ def told_of(
     }
 
 
-def _named(body: AttributeRequest) -> list[tuple[str, str | None]]:
+def _tokens_to_explain(body: AttributeRequest) -> list[tuple[str, str | None]]:
     return [("target", body.target), ("against", body.against)]

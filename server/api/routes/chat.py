@@ -8,14 +8,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server import schemas
-from server.api.dependencies import account_of
+from server.api.dependencies import current_account
 from server.api.openapi import CHUNKS, wire
-from server.api.sse import streamed, while_connected
-from server.chat.prepare import chat_reply, text_reply
-from server.chat.reply import Reply, chunks, whole
-from server.schemas.body import parse
+from server.api.sse import cancel_on_disconnect, sse_response
+from server.chat.prepare import prepare_chat, prepare_completion
+from server.chat.reply import Reply, complete, stream_chunks
+from server.schemas.body import parse_body
 from server.schemas.generation import ChatRequest, CompletionRequest
-from server.serving.steering_choice import disclosed
+from server.serving.steering_choice import steering_headers
 
 router = APIRouter()
 
@@ -26,9 +26,9 @@ router = APIRouter()
 )
 async def create_chat_completion(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
-    body = parse(ChatRequest, await request.body())
-    asked = chat_reply(request.app.state.tiller, body, account_of(request))
-    return await _answer(request, await while_connected(request, asked))
+    body = parse_body(ChatRequest, await request.body())
+    asked = prepare_chat(request.app.state.served_model, body, current_account(request))
+    return await _answer(request, await cancel_on_disconnect(request, asked))
 
 
 @router.post(
@@ -37,16 +37,16 @@ async def create_chat_completion(request: Request) -> Response:
 )
 async def create_completion(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
-    body = parse(CompletionRequest, await request.body())
-    asked = text_reply(request.app.state.tiller, body, account_of(request))
-    return await _answer(request, await while_connected(request, asked))
+    body = parse_body(CompletionRequest, await request.body())
+    asked = prepare_completion(request.app.state.served_model, body, current_account(request))
+    return await _answer(request, await cancel_on_disconnect(request, asked))
 
 
 async def _answer(request: Request, reply: Reply) -> Response:
-    reply = reply.called(request.state.request_id)
+    reply = reply.with_name(request.state.request_id)
     if reply.request.stream:
-        answer: Response = await streamed(request, chunks(reply))
+        answer: Response = await sse_response(request, stream_chunks(reply))
     else:
-        answer = JSONResponse(await while_connected(request, whole(reply)))
-    answer.headers.update(disclosed([part.choice for part in reply.parts]))
+        answer = JSONResponse(await cancel_on_disconnect(request, complete(reply)))
+    answer.headers.update(steering_headers([part.choice for part in reply.parts]))
     return answer

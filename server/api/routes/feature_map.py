@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse, Response
 
 from server import schemas
 from server.api.openapi import wire
-from server.features.map_files import map_of, place_of
-from server.serving.served_model import Tiller
-from steering.interpret.feature_map import ABOUT, Map
+from server.features.map_files import load_map, map_folder
+from server.serving.served_model import ServedModel
+from steering.interpret.feature_map import ABOUT, FeatureMap
 
 router = APIRouter(prefix="/v1/features-map")
 
@@ -21,7 +21,7 @@ async def get_features_map(
     request: Request, format: Literal["json", "bin"] = "json", if_none_match: Annotated[str, Header()] = ""
 ) -> Response:
     """Where each feature is: pairs of numbers in −1 … 1, in the order of the SAE's rows; `bin` is float32, x and y by turns."""
-    tiller: Tiller = request.app.state.tiller
+    served: ServedModel = request.app.state.served_model
     found = await _map(request)
     tag = f'"{hashlib.sha256(found.data).hexdigest()[:32]}-{format}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
@@ -31,9 +31,9 @@ async def get_features_map(
         return Response(found.data, media_type="application/octet-stream", headers=headers)
     told = {
         "object": "features_map",
-        "revision": tiller.bundle.info.revision,
+        "revision": served.bundle.info.revision,
         "method": found.about.method,
-        "index": [f.index for f in tiller.bundle.features],
+        "index": [f.index for f in served.bundle.features],
         "points": [[round(x, 4), round(y, 4)] for x, y in found.points.tolist()],
     }
     return JSONResponse(told, headers=headers)
@@ -46,9 +46,9 @@ async def get_features_map_meta(
     cursor: Annotated[str, Query(pattern=r"^[0-9]{1,9}$")] = "0",
 ) -> dict[str, Any]:
     """The clusters with their names, and, page by page, what each point is."""
-    tiller: Tiller = request.app.state.tiller
+    served: ServedModel = request.app.state.served_model
     found, start = await _map(request), int(cursor)
-    features = tiller.bundle.features
+    features = served.bundle.features
     more = len(features) > start + limit
     rows = [
         {
@@ -63,7 +63,7 @@ async def get_features_map_meta(
     ]
     return {
         "object": "list",
-        "revision": tiller.bundle.info.revision,
+        "revision": served.bundle.info.revision,
         "method": found.about.method,
         "clusters": [c.model_dump() for c in found.about.clusters],
         "total": len(features),
@@ -73,14 +73,14 @@ async def get_features_map_meta(
     }
 
 
-async def _map(request: Request) -> Map:
+async def _map(request: Request) -> FeatureMap:
     """The map of what is served, read or drawn once; read again when a job has drawn another."""
-    state, tiller = request.app.state, request.app.state.tiller
+    state, served = request.app.state, request.app.state.served_model
     if getattr(state, "map_lock", None) is None:
         state.map_lock, state.map = asyncio.Lock(), None
     async with state.map_lock:
-        file = place_of(tiller.settings, tiller.bundle) / ABOUT
-        of = (tiller.bundle.files, file.stat().st_mtime_ns if file.exists() else 0)
+        file = map_folder(served.settings, served.bundle) / ABOUT
+        of = (served.bundle.files, file.stat().st_mtime_ns if file.exists() else 0)
         if state.map is None or state.map[0] != of:
-            state.map = of, await asyncio.to_thread(map_of, tiller.settings, tiller.bundle)
+            state.map = of, await asyncio.to_thread(load_map, served.settings, served.bundle)
         return state.map[1]

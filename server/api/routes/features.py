@@ -6,73 +6,74 @@ from fastapi import APIRouter, Query, Request
 from torch import Tensor
 
 from server import schemas
-from server.api.dependencies import account_of, caller_of, noted
+from server.api.dependencies import current_account, current_caller, write_audit
 from server.api.openapi import wire
 from server.errors import ApiError
-from server.features.read_text import read
-from server.features.search import Index, find
-from server.schemas.analysis import Looked
-from server.schemas.body import parse
+from server.features.read_text import read_text
+from server.features.search import Index, search_features
+from server.schemas.analysis import TextInput
+from server.schemas.body import parse_body
 from server.schemas.features import EditRequest, FeatureQuery, SearchRequest
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.errors import UnknownFeature
 from steering.model.passage import Passage
 
 router = APIRouter(prefix="/v1")
-LONG = {"examples", "samples", "histogram", "top_logits"}
+DETAIL_FIELDS = {"examples", "samples", "histogram", "top_logits"}
 """What is told of one feature, not in a list of many."""
 
 
 @router.get("/features", openapi_extra=wire(schemas.features.FeatureList, 429))
 async def find_features(request: Request, query: Annotated[FeatureQuery, Query()]) -> dict[str, Any]:
     """Search by words, by meaning, by what a prompt evokes, or by id; page with `cursor`."""
-    return await _found(request, query)
+    return await _search(request, query)
 
 
 @router.post("/features/search", openapi_extra=wire(schemas.features.FeatureList, 429, takes=SearchRequest))
 async def find_common_features(request: Request) -> dict[str, Any]:
     """What several prompts have in common, and others have not."""
-    asked = parse(SearchRequest, await request.body())
-    return await _found(request, FeatureQuery.model_validate({**asked.model_dump(), "mode": "common"}))
+    asked = parse_body(SearchRequest, await request.body())
+    return await _search(request, FeatureQuery.model_validate({**asked.model_dump(), "mode": "common"}))
 
 
-@router.get("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureInFull))
+@router.get("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureDetail))
 async def get_feature(request: Request, feature_id: str) -> dict[str, Any]:
     """All that is known of one feature."""
-    return _whole(*_named(request, feature_id))
+    return _feature_detail(*_find_feature(request, feature_id))
 
 
-@router.patch("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureInFull, takes=EditRequest))
+@router.patch("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureDetail, takes=EditRequest))
 async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
     """Call a feature something, note something, star it; null takes a label or a note back. Updates leave it alone."""
-    asked = parse(EditRequest, await request.body())
-    tiller: Tiller = request.app.state.tiller
-    bundle, found = _named(request, feature_id)
-    await tiller.store.edit_feature(
-        bundle.info.name, found.index, asked.changes(), by=caller_of(request).person(asked.user)
+    asked = parse_body(EditRequest, await request.body())
+    served: ServedModel = request.app.state.served_model
+    bundle, found = _find_feature(request, feature_id)
+    await served.store.edit_feature(
+        bundle.info.name, found.index, asked.changes(), by=current_caller(request).subject(asked.user)
     )
-    await request.app.state.swap.relabel()
-    await noted(request, "feature edited", feature=found.id, fields=sorted(asked.changes()))
-    return _whole(*_named(request, feature_id))
+    await request.app.state.revision_switch.relabel()
+    await write_audit(request, "feature edited", feature=found.id, fields=sorted(asked.changes()))
+    return _feature_detail(*_find_feature(request, feature_id))
 
 
-async def _found(request: Request, query: FeatureQuery) -> dict[str, Any]:
-    tiller: Tiller = request.app.state.tiller
+async def _search(request: Request, query: FeatureQuery) -> dict[str, Any]:
+    served: ServedModel = request.app.state.served_model
 
     async def read_(text: str, chat: bool) -> tuple[Passage, Tensor]:
-        chat = chat and bool(tiller.engine.tokenizer.chat_template)
-        asked = Looked(messages=[{"role": "user", "content": text}]) if chat else Looked(text=text, plain=True)
-        passage, stream, _ = await read(tiller, asked, account_of(request))
+        chat = chat and bool(served.engine.tokenizer.chat_template)
+        asked = TextInput(messages=[{"role": "user", "content": text}]) if chat else TextInput(text=text, plain=True)
+        passage, stream, _ = await read_text(served, asked, current_account(request))
         return passage, stream
 
-    hits, start = await find(_index(request, tiller), query, read_), int(query.cursor)
+    hits, start = await search_features(_search_index(request, served), query, read_), int(query.cursor)
     more = len(hits) > start + query.limit
     return {
         "object": "list",
         "data": [
-            _feature(f) | {"score": score and float(f"{score:.4g}")} for f, score in hits[start : start + query.limit]
+            _feature_summary(f) | {"score": score and float(f"{score:.4g}")}
+            for f, score in hits[start : start + query.limit]
         ],
         "total": len(hits),
         "has_more": more,
@@ -80,30 +81,30 @@ async def _found(request: Request, query: FeatureQuery) -> dict[str, Any]:
     }
 
 
-def _index(request: Request, tiller: Tiller) -> Index:
+def _search_index(request: Request, served: ServedModel) -> Index:
     """The index of what is served; another revision or another label is another catalogue, and so another index."""
     state = request.app.state
-    if getattr(state, "index", None) is None or state.index.catalogue is not tiller.catalogue:
-        state.index = Index(tiller.catalogue, tiller.settings.meaning_model)
+    if getattr(state, "index", None) is None or state.index.catalogue is not served.catalogue:
+        state.index = Index(served.catalogue, served.settings.meaning_model)
     return state.index
 
 
-def _named(request: Request, feature_id: str) -> tuple[Bundle, Feature]:
-    tiller: Tiller = request.app.state.tiller
+def _find_feature(request: Request, feature_id: str) -> tuple[Bundle, Feature]:
+    served: ServedModel = request.app.state.served_model
     if len(feature_id) > 256:
         raise ApiError(404, "no feature has an id of more than 256 characters", code="feature_not_found", param="id")
     try:
-        return tiller.catalogue.find(feature_id)
+        return served.catalogue.find(feature_id)
     except UnknownFeature as error:
         raise ApiError(404, str(error), code="feature_not_found", param="id") from error
 
 
-def _whole(bundle: Bundle, found: Feature) -> dict[str, Any]:
+def _feature_detail(bundle: Bundle, found: Feature) -> dict[str, Any]:
     similar = [{"id": f.id, "label": f.label, "cosine": round(c, 4)} for f, c in bundle.neighbours(found.index)]
-    more = found.model_dump(include=LONG)
-    return _feature(found) | more | {"layer": bundle.layer, "similar": similar}
+    more = found.model_dump(include=DETAIL_FIELDS)
+    return _feature_summary(found) | more | {"layer": bundle.layer, "similar": similar}
 
 
-def _feature(f: Feature) -> dict[str, Any]:
+def _feature_summary(f: Feature) -> dict[str, Any]:
     starred = bool(f.edited and f.edited.starred)
-    return f.model_dump(exclude=LONG) | {"object": "feature", "starred": starred}
+    return f.model_dump(exclude=DETAIL_FIELDS) | {"object": "feature", "starred": starred}

@@ -9,16 +9,23 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import caller_of
+from server.api.dependencies import current_caller
 from server.api.openapi import wire
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
-from server.schemas.body import parse
+from server.schemas.body import parse_body
 from server.schemas.steering import SteeringRequest
 from server.schemas.user_data import Feedback
-from server.serving.served_model import Tiller
-from server.user_data.feedback import MOST, MOVED, changed_subjects, dose_range, votes_from_spec, votes_of
-from steering.doses.preference import liked_most, preferred
+from server.serving.served_model import ServedModel
+from server.user_data.feedback import (
+    MAX_VOTES,
+    MOVED_SLIDER_VOTE,
+    changed_subjects,
+    dose_range,
+    votes_from_spec,
+    votes_of,
+)
+from steering.doses.preference import liked_most, preferred_dose
 
 router = APIRouter(prefix="/v1")
 
@@ -26,59 +33,59 @@ router = APIRouter(prefix="/v1")
 @router.post("/feedback", openapi_extra=wire(schemas.user_data.Defaults, takes=Feedback))
 async def give_feedback(request: Request) -> dict[str, Any]:
     """Say what you think of a reply; returns your defaults as they are then."""
-    said, tiller = parse(Feedback, await request.body()), request.app.state.tiller
-    caller = caller_of(request)
+    said, served = parse_body(Feedback, await request.body()), request.app.state.served_model
+    caller = current_caller(request)
     sides: list[tuple[SteeringRequest | None, float, float]] = {
         "thumb": [(said.steering, 1.0 if said.up else 0.0, 1.0)],
         "ab": [(said.better, 1.0, 1.0), (said.worse, 0.0, 1.0)],
-        "move": [(said.after, 1.0, MOVED), (said.before, 0.0, MOVED)],
+        "move": [(said.after, 1.0, MOVED_SLIDER_VOTE), (said.before, 0.0, MOVED_SLIDER_VOTE)],
     }[said.kind]
     found = [
         v
         for asked, liked, weight in sides
         if asked
-        for v in await votes_from_spec(tiller, caller, asked, liked, weight)
+        for v in await votes_from_spec(served, caller, asked, liked, weight)
     ]
     if said.kind != "thumb":
         found = changed_subjects(found)
     if not found:
         raise bad_request("no slider to learn about: name a preset or features", param="steering")
-    person = caller.named(said.user)
-    await tiller.store.add_votes(person, tiller.model, said.kind, found, most=MOST)
-    return await _told(tiller, caller, person, said.user)
+    person = caller.require_subject(said.user)
+    await served.store.add_votes(person, served.model, said.kind, found, most=MAX_VOTES)
+    return await _defaults_to_dict(served, caller, person, said.user)
 
 
 @router.get("/feedback", openapi_extra=wire(schemas.user_data.Defaults))
 async def get_defaults(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own defaults, what they come from, and what was said."""
-    caller = caller_of(request)
-    return await _told(request.app.state.tiller, caller, caller.named(user), user)
+    caller = current_caller(request)
+    return await _defaults_to_dict(request.app.state.served_model, caller, caller.require_subject(user), user)
 
 
 @router.delete("/feedback", openapi_extra=wire(schemas.user_data.VotesDeleted, 404))
 async def take_back_feedback(request: Request, user: str = "", last: bool = False) -> dict[str, Any]:
     """Take the last thing back that was said, with `last`; or all of it."""
-    tiller: Tiller = request.app.state.tiller
-    caller = caller_of(request)
-    person = caller.named(user)
-    gone = await tiller.store.drop_votes(person, tiller.model, last=last)
+    served: ServedModel = request.app.state.served_model
+    caller = current_caller(request)
+    person = caller.require_subject(user)
+    gone = await served.store.drop_votes(person, served.model, last=last)
     if last and not gone:
         raise ApiError(404, "nothing was said that could be taken back", code="not_found", param="user")
-    return {"deleted": gone, **await _told(tiller, caller, person, user)}
+    return {"deleted": gone, **await _defaults_to_dict(served, caller, person, user)}
 
 
-async def _told(tiller: Tiller, caller: Caller, person: str, user: str | None) -> dict[str, Any]:
-    votes = await tiller.store.votes(person, tiller.model)
+async def _defaults_to_dict(served: ServedModel, caller: Caller, person: str, user: str | None) -> dict[str, Any]:
+    votes = await served.store.votes(person, served.model)
     found = []
     for subject in dict.fromkeys(v.subject for v in votes):
-        span = await dose_range(tiller, subject, caller)
+        span = await dose_range(served, subject, caller)
         if span is None:
             continue  # the preset or feature is gone; its votes wait in case it comes back
         theirs = votes_of(votes, subject)
         found.append(
             {
                 "subject": subject,
-                "default": preferred(theirs, span),
+                "default": preferred_dose(theirs, span),
                 "liked_most": liked_most(theirs, span),
                 "was": span.start,
                 "low": span.low,

@@ -12,12 +12,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse
 
 from server import schemas
-from server.api.dependencies import jobs_of
+from server.api.dependencies import job_queue
 from server.api.errors import DRAINING, LOADING
 from server.api.openapi import wire
 from server.schemas.jobs import Job
-from server.serving.served_model import Tiller
-from server.store.base import trouble
+from server.serving.served_model import ServedModel
+from server.store.base import store_error
 from server.telemetry import metrics
 from server.version import VERSION, git_commit, version_of
 
@@ -35,21 +35,21 @@ async def get_liveness() -> dict[str, str]:
 async def get_health(request: Request) -> JSONResponse:
     """Ready to answer, or 503."""
     state = request.app.state
-    tiller: Tiller | None = state.tiller
+    served: ServedModel | None = state.served_model
     if state.draining:
         return JSONResponse(DRAINING, 503)
-    if tiller is None:
+    if served is None:
         return JSONResponse(LOADING, 503)
     return JSONResponse(
         {
             "status": "ok",
-            "engine": tiller.engine.name,
-            "model": tiller.model,
-            "revision": tiller.bundle.info.revision,
-            "swap_error": state.swap.error,
-            "store": tiller.store.name,
-            "store_error": await trouble(tiller.store),
-            "single_process": tiller.store.name == "sqlite",
+            "engine": served.engine.name,
+            "model": served.model,
+            "revision": served.bundle.info.revision,
+            "swap_error": state.revision_switch.error,
+            "store": served.store.name,
+            "store_error": await store_error(served.store),
+            "single_process": served.store.name == "sqlite",
             "version": VERSION,
         }
     )
@@ -71,21 +71,21 @@ async def get_version(request: Request) -> dict[str, Any]:
 @router.get("/metrics", include_in_schema=False)
 async def get_metrics(request: Request) -> Response:
     """All figures; while the model is being loaded, those that there are."""
-    tiller: Tiller | None = request.app.state.tiller
-    if tiller:
-        now, waiting = tiller.engine.load_now
+    served: ServedModel | None = request.app.state.served_model
+    if served:
+        now, waiting = served.engine.occupancy
         metrics.running.set(now)
         metrics.waiting.set(waiting)
-        metrics.counted(metrics.build, [((VERSION, tiller.engine.name, tiller.model), 1)])
-        metrics.counted(metrics.active, [((tiller.bundle.info.revision,), 1)])
-        lost = await trouble(tiller.store)
-        metrics.counted(metrics.store, [((tiller.store.name,), float(not lost))])
-        _tell([] if lost else await asyncio.to_thread(jobs_of(request).all))
+        metrics.set_gauges(metrics.build, [((VERSION, served.engine.name, served.model), 1)])
+        metrics.set_gauges(metrics.active, [((served.bundle.info.revision,), 1)])
+        lost = await store_error(served.store)
+        metrics.set_gauges(metrics.store, [((served.store.name,), float(not lost))])
+        _update_job_gauges([] if lost else await asyncio.to_thread(job_queue(request).all))
     return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
 
-def _tell(jobs: list[Job]) -> None:
+def _update_job_gauges(jobs: list[Job]) -> None:
     counts = Counter((j.type, j.state) for j in jobs)
-    metrics.counted(metrics.jobs, [(key, n) for key, n in counts.items()])
+    metrics.set_gauges(metrics.jobs, [(key, n) for key, n in counts.items()])
     losses = [j.metrics["loss"] for j in jobs if j.state == "running" and "loss" in j.metrics]
     metrics.loss.set(losses[0] if losses else float("nan"))

@@ -11,34 +11,34 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server import schemas
-from server.api.dependencies import by_whom, caller_of, jobs_of, noted
+from server.api.dependencies import current_caller, job_queue, owner_of_request, write_audit
 from server.api.openapi import EVENT, wire
-from server.api.sse import one_line
+from server.api.sse import dump_one_line
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
-from server.jobs.queue import BadJob, Jobs
-from server.schemas.body import parse
+from server.jobs.queue import BadJob, JobQueue
+from server.schemas.body import parse_body
 from server.schemas.jobs import ENDED, Job, JobRequest
 from server.store.base import Unavailable
 
 router = APIRouter(prefix="/v1/jobs")
-SILENCE = 15.0
+KEEPALIVE_SECONDS = 15.0
 """Seconds after which a stream says that it is still there."""
-LONG = 8000
+MAX_RESULT_CHARS = 8000
 """Characters of a part of a result that only the job itself tells, and no list."""
 
 
 @router.post("", status_code=202, openapi_extra=wire(Job, takes=JobRequest))
 async def start_job(request: Request) -> Response:
     """Queue a job."""
-    asked = parse(JobRequest, await request.body())
+    asked = parse_body(JobRequest, await request.body())
     try:
         job = await asyncio.to_thread(
-            jobs_of(request).submit, asked.type, asked.config, asked.idempotency_key, by=by_whom(request)
+            job_queue(request).submit, asked.type, asked.config, asked.idempotency_key, by=owner_of_request(request)
         )
     except BadJob as error:
         raise bad_request(str(error), param="type" if "no type" in str(error) else "config") from error
-    await noted(request, "job begun", job=job.id, type=job.type)
+    await write_audit(request, "job begun", job=job.id, type=job.type)
     return JSONResponse(job.model_dump(), 202)
 
 
@@ -49,13 +49,13 @@ async def list_jobs(
     cursor: Annotated[float | None, Query(allow_inf_nan=False)] = None,
 ) -> dict[str, Any]:
     """The jobs, the newest first, without what is long in their results; `cursor` goes on with older ones."""
-    caller = caller_of(request)
-    jobs = [j for j in await asyncio.to_thread(jobs_of(request).all) if cursor is None or j.created < cursor]
-    jobs = [j for j in jobs if _theirs(caller, j)]
+    caller = current_caller(request)
+    jobs = [j for j in await asyncio.to_thread(job_queue(request).all) if cursor is None or j.created < cursor]
+    jobs = [j for j in jobs if _is_visible(caller, j)]
     page, more = jobs[:limit], len(jobs) > limit
     return {
         "object": "list",
-        "data": [_short(j) for j in page],
+        "data": [_job_summary(j) for j in page],
         "has_more": more,
         "next_cursor": str(page[-1].created) if more else None,
     }
@@ -64,45 +64,45 @@ async def list_jobs(
 @router.get("/{job_id}", openapi_extra=wire(Job))
 async def get_job(request: Request, job_id: str) -> dict[str, Any]:
     """One job, as it is now."""
-    return (await _found(request, job_id)).model_dump()
+    return (await _find_job(request, job_id)).model_dump()
 
 
 @router.get("/{job_id}/events", openapi_extra=wire(None, events=EVENT))
 async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str, Header()] = "0") -> Response:
     """What happens, as it happens: `metric`, `log` and `state`; `Last-Event-ID` goes on after an event."""
-    await _found(request, job_id)
+    await _find_job(request, job_id)
     if not (last_event_id.isdecimal() and len(last_event_id) < 19):
         raise bad_request("Last-Event-ID must be the number of an event", param="Last-Event-ID")
     headers = {"Cache-Control": "no-cache"}
     return StreamingResponse(
-        _follow(jobs_of(request), job_id, int(last_event_id)), media_type="text/event-stream", headers=headers
+        _job_events(job_queue(request), job_id, int(last_event_id)), media_type="text/event-stream", headers=headers
     )
 
 
 @router.post("/{job_id}/cancel", status_code=202, openapi_extra=wire(Job, 409))
 async def cancel_job(request: Request, job_id: str) -> Response:
     """Have a job end."""
-    return await _changed(request, job_id, jobs_of(request).cancel)
+    return await _change_state(request, job_id, job_queue(request).cancel)
 
 
 @router.post("/{job_id}/pause", status_code=202, openapi_extra=wire(Job, 409))
 async def pause_job(request: Request, job_id: str) -> Response:
     """Have a running job stand still; others are done in the meantime."""
-    return await _changed(request, job_id, jobs_of(request).pause)
+    return await _change_state(request, job_id, job_queue(request).pause)
 
 
 @router.post("/{job_id}/resume", status_code=202, openapi_extra=wire(Job, 409))
 async def resume_job(request: Request, job_id: str) -> Response:
     """Have a paused job go on, if another one is being done, after that."""
-    return await _changed(request, job_id, jobs_of(request).resume)
+    return await _change_state(request, job_id, job_queue(request).resume)
 
 
 @router.delete("/{job_id}", openapi_extra=wire(schemas.service.JobDeleted, 409))
 async def delete_job(request: Request, job_id: str) -> dict[str, Any]:
     """Forget a job that has ended, and its files."""
-    await _found(request, job_id)
+    await _find_job(request, job_id)
     try:
-        await asyncio.to_thread(jobs_of(request).delete, job_id)
+        await asyncio.to_thread(job_queue(request).delete, job_id)
     except BadJob as error:
         raise ApiError(409, str(error), code="wrong_state") from error
     return {"id": job_id, "deleted": True}
@@ -111,8 +111,8 @@ async def delete_job(request: Request, job_id: str) -> dict[str, Any]:
 @router.get("/{job_id}/artifacts", openapi_extra=wire(schemas.service.ArtifactList))
 async def list_artifacts(request: Request, job_id: str) -> dict[str, Any]:
     """The job's files, with size and SHA-256."""
-    await _found(request, job_id)
-    jobs = jobs_of(request)
+    await _find_job(request, job_id)
+    jobs = job_queue(request)
 
     def read() -> list[dict[str, Any]]:
         return [
@@ -127,15 +127,15 @@ async def list_artifacts(request: Request, job_id: str) -> dict[str, Any]:
     return {"object": "list", "data": await asyncio.to_thread(read)}
 
 
-async def _changed(request: Request, job_id: str, change: Callable[[str], Job]) -> Response:
-    await _found(request, job_id)
+async def _change_state(request: Request, job_id: str, change: Callable[[str], Job]) -> Response:
+    await _find_job(request, job_id)
     try:
         return JSONResponse((await asyncio.to_thread(change, job_id)).model_dump(), 202)
     except BadJob as error:
         raise ApiError(409, str(error), code="wrong_state") from error
 
 
-async def _follow(jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
+async def _job_events(jobs: JobQueue, job_id: str, after: int) -> AsyncIterator[str]:
     spoken = time.monotonic()
     while True:
         try:
@@ -149,32 +149,32 @@ async def _follow(jobs: Jobs, job_id: str, after: int) -> AsyncIterator[str]:
             continue
         for event in events:
             after = event["id"]
-            yield f"id: {after}\nevent: {event['event']}\ndata: {one_line(event['data'])}\n\n"
+            yield f"id: {after}\nevent: {event['event']}\ndata: {dump_one_line(event['data'])}\n\n"
         if ended:
             return
         if events:
             spoken = time.monotonic()
-        elif time.monotonic() - spoken > SILENCE:
+        elif time.monotonic() - spoken > KEEPALIVE_SECONDS:
             yield ": ping\n\n"  # whoever stands between closes what is silent
             spoken = time.monotonic()
         await asyncio.sleep(0.3)
 
 
-def _short(job: Job) -> dict[str, Any]:
-    result = {k: v for k, v in job.result.items() if len(json.dumps(v)) <= LONG}
+def _job_summary(job: Job) -> dict[str, Any]:
+    result = {k: v for k, v in job.result.items() if len(json.dumps(v)) <= MAX_RESULT_CHARS}
     return job.model_dump() | {"result": result}
 
 
-async def _found(request: Request, job_id: str) -> Job:
+async def _find_job(request: Request, job_id: str) -> Job:
     """Raises ApiError for one that is not there, or is somebody else's, which is the same."""
     try:
-        found = await asyncio.to_thread(jobs_of(request).get, job_id)
+        found = await asyncio.to_thread(job_queue(request).get, job_id)
     except BadJob as error:
         raise ApiError(404, str(error), code="not_found") from error
-    if not _theirs(caller_of(request), found):
+    if not _is_visible(current_caller(request), found):
         raise ApiError(404, f"no job {job_id!r}", code="not_found")
     return found
 
 
-def _theirs(caller: Caller, job: Job) -> bool:
-    return caller.may("admin") or caller.owns(job.tenant, job.owner)
+def _is_visible(caller: Caller, job: Job) -> bool:
+    return caller.has_role("admin") or caller.owns(job.tenant, job.owner)

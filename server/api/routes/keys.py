@@ -8,22 +8,22 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from server import schemas
-from server.api.dependencies import caller_of, jobs_of, noted
+from server.api.dependencies import current_caller, job_queue, write_audit
 from server.api.openapi import wire
 from server.auth.keys import KeyRequest, new_key
-from server.auth.permissions import beyond
+from server.auth.permissions import denied_routes
 from server.errors import ApiError, bad_request
 from server.safety.policy import Bounds
-from server.schemas.body import parse
-from server.serving.served_model import Tiller
-from server.store.encryption import alias
-from server.store.models import Allowance, Key, Role
+from server.schemas.body import parse_body
+from server.serving.served_model import ServedModel
+from server.store.encryption import pseudonym
+from server.store.models import Key, RateLimits, Role
 from server.store.write_rules import is_of
 
 router = APIRouter(prefix="/v1")
 
 
-class KeyTold(BaseModel):
+class KeyInfo(BaseModel):
     """A key, as lists show it."""
 
     object: Literal["key"]
@@ -33,13 +33,13 @@ class KeyTold(BaseModel):
     role: Role
     tenant: str
     owner: str
-    limits: Allowance
+    limits: RateLimits
     default_preset: str | None
     created: int
     expires: int | None
 
 
-class KeyMade(KeyTold):
+class KeyCreated(KeyInfo):
     """A new key."""
 
     secret: str
@@ -48,7 +48,7 @@ class KeyMade(KeyTold):
 class KeyList(schemas.pages.Page):
     """All keys."""
 
-    data: list[KeyTold]
+    data: list[KeyInfo]
 
 
 class Ended(BaseModel):
@@ -66,7 +66,7 @@ class Me(BaseModel):
     tenant: str
     owner: str | None
     key: str | None
-    limits: Allowance
+    limits: RateLimits
     default_preset: str | None
     beyond: dict[str, Role]
     """The routes for which the role is too low, as `POST /v1/presets`, and the least role of each."""
@@ -81,51 +81,51 @@ class Erased(BaseModel):
     deleted: dict[str, int]
 
 
-@router.post("/keys", status_code=201, openapi_extra=wire(KeyMade, 401, 403, takes=KeyRequest))
+@router.post("/keys", status_code=201, openapi_extra=wire(KeyCreated, 401, 403, takes=KeyRequest))
 async def create_key(request: Request) -> JSONResponse:
     """Make a key. `secret` is told here and never again."""
-    tiller: Tiller = request.app.state.tiller
-    asked = parse(KeyRequest, await request.body())
-    if asked.default_preset and await tiller.preset(asked.default_preset) is None:
+    served: ServedModel = request.app.state.served_model
+    asked = parse_body(KeyRequest, await request.body())
+    if asked.default_preset and await served.preset(asked.default_preset) is None:
         raise bad_request(f"no preset {asked.default_preset!r}", param="default_preset", code="unknown_preset")
     key, secret = new_key(**dict(asked))
-    await tiller.store.add_key(key)
-    await noted(request, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
-    await request.app.state.keyring.changed(tiller.store)
-    return JSONResponse(_told(key) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
+    await served.store.add_key(key)
+    await write_audit(request, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
+    await request.app.state.keyring.changed(served.store)
+    return JSONResponse(_key_to_dict(key) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
 
 
 @router.get("/keys", openapi_extra=wire(KeyList, 401, 403))
 async def list_keys(request: Request) -> dict[str, Any]:
     """All keys, without their secrets, which nobody has but those who were told."""
-    tiller: Tiller = request.app.state.tiller
-    found = [_told(k) for k in await tiller.store.keys()]
+    served: ServedModel = request.app.state.served_model
+    found = [_key_to_dict(k) for k in await served.store.keys()]
     return {"object": "list", "data": found, "has_more": False, "next_cursor": None}
 
 
 @router.delete("/keys/{key_id}", openapi_extra=wire(schemas.user_data.Deleted, 401, 403))
 async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
     """Nobody gets in with it any more, here at once and at other replicas within a second."""
-    tiller: Tiller = request.app.state.tiller
-    if not await tiller.store.delete_key(key_id):
+    served: ServedModel = request.app.state.served_model
+    if not await served.store.delete_key(key_id):
         raise ApiError(404, f"no key {key_id[:64]!r}; GET /v1/keys lists them", code="not_found", param="id")
-    await noted(request, "key deleted", deleted=key_id)
-    await request.app.state.keyring.changed(tiller.store)
+    await write_audit(request, "key deleted", deleted=key_id)
+    await request.app.state.keyring.changed(served.store)
     return {"id": key_id, "object": "key", "deleted": True}
 
 
 @router.delete("/sessions", openapi_extra=wire(Ended, 401, 403))
 async def end_sessions(request: Request) -> dict[str, Any]:
     """Have everybody who uses a browser sign in again, you as well; keys stay as they are."""
-    await request.app.state.keyring.end_sessions(request.app.state.tiller.store)
-    await noted(request, "sessions ended")
+    await request.app.state.keyring.end_sessions(request.app.state.served_model.store)
+    await write_audit(request, "sessions ended")
     return {"object": "sessions", "deleted": True}
 
 
 @router.get("/me", openapi_extra=wire(Me, 401))
 async def get_me(request: Request) -> dict[str, Any]:
     """Who you are here, what you may, and what is steered where you leave it open."""
-    caller, tiller = caller_of(request), request.app.state.tiller
+    caller, served = current_caller(request), request.app.state.served_model
     return {
         "object": "me",
         "role": caller.role,
@@ -133,9 +133,9 @@ async def get_me(request: Request) -> dict[str, Any]:
         "owner": caller.owner,
         "key": caller.key,
         "limits": caller.limits.model_dump(),
-        "default_preset": caller.default_preset or tiller.settings.default_preset,
-        "beyond": beyond(caller),
-        "steering": tiller.policy.bounds(caller.role).model_dump(),
+        "default_preset": caller.default_preset or served.settings.default_preset,
+        "beyond": denied_routes(caller),
+        "steering": served.policy.bounds(caller.role).model_dump(),
     }
 
 
@@ -146,16 +146,16 @@ async def erase_me(request: Request, user: str = "") -> dict[str, Any]:
     With `user`, somebody of yours. What has been learnt from text stays learnt; the text itself is gone, out of jobs that
     are learning from it, too, which end.
     """
-    tiller, caller = request.app.state.tiller, caller_of(request)
-    person, whole = caller.named(user), not user or caller.alone
-    givers = {t.user for t in await tiller.store.live_texts() if is_of(t.user, person)} | {person}
-    gone = await tiller.store.erase(person, caller.tenant, caller.owner if whole else None)
+    served, caller = request.app.state.served_model, current_caller(request)
+    person, whole = caller.require_subject(user), not user or caller.alone
+    givers = {t.user for t in await served.store.live_texts() if is_of(t.user, person)} | {person}
+    gone = await served.store.erase(person, caller.tenant, caller.owner if whole else None)
     theirs = lambda job: whole and caller.owns(job.tenant, job.owner)  # noqa: E731
-    jobs = await asyncio.to_thread(jobs_of(request).take_back, [*map(alias, givers)], theirs=theirs)
-    await request.app.state.swap.relabel()
-    await noted(request, "erased", deleted=gone | {"jobs": jobs})
+    jobs = await asyncio.to_thread(job_queue(request).erase_given, [*map(pseudonym, givers)], theirs=theirs)
+    await request.app.state.revision_switch.relabel()
+    await write_audit(request, "erased", deleted=gone | {"jobs": jobs})
     return {"object": "erased", "deleted": gone | {"jobs": jobs}}
 
 
-def _told(key: Key) -> dict[str, Any]:
+def _key_to_dict(key: Key) -> dict[str, Any]:
     return {"object": "key"} | key.model_dump(exclude={"digest"})

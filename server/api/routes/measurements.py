@@ -6,15 +6,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.api.dependencies import account_of, by_whom, caller_of, jobs_of, noted
-from server.api.errors import as_api_error
+from server.api.dependencies import current_account, current_caller, job_queue, owner_of_request, write_audit
+from server.api.errors import to_api_error
 from server.api.openapi import wire
 from server.errors import ApiError, bad_request
-from server.jobs.tasks.sweep import SweepOrder, resolved
-from server.schemas.body import parse
+from server.jobs.tasks.sweep import SweepConfig, resolve_sweep
+from server.schemas.body import parse_body
 from server.schemas.jobs import Job
 from server.schemas.steering import Whole
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from steering.errors import BadChat, SteeringError, UnknownFeature
 
 router = APIRouter(prefix="/v1")
@@ -29,25 +29,25 @@ class CalibrateRequest(BaseModel):
     """How many of the fixed questions; fewer are faster and less sure."""
 
 
-@router.post("/steering/sweep", status_code=202, openapi_extra=wire(Job, 404, 429, takes=SweepOrder))
+@router.post("/steering/sweep", status_code=202, openapi_extra=wire(Job, 404, 429, takes=SweepConfig))
 async def sweep_feature(request: Request) -> Response:
     """Try one feature at several strengths on your prompts; the job's result has the replies and what they are worth."""
-    tiller: Tiller = request.app.state.tiller
-    order = parse(SweepOrder, await request.body())
-    if tiller.watch and not caller_of(request).may("researcher"):  # a job's replies are read by no guard
+    served: ServedModel = request.app.state.served_model
+    order = parse_body(SweepConfig, await request.body())
+    if served.guards and not current_caller(request).has_role("researcher"):  # a job's replies are read by no guard
         said = "where guards read replies, a sweep takes a researcher's key"
         raise ApiError(403, said, code="role_too_low", kind="permission_error")
     try:
-        for wanted in resolved(tiller.bundle, order, tiller.settings):
-            tiller.allowed(wanted, caller_of(request))
+        for wanted in resolve_sweep(served.bundle, order, served.settings):
+            served.check_allowed(wanted, current_caller(request))
     except UnknownFeature as error:
         raise ApiError(404, str(error), code="feature_not_found", param="feature") from error
-    await asyncio.to_thread(_check_prompts, tiller, order)
-    account = account_of(request)
-    for wanted in resolved(tiller.bundle, order, tiller.settings):
-        await account.steers(wanted.fingerprint)
-    await account.spent(len(order.strengths) * len(order.prompts) * order.max_tokens)
-    return await _begun(request, "sweep", order.model_dump(mode="json"))
+    await asyncio.to_thread(_check_prompts, served, order)
+    account = current_account(request)
+    for wanted in resolve_sweep(served.bundle, order, served.settings):
+        await account.count_spec(wanted.fingerprint)
+    await account.count_tokens(len(order.strengths) * len(order.prompts) * order.max_tokens)
+    return await _submit(request, "sweep", order.model_dump(mode="json"))
 
 
 @router.post(
@@ -57,35 +57,35 @@ async def sweep_feature(request: Request) -> Response:
 )
 async def calibrate_feature(request: Request, feature_id: str) -> Response:
     """Measure how far one feature can be pushed, and what that does; what comes of it is served as a new revision."""
-    tiller: Tiller = request.app.state.tiller
+    served: ServedModel = request.app.state.served_model
     raw = await request.body()
-    order = parse(CalibrateRequest, raw) if raw.strip() else CalibrateRequest()
+    order = parse_body(CalibrateRequest, raw) if raw.strip() else CalibrateRequest()
     try:
-        _, feature = tiller.catalogue.find(feature_id[:300])
+        _, feature = served.catalogue.find(feature_id[:300])
     except UnknownFeature as error:
         raise ApiError(404, str(error), code="feature_not_found", param="id") from error
-    tiller.bundle.sae.check_reads()
+    served.bundle.sae.check_reads()
     if feature.typical_max <= 0:
         raise bad_request(f"{feature_id!r} was never seen to fire; describe the features first", param="id")
-    return await _begun(request, "calibrate", {"features": [feature.id], "presets": False, "prompts": order.prompts})
+    return await _submit(request, "calibrate", {"features": [feature.id], "presets": False, "prompts": order.prompts})
 
 
-def _check_prompts(tiller: Tiller, order: SweepOrder) -> None:
+def _check_prompts(served: ServedModel, order: SweepConfig) -> None:
     """Raise a 400 for a prompt that the template cannot show, or that leaves no room for the reply."""
     for i, prompt in enumerate(order.prompts):
         try:
-            n = len(tiller.engine.encode_chat([{"role": "user", "content": prompt}]).ids)
+            n = len(served.engine.encode_chat([{"role": "user", "content": prompt}]).ids)
         except (BadChat, SteeringError) as error:
-            raise bad_request(as_api_error(error).message, param=f"prompts.{i}") from error
-        if n + order.max_tokens > tiller.engine.max_model_len:
+            raise bad_request(to_api_error(error).message, param=f"prompts.{i}") from error
+        if n + order.max_tokens > served.engine.max_model_len:
             raise bad_request(
-                f"the context holds {tiller.engine.max_model_len} tokens; this prompt takes {n} and max_tokens asks for {order.max_tokens}",
+                f"the context holds {served.engine.max_model_len} tokens; this prompt takes {n} and max_tokens asks for {order.max_tokens}",
                 param=f"prompts.{i}",
                 code="context_length_exceeded",
             )
 
 
-async def _begun(request: Request, kind: str, config: dict[str, object]) -> JSONResponse:
-    job = await asyncio.to_thread(jobs_of(request).submit, kind, config, by=by_whom(request))
-    await noted(request, "job begun", job=job.id, type=job.type)
+async def _submit(request: Request, kind: str, config: dict[str, object]) -> JSONResponse:
+    job = await asyncio.to_thread(job_queue(request).submit, kind, config, by=owner_of_request(request))
+    await write_audit(request, "job begun", job=job.id, type=job.type)
     return JSONResponse(job.model_dump(), 202)

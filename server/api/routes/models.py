@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import caller_of
+from server.api.dependencies import current_caller
 from server.api.openapi import wire
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from steering.spec import Preset
 
 router = APIRouter(prefix="/v1")
@@ -18,35 +18,38 @@ STARTED = int(time.time())
 @router.get("/models", openapi_extra=wire(schemas.completions.ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
     """The model, and one id for each preset."""
-    tiller: Tiller = request.app.state.tiller
+    served: ServedModel = request.app.state.served_model
     return {
         "object": "list",
-        "data": [_model(tiller, None), *(_model(tiller, p) for p in await tiller.presets(caller_of(request)))],
+        "data": [
+            _model_card(served, None),
+            *(_model_card(served, p) for p in await served.presets(current_caller(request))),
+        ],
     }
 
 
 @router.get("/models/{model_id:path}", openapi_extra=wire(schemas.completions.ModelCard))
 async def get_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model id, `base` or `base@preset`."""
-    tiller: Tiller = request.app.state.tiller
-    return _model(tiller, (await tiller.choose(model_id, None, caller=caller_of(request))).preset)
+    served: ServedModel = request.app.state.served_model
+    return _model_card(served, (await served.choose(model_id, None, caller=current_caller(request))).preset)
 
 
-def _model(tiller: Tiller, preset: Preset | None) -> dict[str, Any]:
-    about = {"object": "model", "created": STARTED, "owned_by": "local", "max_model_len": tiller.engine.max_model_len}
+def _model_card(served: ServedModel, preset: Preset | None) -> dict[str, Any]:
+    about = {"object": "model", "created": STARTED, "owned_by": "local", "max_model_len": served.engine.max_model_len}
     if preset:
         return {
-            "id": f"{tiller.model}@{preset.id}",
+            "id": f"{served.model}@{preset.id}",
             **about,
-            "parent": tiller.model,
+            "parent": served.model,
             "name": preset.name,
             "description": preset.description,
         }
     steering = {
-        "saes": [tiller.bundle.info.revision],
-        "hook": tiller.bundle.info.hook,
-        "modes": ["add", "clamp", "scale", "ablate"] if tiller.bundle.sae.reads else ["add"],
+        "saes": [served.bundle.info.revision],
+        "hook": served.bundle.info.hook,
+        "modes": ["add", "clamp", "scale", "ablate"] if served.bundle.sae.reads else ["add"],
         "scopes": ["assistant", "all", "generated"],
-        "max_features": tiller.settings.max_features,
+        "max_features": served.settings.max_features,
     }
-    return {"id": tiller.model, **about, "steering": steering}
+    return {"id": served.model, **about, "steering": steering}

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import schemas
-from server.api.dependencies import caller_of, noted
+from server.api.dependencies import current_caller, write_audit
 from server.api.openapi import wire
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
-from server.schemas.body import parse
-from server.serving.served_model import Tiller
+from server.schemas.body import parse_body
+from server.serving.served_model import ServedModel
 from server.store.base import Conflict
-from server.store.encryption import alias
-from server.user_data.presets import checked, default_preset_ids, may_change
+from server.store.encryption import pseudonym
+from server.user_data.presets import check_may_replace, check_preset, default_preset_ids
 from steering.spec import Preset
 
 router = APIRouter(prefix="/v1/presets")
@@ -23,10 +23,13 @@ router = APIRouter(prefix="/v1/presets")
 @router.get("", openapi_extra=wire(schemas.user_data.PresetList))
 async def list_presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
     """The bundle's presets and the saved ones; with `snapshots`, what each keeps of its features."""
-    tiller: Tiller = request.app.state.tiller
+    served: ServedModel = request.app.state.served_model
     return {
         "object": "list",
-        "data": [_told(p, caller_of(request), snapshots=snapshots) for p in await tiller.presets(caller_of(request))],
+        "data": [
+            _preset_to_dict(p, current_caller(request), snapshots=snapshots)
+            for p in await served.presets(current_caller(request))
+        ],
         "has_more": False,
         "next_cursor": None,
     }
@@ -35,33 +38,35 @@ async def list_presets(request: Request, snapshots: bool = False) -> dict[str, A
 @router.get("/{preset_id}", openapi_extra=wire(Preset))
 async def get_preset(request: Request, preset_id: str, snapshots: bool = False) -> Response:
     """One preset; its version is the ETag."""
-    tiller: Tiller = request.app.state.tiller
-    found = await tiller.preset(preset_id, caller_of(request))
+    served: ServedModel = request.app.state.served_model
+    found = await served.preset(preset_id, current_caller(request))
     if found is None:
-        raise _missing(preset_id)
-    return _answer(found, caller_of(request), snapshots=snapshots)
+        raise _not_found(preset_id)
+    return _respond(found, current_caller(request), snapshots=snapshots)
 
 
 @router.post("", status_code=201, openapi_extra=wire(Preset, 409, takes=Preset))
 async def create_preset(request: Request, user: str | None = None) -> Response:
     """Save a new preset; with `user`, it may hold that user's vectors, and keeps them."""
-    tiller: Tiller = request.app.state.tiller
-    caller = caller_of(request)
-    wanted = await checked(tiller, parse(Preset, await request.body()), user=user, caller=caller)
+    served: ServedModel = request.app.state.served_model
+    caller = current_caller(request)
+    wanted = await check_preset(served, parse_body(Preset, await request.body()), user=user, caller=caller)
     taken = ApiError(
         409,
         f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it",
         code="preset_exists",
         param="id",
     )
-    if any(p.id == wanted.id for p in tiller.bundle.presets):
+    if any(p.id == wanted.id for p in served.bundle.presets):
         raise taken
     try:
-        saved = await tiller.store.save_preset(wanted, based_on=0)
+        saved = await served.store.save_preset(wanted, based_on=0)
     except Conflict as error:
         raise taken from error
-    await noted(request, "preset saved", preset=alias(saved.id), version=saved.version, hash=saved.steering.fingerprint)
-    return _answer(saved, caller, 201)
+    await write_audit(
+        request, "preset saved", preset=pseudonym(saved.id), version=saved.version, hash=saved.steering.fingerprint
+    )
+    return _respond(saved, caller, 201)
 
 
 @router.put("/{preset_id}", openapi_extra=wire(Preset, 403, 409, 412, takes=Preset))
@@ -69,53 +74,53 @@ async def replace_preset(
     request: Request, preset_id: str, user: str | None = None, if_match: Annotated[str, Header()] = ""
 ) -> Response:
     """Create or replace; `If-Match` with a version refuses to overwrite somebody else's change."""
-    tiller: Tiller = request.app.state.tiller
-    wanted = parse(Preset, await request.body())
+    served: ServedModel = request.app.state.served_model
+    wanted = parse_body(Preset, await request.body())
     if wanted.id != preset_id:
         raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
-    caller = caller_of(request)
-    await may_change(tiller, preset_id, caller)
-    wanted = await checked(tiller, wanted, user=user, caller=caller)
+    caller = current_caller(request)
+    await check_may_replace(served, preset_id, caller)
+    wanted = await check_preset(served, wanted, user=user, caller=caller)
     match = if_match.strip('"')
     if match not in ("", "*") and not (match.isdecimal() and len(match) < 19):
         raise bad_request(f"If-Match must be a preset's version, not {match[:64]!r}", param="If-Match")
     try:
         based_on = int(match) if match.isdecimal() else None
-        saved = await tiller.store.save_preset(wanted, based_on=based_on)
+        saved = await served.store.save_preset(wanted, based_on=based_on)
     except Conflict as error:
         raise ApiError(
             412, f"{error}; read it again and repeat your change", code="version_conflict", param="If-Match"
         ) from error
-    await noted(
-        request, "preset saved", preset=alias(preset_id), version=saved.version, hash=saved.steering.fingerprint
+    await write_audit(
+        request, "preset saved", preset=pseudonym(preset_id), version=saved.version, hash=saved.steering.fingerprint
     )
-    return _answer(saved, caller)
+    return _respond(saved, caller)
 
 
 @router.delete("/{preset_id}", openapi_extra=wire(schemas.user_data.Deleted, 403, 409))
 async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
-    tiller: Tiller = request.app.state.tiller
-    held = await may_change(tiller, preset_id, caller_of(request))
-    if held and held.tenant == "" and preset_id in await default_preset_ids(tiller):
+    served: ServedModel = request.app.state.served_model
+    held = await check_may_replace(served, preset_id, current_caller(request))
+    if held and held.tenant == "" and preset_id in await default_preset_ids(served):
         said = f"{preset_id!r} is steered by default; name another default first, or none"
         raise ApiError(409, said, code="preset_in_use", param="id")
-    if held is None or not await tiller.store.delete_preset(preset_id, held.tenant):
-        raise _missing(preset_id)
-    await noted(request, "preset deleted", preset=alias(preset_id))
+    if held is None or not await served.store.delete_preset(preset_id, held.tenant):
+        raise _not_found(preset_id)
+    await write_audit(request, "preset deleted", preset=pseudonym(preset_id))
     return {"id": preset_id, "object": "preset", "deleted": True}
 
 
-def _missing(preset_id: str) -> ApiError:
+def _not_found(preset_id: str) -> ApiError:
     return ApiError(
         404, f"no preset {preset_id!r}; GET /v1/presets lists those there are", code="preset_not_found", param="id"
     )
 
 
-def _answer(preset: Preset, caller: Caller, status: int = 200, *, snapshots: bool = False) -> Response:
-    return JSONResponse(_told(preset, caller, snapshots=snapshots), status, {"ETag": f'"{preset.version}"'})
+def _respond(preset: Preset, caller: Caller, status: int = 200, *, snapshots: bool = False) -> Response:
+    return JSONResponse(_preset_to_dict(preset, caller, snapshots=snapshots), status, {"ETag": f'"{preset.version}"'})
 
 
-def _told(preset: Preset, caller: Caller, *, snapshots: bool) -> dict[str, Any]:
-    readonly = preset.readonly or not caller.changes(preset)
+def _preset_to_dict(preset: Preset, caller: Caller, *, snapshots: bool) -> dict[str, Any]:
+    readonly = preset.readonly or not caller.can_change(preset)
     return preset.model_dump(exclude=set() if snapshots else {"snapshots"}) | {"readonly": readonly}

@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import caller_of
+from server.api.dependencies import current_caller
 from server.api.openapi import wire
 from server.errors import ApiError
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 
 router = APIRouter(prefix="/v1/queue")
 
@@ -20,8 +20,8 @@ router = APIRouter(prefix="/v1/queue")
 @router.get("/{request_id}", openapi_extra=wire(schemas.completions.Place))
 async def get_place(request: Request, request_id: str) -> dict[str, Any]:
     """The place of a reply that waits for room; 404 once it has begun, or where it never was."""
-    tiller: Tiller = request.app.state.tiller
-    before = tiller.engine.before(caller_of(request).person() or "", request_id)
+    served: ServedModel = request.app.state.served_model
+    before = served.engine.queue_position(current_caller(request).subject() or "", request_id)
     if before is None:
         raise ApiError(404, f"no request {request_id[:64]!r} of yours waits here", code="not_found", param="id")
-    return {"object": "place", "id": request_id, "before": before, "running": tiller.engine.load_now[0]}
+    return {"object": "place", "id": request_id, "before": before, "running": served.engine.occupancy[0]}

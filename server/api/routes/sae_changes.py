@@ -7,15 +7,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from server import schemas
-from server.api.dependencies import caller_of, manifest_of
+from server.api.dependencies import current_caller, find_manifest
 from server.api.openapi import wire
 from server.errors import ApiError, bad_request
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, number_of
-from steering.catalogue.feature_edits import Edited
-from steering.catalogue.revision_diff import Changed, Changes
-from steering.catalogue.revision_diff import changes as compared
+from steering.catalogue.feature_edits import FeatureEdit
+from steering.catalogue.revision_diff import FeatureChange, RevisionDiff
+from steering.catalogue.revision_diff import diff_revisions as compared
 from steering.errors import BadBundle
 from steering.spec import Preset
 
@@ -33,12 +33,12 @@ async def get_sae_changes(
     cursor: Annotated[int, Query(ge=0)] = 0,
 ) -> dict[str, Any]:
     """What is not as it was in the revision `since`, or in its parent; each list goes on with its `next_cursor`."""
-    tiller: Tiller = request.app.state.tiller
-    since = since or (await manifest_of(tiller, revision)).parent
+    served: ServedModel = request.app.state.served_model
+    since = since or (await find_manifest(served, revision)).parent
     if since is None:
         raise bad_request(f"{revision!r} has no parent; say since which revision: ?since=…", param="since")
-    found = await _compared(request, since, revision)
-    names = _Names(await tiller.store.feature_edits(tiller.model))
+    found = await _diff(request, since, revision)
+    names = _Labels(await served.store.feature_edits(served.model))
     page = lambda items: _page(items, cursor, limit)  # noqa: E731
     of = lambda which: [c for c in found.changed if which(c)]  # noqa: E731
     return {
@@ -46,73 +46,78 @@ async def get_sae_changes(
         "revision": revision,
         "since": since,
         "kept": found.kept,
-        "added": page([names.told(f) | {"density": f.density} for f in found.added]),
-        "retired": page([names.told(f) for f in found.retired]),
-        "moved": page([names.told(c.after) | {"cosine": _short(c)} for c in of(lambda c: c.moved)]),
-        "stale": page([names.told(c.after) | {"cosine": _short(c)} for c in of(names.stale)]),
+        "added": page([names.to_dict(f) | {"density": f.density} for f in found.added]),
+        "retired": page([names.to_dict(f) for f in found.retired]),
+        "moved": page([names.to_dict(c.after) | {"cosine": _round_change(c)} for c in of(lambda c: c.moved)]),
+        "stale": page([names.to_dict(c.after) | {"cosine": _round_change(c)} for c in of(names.stale)]),
         "relabelled": page(
-            [names.told(c.after) | {"before": c.before.label} for c in of(lambda c: c.relabelled and names.shown(c))]
+            [names.to_dict(c.after) | {"before": c.before.label} for c in of(lambda c: c.relabelled and names.shown(c))]
         ),
         "remeasured": page(
-            [names.told(c.after) | {"dose": c.after.dose, "before": c.before.dose} for c in of(lambda c: c.remeasured)]
+            [
+                names.to_dict(c.after) | {"dose": c.after.dose, "before": c.before.dose}
+                for c in of(lambda c: c.remeasured)
+            ]
         ),
-        "presets": page(_touched(await tiller.presets(caller_of(request)), found, names)),
+        "presets": page(_affected_presets(await served.presets(current_caller(request)), found, names)),
     }
 
 
-class _Names:
+class _Labels:
     """What features are called here: by people, else by their bundle."""
 
-    def __init__(self, edits: Mapping[int, Edited]) -> None:
+    def __init__(self, edits: Mapping[int, FeatureEdit]) -> None:
         self._edits = edits
 
-    def told(self, f: Feature) -> dict[str, Any]:
+    def to_dict(self, f: Feature) -> dict[str, Any]:
         """A feature's id and label."""
         edit = self._edits.get(f.index)
         return {"id": f.id, "label": edit.label if edit and edit.label is not None else f.label}
 
-    def shown(self, c: Changed) -> bool:
+    def shown(self, c: FeatureChange) -> bool:
         """Whether the bundle's label is the one that people see."""
         edit = self._edits.get(c.after.index)
         return edit is None or edit.label is None
 
-    def stale(self, c: Changed) -> bool:
+    def stale(self, c: FeatureChange) -> bool:
         """Whether the label that people see came to be in doubt."""
         return c.stale and self.shown(c)
 
 
-async def _compared(request: Request, since: str, revision: str) -> Changes:
+async def _diff(request: Request, since: str, revision: str) -> RevisionDiff:
     state = request.app.state
-    held: dict[tuple[str, str], Changes] = getattr(state, "changes", {})
+    held: dict[tuple[str, str], RevisionDiff] = getattr(state, "changes", {})
     if (since, revision) not in held:
-        tiller: Tiller = state.tiller
-        opened = [await _opened(tiller, name, param) for name, param in ((since, "since"), (revision, "revision"))]
+        served: ServedModel = state.served_model
+        opened = [
+            await _open_published(served, name, param) for name, param in ((since, "since"), (revision, "revision"))
+        ]
         found = await asyncio.to_thread(compared, *opened)
         held = dict([*held.items(), ((since, revision), found)][-HELD:])
         state.changes = held
     return held[since, revision]
 
 
-async def _opened(tiller: Tiller, revision: str, param: str) -> Bundle:
+async def _open_published(served: ServedModel, revision: str, param: str) -> Bundle:
     """As it was published: without what people call its features, which changes."""
-    await manifest_of(tiller, revision, param=param)
+    await find_manifest(served, revision, param=param)
     try:
-        return await asyncio.to_thread(tiller.revisions.open, revision, gently=True)
+        return await asyncio.to_thread(served.revisions.open, revision, gently=True)
     except BadBundle as error:
         raise ApiError(409, str(error), code="revision_refused", param=param) from error
 
 
-def _touched(presets: Sequence[Preset], found: Changes, names: _Names) -> list[dict[str, Any]]:
+def _affected_presets(presets: Sequence[Preset], found: RevisionDiff, names: _Labels) -> list[dict[str, Any]]:
     """The presets that steer by features which are not as they were."""
-    gone = {f.index: names.told(f) | {"what": ["retired"], "cosine": None} for f in found.retired}
-    tests: dict[str, Callable[[Changed], bool]] = {
+    gone = {f.index: names.to_dict(f) | {"what": ["retired"], "cosine": None} for f in found.retired}
+    tests: dict[str, Callable[[FeatureChange], bool]] = {
         "moved": lambda c: c.moved,
         "stale": names.stale,
         "remeasured": lambda c: c.remeasured,
     }
     for c in found.changed:
         if what := [name for name, test in tests.items() if test(c)]:
-            gone[c.after.index] = names.told(c.after) | {"what": what, "cosine": _short(c)}
+            gone[c.after.index] = names.to_dict(c.after) | {"what": what, "cosine": _round_change(c)}
     touched = []
     for p in presets:
         if mine := [gone[n] for i in p.steering.features if (n := number_of(i.id)) in gone]:
@@ -131,5 +136,5 @@ def _page(items: Sequence[dict[str, Any]], cursor: int, limit: int) -> dict[str,
     }
 
 
-def _short(c: Changed) -> float:
+def _round_change(c: FeatureChange) -> float:
     return round(c.cosine, 4)

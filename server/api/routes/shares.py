@@ -14,15 +14,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from server import schemas
-from server.api.dependencies import caller_of, noted
+from server.api.dependencies import current_caller, write_audit
 from server.api.openapi import wire
 from server.errors import ApiError
-from server.schemas.body import parse
-from server.schemas.generation import messages_of
+from server.schemas.body import parse_body
+from server.schemas.generation import to_messages
 from server.schemas.user_data import ShareRequest
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from server.store.base import Conflict
-from server.store.encryption import alias
+from server.store.encryption import pseudonym
 from server.store.models import Share
 
 router = APIRouter(prefix="/v1/shares")
@@ -31,45 +31,45 @@ router = APIRouter(prefix="/v1/shares")
 @router.post("", status_code=201, openapi_extra=wire(schemas.user_data.ShareMade, 403, 404, 409, takes=ShareRequest))
 async def create_share(request: Request) -> JSONResponse:
     """Share something; `key` is told once and deletes it."""
-    tiller = _on(request)
-    body = parse(ShareRequest, await request.body())
-    caller = caller_of(request)
-    await tiller.choose(
+    served = _require_sharing(request)
+    body = parse_body(ShareRequest, await request.body())
+    caller = current_caller(request)
+    await served.choose(
         body.model, body.steering, caller=caller
     )  # a vector of one's own is nobody else's: it cannot be shared
     content = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if body.messages is not None:
-        content["messages"] = messages_of(body.messages)
-    text, most = json.dumps(content, ensure_ascii=False), tiller.settings.share_bytes
+        content["messages"] = to_messages(body.messages)
+    text, most = json.dumps(content, ensure_ascii=False), served.settings.share_bytes
     if len(text.encode()) > most:
         raise ApiError(
             413, f"a share holds at most {most} bytes; leave messages out", code="share_too_large", param="messages"
         )
     key, now = secrets.token_urlsafe(16), int(time.time())
-    expires = now + int(86_400 * tiller.settings.share_days)
+    expires = now + int(86_400 * served.settings.share_days)
     share = Share(secrets.token_urlsafe(16), _digest(key), text, now, expires, caller.tenant, caller.owner or "")
     try:
-        await tiller.store.add_share(share, most=tiller.settings.share_most)
+        await served.store.add_share(share, most=served.settings.share_most)
     except Conflict as error:
         raise ApiError(409, f"{error}; try again when some have expired", code="shares_full") from error
-    await noted(request, "shared", share=alias(share.id))
-    return JSONResponse(_told(share) | {"key": key}, 201, {"Cache-Control": "no-store"})
+    await write_audit(request, "shared", share=pseudonym(share.id))
+    return JSONResponse(_share_to_dict(share) | {"key": key}, 201, {"Cache-Control": "no-store"})
 
 
 @router.get("/{share_id}", openapi_extra=wire(schemas.user_data.Share, 403))
 async def get_share(request: Request, share_id: str) -> JSONResponse:
     """What was shared."""
-    found = await _found(_on(request), share_id)
-    return JSONResponse(_told(found), headers={"Cache-Control": "no-store"})
+    found = await _find_share(_require_sharing(request), share_id)
+    return JSONResponse(_share_to_dict(found), headers={"Cache-Control": "no-store"})
 
 
 @router.delete("/{share_id}", openapi_extra=wire(schemas.user_data.Deleted, 403))
 async def delete_share(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
     """Take it back, with the key that came with it."""
-    tiller = _on(request)
-    found = await _found(tiller, share_id)
-    caller = caller_of(request)
-    theirs = caller.owner is not None and (caller.may("admin") or caller.owns(found.tenant, found.owner))
+    served = _require_sharing(request)
+    found = await _find_share(served, share_id)
+    caller = current_caller(request)
+    theirs = caller.owner is not None and (caller.has_role("admin") or caller.owns(found.tenant, found.owner))
     if not theirs and not secrets.compare_digest(found.key, _digest(key)):
         raise ApiError(
             403,
@@ -78,29 +78,29 @@ async def delete_share(request: Request, share_id: str, key: str = "") -> dict[s
             param="key",
             kind="permission_error",
         )
-    await tiller.store.delete_share(share_id)
+    await served.store.delete_share(share_id)
     return {"id": share_id, "object": "share", "deleted": True}
 
 
-def _on(request: Request) -> Tiller:
-    tiller: Tiller = request.app.state.tiller
-    if not tiller.settings.shares:
+def _require_sharing(request: Request) -> ServedModel:
+    served: ServedModel = request.app.state.served_model
+    if not served.settings.shares:
         raise ApiError(
             403,
             "sharing is off on this server; whoever runs it turns it on with TILLER_SHARES=true",
             code="shares_off",
             kind="permission_error",
         )
-    return tiller
+    return served
 
 
-async def _found(tiller: Tiller, share_id: str) -> Share:
-    if found := await tiller.store.share(share_id):
+async def _find_share(served: ServedModel, share_id: str) -> Share:
+    if found := await served.store.share(share_id):
         return found
     raise ApiError(404, "there is no such share; it may have expired", code="share_not_found", param="id")
 
 
-def _told(share: Share) -> dict[str, Any]:
+def _share_to_dict(share: Share) -> dict[str, Any]:
     empty = {"model": None, "steering": None, "seed": None, "messages": None, "title": None}
     about = {"object": "share", "id": share.id, "created": share.created, "expires": share.expires}
     return about | empty | json.loads(share.content)

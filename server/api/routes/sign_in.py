@@ -17,8 +17,8 @@ router = APIRouter(include_in_schema=False)
 @router.get("/sign-in")
 async def show_sign_in(request: Request) -> Response:
     """Ask for a key; where there is no need of one, the page itself."""
-    tiller = request.app.state.tiller
-    if tiller and not await request.app.state.keyring.on(tiller.store):
+    served = request.app.state.served_model
+    if served and not await request.app.state.keyring.on(served.store):
         return RedirectResponse("./", 303)
     return _page("")
 
@@ -27,18 +27,18 @@ async def show_sign_in(request: Request) -> Response:
 async def sign_in(request: Request) -> Response:
     """Take a key and give a cookie."""
     state, form = request.app.state, await request.body()
-    if state.tiller is None:
+    if state.served_model is None:
         return _page("The model is being loaded; try again in a moment.", 503)
     where = request.client.host if request.client else ""
     try:
-        await state.rates.sign_in(where)
+        await state.rate_limiter.sign_in(where)
     except ApiError as error:
         return _page(f"Too many tries. {error.message.partition('; ')[2].capitalize()}.", 429, error.headers)
     secret = parse_qs(form.decode("utf-8", "replace")).get("key", [""])[0].strip()
-    session = await state.keyring.session(state.tiller.store, secret) if secret else None
+    session = await state.keyring.session(state.served_model.store, secret) if secret else None
     if session is None:
         return _page("This key is not known here, or has expired.", 401)
-    await state.rates.signed_in(where)
+    await state.rate_limiter.signed_in(where)
     answer = RedirectResponse("./", 303)
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
     answer.set_cookie(COOKIE, session, max_age=86_400 * SESSION_DAYS, httponly=True, samesite="strict", secure=secure)

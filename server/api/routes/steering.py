@@ -5,11 +5,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import caller_of
+from server.api.dependencies import current_caller
 from server.api.openapi import wire
-from server.schemas.body import parse
+from server.schemas.body import parse_body
 from server.schemas.steering import ValidateRequest
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from steering.catalogue.composition import BROKEN, STRAINED, cosines
 
 router = APIRouter(prefix="/v1")
@@ -18,10 +18,10 @@ router = APIRouter(prefix="/v1")
 @router.post("/steering/validate", openapi_extra=wire(schemas.completions.Validated, 404, takes=ValidateRequest))
 async def validate_steering(request: Request) -> dict[str, Any]:
     """What a steering object would do, without running the model."""
-    body = parse(ValidateRequest, await request.body())
-    tiller: Tiller = request.app.state.tiller
-    choice = await tiller.choose(body.model, body.steering, user=body.user, caller=caller_of(request))
-    echo = choice.echo()
+    body = parse_body(ValidateRequest, await request.body())
+    served: ServedModel = request.app.state.served_model
+    choice = await served.choose(body.model, body.steering, user=body.user, caller=current_caller(request))
+    echo = choice.applied_summary()
     return {
         "valid": True,
         "normalized": choice.resolved.spec.model_dump(),
@@ -29,6 +29,6 @@ async def validate_steering(request: Request) -> dict[str, Any]:
         **{k: echo[k] for k in ("applied", "load", "predicted", "warnings", "hash")},
         "strained_from": STRAINED,
         "broken_from": BROKEN,
-        "cosines": cosines(choice.resolved, tiller.bundle),
+        "cosines": cosines(choice.resolved, served.bundle),
         **({"cut": echo["cut"]} if "cut" in echo else {}),
     }

@@ -7,14 +7,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server import schemas
-from server.api.dependencies import account_of
+from server.api.dependencies import current_account
 from server.api.openapi import wire
-from server.features.read_text import read
+from server.features.read_text import read_text
 from server.limits.account import Account
-from server.schemas.analysis import Looked
-from server.schemas.body import parse
-from server.schemas.generation import Said
-from server.serving.served_model import Tiller
+from server.schemas.analysis import TextInput
+from server.schemas.body import parse_body
+from server.schemas.generation import MessageInput
+from server.serving.served_model import ServedModel
 from steering.catalogue.feature import Feature
 from steering.doses.suggest import Proposal, candidates, propose
 from steering.interpret.analysis import analyse
@@ -30,7 +30,7 @@ class SuggestRequest(BaseModel):
     model: str | None = None
     wish: str | None = Field(default=None, min_length=1, max_length=300)
     """What replies should be like: `more poetic, less formal`."""
-    messages: list[Said] | None = Field(default=None, min_length=1, max_length=200)
+    messages: list[MessageInput] | None = Field(default=None, min_length=1, max_length=200)
     limit: int = Field(default=3, ge=1, le=3)
 
     @model_validator(mode="after")
@@ -43,28 +43,28 @@ class SuggestRequest(BaseModel):
 @router.post("/steering/suggest", openapi_extra=wire(schemas.completions.Suggestion, 404, 429, takes=SuggestRequest))
 async def suggest_steering(request: Request) -> dict[str, Any]:
     """At most three calibrated features with doses, and for each the reason."""
-    body = parse(SuggestRequest, await request.body())
-    tiller: Tiller = request.app.state.tiller
-    await tiller.choose(body.model, None)
+    body = parse_body(SuggestRequest, await request.body())
+    served: ServedModel = request.app.state.served_model
+    await served.choose(body.model, None)
     if body.wish is None:
-        return await _evoked(tiller, body, account_of(request))
-    bundle, tokenizer, wish = tiller.bundle, tiller.engine.tokenizer, body.wish
-    async with account_of(request).reading(len(tiller.engine.encode(wish))):
-        found = await tiller.engine.study(lambda model: propose(model, tokenizer, bundle, wish, most=body.limit))
-    return _told(found)
+        return await _features_of_question(served, body, current_account(request))
+    bundle, tokenizer, wish = served.bundle, served.engine.tokenizer, body.wish
+    async with current_account(request).charge_reading(len(served.engine.encode(wish))):
+        found = await served.engine.with_model(lambda model: propose(model, tokenizer, bundle, wish, most=body.limit))
+    return _suggestion_to_dict(found)
 
 
-async def _evoked(tiller: Tiller, body: SuggestRequest, account: Account) -> dict[str, Any]:
+async def _features_of_question(served: ServedModel, body: SuggestRequest, account: Account) -> dict[str, Any]:
     """What the question itself evokes, a little more of it."""
-    able = {f.row: f for f in candidates(tiller.bundle)}
-    passage, stream, _ = await read(tiller, Looked(messages=body.messages), account)
-    found = await asyncio.to_thread(analyse, tiller.bundle, passage, stream, features=200)
+    able = {f.row: f for f in candidates(served.bundle)}
+    passage, stream, _ = await read_text(served, TextInput(messages=body.messages), account)
+    found = await asyncio.to_thread(analyse, served.bundle, passage, stream, features=200)
     best = [e for e in found.features if e.row in able][: body.limit]
     features = [_item(able[e.row], _middle(able[e.row]), "the question itself evokes it") for e in best]
     return {"object": "suggestion", "features": features, "gain": None, "prompt_gain": None, "random_gain": None}
 
 
-def _told(found: Proposal) -> dict[str, Any]:
+def _suggestion_to_dict(found: Proposal) -> dict[str, Any]:
     return {
         "object": "suggestion",
         "features": [_item(s.feature, s.dose, s.why) | {"gain": s.gain} for s in found.suggestions],

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from server import schemas
-from server.api.dependencies import caller_of, jobs_of
+from server.api.dependencies import current_caller, job_queue
 from server.api.openapi import wire
-from server.sae.drift_log import MOST, Looks
-from server.schemas.body import parse
-from server.serving.served_model import Tiller
+from server.sae.drift_log import MOST, DriftLog
+from server.schemas.body import parse_body
+from server.serving.served_model import ServedModel
 from server.store.base import Unavailable
-from server.store.encryption import alias
+from server.store.encryption import pseudonym
 
 router = APIRouter()
 
@@ -31,30 +31,30 @@ class Consent(BaseModel):
     consent: bool
 
 
-@router.get("/v1/training/consent", openapi_extra=wire(schemas.saes.Agreed))
+@router.get("/v1/training/consent", openapi_extra=wire(schemas.saes.ConsentState))
 async def get_consent(request: Request, user: str = "") -> dict[str, Any]:
     """Whether a user has agreed, and how much is kept of them."""
-    return await _state(request.app.state.tiller, caller_of(request).named(user), user)
+    return await _consent_state(request.app.state.served_model, current_caller(request).require_subject(user), user)
 
 
-@router.put("/v1/training/consent", openapi_extra=wire(schemas.saes.Agreed, takes=Consent))
+@router.put("/v1/training/consent", openapi_extra=wire(schemas.saes.ConsentState, takes=Consent))
 async def set_consent(request: Request) -> dict[str, Any]:
     """Agree, or take it back: then everything kept of this user is deleted at once."""
-    said, tiller = parse(Consent, await request.body()), request.app.state.tiller
-    person = caller_of(request).named(said.user)
-    await tiller.store.set_consent(person, said.consent)
+    said, served = parse_body(Consent, await request.body()), request.app.state.served_model
+    person = current_caller(request).require_subject(said.user)
+    await served.store.set_consent(person, said.consent)
     if not said.consent:
-        await _taken_back(request, person)
-    return await _state(tiller, person, said.user)
+        await _cancel_jobs_with_texts(request, person)
+    return await _consent_state(served, person, said.user)
 
 
 @router.delete("/v1/training/texts", openapi_extra=wire(schemas.saes.TextsDeleted))
 async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
     """Delete what is kept of a user, who may go on giving."""
-    tiller: Tiller = request.app.state.tiller
-    person = caller_of(request).named(user)
-    deleted = await tiller.store.forget_texts(person)
-    await _taken_back(request, person)
+    served: ServedModel = request.app.state.served_model
+    person = current_caller(request).require_subject(user)
+    deleted = await served.store.forget_texts(person)
+    await _cancel_jobs_with_texts(request, person)
     return {"user": user or None, "deleted": deleted}
 
 
@@ -65,11 +65,13 @@ async def get_drift(
     cursor: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
 ) -> dict[str, Any]:
     """What the trainer's looks have measured, the oldest first; `cursor` leads to those before."""
-    tiller: Tiller = request.app.state.tiller
-    looks, served = Looks(tiller.settings.data_dir, tiller.model), tiller.bundle.info.revision
+    served: ServedModel = request.app.state.served_model
+    log, revision = DriftLog(served.settings.data_dir, served.model), served.bundle.info.revision
 
     def read() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        return looks.rows(before=cursor), {kind: _figures(looks.first(served, kind)) for kind in ("corpus", "live")}
+        return looks.rows(before=cursor), {
+            kind: _drift_figures(looks.first(served, kind)) for kind in ("corpus", "live")
+        }
 
     rows, baseline = await asyncio.to_thread(read)
     page, more = rows[-limit:], len(rows) > limit
@@ -81,34 +83,34 @@ async def get_drift(
         "next_cursor": str(page[0]["at"]) if more else None,
         "revision": served,
         "baseline": baseline,
-        "look_seconds": tiller.settings.look_seconds,
-        "update_hours": tiller.settings.update_hours,
-        "given": await _given(tiller),
+        "look_seconds": served.settings.look_seconds,
+        "update_hours": served.settings.update_hours,
+        "given": await _count_consented(served),
     }
 
 
-async def _given(tiller: Tiller) -> int | None:
+async def _count_consented(served: ServedModel) -> int | None:
     try:
-        return await tiller.store.given()
+        return await served.store.consented_texts()
     except Unavailable:  # what was seen lies on the disk, and can be told
         return None
 
 
-def _figures(look: dict[str, Any] | None) -> dict[str, Any] | None:
+def _drift_figures(look: dict[str, Any] | None) -> dict[str, Any] | None:
     return look and {k: v for k, v in look.items() if k != "firing"}
 
 
-async def _taken_back(request: Request, person: str) -> None:
+async def _cancel_jobs_with_texts(request: Request, person: str) -> None:
     """A job that is learning from somebody's text ends."""
-    await asyncio.to_thread(jobs_of(request).take_back, [alias(person)], theirs=lambda _: False)
+    await asyncio.to_thread(job_queue(request).erase_given, [pseudonym(person)], theirs=lambda _: False)
 
 
-async def _state(tiller: Tiller, person: str, user: str | None) -> dict[str, Any]:
-    texts = await tiller.store.live_texts(person)
+async def _consent_state(served: ServedModel, person: str, user: str | None) -> dict[str, Any]:
+    texts = await served.store.live_texts(person)
     return {
         "user": user or None,
-        "consent": await tiller.store.consent(person),
+        "consent": await served.store.consent(person),
         "texts": len(texts),
-        "most": tiller.settings.live_texts,
-        "days": tiller.settings.live_days,
+        "most": served.settings.live_texts,
+        "days": served.settings.live_days,
     }

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from server.engines.base import EngineFailed, Piece
-from server.engines.transformers.kv_cache import Masks, SlotCache
-from server.engines.transformers.loading import threads_for_a_token
-from server.engines.transformers.mailbox import Mail
-from server.engines.transformers.prefix_cache import Prefixes
+from server.engines.base import EngineFailed, TextPiece
+from server.engines.transformers.kv_cache import AttentionMasks, KVCache
+from server.engines.transformers.loading import decode_threads
+from server.engines.transformers.mailbox import Mailbox
+from server.engines.transformers.prefix_cache import PrefixCache
 from server.engines.transformers.sampler import next_tokens
-from server.engines.transformers.sequence import LiveSequence
+from server.engines.transformers.sequence import Sequence_
 from steering.edits import SteeringTable
 from steering.errors import SteeringError
 from steering.model.hooks import tap
@@ -38,7 +38,7 @@ class Batch:
     def __init__(
         self,
         model: PreTrainedModel,
-        mail: Mail[Piece | Exception],
+        mail: Mailbox[TextPiece | Exception],
         *,
         hooks: Sequence[str],
         scaling: Mapping[str, Scaling],
@@ -46,19 +46,19 @@ class Batch:
         prefix_mb: int,
     ) -> None:
         config = model.config.get_text_config()
-        self.live: list[LiveSequence] = []
+        self.running: list[Sequence_] = []
         """By their rows in the cache."""
         self.cores = torch.get_num_threads()
         """Threads that compute a prompt, or whatever else is long."""
         self._model, self._mail, self._device = model, mail, model.device
-        self._few = threads_for_a_token(model)
+        self._few = decode_threads(model)
         width = int(config.hidden_size)
         self._tables = {
             h: SteeringTable(places + 1, width, device=model.device, scaling=scaling.get(h, "none")) for h in hooks
         }
-        self._masks = Masks(config, model.dtype)
-        self._cache = SlotCache(places, int(config.max_position_embeddings))
-        self._prefixes = Prefixes(prefix_mb << 20)
+        self._masks = AttentionMasks(config, model.dtype)
+        self._cache = KVCache(places, int(config.max_position_embeddings))
+        self._prefixes = PrefixCache(prefix_mb << 20)
         self._steered_rows: Tensor | None = None
         self._slots = list(range(1, places + 1))
         self._due, self._spoke = True, 0.0
@@ -74,27 +74,27 @@ class Batch:
         with tap(self._model, {hook: self._tap(table) for hook, table in self._tables.items()}):
             yield
 
-    def seat(self, sequence: LiveSequence) -> None:
+    def admit(self, sequence: Sequence_) -> None:
         """Give it a row in the tables and in the cache, with what an earlier turn has computed of it; what breaks here breaks for it alone."""
         sequence.slot, sequence.waited = self._slots.pop(), time.perf_counter() - sequence.came
         try:
-            self._seat(sequence)
+            self._admit(sequence)
         except Exception:
             self._fail(sequence)
             self._free(sequence)
 
-    def read(self) -> None:
+    def prefill(self) -> None:
         """One step of those who still read their prompt."""
-        self._guarded(self._read, [s for s in self.live if s.reading])
+        self._run_step(self._prefill, [s for s in self.running if s.is_prefilling])
 
-    def speak(self) -> None:
+    def decode(self) -> None:
         """One step of those who speak."""
-        self._guarded(self._speak, [s for s in self.live if not s.reading])
+        self._run_step(self._decode, [s for s in self.running if not s.is_prefilling])
 
     def drop_cancelled(self) -> None:
         """Whoever has left gives their places back."""
-        for sequence in [s for s in self.live if s.cancelled]:
-            self._leave(sequence)
+        for sequence in [s for s in self.running if s.cancelled]:
+            self._evict(sequence)
 
     def _tap(self, table: SteeringTable) -> Callable[[Tensor], Tensor]:
         def act(x: Tensor) -> Tensor:
@@ -103,19 +103,19 @@ class Batch:
 
         return act
 
-    def _seat(self, sequence: LiveSequence) -> None:
+    def _admit(self, sequence: Sequence_) -> None:
         request = sequence.request
         for hook, edit in request.edits.items():
             if hook not in self._tables:
                 raise SteeringError(f"no tap was proven at {hook!r}")
             self._tables[hook].set(sequence.slot, edit)
         known, kept = self._prefixes.find(sequence.salt, *sequence.marks(0, len(request.ids) - 1))
-        sequence.row, sequence.fed, sequence.cached = len(self.live), known, known
+        sequence.row, sequence.num_computed_tokens, sequence.cached = len(self.running), known, known
         if kept is not None:
             self._cache.put(sequence.row, kept, known)
-        self.live.append(sequence)
+        self.running.append(sequence)
 
-    def _guarded(self, step: Callable[[list[LiveSequence]], None], sequences: list[LiveSequence]) -> None:
+    def _run_step(self, step: Callable[[list[Sequence_]], None], sequences: list[Sequence_]) -> None:
         if not sequences:
             return
         try:
@@ -123,14 +123,14 @@ class Batch:
         except Exception:  # nobody can tell whose fault it was, so all who took part end
             for sequence in sequences:
                 self._fail(sequence)
-                self._leave(sequence, keep=False)
+                self._evict(sequence, keep=False)
 
-    def _read(self, sequences: list[LiveSequence]) -> None:
+    def _prefill(self, sequences: list[Sequence_]) -> None:
         """Compute a chunk of the prompts that came first."""
         torch.set_num_threads(self.cores)
-        longest = min(CHUNK, max(len(s.request.ids) - s.fed for s in sequences[:1]))
+        longest = min(CHUNK, max(len(s.request.ids) - s.num_computed_tokens for s in sequences[:1]))
         chosen = sequences[: max(1, CHUNK // longest)]
-        spans = [(s.fed, min(len(s.request.ids), s.fed + longest)) for s in chosen]
+        spans = [(s.num_computed_tokens, min(len(s.request.ids), s.num_computed_tokens + longest)) for s in chosen]
         ids, steered = zip(*(s.marks(*span) for s, span in zip(chosen, spans, strict=True)), strict=True)
         at = torch.full((len(chosen), max(map(len, ids))), -1)
         tokens, rows = torch.zeros_like(at), torch.zeros_like(at)
@@ -143,24 +143,24 @@ class Batch:
         view = torch.tensor([s.row for s in chosen], device=self._device)
         logits = self._forward(view, tokens, at, rows, wanted)
         for s, (_, end) in zip(chosen, spans, strict=True):
-            s.fed = end
-        done = [i for i, s in enumerate(chosen) if not s.reading]
+            s.num_computed_tokens = end
+        done = [i for i, s in enumerate(chosen) if not s.is_prefilling]
         if done:
             last = torch.stack([logits[i, int((wanted == ends[i]).nonzero())] for i in done])
-            self._say([chosen[i] for i in done], last)
+            self._emit([chosen[i] for i in done], last)
 
-    def _speak(self, sequences: list[LiveSequence]) -> None:
+    def _decode(self, sequences: list[Sequence_]) -> None:
         """Give everybody who speaks one more token; those who still read ride along and write nowhere."""
         torch.set_num_threads(self._few)
-        at = torch.full((len(self.live), 1), -1)
+        at = torch.full((len(self.running), 1), -1)
         tokens, rows = torch.zeros_like(at), torch.zeros_like(at)
         for s in sequences:
-            at[s.row], tokens[s.row] = s.fed, s.spoken[-1]
+            at[s.row], tokens[s.row] = s.num_computed_tokens, s.output_ids[-1]
             rows[s.row] = s.slot if s.request.steer_new and s.request.edits else 0
-        logits = self._forward(slice(0, len(self.live)), tokens, at, rows, torch.tensor([0]))
+        logits = self._forward(slice(0, len(self.running)), tokens, at, rows, torch.tensor([0]))
         for s in sequences:
-            s.fed += 1
-        self._say(sequences, logits[[s.row for s in sequences], 0])
+            s.num_computed_tokens += 1
+        self._emit(sequences, logits[[s.row for s in sequences], 0])
 
     def _forward(self, view: slice | Tensor, tokens: Tensor, at: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
         """One pass over `tokens [batch, time]` at positions `at`; logits at the `wanted` times."""
@@ -172,7 +172,7 @@ class Batch:
             return self._model(
                 input_ids=tokens,
                 position_ids=at.clamp(min=0),
-                attention_mask=self._masks.of(at, seen),
+                attention_mask=self._masks.build(at, seen),
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=wanted.to(self._device),
@@ -180,13 +180,13 @@ class Batch:
         finally:
             self._steered_rows = None
 
-    def _say(self, sequences: list[LiveSequence], logits: Tensor) -> None:
+    def _emit(self, sequences: list[Sequence_], logits: Tensor) -> None:
         """Draw a token for each and tell it; whoever is done leaves."""
         sound = torch.isfinite(logits).all(-1).tolist()
         for s, fine in zip(sequences, sound, strict=True):
             if not fine:
                 self._fail(s, "its numbers overflowed")
-                self._leave(s, keep=False)
+                self._evict(s, keep=False)
         if not all(sound):
             logits = logits[sound]
             sequences = [s for s, fine in zip(sequences, sound, strict=True) if fine]
@@ -195,36 +195,38 @@ class Batch:
         for s in sequences:
             s.draw.blocked = s.blocked
         for s, token, row in zip(sequences, next_tokens(logits, [s.draw for s in sequences]), logits, strict=True):
-            piece = s.say(token, row, due=self._due)
+            piece = s.emit(token, row, due=self._due)
             if piece.text or piece.finish_reason:
                 self._mail.add(s.listener, piece)
             if piece.finish_reason:
-                self._leave(s)
+                self._evict(s)
 
-    def _leave(self, sequence: LiveSequence, *, keep: bool = True) -> None:
+    def _evict(self, sequence: Sequence_, *, keep: bool = True) -> None:
         """Give a sequence's places back and remember what was computed."""
         if keep:
-            self._remember(sequence)
+            self._cache_prefix(sequence)
         else:
             self._cache.wipe(sequence.row)
-        last = self.live.pop()
+        last = self.running.pop()
         if last is not sequence:
-            self._cache.move(last.row, sequence.row, last.fed)
-            self.live[sequence.row], last.row = last, sequence.row
+            self._cache.move(last.row, sequence.row, last.num_computed_tokens)
+            self.running[sequence.row], last.row = last, sequence.row
         self._free(sequence)
 
-    def _remember(self, sequence: LiveSequence) -> None:
-        if sequence.fed > sequence.cached and self._prefixes.wants(self._cache.bytes_of(sequence.fed)):
-            kept = self._cache.take(sequence.row, sequence.fed)
-            self._prefixes.add(sequence.salt, *sequence.marks(0, sequence.fed), kept)
+    def _cache_prefix(self, sequence: Sequence_) -> None:
+        if sequence.num_computed_tokens > sequence.cached and self._prefixes.wants(
+            self._cache.bytes_of(sequence.num_computed_tokens)
+        ):
+            kept = self._cache.take(sequence.row, sequence.num_computed_tokens)
+            self._prefixes.add(sequence.salt, *sequence.marks(0, sequence.num_computed_tokens), kept)
 
-    def _free(self, sequence: LiveSequence) -> None:
+    def _free(self, sequence: Sequence_) -> None:
         for hook in sequence.request.edits:
             if hook in self._tables:
                 self._tables[hook].clear(sequence.slot)
         self._slots.append(sequence.slot)
 
-    def _fail(self, sequence: LiveSequence, why: str = "") -> None:
+    def _fail(self, sequence: Sequence_, why: str = "") -> None:
         log.error(
             "generation failed",
             fingerprint=sequence.request.fingerprint,

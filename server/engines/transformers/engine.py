@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.engines.base import EngineFailed, Generation, Overloaded, Piece
+from server.engines.base import EngineFailed, Generation, Overloaded, TextPiece
 from server.engines.transformers.batch import Batch
-from server.engines.transformers.fair_queue import Waiting
-from server.engines.transformers.loading import eos_ids, load, prove_tap
-from server.engines.transformers.mailbox import Mail
-from server.engines.transformers.sequence import LiveSequence, Vocabulary
+from server.engines.transformers.fair_queue import FairQueue
+from server.engines.transformers.loading import eos_ids, load, self_test_tap
+from server.engines.transformers.mailbox import Mailbox
+from server.engines.transformers.sequence import Sequence_, Vocabulary
 from steering.errors import SteeringError
 from steering.model.chat_template import EncodedChat, Message, encode_chat
 from steering.model.hooks import read_stream
@@ -57,11 +57,11 @@ class TransformersEngine:
         self.max_model_len, self.vocab_size = int(config.max_position_embeddings), int(config.vocab_size)
         self.device, self.width = model.device, int(config.hidden_size)
         for hook in hooks:
-            prove_tap(model, hook)
+            self_test_tap(model, hook)
         self._vocabulary = Vocabulary(tokenizer, self.vocab_size, eos_ids(model, tokenizer), self.max_model_len)
-        self._mail: Mail[Piece | Exception] = Mail()
+        self._mail: Mailbox[TextPiece | Exception] = Mailbox()
         self._batch = Batch(model, self._mail, hooks=hooks, scaling=scaling or {}, places=live, prefix_mb=prefix_mb)
-        self._waiting: Waiting[LiveSequence] = Waiting(queue)
+        self._waiting: FairQueue[Sequence_] = FairQueue(queue)
         self._jobs: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -103,19 +103,19 @@ class TransformersEngine:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
-    def load_now(self) -> tuple[int, int]:
+    def occupancy(self) -> tuple[int, int]:
         """How many sequences are running and how many wait."""
-        return sum(not s.cancelled for s in self._batch.live), sum(not s.cancelled for s in self._waiting)
+        return sum(not s.cancelled for s in self._batch.running), sum(not s.cancelled for s in self._waiting)
 
-    def before(self, tenant: str, name: str) -> int | None:
+    def queue_position(self, tenant: str, name: str) -> int | None:
         """How many sequences are to begin before somebody's of this name, as it looks now; None if none of it waits."""
         with self._wake:
             waiting = [s.request for s in self._waiting if not s.cancelled]
         return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
-        sequence = LiveSequence.begin(request, self._vocabulary, self.device)
+        sequence = Sequence_.begin(request, self._vocabulary, self.device)
         with self._wake:
             if self._closed:
                 raise EngineFailed(self.failure or "the server is shutting down")
@@ -148,7 +148,7 @@ class TransformersEngine:
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
         """The unsteered residual stream of each text at a hook point, `[time, d_in]`; no layer after it runs."""
         found: dict[int, Tensor] = {}
-        for group in _alike(texts):  # between two groups the others' replies go on
+        for group in _group_by_length(texts):  # between two groups the others' replies go on
 
             def read(group: list[int] = group) -> Tensor:
                 rows = [torch.tensor(texts[i]) for i in group]  # what is padded on the right is never looked back at
@@ -158,14 +158,14 @@ class TransformersEngine:
             found |= {i: stream[: len(texts[i])] for i, stream in zip(group, streams, strict=True)}
         return [found[i] for i in range(len(texts))]
 
-    async def study(self, work: Callable[[PreTrainedModel], T]) -> T:
+    async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:
         """Let a function look at the unsteered model itself, gradients and all, between two steps; others' replies wait."""
 
-        def look() -> T:
+        def use() -> T:
             with torch.inference_mode(False):
                 return work(self.model)
 
-        return await self._in_thread(look)
+        return await self._in_thread(use)
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
         """Nothing: every request brings its compiled edits, and its revision salts what is kept of it."""
@@ -190,7 +190,7 @@ class TransformersEngine:
         with self._wake:
             self._closed = True
         last_words = EngineFailed(self.failure or "the server is shutting down")
-        for sequence in (*self._batch.live, *self._waiting):
+        for sequence in (*self._batch.running, *self._waiting):
             self._mail.add(sequence.listener, last_words)
         self._mail.send()
         for _, future in self._jobs:
@@ -199,25 +199,25 @@ class TransformersEngine:
 
     def _serve(self) -> None:
         with torch.inference_mode(), self._batch.tapped():
-            while (jobs := self._work()) is not None:
+            while (jobs := self._next_work()) is not None:
                 torch.set_num_threads(self._batch.cores)
                 for work, future in jobs:
-                    _settle(work, future)
+                    _resolve_future(work, future)
                 self._batch.drop_cancelled()
-                self._take_in()
-                self._batch.read()
+                self._admit_waiting()
+                self._batch.prefill()
                 self._mail.send()
-                self._batch.speak()
+                self._batch.decode()
                 self._mail.send()
 
-    def _work(self) -> list[tuple[Callable[[], object], "Future[object]"]] | None:
+    def _next_work(self) -> list[tuple[Callable[[], object], "Future[object]"]] | None:
         """Wait until there is something to do; None if it is to end."""
         with self._wake:
-            while not (self._closed or self._waiting or self._batch.live or self._jobs):
+            while not (self._closed or self._waiting or self._batch.running or self._jobs):
                 self._wake.wait()
             return None if self._closed else [self._jobs.popleft() for _ in range(len(self._jobs))]
 
-    def _take_in(self) -> None:
+    def _admit_waiting(self) -> None:
         """Give those who wait the places that are free."""
         while not self._batch.full:
             with self._wake:
@@ -225,7 +225,7 @@ class TransformersEngine:
             if sequence is None:
                 return
             if not sequence.cancelled:
-                self._batch.seat(sequence)
+                self._batch.admit(sequence)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         future: Future[object] = Future()
@@ -237,7 +237,7 @@ class TransformersEngine:
         return await asyncio.wrap_future(future)  # type: ignore[return-value]
 
 
-def _alike(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+def _group_by_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
     """The texts' numbers in groups of similar length, each of at most RECORDED tokens with its padding."""
     groups: list[list[int]] = []
     for i in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
@@ -247,7 +247,7 @@ def _alike(texts: Sequence[Sequence[int]]) -> list[list[int]]:
     return groups
 
 
-def _settle(work: Callable[[], object], future: Future[object]) -> None:
+def _resolve_future(work: Callable[[], object], future: Future[object]) -> None:
     if not future.set_running_or_notify_cancel():  # whoever asked is gone; an answer would raise in this thread
         return
     try:

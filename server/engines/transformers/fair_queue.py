@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Waiting(Generic[T]):
+class FairQueue(Generic[T]):
     """Lines, one for each name, that take turns."""
 
     def __init__(self, most: int) -> None:

@@ -18,7 +18,7 @@ STEP = 256
 Kept = Float[Tensor, "layers both heads time head_dim"]
 
 
-class SlotCache(Cache):
+class KVCache(Cache):
     """A transformers cache whose rows are written at given positions. Say `begin` before each forward pass."""
 
     def __init__(self, rows: int, longest: int) -> None:
@@ -103,7 +103,7 @@ class SlotCache(Cache):
         return like.new_zeros(self.rows, like.shape[1], self.room + 1, like.shape[3])
 
 
-class Masks:
+class AttentionMasks:
     """Which positions a token may attend to, in the form that a model's attention takes."""
 
     def __init__(self, config: Any, dtype: torch.dtype) -> None:  # noqa: ANN401 - each architecture has its own class
@@ -114,7 +114,7 @@ class Masks:
         self.additive = config._attn_implementation == "eager"  # it adds the mask to the scores
         self.dtype = dtype
 
-    def of(self, at: Int[Tensor, "batch time"], seen: int) -> Tensor | dict[str, Tensor]:
+    def build(self, at: Int[Tensor, "batch time"], seen: int) -> Tensor | dict[str, Tensor]:
         """Return the mask of tokens at positions `at` over the positions `0 … seen − 1`."""
         columns = torch.arange(seen, device=at.device)
         here = at.clamp(min=0)[:, None, :, None]

@@ -42,7 +42,7 @@ def load(
     return model.to(place), tokenizer  # pyright: ignore[reportArgumentType] - transformers wraps `to`
 
 
-def prove_tap(model: PreTrainedModel, hook: str) -> None:
+def self_test_tap(model: PreTrainedModel, hook: str) -> None:
     """Push the stream by a known vector and read it back. Raises BadBundle if it did not move by exactly that."""
     ids = torch.tensor([[1, 2, 3]], device=model.device) % model.config.get_text_config().vocab_size
     d_in = model.config.get_text_config().hidden_size
@@ -65,7 +65,7 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> froze
     return frozenset(i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int))
 
 
-def threads_for_a_token(model: PreTrainedModel) -> int:
+def decode_threads(model: PreTrainedModel) -> int:
     """How many threads give a token: a core is left to the event loop, whose every word would else stop them all."""
     return max(1, min(torch.get_num_threads() - 1, round(model.num_parameters() / THREAD_WORTH)))
 

@@ -27,7 +27,7 @@ class Listener(Generic[T]):
         self._queue.put_nowait(item)
 
 
-class Mail(Generic[T]):
+class Mailbox(Generic[T]):
     """What one step has said and not handed over. Belongs to one thread."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ LEAST = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Prefix:
+class CachedPrefix:
     """The keys and values of some first tokens."""
 
     salt: str
@@ -25,12 +25,12 @@ class Prefix:
     kept: Kept
 
 
-class Prefixes:
+class PrefixCache:
     """The last computed beginnings, up to so many bytes."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
-        self._entries: OrderedDict[int, Prefix] = OrderedDict()
+        self._entries: OrderedDict[int, CachedPrefix] = OrderedDict()
         self._next = 0
 
     def __len__(self) -> int:
@@ -57,15 +57,15 @@ class Prefixes:
         size = _size(kept)
         for number, entry in list(self._entries.items()):
             if entry.salt == salt and _shared(marks, entry.marks) == len(entry.marks):
-                self._forget(number)
+                self._evict(number)
         while self._entries and self.bytes + size > self.most_bytes:
-            self._forget(next(iter(self._entries)))
+            self._evict(next(iter(self._entries)))
         if self.wants(size):
-            self._entries[self._next] = Prefix(salt, marks, kept)
+            self._entries[self._next] = CachedPrefix(salt, marks, kept)
             self._next += 1
             self.bytes += size
 
-    def _forget(self, number: int) -> None:
+    def _evict(self, number: int) -> None:
         self.bytes -= _size(self._entries.pop(number).kept)
 
 

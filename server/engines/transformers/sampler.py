@@ -17,7 +17,7 @@ Logits = Float[Tensor, " vocab"]
 
 
 @dataclass(eq=False)
-class Draw:
+class Sampler:
     """One reply's dials, its generator and what it has seen."""
 
     sampling: Sampling
@@ -31,11 +31,11 @@ class Draw:
     bias: tuple[Tensor, Tensor] | None = field(init=False, default=None)
 
     @staticmethod
-    def begin(sampling: Sampling, prompt: Sequence[int], vocab: int, device: torch.device) -> "Draw":
+    def begin(sampling: Sampling, prompt: Sequence[int], vocab: int, device: torch.device) -> "Sampler":
         """Start a reply. Equal seeds give equal numbers on every device."""
         generator = torch.Generator()
         generator.seed() if sampling.seed is None else generator.manual_seed(sampling.seed)
-        draw = Draw(sampling, generator)
+        draw = Sampler(sampling, generator)
         if draw.penalised:
             draw.seen = torch.zeros(vocab, dtype=torch.bool, device=device)
             draw.seen[torch.tensor(list(prompt), dtype=torch.long, device=device)] = True
@@ -56,14 +56,14 @@ class Draw:
         """Whether unlikely tokens are ruled out."""
         return self.sampling.top_k > 0 or self.sampling.top_p < 1 or self.sampling.min_p > 0
 
-    def said(self, token: int) -> None:
+    def count_token(self, token: int) -> None:
         """Note a token of the reply."""
         if self.seen is not None and self.counts is not None:
             self.seen[token] = True
             self.counts[token] += 1
 
 
-def next_tokens(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> list[int]:
+def next_tokens(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -> list[int]:
     """Draw one token per row; greedy where the temperature is 0."""
     logits = _adjusted(logits, draws)
     cold = [d.sampling.temperature == 0 for d in draws]
@@ -99,7 +99,7 @@ def truncated(logits: Logits, sampling: Sampling) -> Logits:
     return logits
 
 
-def _adjusted(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> Float[Tensor, "rows vocab"]:
+def _adjusted(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -> Float[Tensor, "rows vocab"]:
     """Apply bias, penalties as vLLM defines them, and what may not come."""
     logits = logits.clone()
     for i, draw in enumerate(draws):
@@ -113,7 +113,7 @@ def _adjusted(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> Flo
     return logits
 
 
-def _penalised(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> Float[Tensor, "rows vocab"]:
+def _penalised(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -> Float[Tensor, "rows vocab"]:
     def column(name: str) -> Tensor:
         return torch.tensor([[getattr(d.sampling, name)] for d in draws], device=logits.device)
 
@@ -124,5 +124,5 @@ def _penalised(logits: Float[Tensor, "rows vocab"], draws: Sequence[Draw]) -> Fl
     return logits - column("presence_penalty") * (counts > 0) - column("frequency_penalty") * counts
 
 
-def _uniform(draw: Draw) -> float:
+def _uniform(draw: Sampler) -> float:
     return float(torch.rand((), generator=draw.generator))

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from server.engines.base import FinishReason, Generation, Piece, TokenLogprob
-from server.engines.detokenizer import TextStream
-from server.engines.token_text import spelled
+from server.engines.base import FinishReason, Generation, TextPiece, TokenLogprob
+from server.engines.detokenizer import Detokenizer
+from server.engines.token_text import token_text
 from server.engines.transformers.mailbox import Listener
-from server.engines.transformers.sampler import Draw
+from server.engines.transformers.sampler import Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,23 +25,23 @@ class Vocabulary:
 
 
 @dataclass(eq=False)
-class LiveSequence:
+class Sequence_:
     """A generation in flight: owned by the engine's thread, but for `cancelled` and the listener."""
 
     request: Generation
-    listener: Listener[Piece | Exception]
-    text: TextStream
-    draw: Draw
+    listener: Listener[TextPiece | Exception]
+    text: Detokenizer
+    draw: Sampler
     vocabulary: Vocabulary
     slot: int = -1
     """Its row in the steering tables, for as long as it lives."""
     row: int = -1
     """Its row in the cache, which changes when others leave."""
-    fed: int = 0
+    num_computed_tokens: int = 0
     """How many tokens' keys and values are in the cache."""
     cached: int = 0
     """How many of them an earlier turn had computed."""
-    spoken: list[int] = field(default_factory=list)
+    output_ids: list[int] = field(default_factory=list)
     sent: int = 0
     """How many of the spoken tokens earlier pieces carried."""
     unsaid: str = ""
@@ -52,9 +52,9 @@ class LiveSequence:
     waited: float = 0.0
 
     @property
-    def reading(self) -> bool:
+    def is_prefilling(self) -> bool:
         """Whether some of its prompt was not computed yet."""
-        return self.fed < len(self.request.ids)
+        return self.num_computed_tokens < len(self.request.ids)
 
     @property
     def salt(self) -> str:
@@ -65,32 +65,32 @@ class LiveSequence:
     def marks(self, start: int, end: int) -> tuple[list[int], list[bool]]:
         """Ids and steered marks of its tokens from `start` to `end`; nothing is steered without an edit."""
         r, n = self.request, len(self.request.ids)
-        ids = [*r.ids[start:end], *self.spoken[max(0, start - n) : max(0, end - n)]]
+        ids = [*r.ids[start:end], *self.output_ids[max(0, start - n) : max(0, end - n)]]
         steered = [*r.steered[start:end], *[r.steer_new] * (max(0, end - n) - max(0, start - n))]
         return ids, steered if r.edits else [False] * len(ids)
 
     @staticmethod
-    def begin(request: Generation, vocabulary: Vocabulary, device: torch.device) -> "LiveSequence":
+    def begin(request: Generation, vocabulary: Vocabulary, device: torch.device) -> "Sequence_":
         """One that has said nothing yet."""
         sampling = request.sampling
-        text = TextStream(vocabulary.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
-        draw = Draw.begin(sampling, request.ids, vocabulary.size, device)
-        return LiveSequence(request, Listener(), text, draw, vocabulary)
+        text = Detokenizer(vocabulary.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
+        draw = Sampler.begin(sampling, request.ids, vocabulary.size, device)
+        return Sequence_(request, Listener(), text, draw, vocabulary)
 
     @property
     def blocked(self) -> list[int]:
         """Tokens that it must not say next."""
         sampling = self.request.sampling
-        young = len(self.spoken) < sampling.min_tokens
+        young = len(self.output_ids) < sampling.min_tokens
         if not (young or sampling.ignore_eos):
             return []
         return [*self.vocabulary.eos, *(sampling.stop_token_ids if young else ())]
 
-    def say(self, token: int, logits: Tensor, *, due: bool) -> Piece:
+    def emit(self, token: int, logits: Tensor, *, due: bool) -> TextPiece:
         """Take the token that was drawn; what of it is to be sent: all that waits if that is `due`, else often nothing yet."""
-        self.spoken.append(token)
-        self.draw.said(token)
-        sampling, count = self.request.sampling, len(self.spoken)
+        self.output_ids.append(token)
+        self.draw.count_token(token)
+        sampling, count = self.request.sampling, len(self.output_ids)
         if (token in self.vocabulary.eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
             return self._send(self.text.flush(), "stop")
         if sampling.logprobs is not None:
@@ -103,16 +103,18 @@ class LiveSequence:
         if (text or self.unsaid) and (due or not self.sent):
             return self._send(text)
         self.unsaid += text
-        return Piece("", count)
+        return TextPiece("", count)
 
-    def _send(self, text: str, reason: FinishReason | None = None) -> Piece:
+    def _send(self, text: str, reason: FinishReason | None = None) -> TextPiece:
         text, self.unsaid = self.unsaid + text, ""
-        ids, logprobs = tuple(self.spoken[self.sent :]), tuple(self.unsent)
-        self.sent, self.unsent = len(self.spoken), []
-        return Piece(text, len(self.spoken), ids, logprobs, reason, self.cached, self.waited)
+        ids, logprobs = tuple(self.output_ids[self.sent :]), tuple(self.unsent)
+        self.sent, self.unsent = len(self.output_ids), []
+        return TextPiece(text, len(self.output_ids), ids, logprobs, reason, self.cached, self.waited)
 
     def _logprob(self, token: int, logits: Tensor, alternatives: int) -> TokenLogprob:
         tokenizer, logprobs = self.vocabulary.tokenizer, torch.log_softmax(logits, -1)
         top = logprobs.topk(alternatives) if alternatives else None
         others = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
-        return spelled(tokenizer, token, float(logprobs[token]), tuple(spelled(tokenizer, i, v) for i, v in others))
+        return token_text(
+            tokenizer, token, float(logprobs[token]), tuple(token_text(tokenizer, i, v) for i, v in others)
+        )

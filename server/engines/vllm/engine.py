@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from server.engines.base import EngineFailed, Generation, Overloaded, Piece, Sampling, TokenLogprob
-from server.engines.token_text import spelled
+from server.engines.base import EngineFailed, Generation, Overloaded, Sampling, TextPiece, TokenLogprob
+from server.engines.token_text import token_text
 from server.engines.vllm.plugin import KEY, REPORT
 from steering.edits import ResolvedIntervention
 from steering.errors import BadBundle, SteeringError
@@ -80,7 +80,7 @@ class VLLMEngine:
         engine = VLLMEngine(llm, tokenizer, revision=revision, queue=queue)
         try:
             for hook, folder in folders.items():
-                await engine._prove(hook, SAE.load(folder))
+                await engine._self_test(hook, SAE.load(folder))
         except BaseException:
             await engine.close()
             raise
@@ -107,16 +107,16 @@ class VLLMEngine:
         return "vLLM's own process has ended; nothing is answered until the server is begun again" if gone else None
 
     @property
-    def load_now(self) -> tuple[int, int]:
+    def occupancy(self) -> tuple[int, int]:
         """How many sequences are running and how many wait."""
         return min(self._open, self._seats), max(0, self._open - self._seats)
 
-    def before(self, tenant: str, name: str) -> int | None:
+    def queue_position(self, tenant: str, name: str) -> int | None:
         """How many came before somebody's of this name and have said nothing yet: vLLM's own order is not told."""
         waiting = self._silent.values()
         return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
         if self._closed:
             raise EngineFailed("the server is shutting down")
@@ -125,7 +125,7 @@ class VLLMEngine:
         if request.interventions and request.revision not in self._revisions:
             raise EngineFailed(f"the SAE's revision {request.revision!r} is not served any more; ask again")
         name = f"r{next(self._numbers)}"
-        asked = _asked(request, name)
+        asked = _worker_arguments(request, name)
         self._open += 1
         self._silent[name] = request
         try:
@@ -171,9 +171,9 @@ class VLLMEngine:
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
         """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
-        return list(await asyncio.gather(*(self._recorded(ids, hook, {}) for ids in texts)))
+        return list(await asyncio.gather(*(self._take_recorded(ids, hook, {}) for ids in texts)))
 
-    async def study(self, work: Callable[[PreTrainedModel], T]) -> T:  # noqa: ARG002
+    async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:  # noqa: ARG002
         """Refuse: the model is in vLLM's workers, without gradients."""
         raise SteeringError(
             "this needs the model's gradients, which vLLM's workers do not keep; ask a server that runs "
@@ -216,7 +216,7 @@ class VLLMEngine:
         except Exception as error:
             raise EngineFailed("the engine failed on this request; it was not retried") from error
 
-    async def _pieces(self, outputs: AsyncIterator[Any], sampling: Sampling) -> AsyncIterator[Piece]:
+    async def _pieces(self, outputs: AsyncIterator[Any], sampling: Sampling) -> AsyncIterator[TextPiece]:
         tokens, cached = 0, 0
         async for output in outputs:
             one = output.outputs[0]
@@ -227,14 +227,14 @@ class VLLMEngine:
             if reason not in (None, "stop", "length"):
                 raise EngineFailed(f"the engine ended this reply: {reason}")
             logprobs = tuple(self._logprobs(ids, one.logprobs, sampling)) if one.logprobs else ()
-            yield Piece(one.text, tokens, tuple(ids), logprobs, reason, cached)
+            yield TextPiece(one.text, tokens, tuple(ids), logprobs, reason, cached)
 
     def _logprobs(self, ids: list[int], rows: list[Any], sampling: Sampling) -> list[TokenLogprob]:
         found = []
         for token, row in zip(ids, rows, strict=False):
             ranked = sorted(row.items(), key=lambda item: -item[1].logprob)[: sampling.logprobs or 0]
-            top = tuple(spelled(self.tokenizer, i, float(v.logprob)) for i, v in ranked)
-            found.append(spelled(self.tokenizer, token, float(row[token].logprob), top))
+            top = tuple(token_text(self.tokenizer, i, float(v.logprob)) for i, v in ranked)
+            found.append(token_text(self.tokenizer, token, float(row[token].logprob), top))
         return found
 
     async def _refuse_unsteered(self, name: str) -> None:
@@ -242,7 +242,7 @@ class VLLMEngine:
         if any(problems):
             raise EngineFailed("this reply could not be steered as asked; it was not retried")
 
-    async def _recorded(self, ids: Sequence[int], hook: str, more: dict[str, Any]) -> Tensor:
+    async def _take_recorded(self, ids: Sequence[int], hook: str, more: dict[str, Any]) -> Tensor:
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
         name = f"x{next(self._numbers)}"
@@ -258,7 +258,7 @@ class VLLMEngine:
             raise EngineFailed(f"nothing was recorded at {hook!r}")
         return torch.tensor(rows)[: len(ids)]
 
-    async def _prove(self, hook: str, sae: SAE) -> None:
+    async def _self_test(self, hook: str, sae: SAE) -> None:
         """Push the stream by a known amount and read it back. Raises BadBundle if it did not move so."""
         ids = [i % self.vocab_size for i in range(5, 21)]
         amount = 3.0
@@ -268,8 +268,8 @@ class VLLMEngine:
             "spans": [[8, 16]],
             "new_from": None,
         }
-        plain = await self._recorded(ids, hook, {})
-        moved = await self._recorded(ids, hook, push)
+        plain = await self._take_recorded(ids, hook, {})
+        moved = await self._take_recorded(ids, hook, push)
         wanted = torch.zeros_like(plain)
         wanted[8:] = amount * sae.W_dec[0].cpu()
         if not torch.allclose(moved - plain, wanted, atol=1e-2 * amount):
@@ -318,7 +318,7 @@ def read_flags(flags: Sequence[str]) -> dict[str, Any]:
     return {k: v for k, v in vars(known).items() if v != parser.get_default(k)}
 
 
-def _asked(request: Generation, name: str) -> dict[str, Any] | None:
+def _worker_arguments(request: Generation, name: str) -> dict[str, Any] | None:
     """What the workers are told: ids and numbers. None if nothing is steered."""
     if not request.interventions:
         return None
@@ -328,12 +328,12 @@ def _asked(request: Generation, name: str) -> dict[str, Any] | None:
             spans.append([i, i])
         if before and not now:
             spans[-1][1] = i
-    edits = {h: [_told(i) for i in some] for h, some in request.interventions.items()}
+    edits = {h: [_intervention_arguments(i) for i in some] for h, some in request.interventions.items()}
     new_from = len(request.ids) if request.steer_new else None
     return {"name": name, "edits": edits, "revision": request.revision, "spans": spans, "new_from": new_from}
 
 
-def _told(i: ResolvedIntervention) -> list[Any]:
+def _intervention_arguments(i: ResolvedIntervention) -> list[Any]:
     return [i.index, i.mode, i.raw, i.scale, *([i.pinned.model_dump()] if i.pinned else [])]
 
 

@@ -23,7 +23,7 @@ from steering.edits import ResolvedIntervention, SteeringTable, compile_edit
 from steering.errors import UnknownArchitecture
 from steering.model.hooks import decoder_layers, layer_number
 from steering.sae import SAE
-from steering.spec import Mode, Snapshot
+from steering.spec import FeatureSnapshot, Mode
 
 log = logging.getLogger("vllm.tiller")
 KEY = "tiller"
@@ -174,7 +174,7 @@ class Steering:
 def _intervention(
     index: int, mode: Mode, raw: float, scale: float, pinned: dict[str, Any] | None = None
 ) -> ResolvedIntervention:
-    return ResolvedIntervention(index, mode, raw, scale, Snapshot.model_validate(pinned) if pinned else None)
+    return ResolvedIntervention(index, mode, raw, scale, FeatureSnapshot.model_validate(pinned) if pinned else None)
 
 
 def steered_at(spans: list[list[int]], new_from: int | None, at: int, count: int) -> np.ndarray:
@@ -195,23 +195,23 @@ class WorkerExtension:
 
     def tiller_add_revision(self, revision: str, folders: dict[str, str]) -> bool:
         """Load another revision's SAEs, by hook point; running requests keep theirs."""
-        steering: Steering = self.model_runner.tiller
+        steering: Steering = self.model_runner.served
         steering.saes[revision] = _load(folders, self.model_runner.device)
         return True
 
     def tiller_drop_revision(self, revision: str) -> bool:
         """Forget a revision that nobody uses any more."""
-        steering: Steering = self.model_runner.tiller
+        steering: Steering = self.model_runner.served
         return steering.saes.pop(revision, None) is not None
 
     def tiller_recorded(self, name: str) -> list[list[float]] | None:
         """Hand over what was recorded under a name, `[tokens, d_in]`; None if nothing was."""
-        parts = self.model_runner.tiller.recorded.pop(name, None)
+        parts = self.model_runner.served.recorded.pop(name, None)
         return torch.cat(parts).tolist() if parts else None
 
     def tiller_failure(self, name: str) -> str | None:
         """Why a request could not be steered, if so."""
-        return self.model_runner.tiller.failed.pop(name, None)
+        return self.model_runner.served.failed.pop(name, None)
 
 
 def register() -> None:
@@ -244,7 +244,7 @@ def _loading(load: Callable[..., None]) -> Callable[..., None]:
         asked = (self.vllm_config.additional_config or {}).get(KEY)
         if asked and not hasattr(self, KEY):
             try:
-                self.tiller = _install(self, asked)
+                self.served = _install(self, asked)
             except Exception as error:
                 _report(str(error))
                 raise
@@ -304,9 +304,9 @@ def _wrap(layer: nn.Module, hook: str) -> None:
     def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         out = original(*args, **kwargs)
         if isinstance(out, Tensor):  # the stream itself
-            return torch.ops.tiller.steer(out, None, tap)
+            return torch.ops.served.steer(out, None, tap)
         if isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], Tensor):
-            return torch.ops.tiller.steer(out[0], out[1], tap), out[1]
+            return torch.ops.served.steer(out[0], out[1], tap), out[1]
         raise UnknownArchitecture(
             f"the layer at {hook!r}, a {kind}, gives out neither the stream nor (hidden, residual); it cannot be steered"
         )

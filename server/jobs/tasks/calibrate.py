@@ -16,17 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.files import write
-from server.jobs.worker import Work
-from server.sae.corpus import corpus_rows
-from server.sae.model_loading import load
-from server.sae.served_revision import open_wanted, revisions_of, setting_of
+from server.jobs.worker import JobContext
+from server.sae.corpus import corpus_token_ids
+from server.sae.model_loading import load_model
+from server.sae.served_revision import open_revisions, open_served_revision, revision_setting
 from server.settings import Settings
 from server.store.base import Conflict, Store
 from server.store.factory import open_store
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, number_of, write_features
 from steering.catalogue.resolve import Catalogue
-from steering.doses.bundle_doses import redosed, with_doses, with_scale
+from steering.doses.bundle_doses import convert_doses, with_doses, with_scale
 from steering.doses.rollouts import QUESTIONS
 from steering.errors import BadBundle
 from steering.spec import Preset
@@ -36,7 +36,7 @@ CHUNK = 512
 Told = Callable[[int, int], None]
 
 
-class CalibrationOrder(BaseModel):
+class CalibrateConfig(BaseModel):
     """What is to be measured."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,7 +51,7 @@ class CalibrationOrder(BaseModel):
     """How many of the fixed questions; fewer are faster and less sure."""
 
 
-def chosen(bundle: Bundle, order: CalibrationOrder, presets: Sequence[Preset]) -> list[Feature]:
+def select_features(bundle: Bundle, order: CalibrateConfig, presets: Sequence[Preset]) -> list[Feature]:
     """The features that an order asks for. Raises UnknownFeature and BadBundle."""
     catalogue = Catalogue([bundle])
     found = {f.index: f for name in order.features for f in (catalogue.find(name)[1],)}
@@ -67,7 +67,7 @@ def chosen(bundle: Bundle, order: CalibrationOrder, presets: Sequence[Preset]) -
     return list(found.values())
 
 
-def measured(
+def measure_features(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     bundle: Bundle,
@@ -82,60 +82,60 @@ def measured(
     return with_doses(model, tokenizer, bundle, features, corpus, date=date, questions=QUESTIONS[:prompts], told=told)
 
 
-def measured_presets(
+def measure_presets(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, bundle: Bundle, presets: Sequence[Preset]
 ) -> list[Preset]:
     """The presets with the sweet spot of their scale, as of today."""
     return with_scale(model, tokenizer, bundle, presets, date=time.strftime("%Y-%m-%d", time.gmtime()))
 
 
-def into_bundle(settings: Settings, order: CalibrationOrder, told: Told) -> tuple[list[Feature], list[Preset]]:
+def calibrate_bundle(settings: Settings, order: CalibrateConfig, told: Told) -> tuple[list[Feature], list[Preset]]:
     """Measure a bundle as it was shipped and write that into its folder; its presets push as far as before.
 
     Returns what was measured.
     """
     bundle = Bundle.open(settings.bundle)
     bundle.sae.check_reads()
-    model, tokenizer = load(settings.model or bundle.model_path, "cpu")
-    wanted, corpus = chosen(bundle, order, bundle.presets), corpus_rows(settings, tokenizer)
+    model, tokenizer = load_model(settings.model or bundle.model_path, "cpu")
+    wanted, corpus = select_features(bundle, order, bundle.presets), corpus_token_ids(settings, tokenizer)
     done: list[Feature] = []
     for start in range(0, len(wanted), CHUNK):
         some = wanted[start : start + CHUNK]
         report = lambda n, _, start=start: told(start + n, len(wanted))  # noqa: E731
-        done += measured(model, tokenizer, bundle, some, corpus, prompts=order.prompts, told=report)
+        done += measure_features(model, tokenizer, bundle, some, corpus, prompts=order.prompts, told=report)
     anew = {f.index: f for f in done}
     features = [anew.get(f.index, f) for f in bundle.features]
-    presets = [redosed(p, bundle, features) for p in bundle.presets]
+    presets = [convert_doses(p, bundle, features) for p in bundle.presets]
     after = replace(bundle, features=features)
     if order.presets:
-        presets = measured_presets(model, tokenizer, after, presets)
+        presets = measure_presets(model, tokenizer, after, presets)
     _write_bundle(after, presets)
     return done, presets
 
 
-def calibrate(work: Work) -> dict[str, Any]:
+def run(work: JobContext) -> dict[str, Any]:
     """Do a job of the type `calibrate`: leaves a revision with the same SAE and new doses, which is served at once."""
-    return asyncio.run(_calibrate(work, CalibrationOrder.model_validate(dict(work.config))))
+    return asyncio.run(_calibrate(work, CalibrateConfig.model_validate(dict(work.config))))
 
 
-async def _calibrate(work: Work, order: CalibrationOrder) -> dict[str, Any]:
-    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
+async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]:
+    revisions, store = open_revisions(work.settings), open_store(work.settings, patient=True)
     try:
         before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
         if before:  # it was published before the job was killed
             return {"revision": before, "features": 0, "presets": 0}
-        parent = await open_wanted(revisions, store)
+        parent = await open_served_revision(revisions, store)
         parent.sae.check_reads()
         saved = [p for p in await store.presets() if p.model == revisions.info.name]
-        wanted = chosen(parent, order, [*parent.presets, *saved])
-        model, tokenizer = await asyncio.to_thread(load, work.settings.model or parent.model_path, "cpu")
-        corpus = corpus_rows(work.settings, tokenizer)
+        wanted = select_features(parent, order, [*parent.presets, *saved])
+        model, tokenizer = await asyncio.to_thread(load_model, work.settings.model or parent.model_path, "cpu")
+        corpus = corpus_token_ids(work.settings, tokenizer)
 
-        def told(n: int, of: int) -> None:
-            work.tell(0.9 * n / of, {"features": n})
+        def on_progress(n: int, of: int) -> None:
+            work.report_progress(0.9 * n / of, {"features": n})
 
         features = await asyncio.to_thread(
-            measured, model, tokenizer, parent, wanted, corpus, prompts=order.prompts, told=told
+            measure_features, model, tokenizer, parent, wanted, corpus, prompts=order.prompts, told=on_progress
         )
         scales = await _save_scales(store, saved, parent, model, tokenizer) if order.presets else 0
         manifest = revisions.publish(
@@ -146,7 +146,7 @@ async def _calibrate(work: Work, order: CalibrationOrder) -> dict[str, Any]:
             report={"job": work.id, "calibrated": len(features), "works": sum(_works(f) for f in features)},
             moments=revisions.moments(parent.info.revision),
         )
-        await store.set_setting(setting_of(revisions.info.name), manifest.revision)
+        await store.set_setting(revision_setting(revisions.info.name), manifest.revision)
         work.log(f"published {manifest.revision}: {len(features)} doses")
         return {"revision": manifest.revision, "features": len(features), "presets": scales}
     finally:
@@ -160,7 +160,7 @@ async def _save_scales(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
 ) -> int:
-    found = await asyncio.to_thread(measured_presets, model, tokenizer, parent, saved)
+    found = await asyncio.to_thread(measure_presets, model, tokenizer, parent, saved)
     kept = 0
     for preset in found:
         try:
@@ -187,5 +187,5 @@ def _write_bundle(bundle: Bundle, presets: Sequence[Preset]) -> None:
         write(bundle.folder / "presets.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
-JOB = (CalibrationOrder, calibrate)
+JOB = (CalibrateConfig, run)
 """The type `calibrate`: what it may be asked for, and what does it."""

@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.jobs.tasks.publish import Found, Ground, Told, as_revision, counted
-from server.jobs.worker import Work
+from server.jobs.tasks.publish import Measurement, MeasurementInputs, OnProgress, publish_revision, with_progress
+from server.jobs.worker import JobContext
 from steering.catalogue.feature import Feature
 from steering.interpret.describe import describe, refreshed
 
 
-class DescribeOrder(BaseModel):
+class DescribeConfig(BaseModel):
     """What is to be looked at."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -20,13 +20,13 @@ class DescribeOrder(BaseModel):
     """At most so many of the corpus; all if none is named."""
 
 
-def described(ground: Ground, order: DescribeOrder, told: Told) -> Found:
+def describe_features(ground: MeasurementInputs, order: DescribeConfig, told: OnProgress) -> Measurement:
     """All features anew, but for labels that are not drawn from examples."""
     bundle = ground.bundle
-    batches = counted(ground.texts[: order.texts], told)
+    batches = with_progress(ground.texts[: order.texts], told)
     rows = describe(ground.model, ground.tokenizer, bundle.sae, bundle.info.hook, batches, bundle=bundle.info.name)
     found = refreshed(bundle, rows)
-    return Found(found, figures_of(found))
+    return Measurement(found, figures_of(found))
 
 
 def figures_of(features: Sequence[Feature]) -> dict[str, float]:
@@ -35,11 +35,11 @@ def figures_of(features: Sequence[Feature]) -> dict[str, float]:
     return {"described": len(features), **kinds}
 
 
-def describe_job(work: Work) -> dict[str, Any]:
+def run(work: JobContext) -> dict[str, Any]:
     """Do a job of the type `describe`: leaves a revision with the same SAE and new descriptions."""
-    order = DescribeOrder.model_validate(dict(work.config))
-    return as_revision(work, lambda ground, told: described(ground, order, told))
+    order = DescribeConfig.model_validate(dict(work.config))
+    return publish_revision(work, lambda ground, told: describe_features(ground, order, told))
 
 
-JOB = (DescribeOrder, describe_job)
+JOB = (DescribeConfig, run)
 """The type `describe`: what it may be asked for, and what does it."""

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from server.features.llm_client import Endpoint
-from server.features.llm_judge import judged, named, rated
-from server.jobs.tasks.publish import Found, Ground, Told, as_revision, counted
-from server.jobs.worker import Work
+from server.features.llm_client import LLMClient
+from server.features.llm_judge import judge_label, name_feature, rate_label
+from server.jobs.tasks.publish import Measurement, MeasurementInputs, OnProgress, publish_revision, with_progress
+from server.jobs.worker import JobContext
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, LabelScores
 from steering.catalogue.resolve import Catalogue
 from steering.errors import BadBundle, SteeringError
-from steering.interpret.label_scores import Trial, mean_of, trial
-from steering.interpret.top_activations import Seen, look
-from steering.interpret.word_labels import Labeller, Texts, WordLabel, places_of
+from steering.interpret.label_scores import DetectionTrial, detection_trial, mean_of
+from steering.interpret.top_activations import TopActivations, collect_top_activations
+from steering.interpret.word_labels import Labeller, LabelTexts, WordLabel, word_positions
 
 PEOPLES = ("hand", "fit")
 """Whose labels no labeller changes."""
@@ -38,7 +38,7 @@ ASKED = 16
 """Windows of either kind that a language model is asked of."""
 
 
-class LabelOrder(BaseModel):
+class LabelConfig(BaseModel):
     """What is to be labelled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,13 +57,15 @@ class Case:
     words: WordLabel
     ids: np.ndarray
     activations: np.ndarray
-    trial: Trial | None
+    trial: DetectionTrial | None
 
 
-def labelled(ground: Ground, order: LabelOrder, endpoint: Endpoint | None, told: Told) -> Found:
+def label_features(
+    ground: MeasurementInputs, order: LabelConfig, endpoint: LLMClient | None, told: OnProgress
+) -> Measurement:
     """The features with labels and their scores. Raises SteeringError if the endpoint cannot be asked at all."""
-    wanted = chosen(ground.bundle, order)
-    texts = Texts(ground.tokenizer)
+    wanted = select_features(ground.bundle, order)
+    texts = LabelTexts(ground.tokenizer)
     cases = _cases(ground, wanted, texts, told)
     if not cases:
         raise BadBundle("nothing to label: none of these features fires on the corpus")
@@ -75,10 +77,10 @@ def labelled(ground: Ground, order: LabelOrder, endpoint: Endpoint | None, told:
         found = [a or words for a, words in zip(asked, found, strict=True)]
     scores = [f.label_scores for f in found if f.label_scores]
     figures = {"labelled": len(found), "scored": len(scores), **mean_of(scores)}
-    return Found(found, figures | ({"failed": failed} if endpoint else {}))
+    return Measurement(found, figures | ({"failed": failed} if endpoint else {}))
 
 
-def chosen(bundle: Bundle, order: LabelOrder) -> list[Feature]:
+def select_features(bundle: Bundle, order: LabelConfig) -> list[Feature]:
     """The features that an order names, each once. Raises UnknownFeature."""
     if not order.features:
         return bundle.features
@@ -86,17 +88,17 @@ def chosen(bundle: Bundle, order: LabelOrder) -> list[Feature]:
     return list({f.index: f for name in order.features for f in (catalogue.find(name)[1],)}.values())
 
 
-def endpoint_of(settings: Settings) -> Endpoint | None:
+def llm_client_from_settings(settings: Settings) -> LLMClient | None:
     """The language model that the settings name, if they do. Raises SteeringError for half of it."""
     if not settings.label_url:
         return None
     if not settings.label_model:
         raise SteeringError("TILLER_LABEL_URL is set, but not TILLER_LABEL_MODEL: name the model to ask")
     key = settings.label_key.get_secret_value() if settings.label_key else None
-    return Endpoint(settings.label_url, settings.label_model, key)
+    return LLMClient(settings.label_url, settings.label_model, key)
 
 
-def _cases(ground: Ground, wanted: Sequence[Feature], texts: Texts, told: Told) -> list[Case]:
+def _cases(ground: MeasurementInputs, wanted: Sequence[Feature], texts: LabelTexts, told: OnProgress) -> list[Case]:
     sae, hook = ground.bundle.sae.only(torch.tensor([f.row for f in wanted])), ground.bundle.info.hook
     halves = [[row for row in ground.texts if _half(row) == half] for half in (0, 1)]
     if not all(halves):
@@ -105,19 +107,19 @@ def _cases(ground: Ground, wanted: Sequence[Feature], texts: Texts, told: Told) 
         )
     one = lambda n, of: told(n, 2 * of)  # noqa: E731
     other = lambda n, of: told(of + n, 2 * of)  # noqa: E731
-    learn = look(ground.model, sae, hook, counted(halves[0], one), top=TOP, samples=SAMPLES)
-    held = look(ground.model, sae, hook, counted(halves[1], other), top=1, samples=HELD)
-    labeller = Labeller.of(texts, learn.anywhere)
+    learn = collect_top_activations(ground.model, sae, hook, with_progress(halves[0], one), top=TOP, samples=SAMPLES)
+    held = collect_top_activations(ground.model, sae, hook, with_progress(halves[1], other), top=1, samples=HELD)
+    labeller = Labeller.from_windows(texts, learn.anywhere)
     found = []
     for i, feature in enumerate(wanted):
         if learn.maximum[i] > 0:
-            places = places_of(learn, i)
-            words = labeller.label(*places, _silent(learn, i))
-            found.append(Case(feature, words, *places, trial(held, i)))
+            places = word_positions(learn, i)
+            words = labeller.label(*places, _without_firings(learn, i))
+            found.append(Case(feature, words, *places, detection_trial(held, i)))
     return found
 
 
-def _silent(seen: Seen, row: int) -> np.ndarray:
+def _without_firings(seen: TopActivations, row: int) -> np.ndarray:
     return (seen.anywhere.peaks[seen.anywhere.filled, row] == 0).numpy()
 
 
@@ -140,29 +142,33 @@ def _by_words(case: Case, other: Case) -> Feature:
     return Feature(id=old.id, index=old.index, row=old.row, **fields)
 
 
-async def _by_model(endpoint: Endpoint, cases: Sequence[Case], texts: Texts, told: Told) -> list[Feature | None]:
+async def _by_model(
+    endpoint: LLMClient, cases: Sequence[Case], texts: LabelTexts, told: OnProgress
+) -> list[Feature | None]:
     """Each feature as the endpoint's model names and judges it; None where its answers could not be read."""
 
     async def name(case: Case) -> str | None:
         if case.feature.label_source in PEOPLES:
             return case.feature.label
         says = case.feature.top_logits.get("positive", [])
-        return await named(endpoint, texts, case.ids, case.activations, says)
+        return await name_feature(endpoint, texts, case.ids, case.activations, says)
 
     async with endpoint:
-        labels = await _all([name(case) for case in cases], told)
+        labels = await _gather([name(case) for case in cases], told)
         others = [labels[(i + len(cases) // 2) % len(cases)] for i in range(len(cases))]
         rows = zip(cases, labels, others, strict=True)
-        return await _all([_judged(endpoint, texts, c, label, other) for c, label, other in rows], told)
+        return await _gather([_judge_labels(endpoint, texts, c, label, other) for c, label, other in rows], told)
 
 
-async def _judged(endpoint: Endpoint, texts: Texts, case: Case, label: str | None, other: str | None) -> Feature | None:
+async def _judge_labels(
+    endpoint: LLMClient, texts: LabelTexts, case: Case, label: str | None, other: str | None
+) -> Feature | None:
     if label is None:
         return None
     old, scores = case.feature, None
     if case.trial and other:
         try:
-            scores = await _scored(endpoint, texts, case.trial, label, other)
+            scores = await _score_labels(endpoint, texts, case.trial, label, other)
         except ValueError as error:
             if isinstance(error, SteeringError):
                 raise
@@ -173,17 +179,19 @@ async def _judged(endpoint: Endpoint, texts: Texts, case: Case, label: str | Non
     return Feature(id=old.id, index=old.index, row=old.row, **fields)
 
 
-async def _scored(endpoint: Endpoint, texts: Texts, on: Trial, label: str, other: str) -> LabelScores:
+async def _score_labels(
+    endpoint: LLMClient, texts: LabelTexts, on: DetectionTrial, label: str, other: str
+) -> LabelScores:
     fires, control, right, specificity = await asyncio.gather(
-        judged(endpoint, texts, label, on.ids),
-        judged(endpoint, texts, other, on.ids),
-        judged(endpoint, texts, label, on.marked, on.columns),
-        rated(endpoint, texts, label, on.marked[on.right], on.columns[on.right]),
+        judge_label(endpoint, texts, label, on.ids),
+        judge_label(endpoint, texts, other, on.ids),
+        judge_label(endpoint, texts, label, on.marked, on.columns),
+        rate_label(endpoint, texts, label, on.marked[on.right], on.columns[on.right]),
     )
     return on.scores(fires, right, control, specificity=specificity)
 
 
-async def _all(tasks: Sequence[Any], told: Told) -> list[Any]:
+async def _gather(tasks: Sequence[Any], told: OnProgress) -> list[Any]:
     done = 0
 
     async def one(task: Any) -> Any:  # noqa: ANN401 - whatever it brings
@@ -196,12 +204,12 @@ async def _all(tasks: Sequence[Any], told: Told) -> list[Any]:
     return await asyncio.gather(*(one(t) for t in tasks))
 
 
-def label_job(work: Work) -> dict[str, Any]:
+def run(work: JobContext) -> dict[str, Any]:
     """Do a job of the type `label`: leaves a revision with the same SAE and new labels."""
-    order = LabelOrder.model_validate(dict(work.config))
-    endpoint = endpoint_of(work.settings) if order.endpoint else None
-    return as_revision(work, lambda ground, told: labelled(ground, order, endpoint, told))
+    order = LabelConfig.model_validate(dict(work.config))
+    endpoint = llm_client_from_settings(work.settings) if order.endpoint else None
+    return publish_revision(work, lambda ground, told: label_features(ground, order, endpoint, told))
 
 
-JOB = (LabelOrder, label_job)
+JOB = (LabelConfig, run)
 """The type `label`: what it may be asked for, and what does it."""

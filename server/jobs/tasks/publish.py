@@ -10,26 +10,26 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.jobs.worker import Work
-from server.sae.corpus import corpus_rows
-from server.sae.model_loading import load
-from server.sae.served_revision import open_wanted, revisions_of, setting_of
+from server.jobs.worker import JobContext
+from server.sae.corpus import corpus_token_ids
+from server.sae.model_loading import load_model
+from server.sae.served_revision import open_revisions, open_served_revision, revision_setting
 from server.settings import Settings
 from server.store.factory import open_store
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, write_features
-from steering.catalogue.revisions import carried
+from steering.catalogue.revisions import carry_features
 from steering.errors import BadBundle
 from steering.model.activations import padded_batches
 
 LONGEST = 256
 """Tokens of a text that are read."""
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Hears how much is done, and of how much."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class MeasurementInputs:
     """What is measured on."""
 
     model: PreTrainedModel
@@ -39,46 +39,46 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Found:
+class Measurement:
     """What a measurement brought: rows that say what they measured, and figures of the whole."""
 
     features: Sequence[Feature]
     figures: Mapping[str, float]
 
 
-Measure = Callable[[Ground, Told], Found]
+Measure = Callable[[MeasurementInputs, OnProgress], Measurement]
 
 
-def into_bundle(settings: Settings, measure: Measure, told: Told) -> Found:
+def write_bundle(settings: Settings, measure: Measure, told: OnProgress) -> Measurement:
     """Measure a bundle as it was shipped and write that into its folder, whole or not at all; returns what was found."""
     bundle = Bundle.open(settings.bundle)
     found = measure(_ground(settings, bundle), told)
-    after = carried(bundle, bundle.sae, [f.index for f in bundle.features], found.features)
+    after = carry_features(bundle, bundle.sae, [f.index for f in bundle.features], found.features)
     write_features(bundle.files, after)
     return found
 
 
-def as_revision(work: Work, measure: Measure) -> dict[str, Any]:
+def publish_revision(work: JobContext, measure: Measure) -> dict[str, Any]:
     """Measure what a server serves, as its job; leaves a revision with the same SAE, which is served at once."""
     return asyncio.run(_as_revision(work, measure))
 
 
-def counted(texts: Sequence[list[int]], told: Told, *, batch: int = 16) -> Iterable[tuple[Any, Any]]:
+def with_progress(texts: Sequence[list[int]], told: OnProgress, *, batch: int = 16) -> Iterable[tuple[Any, Any]]:
     """Batches of texts, that tell how many have gone by."""
     for n, some in enumerate(padded_batches(texts, batch=batch, longest=LONGEST, pad=0), 1):
         yield some
         told(min(n * batch, len(texts)), len(texts))
 
 
-async def _as_revision(work: Work, measure: Measure) -> dict[str, Any]:
-    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
+async def _as_revision(work: JobContext, measure: Measure) -> dict[str, Any]:
+    revisions, store = open_revisions(work.settings), open_store(work.settings, patient=True)
     try:
         before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
         if before:  # it was published before the job was killed
             return {"revision": before}
-        parent = await open_wanted(revisions, store)
+        parent = await open_served_revision(revisions, store)
         ground = await asyncio.to_thread(_ground, work.settings, parent)
-        told = lambda n, of: work.tell(0.95 * n / max(1, of), {"done": n})  # noqa: E731
+        told = lambda n, of: work.report_progress(0.95 * n / max(1, of), {"done": n})  # noqa: E731
         found = await asyncio.to_thread(measure, ground, told)
         manifest = revisions.publish(
             parent,
@@ -88,17 +88,17 @@ async def _as_revision(work: Work, measure: Measure) -> dict[str, Any]:
             report={"job": work.id, **found.figures},
             moments=revisions.moments(parent.info.revision),
         )
-        await store.set_setting(setting_of(revisions.info.name), manifest.revision)
+        await store.set_setting(revision_setting(revisions.info.name), manifest.revision)
         work.log(f"published {manifest.revision}: {', '.join(f'{k} {v:g}' for k, v in found.figures.items())}")
         return {"revision": manifest.revision, **found.figures}
     finally:
         await store.close()
 
 
-def _ground(settings: Settings, bundle: Bundle) -> Ground:
+def _ground(settings: Settings, bundle: Bundle) -> MeasurementInputs:
     bundle.sae.check_reads()
-    model, tokenizer = load(settings.model or bundle.model_path, "cpu")
-    texts = corpus_rows(settings, tokenizer, longest=LONGEST)
+    model, tokenizer = load_model(settings.model or bundle.model_path, "cpu")
+    texts = corpus_token_ids(settings, tokenizer, longest=LONGEST)
     if not texts:
         raise BadBundle("there is no text to look at; name some with --corpus")
-    return Ground(model, tokenizer, bundle, texts)
+    return MeasurementInputs(model, tokenizer, bundle, texts)

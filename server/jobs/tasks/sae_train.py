@@ -3,40 +3,43 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from server.jobs.worker import Work
-from server.sae.model_loading import device_of
-from server.sae.training_run import Order, Run
+from server.jobs.worker import JobContext
+from server.sae.model_loading import resolve_device
+from server.sae.training_run import TrainConfig, TrainingRun
 from steering.errors import SteeringError
-from steering.train.distributed import ALONE
+from steering.train.distributed import SINGLE_PROCESS
 from steering.train.trainer import Progress
 
 
 @dataclass(frozen=True)
-class NamedOrder(Order):
+class SaeTrainConfig(TrainConfig):
     """What a job is asked for: the same, and what the bundle is to be called."""
 
     out: str = "trained"
 
 
-def train(work: Work) -> dict[str, Any]:
+def run(work: JobContext) -> dict[str, Any]:
     """Do a job of the type `sae_train`: leaves a bundle in the data directory's `bundles/`."""
     asked = dict(work.config)
     out = work.settings.data_dir / "bundles" / str(asked.pop("out"))
     if out.exists():
         raise SteeringError(f"{str(out)!r} exists; give the job another `out`")
     out.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(
-        Order(**{**asked, "text": tuple(asked["text"])}), work.folder / "run", device=device_of("auto"), ranks=ALONE
+    run = TrainingRun(
+        TrainConfig(**{**asked, "text": tuple(asked["text"])}),
+        work.folder / "run",
+        device=resolve_device("auto"),
+        ranks=SINGLE_PROCESS,
     )
 
-    def tell(now: Progress) -> None:
+    def on_progress(now: Progress) -> None:
         figures = {"step": now.step, "loss": now.loss, "explained_variance": now.explained_variance, "l0": now.l0}
-        work.tell(0.95 * now.step / run.steps, figures | {"dead": now.dead})
+        work.report_progress(0.95 * now.step / run.steps, figures | {"dead": now.dead})
 
-    run.go(tell, every=500)
+    run.train(on_progress, every=500)
     _, measures, spliced = run.finish(out, f"job {work.id}")
     return {"bundle": str(out), "measures": asdict(measures), "loss_rise": spliced.rise}
 
 
-JOB = (NamedOrder, train)
+JOB = (SaeTrainConfig, run)
 """The type `sae_train`: what it may be asked for, and what does it."""

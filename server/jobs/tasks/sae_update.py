@@ -16,26 +16,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.files import write
-from server.jobs.queue import GIVEN
-from server.jobs.tasks.calibrate import measured
-from server.jobs.worker import Work
-from server.sae.corpus import corpus_rows, from_file, reservoir, tokenized
-from server.sae.model_loading import load
-from server.sae.served_revision import open_wanted, revisions_of, setting_of
+from server.jobs.queue import GIVEN_FILE
+from server.jobs.tasks.calibrate import measure_features
+from server.jobs.worker import JobContext
+from server.sae.corpus import corpus_token_ids, read_texts, replay_corpus_path, tokenize_texts
+from server.sae.model_loading import load_model
+from server.sae.served_revision import open_revisions, open_served_revision, revision_setting
 from server.store.base import Store
-from server.store.encryption import Seal, Unreadable, alias
+from server.store.encryption import TextEncryption, Unreadable, pseudonym
 from server.store.factory import open_store
 from server.store.models import LiveText
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
-from steering.catalogue.revisions import Revisions, carried
+from steering.catalogue.revisions import Revisions, carry_features
 from steering.errors import SteeringError
-from steering.model.token_store import Tokens
+from steering.model.token_store import TokenStore
 from steering.sae import SAE
 from steering.spec import Preset
 from steering.update import gates
 from steering.update.update import MEASURED, Candidate, Plan, Texts
-from steering.update.update import update as learn
+from steering.update.update import update_sae as learn
 
 TURNED = 0.99
 """A dose was measured along a direction; below this cosine to it, it is measured again."""
@@ -45,7 +45,7 @@ RESERVOIR = 20_000
 """Texts of earlier corpora that are kept, as tokens, to learn old things again."""
 
 
-class UpdateOrder(BaseModel):
+class SaeUpdateConfig(BaseModel):
     """What an update may be asked for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,16 +62,16 @@ class UpdateOrder(BaseModel):
     """Whether what passes is served at once."""
 
 
-def update(work: Work) -> dict[str, Any]:
+def run(work: JobContext) -> dict[str, Any]:
     """Make a candidate and, if it passes its gates, have it served; begun again, it goes on where it was.
 
     Raises SteeringError if there is too little text.
     """
-    return asyncio.run(_update(work, UpdateOrder.model_validate(dict(work.config))))
+    return asyncio.run(_update(work, SaeUpdateConfig.model_validate(dict(work.config))))
 
 
-async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
-    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
+async def _update(work: JobContext, order: SaeUpdateConfig) -> dict[str, Any]:
+    revisions, store = open_revisions(work.settings), open_store(work.settings, patient=True)
     try:
         if (done := _published_before(revisions, work.id)) is None:
             parent = await _parent(work, revisions, store)
@@ -84,7 +84,7 @@ async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
                 "presets": [p.id for p in presets],
             }
             if not made.passed:
-                place = revisions.keep_aside(report, sae=made.sae)
+                place = revisions.quarantine(report, sae=made.sae)
                 work.log(f"kept aside in {place.name}: {'; '.join(report['failed'])}")
                 return {"published": False, "rejected": place.name, "report": report, "figures": made.figures}
             manifest = revisions.publish(
@@ -99,29 +99,29 @@ async def _update(work: Work, order: UpdateOrder) -> dict[str, Any]:
             done = manifest.revision
         manifest = revisions.manifest(done)
         if order.publish:
-            await store.set_setting(setting_of(revisions.info.name), done)
-        _adopt(work, order)
+            await store.set_setting(revision_setting(revisions.info.name), done)
+        _keep_corpus(work, order)
         work.log(f"published {done}")
         return {"published": True, "revision": done, "report": manifest.report, "figures": manifest.figures}
     finally:
         await store.close()
 
 
-async def _parent(work: Work, revisions: Revisions, store: Store) -> Bundle:
+async def _parent(work: JobContext, revisions: Revisions, store: Store) -> Bundle:
     """What is served when the job begins; begun again, it is still that."""
     note = work.folder / "parent"
     if note.exists():
         return revisions.open(note.read_text())
-    opened = await open_wanted(revisions, store)
+    opened = await open_served_revision(revisions, store)
     write(note, opened.info.revision)
     return opened
 
 
 async def _candidate(
-    work: Work, order: UpdateOrder, revisions: Revisions, parent: Bundle, store: Store
+    work: JobContext, order: SaeUpdateConfig, revisions: Revisions, parent: Bundle, store: Store
 ) -> tuple[Candidate, list[Preset]]:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    model, tokenizer = load(work.settings.model or parent.model_path, "cpu")
+    model, tokenizer = load_model(work.settings.model or parent.model_path, "cpu")
     texts = await _texts(work, order, tokenizer, store)
     saved = [p for p in await store.presets() if p.model == revisions.info.name]
     presets = [*parent.presets, *saved]
@@ -139,7 +139,7 @@ async def _candidate(
             presets,
             plan,
             file=work.folder / "checkpoint.pt",
-            tell=lambda p: work.tell(
+            tell=lambda p: work.report_progress(
                 0.9 * p.step / plan.steps,
                 {
                     "step": p.step,
@@ -161,17 +161,17 @@ async def _candidate(
         * parent.info.typical_norm
         / written.d_in**0.5
     )
-    made.gates.append(gates.exported(made.sae, written, rows))
+    made.gates.append(gates.export_gate(made.sae, written, rows))
     for suspect in made.suspects:
         work.log(f"taken out: a feature of which {suspect.says}")
     return made, presets
 
 
 def _with_doses(
-    work: Work, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, parent: Bundle, made: Candidate
+    work: JobContext, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, parent: Bundle, made: Candidate
 ) -> list[Feature]:
     """Measure anew the doses that the update has made doubtful: of features that turned, and of the new ones."""
-    features = carried(parent, made.sae, made.numbers, made.features)
+    features = carry_features(parent, made.sae, made.numbers, made.features)
     bundle = replace(parent, sae=made.sae, features=features)
     doubtful = []
     for f in features:
@@ -182,8 +182,8 @@ def _with_doses(
     if not doubtful:
         return made.features
     work.log(f"measuring the doses of {len(doubtful)} features that are new or have turned")
-    texts = list(Tokens.open(work.folder / "old"))[:CALIBRATED_ON]
-    anew = {f.index: f for f in measured(model, tokenizer, bundle, doubtful, texts)}
+    texts = list(TokenStore.open(work.folder / "old"))[:CALIBRATED_ON]
+    anew = {f.index: f for f in measure_features(model, tokenizer, bundle, doubtful, texts)}
     told = {"dose", "sweet_spot", "calibration", "note"}
     return [
         f.model_copy(update={k: getattr(anew[f.index], k) for k in told}) if f.index in anew else f
@@ -191,70 +191,71 @@ def _with_doses(
     ]
 
 
-async def _texts(work: Work, order: UpdateOrder, tokenizer: PreTrainedTokenizerFast, store: Store) -> Texts:
+async def _texts(work: JobContext, order: SaeUpdateConfig, tokenizer: PreTrainedTokenizerFast, store: Store) -> Texts:
     """What the job learns from, written down once, so that it is the same when it is begun again."""
-    old, seal = work.folder / "old", Seal.of(work.settings)
-    if not (work.folder / GIVEN).exists():
+    old, seal = work.folder / "old", TextEncryption.from_settings(work.settings)
+    if not (work.folder / GIVEN_FILE).exists():
         live = seal.opened(await store.live_texts()) if order.live else []
         rows, people = _new_rows(order, tokenizer, live)
         if not rows:
             raise SteeringError(
                 "there is nothing new to learn from: name files in `text`, or wait until people who agreed have written"
             )
-        Tokens.write(old, corpus_rows(work.settings, tokenizer))
-        names = sorted({alias(t.user) for t in live})
+        TokenStore.write(old, corpus_token_ids(work.settings, tokenizer))
+        names = sorted({pseudonym(t.user) for t in live})
         write(
-            work.folder / GIVEN, json.dumps({"names": names, "sealed": seal.close(json.dumps([rows, people]), work.id)})
+            work.folder / GIVEN_FILE,
+            json.dumps({"names": names, "sealed": seal.encrypt(json.dumps([rows, people]), work.id)}),
         )
-    rows, people = _given(work)
+    rows, people = _read_given_texts(work)
     owned = people if any(p >= 0 for p in people) else None
     if owned is not None:  # a corpus among them is nobody's: it counts as one user more for each of its texts
         first = max(owned) + 1
         owned = [p if p >= 0 else first + i for i, p in enumerate(owned)]
-    return Texts(Tokens.open(old), Tokens.gather(rows), owned, frozenset(tokenizer.all_special_ids))
+    return Texts(TokenStore.open(old), TokenStore.gather(rows), owned, frozenset(tokenizer.all_special_ids))
 
 
-def _given(work: Work) -> tuple[list[list[int]], list[int]]:
+def _read_given_texts(work: JobContext) -> tuple[list[list[int]], list[int]]:
     """What is new, and whose it is; -1 for a file's."""
     try:
-        held = json.loads((work.folder / GIVEN).read_text())
-        rows, people = json.loads(Seal.of(work.settings).open(held["sealed"], work.id))
+        held = json.loads((work.folder / GIVEN_FILE).read_text())
+        rows, people = json.loads(TextEncryption.from_settings(work.settings).decrypt(held["sealed"], work.id))
     except (OSError, Unreadable) as error:
         raise SteeringError(f"what the job learnt from is gone, or cannot be read: {error}") from error
     return rows, people
 
 
 def _new_rows(
-    order: UpdateOrder, tokenizer: PreTrainedTokenizerFast, live: list[LiveText]
+    order: SaeUpdateConfig, tokenizer: PreTrainedTokenizerFast, live: list[LiveText]
 ) -> tuple[list[list[int]], list[int]]:
     rows: list[list[int]] = []
     owners: list[int] = []
     users = {name: i for i, name in enumerate(sorted({t.user for t in live}))}
     for text in live:
-        for ids in tokenized(tokenizer, [json.loads(text.messages)], longest=512):
+        for ids in tokenize_texts(tokenizer, [json.loads(text.messages)], longest=512):
             rows.append(ids)
             owners.append(users[text.user])
     for name in order.text:
-        for ids in tokenized(tokenizer, from_file(Path(name)), longest=512):
+        for ids in tokenize_texts(tokenizer, read_texts(Path(name)), longest=512):
             rows.append(ids)
             owners.append(-1)
     return rows, owners
 
 
-def _adopt(work: Work, order: UpdateOrder) -> None:
+def _keep_corpus(work: JobContext, order: SaeUpdateConfig) -> None:
     """What was learnt from files becomes old text; what people gave is forgotten here, the store alone keeps it."""
-    if order.text and (work.folder / GIVEN).exists():
-        kept, (new, people) = reservoir(work.settings), _given(work)
+    if order.text and (work.folder / GIVEN_FILE).exists():
+        kept, (new, people) = replay_corpus_path(work.settings), _read_given_texts(work)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        before = list(Tokens.open(kept)) if Tokens.there(kept) else []
+        before = list(TokenStore.open(kept)) if TokenStore.exists(kept) else []
         rows = before + [ids for ids, who in zip(new, people, strict=True) if who < 0]
         draft = kept.with_name(f"{kept.name}.{work.id}")
-        Tokens.write(draft, rows[-RESERVOIR:])
+        TokenStore.write(draft, rows[-RESERVOIR:])
         shutil.rmtree(kept, ignore_errors=True)
         os.replace(draft, kept)
     shutil.rmtree(work.folder / "old", ignore_errors=True)
     (work.folder / "checkpoint.pt").unlink(missing_ok=True)
-    (work.folder / GIVEN).unlink(missing_ok=True)
+    (work.folder / GIVEN_FILE).unlink(missing_ok=True)
 
 
 def _published_before(revisions: Revisions, job: str) -> str | None:
@@ -262,5 +263,5 @@ def _published_before(revisions: Revisions, job: str) -> str | None:
     return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
 
 
-JOB = (UpdateOrder, update)
+JOB = (SaeUpdateConfig, run)
 """The type `sae_update`: what it may be asked for, and what does it."""

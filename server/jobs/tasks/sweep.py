@@ -9,19 +9,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerFast
 
-from server.jobs.worker import Work
-from server.sae.model_loading import load
-from server.sae.served_revision import open_wanted, revisions_of
-from server.safety.easing import HALF
+from server.jobs.worker import JobContext
+from server.sae.model_loading import load_model
+from server.sae.served_revision import open_revisions, open_served_revision
+from server.safety.easing import PARTIAL_CHARACTER
 from server.safety.policy import check_policy
 from server.settings import Settings
 from server.store.factory import open_store
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.catalogue.resolve import Catalogue, Resolved
-from steering.doses.measure import along
-from steering.doses.rollouts import Draw
-from steering.doses.sweep import Swept, sweep
+from steering.doses.measure import pushes_along
+from steering.doses.rollouts import Sampling
+from steering.doses.sweep import SweepResult, sweep
 from steering.errors import BadStrength
 from steering.evaluate.coherence import coherence, judge
 from steering.model.chat_template import EncodedChat, encode_chat
@@ -31,7 +31,7 @@ STRENGTHS, PROMPTS, TOKENS = 16, 64, 200
 """As many at most."""
 
 
-class SweepOrder(BaseModel):
+class SweepConfig(BaseModel):
     """What is to be tried."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,7 +49,7 @@ class SweepOrder(BaseModel):
     """All strengths meet the same chance."""
 
 
-def resolved(bundle: Bundle, order: SweepOrder, settings: Settings) -> list[Resolved]:
+def resolve_sweep(bundle: Bundle, order: SweepConfig, settings: Settings) -> list[Resolved]:
     """What each strength does. Raises UnknownFeature, and BadStrength for one that the policy does not allow."""
     catalogue, found = Catalogue([bundle]), []
     catalogue.find(order.feature)
@@ -64,30 +64,36 @@ def resolved(bundle: Bundle, order: SweepOrder, settings: Settings) -> list[Reso
     return found
 
 
-def sweep_job(work: Work) -> dict[str, Any]:
+def run(work: JobContext) -> dict[str, Any]:
     """Do a job of the type `sweep`; nothing is written but its result."""
-    return asyncio.run(_sweep(work, SweepOrder.model_validate(dict(work.config))))
+    return asyncio.run(_sweep(work, SweepConfig.model_validate(dict(work.config))))
 
 
-async def _sweep(work: Work, order: SweepOrder) -> dict[str, Any]:
-    revisions, store = revisions_of(work.settings), open_store(work.settings, patient=True)
+async def _sweep(work: JobContext, order: SweepConfig) -> dict[str, Any]:
+    revisions, store = open_revisions(work.settings), open_store(work.settings, patient=True)
     try:
-        bundle = await open_wanted(revisions, store)
+        bundle = await open_served_revision(revisions, store)
     finally:
         await store.close()
-    told = lambda share: work.tell(share, {"replies": round(share * len(order.prompts) * len(order.strengths))})  # noqa: E731
-    return await asyncio.to_thread(_swept, bundle, order, work.settings, told)
+    told = lambda share: work.report_progress(
+        share, {"replies": round(share * len(order.prompts) * len(order.strengths))}
+    )  # noqa: E731
+    return await asyncio.to_thread(_run_prompts, bundle, order, work.settings, told)
 
 
-def _swept(bundle: Bundle, order: SweepOrder, settings: Settings, told: Callable[[float], None]) -> dict[str, Any]:
-    pushes = resolved(bundle, order, settings)
-    model, tokenizer = load(settings.model or bundle.model_path, "cpu")
-    chats = [_scoped(encode_chat(tokenizer, [{"role": "user", "content": p}]), order.scope) for p in order.prompts]
-    nothing = along(torch.zeros(bundle.sae.d_in))(0.0)
+def _run_prompts(
+    bundle: Bundle, order: SweepConfig, settings: Settings, told: Callable[[float], None]
+) -> dict[str, Any]:
+    pushes = resolve_sweep(bundle, order, settings)
+    model, tokenizer = load_model(settings.model or bundle.model_path, "cpu")
+    chats = [
+        _steered_mask(encode_chat(tokenizer, [{"role": "user", "content": p}]), order.scope) for p in order.prompts
+    ]
+    nothing = pushes_along(torch.zeros(bundle.sae.d_in))(0.0)
     edits = [r.edits.get(bundle.info.hook, nothing) for r in pushes]
     _, feature = Catalogue([bundle]).find(order.feature)
     words = _words(feature, tokenizer)
-    draw = Draw(order.temperature, order.seed)
+    draw = Sampling(order.temperature, order.seed)
     plain, swept = sweep(model, bundle.info.hook, chats, edits, words, tokens=order.max_tokens, draw=draw, told=told)
     points = [
         {"strength": s, "raw": round(r.applied[0].raw, 4) if r.applied else 0.0, **_point(w, tokenizer)}
@@ -102,15 +108,15 @@ def _swept(bundle: Bundle, order: SweepOrder, settings: Settings, told: Callable
     }
 
 
-def _scoped(chat: EncodedChat, scope: Scope) -> EncodedChat:
+def _steered_mask(chat: EncodedChat, scope: Scope) -> EncodedChat:
     n = len(chat.ids)
     masks = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}
     return replace(chat, assistant=masks[scope])
 
 
-def _point(swept: Swept, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def _point(swept: SweepResult, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Replies with what each is worth, and the mean of it all."""
-    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(HALF) for ids in swept.said]
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(PARTIAL_CHARACTER) for ids in swept.said]
     judged = [judge(text, logprobs) for text, logprobs in zip(texts, swept.logprobs, strict=True)]
     whole = coherence(_mean([j.repetition for j in judged]), _mean([j.mean_logprob_unsteered for j in judged]))
     return {
@@ -137,5 +143,5 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-JOB = (SweepOrder, sweep_job)
+JOB = (SweepConfig, run)
 """The type `sweep`: what it may be asked for, and what does it."""

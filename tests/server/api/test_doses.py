@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli.main import app
-from server.jobs.queue import Jobs
+from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
-from server.jobs.tasks.calibrate import CalibrationOrder, chosen
+from server.jobs.tasks.calibrate import CalibrateConfig, select_features
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.revisions import Revisions
@@ -163,9 +163,9 @@ def test_calibrate_writes_into_the_bundle_and_presets_push_as_far_as_before(own,
 def test_what_cannot_be_calibrated_is_named(own):
     bundle = Bundle.open(own)
     with pytest.raises(UnknownFeature, match="small/99"):
-        chosen(bundle, CalibrationOrder(features=("small/99",)), [])
+        select_features(bundle, CalibrateConfig(features=("small/99",)), [])
     with pytest.raises(BadBundle, match="nothing to calibrate"):
-        chosen(bundle, CalibrationOrder(features=("small/7",)), [])
+        select_features(bundle, CalibrateConfig(features=("small/7",)), [])
     result = CliRunner().invoke(app, ["calibrate", "small/99", "--bundle", str(own)])
     assert result.exit_code == 1
     assert "no feature 'small/99'" in result.output
@@ -183,7 +183,7 @@ def test_a_job_measures_and_the_server_follows(own, tmp_path):
         job = http.post("/v1/jobs", json=order).json()
         stop = threading.Event()
         runner = threading.Thread(
-            target=Runner(Jobs(Settings(bundle=own, data_dir=data, corpus=corpus))).run, args=(stop,)
+            target=Runner(JobQueue(Settings(bundle=own, data_dir=data, corpus=corpus))).run, args=(stop,)
         )
         runner.start()
         until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"))

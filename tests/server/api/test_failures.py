@@ -30,7 +30,7 @@ JUDGED = SHORT | {"steering": {"return": ["coherence"]}}
 def own(bundle, tmp_path):
     """A server of one's own, to break: one reply at a time, one waiting."""
     with serving(bundle, tmp_path, live=1, queue=1) as (address, app):
-        yield f"{address}/v1", app.state.tiller
+        yield f"{address}/v1", app.state.served_model
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_full_queue_is_429_with_a_time_to_wait_and_frees_what_it_took(own, strea
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
     assert int(answer.headers["retry-after"]) >= 1
     assert httpx.post(f"{address}/chat/completions", json=SHORT).status_code == 200
-    assert tiller.engine.load_now == (0, 0)
+    assert tiller.engine.occupancy == (0, 0)
 
 
 def test_engine_that_stops_in_mid_stream_sends_an_error_and_no_done(own, every_word):
@@ -100,7 +100,7 @@ def test_engine_that_stops_in_mid_reply_is_a_500_that_asks_for_no_retry(own):
     held = holding(tiller.engine)
 
     def later():
-        until(lambda: tiller.engine.load_now[0] == 1)
+        until(lambda: tiller.engine.occupancy[0] == 1)
         stop(tiller.engine, held)
 
     threading.Thread(target=later).start()

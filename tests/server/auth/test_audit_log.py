@@ -9,7 +9,7 @@ import sys
 import httpx
 import pytest
 
-from server.auth.audit_log import Audit, Broken, Head
+from server.auth.audit_log import AuditLog, BrokenAuditLog, Head
 from server.auth.caller import Caller
 from server.store.sqlite import SqliteStore
 from tests.support.live_server import serving, until
@@ -19,9 +19,9 @@ HELLO = {"model": "small", "messages": [{"role": "user", "content": "canary-said
 
 
 def filled(folder, n=5):
-    log = Audit(folder)
+    log = AuditLog(folder)
     for i in range(n):
-        log.add({"act": f"act {i}"})
+        log.append({"act": f"act {i}"})
     return log
 
 
@@ -52,7 +52,7 @@ def test_whoever_changes_it_is_told_of(tmp_path, change, says):
     kept = log.verify()
     rows = log.file.read_text().splitlines()
     log.file.write_text("".join(f"{row}\n" for row in change(rows)))
-    with pytest.raises(Broken, match=says):
+    with pytest.raises(BrokenAuditLog, match=says):
         log.verify(kept)
 
 
@@ -60,13 +60,13 @@ def test_a_line_that_was_cut_off_half_way_is_dropped_and_the_chain_goes_on(tmp_p
     log = filled(tmp_path, 3)
     with log.file.open("a") as file:
         file.write('{"n": 4, "befo')
-    log.add({"act": "after"})
+    log.append({"act": "after"})
     assert log.verify().n == 4
 
 
 def add_many(folder):
     for i in range(50):
-        Audit(folder).add({"act": "many", "i": i})
+        AuditLog(folder).append({"act": "many", "i": i})
 
 
 def test_several_processes_write_one_chain(tmp_path):
@@ -76,7 +76,7 @@ def test_several_processes_write_one_chain(tmp_path):
         process.start()
     for process in processes:
         process.join(120)
-    assert Audit(tmp_path).verify().n == 150
+    assert AuditLog(tmp_path).verify().n == 150
 
 
 def test_a_server_notes_decisions_and_deeds_and_nothing_that_was_said(bundle, tmp_path):
@@ -90,7 +90,7 @@ def test_a_server_notes_decisions_and_deeds_and_nothing_that_was_said(bundle, tm
             over = {"features": [{"id": "small/1", "strength": 3}]}
             assert http.post("/v1/chat/completions", json=HELLO | {"steering": over}).status_code == 403
             http.delete("/v1/me")
-        log = Audit(tmp_path)
+        log = AuditLog(tmp_path)
         until(lambda: len([*log.lines()]) == 4)
     made, steered, refused, erased = log.lines()
     assert [line["act"] for line in (made, steered, refused, erased)] == ["key made", "steered", "refused", "erased"]
@@ -113,7 +113,7 @@ def test_an_open_server_notes_nothing_for_it_cannot_tell_people_apart(bundle, tm
     with serving(bundle, tmp_path) as (address, _):
         steering = {"features": [{"id": "small/1", "strength": 0.4}]}
         httpx.post(f"{address}/v1/chat/completions", json=HELLO | {"steering": steering})
-    assert not Audit(tmp_path).file.exists()
+    assert not AuditLog(tmp_path).file.exists()
 
 
 def tiller(*words):
@@ -123,28 +123,28 @@ def tiller(*words):
 
 def test_what_is_done_at_the_command_line_is_noted_too(tmp_path):
     secret = tiller("keys", "new", "eve", "--role", "user", tmp_path).stdout.strip()
-    key_id = next(Audit(tmp_path).lines())["made"]
+    key_id = next(AuditLog(tmp_path).lines())["made"]
     assert tiller("store", "backup", str(tmp_path / "kept.jsonl"), tmp_path).returncode == 0
     assert tiller("keys", "sign-out", tmp_path).returncode == 0
     assert tiller("keys", "rm", key_id, tmp_path).returncode == 0
     assert tiller("keys", "rm", key_id, tmp_path).returncode == 1  # nothing was done
     assert tiller("store", "restore", str(tmp_path / "kept.jsonl"), "--replace", tmp_path).returncode == 0
-    lines = [*Audit(tmp_path).lines()]
+    lines = [*AuditLog(tmp_path).lines()]
     assert [line["act"] for line in lines] == ["key made", "sessions ended", "key deleted", "restored"]
     assert all((line["who"]["owner"], line["by"]["uid"]) == ("operator", os.getuid()) for line in lines)
     assert (lines[2]["deleted"], lines[3]["records"]["key"]) == (key_id, 1)
-    assert secret not in Audit(tmp_path).file.read_text()
+    assert secret not in AuditLog(tmp_path).file.read_text()
     assert tiller("audit", "verify", tmp_path).returncode == 0
-    assert Audit(tmp_path).file.stat().st_mode & 0o077 == 0
+    assert AuditLog(tmp_path).file.stat().st_mode & 0o077 == 0
 
 
 async def test_the_last_of_many_replies_cannot_be_cut_off_unnoticed(tmp_path):
-    log, store = Audit(tmp_path), SqliteStore(tmp_path / "store.db")
+    log, store = AuditLog(tmp_path), SqliteStore(tmp_path / "store.db")
     for _ in range(3):
-        await log.note(store, Caller("user", "t", "ada", key="key_ada"), "steered", tokens=1)
+        await log.write(store, Caller("user", "t", "ada", key="key_ada"), "steered", tokens=1)
     kept = Head.read(await store.setting(log.head_setting))
     await store.close()
     assert log.verify(kept).n == 3
     log.file.write_text("".join(log.file.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(Broken, match="lines are missing"):
+    with pytest.raises(BrokenAuditLog, match="lines are missing"):
         log.verify(kept)

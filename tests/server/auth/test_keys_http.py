@@ -13,9 +13,9 @@ import pytest
 from server.api.app import PARTS
 from server.auth import keyring, permissions
 from server.auth.keyring import Keyring, check_reachable
-from server.auth.keys import digest_of, new_key
+from server.auth.keys import hash_secret, new_key
 from server.settings import BadSettings, Settings
-from server.store.models import ROLES, Allowance, Key
+from server.store.models import ROLES, Key, RateLimits
 from server.store.sqlite import SqliteStore
 from tests.support.halted_engine import halted
 from tests.support.live_server import asking, serving, until
@@ -56,7 +56,7 @@ def routes():
 
 
 def test_every_route_has_a_least_role_and_no_role_is_for_a_route_that_is_not_there():
-    assert {*routes()} == {*permissions.LEAST}
+    assert {*routes()} == {*permissions.MINIMUM_ROLES}
 
 
 def test_every_route_refuses_whoever_has_no_key(guarded):
@@ -69,7 +69,7 @@ def test_every_route_refuses_whoever_has_no_key(guarded):
 
 def test_every_route_refuses_the_role_below_its_own(guarded, admin):
     held = {role: made(admin, f"of-{role}", role=role)["secret"] for role in ROLES}
-    for (method, path), least in permissions.LEAST.items():
+    for (method, path), least in permissions.MINIMUM_ROLES.items():
         below = {b: a for a, b in pairwise(ROLES)}.get(least)
         if below:
             with as_(guarded[0], held[below]) as http:
@@ -93,7 +93,7 @@ def test_a_key_is_told_once_and_kept_as_a_hash(guarded, admin):
     on_disk = lambda what: subprocess.run(["grep", "-raq", what, guarded[1].state.settings.data_dir]).returncode == 0  # noqa: E731
     # by another process: to close a file of SQLite's is to let go of its locks
     assert not on_disk(key["secret"])
-    assert on_disk(digest_of(key["secret"]))
+    assert on_disk(hash_secret(key["secret"]))
 
 
 def test_a_key_works_with_openais_client_until_it_is_deleted(guarded, admin):
@@ -149,12 +149,12 @@ async def test_a_new_key_is_not_refused_because_the_store_is_slow(tmp_path, monk
     store, ring = Slow(tmp_path / "store.db"), Keyring(Settings(data_dir=tmp_path))
     first, secret = new_key("first", "user")
     await store.add_key(first)
-    assert (await ring.caller(store, secret, None)).owner == "first"
+    assert (await ring.authenticate(store, secret, None)).owner == "first"
     later, newer = new_key("later", "user")
     await store.add_key(later)
     monkeypatch.setattr(keyring, "FRESH", 0.0)
-    assert (await ring.caller(store, newer, None)).owner == "later"
-    assert await ring.caller(store, "sk-tiller-nobodys", None) is None
+    assert (await ring.authenticate(store, newer, None)).owner == "later"
+    assert await ring.authenticate(store, "sk-tiller-nobodys", None) is None
     await store.close()
 
 
@@ -177,19 +177,21 @@ async def test_what_was_changed_here_holds_at_once_however_slowly_the_store_tell
     (gone, secret), (stays, other) = new_key("gone", "user"), new_key("stays", "user")
     for key in (gone, stays):
         await store.add_key(key)
-    assert (await ring.caller(store, secret, None)).owner == "gone"
+    assert (await ring.authenticate(store, secret, None)).owner == "gone"
     monkeypatch.setattr(keyring, "FRESH", 0.0)
-    assert (await ring.caller(store, other, None)).owner == "stays"  # which has begun a look, and not waited for it
+    assert (
+        await ring.authenticate(store, other, None)
+    ).owner == "stays"  # which has begun a look, and not waited for it
     await began.wait()
     await store.delete_key(gone.id)
-    await ring.changed(store)
+    await ring.reload(store)
     monkeypatch.setattr(keyring, "FRESH", 60.0)
-    assert await ring.caller(store, secret, None) is None
+    assert await ring.authenticate(store, secret, None) is None
     go_on.set()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert await ring.caller(store, secret, None) is None
-    assert (await ring.caller(store, other, None)).owner == "stays"
+    assert await ring.authenticate(store, secret, None) is None
+    assert (await ring.authenticate(store, other, None)).owner == "stays"
     await store.close()
 
 
@@ -293,10 +295,10 @@ def steered(strength):
 def test_so_many_replies_at_a_time_and_a_place_is_free_when_one_ends(guarded, admin):
     key = made(admin, "one-at-a-time", limits={"concurrent": 1})
     long = HELLO | {"max_tokens": 200, "stream": True, "ignore_eos": True}
-    engine, mine = guarded[1].state.tiller.engine, {"Authorization": f"Bearer {key['secret']}"}
+    engine, mine = guarded[1].state.served_model.engine, {"Authorization": f"Bearer {key['secret']}"}
     with as_(guarded[0], key["secret"]) as http:
         with halted(engine), asking(guarded[0], "/v1/chat/completions", long, **mine):
-            until(lambda: sum(engine.load_now) == 1)
+            until(lambda: sum(engine.occupancy) == 1)
             assert http.post("/v1/chat/completions", json=HELLO).status_code == 429
         until(lambda: http.post("/v1/chat/completions", json=HELLO).status_code == 200)
 
@@ -333,11 +335,11 @@ def test_an_open_server_on_loopback_asks_for_nothing(http):
 
 
 def test_no_key_gives_more_than_it_says():
-    key, secret = new_key("a", "user", limits=Allowance(tokens=7))
+    key, secret = new_key("a", "user", limits=RateLimits(tokens=7))
     assert isinstance(key, Key)
-    assert digest_of(secret) == key.digest
-    assert key.holds()
-    assert not key.model_copy(update={"expires": int(time.time()) - 1}).holds()
+    assert hash_secret(secret) == key.digest
+    assert key.is_valid()
+    assert not key.model_copy(update={"expires": int(time.time()) - 1}).is_valid()
 
 
 def tiller(*words):

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from server.api.routes.saes import _visible
+from server.api.routes.saes import _visible_report
 from tests.support.live_server import serving
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
@@ -257,10 +257,10 @@ def test_what_the_operator_shares_is_everybodys(people):
 def test_a_revisions_report_does_not_name_presets_that_one_does_not_see():
     gates = [{"name": n} for n in ("identity", "preset:mine", "preset:theirs")]
     report = {"passed": True, "gates": gates, "presets": ["mine", "theirs"], "job": "job_1"}
-    told = _visible(report, {"mine"})
+    told = _visible_report(report, {"mine"})
     assert [g["name"] for g in told["gates"]] == ["identity", "preset:mine"]
     assert (told["presets"], told["job"]) == (["mine"], "job_1")
-    assert _visible({}, {"mine"}) == {}
+    assert _visible_report({}, {"mine"}) == {}
 
 
 def forged(people, **about):

@@ -162,7 +162,7 @@ def test_more_prompts_than_the_server_has_room_for_take_turns(bundle, tmp_path, 
 @pytest.mark.parametrize("full", [1, 3])
 def test_a_queue_that_others_fill_meanwhile_ends_no_list_that_has_begun(bundle, tmp_path, full):
     with serving(bundle, tmp_path, live=1, queue=1) as (address, app):
-        engine, asked = app.state.tiller.engine, []
+        engine, asked = app.state.served_model.engine, []
         plain = engine.generate
 
         async def crowded(request):
@@ -184,12 +184,12 @@ def test_a_queue_that_others_fill_meanwhile_ends_no_list_that_has_begun(bundle, 
 def test_prompts_keep_to_a_keys_replies_at_a_time_and_all_their_tokens_count(bundle, tmp_path):
     with serving(bundle, tmp_path, admin_key=ADMIN) as (address, app):
         admin, most = {"Authorization": f"Bearer {ADMIN}"}, []
-        engine = app.state.tiller.engine
+        engine = app.state.served_model.engine
         plain = engine.generate
 
         async def watched(request):
             async for piece in plain(request):
-                most.append(sum(engine.load_now))
+                most.append(sum(engine.occupancy))
                 yield piece
 
         engine.generate = watched
@@ -221,8 +221,8 @@ def test_who_leaves_ends_all_prompts(live, tiller):
     body = GREEDY | {"prompt": TEXTS * 10, "max_tokens": 100, "stream": True}
     with halted(tiller.engine):  # nothing ends by itself
         with asking(live[0], "/v1/completions", body):
-            until(lambda: sum(tiller.engine.load_now) > 1)
-        until(lambda: tiller.engine.load_now == (0, 0))
+            until(lambda: sum(tiller.engine.occupancy) > 1)
+        until(lambda: tiller.engine.occupancy == (0, 0))
     assert tiller.engine.failure is None
 
 

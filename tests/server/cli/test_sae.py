@@ -18,8 +18,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 from server.cli.main import app
-from server.jobs.tasks.sae_update import update
-from server.sae.drift_watch import Lookout
+from server.jobs.tasks.sae_update import run
+from server.sae.drift_watch import DriftWatch
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError
@@ -361,8 +361,8 @@ def test_neither_is_trained_on(v5, transcoder, gpt2, bundle, tmp_path):
         )
         work.folder.mkdir(parents=True)
         with pytest.raises(SteeringError, match=said):
-            update(work)
-        assert Lookout(settings, lambda *_: pytest.fail("no update may be asked for")).look() == []
+            run(work)
+        assert DriftWatch(settings, lambda *_: pytest.fail("no update may be asked for")).check() == []
 
 
 def test_the_embedded_bundle_is_found_from_wherever_a_command_is_given(tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from server.auth.caller import Caller
 from server.errors import ApiError
-from server.runtime.startup import opened
+from server.runtime.startup import load_served_model
 from server.schemas.steering import SteeringRequest
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from server.settings import Settings
 from server.store.models import ROLES
 from steering.catalogue.bundle import Bundle
@@ -36,7 +36,7 @@ HELLO = {"model": "small", "messages": [{"role": "user", "content": LONG}], "max
 def test_of_ten_thousand_specs_none_breaks_the_numbers_and_none_moves_its_neighbour(served, bundle, tmp_path):
     """Those that are let through run 31 at a time beside one that nobody steers, which stays bit-equal."""
     opened, draw = Bundle.open(bundle if served == "small" else HARBOR), random.Random(11)
-    tiller = Tiller(None, Catalogue([opened]), None, Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
+    tiller = ServedModel(None, Catalogue([opened]), None, Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
     model = AutoModelForCausalLM.from_pretrained(opened.model_path, dtype=torch.float32).eval()
     hook, step, edits = opened.info.hook, len(opened.features) // FUZZED, []
     for _ in range(10_000):
@@ -45,7 +45,7 @@ def test_of_ten_thousand_specs_none_breaks_the_numbers_and_none_moves_its_neighb
             feature["id"] = re.sub(r"^b/(\d{1,2})$", lambda m: f"{served}/{int(m[1]) * step}", feature["id"])
         try:
             resolved = tiller.resolve(SteeringRequest.model_validate(asked).spec(), {})
-            tiller.allowed(resolved, Caller(draw.choice(ROLES), "t", "ada"))
+            tiller.check_allowed(resolved, Caller(draw.choice(ROLES), "t", "ada"))
         except (ApiError, SteeringError, ValueError):
             continue
         assert max(resolved.push_norm.values(), default=0) <= tiller.settings.max_push
@@ -182,4 +182,4 @@ async def test_a_server_that_names_what_is_not_there_does_not_begin(bundle, tmp_
         given = {"policy": tmp_path / "policy.toml"}
         given["policy"].write_text('[[limit]]\nfeature = "harbour/16"\nhigh = 0.5\n')
     with pytest.raises(SteeringError, match=words):
-        await opened(Settings(bundle=bundle, data_dir=tmp_path / "data", **given))
+        await load_served_model(Settings(bundle=bundle, data_dir=tmp_path / "data", **given))

@@ -64,10 +64,10 @@ async def test_somebody_with_one_request_does_not_wait_behind_anothers_many(engi
 
     with halted(engine):
         crowd = [asyncio.create_task(ask("many")) for _ in range(40)]
-        while engine.load_now != (6, 34):
+        while engine.occupancy != (6, 34):
             await asyncio.sleep(0.01)
         crowd.append(asyncio.create_task(ask("one")))
-        while engine.load_now != (6, 35):
+        while engine.occupancy != (6, 35):
             await asyncio.sleep(0.01)
     await asyncio.gather(*crowd)
     assert done.index("one") < 20

@@ -19,7 +19,7 @@ SAID = {"temperature": 0, "max_tokens": 60, "ignore_eos": True}
 async def masks(tiller, scope, strength=0.5):
     asked = SteeringRequest(features=(Intervention(id="small/1", strength=strength),), scope=scope)
     chat = tiller.engine.encode_chat(TALK)
-    return chat, (await tiller.choose("small", asked)).generation(chat, Sampling())
+    return chat, (await tiller.choose("small", asked)).generation_request(chat, Sampling())
 
 
 async def test_scope_assistant_steers_the_assistants_turns_old_and_new(tiller):

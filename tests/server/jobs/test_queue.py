@@ -15,7 +15,7 @@ import httpx
 import pytest
 from huey.registry import Message
 
-from server.jobs.queue import BadJob, Jobs
+from server.jobs.queue import BadJob, JobQueue
 from server.jobs.runner import Runner
 from server.runtime import trainer_process
 from server.schemas.jobs import ENDED
@@ -34,14 +34,14 @@ def settings(request, tmp_path):
     found = Settings(data_dir=tmp_path, redis_url=url, job_kinds=KINDS, bundle=tmp_path)
     yield found
     if url:
-        Jobs(found).huey.storage.conn.flushdb()
+        JobQueue(found).huey.storage.conn.flushdb()
 
 
 @contextlib.contextmanager
 def runner(settings):
     """A runner in a thread of this process."""
     stop = threading.Event()
-    thread = threading.Thread(target=Runner(Jobs(settings)).run, args=(stop,))
+    thread = threading.Thread(target=Runner(JobQueue(settings)).run, args=(stop,))
     thread.start()
     try:
         yield
@@ -75,7 +75,7 @@ def _importable(monkeypatch):
 
 
 def test_a_job_runs_and_tells(settings):
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     job = jobs.submit("count", {"steps": 4})
     assert job.state == "queued"
     with runner(settings):
@@ -96,7 +96,7 @@ def test_a_job_runs_and_tells(settings):
 def test_who_sees_that_a_job_has_ended_finds_all_its_events(settings):
     told = []
 
-    class Watched(Jobs):
+    class Watched(JobQueue):
         def save(self, job):
             super().save(job)
             if job.state in ENDED:
@@ -113,7 +113,7 @@ def test_who_sees_that_a_job_has_ended_finds_all_its_events(settings):
 
 
 def test_a_running_job_ends_when_it_is_cancelled(settings):
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     job, waiting = jobs.submit("count", {"steps": 1000, "seconds": 0.05}), jobs.submit("count", {})
     with runner(settings):
         until(lambda: jobs.get(job.id).metrics)
@@ -130,7 +130,7 @@ def test_a_running_job_ends_when_it_is_cancelled(settings):
 
 
 def test_a_job_whose_runner_was_killed_goes_on_with_the_next(settings):
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     job = jobs.submit("count", {"steps": 40, "seconds": 0.1, "holds": 30})
     first = trainer(settings)
     try:
@@ -151,7 +151,7 @@ def test_a_job_whose_runner_was_killed_goes_on_with_the_next(settings):
 
 
 def test_a_job_that_dies_is_begun_three_times(settings):
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     job = jobs.submit("count", {"end": "die"})
     with runner(settings):
         until(lambda: jobs.get(job.id).state == "failed")
@@ -162,7 +162,7 @@ def test_a_job_that_dies_is_begun_three_times(settings):
     ("end", "said"), [("fail", "too little of everything"), ("break", "internal error: RuntimeError('a bug')")]
 )
 def test_a_job_that_fails_says_why(settings, end, said):
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     job = jobs.submit("count", {"end": end})
     with runner(settings):
         until(lambda: jobs.get(job.id).state == "failed")
@@ -172,7 +172,7 @@ def test_a_job_that_fails_says_why(settings, end, said):
 
 
 def test_two_runners_never_do_the_same_job(settings):
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     made = [jobs.submit("count", {"steps": 3}) for _ in range(4)]
     with runner(settings), runner(settings):
         until(lambda: all(jobs.get(j.id).state == "succeeded" for j in made))
@@ -192,7 +192,7 @@ class Runs:
 
 
 def test_what_is_no_job_in_the_queue_neither_runs_nor_holds_up_those_that_are(settings, tmp_path):
-    jobs, place = Jobs(settings), tmp_path / "it-ran"
+    jobs, place = JobQueue(settings), tmp_path / "it-ran"
     pickled = pickle.dumps(Message("1", "server.jobs.queue.tiller.job", args=(Runs(place),), kwargs={}))
     others = [{}, [], {"id": 1, "task": "other", "job": f"job_{16 * '0'}"}, {"id": 1, "task": "x", "job": "../../etc"}]
     for rubbish in (pickled, b"", b"\xff", b"[" * 100_000, *(json.dumps(o).encode() for o in others)):
@@ -205,14 +205,14 @@ def test_what_is_no_job_in_the_queue_neither_runs_nor_holds_up_those_that_are(se
 
 
 def test_a_key_makes_one_job(settings):
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     assert jobs.submit("count", {}, "k").id == jobs.submit("count", {}, "k").id
     assert jobs.submit("count", {}, "other").id != jobs.submit("count", {}, "k").id
     assert len(jobs.all()) == 2
 
 
 def test_a_job_that_cannot_be_is_refused_before_it_waits(settings):
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     for type, config, said in (
         ("magic", {}, "no type of job 'magic'; there are sae_train, sae_update, count"),
         ("count", {"step": 3}, "step of a count: there is no such key"),
@@ -226,9 +226,9 @@ def test_a_job_that_cannot_be_is_refused_before_it_waits(settings):
 
 def test_a_server_brings_a_trainer_that_ends_with_it(tmp_path):
     found = Settings(data_dir=tmp_path, job_kinds=KINDS)
-    jobs = Jobs(found)
+    jobs = JobQueue(found)
     job = jobs.submit("count", {"steps": 2})
-    with trainer_process.trainer(found):
+    with trainer_process.run_trainer_process(found):
         until(lambda: jobs.get(job.id).state == "succeeded")
         last = jobs.submit("count", {"steps": 400, "seconds": 0.1})
         until(lambda: jobs.get(last.id).state == "running")

@@ -14,7 +14,7 @@ import pytest
 
 from server.api.routes import jobs as routes
 from server.jobs import suspend
-from server.jobs.queue import BadJob, Jobs
+from server.jobs.queue import BadJob, JobQueue
 from server.jobs.suspend import stop
 from server.settings import Settings
 from tests.server.jobs.test_queue import KINDS, ROOT, gone, runner, trainer
@@ -36,7 +36,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def jobs(settings):
-    return Jobs(settings)
+    return JobQueue(settings)
 
 
 def counted(jobs, job):
@@ -234,7 +234,7 @@ def served(bundle, tmp_path):
 
 def test_over_http_wrong_states_are_409(served):
     http, settings = served
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     with runner(settings):
         job = begun(jobs)
         assert http.post(f"/v1/jobs/{job.id}/resume").json()["error"]["code"] == "wrong_state"
@@ -261,7 +261,7 @@ def events(lines):
 
 def test_a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_repeat(served):
     http, settings = served
-    job = Jobs(settings).submit("count", {"steps": 12, "seconds": 0.05, "end": "speak"})
+    job = JobQueue(settings).submit("count", {"steps": 12, "seconds": 0.05, "end": "speak"})
     with runner(settings):
         first = []
         with http.stream("GET", f"/v1/jobs/{job.id}/events") as stream:
@@ -283,7 +283,7 @@ def test_a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_repea
 def test_a_silent_stream_says_that_it_is_there(served, monkeypatch):
     monkeypatch.setattr(routes, "SILENCE", 0.2)
     http, settings = served
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     job, lines = jobs.submit("count", {}), []  # nobody runs it
     with http.stream("GET", f"/v1/jobs/{job.id}/events") as stream:
         for line in filter(None, stream.iter_lines()):
@@ -292,12 +292,12 @@ def test_a_silent_stream_says_that_it_is_there(served, monkeypatch):
                 break
     assert lines[1].startswith("event: state")
     jobs.cancel(job.id)
-    assert routes.SILENCE < 15
+    assert routes.KEEPALIVE_SECONDS < 15
 
 
 def test_a_list_of_jobs_comes_page_by_page_without_what_is_long(served):
     http, settings = served
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     made = [jobs.submit("count", {"steps": 1}) for _ in range(3)]
     jobs.save(made[2].model_copy(update={"result": {"short": 1, "long": "x" * 9000}}))
     page = http.get("/v1/jobs", params={"limit": 2}).json()

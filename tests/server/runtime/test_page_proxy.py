@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, StreamingResponse
 
-from server.runtime.page_proxy import Forward
+from server.runtime.page_proxy import PageProxy
 from tests.support.live_server import until
 
 left = threading.Event()
@@ -39,7 +39,7 @@ async def stream() -> StreamingResponse:
 
 @pytest.fixture
 def address(tmp_path):
-    forward = Forward(tmp_path / "page")
+    forward = PageProxy(tmp_path / "page")
 
     @asynccontextmanager
     async def lifespan(_):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import handing
+from server.settings import child_environment
 from tests.support.trained_sae import WORDS, chats, live, place, settings
 
 __all__ = ["place"]
@@ -23,7 +23,7 @@ def trainer(place):
     live(place, chats(place / "x.jsonl", WORDS, 250, seed=3))
     found = settings(place, look_seconds=1)
     words = [sys.executable, "-m", "server", "trainer"]
-    child = subprocess.Popen(words, stdin=subprocess.PIPE, env=handing(found))
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, env=child_environment(found))
     try:
         yield child
     finally:

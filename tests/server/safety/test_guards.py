@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from server.engines.base import EngineFailed, Generation, Piece, Sampling
+from server.engines.base import EngineFailed, Generation, Sampling, TextPiece
 from server.engines.transformers.engine import TransformersEngine
-from server.safety.guards import CannotRead, Watch
+from server.safety.guards import CannotRead, Guards
 from steering.edits import ResidualEdit
 from steering.errors import SteeringError
 from steering.evaluate.classifiers import Auroc
 from steering.safety.probe import WITNESS, Card, Probe
-from steering.safety.refusal import Latch
+from steering.safety.refusal import RefusalDetector
 from tests.support import small_bundle
 
 HOOK, BELOW = "layers.1", "layers.0"
@@ -96,8 +96,8 @@ def differing(tokens=40):
 
 async def test_a_reply_that_nothing_is_wrong_with_is_let_out_whole(engine):
     wanted = differing()
-    plain, watch = await said(engine.generate(wanted)), Watch(engine, await never(engine))
-    guarded = await said(watch.generate(wanted, await watch.before(wanted), engine.generate))
+    plain, watch = await said(engine.generate(wanted)), Guards(engine, await never(engine))
+    guarded = await said(watch.generate(wanted, await watch.check_prompt(wanted), engine.generate))
     assert [i for p in guarded for i in p.ids] == [i for p in plain for i in p.ids]
     assert "".join(p.text for p in guarded) == "".join(p.text for p in plain)
     assert guarded[-1].finish_reason == plain[-1].finish_reason == "length"
@@ -108,8 +108,8 @@ async def test_nothing_past_the_window_before_a_hit_is_ever_delivered(engine, wi
     wanted = differing()
     probe, at = await a_hit(engine, wanted)
     whole = await reply(engine, wanted)
-    watch = Watch(engine, probe, window=window, every=every, on_prompt=False)
-    pieces = await said(watch.generate(wanted, await watch.before(wanted), engine.generate))
+    watch = Guards(engine, probe, window=window, every=every, on_prompt=False)
+    pieces = await said(watch.generate(wanted, await watch.check_prompt(wanted), engine.generate))
     delivered = [i for p in pieces for i in p.ids]
     assert delivered == whole[: len(delivered)]
     assert len(delivered) <= at - window
@@ -126,11 +126,11 @@ async def test_of_a_reply_that_comes_token_by_token_all_up_to_the_window_is_deli
 
     async def one_by_one():
         for i, token in enumerate(whole):
-            yield Piece(
+            yield TextPiece(
                 engine.decode([token]), i + 1, (token,), finish_reason="length" if i + 1 == len(whole) else None
             )
 
-    pieces = await said(Watch(engine, probe, window=window, every=every).checked(one_by_one(), PROMPT))
+    pieces = await said(Guards(engine, probe, window=window, every=every).check_reply(one_by_one(), PROMPT))
     assert [i for p in pieces for i in p.ids] == whole[: at - window]
     assert (pieces[-1].finish_reason, pieces[-1].tokens) == ("content_filter", at - window)
 
@@ -149,8 +149,8 @@ async def test_no_piece_is_let_out_before_the_probe_has_read_past_it(engine):
             read.append(len(texts[0]) - len(PROMPT))
             return found
 
-    watch = Watch(Looking(), await never(engine), window=6, every=4)
-    async with aclosing(watch.checked(engine.generate(wanted), PROMPT)) as pieces:
+    watch = Guards(Looking(), await never(engine), window=6, every=4)
+    async with aclosing(watch.check_reply(engine.generate(wanted), PROMPT)) as pieces:
         async for piece in pieces:
             ended = read[-1] == 40
             assert piece.tokens <= read[-1] - (0 if ended else 6)
@@ -161,7 +161,7 @@ async def test_a_hit_in_the_last_tokens_is_found_though_the_reply_has_ended(engi
     wanted = differing()
     probe, at = await a_hit(engine, wanted)
     short = differing(tokens=at + 1)
-    pieces = await said(Watch(engine, probe, window=4).checked(engine.generate(short), PROMPT))
+    pieces = await said(Guards(engine, probe, window=4).check_reply(engine.generate(short), PROMPT))
     assert pieces[-1].finish_reason == "content_filter"
     assert sum(len(p.ids) for p in pieces) <= at - 4
 
@@ -170,7 +170,7 @@ async def test_what_is_found_does_not_depend_on_when_it_is_looked_for(engine):
     wanted = differing()
     probe, at = await a_hit(engine, wanted)
     for every in (1, 7, 100):
-        pieces = await said(Watch(engine, probe, window=0, every=every).checked(engine.generate(wanted), PROMPT))
+        pieces = await said(Guards(engine, probe, window=0, every=every).check_reply(engine.generate(wanted), PROMPT))
         assert pieces[-1].finish_reason == "content_filter"
         assert sum(len(p.ids) for p in pieces) <= at
 
@@ -178,8 +178,8 @@ async def test_what_is_found_does_not_depend_on_when_it_is_looked_for(engine):
 async def test_a_hit_frees_the_engine(engine):
     wanted = differing(tokens=400)
     probe, _ = await a_hit(engine, differing())
-    await said(Watch(engine, probe).checked(engine.generate(wanted), PROMPT))
-    assert engine.load_now == (0, 0)
+    await said(Guards(engine, probe).check_reply(engine.generate(wanted), PROMPT))
+    assert engine.occupancy == (0, 0)
 
 
 async def test_a_reader_who_leaves_closes_the_source(engine):
@@ -193,17 +193,17 @@ async def test_a_reader_who_leaves_closes_the_source(engine):
         finally:
             closed.set()
 
-    wanted, watch = differing(tokens=300), Watch(engine, await never(engine), window=2, every=2)
-    async with aclosing(watch.generate(wanted, await watch.before(wanted), source)) as pieces:
+    wanted, watch = differing(tokens=300), Guards(engine, await never(engine), window=2, every=2)
+    async with aclosing(watch.generate(wanted, await watch.check_prompt(wanted), source)) as pieces:
         async for _ in pieces:
             break
     assert closed.is_set()
-    assert engine.load_now == (0, 0)
+    assert engine.occupancy == (0, 0)
 
 
 async def test_a_forbidden_prompt_is_not_answered(engine):
-    watch = Watch(engine, await probe_for(engine, PROMPT, 5))
-    verdict = await watch.before(request())
+    watch = Guards(engine, await probe_for(engine, PROMPT, 5))
+    verdict = await watch.check_prompt(request())
     assert verdict.outcome == "refused"
     assert verdict.prompt > 0.5
 
@@ -215,9 +215,9 @@ async def test_a_forbidden_prompt_is_not_answered(engine):
 
 
 async def test_the_probe_reads_the_same_whether_or_not_the_request_is_steered(engine):
-    watch = Watch(engine, await probe_for(engine, PROMPT, 5))
+    watch = Guards(engine, await probe_for(engine, PROMPT, 5))
     running = asyncio.create_task(said(engine.generate(differing(tokens=200))))
-    steered, plain = await watch.before(request()), await watch.before(request(steered=False))
+    steered, plain = await watch.check_prompt(request()), await watch.check_prompt(request(steered=False))
     assert steered.prompt == plain.prompt
     await running
 
@@ -225,8 +225,8 @@ async def test_the_probe_reads_the_same_whether_or_not_the_request_is_steered(en
 async def test_a_turn_that_would_be_refused_is_not_steered(engine):
     """What an unsteered model says first is taken for its refusal."""
     first = await reply(engine, request(steered=False, tokens=2))
-    watch = Watch(engine, latch=Latch((tuple(first),), 1e-6))
-    verdict = await watch.before(request(tokens=20))
+    watch = Guards(engine, latch=RefusalDetector((tuple(first),), 1e-6))
+    verdict = await watch.check_prompt(request(tokens=20))
     assert verdict.outcome == "unsteered"
     assert verdict.refusal > 1e-6
     made = await said(watch.generate(request(tokens=20), verdict, engine.generate))
@@ -236,8 +236,8 @@ async def test_a_turn_that_would_be_refused_is_not_steered(engine):
 
 
 async def test_a_latched_turn_does_not_pass_by_whoever_would_steer_it_again(engine):
-    watch = Watch(engine, latch=Latch((tuple(await reply(engine, request(steered=False, tokens=1))),), 1e-6))
-    verdict = await watch.before(request())
+    watch = Guards(engine, latch=RefusalDetector((tuple(await reply(engine, request(steered=False, tokens=1))),), 1e-6))
+    verdict = await watch.check_prompt(request())
 
     def steering_again(_):
         raise AssertionError("it was steered")
@@ -246,8 +246,8 @@ async def test_a_latched_turn_does_not_pass_by_whoever_would_steer_it_again(engi
 
 
 async def test_the_latch_equals_a_brute_force_computation(engine):
-    latch = Latch(((300, 301), (300, 302), (310,)), 0.5)
-    verdict = await Watch(engine, latch=latch).before(request())
+    latch = RefusalDetector(((300, 301), (300, 302), (310,)), 0.5)
+    verdict = await Guards(engine, latch=latch).check_prompt(request())
     model, wanted = small_bundle.model(len(small_bundle.tokenizer())), 0.0
     for opener in latch.openers:
         p = 1.0
@@ -260,39 +260,39 @@ async def test_the_latch_equals_a_brute_force_computation(engine):
 
 
 async def test_of_what_is_not_steered_nobody_asks_whether_it_would_be_refused(engine):
-    verdict = await Watch(engine, latch=Latch(((300,),), 0.1)).before(request(steered=False))
+    verdict = await Guards(engine, latch=RefusalDetector(((300,),), 0.1)).check_prompt(request(steered=False))
     assert (verdict.outcome, verdict.refusal) == ("as asked", None)
 
 
 async def test_without_guards_everything_is_as_without_a_watch(engine):
-    watch, wanted = Watch(engine), differing(tokens=20)
-    verdict = await watch.before(wanted)
+    watch, wanted = Guards(engine), differing(tokens=20)
+    verdict = await watch.check_prompt(wanted)
     pieces = await said(watch.generate(wanted, verdict, engine.generate))
     assert [i for p in pieces for i in p.ids] == await reply(engine, wanted)
-    assert verdict.of(wanted) is wanted
+    assert verdict.applied_to(wanted) is wanted
 
 
 async def test_a_probe_that_fails_lets_nothing_out(engine):
     """A probe of another width raises at each reading; the reply must not slip through."""
     probe = await never(engine)
     wrong = replace(probe, direction=torch.ones(3), mean=torch.zeros(3), scale=torch.ones(3))
-    watch, out = Watch(engine, wrong), []
+    watch, out = Guards(engine, wrong), []
     with pytest.raises(CannotRead, match="not answered"):
-        await watch.before(request())
+        await watch.check_prompt(request())
     with pytest.raises(CannotRead, match="not let out") as failed:
-        async with aclosing(watch.checked(engine.generate(differing()), PROMPT)) as pieces:
+        async with aclosing(watch.check_reply(engine.generate(differing()), PROMPT)) as pieces:
             async for piece in pieces:
                 out.append(piece)
     assert out == []
     assert isinstance(failed.value, EngineFailed)
     assert isinstance(failed.value.__cause__, SteeringError)
-    assert engine.load_now == (0, 0)
+    assert engine.occupancy == (0, 0)
 
 
 async def test_a_probe_that_reads_no_number_lets_nothing_out(engine):
     probe = replace(await never(engine), bias=torch.tensor(float("nan")))
     with pytest.raises(CannotRead):
-        await said(Watch(engine, probe).checked(engine.generate(differing()), PROMPT))
+        await said(Guards(engine, probe).check_reply(engine.generate(differing()), PROMPT))
 
 
 async def test_an_engine_that_breaks_off_lets_nothing_unread_out(engine):
@@ -304,14 +304,14 @@ async def test_an_engine_that_breaks_off_lets_nothing_unread_out(engine):
                     return
 
     with pytest.raises(CannotRead, match="broke off"):
-        await said(Watch(engine, await never(engine)).checked(broken(), PROMPT))
+        await said(Guards(engine, await never(engine)).check_reply(broken(), PROMPT))
 
 
 async def test_a_watch_is_checked_against_the_model_and_the_steered_layer(engine):
     probe = await never(engine)
-    await Watch(engine, probe).check(HOOK)
-    await Watch(engine).check(HOOK)
+    await Guards(engine, probe).check(HOOK)
+    await Guards(engine).check(HOOK)
     with pytest.raises(SteeringError, match="or lower"):
-        await Watch(engine, replace(probe, card=probe.card.model_copy(update={"hook": HOOK}))).check(HOOK)
+        await Guards(engine, replace(probe, card=probe.card.model_copy(update={"hook": HOOK}))).check(HOOK)
     with pytest.raises(SteeringError, match="train one for it"):
-        await Watch(engine, replace(probe, witness=-probe.witness)).check(HOOK)
+        await Guards(engine, replace(probe, witness=-probe.witness)).check(HOOK)

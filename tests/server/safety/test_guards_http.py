@@ -44,7 +44,7 @@ def write_probe(folder, ids, at):
 def plain(bundle, tmp_path_factory):
     """What an unguarded server says, as tokens; and the prompt's."""
     with serving(bundle, tmp_path_factory.mktemp("plain")) as (address, app):
-        engine = app.state.tiller.engine
+        engine = app.state.served_model.engine
         prompt = engine.encode_chat(HELLO["messages"]).ids
         reply = said(address)["choices"][0]["message"]["content"]
         yield prompt, engine.encode(reply)[1:], reply
@@ -136,8 +136,8 @@ def test_every_one_of_several_prompts_is_read_as_text_or_as_tokens(forbidding):
 def test_nobody_reads_on_for_who_has_left_and_what_was_to_be_read_counts(bundle, tmp_path, path):
     probe = write_probe(tmp_path / "probe", [0, 260, 261], 2)
     with serving(bundle, tmp_path / "data", probe=probe, admin_key=ADMIN) as (address, app):
-        rates, reads, given_up, spent = app.state.rates, [], [], []
-        tokens = rates.tokens
+        rates, reads, given_up, spent = app.state.rate_limiter, [], [], []
+        tokens = rates.count_tokens
 
         async def forever(texts, hook):
             reads.append(texts)
@@ -150,7 +150,7 @@ def test_nobody_reads_on_for_who_has_left_and_what_was_to_be_read_counts(bundle,
             await tokens(caller, n)
             spent.append(n)
 
-        app.state.tiller.engine.record, rates.tokens = forever, noted
+        app.state.served_model.engine.record, rates.count_tokens = forever, noted
         key = {"name": "ada", "role": "user", "limits": {"tokens": 4}}
         made = httpx.post(f"{address}/v1/keys", json=key, headers={"Authorization": f"Bearer {ADMIN}"})
         mine = {"Authorization": f"Bearer {made.json()['secret']}"}

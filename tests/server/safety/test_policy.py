@@ -13,9 +13,9 @@ import torch
 from server.auth.caller import Caller
 from server.engines.base import Sampling
 from server.errors import ApiError
-from server.safety.policy import BadPolicy, Bounds, Limit, NotDecided, Policy, Steered, advised, decide
+from server.safety.policy import BadPolicy, Bounds, Limit, NotDecided, Policy, PolicyInput, authorize, suggested_scale
 from server.schemas.steering import SteeringRequest
-from server.serving.served_model import Tiller
+from server.serving.served_model import ServedModel
 from server.settings import Settings
 from server.store.models import ROLES
 from steering.catalogue.bundle import Bundle
@@ -24,7 +24,7 @@ from steering.catalogue.feature import BundleInfo, Feature
 from steering.catalogue.resolve import Catalogue
 from steering.errors import SteeringError
 from steering.sae import SAE
-from steering.spec import Intervention, Preset, Snapshot, SteeringSpec
+from steering.spec import FeatureSnapshot, Intervention, Preset, SteeringSpec
 from tests.support.live_server import serving
 from tests.support.paths import ROOT
 
@@ -52,12 +52,12 @@ def steered(bundle, *items, scale=1.0, pins=None, presets=(), unit="dose"):
     features = tuple(Intervention(id=i, strength=s, mode=m) for i, s, m in items)
     spec = SteeringSpec(features=features, scale=scale, unit=unit)
     resolved = Catalogue([bundle]).resolve(spec, pins or {})
-    return Steered(resolved, compose(resolved, bundle), bundle, presets)
+    return PolicyInput(resolved, compose(resolved, bundle), bundle, presets)
 
 
 def rule(policy, role, wanted):
     try:
-        decide(policy, Caller(role, "t", "ada"), wanted)
+        authorize(policy, Caller(role, "t", "ada"), wanted)
     except ApiError as error:
         assert (error.status, error.code) == (403, "policy_refused")
         return error.more["rule"]
@@ -66,7 +66,7 @@ def rule(policy, role, wanted):
 
 def snapshot(name, direction):
     coded = base64.b64encode(np.asarray(direction, dtype="<f4").tobytes()).decode()
-    return Snapshot(id=name, revision="r0", direction=coded, encoder=coded, bias=0.0, threshold=0.1, typical_max=2.0, dose=4.0)  # fmt: skip
+    return FeatureSnapshot(id=name, revision="r0", direction=coded, encoder=coded, bias=0.0, threshold=0.1, typical_max=2.0, dose=4.0)  # fmt: skip
 
 
 UP = Policy(limit=(Limit(feature="b/1", high=0.5, reason="ours"),))
@@ -159,7 +159,7 @@ def test_a_limit_holds_through_the_master_scale_a_vector_and_a_retired_number(bu
 
 def test_a_limit_names_its_feature_its_reason_and_what_is_allowed(bundle):
     with pytest.raises(ApiError, match=r"'b/1' is limited here \(ours\): .* dose of \+0\.60; -inf to 0\.5 is allowed"):
-        decide(UP.model_copy(update={"roles": {"user": Bounds()}}), Caller("user"), steered(bundle, ("b/1", 0.6, "add")))  # fmt: skip
+        authorize(UP.model_copy(update={"roles": {"user": Bounds()}}), Caller("user"), steered(bundle, ("b/1", 0.6, "add")))  # fmt: skip
 
 
 def test_roles_steer_what_their_bounds_let_them(bundle):
@@ -190,24 +190,24 @@ def test_a_policy_that_cannot_be_says_where(tmp_path):
     ):
         file.write_text(text)
         with pytest.raises(BadPolicy, match=says):
-            Policy.read(file)
+            Policy.load(file)
     file.write_text("[roles.user]\nfeatures = 3\n[[limit]]\nfeature = 'b/1'\nhigh = 0\nroles = ['user']\n")
-    assert Policy.read(file).bounds("user").features == 3
+    assert Policy.load(file).bounds("user").features == 3
     with pytest.raises(BadPolicy, match="cannot be read"):
-        Policy.read(tmp_path / "none.toml")
+        Policy.load(tmp_path / "none.toml")
 
 
 def test_ten_thousand_specs_none_over_budget_and_none_without_a_number(bundle, tmp_path):
     """Fuzzed: odd strengths, modes, units, scales, repeated and unknown names; refused, or within what the role may do."""
     draw, refused, done = random.Random(7), 0, 0
-    tiller = Tiller(None, Catalogue([bundle]), None, Settings(data_dir=tmp_path, max_push=1.5), None)  # type: ignore[arg-type]
+    tiller = ServedModel(None, Catalogue([bundle]), None, Settings(data_dir=tmp_path, max_push=1.5), None)  # type: ignore[arg-type]
     x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(1)) * 10
     for _ in range(10_000):
         role = draw.choice(ROLES)
         try:
             asked = SteeringRequest.model_validate(fuzzed(draw))
             resolved = tiller.resolve(asked.spec(), {})
-            tiller.allowed(resolved, Caller(role, "t", "ada"))
+            tiller.check_allowed(resolved, Caller(role, "t", "ada"))
         except (ApiError, SteeringError, ValueError):
             refused += 1
             continue
@@ -308,9 +308,9 @@ def reaches(schema, part, names):
 
 
 async def test_nothing_is_generated_that_was_not_decided_on(limited):
-    tiller = limited[1].state.tiller
+    tiller = limited[1].state.served_model
     choice = await tiller.choose(None, SteeringRequest.model_validate({"features": [{"id": "small/1", "strength": 0.2}]}))  # fmt: skip
-    good = choice.generation(tiller.engine.encode_chat([{"role": "user", "content": "hello"}]), Sampling())
+    good = choice.generation_request(tiller.engine.encode_chat([{"role": "user", "content": "hello"}]), Sampling())
     stronger = await tiller.choose(None, SteeringRequest.model_validate({"features": [{"id": "small/1", "strength": 0.25}]}))  # fmt: skip
     for forged in (
         replace(good, ticket=""),
@@ -336,5 +336,5 @@ def test_the_engine_is_reached_through_the_admission_only():
 
 @pytest.mark.parametrize("scale", [8.299, 0.00641, 123.4, 8.0, 0.999, 1e-7])
 def test_advice_is_never_above_what_is_allowed(scale):
-    assert 0.9 * scale <= float(advised(scale)) <= scale
-    assert advised(float("nan")) == "0"
+    assert 0.9 * scale <= float(suggested_scale(scale)) <= scale
+    assert suggested_scale(float("nan")) == "0"

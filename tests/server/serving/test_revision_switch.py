@@ -11,9 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from server.auth.audit_log import Audit
+from server.auth.audit_log import AuditLog
 from server.cli.main import app
-from server.sae.served_revision import setting_of
+from server.sae.served_revision import revision_setting
 from server.store.sqlite import SqliteStore
 from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
@@ -71,7 +71,7 @@ def reply(http, **body):
 def tell_the_store(data, revision):
     async def tell():
         store = SqliteStore(data / "tiller.db")
-        await store.set_setting(setting_of("small"), revision)
+        await store.set_setting(revision_setting("small"), revision)
         await store.close()
 
     asyncio.run(tell())
@@ -159,7 +159,7 @@ def test_files_that_come_while_a_revision_is_opened_are_looked_at_again(folder, 
     published(revisions)
     aside = (revisions.live / "r2").rename(data / "aside")
     with serving(folder, data) as (address, app), httpx.Client(base_url=address, timeout=30) as http:
-        app.state.tiller = replace(app.state.tiller, revisions=ComeJustThen(revisions.base, revisions.live))
+        app.state.served_model = replace(app.state.served_model, revisions=ComeJustThen(revisions.base, revisions.live))
         tell_the_store(data, "r2")
         until(lambda: http.get("/health").json()["revision"] == "r2")
         assert http.get("/health").json()["swap_error"] is None
@@ -376,10 +376,10 @@ def test_command_line_works_without_a_server_and_says_what_is_wrong(revisions, f
 def test_a_rollback_at_the_command_line_is_noted_where_there_are_keys(revisions, folder, data):
     published(revisions)
     assert tiller("rollback", "--to", "r2", folder=folder, data=data).exit_code == 0
-    assert not Audit(data).file.exists()
+    assert not AuditLog(data).file.exists()
     CliRunner().invoke(app, ["keys", "new", "ada", "--data-dir", str(data)])
     assert tiller("rollback", folder=folder, data=data).exit_code == 0
-    last = [*Audit(data).lines()][-1]
+    last = [*AuditLog(data).lines()][-1]
     assert (last["act"], last["previous"], last["revision"]) == ("revision activated", "r2", "r1")
     assert last["by"]["from"] == "command line"
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from server.auth.keys import new_key
-from server.store.base import Conflict, Taken, edits_setting
-from server.store.models import Allowance, Kept, Said, Share, StoredVote
-from steering.catalogue.feature_edits import Edited
-from steering.spec import Preset, Snapshot, Vector
+from server.store.base import AlreadyExists, Conflict, edits_setting
+from server.store.models import RateLimits, Share, StoredVote, UserData, VoteBatch
+from steering.catalogue.feature_edits import FeatureEdit
+from steering.spec import FeatureSnapshot, Preset, Vector
 
 
 def preset(name, **fields):
@@ -19,7 +19,7 @@ def preset(name, **fields):
 
 def vector(name, dose=4.0):
     about = {"encoder": "", "bias": 0, "threshold": 0, "typical_max": 1}
-    snapshot = Snapshot(id=f"vector/{name}", revision="r1", direction="AACAPwAAgD8=", dose=dose, **about)
+    snapshot = FeatureSnapshot(id=f"vector/{name}", revision="r1", direction="AACAPwAAgD8=", dose=dose, **about)
     return Vector(name=name, method="diffmean", snapshot=snapshot)
 
 
@@ -104,9 +104,9 @@ async def test_each_gives_so_much_at_most_and_nothing_twice(store):
         ("ada", "[1]"),
         ("eve", "[4]"),
     ]
-    assert await store.given() == 4
+    assert await store.consented_texts() == 4
     assert await store.forget_texts("ada") == 3
-    assert await store.given() == 1
+    assert await store.consented_texts() == 1
     assert [t.messages for t in await store.live_texts("eve")] == ["[4]"]
     assert await store.live_texts("nobody") == []
 
@@ -119,7 +119,7 @@ async def test_kept_text_expires_and_what_expired_is_deleted_with_the_next(store
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 601)
     assert await store.live_texts() == await store.live_texts("ada") == []
-    assert await store.given() == 0
+    assert await store.consented_texts() == 0
     assert await another.keep_text("ada", "[2]", most=5, seconds=60)
     assert [r.value["messages"] for r in await store.records() if r.kind == "text"] == ["[2]"]
     assert await store.keep_text("eve", "[1]", most=5, seconds=60)  # it is not there twice
@@ -184,7 +184,7 @@ async def test_every_change_of_what_is_said_can_be_noticed(store, another):
     for changes in ({"label": "a"}, {"label": "b"}, {"label": None}):
         await store.edit_feature("m", 3, changes, by=None)
         seen.add(await another.setting(edits_setting("m")))
-    edits = Kept(edits={1: Edited(label="c")})
+    edits = UserData(edits={1: FeatureEdit(label="c")})
     await store.restore("ada", "m", edits, replace=False, votes=5, vectors=5)
     seen.add(await another.setting(edits_setting("m")))
     assert len(seen) == 5
@@ -237,11 +237,11 @@ async def test_a_share_is_read_until_it_is_deleted_or_expires(store, another):
     await store.add_share(share("c"), most=2)
 
 
-KEPT = Kept(
+KEPT = UserData(
     presets=(preset("A", version=4, updated=9),),
-    edits={3: Edited(label="rain", by="ada", at=5), 10: Edited(starred=True)},
+    edits={3: FeatureEdit(label="rain", by="ada", at=5), 10: FeatureEdit(starred=True)},
     vectors=(vector("one"),),
-    said=(Said("ab", (vote("x"), vote("y", 0.0))), Said("thumb", (vote("z"),))),
+    said=(VoteBatch("ab", (vote("x"), vote("y", 0.0))), VoteBatch("thumb", (vote("z"),))),
 )
 
 
@@ -256,7 +256,7 @@ async def test_tenants_may_call_their_presets_the_same(store, another):
 
 
 async def test_keys_are_kept_until_they_are_deleted(store, another):
-    first, secret = new_key("ada", "creator", tenant="t", limits=Allowance(tokens=5), days=1)
+    first, secret = new_key("ada", "creator", tenant="t", limits=RateLimits(tokens=5), days=1)
     second, _ = new_key("bob", "admin")
     second = second.model_copy(update={"created": first.created + 1})
     await store.add_key(second)
@@ -275,20 +275,20 @@ async def test_whoever_says_first_is_heard(store, another):
 async def test_what_is_kept_of_a_user_comes_back_as_it_was(store, another):
     done = await store.restore("ada", "m", KEPT, replace=False, votes=9, vectors=9)
     assert done == dict.fromkeys(["preset:a", "feature:3", "feature:10", "vector:one", "votes"], "created")
-    assert await another.kept("ada", "m") == KEPT
+    assert await another.user_data("ada", "m") == KEPT
     assert (await store.preset("a")).version == 4
     again = await another.restore("ada", "m", KEPT, replace=False, votes=9, vectors=9)
     assert again == dict.fromkeys(done, "unchanged")
-    assert await store.kept("ada", "m") == KEPT
+    assert await store.user_data("ada", "m") == KEPT
 
 
 async def test_kept_holds_nothing_of_others(store):
     await store.restore("ada", "m", KEPT, replace=False, votes=9, vectors=9)
     await store.save_preset(Preset(id="theirs", name="Theirs", model="other"))
-    his = await store.kept("bob", "m")
+    his = await store.user_data("bob", "m")
     assert (his.vectors, his.said, [*his.edits]) == ((), (), [10])
     assert [p.id for p in his.presets] == ["a"]
-    assert await store.kept("ada", "n") == Kept()
+    assert await store.user_data("ada", "n") == UserData()
 
 
 async def test_what_would_be_overwritten_is_named_and_nothing_is_written(store):
@@ -296,14 +296,14 @@ async def test_what_would_be_overwritten_is_named_and_nothing_is_written(store):
     other = replace(
         KEPT,
         presets=(preset("New"), preset("A", description="other")),
-        edits={3: Edited(label="snow")},
+        edits={3: FeatureEdit(label="snow")},
         vectors=(vector("one", dose=1.0),),
-        said=(Said("thumb", (vote("new"),)),),
+        said=(VoteBatch("thumb", (vote("new"),)),),
     )
-    with pytest.raises(Taken) as caught:
+    with pytest.raises(AlreadyExists) as caught:
         await store.restore("ada", "m", other, replace=False, votes=9, vectors=9)
     assert caught.value.names == ("preset:a", "feature:3", "vector:one")
-    assert await store.kept("ada", "m") == KEPT
+    assert await store.user_data("ada", "m") == KEPT
     done = await store.restore("ada", "m", other, replace=True, votes=9, vectors=9)
     assert [done[k] for k in ("preset:new", "preset:a", "votes")] == ["created", "replaced", "created"]
     assert (await store.preset("a")).version == 5
@@ -311,14 +311,14 @@ async def test_what_would_be_overwritten_is_named_and_nothing_is_written(store):
 
 
 async def test_more_vectors_than_are_kept_bring_nothing_back(store):
-    many = Kept(presets=(preset("A"),), vectors=tuple(vector(f"v{i}") for i in range(3)))
+    many = UserData(presets=(preset("A"),), vectors=tuple(vector(f"v{i}") for i in range(3)))
     with pytest.raises(Conflict, match="would have 3 vectors"):
         await store.restore("ada", "m", many, replace=True, votes=5, vectors=2)
-    assert await store.kept("ada", "m") == Kept()
+    assert await store.user_data("ada", "m") == UserData()
 
 
 async def test_two_who_bring_the_same_back_at_once_come_one_after_the_other(store, another):
-    kepts = [Kept(presets=tuple(preset(f"P{i}", description=who) for i in range(9))) for who in ("a", "b")]
+    kepts = [UserData(presets=tuple(preset(f"P{i}", description=who) for i in range(9))) for who in ("a", "b")]
     asked = [
         s.restore("ada", "m", k, replace=False, votes=5, vectors=5)
         for s, k in zip((store, another), kepts, strict=True)
@@ -385,7 +385,7 @@ async def test_a_backup_holds_everything_and_comes_back_the_same(store, another)
     await another.put_records(held, replace=True)
     assert [*map(without_mark, await store.records())] == [*map(without_mark, held)]
     assert await store.setting(edits_setting("m")) is not None
-    assert await store.kept("ada", "m") == KEPT
+    assert await store.user_data("ada", "m") == KEPT
     assert await store.keep_text("eve", "[99]", most=50, seconds=600)
     assert [t.messages for t in await store.live_texts("eve")][-2:] == ['[11, "ä"]', "[99]"]
     assert await store.forget_texts("ada") == 12
@@ -408,7 +408,7 @@ def without_mark(record):
 async def test_what_was_written_is_there_when_it_is_opened_again(store, another):
     await fill(store)
     await store.close()
-    assert await another.kept("ada", "m") == KEPT
+    assert await another.user_data("ada", "m") == KEPT
     await another.check()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.files import keep_to_us
+from server.files import make_private_folder
 from server.store.sqlite import SqliteStore
 from tests.server.cli.test_main import free_port, run, tiller
 from tests.support.live_server import until
@@ -52,7 +52,7 @@ def test_a_folder_that_is_everybodys_stays_so(tmp_path, usual):
     folder = tmp_path / "everybody's"
     folder.mkdir()
     folder.chmod(0o1777)
-    keep_to_us(folder)
+    make_private_folder(folder)
     assert mode(folder) == "0o777"
 
 

@@ -16,7 +16,7 @@ ASKED = (
     lambda s: s.check(),
     lambda s: s.presets(),
     lambda s: s.save_preset(Preset(id="a", name="A")),
-    lambda s: s.kept("ada", "m"),
+    lambda s: s.user_data("ada", "m"),
     lambda s: s.set_consent("ada", False),
     lambda s: s.records(),
 )

@@ -112,7 +112,7 @@ def test_who_follows_a_job_goes_on_following(http, redis_server):
 def test_a_job_that_runs_goes_on_and_is_told_when_redis_is_back(http, redis_server, tmp_path):
     found = Settings(data_dir=tmp_path, redis_url=redis_server.url, job_kinds=KINDS)
     job = http.post("/v1/jobs", json={"type": "count", "config": {"steps": 4, "holds": 2}}).json()["id"]
-    with trainer_process.trainer(found):
+    with trainer_process.run_trainer_process(found):
         until(lambda: http.get(f"/v1/jobs/{job}").json()["metrics"].get("counted", 0) >= 2)
         redis_server.stop()
         go_on(tmp_path / "jobs" / job)

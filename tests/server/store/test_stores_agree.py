@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from pydantic import BaseModel
 
 from server.store.base import Conflict
-from server.store.models import Kept, Record, Said
+from server.store.models import Record, UserData, VoteBatch
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
-from steering.catalogue.feature_edits import Edited
+from steering.catalogue.feature_edits import FeatureEdit
 from tests.server.store.test_contract import preset, share, vector, vote
 
 USERS = ("ada", 'e"v:e')
@@ -25,12 +25,12 @@ edits = st.fixed_dictionaries(
     {}, optional={"label": st.none() | words, "note": st.none() | words, "starred": st.booleans()}
 )
 votes = st.lists(st.builds(vote, words, st.floats(0, 1), dose=st.floats(-2, 2)), min_size=1, max_size=3)
-said = st.builds(Said, st.sampled_from(["thumb", "ab"]), votes.map(tuple))
+said = st.builds(VoteBatch, st.sampled_from(["thumb", "ab"]), votes.map(tuple))
 vectors = st.builds(vector, names, st.floats(1, 3))
 kepts = st.builds(
-    Kept,
+    UserData,
     presets=st.lists(st.builds(preset, names, description=words), max_size=2, unique_by=lambda p: p.id).map(tuple),
-    edits=st.dictionaries(st.integers(0, 2), st.builds(Edited, label=words, by=st.none() | users), max_size=2),
+    edits=st.dictionaries(st.integers(0, 2), st.builds(FeatureEdit, label=words, by=st.none() | users), max_size=2),
     vectors=st.lists(vectors, max_size=2, unique_by=lambda v: v.name).map(tuple),
     said=st.lists(said, max_size=2).map(tuple),
 )

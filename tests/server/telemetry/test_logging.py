@@ -27,7 +27,7 @@ def lines():
     """What is logged as JSON while the test runs; the log is as before afterwards."""
     root, stream = logging.getLogger(), io.StringIO()
     before = root.handlers, root.level, structlog.get_config()
-    logs.begin("json", "debug", stream)
+    logs.configure_logging("json", "debug", stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     root.handlers, root.level = before[:2]
     structlog.configure(**before[2])
@@ -37,7 +37,7 @@ def lines():
 def own(bundle, tmp_path, lines):
     """A server whose lines are caught, and a client that knows its address."""
     with serving(bundle, tmp_path) as (address, app), httpx.Client(base_url=address) as client:
-        yield client, app.state.tiller, lines
+        yield client, app.state.served_model, lines
 
 
 def of(lines, answer):
@@ -165,7 +165,7 @@ def test_what_went_wrong_with_this_machine_is_told_with_its_words(lines):
 
 
 def test_vllm_is_told_the_same_format(capsys):
-    logging.config.dictConfig(logs.of_vllm("json"))
+    logging.config.dictConfig(logs.vllm_logging_config("json"))
     logger = logging.getLogger("vllm")
     try:
         logger.getChild("core").info("ready")

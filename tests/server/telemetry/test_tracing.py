@@ -20,9 +20,9 @@ def spans():
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
     exporter = memory.InMemorySpanExporter()
-    tracing.record(SimpleSpanProcessor(exporter))
+    tracing.export_to(SimpleSpanProcessor(exporter))
     yield exporter.get_finished_spans
-    tracing.end()
+    tracing.stop()
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def test_no_span_holds_what_somebody_wrote(http, spans, monkeypatch):
 
 
 def test_switched_off_nothing_is_made(bundle, tmp_path):
-    tracing.begin(None)
+    tracing.start(None)
     assert tracing._tracer is None
-    generation = tracing.Generation()
+    generation = tracing.GenerationSpan()
     generation.piece(1, 0.0)
     generation.end("stop")
     with tracing.span("policy"):
@@ -78,5 +78,5 @@ def test_switched_off_nothing_is_made(bundle, tmp_path):
 
 def test_a_server_without_the_sdk_goes_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    tracing.begin("http://localhost:4318")
+    tracing.start("http://localhost:4318")
     assert tracing._tracer is None

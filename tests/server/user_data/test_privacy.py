@@ -10,9 +10,9 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from server.jobs.queue import GIVEN, Jobs
+from server.jobs.queue import GIVEN_FILE, JobQueue
 from server.settings import Settings
-from server.store.encryption import FILE, MARK, Seal, Unreadable, alias
+from server.store.encryption import FILE, MARK, TextEncryption, Unreadable, pseudonym
 from server.store.models import LiveText
 from tests.support import small_bundle
 from tests.support.live_server import until
@@ -120,41 +120,44 @@ def forgotten(ada, bob, data, shared):
 
 def test_a_job_that_learns_from_somebody_ends_when_they_take_it_back(tmp_path):
     settings = Settings(data_dir=tmp_path, job_kinds=("count=tests.support.fake_jobs:JOB",))
-    jobs = Jobs(settings)
+    jobs = JobQueue(settings)
     learning, other = jobs.submit("count", {}), jobs.submit("count", {})
-    for job, names in ((learning, [alias("ada"), alias("bob")]), (other, [alias("bob")])):
-        (jobs.folder / job.id / GIVEN).write_text(json.dumps({"names": names, "sealed": "…"}))
-    assert jobs.take_back([alias("ada")], theirs=lambda _: False) == 0
+    for job, names in ((learning, [pseudonym("ada"), pseudonym("bob")]), (other, [pseudonym("bob")])):
+        (jobs.folder / job.id / GIVEN_FILE).write_text(json.dumps({"names": names, "sealed": "…"}))
+    assert jobs.erase_given([pseudonym("ada")], theirs=lambda _: False) == 0
     assert (jobs.get(learning.id).state, jobs.get(other.id).state) == ("cancelled", "queued")
-    assert not (jobs.folder / learning.id / GIVEN).exists()
-    assert (jobs.folder / other.id / GIVEN).exists()
+    assert not (jobs.folder / learning.id / GIVEN_FILE).exists()
+    assert (jobs.folder / other.id / GIVEN_FILE).exists()
 
 
 def test_a_seal_opens_only_with_its_key_and_under_its_name():
-    seal = Seal("one key that is long enough for this")
-    kept = seal.close('["ä"]', "ada")
-    assert kept == seal.close('["ä"]', "ada")  # nothing is kept twice
-    assert kept != seal.close('["ä"]', "bob")
-    assert seal.open(kept, "ada") == '["ä"]'
-    assert seal.open('["from before"]', "ada") == '["from before"]'
+    seal = TextEncryption("one key that is long enough for this")
+    kept = seal.encrypt('["ä"]', "ada")
+    assert kept == seal.encrypt('["ä"]', "ada")  # nothing is kept twice
+    assert kept != seal.encrypt('["ä"]', "bob")
+    assert seal.decrypt(kept, "ada") == '["ä"]'
+    assert seal.decrypt('["from before"]', "ada") == '["from before"]'
     flipped = kept[:-6] + ("A" if kept[-6] != "A" else "B") + kept[-5:]
-    for sealed, whose, by in ((kept, "bob", seal), (kept, "ada", Seal("x" * 40)), (flipped, "ada", seal), (MARK + "?", "ada", seal)):  # fmt: skip
+    for sealed, whose, by in ((kept, "bob", seal), (kept, "ada", TextEncryption("x" * 40)), (flipped, "ada", seal), (MARK + "?", "ada", seal)):  # fmt: skip
         with pytest.raises(Unreadable):
-            by.open(sealed, whose)
+            by.decrypt(sealed, whose)
 
 
 def test_what_cannot_be_read_is_left_out_and_the_rest_is_learnt_from():
-    seal = Seal("one key that is long enough for this")
-    texts = [LiveText("ada", seal.close("[1]", "ada"), 1.0), LiveText("bob", Seal("y" * 40).close("[2]", "bob"), 2.0)]
+    seal = TextEncryption("one key that is long enough for this")
+    texts = [
+        LiveText("ada", seal.encrypt("[1]", "ada"), 1.0),
+        LiveText("bob", TextEncryption("y" * 40).encrypt("[2]", "bob"), 2.0),
+    ]
     assert seal.opened(texts) == [replace(texts[0], messages="[1]")]
 
 
 def test_a_key_is_made_once_for_its_owners_eyes_and_may_be_named_instead(tmp_path):
     settings = Settings(data_dir=tmp_path)
-    assert Seal.of(settings) == Seal.of(settings)
+    assert TextEncryption.from_settings(settings) == TextEncryption.from_settings(settings)
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
     assert [p.name for p in tmp_path.iterdir()] == [FILE]
     named = Settings(data_dir=tmp_path, text_key="a key of one's own that is long enough")
-    assert Seal.of(named) != Seal.of(settings)
-    assert "own" not in repr(Seal.of(named))
+    assert TextEncryption.from_settings(named) != TextEncryption.from_settings(settings)
+    assert "own" not in repr(TextEncryption.from_settings(named))
     shutil.rmtree(tmp_path)

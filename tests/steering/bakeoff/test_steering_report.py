@@ -30,7 +30,7 @@ def kit(tmp_path_factory):
         for f in opened.features
     ]
     torch.manual_seed(0)
-    return Kit.of(model, tokenizer, replace(opened, features=features), TUNE, TEST)
+    return Kit.prepare(model, tokenizer, replace(opened, features=features), TUNE, TEST)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from steering.catalogue.feature import Feature
-from steering.catalogue.neuronpedia import read, write
+from steering.catalogue.neuronpedia import read_export, write_export
 from steering.errors import BadBundle
 
 
@@ -38,7 +38,7 @@ def test_statistics_labels_and_examples_are_read_in_our_units(tmp_path):
         {"index": "1", "tokens": ["the", "Ġpier"], "values": [0.0, 2.0]},
         {"index": "1", "tokens": ["a", "Ġbridge"], "values": [1.0, 8.0]},
     )
-    _, feature, untouched = read(tmp_path, rows(), [1.0, 0.5, 1.0])
+    _, feature, untouched = read_export(tmp_path, rows(), [1.0, 0.5, 1.0])
     assert (feature.density, feature.max_activation, feature.typical_max) == (0.02, 4.0, 4.0)
     assert feature.top_logits == {"positive": [" bridge", " red"], "negative": ["\n"]}
     assert (feature.label, feature.label_source) == ("bridges", "neuronpedia:some-model")
@@ -52,7 +52,7 @@ def test_statistics_labels_and_examples_are_read_in_our_units(tmp_path):
 def test_a_label_given_here_stays(tmp_path):
     put(tmp_path, "explanations", {"index": "0", "description": "theirs"})
     own = [Feature(id="b/0", index=0, label="ours", label_source="hand")]
-    assert read(tmp_path, own, [1.0])[0].label == "ours"
+    assert read_export(tmp_path, own, [1.0])[0].label == "ours"
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -69,15 +69,15 @@ def test_what_is_written_is_read_again(tmp_path):
             {"text": "a b", "token": " b", "at": 1, "activation": 3.0, "tokens": ["a", " b"], "activations": [0.0, 3.0]}
         ],
     )
-    write(tmp_path, [*rows(), feature], model="m", source="3-b")
+    write_export(tmp_path, [*rows(), feature], model="m", source="3-b")
     assert (tmp_path / "features" / "batch-1.jsonl.gz").exists()
     empty = [Feature(id=f"b/{i}", index=i) for i in range(1501)]
-    assert read(tmp_path, empty, [1.0] * 1501)[1500] == feature
+    assert read_export(tmp_path, empty, [1.0] * 1501)[1500] == feature
 
 
 def test_an_example_of_which_only_the_strongest_token_is_known_is_cut_around_it(tmp_path):
     example = {"text": "the long bridge is red", "token": " bridge", "at": 2, "activation": 3.0}
-    write(tmp_path, [Feature(id="b/0", index=0, label="x", examples=[example])], model="m", source="s")
+    write_export(tmp_path, [Feature(id="b/0", index=0, label="x", examples=[example])], model="m", source="s")
     row = json.loads(gzip.decompress((tmp_path / "activations" / "batch-0.jsonl.gz").read_bytes()))
     assert row["tokens"] == ["the long", " bridge", " is red"]
     assert (row["maxValue"], row["maxValueTokenIndex"]) == (3.0, 1)
@@ -94,14 +94,14 @@ def test_an_example_of_which_only_the_strongest_token_is_known_is_cut_around_it(
 def test_a_wrong_row_is_named(tmp_path, line, said):
     put(tmp_path, "explanations", line)
     with pytest.raises(BadBundle, match=said):
-        read(tmp_path, rows(), [1.0] * 3)
+        read_export(tmp_path, rows(), [1.0] * 3)
 
 
 def test_a_file_that_is_cut_short_and_a_folder_that_is_none_are_refused(tmp_path):
     with pytest.raises(BadBundle, match="is no export of Neuronpedia"):
-        read(tmp_path, rows(), [1.0] * 3)
+        read_export(tmp_path, rows(), [1.0] * 3)
     put(tmp_path, "features", *({"index": "1", "maxActApprox": i} for i in range(500)))
     path = tmp_path / "features" / "batch-0.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(BadBundle, match="damaged or cut short"):
-        read(tmp_path, rows(), [1.0] * 3)
+        read_export(tmp_path, rows(), [1.0] * 3)

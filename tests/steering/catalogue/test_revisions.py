@@ -202,7 +202,7 @@ def test_what_a_killed_writer_left_behind_is_ignored_and_goes(revisions, first):
 
 
 def test_failed_candidates_are_kept_aside_with_the_reasons(revisions, first):
-    folders = [revisions.keep_aside({"why": f"gate {i}"}, sae=first.sae) for i in range(10)]
+    folders = [revisions.quarantine({"why": f"gate {i}"}, sae=first.sae) for i in range(10)]
     assert json.loads((folders[-1] / "report.json").read_text()) == {"why": "gate 9"}
     assert (folders[-1] / "sae_weights.safetensors").exists()
     assert len(list((revisions.live / "rejected").iterdir())) == 8

@@ -8,8 +8,8 @@ import torch
 
 from steering.calibration import Measured, raw_at
 from steering.doses import measure
-from steering.doses.measure import FORWARD, Null, Subject, along, calibrate
-from steering.doses.rollouts import Stage
+from steering.doses.measure import FORWARD, Null, Subject, calibrate, pushes_along
+from steering.doses.rollouts import Rollouts
 from steering.model.chat_template import EncodedChat
 
 
@@ -37,7 +37,7 @@ def square(at_one, *, effect=1.0, power=2.0, repeats=math.inf):
 
 
 def subject(start=10.0, longest=200.0, signs=(1, -1)):
-    return Subject(along(torch.ones(4) / 2), torch.tensor([1, 2]), start, longest, signs)
+    return Subject(pushes_along(torch.ones(4) / 2), torch.tensor([1, 2]), start, longest, signs)
 
 
 @pytest.mark.parametrize("at_one", [1.5, 9.0, 40.0, 150.0])
@@ -101,7 +101,7 @@ def test_an_effect_that_random_directions_have_too_is_none():
 def test_the_sweet_spot_ends_where_surprise_begins():
     found = [Measured(raw=r, effect=r / 40, kl=(r / 40) ** 2, surprise=s, repetition=0) for r, s in
              ((10, 0.1), (20, 0.2), (30, 0.7), (38, 1.0))]  # fmt: skip
-    spot = measure._spot(found, 1, 38, "", 16)
+    spot = measure._sweet_spot(found, 1, 38, "", 16)
     assert spot.high == pytest.approx(20 / 38, abs=0.05)
     assert 0 < spot.low < 0.2
 
@@ -109,17 +109,17 @@ def test_the_sweet_spot_ends_where_surprise_begins():
 def test_a_real_model_is_measured_many_pushes_at_once(llama, sae):
     g = torch.Generator().manual_seed(1)
     rows = [tuple(torch.randint(5, 97, (6,), generator=g).tolist()) for _ in range(4)]
-    stage = Stage.of(llama, "layers.1", [EncodedChat(r, (False,) * 5 + (True,), "") for r in rows], tokens=8)
+    stage = Rollouts.prepare(llama, "layers.1", [EncodedChat(r, (False,) * 5 + (True,), "") for r in rows], tokens=8)
     words = [torch.tensor([i, i + 1]) for i in (10, 20, 30, 40, 50)]
-    null = Null.of(stage, words, 4.0)
+    null = Null.measure(stage, words, 4.0)
     done = []
-    subjects = [Subject(along(sae.W_dec[i]), w, 1.0, 40.0) for i, w in enumerate(words)]
+    subjects = [Subject(pushes_along(sae.W_dec[i]), w, 1.0, 40.0) for i, w in enumerate(words)]
     found = calibrate(stage, subjects, null, at_once=3, stamp=("2026-01-01", "r1"), told=done.append)
     assert done == [1, 2, 3, 4, 5]
     for subject_, one in zip(subjects, found, strict=True):
         assert len(one.calibration.points) <= 8
         assert one.dose == pytest.approx(one.calibration.knots[-1][1], rel=1e-3)
-        (again,) = stage.roll([subject_.push(one.dose)])
+        (again,) = stage.run([subject_.push(one.dose)])
         best = next((p for p in one.calibration.points if math.isclose(p.raw, one.dose, rel_tol=1e-3)), None)
         if best:
             assert float(again.kl.quantile(0.95)) == pytest.approx(best.kl, abs=0.02)

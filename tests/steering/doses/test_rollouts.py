@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from steering.doses.measure import along
-from steering.doses.rollouts import Stage, rep3
+from steering.doses.measure import pushes_along
+from steering.doses.rollouts import Rollouts, rep3
 from steering.edits import ResolvedIntervention, compile_edit
 from steering.model.chat_template import EncodedChat
 from steering.model.hooks import steer
@@ -23,7 +23,7 @@ def chats():
 @pytest.fixture
 def stage(any_model, chats):
     any_model.generation_config.eos_token_id = 3
-    return Stage.of(any_model, HOOK, chats, tokens=TOKENS)
+    return Rollouts.prepare(any_model, HOOK, chats, tokens=TOKENS)
 
 
 def alone(model, ids, edit):
@@ -41,26 +41,26 @@ def alone(model, ids, edit):
 
 
 def test_every_edit_answers_as_it_does_alone(stage, chats, any_model, sae):
-    edits = [along(sae.W_dec[0])(4.0), compile_edit([ResolvedIntervention(5, "clamp", 3.0)], sae)]
-    rolled = stage.roll(edits)
+    edits = [pushes_along(sae.W_dec[0])(4.0), compile_edit([ResolvedIntervention(5, "clamp", 3.0)], sae)]
+    rolled = stage.run(edits)
     for edit, found in zip(edits, rolled, strict=True):
         assert found.said == [alone(any_model, c.ids, edit) for c in chats]
     assert stage.plain.said == [alone(any_model, c.ids, None) for c in chats]
 
 
 def test_a_push_of_nothing_is_no_distance_and_no_effect(stage, sae):
-    (rolled,) = stage.roll([along(sae.W_dec[0])(0.0)])
+    (rolled,) = stage.run([pushes_along(sae.W_dec[0])(0.0)])
     assert rolled.kl.max() < 1e-5
     torch.testing.assert_close(rolled.logprob, stage.plain.logprob, rtol=0, atol=1e-4)
-    (effects,) = stage.effects([along(sae.W_dec[0])(0.0)], [torch.tensor([7, 9])])
+    (effects,) = stage.effects([pushes_along(sae.W_dec[0])(0.0)], [torch.tensor([7, 9])])
     assert effects.abs().max() < 1e-4
 
 
 def test_surprise_is_cross_entropy_and_that_is_entropy_plus_kl(llama, chats, sae):
     """CE(p_s, p_0) = H(p_s) + KL(p_s ‖ p_0), token by token."""
-    stage = Stage.of(llama, HOOK, chats, tokens=TOKENS)
-    edit = along(sae.W_dec[2])(3.0)
-    (rolled,) = stage.roll([edit])
+    stage = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS)
+    edit = pushes_along(sae.W_dec[2])(3.0)
+    (rolled,) = stage.run([edit])
     total = 0.0
     for chat, said in zip(chats, rolled.said, strict=True):
         row = torch.tensor([[*chat.ids, *said]])
@@ -76,16 +76,16 @@ def test_surprise_is_cross_entropy_and_that_is_entropy_plus_kl(llama, chats, sae
 
 
 def test_small_pushes_change_the_distribution_by_their_square(llama, chats, sae):
-    stage = Stage.of(llama, HOOK, chats, tokens=TOKENS)
-    small, twice = stage.roll([along(sae.W_dec[1])(s) for s in (0.02, 0.04)])
+    stage = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS)
+    small, twice = stage.run([pushes_along(sae.W_dec[1])(s) for s in (0.02, 0.04)])
     assert 3.2 < float(twice.kl.mean() / small.kl.mean()) < 4.8
 
 
 def test_an_effect_is_on_the_words_that_were_asked_for(llama, chats):
     """A direction that the model reads as one token raises that token, and not another."""
-    stage = Stage.of(llama, HOOK, chats, tokens=TOKENS)
+    stage = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS)
     direction = torch.nn.functional.normalize(llama.lm_head.weight[11].detach(), dim=0)
-    raised, other = stage.effects([along(direction)(20.0)], [torch.tensor([11]), torch.tensor([60])])[0].mean(1)
+    raised, other = stage.effects([pushes_along(direction)(20.0)], [torch.tensor([11]), torch.tensor([60])])[0].mean(1)
     assert raised > other + 0.05
 
 

@@ -33,7 +33,7 @@ def measured(i, *, works=True, negative=True):
 @pytest.fixture
 def bundle(model):
     """Feature 7 points where the answers to "be red" become likelier, 9 the opposite way; the others anywhere."""
-    answers = _Answers.of(model, TOKENIZER, "layers.1", Clause("red", 1), QUESTIONS, lambda: None)
+    answers = _Answers.prepare(model, TOKENIZER, "layers.1", Clause("red", 1), QUESTIONS, lambda: None)
     pull = torch.nn.functional.normalize(answers.pull(lambda: None), dim=0)
     sae = small_bundle.sae()
     rows = sae.W_dec.clone()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from steering.doses import sweep as sweeping
-from steering.doses.measure import along
-from steering.doses.rollouts import Draw, Stage
+from steering.doses.measure import pushes_along
+from steering.doses.rollouts import Rollouts, Sampling
 from steering.doses.sweep import sweep
 from steering.model.chat_template import EncodedChat
 
@@ -22,10 +22,10 @@ def chats():
 
 @pytest.fixture
 def edits(sae):
-    return [along(sae.W_dec[0])(s) for s in (0.0, 2.0, 5.0)]
+    return [pushes_along(sae.W_dec[0])(s) for s in (0.0, 2.0, 5.0)]
 
 
-@pytest.mark.parametrize("draw", [Draw(), Draw(1.0, seed=4)])
+@pytest.mark.parametrize("draw", [Sampling(), Sampling(1.0, seed=4)])
 def test_what_is_said_does_not_depend_on_the_parts(llama, chats, edits, draw, monkeypatch):
     whole = sweep(llama, HOOK, chats, edits, WORDS, tokens=TOKENS, draw=draw)
     monkeypatch.setattr(sweeping, "ROOM", 2 * TOKENS * llama.config.vocab_size)
@@ -40,7 +40,7 @@ def test_what_is_said_does_not_depend_on_the_parts(llama, chats, edits, draw, mo
 
 
 def test_a_strength_of_nothing_is_the_unsteered_model(llama, chats, edits):
-    plain, swept = sweep(llama, HOOK, chats, edits, WORDS, tokens=TOKENS, draw=Draw(0.8, seed=1))
+    plain, swept = sweep(llama, HOOK, chats, edits, WORDS, tokens=TOKENS, draw=Sampling(0.8, seed=1))
     assert swept[0].said == plain.said
     assert swept[0].effect == pytest.approx(0, abs=1e-4)
     assert swept[0].kl < 1e-4
@@ -49,14 +49,16 @@ def test_a_strength_of_nothing_is_the_unsteered_model(llama, chats, edits):
 
 def test_logprobs_are_those_of_the_stage(llama, chats, edits):
     _, swept = sweep(llama, HOOK, chats, edits, WORDS[:0], tokens=TOKENS)
-    (rolled,) = Stage.of(llama, HOOK, chats, tokens=TOKENS).roll(edits[2:])
+    (rolled,) = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS).run(edits[2:])
     assert [x for reply in swept[2].logprobs for x in reply] == pytest.approx(rolled.logprob.tolist(), abs=1e-4)
     assert list(swept[2].said) == rolled.said
     assert swept[2].effect is None
 
 
 def test_a_seed_fixes_the_replies_and_another_one_changes_them(llama, chats, edits):
-    said = [sweep(llama, HOOK, chats, edits, WORDS[:0], tokens=TOKENS, draw=Draw(1.5, s))[1][1].said for s in (1, 1, 2)]
+    said = [
+        sweep(llama, HOOK, chats, edits, WORDS[:0], tokens=TOKENS, draw=Sampling(1.5, s))[1][1].said for s in (1, 1, 2)
+    ]
     assert said[0] == said[1] != said[2]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steering.evaluate.loss_recovered import splice
+from steering.evaluate.loss_recovered import loss_recovered
 from steering.sae import SAE
 from tests.steering.conftest import random_sae
 
@@ -24,7 +24,7 @@ def two_sided(d):
 
 
 def test_a_perfect_reconstruction_loses_nothing(any_model):
-    found = splice(any_model, two_sided(32), texts(), HOOK)
+    found = loss_recovered(any_model, two_sided(32), texts(), HOOK)
     assert found.rise == pytest.approx(0, abs=1e-5)
     assert found.recovered == pytest.approx(1, abs=1e-4)
     assert found.kl == pytest.approx(0, abs=1e-5)
@@ -33,20 +33,22 @@ def test_a_perfect_reconstruction_loses_nothing(any_model):
 
 def test_a_silent_sae_is_as_bad_as_zeros(llama):
     silent = SAE(torch.zeros(32, 4), torch.zeros(4), torch.eye(32)[:4], torch.zeros(32), torch.zeros(4))
-    assert splice(llama, silent, texts(), HOOK).recovered == pytest.approx(0, abs=1e-5)
+    assert loss_recovered(llama, silent, texts(), HOOK).recovered == pytest.approx(0, abs=1e-5)
 
 
 def test_a_poor_sae_shifts_what_comes_next(llama):
-    assert splice(llama, random_sae(), texts(), HOOK).kl > 0
+    assert loss_recovered(llama, random_sae(), texts(), HOOK).kl > 0
 
 
 def test_the_loss_without_an_sae_is_the_models(llama):
     (ids, real), *_ = texts()
-    found = splice(llama, two_sided(32), [(ids[1:], real[1:])], HOOK)
+    found = loss_recovered(llama, two_sided(32), [(ids[1:], real[1:])], HOOK)
     own = torch.nn.functional.cross_entropy(llama(ids[1:]).logits[0, 1:-1], ids[1, 2:])
     assert found.clean == pytest.approx(float(own.detach()), rel=1e-5)
 
 
 def test_text_that_nothing_can_be_said_of_is_refused(llama):
     with pytest.raises(ValueError, match="no token"):
-        splice(llama, random_sae(), [(torch.ones(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool))], HOOK)
+        loss_recovered(
+            llama, random_sae(), [(torch.ones(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool))], HOOK
+        )

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steering.errors import BadBundle, SteeringError
-from steering.formats import read
+from steering.formats import read_sae
 
 D, M = 6, 10
 
@@ -63,26 +63,28 @@ def test_saelens_standard_and_jumprelu_are_read_with_and_without_b_dec(parts, tm
     pre = (p["x"] - p["b_dec"] * subtracts) @ p["W_enc"] + p["b_enc"]
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
     plain = lens(tmp_path / "s", "standard", {n: p[n] for n in names}, apply_b_dec_to_input=subtracts)
-    says_the_same(read(plain).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
-    torch.testing.assert_close(read(plain).sae.encode(p["x"]), pre.relu() * read(plain).unit, atol=2e-5, rtol=2e-5)
+    says_the_same(read_sae(plain).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    torch.testing.assert_close(
+        read_sae(plain).sae.encode(p["x"]), pre.relu() * read_sae(plain).unit, atol=2e-5, rtol=2e-5
+    )
     jumps = lens(tmp_path / "j", "jumprelu", {n: p[n] for n in (*names, "threshold")}, apply_b_dec_to_input=subtracts)
-    says_the_same(read(jumps).sae, p["x"], jump(pre, p["threshold"]), p["W_dec"], p["b_dec"])
-    assert read(jumps).hook == "layers.3"
+    says_the_same(read_sae(jumps).sae, p["x"], jump(pre, p["threshold"]), p["W_dec"], p["b_dec"])
+    assert read_sae(jumps).hook == "layers.3"
 
 
 def test_saelens_subtracts_b_dec_where_the_configuration_is_silent(parts, tmp_path):
     p = parts
     folder = lens(tmp_path, "standard", {n: p[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")})
-    assert read(folder).format == "saelens"
+    assert read_sae(folder).format == "saelens"
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-    says_the_same(read(folder).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    says_the_same(read_sae(folder).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
 
 
 def test_saelens_from_before_version_6_is_read(parts, tmp_path):
     p = parts
     lens(tmp_path, "standard", {n: p[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")})
     (tmp_path / "cfg.json").write_text(json.dumps({"hook_name": "blocks.8.hook_resid_pre", "d_in": D, "d_sae": M}))
-    found = read(tmp_path)
+    found = read_sae(tmp_path)
     assert found.hook == "layers.7"
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
@@ -95,7 +97,7 @@ def test_saelens_gated_becomes_a_threshold(parts, tmp_path):
     x = p["x"] - p["b_dec"]
     a = (x @ p["W_enc"] + gate > 0) * (x @ (p["W_enc"] * r.exp()) + magnitude).relu()
     assert (a > 0).any()
-    says_the_same(read(folder).sae, p["x"], a, p["W_dec"], p["b_dec"])
+    says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"], p["b_dec"])
 
 
 @pytest.mark.parametrize("rescale", [True, False])
@@ -108,15 +110,17 @@ def test_saelens_batchtopk_checkpoint_is_read_with_its_scale_not_folded_yet(part
     pre = (s * p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     length = p["W_dec"].norm(dim=1) if rescale else torch.ones(M)
     a = jump(pre * length, cut) / length
-    says_the_same(read(folder).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
+    says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
     published = a * length  # what SAELens calls an activation where it rescales
-    torch.testing.assert_close(read(folder).sae.encode(p["x"]), published * read(folder).unit, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(
+        read_sae(folder).sae.encode(p["x"]), published * read_sae(folder).unit, atol=2e-5, rtol=2e-5
+    )
 
 
 def test_a_topk_is_calibrated_so_that_it_keeps_k(parts, tmp_path):
     p = parts
     folder = lens(tmp_path, "topk", {n: p[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")}, k=3)
-    found = read(folder)
+    found = read_sae(folder)
     assert found.k == 3
     sae = found.sae.calibrated(p["x"], found.k)
     assert (sae.encode(p["x"]) > 0).sum() == 3 * len(p["x"])
@@ -129,14 +133,14 @@ def test_gemma_scope_is_read_from_npz_and_from_safetensors(parts, tmp_path):
     one.mkdir(parents=True)
     names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
     np.savez(one / "params.npz", **{n: p[n].numpy() for n in names})
-    found = read(one)
+    found = read_sae(one)
     assert (found.format, found.hook) == ("gemma-scope-1", "layers.20")
     says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
 
     two = tmp_path / "resid_post" / "layer_12_width_16k_l0_medium"
     two.mkdir(parents=True)
     save_file({n.lower(): p[n] for n in names}, two / "params.safetensors")
-    found = read(two)
+    found = read_sae(two)
     assert (found.format, found.hook) == ("gemma-scope-2", "layers.12")
     says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
 
@@ -157,14 +161,14 @@ def test_saelens_that_normalises_each_token_is_read_and_goes_out_and_in_again(pa
     p, x = parts, parts["x"] * 5 + 3
     names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
     config = {"normalize_activations": kind, "apply_b_dec_to_input": subtracts}
-    found = read(lens(tmp_path / "in", "jumprelu", {n: p[n] for n in names}, **config))
+    found = read_sae(lens(tmp_path / "in", "jumprelu", {n: p[n] for n in names}, **config))
     seen, back = normalised(x, kind)
     a = jump((seen - p["b_dec"] * subtracts) @ p["W_enc"] + p["b_enc"], p["threshold"])
     torch.testing.assert_close(found.sae.reconstruct(x), back(a @ p["W_dec"] + p["b_dec"]), atol=2e-4, rtol=2e-4)
     assert torch.equal(found.sae.encode(x) > 0, a > 0)
 
     found.sae.save(tmp_path / "out", hook="blocks.3.hook_resid_post", model="m")
-    out, again = load_file(tmp_path / "out" / "sae_weights.safetensors"), read(tmp_path / "out")
+    out, again = load_file(tmp_path / "out" / "sae_weights.safetensors"), read_sae(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "cfg.json").read_text())["normalize_activations"] == kind
     a = jump(seen @ out["W_enc"] + out["b_enc"], out["threshold"])  # as SAELens reads what was written
     torch.testing.assert_close(back(a @ out["W_dec"] + out["b_dec"]), found.sae.reconstruct(x), atol=2e-4, rtol=2e-4)
@@ -177,7 +181,7 @@ def test_a_transcoder_is_read_for_where_it_writes(parts, tmp_path, kind):
     more = {"W_skip": torch.randn(D, 4)} if "skip" in kind else {}
     more |= {"threshold": parts["threshold"]} if "jumprelu" in kind else {}
     about = {"hook_name": "blocks.5.ln2.hook_normalized", "hook_name_out": "blocks.5.hook_mlp_out"}
-    found = read(lens(tmp_path, kind, tensors | more, d_out=D, metadata=about))
+    found = read_sae(lens(tmp_path, kind, tensors | more, d_out=D, metadata=about))
     assert (found.format, found.hook, found.k, found.sae.reads) == ("saelens", "layers.5", None, False)
     torch.testing.assert_close(found.sae.W_dec * found.unit[:, None], parts["W_dec"])
     torch.testing.assert_close(found.sae.W_dec.norm(dim=1), torch.ones(M))
@@ -196,7 +200,7 @@ def test_a_transcoder_is_read_for_where_it_writes(parts, tmp_path, kind):
 def test_an_activation_that_one_product_does_not_decide_leaves_the_directions(parts, tmp_path, kind, more):
     factor = 0.5 if kind == "temporal" else 1.0
     tensors = {"W_dec": parts["W_dec"], "b_dec": parts["b_dec"]}
-    found = read(lens(tmp_path, kind, tensors, activation_normalization_factor=factor, **more))
+    found = read_sae(lens(tmp_path, kind, tensors, activation_normalization_factor=factor, **more))
     assert (found.hook, found.sae.reads) == ("layers.3", False)
     torch.testing.assert_close(found.sae.W_dec * found.unit[:, None], parts["W_dec"] / factor)
 
@@ -204,11 +208,11 @@ def test_an_activation_that_one_product_does_not_decide_leaves_the_directions(pa
 def test_an_sae_of_an_mlps_output_can_be_added_to_the_stream_after_its_block(parts, tmp_path):
     tensors = {n: parts[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
     about = {"hook_name": "blocks.7.hook_mlp_out"}
-    found = read(lens(tmp_path / "plain", "standard", tensors, metadata=about))
+    found = read_sae(lens(tmp_path / "plain", "standard", tensors, metadata=about))
     assert (found.hook, found.sae.reads) == ("layers.7", False)
     torch.testing.assert_close(found.unit, parts["W_dec"].norm(dim=1))
     scaled = lens(tmp_path / "scaled", "topk", tensors, k=3, metadata=about, normalize_activations="layer_norm")
-    assert read(scaled).unit.isnan().all()  # a token of the MLP's output has a scale that is not the stream's
+    assert read_sae(scaled).unit.isnan().all()  # a token of the MLP's output has a scale that is not the stream's
 
 
 def dictionary(folder, kind, tensors, **trainer):
@@ -243,26 +247,26 @@ def test_every_class_of_dictionary_learning_is_read(parts, tmp_path):
         ),
     }
     for kind, (tensors, a) in cases.items():
-        found = read(dictionary(tmp_path / kind, kind, tensors))
+        found = read_sae(dictionary(tmp_path / kind, kind, tensors))
         assert (found.format, found.hook, found.k) == ("dictionary-learning", "layers.8", None), kind
         says_the_same(found.sae, x, a, p["W_dec"], p["b_dec"])
     tensors = {**linear, "b_dec": p["b_dec"], "k": torch.tensor(3), "threshold": torch.tensor(-1.0)}
-    assert read(dictionary(tmp_path / "topk", "AutoEncoderTopK", tensors)).k == 3
+    assert read_sae(dictionary(tmp_path / "topk", "AutoEncoderTopK", tensors)).k == 3
 
 
 def test_dictionary_learning_of_another_place_is_not_taken_for_the_stream(parts, tmp_path):
     tensors = {n: parts[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
     there = dictionary(tmp_path / "there", "JumpReluAutoEncoder", tensors, submodule_name="resid_post_layer_8")
-    assert read(there).hook == "layers.8"
+    assert read_sae(there).hook == "layers.8"
     for name in ("mlp_out_layer_8", "attention_layer8"):
         with pytest.raises(BadBundle, match=f"'{name}', which is not the stream"):
-            read(dictionary(tmp_path / name, "JumpReluAutoEncoder", tensors, submodule_name=name))
+            read_sae(dictionary(tmp_path / name, "JumpReluAutoEncoder", tensors, submodule_name=name))
 
 
 def test_a_crash_backup_of_dictionary_learning_is_told_apart(parts, tmp_path):
     backup = {"step": 12, "ae": {"W_enc": parts["W_enc"]}, "optimizer": {}, "config": {}, "norm_factor": 2.0}
     with pytest.raises(BadBundle, match=r"backup of an unfinished run .step 12"):
-        read(dictionary(tmp_path, "BatchTopKSAE", backup))
+        read_sae(dictionary(tmp_path, "BatchTopKSAE", backup))
 
 
 def test_sparsify_is_read_as_it_is_and_not_as_others_transpose_it(parts, tmp_path):
@@ -272,14 +276,14 @@ def test_sparsify_is_read_as_it_is_and_not_as_others_transpose_it(parts, tmp_pat
     tensors = {"encoder.weight": p["W_enc"].T, "encoder.bias": p["b_enc"], "W_dec": p["W_dec"], "b_dec": p["b_dec"]}
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "sae.safetensors")
     (folder / "cfg.json").write_text(json.dumps({"activation": "topk", "k": 4, "d_in": D, "num_latents": M}))
-    found = read(folder)
+    found = read_sae(folder)
     assert (found.format, found.hook, found.k) == ("sparsify", "layers.10", 4)
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
     (folder / "cfg.json").unlink()
     with pytest.raises(BadBundle, match="does not say how many it keeps"):
-        read(folder)
-    assert read(folder, k=3).k == 3
+        read_sae(folder)
+    assert read_sae(folder, k=3).k == 3
 
 
 def test_openai_relu_goodfire_and_qwen_scope_are_read(parts, tmp_path):
@@ -288,12 +292,12 @@ def test_openai_relu_goodfire_and_qwen_scope_are_read(parts, tmp_path):
     openai = {"encoder.weight": p["W_enc"].T, "decoder.weight": p["W_dec"].T}
     openai |= {"pre_bias": p["b_dec"], "latent_bias": p["b_enc"], "stats_last_nonzero": torch.zeros(M)}
     torch.save({**openai, "activation": "ReLU"}, tmp_path / "6.pt")
-    says_the_same(read(tmp_path / "6.pt", hook="layers.6").sae, p["x"], pre_less.relu(), p["W_dec"], p["b_dec"])
+    says_the_same(read_sae(tmp_path / "6.pt", hook="layers.6").sae, p["x"], pre_less.relu(), p["W_dec"], p["b_dec"])
 
     goodfire = {"encoder_linear.weight": p["W_enc"].T, "encoder_linear.bias": p["b_enc"]}
     goodfire |= {"decoder_linear.weight": p["W_dec"].T, "decoder_linear.bias": p["b_dec"]}
     torch.save(goodfire, tmp_path / "Llama-3.1-8B-Instruct-SAE-l19.pth")
-    found = read(tmp_path / "Llama-3.1-8B-Instruct-SAE-l19.pth")
+    found = read_sae(tmp_path / "Llama-3.1-8B-Instruct-SAE-l19.pth")
     assert (found.format, found.hook) == ("goodfire", "layers.19")
     says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
 
@@ -301,7 +305,7 @@ def test_openai_relu_goodfire_and_qwen_scope_are_read(parts, tmp_path):
     folder.mkdir()
     qwen = {"W_enc": p["W_enc"].T, "b_enc": p["b_enc"], "W_dec": p["W_dec"].T, "b_dec": p["b_dec"]}
     torch.save(qwen, folder / "layer7.sae.pt")
-    found = read(folder)
+    found = read_sae(folder)
     assert (found.format, found.hook, found.k) == ("qwen-scope", "layers.7", 50)
     says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
 
@@ -328,7 +332,7 @@ def as_published(p, x, k):
 def test_openai_v5_reconstructs_as_the_publishers_own_code(parts, tmp_path):
     p, x = parts, parts["x"] * 6 + 2
     torch.save(v5(p, k=M), tmp_path / "6.pt")  # so large that no activation is left out
-    found = read(tmp_path / "6.pt", hook="layers.6")
+    found = read_sae(tmp_path / "6.pt", hook="layers.6")
     assert (found.format, found.hook, found.k, found.sae.scaling) == ("openai", "layers.6", M, "spread")
     a, wanted = as_published(p, x, M)
     torch.testing.assert_close(found.sae.reconstruct(x), wanted, atol=2e-4, rtol=2e-4)
@@ -339,7 +343,7 @@ def test_openai_v5_reconstructs_as_the_publishers_own_code(parts, tmp_path):
 def test_openai_v5_is_served_with_one_threshold_that_keeps_k(parts, tmp_path):
     p, x = parts, parts["x"] * 6 + 2
     torch.save(v5(p, k=3), tmp_path / "6.pt")
-    found = read(tmp_path / "6.pt", hook="layers.6")
+    found = read_sae(tmp_path / "6.pt", hook="layers.6")
     sae = found.sae.calibrated(x, found.k)
     assert found.k == 3
     assert int((sae.encode(x) > 0).sum()) == 3 * len(x)
@@ -354,20 +358,20 @@ def test_openai_says_by_its_path_where_it_reads(parts, tmp_path):
         torch.save(v5(parts), folder / f"{layer}.pt")
         return folder / f"{layer}.pt"
 
-    found = read(put("resid_post_mlp_v5_32k", 6))
+    found = read_sae(put("resid_post_mlp_v5_32k", 6))
     assert (found.hook, found.sae.reads) == ("layers.6", True)
-    found = read(put("resid_delta_mlp_v5_128k", 11))
+    found = read_sae(put("resid_delta_mlp_v5_128k", 11))
     assert (found.hook, found.sae.reads) == ("layers.11", False)
     torch.testing.assert_close(found.sae.W_dec * parts["W_dec"].norm(dim=1)[:, None], parts["W_dec"])
     for location in ("resid_post_attn_v5_32k", "resid_delta_attn_v5_32k", "mlp_post_act"):
         with pytest.raises(BadBundle, match="not the stream after a block"):
-            read(put(location, 6))
+            read_sae(put(location, 6))
 
 
 def test_openai_with_another_activation_is_refused(parts, tmp_path):
     torch.save(v5(parts, activation_state_dict={"k": 3, "postact_fn": "Identity"}), tmp_path / "6.pt")
     with pytest.raises(BadBundle, match="has the activation TopK Identity; known are ReLU and TopK"):
-        read(tmp_path / "6.pt")
+        read_sae(tmp_path / "6.pt")
 
 
 def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
@@ -383,7 +387,7 @@ def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
     (old / "hyperparams.json").write_text(json.dumps({**config, "hook_point_in": "blocks.15.hook_resid_post"}))
     pre = s * p["x"] @ p["W_enc"] + p["b_enc"]
     a = jump(pre * length, cut) / length
-    found = read(old)
+    found = read_sae(old)
     assert (found.format, found.hook) == ("llama-scope", "layers.15")
     says_the_same(found.sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
 
@@ -391,7 +395,7 @@ def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
     r1.mkdir(parents=True)
     log = {"log_jumprelu_threshold": p["threshold"].log()}
     save_file({k: v.contiguous() for k, v in (linear | log).items()}, r1 / "sae_weights.safetensors")
-    found = read(r1)
+    found = read_sae(r1)
     assert (found.format, found.hook) == ("llama-scope-r1", "layers.15")
     a = jump(p["x"] @ p["W_enc"] + p["b_enc"], p["threshold"])
     says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
@@ -404,7 +408,7 @@ def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
     save_file(tensors, now / "sae_weights.safetensors")
     config = {"act_fn": "jumprelu", "norm_activation": "dataset-wise", "hook_point_in": "blocks.9.hook_resid_post"}
     (now / "config.json").write_text(json.dumps(config))
-    found = read(now)
+    found = read_sae(now)
     assert (found.format, found.hook) == ("llamascopium", "layers.9")
     a = jump(pre * length, p["threshold"]) / length
     says_the_same(found.sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
@@ -414,7 +418,7 @@ def test_a_feature_that_writes_nothing_keeps_its_index_and_stays_silent(parts, t
     p = parts
     p["W_dec"][4] = 0
     folder = lens(tmp_path, "standard", {n: p[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")})
-    sae = read(folder).sae
+    sae = read_sae(folder).sae
     assert not sae.encode(p["x"])[:, 4].any()
     assert float(sae.W_dec[4].norm()) == 1
 
@@ -431,7 +435,7 @@ def test_what_does_not_fit_is_named(parts, tmp_path, spoil, said):
     del parts["x"]
     spoil(parts)
     with pytest.raises(BadBundle, match=said):
-        read(lens(tmp_path, "jumprelu", parts))
+        read_sae(lens(tmp_path, "jumprelu", parts))
 
 
 def test_what_cannot_be_read_says_why(parts, tmp_path):
@@ -444,20 +448,20 @@ def test_what_cannot_be_read_says_why(parts, tmp_path):
         ("transcoder", {"metadata": {"hook_name_out": "blocks.3.hook_attn_out"}}, "not the stream after a block"),
     ):
         with pytest.raises(BadBundle, match=said):
-            read(lens(tmp_path / "lens", name, tensors, **config))
+            read_sae(lens(tmp_path / "lens", name, tensors, **config))
     cut = lens(tmp_path / "cut", "standard", tensors)
     whole = (cut / "sae_weights.safetensors").read_bytes()
     (cut / "sae_weights.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadBundle, match="damaged or cut short"):
-        read(cut)
+        read_sae(cut)
     with pytest.raises(BadBundle, match="there is nothing at"):
-        read(tmp_path / "nowhere")
+        read_sae(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadBundle, match=r"no weights in .*looked for"):
-        read(tmp_path / "empty")
+        read_sae(tmp_path / "empty")
     save_file({"odd": torch.zeros(3)}, tmp_path / "odd.safetensors")
     with pytest.raises(BadBundle, match=r"of no known layout: it holds odd\. Known are saelens"):
-        read(tmp_path / "odd.safetensors")
+        read_sae(tmp_path / "odd.safetensors")
 
 
 class Harmful:
@@ -468,5 +472,5 @@ class Harmful:
 def test_a_pickle_that_would_run_code_is_not_opened(tmp_path, capsys):
     torch.save({"W_enc": Harmful()}, tmp_path / "ae.pt")
     with pytest.raises(BadBundle, match="it could run code"):
-        read(tmp_path / "ae.pt")
+        read_sae(tmp_path / "ae.pt")
     assert "this ran" not in capsys.readouterr().out

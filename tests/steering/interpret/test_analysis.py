@@ -9,7 +9,7 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import SteeringError
 from steering.interpret.analysis import analyse, compare
-from steering.model.passage import NOBODY, of_chat, of_text
+from steering.model.passage import NOBODY, chat_passage, text_passage
 from steering.sae import SAE
 from tests.support import small_bundle
 
@@ -26,7 +26,7 @@ def bundle():
 
 
 def passage(text="the bridge is red and long, what should I do this weekend"):
-    return of_text(TOKENIZER, text)
+    return text_passage(TOKENIZER, text)
 
 
 def stream(passage, seed=0):
@@ -70,7 +70,7 @@ def test_what_is_rare_and_strong_for_itself_comes_first(bundle):
 
 
 def test_each_speaker_has_their_own_figures_and_the_template_none(bundle):
-    p = of_chat(TOKENIZER, [{"role": "user", "content": "the bridge"}, {"role": "assistant", "content": "is red"}])
+    p = chat_passage(TOKENIZER, [{"role": "user", "content": "the bridge"}, {"role": "assistant", "content": "is red"}])
     x = torch.zeros(len(p.ids), small_bundle.WIDTH)
     owner = torch.tensor(p.part)
     x[owner == 0], x[owner == 1], x[owner == NOBODY] = (

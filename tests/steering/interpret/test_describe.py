@@ -13,8 +13,8 @@ from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import SteeringError
 from steering.interpret import top_activations as seeing
 from steering.interpret.describe import describe, kinds, refreshed
-from steering.interpret.logit_lens import FACTOR, NEUTRAL, lens, output_scores
-from steering.interpret.top_activations import AFTER, BEFORE, BINS, LEVELS, look
+from steering.interpret.logit_lens import FACTOR, NEUTRAL, logit_lens, output_scores
+from steering.interpret.top_activations import AFTER, BEFORE, BINS, LEVELS, collect_top_activations
 from steering.model.activations import padded_batches
 from steering.model.hooks import read_stream
 from steering.sae import SAE
@@ -109,7 +109,7 @@ def test_one_pass_sees_what_a_slow_look_at_everything_sees(model, sae, cells, mo
     wide = SAE(*(torch.cat([getattr(sae, k)] * 2, 1 if k == "W_enc" else 0) if k != "b_dec" else sae.b_dec
                  for k in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")))  # fmt: skip
     some = batches()
-    seen, slow = look(model, wide, HOOK, some, top=4, samples=3), Slow(model, wide, some)
+    seen, slow = collect_top_activations(model, wide, HOOK, some, top=4, samples=3), Slow(model, wide, some)
     assert seen.tokens == slow.tokens
     assert seen.fired.equal(slow.fired)
     assert int((seen.fired > 0).sum()) > 60
@@ -133,18 +133,18 @@ def test_one_pass_sees_what_a_slow_look_at_everything_sees(model, sae, cells, mo
 
 
 def test_what_is_sampled_depends_on_no_batch_and_no_order(model, sae):
-    one = look(model, sae, HOOK, batches(batch=8))
-    other = look(model, sae, HOOK, [(i, r) for i, r in reversed(batches(batch=8))])
+    one = collect_top_activations(model, sae, HOOK, batches(batch=8))
+    other = collect_top_activations(model, sae, HOOK, [(i, r) for i, r in reversed(batches(batch=8))])
     assert one.levels.keys.equal(other.levels.keys)
     assert one.levels.windows.marks.equal(other.levels.windows.marks)
     assert one.levels.counts.equal(other.levels.counts)
     assert one.anywhere.keys.sort().values.equal(other.anywhere.keys.sort().values)
-    assert not look(model, sae, HOOK, batches(), seed=1).levels.keys.equal(one.levels.keys)
+    assert not collect_top_activations(model, sae, HOOK, batches(), seed=1).levels.keys.equal(one.levels.keys)
 
 
 def test_windows_from_anywhere_know_what_fires_in_them(model, sae):
     some = batches()
-    seen = look(model, sae, HOOK, some, anywhere=16)
+    seen = collect_top_activations(model, sae, HOOK, some, anywhere=16)
     assert seen.anywhere.filled.all()
     all_of = {tuple(p[5]): 0.0 for f in Slow(model, sae, some).places for p in f}
     held = [tuple(w) for w in seen.anywhere.ids.tolist()]
@@ -159,7 +159,7 @@ def test_windows_from_anywhere_know_what_fires_in_them(model, sae):
 
 def test_memory_is_bounded_by_the_features_and_not_by_the_text(model, sae):
     def size(n):
-        seen = look(model, sae, HOOK, batches(n), top=4)
+        seen = collect_top_activations(model, sae, HOOK, batches(n), top=4)
         held = [seen.top.values, seen.top.windows.ids, seen.top.windows.activations, seen.levels.counts]
         held += [seen.levels.windows.ids, seen.anywhere.peaks, seen.anywhere.ids, seen.levels.keys]
         return sum(t.numel() for t in held)
@@ -170,7 +170,7 @@ def test_memory_is_bounded_by_the_features_and_not_by_the_text(model, sae):
 def test_four_thousand_features_take_little_time_and_memory(model):
     big = random_sae(small_bundle.WIDTH, 4096)
     begun, held = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seen = look(model, replace(big, threshold=torch.full((4096,), 1.5)), HOOK, batches(400, 16))
+    seen = collect_top_activations(model, replace(big, threshold=torch.full((4096,), 1.5)), HOOK, batches(400, 16))
     assert int((seen.fired > 0).sum()) > 1000
     assert time.process_time() - begun < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 600_000  # KiB
@@ -209,7 +209,7 @@ def test_the_output_score_is_what_a_forward_pass_by_hand_gives(model, sae):
     tok = small_bundle.tokenizer()
     typical = torch.full((sae.d_sae,), 2.0)
     typical[5] = 0
-    up, down = lens(model, sae)
+    up, down = logit_lens(model, sae)
     scores = output_scores(model, tok, sae, HOOK, typical, up)
     ids = torch.tensor([[0, *tok(NEUTRAL, add_special_tokens=False)["input_ids"]]])
 
@@ -243,7 +243,7 @@ def test_the_final_norm_is_read_whatever_its_formula(any_model):
         for name, p in any_model.named_parameters():
             if name.endswith(("model.norm.weight", "ln_f.weight", "ln_f.bias")):
                 p.copy_(torch.rand_like(p) + 0.5)
-    up, _ = lens(any_model, random_sae(), top=5)
+    up, _ = logit_lens(any_model, random_sae(), top=5)
     norm = next(m for n, m in any_model.named_modules() if n in ("model.norm", "transformer.ln_f"))
     gain = norm.weight + 1 if "Gemma" in type(norm).__name__ else norm.weight
     scores = (random_sae().W_dec * gain) @ any_model.get_output_embeddings().weight.T
@@ -265,9 +265,9 @@ def test_describing_anew_keeps_labels_and_doses_of_people(model, sae, described)
     old[2] = old[2].model_copy(update={"label": "old", "label_source": "auto", "stale": True})
     bundle = Bundle(None, info, sae, old)
     found = refreshed(bundle, described)
-    from steering.catalogue.revisions import carried
+    from steering.catalogue.revisions import carry_features
 
-    after = carried(bundle, sae, range(sae.d_sae), found)
+    after = carry_features(bundle, sae, range(sae.d_sae), found)
     assert (after[1].label, after[1].label_source, after[1].dose, after[1].note) == ("bridges", "hand", 4.0, "n")
     assert after[1].examples == described[1].examples
     assert (after[2].label, after[2].stale) == (described[2].label, False)

@@ -9,7 +9,7 @@ import torch
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import BadBundle, SteeringError
-from steering.interpret.feature_map import Map, draw, k_means, names_of, principal
+from steering.interpret.feature_map import FeatureMap, draw_map, k_means, name_clusters, principal
 from steering.sae import SAE
 
 INFO = BundleInfo(name="b", model="m", hook="layers.1", revision="r1", typical_norm=8.0)
@@ -49,7 +49,7 @@ def test_no_cluster_is_empty_even_of_rows_that_are_all_the_same():
 
 
 def test_near_directions_are_near_in_the_plane(bundle):
-    drawn, which = draw(bundle[0], "pca"), bundle[1]
+    drawn, which = draw_map(bundle[0], "pca"), bundle[1]
     assert drawn.points.abs().max() <= 1
     middles = torch.stack([drawn.points[which == f].mean(0) for f in range(3)])
     spread = max(float((drawn.points[which == f] - middles[f]).norm(dim=1).max()) for f in range(3))
@@ -63,16 +63,16 @@ def test_the_plane_is_the_same_each_time_whatever_the_order():
 
 
 def test_clusters_are_named_by_what_their_features_have_and_others_have_not(bundle):
-    names = names_of(bundle[0].features, bundle[1])
+    names = name_clusters(bundle[0].features, bundle[1])
     assert [name.split(",")[0] for name in names] == list(THEMES)
     assert not any("common" in name for name in names)
 
 
 def test_a_map_comes_back_as_it_was(bundle, tmp_path):
-    drawn = draw(bundle[0], "pca")
-    assert not Map.there(tmp_path)
+    drawn = draw_map(bundle[0], "pca")
+    assert not FeatureMap.there(tmp_path)
     drawn.save(tmp_path)
-    again = Map.read(tmp_path, 60)
+    again = FeatureMap.read(tmp_path, 60)
     assert again.points.equal(drawn.points)
     assert again.about == drawn.about
     assert (tmp_path / "map.f32").stat().st_size == 8 * 60
@@ -81,25 +81,25 @@ def test_a_map_comes_back_as_it_was(bundle, tmp_path):
 
 @pytest.mark.parametrize("file", ["map.f32", "map.json"])
 def test_a_map_that_is_damaged_or_of_another_sae_is_refused(bundle, tmp_path, file):
-    draw(bundle[0], "pca").save(tmp_path)
+    draw_map(bundle[0], "pca").save(tmp_path)
     with pytest.raises(BadBundle, match="not of 61 features"):
-        Map.read(tmp_path, 61)
+        FeatureMap.read(tmp_path, 61)
     (tmp_path / file).write_bytes(b"{}x")
     with pytest.raises(BadBundle, match="tiller map"):
-        Map.read(tmp_path, 60)
+        FeatureMap.read(tmp_path, 60)
 
 
 @pytest.mark.filterwarnings("ignore")  # of umap, about what it can do with TensorFlow
 def test_umap_is_asked_for_by_name_only_where_it_is_installed(bundle):
     if find_spec("umap") is None:
         with pytest.raises(SteeringError, match=r"tiller\[map\]"):
-            draw(bundle[0], "umap")
+            draw_map(bundle[0], "umap")
     else:
-        assert draw(bundle[0], "umap").about.method == "umap"
+        assert draw_map(bundle[0], "umap").about.method == "umap"
 
 
 def test_a_single_feature_has_a_map(bundle):
     one = replace(bundle[0], sae=bundle[0].sae.only(torch.tensor([0])), features=bundle[0].features[:1])
-    drawn = draw(one, "pca")
+    drawn = draw_map(one, "pca")
     assert drawn.points.shape == (1, 2)
     assert drawn.points.isfinite().all()

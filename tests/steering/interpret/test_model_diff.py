@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steering.errors import SteeringError
-from steering.interpret.model_diff import Rates, check_fits, compare, rates
+from steering.interpret.model_diff import FiringRates, check_fits, diff_models, firing_rates
 from steering.model.hooks import read_stream
 from steering.sae import SAE
 from tests.support import small_bundle
@@ -54,15 +54,15 @@ def tuned():
 
 
 def test_a_checkpoint_held_against_itself_has_not_changed(base, sae):
-    read = rates(base, sae, HOOK, documents(12, seed=2))
-    found = compare(read, rates(base, sae, HOOK, documents(12, seed=2)))
+    read = firing_rates(base, sae, HOOK, documents(12, seed=2))
+    found = diff_models(read, firing_rates(base, sae, HOOK, documents(12, seed=2)))
     assert found.discoveries == ()
     assert found.explained[0] == found.explained[1]
 
 
 def test_what_a_checkpoint_learnt_rises(base, tuned, sae):
     text = documents(40, seed=3)
-    found = compare(*(rates(m, sae, HOOK, text) for m in (base, tuned)))
+    found = diff_models(*(firing_rates(m, sae, HOOK, text) for m in (base, tuned)))
     topic = [f for f in found.discoveries if f.row < len(TOPIC)]
     assert len(topic) == len(TOPIC)
     assert all(f.b > f.a and f.up > f.down for f in topic)
@@ -77,13 +77,13 @@ def test_noise_that_goes_both_ways_is_hardly_ever_a_discovery():
     for _ in range(20):
         one, other = (g.random((20, 60)).astype(np.float32) for _ in range(2))
         none = np.zeros(60)
-        wrong += bool(compare(Rates(one, none, 1.0, 20), Rates(other, none, 1.0, 20)).discoveries)
+        wrong += bool(diff_models(FiringRates(one, none, 1.0, 20), FiringRates(other, none, 1.0, 20)).discoveries)
     assert wrong <= 2
 
 
 def test_the_share_is_that_of_a_documents_tokens_without_its_first(base, sae):
     (document,) = documents(1, seed=4)
-    read = rates(base, sae, HOOK, [document])
+    read = firing_rates(base, sae, HOOK, [document])
     a = sae.encode(read_stream(base, torch.tensor([document]), HOOK)[0, 1:])
     assert np.allclose(read.share[0], (a > 0).float().mean(0))
     assert read.tokens == len(document) - 1
@@ -98,4 +98,4 @@ def test_an_sae_of_another_model_is_refused(base, sae):
     with pytest.raises(SteeringError, match=r"layers 0…2"):
         check_fits(base, sae, "layers.3", "base")
     with pytest.raises(SteeringError, match="no text"):
-        rates(base, sae, HOOK, [])
+        firing_rates(base, sae, HOOK, [])

@@ -10,10 +10,10 @@ import torch
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import BadBundle
-from steering.evaluate.classifiers import Auroc, auroc, fit, judged, learn
+from steering.evaluate.classifiers import Auroc, auroc, auroc_with_interval, fit_cross_validated, fit_logistic
 from steering.interpret.analysis import analyse
-from steering.interpret.mood_axes import FILE, Axes, Axis, mark_of
-from steering.model.passage import NOBODY, of_chat, of_text
+from steering.interpret.mood_axes import FILE, MoodAxes, MoodAxis, sae_digest
+from steering.model.passage import NOBODY, chat_passage, text_passage
 from tests.support import small_bundle
 
 TOKENIZER = small_bundle.tokenizer()
@@ -32,11 +32,13 @@ def axis(features: Auroc, words: Auroc, weights=None, bias=0.0):
     nothing = Auroc(value=0.5, low=0.4, high=0.6)
     figures = {"auroc": features, "bag_of_words": words, "raw": nothing, "length": nothing}
     told = {"name": "red", "high": "red", "low": "not red", "source": "test", "bias": bias, "weights": tuple(weights)}
-    return Axis(**told, **figures, n_train=10, n_test=10, prevalence=0.5)
+    return MoodAxis(**told, **figures, n_train=10, n_test=10, prevalence=0.5)
 
 
 def axes(*found, features=range(small_bundle.FEATURES)):
-    return Axes(method="test", date="2026-01-01", sae=mark_of(small_bundle.sae()), features=tuple(features), axes=found)
+    return MoodAxes(
+        method="test", date="2026-01-01", sae=sae_digest(small_bundle.sae()), features=tuple(features), axes=found
+    )
 
 
 def planted(n=600, d=40, *, told_by=(3, 7)):
@@ -51,7 +53,10 @@ def shown(rows, labels, words):
     """Learnt from half, judged on the rest, beside words that were judged on the same."""
     half = len(rows) // 2
     has = labels[half:, 0].numpy() > 0.5
-    of = [judged(learn(x[:half], labels[:half]).odds(x[half:])[:, 0].double().numpy(), has) for x in (rows, words)]
+    of = [
+        auroc_with_interval(fit_cross_validated(x[:half], labels[:half]).odds(x[half:])[:, 0].double().numpy(), has)
+        for x in (rows, words)
+    ]
     return axis(*of)
 
 
@@ -83,26 +88,26 @@ def test_auroc_is_how_often_one_is_above_the_other():
     high, low = scores[labels], scores[~labels]
     slow = np.mean([(a > b) + 0.5 * (a == b) for a in high for b in low])
     assert auroc(scores, labels) == pytest.approx(slow)
-    assert judged(scores, labels).low <= slow <= judged(scores, labels).high
+    assert auroc_with_interval(scores, labels).low <= slow <= auroc_with_interval(scores, labels).high
 
 
 def test_rows_without_a_label_change_nothing():
     rows, labels = planted(200)
     penalties = torch.tensor([0.01])
-    plain = fit(rows[:100], labels[:100], penalties)
+    plain = fit_logistic(rows[:100], labels[:100], penalties)
     labels[100:] = torch.nan
-    torch.testing.assert_close(fit(rows, labels, penalties).weights, plain.weights, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(fit_logistic(rows, labels, penalties).weights, plain.weights, atol=1e-3, rtol=1e-2)
 
 
 def test_a_score_is_the_mean_over_a_speakers_stretches_and_names_what_speaks_for_it(bundle):
-    p = of_chat(TOKENIZER, CHAT)
+    p = chat_passage(TOKENIZER, CHAT)
     x = torch.zeros(len(p.ids), small_bundle.WIDTH)
     owner = torch.tensor(p.part)
     x[owner == 0], x[owner == 1] = 4.0 * bundle.sae.W_dec[7], 4.0 * bundle.sae.W_dec[9]
     weights = [0.0] * small_bundle.FEATURES
     weights[7] = 3.0
     good = Auroc(value=0.9, low=0.85, high=0.95)
-    (told,) = axes(axis(good, Auroc(value=0.8, low=0.7, high=0.9), weights)).told(bundle, analyse(bundle, p, x))
+    (told,) = axes(axis(good, Auroc(value=0.8, low=0.7, high=0.9), weights)).to_dict(bundle, analyse(bundle, p, x))
     assert told["shown_as"] == "score"
     assert told["speakers"]["user"]["score"] == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-3)
     assert told["speakers"]["user"]["evidence"] == ["small/7"]
@@ -111,19 +116,19 @@ def test_a_score_is_the_mean_over_a_speakers_stretches_and_names_what_speaks_for
 
 
 def test_an_axis_without_a_score_still_shows_evidence(bundle):
-    p = of_text(TOKENIZER, "the bridge")
+    p = text_passage(TOKENIZER, "the bridge")
     x = torch.zeros(len(p.ids), small_bundle.WIDTH)
     x[1:] = 4.0 * bundle.sae.W_dec[7]
     weights = [0.0] * small_bundle.FEATURES
     weights[7] = 3.0
     weak = axis(Auroc(value=0.7, low=0.6, high=0.8), Auroc(value=0.9, low=0.8, high=1.0), weights)
-    (told,) = axes(weak).told(bundle, analyse(bundle, p, x))
+    (told,) = axes(weak).to_dict(bundle, analyse(bundle, p, x))
     assert told["score"] is None
     assert told["evidence"] == ["small/7"]
 
 
 def test_stretches_are_of_one_speaker_and_leave_the_template_out(bundle):
-    p = of_chat(TOKENIZER, [{"role": "user", "content": "the bridge is red and long " * 12}, CHAT[1]])
+    p = chat_passage(TOKENIZER, [{"role": "user", "content": "the bridge is red and long " * 12}, CHAT[1]])
     x = 2 * torch.randn(len(p.ids), small_bundle.WIDTH, generator=torch.Generator().manual_seed(0))
     found = analyse(bundle, p, x, threshold=3.0)
     a = bundle.sae.encode(x) > 0
@@ -148,26 +153,26 @@ def test_weights_belong_to_features_numbers_whatever_their_rows(bundle):
         axis(Auroc(value=0.9, low=0.8, high=1), Auroc(value=0.5, low=0.4, high=0.6), weights),
         features=[93, *range(200, 199 + small_bundle.FEATURES)],
     )
-    p = of_text(TOKENIZER, "the bridge")
+    p = text_passage(TOKENIZER, "the bridge")
     x = torch.zeros(len(p.ids), small_bundle.WIDTH)
     x[1:] = 4.0 * bundle.sae.W_dec[7]
-    (told,) = file.told(moved, analyse(moved, p, x))
+    (told,) = file.to_dict(moved, analyse(moved, p, x))
     assert told["evidence"] == ["small/93"]
 
 
 def test_axes_are_the_same_after_saving_and_none_where_there_is_no_file(tmp_path):
-    assert Axes.open(tmp_path, small_bundle.sae()) is None
+    assert MoodAxes.open(tmp_path, small_bundle.sae()) is None
     found = axes(
         axis(Auroc(value=0.9, low=0.8, high=1), Auroc(value=0.5, low=0.4, high=0.6), [0.5] * small_bundle.FEATURES)
     )
     found.save(tmp_path)
-    assert Axes.open(tmp_path, small_bundle.sae()) == found
+    assert MoodAxes.open(tmp_path, small_bundle.sae()) == found
 
 
 def test_axes_of_another_sae_are_none(tmp_path):
     axes().save(tmp_path)
     other = replace(small_bundle.sae(), threshold=torch.full((small_bundle.FEATURES,), 0.2))
-    assert Axes.open(tmp_path, other) is None
+    assert MoodAxes.open(tmp_path, other) is None
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -177,12 +182,12 @@ def test_a_damaged_file_is_named(tmp_path):
     for damaged in (whole[:200], whole.replace('"features":[0,', '"features":['), "[]"):
         (tmp_path / FILE).write_text(damaged)
         with pytest.raises(BadBundle, match=r"axes\.json.*damaged.*recipes\.axes"):
-            Axes.open(tmp_path, small_bundle.sae())
+            MoodAxes.open(tmp_path, small_bundle.sae())
 
 
 def test_an_error_is_placed_among_those_of_the_corpus():
     found = axes().model_copy(update={"errors": tuple(i / 100 for i in range(101))})
-    assert found.unusual(2.0) == 100
-    assert found.unusual(0.0) == 0
-    assert found.unusual(0.5) == pytest.approx(50, abs=1)
-    assert axes().unusual(0.5) is None
+    assert found.error_percentile(2.0) == 100
+    assert found.error_percentile(0.0) == 0
+    assert found.error_percentile(0.5) == pytest.approx(50, abs=1)
+    assert axes().error_percentile(0.5) is None

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from steering.interpret.label_scores import mean_of, trial
-from steering.interpret.top_activations import BEFORE, look
-from steering.interpret.word_labels import Labeller, Texts, _cut, places_of
+from steering.interpret.label_scores import detection_trial, mean_of
+from steering.interpret.top_activations import BEFORE, collect_top_activations
+from steering.interpret.word_labels import Labeller, LabelTexts, _best_threshold, word_positions
 from steering.model.activations import padded_batches
 from tests.support import planted_features, small_bundle
 
@@ -18,17 +18,19 @@ def looked():
     model = planted_features.model()
     sae = planted_features.planted_sae(model)
     batches = lambda seed: padded_batches(planted_features.rows(250, seed), batch=16, longest=64, pad=0)  # noqa: E731
-    learn = look(model, sae, planted_features.HOOK, batches(1), top=20, samples=8)
-    return learn, look(model, sae, planted_features.HOOK, batches(2), samples=4)
+    learn = collect_top_activations(model, sae, planted_features.HOOK, batches(1), top=20, samples=8)
+    return learn, collect_top_activations(model, sae, planted_features.HOOK, batches(2), samples=4)
 
 
 @pytest.fixture(scope="module")
 def labels(looked):
     learn, _ = looked
-    labeller = Labeller.of(Texts(small_bundle.tokenizer()), learn.anywhere)
+    labeller = Labeller.from_windows(LabelTexts(small_bundle.tokenizer()), learn.anywhere)
     silent = lambda i: (learn.anywhere.peaks[learn.anywhere.filled, i] == 0).numpy()  # noqa: E731
     return {
-        i: labeller.label(*places_of(learn, i), silent(i)) for i in range(small_bundle.FEATURES) if learn.maximum[i] > 0
+        i: labeller.label(*word_positions(learn, i), silent(i))
+        for i in range(small_bundle.FEATURES)
+        if learn.maximum[i] > 0
     }
 
 
@@ -41,7 +43,7 @@ def test_a_planted_feature_is_called_by_its_word(labels, feature, word):
 
 @pytest.mark.parametrize("feature", range(3))
 def test_the_label_of_a_planted_feature_predicts_and_anothers_does_not(looked, labels, feature):
-    on = trial(looked[1], feature)
+    on = detection_trial(looked[1], feature)
     assert on.fires.sum() >= 5
     assert (~on.fires).sum() == on.fires.sum()
     controls = []
@@ -59,7 +61,7 @@ def test_the_label_of_a_planted_feature_predicts_and_anothers_does_not(looked, l
 def test_labels_of_all_features_are_better_than_shuffled_ones(looked, labels):
     known, found = list(labels), []
     for n, i in enumerate(known):
-        if on := trial(looked[1], i):
+        if on := detection_trial(looked[1], i):
             other = labels[known[(n + len(known) // 2) % len(known)]]
             found.append(on.scores(*on.by_words(labels[i]), on.by_words(other)[0]))
     means = mean_of(found)
@@ -74,7 +76,9 @@ def test_a_label_says_the_same_each_time(looked):
     learn, _ = looked
     silent = (learn.anywhere.peaks[learn.anywhere.filled, 0] == 0).numpy()
     one, other = (
-        Labeller.of(Texts(small_bundle.tokenizer()), learn.anywhere).label(*places_of(learn, 0), silent)
+        Labeller.from_windows(LabelTexts(small_bundle.tokenizer()), learn.anywhere).label(
+            *word_positions(learn, 0), silent
+        )
         for _ in range(2)
     )
     assert (one.text(), one.in_text, one.in_place) == (other.text(), other.in_text, other.in_place)
@@ -88,7 +92,7 @@ def test_a_feature_that_fires_by_chance_has_a_label_that_is_worth_nothing(looked
     some = some[some[:, BEFORE] >= 0].numpy()
     activations = np.zeros(some.shape)
     activations[:, BEFORE] = 1
-    labeller = Labeller.of(Texts(small_bundle.tokenizer()), learn.anywhere)
+    labeller = Labeller.from_windows(LabelTexts(small_bundle.tokenizer()), learn.anywhere)
     label = labeller.label(some, activations, np.ones(len(filled), dtype=bool))
     windows = held.anywhere.ids[held.anywhere.filled].numpy()
     said = label.fires(windows)
@@ -98,13 +102,13 @@ def test_a_feature_that_fires_by_chance_has_a_label_that_is_worth_nothing(looked
 
 def test_features_that_are_silent_or_never_silent_are_not_tried(looked):
     _, held = looked
-    assert trial(held, small_bundle.FEATURES - 1) is None
+    assert detection_trial(held, small_bundle.FEATURES - 1) is None
     always = (held.anywhere.peaks[held.anywhere.filled] > 0).all(0).nonzero()[:, 0].tolist()
-    assert all(trial(held, i) is None for i in always)
+    assert all(detection_trial(held, i) is None for i in always)
 
 
 def test_marked_tokens_are_right_where_it_fires_and_wrong_where_it_does_not(looked):
-    on = trial(looked[1], 0)
+    on = detection_trial(looked[1], 0)
     red = small_bundle.tokenizer()(" red", add_special_tokens=False)["input_ids"][0]
     tokens = on.marked[np.arange(len(on.marked)), on.columns]
     assert set(tokens[on.right].tolist()) == {red}
@@ -113,14 +117,14 @@ def test_marked_tokens_are_right_where_it_fires_and_wrong_where_it_does_not(look
 
 
 def test_the_cut_parts_what_can_be_parted():
-    assert 1 < _cut(np.array([3.0, 2.0]), np.array([1.0, 0.0])) < 2
-    assert _cut(np.array([1.0]), np.array([-np.inf])) < 1
-    assert np.isfinite(_cut(np.array([1.0, 1.0]), np.array([1.0])))
+    assert 1 < _best_threshold(np.array([3.0, 2.0]), np.array([1.0, 0.0])) < 2
+    assert _best_threshold(np.array([1.0]), np.array([-np.inf])) < 1
+    assert np.isfinite(_best_threshold(np.array([1.0, 1.0]), np.array([1.0])))
 
 
 def test_words_are_the_same_however_they_are_written():
-    texts = Texts(small_bundle.tokenizer())
+    texts = LabelTexts(small_bundle.tokenizer())
     ids = [small_bundle.tokenizer()(t, add_special_tokens=False)["input_ids"][-1] for t in (" red", " bridge")]
     numbers = texts.words(np.array([[ids[0], ids[1], -1]]))
     assert [texts.names[n] for n in numbers[0]] == ["red", "bridge", ""]
-    assert texts.whole([ids[0], -1, ids[1]]) == " red bridge"
+    assert texts.decode([ids[0], -1, ids[1]]) == " red bridge"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from steering.errors import SteeringError
-from steering.model.activations import Stream, activations, padded_batches
-from steering.model.token_store import Tokens
+from steering.model.activations import ActivationStream, activations, padded_batches
+from steering.model.token_store import TokenStore
 from tests.support import small_bundle
 
 HOOK = "layers.1"
@@ -22,11 +22,11 @@ def model():
 def tokens():
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(3, 40, (700,), generator=generator).tolist()
-    return Tokens.gather(torch.randint(5, 300, (n,), generator=generator).tolist() for n in lengths)
+    return TokenStore.gather(torch.randint(5, 300, (n,), generator=generator).tolist() for n in lengths)
 
 
 def stream(model, tokens, **more):
-    return Stream(model, tokens, HOOK, **{"rows": 64, "buffer": 3000, "batch": 8, **more})
+    return ActivationStream(model, tokens, HOOK, **{"rows": 64, "buffer": 3000, "batch": 8, **more})
 
 
 def test_padding_marks_what_is_real():
@@ -74,22 +74,22 @@ def test_every_pass_has_its_own_order(model, tokens):
 
 
 def test_tokens_come_back_from_disk(tokens, tmp_path):
-    Tokens.write(tmp_path / "t", tokens)
-    again = Tokens.open(tmp_path / "t")
+    TokenStore.write(tmp_path / "t", tokens)
+    again = TokenStore.open(tmp_path / "t")
     assert list(again) == list(tokens)
     assert list(again.subset([3, 5])) == [tokens[3], tokens[5]]
-    assert Tokens.write(tmp_path / "u", tokens, most=100).lengths().sum() < 150
+    assert TokenStore.write(tmp_path / "u", tokens, most=100).lengths().sum() < 150
 
 
 def test_tokens_that_are_cut_off_are_refused(tokens, tmp_path):
-    Tokens.write(tmp_path / "t", tokens)
+    TokenStore.write(tmp_path / "t", tokens)
     with (tmp_path / "t" / "tokens.u32").open("r+b") as file:
         file.truncate(400)
     with pytest.raises(SteeringError, match="holds 100 tokens, not the"):
-        Tokens.open(tmp_path / "t")
+        TokenStore.open(tmp_path / "t")
 
 
 def test_no_text_is_an_error(model):
     with pytest.raises(ValueError, match="no texts"):
-        stream(model, Tokens.gather([]))
-    assert list(itertools.islice(stream(model, Tokens.gather([[1, 2, 3]])), 3)) == []
+        stream(model, TokenStore.gather([]))
+    assert list(itertools.islice(stream(model, TokenStore.gather([[1, 2, 3]])), 3)) == []

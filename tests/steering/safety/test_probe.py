@@ -12,7 +12,17 @@ from safetensors.torch import load_file, save_file
 from steering.edits import ResidualEdit
 from steering.errors import BadBundle, SteeringError
 from steering.model.hooks import read_stream, record, steer
-from steering.safety.probe import CARD, WEIGHTS, WITNESS, Probe, below, check_below, counted, smoothed, train
+from steering.safety.probe import (
+    CARD,
+    WEIGHTS,
+    WITNESS,
+    Probe,
+    check_hook_below,
+    hook_below,
+    smoothed,
+    tokens_to_score,
+    train_probe,
+)
 from tests.support import small_bundle
 
 HOOK = "layers.0"
@@ -37,7 +47,9 @@ def streams(model, texts, hook=HOOK):
 def trained(llama):
     forbidden, benign = rows(120, 1, secret=True), rows(120, 2, secret=False)
     witness = read_stream(llama, torch.tensor([WITNESS]), HOOK)[0, -1]
-    return train(streams(llama, forbidden), streams(llama, benign), witness, hook=HOOK, model="llama", allowed=0.05)
+    return train_probe(
+        streams(llama, forbidden), streams(llama, benign), witness, hook=HOOK, model="llama", allowed=0.05
+    )
 
 
 def test_it_tells_texts_that_it_never_saw(llama, trained):
@@ -100,7 +112,7 @@ def test_a_probe_that_was_saved_is_the_probe_that_is_loaded(llama, trained, tmp_
     trained.save(tmp_path / "probe")
     again = Probe.load(tmp_path / "probe")
     x = streams(llama, rows(1, 9, secret=True))[0]
-    assert torch.equal(again.read(x), trained.read(x))
+    assert torch.equal(again.token_scores(x), trained.read(x))
     assert replace(again, card=trained.card).card == trained.card
     assert sorted(p.name for p in (tmp_path / "probe").iterdir()) == sorted([CARD, WEIGHTS])
 
@@ -200,29 +212,29 @@ def test_what_cannot_be_read_is_an_error_and_not_a_low_score(trained):
 
 
 def test_a_probe_that_steering_would_reach_is_refused():
-    check_below("layers.0", "layers.1")
+    check_hook_below("layers.0", "layers.1")
     for hook in ("layers.1", "layers.2"):
         with pytest.raises(SteeringError, match="or lower"):
-            check_below(hook, "layers.1")
-    assert below("layers.3") == "layers.2"
+            check_hook_below(hook, "layers.1")
+    assert hook_below("layers.3") == "layers.2"
     with pytest.raises(SteeringError, match="steer at a later layer"):
-        below("layers.0")
+        hook_below("layers.0")
 
 
 def test_too_few_texts_are_refused(trained):
     some = [torch.zeros(3, 32)] * 5
     with pytest.raises(SteeringError, match="5 forbidden texts"):
-        train(some, some, trained.witness, hook=HOOK, model="llama")
+        train_probe(some, some, trained.witness, hook=HOOK, model="llama")
 
 
 def test_of_a_reply_that_alone_is_read_and_of_a_question_all_of_it():
     tok = small_bundle.tokenizer()
     question = [{"role": "user", "content": "hello there"}]
-    ids, start = counted(tok, [*question, {"role": "assistant", "content": "the bridge"}])
+    ids, start = tokens_to_score(tok, [*question, {"role": "assistant", "content": "the bridge"}])
     assert tok.decode(ids[start:], skip_special_tokens=True) == "the bridge"
-    ids, start = counted(tok, "hello there")
-    assert (start, ids) == counted(tok, question)[::-1]
+    ids, start = tokens_to_score(tok, "hello there")
+    assert (start, ids) == tokens_to_score(tok, question)[::-1]
     assert start == 1
     tok.chat_template = None
-    ids, start = counted(tok, "hello there")
+    ids, start = tokens_to_score(tok, "hello there")
     assert tok.decode(ids[start:]) == "hello there"

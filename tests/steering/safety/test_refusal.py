@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from steering.errors import SteeringError
-from steering.safety.refusal import Latch
+from steering.safety.refusal import RefusalDetector
 from tests.support import small_bundle
 
 VOCAB = 6
@@ -22,7 +22,7 @@ def logprobs_of(model, prompt, ids):
 def test_the_latch_equals_the_sum_over_all_replies_that_begin_so():
     """Brute force: every reply of three tokens over a small vocabulary, drawn with its probability."""
     model = small_bundle.model(VOCAB)
-    latch, prompt = Latch(((1, 2), (1, 3, 4), (5,)), 0.2), [0, 3, 2]
+    latch, prompt = RefusalDetector(((1, 2), (1, 3, 4), (5,)), 0.2), [0, 3, 2]
     wanted = 0.0
     for reply in itertools.product(range(VOCAB), repeat=3):
         if any(reply[: len(opener)] == opener for opener in latch.openers):
@@ -34,14 +34,14 @@ def test_the_latch_equals_the_sum_over_all_replies_that_begin_so():
 
 def test_openers_with_the_same_first_token_are_told_apart():
     tok = small_bundle.tokenizer()
-    latch = Latch.of(tok, ["I can't", "I will not"])
+    latch = RefusalDetector.from_sentences(tok, ["I can't", "I will not"])
     assert latch.openers[0][0] == latch.openers[1][0]
     assert {tok.decode(ids) for ids in latch.openers} == {"I can't", "I will not"}
 
 
 def test_an_opener_that_begins_with_another_counts_once():
     tok = small_bundle.tokenizer()
-    latch = Latch.of(tok, ["I am sorry, but I can not", "I am sorry", "I am sorry "])
+    latch = RefusalDetector.from_sentences(tok, ["I am sorry, but I can not", "I am sorry", "I am sorry "])
     assert [tok.decode(ids) for ids in latch.openers] == ["I am sorry"]
 
 
@@ -50,15 +50,15 @@ def test_openers_are_tokenized_as_a_reply_begins_with_them():
     tok.chat_template = tok.chat_template.replace("{{ m['content'] }}", " {{ m['content'] }}").replace(
         "<|assistant|>{%", "<|assistant|>{%"
     )
-    (spaced,) = Latch.of(tok, ["hello there"]).openers
+    (spaced,) = RefusalDetector.from_sentences(tok, ["hello there"]).openers
     assert tok.decode(spaced) == " hello there"
     tok.chat_template = None
-    (plain,) = Latch.of(tok, ["hello there"]).openers
+    (plain,) = RefusalDetector.from_sentences(tok, ["hello there"]).openers
     assert tok.decode(plain) == "hello there"
 
 
 def test_it_holds_above_tau_and_not_at_it():
-    latch = Latch(((1,),), 0.25)
+    latch = RefusalDetector(((1,),), 0.25)
     assert not latch.holds(latch.probability([[math.log(0.25)]]))
     assert latch.holds(latch.probability([[math.log(0.26)]]))
 
@@ -66,16 +66,16 @@ def test_it_holds_above_tau_and_not_at_it():
 @pytest.mark.parametrize("logprobs", [[[float("nan")]], [], [[0.0], [0.0]]])
 def test_what_is_no_probability_is_an_error_and_not_a_zero(logprobs):
     with pytest.raises(SteeringError, match="nobody knows whether the model would refuse"):
-        Latch(((1,),)).probability(logprobs)
+        RefusalDetector(((1,),)).probability(logprobs)
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Latch(()), "at least one sentence"),
-        (lambda: Latch(((1,),), 0.0), "between 0 and 1"),
-        (lambda: Latch(((1,),), float("nan")), "between 0 and 1"),
-        (lambda: Latch.of(small_bundle.tokenizer(), ["I can't", " "]), "an opener is empty"),
+        (lambda: RefusalDetector(()), "at least one sentence"),
+        (lambda: RefusalDetector(((1,),), 0.0), "between 0 and 1"),
+        (lambda: RefusalDetector(((1,),), float("nan")), "between 0 and 1"),
+        (lambda: RefusalDetector.from_sentences(small_bundle.tokenizer(), ["I can't", " "]), "an opener is empty"),
     ],
 )
 def test_a_latch_that_means_nothing_is_refused(make, says):

@@ -11,8 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.runtime.page_proxy import Forward
-from server.settings import BadSettings, Settings, read
+from server.runtime.page_proxy import PageProxy
+from server.settings import BadSettings, Settings, load_settings
 from tests.support.live_server import serving, until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
@@ -44,7 +44,7 @@ def page(app, *, api_base):
 
 def forwarding(app, place):
     """The application with a page behind a socket; it lets go of the socket at its end."""
-    forward, begun = Forward(place), app.router.lifespan_context
+    forward, begun = PageProxy(place), app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(app):
@@ -349,4 +349,4 @@ def test_a_cookie_never_speaks_for_another_site_that_is_let_in(let_in):
 )
 def test_what_is_no_origin_is_refused_at_the_start(given):
     with pytest.raises(BadSettings, match="is no origin"):
-        read(origins=(given,))
+        load_settings(origins=(given,))

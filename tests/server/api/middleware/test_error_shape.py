@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from server.api.middleware.error_shape import Strays
+from server.api.middleware.error_shape import ErrorShapeMiddleware
 from tests.server.api.test_bad_input import CHAT
 from tests.support.live_server import serving
 
@@ -106,7 +106,7 @@ def test_what_a_mounted_application_refuses_otherwise_keeps_its_words_and_its_ti
     async def mine():
         return StreamingResponse(iter([b"<p>gone", b"</p>"]), 410, media_type="text/html")
 
-    app.add_middleware(Strays, routes=[])
+    app.add_middleware(ErrorShapeMiddleware, routes=[])
     client = TestClient(app)
     answer = client.get("/away")
     assert refusal(answer) == (503, "http_error", "not there now")

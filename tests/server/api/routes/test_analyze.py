@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steering.catalogue.bundle import Bundle
-from steering.interpret.mood_axes import FILE, Axes, Axis, mark_of
+from steering.interpret.mood_axes import FILE, MoodAxes, MoodAxis, sae_digest
 from steering.model.hooks import read_stream
 from tests.support import small_bundle
 
@@ -79,11 +79,11 @@ def test_axes_beside_the_sae_are_told_of_the_whole_and_of_each_speaker(http, bun
     figures = {k: {"value": 0.9, "low": 0.85, "high": 0.95} for k in ("auroc", "raw")}
     figures |= {k: {"value": 0.8, "low": 0.75, "high": 0.85} for k in ("bag_of_words", "length")}
     named = {"name": "red", "high": "red", "low": "not red", "source": "test", "n_train": 1, "n_test": 1}
-    axis = Axis.model_validate({**named, **figures, "weights": [1.0, 2.0], "bias": 0.0, "prevalence": 0.5})
-    file = Axes(
+    axis = MoodAxis.model_validate({**named, **figures, "weights": [1.0, 2.0], "bias": 0.0, "prevalence": 0.5})
+    file = MoodAxes(
         method="test",
         date="2026-01-01",
-        sae=mark_of(small_bundle.sae()),
+        sae=sae_digest(small_bundle.sae()),
         features=(1, 2),
         axes=(axis,),
         errors=(0.0, 0.1),

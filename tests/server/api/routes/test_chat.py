@@ -224,6 +224,6 @@ def test_leaving_stops_the_generation(live, tiller, stream):
     }
     with halted(tiller.engine):  # nothing ends by itself
         with asking(live[0], "/v1/chat/completions", body):
-            until(lambda: sum(tiller.engine.load_now) == 8)
-        until(lambda: tiller.engine.load_now == (0, 0))
+            until(lambda: sum(tiller.engine.occupancy) == 8)
+        until(lambda: tiller.engine.occupancy == (0, 0))
     assert tiller.engine.failure is None

@@ -6,7 +6,7 @@ import threading
 import httpx
 import pytest
 
-from server.api.sse import event
+from server.api.sse import format_event
 from server.engines.base import EngineFailed
 from tests.server.api.test_failures import every_word, holding, stop
 from tests.support.halted_engine import halted
@@ -142,7 +142,7 @@ def own(bundle, tmp_path):
         serving(bundle, tmp_path, live=2, queue=4) as (address, app),
         httpx.Client(base_url=address) as http,
     ):
-        yield http, app.state.tiller
+        yield http, app.state.served_model
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -151,7 +151,7 @@ def test_more_variants_than_can_wait_are_429_and_leave_nothing_behind(own, strea
     answer = compare(http, *({"name": str(i)} for i in range(8)), max_tokens=300, stream=stream)
     assert answer.status_code == 429
     assert answer.json()["error"]["param"].startswith("variants.")
-    until(lambda: tiller.engine.load_now == (0, 0))
+    until(lambda: tiller.engine.occupancy == (0, 0))
 
 
 def test_variants_wait_for_each_other_where_there_is_no_room_for_all(own):
@@ -172,7 +172,7 @@ def test_a_variant_that_breaks_is_told_by_name_and_the_others_go_on(own, every_w
             elif line:
                 events.append(json.loads(line.removeprefix("data: ")))
             if len(events) == 3 and line:
-                steered = next(s for s in tiller.engine._batch.live if s.request.fingerprint != "s_0")
+                steered = next(s for s in tiller.engine._batch.running if s.request.fingerprint != "s_0")
                 to = steered.listener
                 to.loop.call_soon_threadsafe(to.put, EngineFailed("this one broke"))
                 held.close()
@@ -190,7 +190,7 @@ def test_an_engine_that_stops_ends_all_variants_clearly(own, stream):
     held = holding(tiller.engine)
 
     def later():
-        until(lambda: tiller.engine.load_now[0] == 2)
+        until(lambda: tiller.engine.occupancy[0] == 2)
         stop(tiller.engine, held)
 
     threading.Thread(target=later).start()
@@ -204,7 +204,7 @@ def test_an_engine_that_stops_ends_all_variants_clearly(own, stream):
 
 def test_an_event_is_one_line_for_every_reader():
     said = {"content": "a\u2028b\u2029c\x85d\r\n\x1c é “”"}
-    (line,) = event(said).split("\n\n")[:1]
+    (line,) = format_event(said).split("\n\n")[:1]
     assert line.splitlines() == [line]
     assert "é “”" in line
     assert json.loads(line.removeprefix("data: ")) == said
@@ -216,6 +216,6 @@ def test_leaving_stops_all_variants(live, tiller, stream):
     body = {**BODY, "variants": variants, "max_tokens": 400, "stream": stream}
     with halted(tiller.engine):  # nothing ends by itself
         with asking(live[0], "/v1/steering/compare", body):
-            until(lambda: sum(tiller.engine.load_now) == 8)
-        until(lambda: tiller.engine.load_now == (0, 0))
+            until(lambda: sum(tiller.engine.occupancy) == 8)
+        until(lambda: tiller.engine.occupancy == (0, 0))
     assert tiller.engine.failure is None

@@ -8,7 +8,7 @@ import threading
 import httpx
 import pytest
 
-from server.jobs.queue import Jobs
+from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
@@ -288,7 +288,7 @@ def test_the_maps_clusters_are_named_and_every_point_says_what_it_is(web):
 def run_job(http, settings, order):
     job = http.post("/v1/jobs", json=order).json()
     stop = threading.Event()
-    runner = threading.Thread(target=Runner(Jobs(settings)).run, args=(stop,))
+    runner = threading.Thread(target=Runner(JobQueue(settings)).run, args=(stop,))
     runner.start()
     until(lambda: http.get(f"/v1/jobs/{job['id']}").json()["state"] in ("succeeded", "failed"))
     stop.set()

@@ -11,7 +11,7 @@ def test_limits_are_those_of_the_settings_and_of_the_model(bundle, tmp_path):
         told = http.get("/v1/limits").json()
         assert (told["steering"]["max_features"], told["steering"]["max_push"]) == (5, 2.5)
         assert (told["requests"]["max_body"], told["requests"]["live"], told["requests"]["queue"]) == (5000, 3, 7)
-        assert told["model"]["context"] == app.state.tiller.engine.max_model_len
+        assert told["model"]["context"] == app.state.served_model.engine.max_model_len
         assert told["training"] == {
             "on": False,
             "learns": True,

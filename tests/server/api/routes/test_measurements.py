@@ -5,7 +5,7 @@ import threading
 import httpx
 import pytest
 
-from server.jobs.queue import Jobs
+from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
 from tests.support import small_bundle
 from tests.support.live_server import serving, until
@@ -26,7 +26,7 @@ def own(tmp_path):
 def done(http, settings, job):
     """The job as it ended."""
     stop = threading.Event()
-    runner = threading.Thread(target=Runner(Jobs(settings)).run, args=(stop,))
+    runner = threading.Thread(target=Runner(JobQueue(settings)).run, args=(stop,))
     runner.start()
     try:
         until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] in ("succeeded", "failed"))

@@ -22,7 +22,7 @@ def busy(bundle, tmp_path_factory):
         with as_(ADMIN) as admin:
             key = admin.post("/keys", json={"name": "ada", "owner": "ada", "role": "researcher"}).json()["secret"]
             with as_(key) as ada:
-                yield admin, ada, app.state.tiller.engine
+                yield admin, ada, app.state.served_model.engine
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def ask(busy, threads):
 
     def begin(http, name, path="/chat/completions", **changes):
         engine = busy[2]
-        there = sum(engine.load_now)
+        there = sum(engine.occupancy)
         asked = threads.submit(http.post, path, json=LONG | changes, headers={"X-Request-Id": name})
-        until(lambda: sum(engine.load_now) > there or asked.done())
+        until(lambda: sum(engine.occupancy) > there or asked.done())
         return asked
 
     return begin
@@ -54,7 +54,7 @@ def test_places_are_those_of_the_turns_that_people_take(busy, ask):
     admin, ada, engine = busy
     with halted(engine):
         asked = [ask(admin, "runs"), *(ask(admin, f"mine-{i}") for i in range(3)), ask(ada, "hers")]
-        until(lambda: engine.load_now == (1, 4))
+        until(lambda: engine.occupancy == (1, 4))
         assert [place(admin, f"mine-{i}") for i in range(3)] == [0, 2, 3]
         assert place(ada, "hers") == 1  # she has one, and does not wait for three
         told = ada.get("/queue/hers").json()
@@ -68,7 +68,7 @@ def test_a_place_is_told_to_whoever_asked_and_to_nobody_else(busy, ask):
     admin, ada, engine = busy
     with halted(engine):
         asked = [ask(admin, "runs"), ask(admin, "same"), ask(ada, "same"), ask(admin, "mine")]
-        until(lambda: engine.load_now == (1, 3))
+        until(lambda: engine.occupancy == (1, 3))
         assert (place(admin, "same"), place(ada, "same")) == (0, 1)
         assert (place(admin, "mine"), place(ada, "mine")) == (2, 404)
         refusal = ada.get("/queue/mine").json()["error"]
@@ -82,8 +82,8 @@ def test_who_leaves_is_not_before_anybody(busy, ask):
     with halted(engine):
         asked = [ask(admin, "runs")]
         with asking(address, "/v1/chat/completions", LONG, Authorization=f"Bearer {ADMIN}"):
-            until(lambda: engine.load_now == (1, 1))
-        until(lambda: engine.load_now == (1, 0))
+            until(lambda: engine.occupancy == (1, 1))
+        until(lambda: engine.occupancy == (1, 0))
         asked.append(ask(admin, "stays"))
         assert place(admin, "stays") == 0
     assert all(a.result(120).status_code == 200 for a in asked)
@@ -94,6 +94,6 @@ def test_of_several_replies_to_one_request_the_next_tells_the_place(busy, ask):
     variants = [{"name": "default"}, {"name": "bridge", "steering": {"preset": "bridge"}}]
     with halted(engine):
         asked = [ask(admin, "runs"), ask(admin, "first"), ask(admin, "both", "/steering/compare", variants=variants)]
-        until(lambda: engine.load_now == (1, 3))
+        until(lambda: engine.occupancy == (1, 3))
         assert place(admin, "both") == 1
     assert all(a.result(120).status_code == 200 for a in asked)

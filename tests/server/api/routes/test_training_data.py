@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from server.settings import Settings
-from server.store.encryption import Seal
+from server.store.encryption import TextEncryption
 from server.store.sqlite import SqliteStore
 from tests.support.live_server import serving
 
@@ -43,7 +43,7 @@ def texts(tmp_path):
     async def read():
         store = SqliteStore(tmp_path / "tiller.db")
         try:
-            return Seal.of(Settings(data_dir=tmp_path)).opened(await store.live_texts())
+            return TextEncryption.from_settings(Settings(data_dir=tmp_path)).opened(await store.live_texts())
         finally:
             await store.close()
 

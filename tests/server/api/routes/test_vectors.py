@@ -6,12 +6,12 @@ import httpx
 import pytest
 import torch
 
-from steering.doses.bundle_doses import stage_for
-from steering.doses.measure import NAT, Subject, along, evaluate
+from steering.doses.bundle_doses import prepare_rollouts
+from steering.doses.measure import NAT, Subject, evaluate, pushes_along
 from steering.doses.rollouts import QUESTIONS
 from steering.edits import as_text, as_vector
 from steering.errors import BadStrength
-from steering.spec import Snapshot, SteeringSpec, Vector
+from steering.spec import FeatureSnapshot, SteeringSpec, Vector
 from tests.support import small_bundle
 from tests.support.live_server import serving
 
@@ -69,10 +69,10 @@ def test_its_owner_steers_by_it_like_by_a_feature(made):
 def test_dose_one_is_as_far_as_kl_allows(made, tiller):
     told = made.get("/v1/vectors", params={"user": "ada"}).json()["data"][0]
     model = small_bundle.model(len(small_bundle.tokenizer()))
-    stage = stage_for(model, small_bundle.tokenizer(), "layers.1", QUESTIONS)
+    stage = prepare_rollouts(model, small_bundle.tokenizer(), "layers.1", QUESTIONS)
     held = asyncio.run(tiller.store.vector("ada", "small", "red"))
     direction = as_vector(held.snapshot.direction, small_bundle.WIDTH)
-    subject = Subject(along(direction), torch.zeros(0, dtype=torch.long), 1.0, 16.0)
+    subject = Subject(pushes_along(direction), torch.zeros(0, dtype=torch.long), 1.0, 16.0)
     (there,) = evaluate(stage, [(subject, told["dose"])])
     assert there.kl <= NAT
     (beyond,) = evaluate(stage, [(subject, 2.0 * told["dose"])])
@@ -172,7 +172,7 @@ def test_vectors_are_nobodys_without_a_user(made):
 
 
 def vector(name, direction):
-    snapshot = Snapshot(
+    snapshot = FeatureSnapshot(
         id=f"vector/{name}",
         revision="r1",
         direction=as_text(direction),

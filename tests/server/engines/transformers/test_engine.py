@@ -8,7 +8,7 @@ import torch
 
 from server.engines.base import EngineFailed, Generation, Overloaded, Sampling
 from server.engines.transformers.engine import TransformersEngine
-from server.engines.transformers.loading import prove_tap
+from server.engines.transformers.loading import self_test_tap
 from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
 from steering.errors import BadBundle, SteeringError
 from steering.model.hooks import decoder_layers, steer
@@ -106,7 +106,7 @@ async def test_closing_the_stream_frees_the_slot_at_once(engine):
     await anext(stream)
     await stream.aclose()
     await text_of(engine, request(engine))
-    assert engine.load_now == (0, 0)
+    assert engine.occupancy == (0, 0)
 
 
 async def test_full_queue_is_refused_and_drains(engine):
@@ -134,7 +134,7 @@ async def test_who_leaves_the_queue_makes_room_before_its_turn_comes(engine):
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
-        assert engine.load_now[1] == 0
+        assert engine.occupancy[1] == 0
         late = asyncio.create_task(text_of(engine, request(engine)))
         assert not (await asyncio.wait({late}, timeout=0.2))[0]  # it waits and was not refused
     finally:
@@ -182,7 +182,7 @@ async def test_when_the_device_is_lost_all_are_told_and_nobody_waits(parts):
 
     endless = request(engine, sampling=Sampling(max_tokens=400, ignore_eos=True))
     busy = [asyncio.create_task(text_of(engine, endless)) for _ in range(4)]
-    while engine.load_now[0] < 2:
+    while engine.occupancy[0] < 2:
         await asyncio.sleep(0.01)
     engine._batch._cache.begin = engine._batch._cache.wipe = lost
     told = await asyncio.wait_for(asyncio.gather(*busy, return_exceptions=True), 120)
@@ -261,7 +261,7 @@ def test_engine_refuses_a_model_on_which_the_tap_does_nothing(parts):
     layers = decoder_layers(model)
     layers[1] = Stubborn(layers[1])
     with pytest.raises(BadBundle, match="does not move"):
-        prove_tap(model, HOOK)
+        self_test_tap(model, HOOK)
 
 
 def test_hook_beyond_the_model_stops_the_start(parts):

@@ -1,10 +1,10 @@
 """People take turns, and a full room turns newcomers away."""
 
-from server.engines.transformers.fair_queue import Waiting
+from server.engines.transformers.fair_queue import FairQueue
 
 
 def test_lines_take_turns():
-    waiting = Waiting(10)
+    waiting = FairQueue(10)
     for name, item in (("ada", 1), ("ada", 2), ("ada", 3), ("bob", 4), ("eve", 5), ("eve", 6)):
         assert waiting.add(name, item)
     assert list(waiting) == [1, 4, 5, 2, 6, 3]  # as they will be taken
@@ -13,7 +13,7 @@ def test_lines_take_turns():
 
 
 def test_full_room_turns_away_and_takes_again():
-    waiting = Waiting(1)
+    waiting = FairQueue(1)
     assert waiting.add("ada", 1)
     assert not waiting.add("bob", 2)
     assert waiting.take() == 1
@@ -21,7 +21,7 @@ def test_full_room_turns_away_and_takes_again():
 
 
 def test_who_leaves_makes_room_and_the_others_keep_their_turns():
-    waiting = Waiting(4)
+    waiting = FairQueue(4)
     for name, item in (("ada", 1), ("ada", 2), ("bob", 3), ("bob", 4)):
         assert waiting.add(name, item)
     waiting.drop("ada", 1)

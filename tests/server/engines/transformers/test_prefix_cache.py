@@ -8,7 +8,7 @@ import torch
 
 from server.engines.base import Generation, Sampling
 from server.engines.transformers.engine import TransformersEngine
-from server.engines.transformers.prefix_cache import LEAST, Prefixes
+from server.engines.transformers.prefix_cache import LEAST, PrefixCache
 from tests.server.engines.transformers.test_engine import HOOK, edits, fingerprint
 from tests.support import small_bundle
 
@@ -122,7 +122,7 @@ def kept(length):
 
 
 def test_longest_beginning_is_found_and_the_contained_one_forgotten():
-    store = Prefixes(1 << 20)
+    store = PrefixCache(1 << 20)
     store.add("s", range(20), [False] * 20, kept(20))
     store.add("s", range(40), [False] * 40, kept(40))
     assert len(store) == 1
@@ -133,7 +133,7 @@ def test_longest_beginning_is_found_and_the_contained_one_forgotten():
 
 def test_oldest_is_forgotten_when_memory_is_full():
     size = kept(50).nelement() * 4
-    store = Prefixes(2 * size)
+    store = PrefixCache(2 * size)
     for start in (0, 1000, 2000):
         store.add("s", range(start, start + 50), [False] * 50, kept(50))
     assert [store.find("s", range(a, a + 50), [False] * 50)[0] for a in (0, 1000, 2000)] == [0, 50, 50]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from server.engines.base import Sampling
-from server.engines.transformers.sampler import Draw, _adjusted, next_tokens, truncated
+from server.engines.transformers.sampler import Sampler, _adjusted, next_tokens, truncated
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
 CPU = torch.device("cpu")
@@ -15,9 +15,9 @@ def kept(**dials):
 
 
 def begin(prompt=(), spoken=(), **dials):
-    reply = Draw.begin(Sampling(**{"seed": 0, **dials}), prompt, len(LOGITS), CPU)
+    reply = Sampler.begin(Sampling(**{"seed": 0, **dials}), prompt, len(LOGITS), CPU)
     for token in spoken:
-        reply.said(token)
+        reply.count_token(token)
     return reply
 
 
@@ -85,8 +85,8 @@ def test_a_row_draws_the_same_alone_and_among_others():
         tokens = next_tokens(LOGITS.expand(len(dials), -1), together)
         assert tokens == [next_tokens(LOGITS[None], [d])[0] for d in alone]
         for both in zip(together, alone, tokens, strict=True):
-            both[0].said(both[2])
-            both[1].said(both[2])
+            both[0].count_token(both[2])
+            both[1].count_token(both[2])
 
 
 def test_blocked_token_never_comes():

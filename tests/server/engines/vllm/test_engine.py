@@ -155,7 +155,7 @@ async def test_a_place_counts_those_that_came_before_and_are_silent(engine):
         asyncio.create_task(said(engine, request(engine, "hello", {}, name=f"n{i}", sampling=long))) for i in range(10)
     ]
     await asyncio.sleep(0)
-    assert [engine.before("ada", f"n{i}") for i in range(10)] == list(range(10))
-    assert engine.before("bob", "n3") is None
+    assert [engine.queue_position("ada", f"n{i}") for i in range(10)] == list(range(10))
+    assert engine.queue_position("bob", "n3") is None
     await asyncio.gather(*asked)
-    assert engine.before("ada", "n9") is None
+    assert engine.queue_position("ada", "n9") is None

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli.main import app
-from server.features.llm_client import TRIES, Endpoint, numbers_in
-from server.jobs.tasks.label import LabelOrder, endpoint_of, labelled
-from server.jobs.tasks.publish import into_bundle
+from server.features.llm_client import TRIES, LLMClient, numbers_in
+from server.jobs.tasks.label import LabelConfig, label_features, llm_client_from_settings
+from server.jobs.tasks.publish import write_bundle
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError, UnknownFeature
@@ -95,15 +95,17 @@ def own(garden, tmp_path):
 
 def ask(url, **more):
     async def once():
-        async with Endpoint(url, "m", wait=0.01, **more) as endpoint:
+        async with LLMClient(url, "m", wait=0.01, **more) as endpoint:
             return await endpoint.ask("describe", "a «red» thing")
 
     return asyncio.run(once())
 
 
 def label_all(settings, url=None, **order):
-    asked = Endpoint(url, "clever-1", wait=0.01) if url else None
-    return into_bundle(settings, lambda ground, t: labelled(ground, LabelOrder(**order), asked, t), lambda *_: None)
+    asked = LLMClient(url, "clever-1", wait=0.01) if url else None
+    return write_bundle(
+        settings, lambda ground, t: label_features(ground, LabelConfig(**order), asked, t), lambda *_: None
+    )
 
 
 def test_a_model_names_features_and_judges_the_names(own):
@@ -238,9 +240,9 @@ def test_an_answer_without_numbers_is_refused(answer):
 
 
 def test_half_an_endpoint_is_named():
-    assert endpoint_of(Settings()) is None
+    assert llm_client_from_settings(Settings()) is None
     with pytest.raises(SteeringError, match="TILLER_LABEL_MODEL"):
-        endpoint_of(Settings(label_url="http://x/v1"))
+        llm_client_from_settings(Settings(label_url="http://x/v1"))
 
 
 def run(*words):

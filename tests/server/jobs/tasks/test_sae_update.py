@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from server.jobs.queue import Jobs
-from server.jobs.tasks.sae_update import UpdateOrder, update
-from server.jobs.worker import Work
-from server.sae.served_revision import revisions_of, setting_of
+from server.jobs.queue import JobQueue
+from server.jobs.tasks.sae_update import SaeUpdateConfig, run
+from server.jobs.worker import JobContext
+from server.sae.served_revision import open_revisions, revision_setting
 from server.schemas.jobs import Job
 from steering.errors import SteeringError
-from steering.train.trainer import Training
+from steering.train.trainer import Trainer
 from steering.update.gates import Gate
 from tests.support.paths import ROOT
 from tests.support.trained_sae import WORDS, chats, live, place, settings, stored
@@ -25,9 +25,9 @@ KILLS = 8
 
 
 def work(place, job_id="job_1", **config):
-    order = UpdateOrder(**{"text": (str(place / "new.jsonl"),), "steps": 100, "append": 8, "live": False, **config})
-    found = Work(
-        Job(id=job_id, type="sae_update", config=order.model_dump(mode="json"), created=0), Jobs(settings(place)), 0
+    order = SaeUpdateConfig(**{"text": (str(place / "new.jsonl"),), "steps": 100, "append": 8, "live": False, **config})
+    found = JobContext(
+        Job(id=job_id, type="sae_update", config=order.model_dump(mode="json"), created=0), JobQueue(settings(place)), 0
     )
     found.folder.mkdir(exist_ok=True)
     return found
@@ -42,9 +42,9 @@ def lenient(monkeypatch):
 
 
 def test_an_update_is_published_served_and_known(place, lenient):
-    result = update(work(place))
+    result = run(work(place))
     assert result["published"], result
-    revisions = revisions_of(settings(place))
+    revisions = open_revisions(settings(place))
     assert revisions.names() == ["r1", "r2"]
     manifest = revisions.manifest("r2")
     assert manifest.parent == "r1"
@@ -56,43 +56,41 @@ def test_an_update_is_published_served_and_known(place, lenient):
     assert len({*numbers}) == 104
     assert numbers[-1] == max(numbers) == manifest.next_number - 1  # a row that never fired was given to a new feature
     assert any(f.density > 0 and f.examples for f in after.features[96:])
-    assert stored(place, lambda s: s.setting(setting_of("made"))) == "r2"
+    assert stored(place, lambda s: s.setting(revision_setting("made"))) == "r2"
     assert not (place / "data" / "jobs" / "job_1" / "new").exists()
 
 
 def test_an_update_leaves_its_moments_to_the_next_one(place, lenient, monkeypatch):
     begun = []
-    warm = Training.warm
-    monkeypatch.setattr(
-        Training, "warm", lambda run, moments, new: (begun.append(moments), warm(run, moments, new=new))
-    )
-    update(work(place))
+    warm = Trainer.restore_moments
+    monkeypatch.setattr(Trainer, "warm", lambda run, moments, new: (begun.append(moments), warm(run, moments, new=new)))
+    run(work(place))
     assert not begun
-    kept = revisions_of(settings(place)).moments("r2")
+    kept = open_revisions(settings(place)).moments("r2")
     assert len(kept["W_dec.exp_avg"]) == 104
     assert kept["encoder.exp_avg_sq"].max() > 0
-    assert update(work(place, job_id="job_2"))["revision"] == "r3"
+    assert run(work(place, job_id="job_2"))["revision"] == "r3"
     assert begun[0]["W_dec.exp_avg"].equal(kept["W_dec.exp_avg"])
 
 
 def test_what_fails_a_gate_is_kept_aside_with_the_reason(place, monkeypatch):
     real = Gate.passed.fget
     monkeypatch.setattr(Gate, "passed", property(lambda g: g.name != "identity" and (real(g) or True)))
-    result = update(work(place))
+    result = run(work(place))
     assert not result["published"]
     assert result["report"]["failed"]
     aside = place / "data" / "revisions" / "made" / "rejected" / result["rejected"]
     assert json.loads((aside / "report.json").read_text())["passed"] is False
-    assert revisions_of(settings(place)).names() == ["r1"]
-    assert stored(place, lambda s: s.setting(setting_of("made"))) is None
+    assert open_revisions(settings(place)).names() == ["r1"]
+    assert stored(place, lambda s: s.setting(revision_setting("made"))) is None
 
 
 def test_nothing_new_is_an_error_that_says_so(place):
     with pytest.raises(SteeringError, match="nothing new to learn from"):
-        update(work(place, text=()))
+        run(work(place, text=()))
     (place / "new.jsonl").write_text((place / "new.jsonl").read_text()[:400].rsplit("\n", 1)[0] + "\n")
     with pytest.raises(SteeringError, match="too little text"):
-        update(work(place))
+        run(work(place))
 
 
 def test_killed_at_eight_moments_every_revision_is_whole(place):
@@ -125,10 +123,10 @@ def test_killed_at_eight_moments_every_revision_is_whole(place):
             process.kill()
             process.communicate()
             kills += 1
-        revisions = revisions_of(settings(place))
+        revisions = open_revisions(settings(place))
         for name in revisions.names():
             revisions.open(name)
-        served = stored(place, lambda s: s.setting(setting_of("made")))
+        served = stored(place, lambda s: s.setting(revision_setting("made")))
         assert served is None or served in revisions.names()
     assert kills == KILLS
 
@@ -137,7 +135,7 @@ def test_live_text_expires_from_the_job_as_well(place, lenient):
     (place / "data").mkdir()
     live(place, chats(place / "x.jsonl", [*WORDS, "volcano"], 600, seed=3))
     done = work(place, text=(), live=True)
-    result = update(done)
+    result = run(done)
     assert "report" in result
     left = [p for p in done.folder.rglob("*") if p.is_file()]
     assert {p.name for p in left} <= {"parent", "events.jsonl", "progress.json", "cfg.json", "sae_weights.safetensors"}
