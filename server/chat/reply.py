@@ -8,14 +8,14 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import structlog
 
-from server.chat.merge_streams import merge_streams
+from server.chat.merge_streams import MergedStreams
 from server.chat.openai_format import ChoiceFormat, chat_delta
 from server.engines.base import Generation, Overloaded, TextPiece, TokenLogprob
 from server.limits.account import UNCOUNTED, Account
@@ -215,21 +215,21 @@ class Reply:
         parts = (replace(p, generation=replace(p.generation, name=name)) for p in self.parts)
         return replace(self, parts=tuple(parts))
 
-    def generate(self, spoken: ChoiceProgress, index: int) -> AsyncGenerator[TextPiece, None]:
-        """The pieces of one choice. Seeds count up from the given one within a prompt, so each prompt is as if it had come alone."""
-        part, begin = self.part(index), self.served.admission.generate
+    def generate(self, progress: ChoiceProgress, index: int) -> AsyncGenerator[TextPiece, None]:
+        """The pieces of one choice. Seeds count up within a prompt, so each prompt is as if it had been sent alone."""
+        part, source = self.part(index), self.served.admission.generate
         given = part.generation.sampling
         seed = None if given.seed is None else given.seed + index % self.request.n
-        wanted = replace(part.generation, sampling=replace(given, seed=seed))
-        source = begin
+        request = replace(part.generation, sampling=replace(given, seed=seed))
+        generate = source
         if self.uses_easing(part):
-            eased = lambda factor: self.served.weakened(part.choice, factor).generation_request(
-                part.prompt, wanted.sampling
-            )  # noqa: E731
-            source = Easer(self.served.engine, begin, eased, spoken.easings).generate
-        watch, verdict = self.served.guards, part.choice.verdict
-        pieces = watch.generate(wanted, verdict, begin, source) if watch and verdict else source(wanted)
-        return metrics.measure_generation(pieces, is_steered=bool(part.choice.resolved.spec.features))
+
+            def weakened(factor: float) -> Generation:
+                return self.served.weakened(part.choice, factor).generation_request(part.prompt, request.sampling)
+
+            generate = Easer(self.served.engine, source, weakened, progress.easings).generate
+        guards, verdict = self.served.guards, part.choice.verdict
+        return guards.generate(request, verdict, source, generate) if guards and verdict else generate(request)
 
 
 def max_concurrency(served: ServedModel, account: Account, choices: int, n: int) -> int:
@@ -239,58 +239,56 @@ def max_concurrency(served: ServedModel, account: Account, choices: int, n: int)
 
 
 async def complete(reply: Reply) -> dict[str, Any]:
-    """The reply when all of it is said."""
-    spoken = [ChoiceProgress() for _ in reply.choices]
-    async with aclosing(_generate_choices(reply, spoken)) as pieces:
+    """The whole response, once every choice has ended."""
+    progress = [ChoiceProgress() for _ in reply.choices]
+    async with _running_choices(reply, progress) as pieces:
         async for index, piece in pieces:
-            spoken[index].add(piece)
-    judged = [await reply.evaluate_choice(i, s) for i, s in enumerate(spoken)]
-    chiefs = judged[reply.primary_index * reply.request.n]
-    await reply.store_consented_text(spoken[0])
+            progress[index].add(_raise_failed(piece))
+    judged = [await reply.evaluate_choice(i, p) for i, p in enumerate(progress)]
+    primary = judged[reply.primary_index * reply.request.n]
+    await reply.store_consented_text(progress[0])
     return reply.header_fields() | {
         "choices": [
-            reply.format.choice(i, s.text, s.logprobs, s.finish_reason) | reply.steering_delta(i, judged[i], chiefs)
-            for i, s in enumerate(spoken)
+            reply.format.choice(i, p.text, p.logprobs, p.finish_reason) | reply.steering_delta(i, judged[i], primary)
+            for i, p in enumerate(progress)
         ],
-        "usage": reply.usage(spoken),
-        "steering": reply.steering_summary() | chiefs,
+        "usage": reply.usage(progress),
+        "steering": reply.steering_summary() | primary,
     }
 
 
 async def stream_chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
-    """The reply as the chunks of a stream, `[DONE]` left out; the first tells the steering, and the first of each choice its own."""
-    spoken, silent = [ChoiceProgress() for _ in reply.choices], {*reply.choices}
+    """The response as the chunks of a stream, without `[DONE]`.
+
+    The first chunk carries the steering, and the first of each choice what differs there.
+    """
+    progress, silent = [ChoiceProgress() for _ in reply.choices], {*reply.choices}
     usage: dict[str, Any] = (
         {"usage": None} if reply.request.stream_options and reply.request.stream_options.include_usage else {}
     )
     head, steering = reply.header_fields(chunk=True) | usage, {"steering": reply.steering_summary()}
-    async with aclosing(_generate_choices(reply, spoken)) as pieces:
-        async for index, piece in pieces:
+    async with _running_choices(reply, progress) as pieces:
+        async for index, arrived in pieces:
+            piece = _raise_failed(arrived)
             for i in reply.choices if steering and reply.is_chat else ():
                 yield head | {"choices": [chat_delta(i, {"role": "assistant", "content": ""})]} | steering
                 steering = {}
-            spoken[index].add(piece)
+            progress[index].add(piece)
             own = reply.steering_delta(index, {}, {}) if index in silent else {}
             if piece.text or piece.logprobs:
-                yield (
-                    head
-                    | {
-                        "choices": [
-                            reply.format.chunk(index, piece.text, piece.logprobs, spoken[index].offset_of(piece)) | own
-                        ]
-                    }
-                    | steering
-                )
+                offset = progress[index].offset_of(piece)
+                choice = reply.format.chunk(index, piece.text, piece.logprobs, offset)
+                yield head | {"choices": [choice | own]} | steering
                 steering, own = {}, {}
                 silent.discard(index)
             if piece.finish_reason:
-                if judged := await reply.evaluate_choice(index, spoken[index]):
+                if judged := await reply.evaluate_choice(index, progress[index]):
                     steering = {"steering": reply.part(index).choice.applied_summary() | judged}
                 yield head | {"choices": [reply.format.last(index, piece.finish_reason) | own]} | steering
                 steering = {}
-    await reply.store_consented_text(spoken[0])
+    await reply.store_consented_text(progress[0])
     if usage:
-        yield head | {"choices": [], "usage": reply.usage(spoken)}
+        yield head | {"choices": [], "usage": reply.usage(progress)}
 
 
 def system_fingerprint(served: ServedModel) -> str:
@@ -300,40 +298,52 @@ def system_fingerprint(served: ServedModel) -> str:
     return "fp_" + hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 
-async def _generate_choices(reply: Reply, spoken: list[ChoiceProgress]) -> AsyncGenerator[tuple[int, TextPiece], None]:
-    """All choices' pieces as they come, each with its index; however that ends, its tokens are counted."""
-    turns, begun = asyncio.Semaphore(reply.concurrency), asyncio.Event()
+@asynccontextmanager
+async def _running_choices(
+    reply: Reply, progress: list[ChoiceProgress]
+) -> AsyncGenerator[MergedStreams[TextPiece], None]:
+    """All choices' pieces as they arrive, each with its index; however that ends, its tokens are counted."""
+    slots, begun = asyncio.Semaphore(reply.concurrency), asyncio.Event()
     async with reply.account.reserve(places=reply.concurrency, expected=reply.max_total_tokens):
         try:
-            streams = [_generate_when_free(turns, begun, partial(reply.generate, s, i)) for i, s in enumerate(spoken)]
-            async with aclosing(merge_streams(streams)) as pieces:
-                async for index, piece in pieces:
-                    if isinstance(piece, Exception):
-                        raise piece
-                    yield index, piece
+            sources = [partial(_run_choice, reply, slots, begun, p, i) for i, p in enumerate(progress)]
+            async with MergedStreams(sources) as pieces:
+                yield pieces
         finally:
-            await reply.account.count_tokens(reply.usage(spoken)["total_tokens"])
-            await _write_audit(reply, spoken)
+            await reply.account.count_tokens(reply.usage(progress)["total_tokens"])
+            await _write_audit(reply, progress)
 
 
-async def _generate_when_free(
-    turns: asyncio.Semaphore, begun: asyncio.Event, generate: Callable[[], AsyncGenerator[TextPiece, None]]
-) -> AsyncGenerator[TextPiece, None]:
-    """The pieces of one choice, once there is room for one more; a queue that is full ends no reply that has `begun`."""
-    async with turns:
+async def _run_choice(
+    reply: Reply,
+    slots: asyncio.Semaphore,
+    begun: asyncio.Event,
+    progress: ChoiceProgress,
+    index: int,
+    emit: Callable[[TextPiece], None],
+) -> None:
+    """Generate one choice when a slot is free; once the reply has `begun`, a full queue is asked again."""
+    is_steered = bool(reply.part(index).choice.resolved.spec.features)
+    async with slots:
         while True:
-            said = False
-            try:
-                async with aclosing(generate()) as pieces:
-                    async for piece in pieces:
-                        said = True
-                        begun.set()
-                        yield piece
-                return
-            except Overloaded:
-                if said or not begun.is_set():
-                    raise
+            with metrics.GenerationMeter(is_steered=is_steered) as meter:
+                try:
+                    async with aclosing(reply.generate(progress, index)) as pieces:
+                        async for piece in pieces:
+                            meter.observe(piece)
+                            begun.set()
+                            emit(piece)
+                    return
+                except Overloaded:
+                    if meter.tokens or not begun.is_set():
+                        raise
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def _raise_failed(arrived: TextPiece | Exception) -> TextPiece:
+    if isinstance(arrived, Exception):
+        raise arrived
+    return arrived
 
 
 async def _write_audit(reply: Reply, spoken: list[ChoiceProgress]) -> None:

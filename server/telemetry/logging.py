@@ -90,7 +90,7 @@ def bind_request_fields(**facts: object) -> None:
 
 
 def count(**counts: int) -> None:
-    """The same of counts that several parts of a request add to."""
+    """Add to counts in the request's log line."""
     if (held := request_fields.get()) is not None:
         held.update({name: held.get(name, 0) + n for name, n in counts.items()})
 
@@ -118,6 +118,7 @@ def _first_line_of_asyncio(_: Any, __: str, event: MutableMapping[str, Any]) -> 
 
 
 def redact_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+    """Replace an exception by its frames and types: its message may hold what somebody wrote."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]

@@ -1,8 +1,7 @@
 """Figures for Prometheus: how many, how fast, how steered. Knows no route and no model; no prompt, key or feature is a label."""
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -67,30 +66,34 @@ def count_request(modes: Iterable[str], scope: str, *, prompt: int, n_features: 
         steered.labels(mode, scope).inc()
 
 
-async def measure_generation(
-    pieces: AsyncGenerator[TextPiece, None], *, is_steered: bool
-) -> AsyncGenerator[TextPiece, None]:
-    """The same pieces, their times noted. Closing this closes them."""
-    began = last = time.perf_counter()
-    told, kind, reason, span = 0, str(is_steered).lower(), None, tracing.GenerationSpan()
-    try:
-        async with aclosing(pieces):
-            async for piece in pieces:
-                now, new, reason = time.perf_counter(), piece.tokens - told, piece.finish_reason
-                span.piece(piece.tokens, piece.waited)
-                if new and not told:
-                    first_token.observe(now - began)
-                for _ in range(new if told else 0):
-                    between.observe((now - last) / new)
-                said_tokens.inc(new)
-                logging.count(tokens=new)
-                told, last = piece.tokens, now
-                if reason:
-                    succeeded.labels(reason, kind).inc()
-                    end_to_end.labels(kind).observe(now - began)
-                yield piece
-    finally:
-        span.end(reason)
+class GenerationMeter:
+    """Times and tokens of one choice: a context around its generation, told of every piece."""
+
+    def __init__(self, *, is_steered: bool) -> None:
+        self.tokens = 0
+        self._began = self._last = time.perf_counter()
+        self._steered, self._reason, self._span = str(is_steered).lower(), None, tracing.GenerationSpan()
+
+    def __enter__(self) -> "GenerationMeter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._span.end(self._reason)
+
+    def observe(self, piece: TextPiece) -> None:
+        """Count one piece that has just arrived."""
+        now, new, self._reason = time.perf_counter(), piece.tokens - self.tokens, piece.finish_reason
+        self._span.piece(piece.tokens, piece.waited)
+        if new and not self.tokens:
+            first_token.observe(now - self._began)
+        for _ in range(new if self.tokens else 0):
+            between.observe((now - self._last) / new)
+        said_tokens.inc(new)
+        logging.count(tokens=new)
+        self.tokens, self._last = piece.tokens, now
+        if self._reason:
+            succeeded.labels(self._reason, self._steered).inc()
+            end_to_end.labels(self._steered).observe(now - self._began)
 
 
 def count_coherence(verdict: str) -> None:

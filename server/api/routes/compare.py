@@ -7,7 +7,6 @@ told as an error event with its name; the others go on.
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -19,7 +18,7 @@ from server.api.dependencies import current_account
 from server.api.errors import to_api_error
 from server.api.openapi import CHUNKS, wire
 from server.api.sse import cancel_on_disconnect, sse_response
-from server.chat.merge_streams import merge_streams
+from server.chat.merge_streams import MergedStreams, drained
 from server.chat.prepare import prepare_chat
 from server.chat.reply import Reply, complete, stream_chunks
 from server.errors import ApiError
@@ -69,7 +68,7 @@ async def _prepare_variant(served: ServedModel, body: CompareRequest, i: int, se
 async def _stream_chunks(body: CompareRequest, replies: list[Reply], seed: int) -> AsyncGenerator[dict[str, Any], None]:
     """All variants' chunks as they come; the first of each tells the seed."""
     begun: set[int] = set()
-    async with aclosing(merge_streams([stream_chunks(r) for r in replies])) as items:
+    async with MergedStreams([drained(stream_chunks(r)) for r in replies]) as items:
         async for i, item in items:
             named = {"variant": body.variants[i].name, "index": i}
             if not isinstance(item, Exception):

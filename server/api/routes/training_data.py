@@ -69,9 +69,7 @@ async def get_drift(
     log, revision = DriftLog(served.settings.data_dir, served.model), served.bundle.info.revision
 
     def read() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        return looks.rows(before=cursor), {
-            kind: _drift_figures(looks.first(served, kind)) for kind in ("corpus", "live")
-        }
+        return log.rows(before=cursor), {kind: _drift_figures(log.first(revision, kind)) for kind in ("corpus", "live")}
 
     rows, baseline = await asyncio.to_thread(read)
     page, more = rows[-limit:], len(rows) > limit

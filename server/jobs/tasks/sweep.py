@@ -75,10 +75,12 @@ async def _sweep(work: JobContext, order: SweepConfig) -> dict[str, Any]:
         bundle = await open_served_revision(revisions, store)
     finally:
         await store.close()
-    told = lambda share: work.report_progress(
-        share, {"replies": round(share * len(order.prompts) * len(order.strengths))}
-    )  # noqa: E731
-    return await asyncio.to_thread(_run_prompts, bundle, order, work.settings, told)
+    replies = len(order.prompts) * len(order.strengths)
+
+    def on_progress(share: float) -> None:
+        work.report_progress(share, {"replies": round(share * replies)})
+
+    return await asyncio.to_thread(_run_prompts, bundle, order, work.settings, on_progress)
 
 
 def _run_prompts(
