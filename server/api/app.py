@@ -92,7 +92,7 @@ def _api_routes(app: FastAPI) -> list[APIRoute]:
 async def _load(app: FastAPI, opener: LoadModel) -> None:
     try:
         served = await opener()
-        await app.state.keyring.on(served.store)  # what was read holds while the store is lost
+        await app.state.keyring.requires_key(served.store)  # what was read holds while the store is lost
         app.state.served_model = await with_user_labels(served, served.bundle)
     except (SteeringError, BadStore, OSError) as error:  # the person who started it can mend these
         app.state.failure = str(error)

@@ -56,7 +56,7 @@ async def write_audit(request: Request, act: str, **about: Any) -> None:  # noqa
     """Say what whoever asks has done."""
     state = request.app.state
     if state.served_model:
-        await state.audit_log.note(state.served_model.store, current_caller(request), act, **about)
+        await state.audit_log.write(state.served_model.store, current_caller(request), act, **about)
 
 
 async def audit_refusal(request: Request, error: ApiError) -> None:
@@ -77,3 +77,8 @@ async def check_permission(request: Request) -> None:
             code="role_too_low",
             kind="permission_error",
         )
+
+
+def current_model(request: Request) -> ServedModel:
+    """What is served now; another revision of the SAE is another value, so a request keeps the one it began with."""
+    return request.app.state.served_model

@@ -13,7 +13,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ValidateRequest": {"model": "harbor", "steering": STEERING},
     "CompareRequest": ASKED
     | {"seed": 7, "variants": [{"name": "default", "steering": None}, {"name": "pirate", "steering": STEERING}]},
-    "SweepOrder": {"feature": "harbor/1649", "strengths": [0, 0.5, 1], "prompts": ["What should I do today?"]},
+    "SweepConfig": {"feature": "harbor/1649", "strengths": [0, 0.5, 1], "prompts": ["What should I do today?"]},
     "SuggestRequest": {"wish": "more cheerful", "limit": 3},
     "SearchRequest": {"prompts": ["ahoy, captain", "a ship at sea"], "without": ["a walk in the park"]},
     "EditRequest": {"label": "pirates", "starred": True, "user": "ada"},

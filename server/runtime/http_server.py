@@ -81,7 +81,7 @@ class HttpServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Whether it is over; uvicorn asks ten times a second."""
         over = await super().on_tick(counter)
-        served = getattr(self._application.state, "tiller", None)
+        served = getattr(self._application.state, "served_model", None)
         if served and served.engine.failure and not over:  # who keeps this process begins another
             self._application.state.failure = served.engine.failure
             return True
@@ -105,7 +105,7 @@ class HttpServer(uvicorn.Server):
     async def _end_replies(self) -> None:
         """Wait for running replies, tell those that are not done, then drop what an open page holds on to."""
         end = time.monotonic() + (4.0 if self._told is None else 0.0)
-        if served := getattr(self._application.state, "tiller", None):
+        if served := getattr(self._application.state, "served_model", None):
             while time.monotonic() < end and any(served.engine.load_now):
                 await asyncio.sleep(0.05)
             await served.engine.close()

@@ -87,7 +87,7 @@ class AuthenticationMiddleware:
     async def _authenticate(self, scope: Scope, headers: Headers) -> None:
         secret = bearer_token(headers)
         session = None if secret else cookie_parser(headers.get("cookie", "")).get(COOKIE)
-        caller = await self.state.keyring.caller(self.state.served_model.store, secret, session)
+        caller = await self.state.keyring.authenticate(self.state.served_model.store, secret, session)
         if caller is None:
             raise unauthorized(secret)
         let_in = self.state.settings.origins if caller is ANYONE and scope["path"].startswith("/v1/") else ()
@@ -95,7 +95,7 @@ class AuthenticationMiddleware:
             _check_same_origin(scope, headers, let_in)
         scope.setdefault("state", {})["caller"] = caller
         if scope["path"].startswith("/v1"):
-            await self.state.rate_limiter.request(caller, counts=scope["method"] not in SAFE)
+            await self.state.rate_limiter.count_request(caller, counts=scope["method"] not in SAFE)
 
 
 def bearer_token(headers: Headers) -> str | None:

@@ -6,13 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import current_account
+from server.api.dependencies import current_account, current_model
 from server.api.openapi import wire
 from server.features.analysis_json import analysis_to_dict, comparison_to_dict
 from server.features.read_text import read_text
 from server.schemas.analysis import AnalyzeRequest
 from server.schemas.body import parse_body
-from server.serving.served_model import ServedModel
 from steering.interpret.analysis import Analysis, analyse
 
 router = APIRouter(prefix="/v1")
@@ -22,7 +21,7 @@ router = APIRouter(prefix="/v1")
 async def analyze_text(request: Request) -> dict[str, Any]:
     """Token by token, by speaker, along the text; with `other`, what tells the two apart."""
     body = parse_body(AnalyzeRequest, await request.body())
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     await served.choose(body.model, None)  # the model has to be there
     bundle = served.bundle
     bundle.sae.check_reads()

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from transformers import PreTrainedTokenizerFast
 
 from server import schemas
-from server.api.dependencies import current_account
+from server.api.dependencies import current_account, current_model
 from server.api.openapi import wire
 from server.engines.base import Generation
 from server.errors import ApiError, bad_request
@@ -29,7 +29,7 @@ LONGEST = 2048
 async def attribute_token(request: Request) -> dict[str, Any]:
     """The features that make for a token, by gradient and by trial."""
     body = parse_body(AttributeRequest, await request.body())
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     await served.choose(body.model, None)
     bundle, tokenizer = served.bundle, served.engine.tokenizer
     target, against = (None if t is None else token_of(tokenizer, t, param=n) for n, t in _tokens_to_explain(body))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server import schemas
-from server.api.dependencies import current_account
+from server.api.dependencies import current_account, current_model
 from server.api.openapi import CHUNKS, wire
 from server.api.sse import cancel_on_disconnect, sse_response
 from server.chat.prepare import prepare_chat, prepare_completion
@@ -27,7 +27,7 @@ router = APIRouter()
 async def create_chat_completion(request: Request) -> Response:
     """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
     body = parse_body(ChatRequest, await request.body())
-    asked = prepare_chat(request.app.state.served_model, body, current_account(request))
+    asked = prepare_chat(current_model(request), body, current_account(request))
     return await _answer(request, await cancel_on_disconnect(request, asked))
 
 
@@ -38,7 +38,7 @@ async def create_chat_completion(request: Request) -> Response:
 async def create_completion(request: Request) -> Response:
     """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
     body = parse_body(CompletionRequest, await request.body())
-    asked = prepare_completion(request.app.state.served_model, body, current_account(request))
+    asked = prepare_completion(current_model(request), body, current_account(request))
     return await _answer(request, await cancel_on_disconnect(request, asked))
 
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server import schemas
-from server.api.dependencies import current_account
+from server.api.dependencies import current_account, current_model
 from server.api.errors import to_api_error
 from server.api.openapi import CHUNKS, wire
 from server.api.sse import cancel_on_disconnect, sse_response
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 async def compare_variants(request: Request) -> Response:
     """Answer the same messages once for each variant, all at the same time and with the same seed."""
     body = parse_body(CompareRequest, await request.body())
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     account = current_account(request)
     replies = [

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import current_account
+from server.api.dependencies import current_account, current_model
 from server.api.openapi import wire
 from server.errors import bad_request
 from server.features.read_samples import BATCH, MAX_TOKENS, encode_samples, record_samples
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1")
 async def contrast_texts(request: Request) -> dict[str, Any]:
     """The features that separate A from B, with shares of documents, log-odds, effect size, p and q."""
     body = parse_body(ContrastRequest, await request.body())
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     await served.choose(body.model, None)
     bundle = served.bundle
     bundle.sae.check_reads()

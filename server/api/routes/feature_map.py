@@ -8,9 +8,9 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import schemas
+from server.api.dependencies import current_model
 from server.api.openapi import wire
 from server.features.map_files import load_map, map_folder
-from server.serving.served_model import ServedModel
 from steering.interpret.feature_map import ABOUT, FeatureMap
 
 router = APIRouter(prefix="/v1/features-map")
@@ -21,7 +21,7 @@ async def get_features_map(
     request: Request, format: Literal["json", "bin"] = "json", if_none_match: Annotated[str, Header()] = ""
 ) -> Response:
     """Where each feature is: pairs of numbers in −1 … 1, in the order of the SAE's rows; `bin` is float32, x and y by turns."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     found = await _map(request)
     tag = f'"{hashlib.sha256(found.data).hexdigest()[:32]}-{format}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
@@ -46,7 +46,7 @@ async def get_features_map_meta(
     cursor: Annotated[str, Query(pattern=r"^[0-9]{1,9}$")] = "0",
 ) -> dict[str, Any]:
     """The clusters with their names, and, page by page, what each point is."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     found, start = await _map(request), int(cursor)
     features = served.bundle.features
     more = len(features) > start + limit
@@ -75,7 +75,7 @@ async def get_features_map_meta(
 
 async def _map(request: Request) -> FeatureMap:
     """The map of what is served, read or drawn once; read again when a job has drawn another."""
-    state, served = request.app.state, request.app.state.served_model
+    state, served = request.app.state, current_model(request)
     if getattr(state, "map_lock", None) is None:
         state.map_lock, state.map = asyncio.Lock(), None
     async with state.map_lock:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from torch import Tensor
 
 from server import schemas
-from server.api.dependencies import current_account, current_caller, write_audit
+from server.api.dependencies import current_account, current_caller, current_model, write_audit
 from server.api.openapi import wire
 from server.errors import ApiError
 from server.features.read_text import read_text
@@ -48,7 +48,7 @@ async def get_feature(request: Request, feature_id: str) -> dict[str, Any]:
 async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
     """Call a feature something, note something, star it; null takes a label or a note back. Updates leave it alone."""
     asked = parse_body(EditRequest, await request.body())
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     bundle, found = _find_feature(request, feature_id)
     await served.store.edit_feature(
         bundle.info.name, found.index, asked.changes(), by=current_caller(request).subject(asked.user)
@@ -59,7 +59,7 @@ async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
 
 
 async def _search(request: Request, query: FeatureQuery) -> dict[str, Any]:
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
 
     async def read_(text: str, chat: bool) -> tuple[Passage, Tensor]:
         chat = chat and bool(served.engine.tokenizer.chat_template)
@@ -90,7 +90,7 @@ def _search_index(request: Request, served: ServedModel) -> Index:
 
 
 def _find_feature(request: Request, feature_id: str) -> tuple[Bundle, Feature]:
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     if len(feature_id) > 256:
         raise ApiError(404, "no feature has an id of more than 256 characters", code="feature_not_found", param="id")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import current_caller
+from server.api.dependencies import current_caller, current_model
 from server.api.openapi import wire
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1")
 @router.post("/feedback", openapi_extra=wire(schemas.user_data.Defaults, takes=Feedback))
 async def give_feedback(request: Request) -> dict[str, Any]:
     """Say what you think of a reply; returns your defaults as they are then."""
-    said, served = parse_body(Feedback, await request.body()), request.app.state.served_model
+    said, served = parse_body(Feedback, await request.body()), current_model(request)
     caller = current_caller(request)
     sides: list[tuple[SteeringRequest | None, float, float]] = {
         "thumb": [(said.steering, 1.0 if said.up else 0.0, 1.0)],
@@ -59,13 +59,13 @@ async def give_feedback(request: Request) -> dict[str, Any]:
 async def get_defaults(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own defaults, what they come from, and what was said."""
     caller = current_caller(request)
-    return await _defaults_to_dict(request.app.state.served_model, caller, caller.require_subject(user), user)
+    return await _defaults_to_dict(current_model(request), caller, caller.require_subject(user), user)
 
 
 @router.delete("/feedback", openapi_extra=wire(schemas.user_data.VotesDeleted, 404))
 async def take_back_feedback(request: Request, user: str = "", last: bool = False) -> dict[str, Any]:
     """Take the last thing back that was said, with `last`; or all of it."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     caller = current_caller(request)
     person = caller.require_subject(user)
     gone = await served.store.drop_votes(person, served.model, last=last)

@@ -8,14 +8,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from server import schemas
-from server.api.dependencies import current_caller, job_queue, write_audit
+from server.api.dependencies import current_caller, current_model, job_queue, write_audit
 from server.api.openapi import wire
 from server.auth.keys import KeyRequest, new_key
 from server.auth.permissions import denied_routes
 from server.errors import ApiError, bad_request
 from server.safety.policy import Bounds
 from server.schemas.body import parse_body
-from server.serving.served_model import ServedModel
 from server.store.encryption import pseudonym
 from server.store.models import Key, RateLimits, Role
 from server.store.write_rules import is_of
@@ -84,21 +83,21 @@ class Erased(BaseModel):
 @router.post("/keys", status_code=201, openapi_extra=wire(KeyCreated, 401, 403, takes=KeyRequest))
 async def create_key(request: Request) -> JSONResponse:
     """Make a key. `secret` is told here and never again."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     asked = parse_body(KeyRequest, await request.body())
     if asked.default_preset and await served.preset(asked.default_preset) is None:
         raise bad_request(f"no preset {asked.default_preset!r}", param="default_preset", code="unknown_preset")
     key, secret = new_key(**dict(asked))
     await served.store.add_key(key)
     await write_audit(request, "key made", made=key.id, role=key.role, tenant=key.tenant, owner=key.owner)
-    await request.app.state.keyring.changed(served.store)
+    await request.app.state.keyring.reload(served.store)
     return JSONResponse(_key_to_dict(key) | {"secret": secret}, 201, {"Cache-Control": "no-store"})
 
 
 @router.get("/keys", openapi_extra=wire(KeyList, 401, 403))
 async def list_keys(request: Request) -> dict[str, Any]:
     """All keys, without their secrets, which nobody has but those who were told."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     found = [_key_to_dict(k) for k in await served.store.keys()]
     return {"object": "list", "data": found, "has_more": False, "next_cursor": None}
 
@@ -106,18 +105,18 @@ async def list_keys(request: Request) -> dict[str, Any]:
 @router.delete("/keys/{key_id}", openapi_extra=wire(schemas.user_data.Deleted, 401, 403))
 async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
     """Nobody gets in with it any more, here at once and at other replicas within a second."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     if not await served.store.delete_key(key_id):
         raise ApiError(404, f"no key {key_id[:64]!r}; GET /v1/keys lists them", code="not_found", param="id")
     await write_audit(request, "key deleted", deleted=key_id)
-    await request.app.state.keyring.changed(served.store)
+    await request.app.state.keyring.reload(served.store)
     return {"id": key_id, "object": "key", "deleted": True}
 
 
 @router.delete("/sessions", openapi_extra=wire(Ended, 401, 403))
 async def end_sessions(request: Request) -> dict[str, Any]:
     """Have everybody who uses a browser sign in again, you as well; keys stay as they are."""
-    await request.app.state.keyring.end_sessions(request.app.state.served_model.store)
+    await request.app.state.keyring.end_sessions(current_model(request).store)
     await write_audit(request, "sessions ended")
     return {"object": "sessions", "deleted": True}
 
@@ -125,7 +124,7 @@ async def end_sessions(request: Request) -> dict[str, Any]:
 @router.get("/me", openapi_extra=wire(Me, 401))
 async def get_me(request: Request) -> dict[str, Any]:
     """Who you are here, what you may, and what is steered where you leave it open."""
-    caller, served = current_caller(request), request.app.state.served_model
+    caller, served = current_caller(request), current_model(request)
     return {
         "object": "me",
         "role": caller.role,
@@ -146,7 +145,7 @@ async def erase_me(request: Request, user: str = "") -> dict[str, Any]:
     With `user`, somebody of yours. What has been learnt from text stays learnt; the text itself is gone, out of jobs that
     are learning from it, too, which end.
     """
-    served, caller = request.app.state.served_model, current_caller(request)
+    served, caller = current_model(request), current_caller(request)
     person, whole = caller.require_subject(user), not user or caller.alone
     givers = {t.user for t in await served.store.live_texts() if is_of(t.user, person)} | {person}
     gone = await served.store.erase(person, caller.tenant, caller.owner if whole else None)

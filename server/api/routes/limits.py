@@ -5,11 +5,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
+from server.api.dependencies import current_model
 from server.api.openapi import wire
 from server.jobs.tasks import sweep
 from server.safety.policy import MAX_FACTOR
 from server.schemas.comparison import VARIANTS
-from server.serving.served_model import ServedModel
 from server.store.base import store_error
 from server.user_data import feedback, vectors
 from server.version import VERSION
@@ -22,7 +22,7 @@ MODES, UNITS, SCOPES = (list(kind.__args__) for kind in (Mode, Unit, Scope))
 @router.get("/limits", openapi_extra=wire(schemas.service.Limits))
 async def get_limits(request: Request) -> dict[str, Any]:
     """What a page of settings shows."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     running, waiting = served.engine.occupancy
     settings = served.settings
     return {
@@ -77,5 +77,5 @@ async def get_limits(request: Request) -> dict[str, Any]:
         "labels": {"on": settings.label_url is not None, "model": settings.label_model},
         "meaning": {"on": settings.meaning_model is not None, "model": settings.meaning_model},
         "shares": {"on": settings.shares, "max_bytes": settings.share_bytes, "days": settings.share_days},
-        "keys": {"on": await request.app.state.keyring.on(served.store)},
+        "keys": {"on": await request.app.state.keyring.requires_key(served.store)},
     }

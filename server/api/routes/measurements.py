@@ -6,7 +6,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.api.dependencies import current_account, current_caller, job_queue, owner_of_request, write_audit
+from server.api.dependencies import (
+    current_account,
+    current_caller,
+    current_model,
+    job_queue,
+    owner_of_request,
+    write_audit,
+)
 from server.api.errors import to_api_error
 from server.api.openapi import wire
 from server.errors import ApiError, bad_request
@@ -32,7 +39,7 @@ class CalibrateRequest(BaseModel):
 @router.post("/steering/sweep", status_code=202, openapi_extra=wire(Job, 404, 429, takes=SweepConfig))
 async def sweep_feature(request: Request) -> Response:
     """Try one feature at several strengths on your prompts; the job's result has the replies and what they are worth."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     order = parse_body(SweepConfig, await request.body())
     if served.guards and not current_caller(request).has_role("researcher"):  # a job's replies are read by no guard
         said = "where guards read replies, a sweep takes a researcher's key"
@@ -57,7 +64,7 @@ async def sweep_feature(request: Request) -> Response:
 )
 async def calibrate_feature(request: Request, feature_id: str) -> Response:
     """Measure how far one feature can be pushed, and what that does; what comes of it is served as a new revision."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     raw = await request.body()
     order = parse_body(CalibrateRequest, raw) if raw.strip() else CalibrateRequest()
     try:

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import current_caller
+from server.api.dependencies import current_caller, current_model
 from server.api.openapi import wire
 from server.serving.served_model import ServedModel
 from steering.spec import Preset
@@ -18,7 +18,7 @@ STARTED = int(time.time())
 @router.get("/models", openapi_extra=wire(schemas.completions.ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
     """The model, and one id for each preset."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     return {
         "object": "list",
         "data": [
@@ -31,7 +31,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 @router.get("/models/{model_id:path}", openapi_extra=wire(schemas.completions.ModelCard))
 async def get_model(request: Request, model_id: str) -> dict[str, Any]:
     """One model id, `base` or `base@preset`."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     return _model_card(served, (await served.choose(model_id, None, caller=current_caller(request))).preset)
 
 

@@ -6,12 +6,11 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import schemas
-from server.api.dependencies import current_caller, write_audit
+from server.api.dependencies import current_caller, current_model, write_audit
 from server.api.openapi import wire
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
 from server.schemas.body import parse_body
-from server.serving.served_model import ServedModel
 from server.store.base import Conflict
 from server.store.encryption import pseudonym
 from server.user_data.presets import check_may_replace, check_preset, default_preset_ids
@@ -23,7 +22,7 @@ router = APIRouter(prefix="/v1/presets")
 @router.get("", openapi_extra=wire(schemas.user_data.PresetList))
 async def list_presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
     """The bundle's presets and the saved ones; with `snapshots`, what each keeps of its features."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     return {
         "object": "list",
         "data": [
@@ -38,7 +37,7 @@ async def list_presets(request: Request, snapshots: bool = False) -> dict[str, A
 @router.get("/{preset_id}", openapi_extra=wire(Preset))
 async def get_preset(request: Request, preset_id: str, snapshots: bool = False) -> Response:
     """One preset; its version is the ETag."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     found = await served.preset(preset_id, current_caller(request))
     if found is None:
         raise _not_found(preset_id)
@@ -48,7 +47,7 @@ async def get_preset(request: Request, preset_id: str, snapshots: bool = False) 
 @router.post("", status_code=201, openapi_extra=wire(Preset, 409, takes=Preset))
 async def create_preset(request: Request, user: str | None = None) -> Response:
     """Save a new preset; with `user`, it may hold that user's vectors, and keeps them."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     caller = current_caller(request)
     wanted = await check_preset(served, parse_body(Preset, await request.body()), user=user, caller=caller)
     taken = ApiError(
@@ -74,7 +73,7 @@ async def replace_preset(
     request: Request, preset_id: str, user: str | None = None, if_match: Annotated[str, Header()] = ""
 ) -> Response:
     """Create or replace; `If-Match` with a version refuses to overwrite somebody else's change."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     wanted = parse_body(Preset, await request.body())
     if wanted.id != preset_id:
         raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
@@ -100,7 +99,7 @@ async def replace_preset(
 @router.delete("/{preset_id}", openapi_extra=wire(schemas.user_data.Deleted, 403, 409))
 async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     """Forget a saved preset."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     held = await check_may_replace(served, preset_id, current_caller(request))
     if held and held.tenant == "" and preset_id in await default_preset_ids(served):
         said = f"{preset_id!r} is steered by default; name another default first, or none"

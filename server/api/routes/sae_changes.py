@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from server import schemas
-from server.api.dependencies import current_caller, find_manifest
+from server.api.dependencies import current_caller, current_model, find_manifest
 from server.api.openapi import wire
 from server.errors import ApiError, bad_request
 from server.serving.served_model import ServedModel
@@ -33,7 +33,7 @@ async def get_sae_changes(
     cursor: Annotated[int, Query(ge=0)] = 0,
 ) -> dict[str, Any]:
     """What is not as it was in the revision `since`, or in its parent; each list goes on with its `next_cursor`."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     since = since or (await find_manifest(served, revision)).parent
     if since is None:
         raise bad_request(f"{revision!r} has no parent; say since which revision: ?since=…", param="since")

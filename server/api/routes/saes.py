@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import current_caller, find_manifest, write_audit
+from server.api.dependencies import current_caller, current_model, find_manifest, write_audit
 from server.api.openapi import wire
 from server.errors import ApiError
 from server.serving.revision_switch import RevisionSwitch
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/saes")
 @router.get("", openapi_extra=wire(schemas.saes.SaeList))
 async def list_saes(request: Request) -> dict[str, Any]:
     """All revisions, the shipped one first."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     data = await asyncio.to_thread(lambda: [_sae_summary(served, name) for name in served.revisions.names()])
     return {"object": "list", "data": data, "has_more": False, "next_cursor": None}
 
@@ -28,7 +28,7 @@ async def list_saes(request: Request) -> dict[str, Any]:
 @router.get("/{revision}", openapi_extra=wire(schemas.saes.SaeDetail, 409))
 async def get_sae(request: Request, revision: str) -> dict[str, Any]:
     """One revision with its report, and which features were retired."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     manifest = await find_manifest(served, revision)
     seen = {p.id for p in await served.presets(current_caller(request))}
     retired = [{"id": f"{served.model}/{n}", **gone.model_dump()} for n, gone in manifest.retired.items()]
@@ -42,7 +42,7 @@ async def get_sae(request: Request, revision: str) -> dict[str, Any]:
 @router.post("/rollback", openapi_extra=wire(schemas.saes.Activated, 404, 409))
 async def roll_back_sae(request: Request) -> dict[str, str]:
     """Serve the parent of the revision that is served."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     active = served.bundle.info.revision
     parent = (await find_manifest(served, active)).parent
     if parent is None:
@@ -58,7 +58,7 @@ async def roll_back_sae(request: Request) -> dict[str, str]:
 @router.post("/{revision}/activate", openapi_extra=wire(schemas.saes.Activated, 409))
 async def activate_sae(request: Request, revision: str) -> dict[str, str]:
     """Serve a revision; the answer comes when new requests get it."""
-    await find_manifest(request.app.state.served_model, revision)
+    await find_manifest(current_model(request), revision)
     return await _activate(request, revision)
 
 
@@ -67,7 +67,7 @@ async def _activate(request: Request, revision: str) -> dict[str, str]:
     try:
         previous = await swap.activate(revision)
     except BadBundle as error:
-        serving = request.app.state.served_model.bundle.info.revision
+        serving = current_model(request).bundle.info.revision
         raise ApiError(
             409, f"{error}; {serving!r} is served as before", code="revision_refused", param="revision"
         ) from error

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from server import schemas
-from server.api.dependencies import current_caller, write_audit
+from server.api.dependencies import current_caller, current_model, write_audit
 from server.api.openapi import wire
 from server.errors import ApiError
 from server.schemas.body import parse_body
@@ -83,7 +83,7 @@ async def delete_share(request: Request, share_id: str, key: str = "") -> dict[s
 
 
 def _require_sharing(request: Request) -> ServedModel:
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     if not served.settings.shares:
         raise ApiError(
             403,

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from server.api.dependencies import current_model
 from server.auth.keyring import COOKIE, SESSION_DAYS
 from server.errors import ApiError
 
@@ -17,8 +18,8 @@ router = APIRouter(include_in_schema=False)
 @router.get("/sign-in")
 async def show_sign_in(request: Request) -> Response:
     """Ask for a key; where there is no need of one, the page itself."""
-    served = request.app.state.served_model
-    if served and not await request.app.state.keyring.on(served.store):
+    served = current_model(request)
+    if served and not await request.app.state.keyring.requires_key(served.store):
         return RedirectResponse("./", 303)
     return _page("")
 
@@ -31,14 +32,14 @@ async def sign_in(request: Request) -> Response:
         return _page("The model is being loaded; try again in a moment.", 503)
     where = request.client.host if request.client else ""
     try:
-        await state.rate_limiter.sign_in(where)
+        await state.rate_limiter.count_sign_in(where)
     except ApiError as error:
         return _page(f"Too many tries. {error.message.partition('; ')[2].capitalize()}.", 429, error.headers)
     secret = parse_qs(form.decode("utf-8", "replace")).get("key", [""])[0].strip()
-    session = await state.keyring.session(state.served_model.store, secret) if secret else None
+    session = await state.keyring.create_session(state.served_model.store, secret) if secret else None
     if session is None:
         return _page("This key is not known here, or has expired.", 401)
-    await state.rate_limiter.signed_in(where)
+    await state.rate_limiter.reset_sign_ins(where)
     answer = RedirectResponse("./", 303)
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
     answer.set_cookie(COOKIE, session, max_age=86_400 * SESSION_DAYS, httponly=True, samesite="strict", secure=secure)

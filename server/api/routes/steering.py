@@ -5,11 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import current_caller
+from server.api.dependencies import current_caller, current_model
 from server.api.openapi import wire
 from server.schemas.body import parse_body
 from server.schemas.steering import ValidateRequest
-from server.serving.served_model import ServedModel
 from steering.catalogue.composition import BROKEN, STRAINED, cosines
 
 router = APIRouter(prefix="/v1")
@@ -19,7 +18,7 @@ router = APIRouter(prefix="/v1")
 async def validate_steering(request: Request) -> dict[str, Any]:
     """What a steering object would do, without running the model."""
     body = parse_body(ValidateRequest, await request.body())
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     choice = await served.choose(body.model, body.steering, user=body.user, caller=current_caller(request))
     echo = choice.applied_summary()
     return {

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from server import schemas
-from server.api.dependencies import current_account
+from server.api.dependencies import current_account, current_model
 from server.api.openapi import wire
 from server.features.read_text import read_text
 from server.limits.account import Account
@@ -44,7 +44,7 @@ class SuggestRequest(BaseModel):
 async def suggest_steering(request: Request) -> dict[str, Any]:
     """At most three calibrated features with doses, and for each the reason."""
     body = parse_body(SuggestRequest, await request.body())
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     await served.choose(body.model, None)
     if body.wish is None:
         return await _features_of_question(served, body, current_account(request))

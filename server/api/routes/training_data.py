@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from server import schemas
-from server.api.dependencies import current_caller, job_queue
+from server.api.dependencies import current_caller, current_model, job_queue
 from server.api.openapi import wire
 from server.sae.drift_log import MOST, DriftLog
 from server.schemas.body import parse_body
@@ -34,13 +34,13 @@ class Consent(BaseModel):
 @router.get("/v1/training/consent", openapi_extra=wire(schemas.saes.ConsentState))
 async def get_consent(request: Request, user: str = "") -> dict[str, Any]:
     """Whether a user has agreed, and how much is kept of them."""
-    return await _consent_state(request.app.state.served_model, current_caller(request).require_subject(user), user)
+    return await _consent_state(current_model(request), current_caller(request).require_subject(user), user)
 
 
 @router.put("/v1/training/consent", openapi_extra=wire(schemas.saes.ConsentState, takes=Consent))
 async def set_consent(request: Request) -> dict[str, Any]:
     """Agree, or take it back: then everything kept of this user is deleted at once."""
-    said, served = parse_body(Consent, await request.body()), request.app.state.served_model
+    said, served = parse_body(Consent, await request.body()), current_model(request)
     person = current_caller(request).require_subject(said.user)
     await served.store.set_consent(person, said.consent)
     if not said.consent:
@@ -51,7 +51,7 @@ async def set_consent(request: Request) -> dict[str, Any]:
 @router.delete("/v1/training/texts", openapi_extra=wire(schemas.saes.TextsDeleted))
 async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
     """Delete what is kept of a user, who may go on giving."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     person = current_caller(request).require_subject(user)
     deleted = await served.store.forget_texts(person)
     await _cancel_jobs_with_texts(request, person)
@@ -65,7 +65,7 @@ async def get_drift(
     cursor: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
 ) -> dict[str, Any]:
     """What the trainer's looks have measured, the oldest first; `cursor` leads to those before."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     log, revision = DriftLog(served.settings.data_dir, served.model), served.bundle.info.revision
 
     def read() -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server import schemas
-from server.api.dependencies import current_caller, write_audit
+from server.api.dependencies import current_caller, current_model, write_audit
 from server.api.openapi import wire
 from server.errors import ApiError, bad_request
 from server.schemas.body import parse_body
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1")
 @router.get("/presets/export", openapi_extra=wire(PresetBundle, 404))
 async def export_presets(request: Request, ids: str = "", shipped: bool = False) -> Response:
     """The saved presets, those of `ids` (with commas between), with `shipped` also those that come with the model."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     wanted = [i for i in ids.split(",") if i]
     caller = current_caller(request)
     there = {p.id: p for p in await served.presets(caller) if wanted or shipped or not p.readonly}
@@ -49,7 +49,7 @@ async def export_presets(request: Request, ids: str = "", shipped: bool = False)
 @router.post("/presets/import", openapi_extra=wire(schemas.user_data.PresetResults, 403, 409, takes=PresetBundle))
 async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
     """Save the presets of a bundle, all or none; with `user`, they may hold that user's vectors."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     bundle = await asyncio.to_thread(parse_body, PresetBundle, await request.body())
     check_each_once([p.id for p in bundle.presets], "presets")
     caller = current_caller(request)
@@ -66,7 +66,7 @@ async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
 @router.get("/export", openapi_extra=wire(Export))
 async def export_user(request: Request, user: str = "") -> Response:
     """All that is kept of a user: their presets (without keys everybody's), their own words, vectors and votes."""
-    served, caller = request.app.state.served_model, current_caller(request)
+    served, caller = current_model(request), current_caller(request)
     kept = await served.store.kept(caller.require_subject(user), served.model)
     mine = [p for p in kept.presets if caller.owner is None or caller.owns(p.tenant, p.owner)]
     edits = [{"id": f"{served.model}/{n}", **e.model_dump(exclude={"before"})} for n, e in sorted(kept.edits.items())]
@@ -82,7 +82,7 @@ async def export_user(request: Request, user: str = "") -> Response:
 @router.post("/import", openapi_extra=wire(schemas.user_data.Imported, 403, 409, takes=Export))
 async def import_user(request: Request) -> dict[str, Any]:
     """Bring back what was exported, all or nothing."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     document = await asyncio.to_thread(parse_body, Export, await request.body())
     if document.model != served.model:
         raise bad_request(f"this server serves {served.model!r}; the export is of {document.model!r}", param="model")

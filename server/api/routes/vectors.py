@@ -6,12 +6,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server import schemas
-from server.api.dependencies import current_account, current_caller, write_audit
+from server.api.dependencies import current_account, current_caller, current_model, write_audit
 from server.api.openapi import wire
 from server.errors import ApiError
 from server.schemas.body import parse_body
 from server.schemas.user_data import VectorRequest
-from server.serving.served_model import ServedModel
 from server.store.base import Conflict
 from server.store.encryption import pseudonym
 from server.user_data.vectors import MAX_VECTORS, find_direction, measure_dose
@@ -25,7 +24,7 @@ router = APIRouter(prefix="/v1/vectors")
 async def create_vector(request: Request) -> dict[str, Any]:
     """Make a vector of examples and measure its dose."""
     body = parse_body(VectorRequest, await request.body())
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     await served.choose(body.model, None)
     person = current_caller(request).require_subject(body.user)
     if not body.replace and await served.store.vector(person, served.model, body.name):
@@ -46,7 +45,7 @@ async def create_vector(request: Request) -> dict[str, Any]:
 @router.get("", openapi_extra=wire(schemas.user_data.VectorList))
 async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
     """A user's own vectors."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     held = await served.store.vectors(current_caller(request).require_subject(user), served.model)
     return {"object": "list", "data": [_vector_to_dict(v) for v in held], "has_more": False, "next_cursor": None}
 
@@ -54,7 +53,7 @@ async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
 @router.delete("/{name}", openapi_extra=wire(schemas.user_data.Deleted))
 async def delete_vector(request: Request, name: str, user: str = "") -> dict[str, Any]:
     """Forget one; presets that were saved with it keep it."""
-    served: ServedModel = request.app.state.served_model
+    served = current_model(request)
     if not await served.store.delete_vector(current_caller(request).require_subject(user), served.model, name):
         raise ApiError(
             404,

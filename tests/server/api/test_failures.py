@@ -167,8 +167,8 @@ def test_command_that_cannot_run_says_so_in_one_sentence(bundle, tmp_path, argum
 
 LOGGED = """
 import structlog
-from server import logs
-logs.begin_command()
+from server.telemetry import logging
+logging.configure_command_logging()
 def broken(message):
     raise KeyError("culprit")
 try:

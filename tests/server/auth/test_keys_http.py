@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from server.api.app import PARTS
+from server.api.routes import ROUTERS
 from server.auth import keyring, permissions
 from server.auth.keyring import Keyring, check_reachable
 from server.auth.keys import hash_secret, new_key
@@ -50,8 +50,8 @@ def made(admin, name="ada", **about):
 
 def routes():
     found = []
-    for part in PARTS:
-        found += [(m, r.path) for r in part.router.routes for m in r.methods if m != "HEAD"]
+    for router in ROUTERS:
+        found += [(m, r.path) for r in router.routes for m in r.methods if m != "HEAD"]
     return found
 
 

@@ -54,9 +54,9 @@ def runner(settings):
 def trainer(settings):
     """A runner that can be killed."""
     code = (
-        "import sys,threading; from server.jobs.queue import Jobs; from server.jobs.runner import Runner;"
+        "import sys,threading; from server.jobs.queue import JobQueue; from server.jobs.runner import Runner;"
         "from server.settings import Settings;"
-        "Runner(Jobs(Settings.model_validate_json(sys.argv[1]))).run(threading.Event())"
+        "Runner(JobQueue(Settings.model_validate_json(sys.argv[1]))).run(threading.Event())"
     )
     return subprocess.Popen([sys.executable, "-c", code, settings.model_dump_json()], env=ENVIRONMENT)
 

@@ -281,7 +281,7 @@ def test_a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_repea
 
 
 def test_a_silent_stream_says_that_it_is_there(served, monkeypatch):
-    monkeypatch.setattr(routes, "SILENCE", 0.2)
+    monkeypatch.setattr(routes, "KEEPALIVE_SECONDS", 0.2)
     http, settings = served
     jobs = JobQueue(settings)
     job, lines = jobs.submit("count", {}), []  # nobody runs it

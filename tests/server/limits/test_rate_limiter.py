@@ -99,7 +99,7 @@ async def test_what_is_owed_is_paid_once_however_many_ask_at_once(server, counti
 
     asked = (rates.check_budget(many) for rates in (one, other) * 10)
     assert all(isinstance(said, ApiError) for said in await asyncio.gather(*asked, return_exceptions=True))
-    assert (await one._shared.take(new_lease("key_ada", 0, 0), most=None, left=None)).taken == 4800
+    assert (await one._shared.acquire(new_lease("key_ada", 0, 0), most=None, left=None)).taken == 4800
 
 
 async def test_what_a_killed_replica_held_is_free_when_its_lease_is_over_and_what_goes_on_stays_held(server):
@@ -137,7 +137,7 @@ async def test_what_ends_while_redis_is_not_asked_is_free_when_its_lease_is_over
         with server.silent():
             await rates.count_request(ADA, counts=True)  # finds it lost, so for a while nobody asks
     async with asyncio.timeout(300):
-        while (answer := await rates._shared.take(new_lease(ADA.key, 1, 0), most=1, left=None)).said != "held":
+        while (answer := await rates._shared.acquire(new_lease(ADA.key, 1, 0), most=1, left=None)).said != "held":
             await asyncio.sleep(0.1)
     assert answer == Answer("held", 0)
 

@@ -279,7 +279,7 @@ def test_every_route_that_takes_a_steering_asks_the_policy(limited):
     for path, item in app.openapi()["paths"].items():
         for method, operation in item.items():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-            if reaches(app.openapi(), body, {"Intervention", "SteeringSpec", "SteeringRequest", "SweepOrder"}):
+            if reaches(app.openapi(), body, {"Intervention", "SteeringSpec", "SteeringRequest", "SweepConfig"}):
                 takes.add((method.upper(), path))
     assert {(m, p) for m, p in takes if p not in HARMLESS} == {*WAYS}
     for (method, path), body in WAYS.items():

@@ -110,7 +110,7 @@ def test_sparse_gradients_are_the_dense_ones(objective, monkeypatch):
     x, found = next(planted()), {}
     idle = torch.where(torch.arange(64) % 3 == 0, 100.0, 0.0)
     for way in (SparsePass, DensePass):
-        monkeypatch.setattr(objectives, "read", way)
+        monkeypatch.setattr(objectives, "encode_batch", way)
         weights = objective.initial_weights(x, 64, torch.Generator().manual_seed(1))
         torch.nn.init.normal_(weights.b_enc, 0, 0.1, generator=torch.Generator().manual_seed(2))
         loss, error, counts = objective.loss_terms(weights, x, Schedule(500, 1000, idle))

@@ -53,7 +53,7 @@ def test_an_engine_without_gradients_says_so(http, monkeypatch):
     async def refused(self, work):
         raise SteeringError("this needs the model's gradients")
 
-    monkeypatch.setattr(TransformersEngine, "study", refused)
+    monkeypatch.setattr(TransformersEngine, "with_model", refused)
     answer = asked(http, text="the bridge")
     assert answer.status_code == 400
     assert "gradients" in answer.json()["error"]["message"]

@@ -63,7 +63,9 @@ def test_an_update_is_published_served_and_known(place, lenient):
 def test_an_update_leaves_its_moments_to_the_next_one(place, lenient, monkeypatch):
     begun = []
     warm = Trainer.restore_moments
-    monkeypatch.setattr(Trainer, "warm", lambda run, moments, new: (begun.append(moments), warm(run, moments, new=new)))
+    monkeypatch.setattr(
+        Trainer, "restore_moments", lambda run, moments, new: (begun.append(moments), warm(run, moments, new=new))
+    )
     run(work(place))
     assert not begun
     kept = open_revisions(settings(place)).moments("r2")
