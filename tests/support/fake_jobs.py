@@ -6,6 +6,7 @@ import time
 from pydantic import BaseModel, ConfigDict
 
 from steering.errors import SteeringError
+from tests.support.waiting import until
 
 
 class Config(BaseModel):
@@ -33,8 +34,7 @@ def act(work):
     work.log(f"begun at {counted}")
     while counted < work.config["steps"]:
         time.sleep(work.config["seconds"])
-        while counted == work.config["holds"] and not (work.folder / GO).exists():
-            time.sleep(0.02)
+        until(lambda: counted != work.config["holds"] or (work.folder / GO).exists())  # noqa: B023 - called at once
         with file.open("a") as out:
             out.write("x")
         counted += 1

@@ -1,18 +1,23 @@
-"""A real engine that stands still while a test looks at who waits: what it has taken in gets no token until then."""
+"""A real engine whose forward pass is held while a test looks at the queue: no sequence gets a token until then."""
 
 import threading
 from contextlib import contextmanager
 from itertools import count
 
+from tests.support.waiting import LIMIT
+
 
 @contextmanager
-def halted(engine, *, after: int = 0):
-    """Hold the model back before its next pass, or `after` some; at the end all goes on."""
+def halted(engine, *, after=0, when=lambda: True):
+    """Hold the model before its next pass, or `after` some, once `when()` is true; at the end all goes on.
+
+    A pass that was held computes the sequences that it began with: a test that needs a full batch says so with `when`.
+    """
     go, passes = threading.Event(), count()
 
     def hold(*_):
-        if next(passes) >= after:
-            go.wait(300)
+        if next(passes) >= after and when() and not go.wait(LIMIT):
+            raise TimeoutError(f"a test held the engine for {LIMIT:g} s; occupancy {engine.occupancy}")
 
     hook = engine.model.register_forward_pre_hook(hold)
     try:

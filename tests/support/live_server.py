@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -58,11 +57,3 @@ def asking(address: str, path: str, body: object, **headers: str) -> Iterator[No
         yield
     finally:
         line.close()
-
-
-def until(true, seconds: float = 300) -> None:
-    """Wait for a state, not for a time: what is there at once costs nothing, and a busy machine may take its time."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)

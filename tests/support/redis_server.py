@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.live_server import until
+from tests.support.waiting import until
 
 
 class RedisServer:

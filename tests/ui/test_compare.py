@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.live_server import until
+from tests.support.waiting import until
 from tests.ui.test_page import pick, requests
 
 pytestmark = pytest.mark.browser

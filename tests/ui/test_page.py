@@ -7,7 +7,7 @@ import shlex
 import httpx
 import pytest
 
-from tests.support.live_server import until
+from tests.support.waiting import until
 from tests.ui.conftest import Late
 
 pytestmark = pytest.mark.browser

@@ -5,7 +5,8 @@ import torch
 
 from tests.support import small_bundle
 from tests.support.halted_engine import halted
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import until
 from tests.ui.test_page import finished, send
 from ui.page import mount
 
@@ -43,7 +44,7 @@ def test_each_reply_says_how_many_are_before_it_until_it_begins(people, busy):
     engine = busy[1]
     with halted(engine):
         send(one, "hello there")
-        until(lambda: engine.load_now == (1, 1))
+        until(lambda: engine.occupancy == (1, 1))
         send(other, "hello there")
         says(other, "waiting for room: 1 before you", "waiting for room: 2 before you")
         says(one, "thinking…", "waiting for room: you are next")
@@ -62,10 +63,10 @@ def test_where_the_place_is_not_known_the_page_says_how_many_wait(people, busy, 
     monkeypatch.setattr(engine, "before", lambda *_: None)  # as another replica would answer
     with halted(engine):
         send(one, "hello there")
-        until(lambda: engine.load_now == (1, 1))
+        until(lambda: engine.occupancy == (1, 1))
         send(other, "hello there")
         says(other, *["the model is busy: 3 requests wait"] * 2)
     finished(other)
     finished(one)
-    until(lambda: engine.load_now == (0, 0))
+    until(lambda: engine.occupancy == (0, 0))
     assert "the model is busy" not in other.inner_text("#section-chat")

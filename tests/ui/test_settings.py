@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.live_server import until
+from tests.support.waiting import until
 from tests.ui.conftest import Late
 from tests.ui.test_page import RANGE, count, dose, finished, pick, send, strength
 

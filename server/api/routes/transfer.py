@@ -67,7 +67,7 @@ async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
 async def export_user(request: Request, user: str = "") -> Response:
     """All that is kept of a user: their presets (without keys everybody's), their own words, vectors and votes."""
     served, caller = current_model(request), current_caller(request)
-    kept = await served.store.kept(caller.require_subject(user), served.model)
+    kept = await served.store.user_data(caller.require_subject(user), served.model)
     mine = [p for p in kept.presets if caller.owner is None or caller.owns(p.tenant, p.owner)]
     edits = [{"id": f"{served.model}/{n}", **e.model_dump(exclude={"before"})} for n, e in sorted(kept.edits.items())]
     votes = [{"kind": s.kind, "votes": [vars(v) for v in s.votes]} for s in kept.said]

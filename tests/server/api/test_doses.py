@@ -16,7 +16,8 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.revisions import Revisions
 from steering.errors import BadBundle, UnknownFeature
 from tests.support import small_bundle
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import until
 
 ASK = [{"role": "user", "content": "hello there"}]
 TEXT = "\n".join(["the bridge is red and long", "what should I do this weekend", "hello there, how are you"] * 20)

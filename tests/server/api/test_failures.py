@@ -17,8 +17,9 @@ from server.engines.transformers import batch
 from server.settings import Settings
 from tests.server.cli.test_main import free_port, run, tiller
 from tests.support.halted_engine import halted
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
 from tests.support.paths import ROOT
+from tests.support.waiting import until
 
 ASK = [{"role": "user", "content": "hello there"}]
 LONG = {"model": "small", "messages": ASK, "max_tokens": 400, "ignore_eos": True, "temperature": 1.0}

@@ -12,7 +12,8 @@ import pytest
 from server.auth.audit_log import AuditLog, BrokenAuditLog, Head
 from server.auth.caller import Caller
 from server.store.sqlite import SqliteStore
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "canary-said"}], "max_tokens": 3, "temperature": 0}

@@ -18,7 +18,8 @@ from server.settings import BadSettings, Settings
 from server.store.models import ROLES, Key, RateLimits
 from server.store.sqlite import SqliteStore
 from tests.support.halted_engine import halted
-from tests.support.live_server import asking, serving, until
+from tests.support.live_server import asking, serving
+from tests.support.waiting import LIMIT, until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 HELLO = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3, "temperature": 0}
@@ -182,7 +183,7 @@ async def test_what_was_changed_here_holds_at_once_however_slowly_the_store_tell
     assert (
         await ring.authenticate(store, other, None)
     ).owner == "stays"  # which has begun a look, and not waited for it
-    await began.wait()
+    await asyncio.wait_for(began.wait(), LIMIT)
     await store.delete_key(gone.id)
     await ring.reload(store)
     monkeypatch.setattr(keyring, "FRESH", 60.0)

@@ -8,7 +8,8 @@ import pytest
 
 from server.engines.base import Overloaded
 from tests.support.halted_engine import halted
-from tests.support.live_server import asking, serving, until
+from tests.support.live_server import asking, serving
+from tests.support.waiting import until
 
 TEXTS = ["the bridge", "hello there, how are you", "what should I do", "red and long"]
 GREEDY = {"model": "small", "max_tokens": 10, "temperature": 0, "ignore_eos": True}

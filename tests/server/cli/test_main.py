@@ -11,7 +11,7 @@ import threading
 import httpx
 import pytest
 
-from tests.support.live_server import until
+from tests.support.waiting import until
 
 
 def tiller(*arguments, **environment):

@@ -11,6 +11,7 @@ from server.engines.transformers.engine import TransformersEngine
 from tests.server.engines.transformers.test_engine import HOOK, SPECS, fingerprint
 from tests.support import small_bundle
 from tests.support.halted_engine import halted
+from tests.support.waiting import eventually
 
 WORDS = ["hello", "the bridge is red", "what should I do this weekend", "how are you " * 6, "long"]
 
@@ -62,12 +63,10 @@ async def test_somebody_with_one_request_does_not_wait_behind_anothers_many(engi
         await said(engine, Generation(chat.ids, chat.assistant, True, tenant=name, sampling=sampling))
         done.append(name)
 
-    with halted(engine):
+    with halted(engine, when=lambda: engine.occupancy[0] == 6):  # all six places, whenever they are taken
         crowd = [asyncio.create_task(ask("many")) for _ in range(40)]
-        while engine.occupancy != (6, 34):
-            await asyncio.sleep(0.01)
+        await eventually(lambda: engine.occupancy, (6, 34))
         crowd.append(asyncio.create_task(ask("one")))
-        while engine.occupancy != (6, 35):
-            await asyncio.sleep(0.01)
+        await eventually(lambda: engine.occupancy, (6, 35))
     await asyncio.gather(*crowd)
     assert done.index("one") < 20

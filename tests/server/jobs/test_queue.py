@@ -21,8 +21,9 @@ from server.runtime import trainer_process
 from server.schemas.jobs import ENDED
 from server.settings import Settings
 from tests.support.fake_jobs import go_on
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
 from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT, until
 
 KINDS = ("count=tests.support.fake_jobs:JOB",)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -137,7 +138,7 @@ def test_a_job_whose_runner_was_killed_goes_on_with_the_next(settings):
         until(lambda: jobs.get(job.id).metrics.get("counted", 0) >= 3)
     finally:
         first.send_signal(signal.SIGKILL)
-        first.wait()
+        first.wait(LIMIT)
     pid = int((jobs.folder / job.id / "pid").read_text())
     until(lambda: gone(pid))  # its process dies with the runner
     assert 3 <= (jobs.folder / job.id / "counted").stat().st_size < 40

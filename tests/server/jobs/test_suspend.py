@@ -19,7 +19,8 @@ from server.jobs.suspend import stop
 from server.settings import Settings
 from tests.server.jobs.test_queue import KINDS, ROOT, gone, runner, trainer
 from tests.support.fake_jobs import go_on
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import LIMIT, until
 
 LONG = {"steps": 60, "seconds": 0.05, "holds": 50}
 
@@ -155,7 +156,7 @@ def test_a_runner_that_is_killed_leaves_no_process_that_stands_still_for_good(se
         stands(jobs, job)
     finally:
         first.send_signal(signal.SIGKILL)
-        first.wait()
+        first.wait(LIMIT)
     pid = int((jobs.folder / job.id / "pid").read_text())
     assert not gone(pid)
     with runner(settings):
@@ -220,7 +221,7 @@ def test_who_is_slow_to_stand_still_is_waited_for_before_anybody_looks_what_they
         assert told == [signal.SIGSTOP]
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(LIMIT)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from server.settings import Settings
 from server.store.models import RateLimits
 from tests.support.live_server import serving
 from tests.support.redis_server import running
+from tests.support.waiting import eventually
 
 ADMIN = "the-first-key-of-this-server-is-long-enough"
 ADA = Caller("user", "t", "ada", RateLimits(requests=3, tokens=100, specs=2, concurrent=1), key="key_ada")
@@ -110,8 +111,7 @@ async def test_what_a_killed_replica_held_is_free_when_its_lease_is_over_and_wha
     killed._renewing.cancel()  # it renews nothing any more, as if it were gone
     assert (await lives.acquire(new_lease("key_ada", 1, 0), most=2, left=None)) == Answer("places", 2)
     late = new_lease("key_ada", 1, 0)
-    while (await lives.acquire(late, most=2, left=None)).said != "held":
-        await asyncio.sleep(0.1)
+    await eventually(lambda: lives.acquire(late, most=2, left=None), Answer("held", 0), every=0.1)
     assert (await lives.acquire(new_lease("key_ada", 1, 0), most=2, left=None)) == Answer("places", 2)
     for hold in (kept, late):
         await lives.release(hold)

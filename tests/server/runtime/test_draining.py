@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.server.cli.test_main import free_port, tiller
-from tests.support.live_server import until
+from tests.support.waiting import until
 
 LONG = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 490, "ignore_eos": True}
 LONG |= {"stream": True, "n": 8, "temperature": 1}

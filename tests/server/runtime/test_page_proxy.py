@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, StreamingResponse
 
 from server.runtime.page_proxy import PageProxy
-from tests.support.live_server import until
+from tests.support.waiting import until
 
 left = threading.Event()
 page = FastAPI()

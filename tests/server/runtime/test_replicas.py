@@ -15,7 +15,8 @@ from redis import Redis
 from steering.catalogue.revisions import Revisions
 from tests.server.cli.test_main import free_port, run, tiller
 from tests.server.serving.test_revision_switch import published
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import until
 
 KINDS = ("count=tests.support.fake_jobs:JOB",)
 PLAIN = {"model": "small", "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 4}

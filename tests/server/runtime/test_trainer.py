@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from server.settings import child_environment
 from tests.support.trained_sae import WORDS, chats, live, place, settings
+from tests.support.waiting import until
 
 __all__ = ["place"]
 
@@ -29,14 +29,6 @@ def trainer(place):
     finally:
         child.kill()
         child.communicate()
-
-
-def until(true, seconds=300):  # what looks runs on what others leave, which beside other tests is little
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 def of(pid, file):

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from steering.catalogue.bundle import Bundle
 from steering.sae import SAE
 from tests.support import small_bundle
 from tests.support.paths import ROOT
+from tests.support.waiting import LIMIT, until
 
 # As `--standalone`, but never by this machine's own name, which need not resolve.
 ALONE_HERE = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1")
@@ -100,12 +100,11 @@ def test_killed_and_begun_again_it_makes_the_very_same_sae(bundle, text, trained
     process = subprocess.Popen([sys.executable, "-m", "server", *words(bundle, text, out)], stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "mine.run" / "checkpoint.pt"
     try:
-        while not checkpoint.exists() and process.poll() is None:
-            time.sleep(0.02)
+        until(lambda: checkpoint.exists() or process.poll() is not None)
         assert process.poll() is None, "it ended before it could be killed"
     finally:
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(LIMIT)
     assert not out.exists()
     done = CliRunner().invoke(app, words(bundle, text, out))
     assert done.exit_code == 0, done.output

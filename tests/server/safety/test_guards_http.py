@@ -11,7 +11,8 @@ from steering.evaluate.classifiers import Auroc
 from steering.model.hooks import read_stream
 from steering.safety.probe import WITNESS, Card, Probe
 from tests.support import small_bundle
-from tests.support.live_server import asking, serving, until
+from tests.support.live_server import asking, serving
+from tests.support.waiting import until
 
 ADMIN = "the-first-key-of-this-server-is-long-enough"
 BELOW = "layers.0"

@@ -19,7 +19,8 @@ from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 from steering.spec import Preset
 from tests.support import small_bundle
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import eventually, until
 
 ASKED = {"temperature": 0, "max_tokens": 24, "ignore_eos": True}
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -324,8 +325,7 @@ async def test_sixteen_streams_across_publish_and_rollback_are_each_of_one_revis
                 said.append(await streamed(client, number))
 
         async def heard(revision, before):
-            while not any(r == revision for _, r, _ in said[before:]):
-                await asyncio.sleep(0.02)
+            await eventually(lambda: any(r == revision for _, r, _ in said[before:]))
 
         load = [asyncio.create_task(chatting(i)) for i in range(16)]
         for revision in ("r2", "r1", "r2", "r1"):

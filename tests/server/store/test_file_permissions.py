@@ -11,7 +11,7 @@ import pytest
 from server.files import make_private_folder
 from server.store.sqlite import SqliteStore
 from tests.server.cli.test_main import free_port, run, tiller
-from tests.support.live_server import until
+from tests.support.waiting import until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 KINDS = '["count=tests.support.fake_jobs:JOB"]'

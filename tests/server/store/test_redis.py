@@ -11,6 +11,7 @@ from server.store.redis import RedisStore
 from steering.spec import Preset
 from tests.server.store.test_contract import fill
 from tests.support.redis_server import running
+from tests.support.waiting import eventually
 
 ASKED = (
     lambda s: s.check(),
@@ -75,8 +76,7 @@ async def test_a_write_is_whole_or_not_there_when_redis_dies_in_the_middle(serve
                 return
 
     writing = [asyncio.create_task(write(n)) for n in range(4)]
-    while len(confirmed) < 20:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: len(confirmed) >= 20)
     await asyncio.to_thread(server.stop)
     await asyncio.wait_for(asyncio.gather(*writing), 120)
     await asyncio.to_thread(server.start)

@@ -6,8 +6,9 @@ import pytest
 from server.runtime import trainer_process
 from server.settings import Settings
 from tests.support.fake_jobs import go_on
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
 from tests.support.redis_server import running
+from tests.support.waiting import until
 
 KINDS = ("count=tests.support.fake_jobs:JOB",)
 HELLO = [{"role": "user", "content": "hello there"}]

@@ -15,7 +15,8 @@ import structlog
 
 from server.telemetry import logging as logs
 from tests.server.cli.test_main import free_port, tiller
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import until
 
 CANARY = "xylophone-canary"
 SAID = [{"role": "user", "content": CANARY}]

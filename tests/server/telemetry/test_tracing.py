@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from server.telemetry import tracing
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import until
 
 memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
 CANARY = "xylophone-canary"

@@ -15,7 +15,7 @@ from server.settings import Settings
 from server.store.encryption import FILE, MARK, TextEncryption, Unreadable, pseudonym
 from server.store.models import LiveText
 from tests.support import small_bundle
-from tests.support.live_server import until
+from tests.support.waiting import until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 STEERING = {"features": [{"id": "small/1", "strength": 0.4}]}

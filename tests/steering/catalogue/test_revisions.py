@@ -233,8 +233,9 @@ for _ in range(20):
         while True:
             numbers = revisions.numbers_after(parent.info.revision, recycled=[3])
             parent = revisions.open(revisions.publish(parent, parent.sae, numbers=numbers).revision)
-    before = len(list(live.glob("r*")))
+    before, end = len(list(live.glob("r*"))), time.monotonic() + 300
     while len(list(live.glob("r*"))) == before:
+        assert time.monotonic() < end, f"no revision was published beside {before}"
         time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.1))
     os.kill(child, signal.SIGKILL)

@@ -79,7 +79,7 @@ def test_its_scores_are_the_formula(llama, trained):
         z = ((row - trained.mean) / trained.scale * trained.direction).sum() + trained.bias
         s = z if s is None else s + trained.card.pace * (z - s)
         wanted.append(1 / (1 + torch.exp(-s)))
-    torch.testing.assert_close(trained.read(x), torch.stack(wanted), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(trained.token_scores(x), torch.stack(wanted), atol=1e-5, rtol=1e-4)
     assert trained.score(x) == pytest.approx(float(max(wanted)), abs=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_a_probe_that_was_saved_is_the_probe_that_is_loaded(llama, trained, tmp_
     trained.save(tmp_path / "probe")
     again = Probe.load(tmp_path / "probe")
     x = streams(llama, rows(1, 9, secret=True))[0]
-    assert torch.equal(again.token_scores(x), trained.read(x))
+    assert torch.equal(again.token_scores(x), trained.token_scores(x))
     assert replace(again, card=trained.card).card == trained.card
     assert sorted(p.name for p in (tmp_path / "probe").iterdir()) == sorted([CARD, WEIGHTS])
 

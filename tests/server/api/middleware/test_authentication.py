@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from server.api.app import create_app
 from server.runtime.page_proxy import PageProxy
 from server.settings import BadSettings, Settings, load_settings
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import until
 
 ADMIN = "the-first-key-of-this-server-that-nobody-guesses"
 APP = "https://app.example"

@@ -7,7 +7,8 @@ import openai
 import pytest
 
 from tests.support.halted_engine import halted
-from tests.support.live_server import asking, until
+from tests.support.live_server import asking
+from tests.support.waiting import until
 
 ASK = [{"role": "user", "content": "hello there"}]
 STEER = {"steering": {"features": [{"id": "small/1", "strength": 0.9}]}}

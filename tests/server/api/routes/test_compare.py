@@ -10,7 +10,8 @@ from server.api.sse import format_event
 from server.engines.base import EngineFailed
 from tests.server.api.test_failures import every_word, holding, stop
 from tests.support.halted_engine import halted
-from tests.support.live_server import asking, serving, until
+from tests.support.live_server import asking, serving
+from tests.support.waiting import until
 
 __all__ = ["every_word"]
 

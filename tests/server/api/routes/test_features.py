@@ -14,8 +14,9 @@ from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.revisions import Revisions
 from tests.support import small_bundle
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
 from tests.support.planted_features import planted_bundle
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
 from tests.support import small_bundle
-from tests.support.live_server import serving, until
+from tests.support.live_server import serving
+from tests.support.waiting import until
 
 TEXT = "\n".join(["the bridge is red and long", "what should I do this weekend", "hello there, how are you"] * 20)
 SWEEP = {"feature": "small/1", "strengths": [0, 0.5, 1], "prompts": ["hello there", "how are you"], "max_tokens": 6}

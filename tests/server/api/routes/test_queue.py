@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from tests.support.halted_engine import halted
-from tests.support.live_server import asking, serving, until
+from tests.support.live_server import asking, serving
+from tests.support.waiting import until
 
 ADMIN = "an-operators-key-that-is-long-enough"
 LONG = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 200, "ignore_eos": True}

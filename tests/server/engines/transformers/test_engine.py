@@ -14,6 +14,7 @@ from steering.errors import BadBundle, SteeringError
 from steering.model.hooks import decoder_layers, steer
 from tests.support import small_bundle
 from tests.support.halted_engine import halted
+from tests.support.waiting import eventually
 
 HOOK = "layers.1"
 GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
@@ -123,7 +124,7 @@ async def test_full_queue_is_refused_and_drains(engine):
 async def test_who_leaves_the_queue_makes_room_before_its_turn_comes(engine):
     held = threading.Event()
     looks = threading.Event()
-    busy = asyncio.create_task(engine.study(lambda _: looks.set() or held.wait(120)))
+    busy = asyncio.create_task(engine.with_model(lambda _: looks.set() or held.wait(120)))
     await asyncio.to_thread(looks.wait, 120)  # nothing is taken in while it looks
     try:
         crowd = [asyncio.create_task(text_of(engine, request(engine))) for _ in range(200)]
@@ -182,8 +183,7 @@ async def test_when_the_device_is_lost_all_are_told_and_nobody_waits(parts):
 
     endless = request(engine, sampling=Sampling(max_tokens=400, ignore_eos=True))
     busy = [asyncio.create_task(text_of(engine, endless)) for _ in range(4)]
-    while engine.occupancy[0] < 2:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: engine.occupancy[0] == 2)
     engine._batch._cache.begin = engine._batch._cache.wipe = lost
     told = await asyncio.wait_for(asyncio.gather(*busy, return_exceptions=True), 120)
     assert all(isinstance(t, EngineFailed) for t in told)
