@@ -1,6 +1,6 @@
 """Make the shipped personas out of SAE features: `python -m recipes.personas`.
 
-Labels and mean activations turned out to be poor guides (docs/decisions.md), so features are chosen by
+Labels and mean activations turned out to be poor guides (docs/decisions), so features are chosen by
 what they do: strengths of all features are fitted by gradient so that the *unsteered* model, pushed on
 its own turn, finds the persona's replies likely without any system prompt. The fit is pruned step by
 step to two dozen features and refitted; then replies to tuning prompts set the scale. Each feature that is

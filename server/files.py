@@ -1,16 +1,9 @@
-"""Files that a reader finds whole, the old one or the new, and that nobody else finds at all. Knows nothing of what is in them."""
+"""Private files and folders: modes that keep other users of the machine out."""
 
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-
-
-def write(file: Path, text: str) -> None:
-    """Write a file in one go."""
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
 
 
 def make_private_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ added to the stream, not read off it.
 
 import json
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steering.errors import BadBundle, SteeringError
+from steering.files import atomic_draft, write_atomic
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 PARTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
@@ -163,10 +163,9 @@ class SAE:
             "reshape_activations": "none",
             "metadata": {"sae_lens_version": "6.0.0", "model_name": model, "hook_name": hook, **(about or {})},
         }
-        save_file({k: v.contiguous().cpu() for k, v in _tensors(self).items()}, folder / f"{WEIGHTS}.tmp")
-        os.replace(folder / f"{WEIGHTS}.tmp", folder / WEIGHTS)
-        (folder / f"{CONFIG}.tmp").write_text(json.dumps(config, indent=1) + "\n")
-        os.replace(folder / f"{CONFIG}.tmp", folder / CONFIG)
+        with atomic_draft(folder / WEIGHTS) as draft:
+            save_file({k: v.contiguous().cpu() for k, v in _tensors(self).items()}, draft)
+        write_atomic(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
     @staticmethod
     def load(folder: Path, *, device: torch.device | str = "cpu") -> "SAE":

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.cli.errors import exit_with_error
 from server.cli.options import settings_from_options
+from server.cli.tables import print_table
 from server.errors import ApiError
 from server.features.analysis_json import analysis_to_dict, comparison_to_dict
 from server.features.read_text import MAX_TOKENS, encode_input, join_chunks, split_context
@@ -41,7 +42,7 @@ def analyze(
     model: Annotated[str | None, typer.Option(envvar="TILLER_MODEL", help="Instead of the bundle's model.")] = None,
     device: Annotated[str | None, typer.Option(envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")] = None,
 ) -> None:
-    """Print which features a text evokes: of the whole, by speaker, along the text. No server is needed.
+    """Print the features that a text activates: in all, by speaker and along the text.
 
     Example: tiller analyze chat.jsonl --top 8
     Example: tiller analyze monday.txt --other friday.txt --json
@@ -143,7 +144,7 @@ def _print(told: dict[str, Any], file: Path, other: Path | None) -> None:
     for f in told["features"]:
         figures = (f"{f['max']:.2f}", f"{f['mean']:.3f}", str(f["count"]), _bar(f["along"]))
         table.add_row(f["id"], escape(f["label"][:48]), *figures)
-    console.print(table)
+    print_table(console, table)
     if len(speakers) > 1:
         console.print(_speakers(told, label))
     if told["axes"]:

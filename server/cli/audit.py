@@ -11,7 +11,9 @@ from server.cli.errors import exit_with_error
 from server.cli.options import settings_from_options
 from server.cli.store_access import Data, Redis, with_store
 
-app = typer.Typer(no_args_is_help=True, help="What was decided and done, by whom; and whether that is all.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="The audit log: show it, and verify that it is complete."
+)
 console, problems = Console(), Console(stderr=True)
 
 

@@ -9,7 +9,14 @@ from server.cli.errors import or_exit
 from server.settings import EMBEDDED
 from steering.bakeoff.steering_report import run
 
-app = typer.Typer(no_args_is_help=True, help="Measure what steering does, and what a prompt does better.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Compare steering with a system prompt and other methods."
+)
+
+
+@app.callback()
+def group() -> None:
+    """Keep `steering` a subcommand although it is the only one."""
 
 
 @app.command("steering")

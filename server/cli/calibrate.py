@@ -29,7 +29,7 @@ def calibrate(
         list[Path] | None, typer.Option(help="Text in which the words of features are counted; the bundle's own.")
     ] = None,
 ) -> None:
-    """Measure how far features can be pushed and what that does; write it into the bundle.
+    """Measure the dose of features and its effect. Writes the bundle.
 
     A running server measures with a job instead: tiller jobs submit calibrate
     Example: tiller calibrate harbor/12 harbor/40 --no-presets

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from server.cli.errors import exit_with_error, or_exit
 from server.cli.options import Bundle_, Device_, Model_, settings_from_options
+from server.cli.tables import print_table
 from server.engines.base import EngineFailed
 from server.errors import ApiError, first_validation_error
 from server.runtime.startup import load_served_model
@@ -66,7 +67,7 @@ def chat(
 def presets(
     bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None
 ) -> None:
-    """List the personas: those of the bundle and your own."""
+    """List the personas: the bundle's and your own."""
     settings = settings_from_options(bundle=bundle, data_dir=data_dir)
     opened = or_exit(lambda: Bundle.open(settings.bundle))
 
@@ -80,7 +81,7 @@ def presets(
     table = Table(Column("preset", no_wrap=True), "name", "description", "features")
     for p in [*opened.presets, *or_exit(lambda: asyncio.run(saved()))]:
         table.add_row(p.id, p.name, p.description, _strongest_labels(p.steering.features))
-    console.print(table)
+    print_table(console, table)
 
 
 async def _generate_both(

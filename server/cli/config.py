@@ -17,7 +17,7 @@ def config(
     ] = False,
     **given: object,
 ) -> None:
-    """Print the settings in force, as a TOML file that says where each comes from; secrets are hidden.
+    """Print the settings in force as TOML, each with its source; secrets are hidden.
 
     Example: TILLER_PORT=8080 tiller config --config tiller.toml --max-push 3
     """

@@ -16,6 +16,7 @@ from torch import Tensor
 from server import validation
 from server.cli.errors import exit_with_error, or_exit
 from server.cli.options import settings_from_options
+from server.cli.tables import print_table
 from server.features.search import Hits, Index, search_features
 from server.jobs.tasks.describe import DescribeConfig, describe_features
 from server.jobs.tasks.label import LabelConfig, label_features, llm_client_from_settings
@@ -39,7 +40,7 @@ def describe(
     corpus: Corpus = None,
     texts: Annotated[int | None, typer.Option(min=1, help="At most so many texts.")] = None,
 ) -> None:
-    """Look at every feature on text and write what was seen into the bundle: maxima, density, examples, what it says.
+    """Measure every feature on text: maximum, density, examples and logit lens. Writes the bundle.
 
     Doses, notes and labels that people or models gave stay. A running server does the same with: tiller jobs submit describe
     Example: tiller describe --bundle my-bundle --corpus chats.jsonl
@@ -66,7 +67,7 @@ def label(
     ] = None,
     model: Annotated[str | None, typer.Option(envvar="TILLER_LABEL_MODEL", help="Which model of the endpoint.")] = None,
 ) -> None:
-    """Name features, score the names on text that they were not made from, and write both into the bundle.
+    """Label features and score the labels on held-out text. Writes the bundle.
 
     Without --endpoint a name is words that come where the feature fires. The key is read from TILLER_LABEL_KEY.
     Example: tiller label harbor/12 --endpoint http://127.0.0.1:9000/v1 --model some-model
@@ -84,7 +85,7 @@ def label(
         s = f.label_scores
         shown = [s.detection, s.fuzzing, s.control, s.specificity] if s else [None] * 4
         table.add_row(f.id, escape(f.label[:70]), *("" if v is None else f"{v:.2f}" for v in shown))
-    console.print(table)
+    print_table(console, table)
     _print_figures(found.figures)
 
 
@@ -92,7 +93,7 @@ def map_(
     bundle: Bundle_ = None,
     method: Annotated[str | None, typer.Option(help="umap or pca; umap if it is installed.")] = None,
 ) -> None:
-    """Lay all features out in the plane, near each other if their directions are, and name the clusters.
+    """Draw the feature map: similar directions lie close together, clusters are named.
 
     Example: tiller map --method pca
     """
@@ -104,7 +105,8 @@ def map_(
     table = Table("cluster", "features")
     for c in drawn.about.clusters:
         table.add_row(escape(c.name), str(c.size))
-    console.print(table, f"{len(drawn.points)} features by {drawn.about.method}")
+    print_table(console, table)
+    console.print(f"{len(drawn.points)} features by {drawn.about.method}")
 
 
 def features(
@@ -154,7 +156,8 @@ def features(
             f"{f.dose:.2f}" if f.dose else "not measured",
             ", ".join(f.kind),
         )
-    console.print(table, f"{min(limit, len(hits))} of {len(hits)} features")
+    print_table(console, table)
+    console.print(f"{min(limit, len(hits))} of {len(hits)} features")
 
 
 def _search(settings: Settings, query: FeatureQuery) -> Hits:

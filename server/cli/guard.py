@@ -25,7 +25,9 @@ T = TypeVar("T")
 LONGEST = 1024
 """Of a text, in tokens; what is beyond is not read."""
 app = typer.Typer(
-    no_args_is_help=True, help="A probe that knows forbidden text, whatever is steered; docs/guides/guards.md."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Train and test the probe that guards replies; see docs/guides/guards.md.",
 )
 console = Console()
 
@@ -78,7 +80,7 @@ def train_(
     )
 
 
-@app.command()
+@app.command("read")
 def test_texts(
     probe: Annotated[Path, typer.Argument(help="Folder of the probe.")],
     text: Annotated[str, typer.Argument(help="A question, or a file: lines, or JSONL with `text` or `messages`.")],

@@ -11,10 +11,13 @@ from rich.table import Table
 
 from server.cli.errors import or_exit
 from server.cli.options import settings_from_options
+from server.cli.tables import print_table
 from server.jobs.queue import JobQueue
 from server.schemas.jobs import ENDED, Job
 
-app = typer.Typer(no_args_is_help=True, help="Long work in the background: train or update an SAE.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Background jobs: submit, list, follow, pause and cancel."
+)
 console = Console()
 Data = Annotated[Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Where the queue is.")]
 Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
@@ -27,7 +30,7 @@ def list_(data_dir: Data = None) -> None:
     for job in or_exit(_jobs(data_dir).all):
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created))
         table.add_row(job.id, job.type, job.state, f"{job.progress:.0%}", begun, _outcome(job))
-    console.print(table)
+    print_table(console, table)
 
 
 @app.command()

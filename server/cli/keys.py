@@ -12,11 +12,12 @@ from server.auth.keyring import end_sessions
 from server.auth.keys import KeyRequest, new_key
 from server.cli.errors import exit_with_error
 from server.cli.store_access import Data, Redis, with_store, write_audit
+from server.cli.tables import print_table
 from server.store.base import Store
 from server.store.models import RateLimits, Role
 from server.validation import first_error
 
-app = typer.Typer(no_args_is_help=True, help="Who may use a server: make, list and delete keys.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: create, list and delete.")
 console, problems = Console(), Console(stderr=True)
 Count = Annotated[int | None, typer.Option(help="In place of what the role has.")]
 
@@ -69,7 +70,7 @@ def ls(data_dir: Data = None, redis_url: Redis = None) -> None:
     for k in with_store(data_dir, redis_url, lambda store: store.keys()):
         until = "never" if k.expires is None else time.strftime("%Y-%m-%d", time.localtime(k.expires))
         table.add_row(k.id, k.name, f"{k.prefix}…", k.role, k.tenant, k.owner, until)
-    console.print(table)
+    print_table(console, table)
 
 
 @app.command()

@@ -29,35 +29,36 @@ class Entry:
 
 
 COMMANDS = {
-    "serve": Entry(
-        "Start the server and the page. A setting is a flag, a variable or a line of a TOML file.", "serve:app"
+    "serve": Entry("Start the server and the page.", "serve:app"),
+    "trainer": Entry("Run background jobs and drift checks, without serving.", "trainer:trainer"),
+    "config": Entry("Print the settings in force as TOML, each with its source; secrets are hidden.", "config:config"),
+    "chat": Entry("Print the default and the steered reply side by side.", "chat:chat"),
+    "presets": Entry("List the personas: the bundle's and your own.", "chat:presets"),
+    "doctor": Entry("Check what the server needs; exit with 1 if something is missing.", "doctor:doctor"),
+    "features": Entry("Search the features.", "features:features"),
+    "describe": Entry(
+        "Measure every feature on text: maximum, density, examples and logit lens. Writes the bundle.",
+        "features:describe",
     ),
-    "trainer": Entry("Run queued jobs and drift checks in the background.", "trainer:trainer"),
-    "config": Entry(
-        "Print the settings in force as a TOML file, each with its source; secrets are hidden.", "config:config"
+    "label": Entry("Label features and score the labels on held-out text. Writes the bundle.", "features:label"),
+    "map": Entry("Draw the feature map: similar directions lie close together, clusters are named.", "features:map_"),
+    "analyze": Entry(
+        "Print the features that a text activates: in all, by speaker and along the text.", "analyze:analyze"
     ),
-    "chat": Entry("Answer one message and stop, without a server.", "chat:chat"),
-    "presets": Entry("List the presets.", "chat:presets"),
-    "doctor": Entry("Check the installation: packages, model, SAE, store, guards and page.", "doctor:doctor"),
-    "features": Entry("Search features by words, or by a text that evokes them.", "features:features"),
-    "describe": Entry("Describe features: top activations, firing tokens and output logits.", "features:describe"),
-    "label": Entry("Label features, and score the labels by detection.", "features:label"),
-    "map": Entry("Draw the map of features.", "features:map_"),
-    "analyze": Entry("Show which features a text evokes.", "analyze:analyze"),
-    "contrast": Entry("Find the features that separate two sets of texts.", "understand:contrast"),
-    "attribute": Entry("Show which features made a token likely.", "understand:attribute"),
-    "diff": Entry("Compare two models by the features that fire in their replies.", "understand:diff"),
-    "calibrate": Entry("Measure the dose of features.", "calibrate:calibrate"),
+    "contrast": Entry("Print the features that separate two sets of texts.", "understand:contrast"),
+    "attribute": Entry("Attribute the next token to features, by gradient and by ablation.", "understand:attribute"),
+    "diff": Entry("Compare two checkpoints by how often features fire on the same text.", "understand:diff"),
+    "calibrate": Entry("Measure the dose of features and its effect. Writes the bundle.", "calibrate:calibrate"),
     "sae": Entry("Import, export, train and evaluate sparse autoencoders.", "sae:app"),
-    "jobs": Entry("Background jobs: list, follow, pause and cancel.", "jobs:app"),
+    "jobs": Entry("Background jobs: submit, list, follow, pause and cancel.", "jobs:app"),
     "store": Entry("Back up the store, and restore it.", "store:app"),
-    "keys": Entry("API keys: make, list and delete.", "keys:app"),
-    "audit": Entry("The audit log: read and verify.", "audit:app"),
-    "guard": Entry("Train and test the probes that guard replies.", "guard:app"),
-    "bench": Entry("Measure steering, beside a system prompt and other methods.", "bench:app"),
+    "keys": Entry("API keys: create, list and delete.", "keys:app"),
+    "audit": Entry("The audit log: show it, and verify that it is complete.", "audit:app"),
+    "guard": Entry("Train and test the probe that guards replies; see docs/guides/guards.md.", "guard:app"),
+    "bench": Entry("Compare steering with a system prompt and other methods.", "bench:app"),
     "replica": Entry("Serve as one of several replicas (internal).", "internal:replica", hidden=True),
     "job": Entry("Run one job (internal).", "internal:job", hidden=True),
-    "look": Entry("Check for drift once (internal).", "internal:look", hidden=True),
+    "look": Entry("Check for drift once (internal).", "internal:check_drift", hidden=True),
 }
 
 
@@ -84,7 +85,7 @@ def load_command(name: str) -> Command:
     module, _, attribute = COMMANDS[name].target.partition(":")
     target = getattr(importlib.import_module(f"server.cli.{module}"), attribute)
     if not isinstance(target, typer.Typer):
-        group = typer.Typer(pretty_exceptions_enable=False)
+        group = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         group.command(hidden=COMMANDS[name].hidden)(target)
         target = group
     command = get_command(target)

@@ -14,6 +14,7 @@ from rich.table import Table
 from server.cli.errors import exit_with_error
 from server.cli.options import settings_from_options
 from server.cli.store_access import write_audit
+from server.cli.tables import print_table
 from server.sae.served_revision import open_revisions, revision_setting
 from server.store.base import BadStore, Store
 from server.store.factory import open_store
@@ -42,7 +43,7 @@ def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
             figures = ", ".join(f"{k} {v:.4g}" for k, v in m.figures.items())
             when = datetime.fromtimestamp(m.created, UTC).strftime("%Y-%m-%d %H:%M")
             table.add_row(name, m.parent or "–", when, str(m.d_sae), figures, "served" if name == served else "")
-        console.print(table)
+        print_table(console, table)
 
 
 def rollback(

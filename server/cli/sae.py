@@ -13,6 +13,7 @@ from rich.table import Table
 
 from server.cli import revisions
 from server.cli.errors import exit_with_error
+from server.cli.tables import print_table
 from server.sae.evaluation import EvaluationInputs, evaluation_figures, length_ratio, read_sae, same_after_round_trip
 from server.sae.hub import resolve_sae_files
 from server.sae.model_loading import resolve_device
@@ -30,7 +31,9 @@ from steering.train.distributed import process_group
 from steering.train.trainer import Progress
 
 SCALES = {"none": (), "length": (("each token over", "its length"),), "spread": (("each token over", "its spread"),)}
-app = typer.Typer(no_args_is_help=True, help="Import, export, train and measure sparse autoencoders.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Import, export, train and evaluate sparse autoencoders."
+)
 app.command()(revisions.revisions)
 app.command()(revisions.rollback)
 console, problems = Console(), Console(stderr=True)
@@ -277,7 +280,7 @@ def _summary(layout: str, hook: str, sae: SAE, m: SaeMetrics, s: LossRecovered) 
         ("cosine to the nearest other", f"{m.cosine:.2f} on average"),
     ):
         table.add_row(name, value)
-    console.print(table)
+    print_table(console, table)
     if m.explained_variance < 0:
         problems.print(
             "warning: it explains less than the mean does. Is this the model, the layer and the file that belong together?",
@@ -289,7 +292,7 @@ def _directions(layout: str, hook: str, sae: SAE) -> None:
     table = Table(show_header=False)
     for name, value in (("layout", layout), ("writes", f"{hook}, width {sae.d_in}"), ("features", f"{sae.d_sae:,}")):
         table.add_row(name, value)
-    console.print(table)
+    print_table(console, table)
     console.print(
         "Directions only: features can be pushed along (mode 'add'), not read, clamped or scaled, for the stream here does "
         "not decide what they do. So there is no explained variance and no L0, and a dose is a share of the stream's length.",

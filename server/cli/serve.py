@@ -8,13 +8,15 @@ from server.files import keep_private
 from server.runtime.sockets import bind_socket, browser_host
 from server.telemetry import logging
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 @with_settings_options("vllm")
 def serve(context: typer.Context, **given: object) -> None:
-    """Start the server and the page. A setting is a flag, a variable or a line of a TOML file.
+    """Start the server and the page.
+
+    A setting is a flag, a variable or a line of a TOML file.
 
     Example: tiller serve --port 8080 --data-dir ./data --no-browser
     From a file: tiller serve --config tiller.toml

@@ -1,6 +1,5 @@
 """`tiller store …`: all that is kept, out into a file and in again, of SQLite and of Redis; works with a server and without one."""
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +13,9 @@ from server.cli.store_access import Data, Redis, with_store, write_audit
 from server.store import backup as document
 from server.store.base import BadStore, Conflict, Store
 from server.store.models import Record
+from steering.files import atomic_draft
 
-app = typer.Typer(no_args_is_help=True, help="Back up all that is kept, and bring it back.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Back up the store, and restore it.")
 console = Console()
 File = Annotated[Path, typer.Argument(help="Lines of JSON.")]
 
@@ -69,12 +69,10 @@ async def _put(store: Store, data_dir: Path | None, records: list[Record], *, re
 
 def _write_privately(file: Path, text: str) -> None:
     """What people wrote stands in it: nobody else may read it, not even while it is written."""
-    draft = file.with_name(f".{file.name}.tmp")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(draft, file)
+    with atomic_draft(file, sync=True) as draft:
+        draft.unlink(missing_ok=True)
+        draft.touch(0o600)
+        draft.write_text(text, encoding="utf-8")
 
 
 def _count_records(records: list[Record]) -> str:

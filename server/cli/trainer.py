@@ -15,7 +15,7 @@ from server.telemetry import logging
 
 @with_settings_options("vllm")
 def trainer(**given: object) -> None:
-    """Train and update SAEs in the background: do what is in the queue, look whether the text has drifted.
+    """Run background jobs and drift checks, without serving.
 
     Example: tiller trainer --data-dir ./data --corpus chats.jsonl
     """

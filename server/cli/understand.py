@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.cli.errors import or_exit
 from server.cli.options import settings_from_options
+from server.cli.tables import print_table
 from server.features.read_text import encode_prompt
 from server.sae.corpus import read_texts, tokenize_texts
 from server.sae.model_loading import load_model
@@ -52,7 +53,7 @@ def contrast(
     bundle: Bundle_ = None,
     model: Model_ = None,
 ) -> None:
-    """Print the features that tell two sets of texts apart.
+    """Print the features that separate two sets of texts.
 
     Example: tiller contrast with.jsonl without.jsonl --top 10
     """
@@ -88,7 +89,7 @@ def attribute(
     bundle: Bundle_ = None,
     model: Model_ = None,
 ) -> None:
-    """Print the features that the next token comes from, by gradient and by ablation.
+    """Attribute the next token to features, by gradient and by ablation.
 
     Example: tiller attribute "What is the nut of an oak tree called?" --begun "It is called an"
     """
@@ -108,7 +109,7 @@ def attribute(
             table.add_row(
                 feature.id, escape(feature.label[:48]), f"{c.attribution:+.3f}", lost, f"{c.activation:.1f}", escape(on)
             )
-        console.print(table)
+        print_table(console, table)
         beside = "" if found.against is None else f" rather than {str(tokenizer.decode([found.against]))!r}"
         console.print(
             f"next is {str(tokenizer.decode([found.target]))!r}{beside}: {found.value:.2f} nats, probability "
@@ -126,7 +127,7 @@ def diff(
     top: Top = 20,
     bundle: Bundle_ = None,
 ) -> None:
-    """Print which features fire more or less in one checkpoint than in another, on the same text.
+    """Compare two checkpoints by how often features fire on the same text.
 
     Example: tiller diff sae_weights/harbor/model ./tuned --text chats.jsonl
     """
@@ -141,7 +142,7 @@ def diff(
             feature = opened.features[f.row]
             row = (f"{f.a:.2%}", f"{f.b:.2%}", f"{f.up}, {f.down}", f"{f.q:.1g}")
             table.add_row(feature.id, escape(feature.label[:48]), *row)
-        console.print(table)
+        print_table(console, table)
         console.print(
             f"{len(found.discoveries)} of {len(found.features)} features have changed over {found.documents} documents, at a "
             f"false-discovery rate of 5 %; the SAE explains {found.explained[0]:.1%} of A's stream and "

@@ -110,8 +110,8 @@ class JobQueue:
         job = self.get(job_id)
         if job.state in ENDED:
             raise BadJob(f"job {job_id!r} has {job.state} already")
-        self.huey.storage.put_data(f"cancel:{job_id}", b"1")
-        self.huey.storage.pop_data(f"pause:{job_id}")
+        self.set_flag("cancel", job_id)
+        self.remove_flag("pause", job_id)
         return self.get(job_id)
 
     def pause(self, job_id: str) -> Job:
@@ -119,7 +119,7 @@ class JobQueue:
         job = self.get(job_id)
         if job.state != "running":
             raise BadJob(f"job {job_id!r} is {job.state}; only a running job can be paused")
-        self.huey.storage.put_data(f"pause:{job_id}", b"1")
+        self.set_flag("pause", job_id)
         return self.get(job_id)
 
     def resume(self, job_id: str) -> Job:
@@ -127,7 +127,7 @@ class JobQueue:
         job = self.get(job_id)
         if job.state != "paused":
             raise BadJob(f"job {job_id!r} is {job.state}; only a paused job can be resumed")
-        self.huey.storage.pop_data(f"pause:{job_id}")
+        self.remove_flag("pause", job_id)
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:
@@ -160,7 +160,7 @@ class JobQueue:
                 self.forget(job.id)
                 continue
             if theirs(job):  # whoever does it forgets it when its process has ended
-                self.huey.storage.put_data(f"erase:{job.id}", b"1")
+                self.set_flag("erase", job.id)
             if (named or theirs(job)) and job.state not in ENDED:
                 self.cancel(job.id)
         self._vacuum()
@@ -215,6 +215,14 @@ class JobQueue:
         line = json.dumps({"event": event, "data": {**data, "at": round(time.time(), 3)}}, ensure_ascii=False)
         with (place / "events.jsonl").open("a") as file:
             file.write(f"{line}\n")
+
+    def set_flag(self, name: str, job_id: str) -> None:
+        """Set a flag of a job: `cancel`, `pause`, `resting` or `erase`."""
+        self.huey.storage.put_data(f"{name}:{job_id}", b"1")
+
+    def remove_flag(self, name: str, job_id: str) -> None:
+        """Remove a flag of a job, if it is set."""
+        self.huey.storage.pop_data(f"{name}:{job_id}")
 
     def has_flag(self, name: str, job_id: str) -> bool:
         """Whether something is set of a job: `cancel`, `pause`, `resting`, or `job` itself."""

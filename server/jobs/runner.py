@@ -1,7 +1,7 @@
-"""Does the jobs of a queue, one at a time, each in a process of its own. Knows processes, signals and the queue; nothing of what jobs do.
+"""Job runner: runs the jobs of a queue one at a time, each in its own process.
 
-Whoever is killed, the next runner finds what was left. A paused job stands still and others are done in the meantime;
-if its runner ends, it begins again where its files say, but not before it is resumed.
+After `kill -9` of a runner or a job the next runner finds what was left. A paused job's process rests where it reports
+progress, and other jobs run in the meantime; if its runner ends, the job begins again from its files once it is resumed.
 """
 
 import json
@@ -17,10 +17,7 @@ from typing import Any
 import structlog
 from huey.exceptions import HueyException
 
-from server.files import write
 from server.jobs.queue import GIVEN_FILE, BadJob, JobQueue
-from server.jobs.suspend import end, end_orphan, go_on
-from server.jobs.suspend import stop as stand_still
 from server.schemas.jobs import Job, State
 from server.settings import child_environment
 
@@ -39,7 +36,7 @@ class Runner:
     def __init__(self, jobs: JobQueue) -> None:
         self.jobs = jobs
         self._resting: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
-        """Those that stand still."""
+        """Paused jobs whose processes wait."""
 
     def run(self, stop: threading.Event) -> None:
         """Do jobs, one at a time, until `stop`; what others have left is taken up first."""
@@ -74,21 +71,20 @@ class Runner:
         for job in self.jobs.all():
             if self._leased(job.id):
                 continue
-            end_orphan(self.jobs.folder / job.id / "pid", job.id)
             lost = job.state == "queued" and job.id not in waiting and time.time() - job.created > LEASE
             if job.state == "running" or lost:
                 self.jobs.save(job.model_copy(update={"state": "queued"}))
                 self.jobs.begin(job.id)
 
     def _look_after_resting(self) -> str | None:
-        """Keep what stands still; end what was cancelled. Returns a job that was resumed, if there is one."""
+        """Renew the leases of paused jobs and end cancelled ones. Returns a job that was resumed, if there is one."""
         resumed = None
         for job_id in [*self._resting]:
             self._lease(job_id)
             job, child = self._resting[job_id]
             if self.jobs.has_flag("cancel", job_id) or not self.jobs.has_flag("job", job_id):
                 del self._resting[job_id]
-                end(child.pid)
+                _kill_group(child)
                 self._finish(job, child)
             elif not self.jobs.has_flag("pause", job_id):
                 resumed = resumed or job_id
@@ -96,15 +92,14 @@ class Runner:
 
     def _go_on(self, job_id: str, stop: threading.Event) -> None:
         job, child = self._resting.pop(job_id)
-        self.jobs.huey.storage.pop_data(f"resting:{job_id}")
         self.jobs.add_event(job_id, "state", {"state": "running"})
-        go_on(child.pid)
+        self.jobs.remove_flag("resting", job_id)
         self._supervise(job, child, stop)
 
     def _give_up(self, job_id: str) -> None:
-        """This runner ends: what stood still begins again where its files say, if it is paused when it is resumed."""
+        """This runner ends: a paused job begins again from its files, when it is resumed."""
         job, child = self._resting.pop(job_id)
-        end(child.pid)
+        _kill_group(child)
         self._finish(job, child, stopped=True, wait=self.jobs.has_flag("pause", job_id))
         self.jobs.huey.storage.pop_data(f"lease:{job_id}")
 
@@ -123,7 +118,7 @@ class Runner:
         if job.attempts >= ATTEMPTS:
             self._end(job, "failed", f"it was begun {ATTEMPTS} times and each time its process died; see its events")
             return
-        self.jobs.huey.storage.pop_data(f"resting:{job_id}")
+        self.jobs.remove_flag("resting", job_id)
         started = job.started or time.time()
         job = job.model_copy(update={"state": "running", "started": started, "attempts": job.attempts + 1})
         self.jobs.save(job)
@@ -144,7 +139,6 @@ class Runner:
                 start_new_session=True,
                 env=child_environment(self.jobs.settings),
             )
-        write(place / "pid", str(child.pid))
         self._supervise(job, child, stop)
 
     def _supervise(self, job: Job, child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
@@ -156,15 +150,12 @@ class Runner:
             if not asked and (stop.is_set() or self.jobs.has_flag("cancel", job.id)):
                 asked = True
                 _end_group(child)
-            elif (
-                not asked
-                and self.jobs.has_flag("pause", job.id)
-                and stand_still(child.pid, self.jobs.settings.data_dir)
-            ):
-                self._resting[job.id] = job, child
-                self.jobs.huey.storage.put_data(f"resting:{job.id}", b"1")
-                self.jobs.add_event(job.id, "state", {"state": "paused"})
-                return
+            elif not asked and self.jobs.has_flag("resting", job.id):
+                if self.jobs.has_flag("pause", job.id):
+                    self._resting[job.id] = job, child
+                    self.jobs.add_event(job.id, "state", {"state": "paused"})
+                    return
+                self.jobs.remove_flag("resting", job.id)  # resumed before anybody noticed
             time.sleep(0.1)
         self._finish(job, child, stopped=stop.is_set())
 
@@ -174,7 +165,6 @@ class Runner:
         assert child.stdin
         child.stdin.close()
         place = self.jobs.folder / job.id
-        (place / "pid").unlink(missing_ok=True)
         if not self.jobs.has_flag("job", job.id):
             return  # deleted
         if self.jobs.has_flag("cancel", job.id):
@@ -200,7 +190,7 @@ class Runner:
             return
         now = self.jobs.with_progress(job)
         for flag in ("pause", "resting"):
-            self.jobs.huey.storage.pop_data(f"{flag}:{job.id}")
+            self.jobs.remove_flag(flag, job.id)
         changes = {"state": state, "ended": time.time(), "error": error, "result": dict(result or {}), "eta_s": None}
         # First the event: whoever follows the job reads on until it has ended, and no further.
         self.jobs.add_event(job.id, "state", {"state": state} | ({"error": error} if error else {}))
@@ -213,6 +203,14 @@ class Runner:
     def _leased(self, job_id: str) -> bool:
         held = self.jobs.huey.storage.peek_data(f"lease:{job_id}")
         return isinstance(held, bytes) and time.time() - float(held) < LEASE
+
+
+def _kill_group(child: "subprocess.Popen[bytes]") -> None:
+    """SIGKILL to the job and all processes that it started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended
 
 
 def _end_group(child: "subprocess.Popen[bytes]") -> None:

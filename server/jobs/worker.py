@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.files import write
 from server.jobs.priority import die_with_parent, lower_priority
 from server.jobs.queue import JobQueue
 from server.schemas.jobs import Job
 from server.settings import Settings
 from steering.errors import SteeringError
+from steering.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,20 @@ class JobContext:
     def report_progress(self, progress: float, metrics: Mapping[str, float]) -> None:
         """Say how far it is, 0 … 1."""
         now = {"share": progress, "metrics": dict(metrics), "at": time.time(), "begun": self.started}
-        write(self.folder / "progress.json", json.dumps(now))
+        write_atomic(self.folder / "progress.json", json.dumps(now))
         self.jobs.add_event(self.id, "metric", {"progress": round(progress, 4), **metrics})
+        self._rest_while_paused()
+
+    def _rest_while_paused(self) -> None:
+        """Block here while the job is paused: nothing is half written and no lock is held where progress is reported.
+
+        The flag `resting` tells the runner that it may start another job; the runner removes it to let this one go on.
+        """
+        if not self.jobs.has_flag("pause", self.id):
+            return
+        self.jobs.set_flag("resting", self.id)
+        while self.jobs.has_flag("resting", self.id):
+            time.sleep(0.1)
 
     def log(self, line: str) -> None:
         """Say something."""
@@ -68,4 +80,4 @@ def run_job(jobs: JobQueue, job_id: str) -> None:
     except Exception as error:
         work.log(traceback.format_exc())
         told = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
-    write(work.folder / "end.json", json.dumps(told))
+    write_atomic(work.folder / "end.json", json.dumps(told))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from server.files import write
+from steering.files import write_atomic
 
 MOST = 2000
 """Looks that are kept: at one every ten minutes, two weeks."""
@@ -22,7 +22,7 @@ class DriftLog:
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [*self._lines(), json.dumps(dict(row)) + "\n"]
         if len(lines) > MOST + MOST // 10:
-            write(self._file, "".join(lines[-MOST:]))
+            write_atomic(self._file, "".join(lines[-MOST:]))
         else:
             cut = len(lines) > 1 and not lines[-2].endswith("\n")
             with self._file.open("a") as file:
@@ -41,7 +41,7 @@ class DriftLog:
     def keep_first(self, revision: str, kind: str, look: Mapping[str, Any]) -> None:
         """Remember it as the one that later looks are held against."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write(self._first(revision, kind), json.dumps(dict(look)))
+        write_atomic(self._first(revision, kind), json.dumps(dict(look)))
 
     @property
     def _file(self) -> Path:

@@ -5,7 +5,6 @@ The same command, given again, goes on from there.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from steering.catalogue.feature import BundleInfo
 from steering.errors import SteeringError
 from steering.evaluate.loss_recovered import LossRecovered, loss_recovered
 from steering.evaluate.sae_metrics import SaeMetrics, measure_sae
+from steering.files import atomic_draft, write_atomic
 from steering.formats import read_sae
 from steering.interpret.describe import describe
 from steering.model.activations import ActivationStream, activations, padded_batches
@@ -233,9 +233,9 @@ def plot(metrics: Path, file: Path) -> bool:
         axis.grid(alpha=0.3)
     for axis in axes[1]:
         axis.set_xlabel("tokens")
-    figure.savefig(file.with_name(f"{file.name}.tmp"), dpi=120, format="png")
+    with atomic_draft(file) as draft:
+        figure.savefig(draft, dpi=120, format="png")
     pyplot.close(figure)
-    os.replace(file.with_name(f"{file.name}.tmp"), file)
     return True
 
 
@@ -268,8 +268,7 @@ def _remember(order: TrainConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file, asked = folder / "order.json", json.loads(json.dumps(asdict(order)))
     if not file.exists():
-        (folder / "order.json.tmp").write_text(json.dumps(asked, indent=1) + "\n")
-        os.replace(folder / "order.json.tmp", file)
+        write_atomic(file, json.dumps(asked, indent=1) + "\n")
         return
     before = json.loads(file.read_text())
     if changed := [f"{k} was {before.get(k)!r} and is {v!r}" for k, v in asked.items() if before.get(k) != v]:

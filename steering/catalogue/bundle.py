@@ -22,6 +22,7 @@ from steering.catalogue.feature import BundleInfo, Feature, Retired, dose_of, nu
 from steering.catalogue.feature_edits import FeatureEdit
 from steering.edits import as_text
 from steering.errors import BadBundle
+from steering.files import write_atomic
 from steering.model.hooks import layer_number
 from steering.sae import CONFIG, SAE, WEIGHTS
 from steering.spec import FeatureSnapshot, Preset
@@ -176,7 +177,5 @@ def seal(folder: Path) -> BundleInfo:
     own = (folder / info.model).resolve().is_relative_to(folder.resolve())  # what lies elsewhere is not the bundle's
     model = [f for f in (folder / info.model).glob("*") if f.is_file() and f.name != NOTES] if own else []
     sealed = info.model_copy(update={"sha256": checksums.checksums(folder, [*sae, *model])})
-    draft = folder / "bundle.json.tmp"
-    draft.write_text(sealed.model_dump_json(indent=1, exclude_defaults=True) + "\n")
-    os.replace(draft, folder / "bundle.json")
+    write_atomic(folder / "bundle.json", sealed.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     return sealed

@@ -1,7 +1,6 @@
 """Feature: one SAE latent with label, statistics, calibration and examples; read from and written to features.jsonl."""
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from steering.calibration import Calibration, Knots, SweetSpot
 from steering.catalogue.feature_edits import FeatureEdit, OriginalFields
+from steering.files import write_atomic
 from steering.spec import FeatureSnapshot
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -161,8 +161,7 @@ def number_of(feature_id: str) -> int:
 
 def write_features(files: Path, features: Iterable[Feature]) -> None:
     """Write `features.jsonl`; a reader sees the old one or the new, never half of one."""
-    (files / "features.jsonl.tmp").write_text("".join(f.line() for f in features), encoding="utf-8")
-    os.replace(files / "features.jsonl.tmp", files / "features.jsonl")
+    write_atomic(files / "features.jsonl", "".join(f.line() for f in features))
 
 
 def dose_of(feature: Feature, info: BundleInfo) -> float:

@@ -6,7 +6,6 @@ index as a string. Each of the three may be missing.
 
 import gzip
 import json
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from steering.catalogue.feature import Feature
 from steering.errors import BadBundle
+from steering.files import write_atomic
 
 BATCH, EXAMPLES = 1024, 20
 OWN = ("hand", "fit")
@@ -62,9 +62,7 @@ def write_export(folder: Path, features: Iterable[Feature], *, model: str, sourc
                 for row in rows(f)
             ]
             path = folder / kind / f"batch-{batch}.jsonl.gz"
-            draft = path.with_name(f"{path.name}.tmp")
-            draft.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
-            os.replace(draft, path)
+            write_atomic(path, gzip.compress("".join(lines).encode(), mtime=0))
 
 
 def _rows(folder: Path) -> Iterator[tuple[int, Row, str]]:

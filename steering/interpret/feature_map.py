@@ -6,7 +6,6 @@ each time. On disk: `map.f32`, pairs of x and y for each row of the SAE, and `ma
 """
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.errors import BadBundle, SteeringError
+from steering.files import write_atomic
 
 POINTS, ABOUT = "map.f32", "map.json"
 ROUNDS = 25
@@ -66,8 +66,7 @@ class FeatureMap:
         """Write both files; a reader sees old ones or new ones, and `read` refuses two that do not belong together."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in ((POINTS, self.data), (ABOUT, self.about.model_dump_json().encode())):
-            (folder / f"{name}.tmp").write_bytes(data)
-            os.replace(folder / f"{name}.tmp", folder / name)
+            write_atomic(folder / name, data)
 
     @staticmethod
     def there(folder: Path) -> bool:

@@ -6,7 +6,6 @@ saw, the lower end of its AUROC's interval reached the bag of words' value. Else
 """
 
 import hashlib
-import os
 from bisect import bisect_left
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from steering.catalogue.bundle import Bundle
 from steering.errors import BadBundle
 from steering.evaluate.classifiers import Auroc
+from steering.files import write_atomic
 from steering.interpret.analysis import Analysis
 from steering.sae import SAE
 
@@ -90,8 +90,7 @@ class MoodAxes(BaseModel):
 
     def save(self, folder: Path) -> None:
         """Write them beside an SAE; a reader sees the old file or the new."""
-        (folder / f"{FILE}.tmp").write_text(self.model_dump_json() + "\n")
-        os.replace(folder / f"{FILE}.tmp", folder / FILE)
+        write_atomic(folder / FILE, self.model_dump_json() + "\n")
 
     def error_percentile(self, error: float) -> float | None:
         """Per cent of the corpus' chats that are explained better than a text of this error. Experimental."""

@@ -4,7 +4,6 @@ Tokens are the only thing of a text that is kept on disk for training: a stream 
 thousand times the space, and is computed again faster than it is read.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 
 from steering.errors import SteeringError
+from steering.files import atomic_draft
 
 IDS, EDGES = "tokens.u32", "edges.npy"
 
@@ -37,20 +37,14 @@ class TokenStore:
         """Keep texts in `folder`, until there are `most` tokens; a folder cut off half-way counts as empty."""
         folder.mkdir(parents=True, exist_ok=True)
         lengths: list[int] = []
-        with (folder / f"{IDS}.tmp").open("wb") as file:
+        with atomic_draft(folder / IDS, sync=True) as draft, draft.open("wb") as file:
             for text in texts:
                 file.write(np.asarray(text, dtype=np.uint32).tobytes())
                 lengths.append(len(text))
                 if most is not None and file.tell() >= 4 * most:
                     break
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(folder / f"{IDS}.tmp", folder / IDS)
-        with (folder / f"{EDGES}.tmp").open("wb") as file:
+        with atomic_draft(folder / EDGES, sync=True) as draft, draft.open("wb") as file:
             np.save(file, _edges(lengths))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(folder / f"{EDGES}.tmp", folder / EDGES)
         return TokenStore.open(folder)
 
     @staticmethod

@@ -15,7 +15,6 @@ price is depth: early layers know less.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from transformers import PreTrainedTokenizerBase
 
 from steering.errors import BadBundle, SteeringError
 from steering.evaluate.classifiers import Auroc, auroc_with_interval, fit_logistic
+from steering.files import write_atomic
 from steering.model.chat_template import Message, encode_chat
 from steering.model.hooks import layer_number
 
@@ -132,8 +132,7 @@ class Probe:
         weights = save({name: getattr(self, name).contiguous() for name in PARTS})
         card = self.card.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
         for name, data in ((WEIGHTS, weights), (CARD, (card.model_dump_json(indent=1) + "\n").encode())):
-            (folder / f"{name}.tmp").write_bytes(data)
-            os.replace(folder / f"{name}.tmp", folder / name)
+            write_atomic(folder / name, data)
 
     @staticmethod
     def load(folder: Path) -> "Probe":

@@ -1,22 +1,18 @@
 """A run on disk: everything that it needs to go on where it was. Knows files; nothing of what is in them."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from steering.errors import SteeringError
+from steering.files import atomic_draft
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values; whoever reads sees the last whole one, also after a loss of power."""
-    draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    with atomic_draft(path, sync=True) as draft:
+        torch.save(state, draft)
 
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:

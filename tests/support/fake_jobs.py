@@ -32,6 +32,7 @@ def act(work):
     file = work.folder / "counted"
     counted = len(file.read_text()) if file.exists() else 0
     work.log(f"begun at {counted}")
+    (work.folder / "pid").write_text(str(os.getpid()))
     while counted < work.config["steps"]:
         time.sleep(work.config["seconds"])
         until(lambda: counted != work.config["holds"] or (work.folder / GO).exists())  # noqa: B023 - called at once

@@ -17,6 +17,7 @@ from server.runtime.startup import load_served_model
 from server.serving.served_model import ServedModel
 from server.settings import Settings
 from tests.support import small_bundle
+from tests.support.waiting import until
 
 
 @contextmanager

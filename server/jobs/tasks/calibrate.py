@@ -6,7 +6,6 @@ like any other, and presets keep the units that they were saved in.
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +14,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.files import write
 from server.jobs.worker import JobContext
 from server.sae.corpus import corpus_token_ids
 from server.sae.model_loading import load_model
@@ -29,6 +27,7 @@ from steering.catalogue.resolve import Catalogue
 from steering.doses.bundle_doses import convert_doses, with_doses, with_scale
 from steering.doses.rollouts import QUESTIONS
 from steering.errors import BadBundle
+from steering.files import write_atomic
 from steering.spec import Preset
 
 CHUNK = 512
@@ -177,14 +176,10 @@ def _works(f: Feature) -> bool:
 
 def _write_bundle(bundle: Bundle, presets: Sequence[Preset]) -> None:
     files = bundle.folder / "revisions" / bundle.info.revision
-    draft = files / ".draft"
-    draft.mkdir(exist_ok=True)
-    write_features(draft, bundle.features)
-    os.replace(draft / "features.jsonl", files / "features.jsonl")
-    draft.rmdir()
+    write_features(files, bundle.features)
     if presets:
         told = [p.model_dump(exclude_defaults=True, mode="json") for p in presets]
-        write(bundle.folder / "presets.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        write_atomic(bundle.folder / "presets.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 JOB = (CalibrateConfig, run)

@@ -15,7 +15,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from server.files import write
 from server.jobs.queue import GIVEN_FILE
 from server.jobs.tasks.calibrate import measure_features
 from server.jobs.worker import JobContext
@@ -30,6 +29,7 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions, carry_features
 from steering.errors import SteeringError
+from steering.files import write_atomic
 from steering.model.token_store import TokenStore
 from steering.sae import SAE
 from steering.spec import Preset
@@ -113,7 +113,7 @@ async def _parent(work: JobContext, revisions: Revisions, store: Store) -> Bundl
     if note.exists():
         return revisions.open(note.read_text())
     opened = await open_served_revision(revisions, store)
-    write(note, opened.info.revision)
+    write_atomic(note, opened.info.revision)
     return opened
 
 
@@ -203,7 +203,7 @@ async def _texts(work: JobContext, order: SaeUpdateConfig, tokenizer: PreTrained
             )
         TokenStore.write(old, corpus_token_ids(work.settings, tokenizer))
         names = sorted({pseudonym(t.user) for t in live})
-        write(
+        write_atomic(
             work.folder / GIVEN_FILE,
             json.dumps({"names": names, "sealed": seal.encrypt(json.dumps([rows, people]), work.id)}),
         )

@@ -11,6 +11,7 @@ import threading
 import httpx
 import pytest
 
+from server.cli.main import COMMANDS, load_command
 from tests.support.waiting import until
 
 
@@ -194,3 +195,22 @@ def test_help_comes_without_waiting_for_torch():
     code = f"import sys, server.cli, server.trainer; print([p for p in ({heavy}) if p in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_says_what_each_commands_own_help_says(name):
+    command = load_command(name)
+    assert command.name == name
+    assert COMMANDS[name].hidden or (command.help or "").strip().split("\n")[0] == COMMANDS[name].help
+
+
+def test_the_list_of_commands_loads_neither_torch_nor_a_web_framework():
+    code = (
+        "import sys; from server.cli.main import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'fastapi', 'transformers', 'gradio'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("serve", "sae", "calibrate"))

@@ -324,7 +324,7 @@ async def test_two_who_bring_the_same_back_at_once_come_one_after_the_other(stor
         for s, k in zip((store, another), kepts, strict=True)
     ]
     results = await asyncio.gather(*asked, return_exceptions=True)
-    assert sorted(type(r).__name__ for r in results) == ["Taken", "dict"]
+    assert sorted(type(r).__name__ for r in results) == ["AlreadyExists", "dict"]
     assert len({p.description for p in await store.presets()}) == 1
 
 

@@ -115,9 +115,9 @@ class Both(RuleBasedStateMachine):
     @invariant()
     def they_hold_the_same(self):
         self.both("records")
-        self.both("kept", "ada", "m")
+        self.both("user_data", "ada", "m")
         self.both("live_texts", "ada")
-        self.both("given")
+        self.both("consented_texts")
 
     def teardown(self):
         for store in self.stores:

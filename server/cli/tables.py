@@ -1,0 +1,43 @@
+"""Tables on a terminal: as columns where they fit, as one block of lines for each row where they do not."""
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+READABLE = 24
+"""Characters that the widest column keeps at least; narrower, a table is shown as lines."""
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; one whose columns would be squeezed is printed as `header: value` lines."""
+    if fits(table, console.width):
+        console.print(table)
+        return
+    if table.title:
+        console.print(table.title)
+    headers = [str(column.header) for column in table.columns]
+    wide = max(cell_len(header) for header in headers)
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        for header, cell in zip(headers, row, strict=True):
+            if _plain(cell):
+                console.print(Text(f"{header:<{wide}}  ", style="bold") + _text(cell), soft_wrap=True)
+        console.print()
+
+
+def fits(table: Table, width: int) -> bool:
+    """Whether every column but the widest has its natural width, and the widest at least `READABLE` characters."""
+    widths = sorted(
+        max([cell_len(str(column.header)), *(cell_len(_plain(cell)) for cell in column.cells)])
+        for column in table.columns
+    )
+    left = width - 3 * len(widths) - 1 - sum(widths[:-1])
+    return left >= min(widths[-1], READABLE)
+
+
+def _text(cell: object) -> Text:
+    return cell if isinstance(cell, Text) else Text.from_markup(str(cell))
+
+
+def _plain(cell: object) -> str:
+    return _text(cell).plain
