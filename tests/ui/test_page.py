@@ -63,9 +63,9 @@ def count(page, pane, who):
 
 
 def requests(page):
-    """What is asked of the API and of the model from now on; whether the server is there is asked all the time."""
+    """What is asked of the API from now on; whether the server is there is asked all the time."""
     seen = []
-    page.on("request", lambda r: seen.append(r.url) if "/v1/" in r.url or "/queue/join" in r.url else None)
+    page.on("request", lambda r: seen.append(r.url) if "/v1/" in r.url else None)
     return seen
 
 
@@ -117,21 +117,6 @@ def test_stop_ends_both_replies_at_once(page, slow, how):
         assert "stopped" in page.locator(f"#{pane}-pane .notes .chip").all_inner_texts()
 
 
-def test_a_reply_that_was_whole_before_stop_is_not_said_to_be_stopped(page):
-    page.evaluate("""async () => {
-        const { talk, connect, send, news, stop } = await import('/page/chat/conversation.js');
-        connect({ submit: () => {}, cancel: () => {} });
-        await send('hello there');
-        const { id } = talk.turns.at(-1);
-        news({ id, default: { text: 'all of it', ended: true }, steered: { text: 'half of' } });
-        stop();
-    }""")
-
-    chips = {p: page.locator(f"#{p}-pane .notes .chip").all_inner_texts() for p in ("default", "steered")}
-    assert "stopped" not in chips["default"]
-    assert "stopped" in chips["steered"]
-
-
 def test_closing_the_page_ends_both_replies(opened, slow):
     page = opened()
     send(page, "hello there")
@@ -147,8 +132,7 @@ def test_follow_up_keeps_each_panes_own_conversation(page):
     pick(page)
     send(page)
     finished(page)
-    with page.expect_response("**/queue/data*"):
-        send(page, "and then?")
+    send(page, "and then?")
     page.wait_for_function("document.querySelectorAll('#steered-pane .bot-row').length === 2")
     finished(page)
 

@@ -3,7 +3,7 @@ import { button, el, keepFocus, toast } from "../lib/dom.js";
 import { onDraw } from "../panel/slider_state.js";
 import { cards } from "../panel/personas.js";
 import { silent, turnNode } from "./reply.js";
-import { clear, connect, editing, editLast, leaveEdit, news, onTalk, regenerate, send, stop, talk, tell } from "./conversation.js";
+import { clear, editing, editLast, leaveEdit, onTalk, regenerate, send, stop, talk, tell } from "./conversation.js";
 
 const SIDES = ["default", "steered"];
 const NUMBERS = [
@@ -13,12 +13,9 @@ const NUMBERS = [
 let root;
 const $ = (selector) => root.querySelector(selector);
 
-export function mount(element, { trigger, watch, props }) {
+export function mount(element) {
   root = element.querySelector(".chat");
   root.querySelector(".compose").replaceChildren(box(), again(), drawing());
-  window.tiller = { form: null };
-  connect({ submit(form) { window.tiller.form = form; trigger("submit"); }, cancel: () => trigger("stop") });
-  watch("value", () => news(props.value));
   onTalk((what) => ({ turns: drawTurns, reply: drawLast, form: drawForm })[what]?.());
   const drawCards = () => $("#cards").replaceChildren(...cards());
   onDraw(drawCards);

@@ -1,13 +1,17 @@
-// The conversation: its turns, how replies are drawn, and what is sent. Knows no elements; the page's Python asks the API.
-import { api } from "../lib/api.js";
+// Conversation: its turns, the sampling settings, and the request for each reply.
+import { api, model } from "../lib/api.js";
+import { randomId } from "../lib/random.js";
 import { keepInTab, me, ofTab } from "../lib/storage.js";
+import { chatRequest } from "./chat_request.js";
+import { streamReply } from "./reply_stream.js";
 import { asked, asMade, markSent, settled, state, take } from "../panel/slider_state.js";
 
 export const DRAWN = { temperature: 0.5, top_p: 1, repetition_penalty: 1, max_tokens: 160 };
 export const talk = { turns: [], draft: "", system: "", sampling: { ...DRAWN }, seed: 7, keepSeed: true, compare: true, edit: null, ...ofTab("talk", {}), busy: null, waiting: "" };
 const LONGEST = 200;
+const REDRAW_MS = 40;
+const CONNECTION_LOST = "the connection to the server was lost. What was said is kept; ask again when it is back.";
 const followers = [];
-let submit = () => {}, cancel = () => {};
 
 export const onTalk = (act) => followers.push(act);
 export function tell(what = "turns") {
@@ -19,7 +23,13 @@ function keep() {
   const { busy, waiting, problem, ...kept } = talk;
   keepInTab("talk", kept);
 }
-addEventListener("pagehide", keep);
+// A page that the browser keeps for going back would go on streaming. One that goes for good loses its streams, which is no
+// lost connection: the next page says that it was reloaded.
+addEventListener("pagehide", (event) => {
+  if (event.persisted) return stop();
+  keep();
+  talk.busy = null;
+});
 
 // What was cut off by a reload says so, and can be asked again.
 for (const turn of talk.turns) for (const side of [turn.default, turn.steered]) if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || "The page was reloaded while this was said." });
@@ -32,10 +42,6 @@ export function begin(preset, draft = talk.draft) {
   tell("form");
 }
 
-export function connect(how) {
-  [submit, cancel] = [how.submit, how.cancel];
-}
-
 const fresh = () => ({ text: "", done: false });
 
 // Asks both sides. Nothing is sent without a word to say, or while a reply is on its way.
@@ -44,7 +50,7 @@ export async function send(words = talk.draft) {
   if (!question || !(await free())) return;
   if (!talk.keepSeed) talk.seed = Math.floor(Math.random() * 1e6);
   const steering = asked();
-  const turn = { id: crypto.randomUUID?.() ?? String(Math.random()), question, asked: steering, preset: state.preset, persona: asMade(), seed: talk.seed, default: talk.compare ? fresh() : null, steered: fresh() };
+  const turn = { id: randomId(), question, asked: steering, preset: state.preset, persona: asMade(), seed: talk.seed, default: talk.compare ? fresh() : null, steered: fresh() };
   const edit = words === talk.draft && editing() ? talk.edit : null, before = edit ? talk.turns.pop() : null;
   talk.edit = null;
   ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, before, edit);
@@ -99,26 +105,37 @@ export function clear() {
 function ask(turn, how, before = null, edit = null) {
   turn.system = how.system;
   turn.sampling = how.sampling;
-  const history = talk.turns.map(({ question, default: left, steered }) => ({ question, default: left?.text || null, steered: steered.text }));
-  talk.turns = [...talk.turns, turn].slice(-LONGEST);
-  talk.busy = { turn, before, edit, at: Date.now(), seen: Date.now() };
+  const history = talk.turns;
+  talk.turns = [...history, turn].slice(-LONGEST);
+  const busy = (talk.busy = { turn, before, edit, control: new AbortController(), seen: Date.now() });
   markSent();
   tell("turns");
-  const again = turn.default && !turn.default.text;
-  submit({ id: turn.id, message: turn.question, history, steering: turn.asked, system: how.system, sampling: { ...how.sampling, seed: turn.seed }, compare: Boolean(again), user: me() });
+  receive(busy, history);
   watch();
 }
 
-// What the page's Python tells of the turn that is on its way.
-export function news(told) {
-  const busy = talk.busy;
-  if (!busy || told?.id !== busy.turn.id) return;
+// Streams the sides that have no reply yet. When one breaks off, so does the other.
+async function receive(busy, turns) {
+  const { turn, control } = busy;
+  const sides = ["steered", "default"].filter((side) => turn[side] && !turn[side].done);
+  const how = { signal: control.signal, onChange: () => redrawReply(busy) };
+  try {
+    const about = { model: await model(), turn, turns, user: me() };
+    await Promise.all(sides.map((side) => streamReply(chatRequest(side, about), turn[side], how)));
+    if (talk.busy === busy) ended();
+  } catch (error) {
+    if (talk.busy === busy) failed(error.lost ? CONNECTION_LOST : error.message);
+  }
+}
+
+// Pieces that come close together are drawn together.
+function redrawReply(busy) {
   busy.seen = Date.now();
   talk.waiting = "";
-  for (const name of ["default", "steered"]) if (told[name] && busy.turn[name]) Object.assign(busy.turn[name], told[name]);
-  if (told.problem) return failed(told.problem);
-  if (told.done) return ended();
-  tell("reply");
+  busy.redraw ??= setTimeout(() => {
+    busy.redraw = null;
+    if (talk.busy === busy) tell("reply");
+  }, REDRAW_MS);
 }
 
 function ended() {
@@ -129,12 +146,13 @@ function ended() {
   tell("turns");
 }
 
-// A refusal before the first word gives the text back; what was said until a break is kept, and says so on either side that was not whole.
+// A refusal before the first word gives the text back; what came before a break is kept, and each side that is not complete says so.
 function failed(problem) {
-  const { turn, before, edit } = talk.busy;
-  const said = turn.steered.text || turn.default?.text;
-  talk.waiting = "";
-  if (said) for (const side of [turn.default, turn.steered]) { if (side && !side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`; }
+  const { turn, before, edit, control } = talk.busy;
+  const sides = [turn.default, turn.steered].filter(Boolean);
+  const begun = sides.some((side) => side.text);
+  control.abort();
+  if (begun) for (const side of sides) { if (!side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`; }
   else {
     talk.turns = [...talk.turns.filter((t) => t !== turn), ...(before ? [before] : [])];
     if ((!before || edit) && !talk.draft) {
@@ -142,16 +160,17 @@ function failed(problem) {
       talk.edit = edit;
     }
   }
-  talk.problem = said ? "" : problem;
+  talk.problem = begun ? "" : problem;
   ended();
   tell("form");
   talk.problem = "";
 }
 
+// Closing the stream ends the reply on the server.
 export function stop() {
   if (!talk.busy) return;
-  cancel();
-  const { turn } = talk.busy;
+  const { turn, control } = talk.busy;
+  control.abort();
   for (const side of [turn.default, turn.steered]) if (side && !side.done && !side.ended) side.stopped = true;
   ended();
 }
@@ -168,7 +187,7 @@ async function watch() {
       talk.waiting = waiting ? `the model is busy: ${waiting} ${waiting === 1 ? "request waits" : "requests wait"}` : "thinking…";
       tell("reply");
     } catch (error) {
-      if (error.lost && talk.busy === mine) failed("the connection to the server was lost. What was said is kept; ask again when it is back.");
+      if (error.lost && talk.busy === mine) failed(CONNECTION_LOST);
     }
   }
 }

@@ -7,7 +7,8 @@ import { verdictChip } from "../chat/reply.js";
 import { asked, onDraw, state } from "../panel/slider_state.js";
 import { sweepNode } from "./sweep.js";
 import { talk } from "../chat/conversation.js";
-import { compared, given, wordsOf } from "./comparison_stream.js";
+import { samplingFields } from "../chat/chat_request.js";
+import { compared, wordsOf } from "./comparison_stream.js";
 
 const MOST = 4, NAMES = "ABCD";
 const kept = { question: "", columns: [{ of: "default", scale: 1 }, { of: "sliders", scale: 1 }], blind: false, votes: [], ...ofTab("compare", {}) };
@@ -62,7 +63,7 @@ async function run() {
   const messages = [...(talk.system.trim() ? [{ role: "system", content: talk.system }] : []), { role: "user", content: question() }];
   const made = { question: question(), variants, seed: talk.seed };
   try {
-    await compared({ messages, variants, sampling: given(talk.sampling, talk.seed), signal: mine.signal }, (now) => { if (mine === running) { results = Object.assign(now, made); grow(); } });
+    await compared({ messages, variants, sampling: samplingFields(talk.sampling, talk.seed), signal: mine.signal }, (now) => { if (mine === running) { results = Object.assign(now, made); grow(); } });
   } catch (error) {
     if (mine !== running) return;
     if (error.name !== "AbortError") toast(error.message, { problem: true });

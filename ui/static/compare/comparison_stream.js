@@ -22,4 +22,3 @@ function take(result, chunk) {
 }
 
 export const wordsOf = (text) => (text.match(/\S+/g) || []).length;
-export const given = (sampling, seed) => Object.fromEntries(Object.entries({ ...sampling, seed }).filter(([, v]) => v != null));

@@ -7,7 +7,8 @@ import { verdictChip } from "../chat/reply.js";
 import { onlyPersonas } from "../lib/roles.js";
 import { state, steering } from "../panel/slider_state.js";
 import { talk } from "../chat/conversation.js";
-import { compared, given } from "./comparison_stream.js";
+import { samplingFields } from "../chat/chat_request.js";
+import { compared } from "./comparison_stream.js";
 
 const MOST = 8;
 const kept = { feature: "", strengths: "0, 0.25, 0.5, 0.75, 1", ...ofTab("sweep", {}) };
@@ -43,7 +44,7 @@ async function run(question, id) {
   running = new AbortController();
   draw(question);
   try {
-    await compared({ messages: [{ role: "user", content: question() }], variants, sampling: given(talk.sampling, talk.seed), signal: running.signal }, (results) => { found.results = results; fill(); });
+    await compared({ messages: [{ role: "user", content: question() }], variants, sampling: samplingFields(talk.sampling, talk.seed), signal: running.signal }, (results) => { found.results = results; fill(); });
   } catch (error) { if (error.name !== "AbortError") toast(error.message, { problem: true }); }
   running = null;
   draw(question);

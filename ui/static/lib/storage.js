@@ -1,6 +1,7 @@
 // What outlives a reload: of this tab in its session, of this browser in its storage, each person's for themselves. Nothing of it is
 // sent anywhere. Knows who one is here, and no element.
 import { HERE } from "./api.js";
+import { randomId } from "./random.js";
 import { whoAmI } from "./roles.js";
 
 const VERSION = 1, ALL = "tiller.";
@@ -61,6 +62,6 @@ addEventListener("pageshow", (event) => event.persisted && forgotten && location
 // Who this browser is to the server: a random name under which it keeps what its user says of replies.
 let name = ofBrowser("me", null);
 export function me() {
-  if (!name) keepInBrowser("me", (name = `page-${crypto.randomUUID?.() ?? Math.random().toString(36).slice(2)}`));
+  if (!name) keepInBrowser("me", (name = `page-${randomId()}`));
   return name;
 }

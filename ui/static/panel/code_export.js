@@ -3,6 +3,7 @@ import { api, BASE, model } from "../lib/api.js";
 import { copyButton, el, openDialog } from "../lib/dom.js";
 import { notice } from "./panel.js";
 import { asked } from "./slider_state.js";
+import { samplingFields } from "../chat/chat_request.js";
 import { talk } from "../chat/conversation.js";
 
 const shellWord = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
@@ -29,9 +30,8 @@ export function clientCode(request) {
 export async function request() {
   const messages = [{ role: "user", content: (talk.draft || talk.turns.at(-1)?.question || "").trim() || "What should I do this weekend?" }];
   if (talk.system.trim()) messages.unshift({ role: "system", content: talk.system });
-  const given = Object.fromEntries(Object.entries({ ...talk.sampling, seed: talk.seed }).filter(([, v]) => v != null));
   const steering = asked();
-  return { model: await model(), messages, ...given, ...(steering ? { steering } : {}) };
+  return { model: await model(), messages, ...samplingFields(talk.sampling, talk.seed), ...(steering ? { steering } : {}) };
 }
 
 export async function snippets() {
