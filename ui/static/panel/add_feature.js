@@ -2,7 +2,7 @@
 import { api, model } from "../lib/api.js";
 import { signed } from "./dose.js";
 import { button, el, icon, off } from "../lib/dom.js";
-import { notice } from "./panel.js";
+import { notice } from "../lib/notice.js";
 import { beyond } from "../lib/roles.js";
 import { add, addRows, has, rowOf } from "./slider_state.js";
 import { featurePath } from "../lib/api.js";

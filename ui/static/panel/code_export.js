@@ -1,7 +1,7 @@
 // The sliders as code to paste: the same steering object that the page sends.
 import { api, BASE, model } from "../lib/api.js";
 import { copyButton, el, openDialog } from "../lib/dom.js";
-import { notice } from "./panel.js";
+import { notice } from "../lib/notice.js";
 import { asked } from "./slider_state.js";
 import { samplingFields } from "../chat/chat_request.js";
 import { talk } from "../chat/conversation.js";

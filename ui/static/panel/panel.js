@@ -1,6 +1,7 @@
 // The steering panel: the persona, the sliders, the searches. What one row or a persona does is other files'.
 import { showCode } from "./code_export.js";
 import { el, icon, keepFocus, sign } from "../lib/dom.js";
+import { notice, noticeNode } from "../lib/notice.js";
 import { finder, wisher } from "./add_feature.js";
 import { learn, loadWords } from "./total_load.js";
 import { loadPersonas, personaBar } from "./personas.js";
@@ -10,7 +11,7 @@ import { openShared, showShare } from "./share_link.js";
 import { bypass, canRedo, canUndo, dirty, onChange, onDraw, redo, redraw, resetAll, stale, state, undo } from "./slider_state.js";
 import { whenReady } from "../lib/api.js";
 
-let root, told;
+let root;
 
 export function mount(element) {
   root = element.querySelector(".tiller");
@@ -27,9 +28,8 @@ function draw() {
   keepFocus(root, () => {
     root.classList.toggle("bypassed", state.bypass);
     const empty = el("p", { class: "empty" }, onlyPersonas() || "No sliders yet. Choose a persona, say what replies should be like, or search for a feature.");
-    root.querySelector(".body").replaceChildren(bar(), personaBar(), told || el("div", { class: "notice", role: "status" }),
+    root.querySelector(".body").replaceChildren(bar(), personaBar(), noticeNode,
       ...(state.rows.length ? [masterNode(state), rowsNode()] : [empty]), el("p", { class: "sum", role: "status" }), ...(onlyPersonas() ? [] : [wisher(), finder()]));
-    told = root.querySelector(".notice");
   });
 }
 
@@ -59,11 +59,6 @@ function follow() {
   root.querySelector("#redo").disabled = !canRedo();
   const on = state.rows.filter((r) => r.strength !== 0 || r.mode !== "add").length;
   root.querySelector(".count").textContent = state.bypass ? "bypassed" : on === 1 ? "1 feature on" : `${on} features on`;
-}
-
-export function notice(words, problem = false, [label, act] = []) {
-  told.classList.toggle("problem", problem);
-  told.replaceChildren(words, label ? el("button", { type: "button", onclick: act }, label) : "");
 }
 
 function onKey(event) {

@@ -1,7 +1,7 @@
 // Personas: the presets of the API as cards and as a list; choosing, saving, deleting.
 import { api } from "../lib/api.js";
 import { button, el, off } from "../lib/dom.js";
-import { notice } from "./panel.js";
+import { notice } from "../lib/notice.js";
 import { beyond } from "../lib/roles.js";
 import { dirty, fingerprint, presetOf, redraw, state, steering, take } from "./slider_state.js";
 import { begin, talk } from "../chat/conversation.js";

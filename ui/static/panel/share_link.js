@@ -2,7 +2,7 @@
 import { HERE, model } from "../lib/api.js";
 import { signed } from "./dose.js";
 import { copyButton, el, openDialog } from "../lib/dom.js";
-import { notice } from "./panel.js";
+import { notice } from "../lib/notice.js";
 import { state, steering, take } from "./slider_state.js";
 import { talk, tell } from "../chat/conversation.js";
 

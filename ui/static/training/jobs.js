@@ -3,7 +3,7 @@ import { api, BASE } from "../lib/api.js";
 import { lineChart } from "../lib/chart.js";
 import { button, confirmed, el, off, openDialog, toast } from "../lib/dom.js";
 import { beyond } from "../lib/roles.js";
-import { gates } from "./training.js";
+import { gatesNode } from "./gates.js";
 
 const ENDED = ["succeeded", "failed", "cancelled"];
 const KINDS = {
@@ -118,7 +118,7 @@ function follow(job) {
 async function ended(job, place) {
   try {
     const whole = await api(`jobs/${job.id}`), told = whole.result?.report || whole.result;
-    place.replaceChildren(...[whole.error ? el("p", { class: "problem", role: "alert" }, whole.error) : null, gates(told), el("details", {}, el("summary", {}, "Result"), el("pre", { tabindex: 0 }, JSON.stringify(whole.result, null, 2)))].flat().filter(Boolean));
+    place.replaceChildren(...[whole.error ? el("p", { class: "problem", role: "alert" }, whole.error) : null, gatesNode(told), el("details", {}, el("summary", {}, "Result"), el("pre", { tabindex: 0 }, JSON.stringify(whole.result, null, 2)))].flat().filter(Boolean));
   } catch { /* it was forgotten meanwhile */ }
 }
 

@@ -3,6 +3,7 @@ import { api } from "../lib/api.js";
 import { lineChart } from "../lib/chart.js";
 import { button, confirmed, el, keepFocus, off, openDialog, toast } from "../lib/dom.js";
 import { isOpen } from "../shell/header.js";
+import { gatesNode } from "./gates.js";
 import { jobsNode, listed, refresh as refreshJobs } from "./jobs.js";
 import { beyond } from "../lib/roles.js";
 
@@ -81,15 +82,8 @@ async function report(revision) {
   openDialog(`Revision ${revision.id}`, body);
   try {
     const whole = await api(`saes/${revision.id}`), changes = whole.parent ? await api(`saes/${revision.id}/changes?limit=20`) : null;
-    body.replaceChildren(...[gates(whole.report), changes ? changed(changes) : el("p", {}, "It came with the bundle: there is nothing before it.")].flat(2).filter(Boolean));
+    body.replaceChildren(...[gatesNode(whole.report), changes ? changed(changes) : el("p", {}, "It came with the bundle: there is nothing before it.")].flat(2).filter(Boolean));
   } catch (error) { body.replaceChildren(el("p", { class: "problem", role: "alert" }, error.message)); }
-}
-
-export function gates(told) {
-  if (!told?.gates) return null;
-  return [el("h3", {}, told.passed ? "All gates passed" : `${told.failed.length} of ${told.gates.length} gates failed`),
-    el("table", { class: "gates" }, told.gates.map((g) => el("tr", {}, el("td", { class: g.passed ? "good" : "problem" }, g.passed ? "✓ passed" : "✕ failed"), el("td", {}, g.says)))),
-    told.taken_out.length ? el("p", {}, `Taken out, since few people were behind them: ${told.taken_out.length} features. ${told.taken_out.slice(0, 3).map((t) => t.why).join("; ")}.`) : null];
 }
 
 function changed(changes) {
