@@ -7,10 +7,23 @@ import { streamReply } from "./reply_stream.js";
 import { asked, asMade, markSent, settled, state, take } from "../panel/slider_state.js";
 
 export const DRAWN = { temperature: 0.5, top_p: 1, repetition_penalty: 1, max_tokens: 160 };
-export const talk = { turns: [], draft: "", system: "", sampling: { ...DRAWN }, seed: 7, keepSeed: true, compare: true, edit: null, ...ofTab("talk", {}), busy: null, waiting: "" };
+export const talk = {
+  turns: [],
+  draft: "",
+  system: "",
+  sampling: { ...DRAWN },
+  seed: 7,
+  keepSeed: true,
+  compare: true,
+  edit: null,
+  ...ofTab("talk", {}),
+  busy: null,
+  waiting: "",
+};
 const LONGEST = 200;
 const REDRAW_MS = 40;
-const CONNECTION_LOST = "the connection to the server was lost. What was said is kept; ask again when it is back.";
+const CONNECTION_LOST =
+  "the connection to the server was lost. What was said is kept; ask again when it is back.";
 const followers = [];
 
 export const onTalk = (act) => followers.push(act);
@@ -32,13 +45,20 @@ addEventListener("pagehide", (event) => {
 });
 
 // What was cut off by a reload says so, and can be asked again.
-for (const turn of talk.turns) for (const side of [turn.default, turn.steered]) if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || "The page was reloaded while this was said." });
+for (const turn of talk.turns)
+  for (const side of [turn.default, turn.steered])
+    if (side && !side.done)
+      Object.assign(side, {
+        done: true,
+        problem: side.problem || "The page was reloaded while this was said.",
+      });
 
 // A persona brings its first question, system prompt and sampling; what was typed since `draft` stays.
 export function begin(preset, draft = talk.draft) {
   if (talk.draft === draft) talk.draft = preset?.starter_prompts[0] || draft;
   talk.system = preset?.system_prompt || "";
-  for (const [name, usual] of Object.entries(DRAWN)) talk.sampling[name] = preset?.sampling?.[name] ?? usual;
+  for (const [name, usual] of Object.entries(DRAWN))
+    talk.sampling[name] = preset?.sampling?.[name] ?? usual;
   tell("form");
 }
 
@@ -50,8 +70,18 @@ export async function send(words = talk.draft) {
   if (!question || !(await free())) return;
   if (!talk.keepSeed) talk.seed = Math.floor(Math.random() * 1e6);
   const steering = asked();
-  const turn = { id: randomId(), question, asked: steering, preset: state.preset, persona: asMade(), seed: talk.seed, default: talk.compare ? fresh() : null, steered: fresh() };
-  const edit = words === talk.draft && editing() ? talk.edit : null, before = edit ? talk.turns.pop() : null;
+  const turn = {
+    id: randomId(),
+    question,
+    asked: steering,
+    preset: state.preset,
+    persona: asMade(),
+    seed: talk.seed,
+    default: talk.compare ? fresh() : null,
+    steered: fresh(),
+  };
+  const edit = words === talk.draft && editing() ? talk.edit : null,
+    before = edit ? talk.turns.pop() : null;
   talk.edit = null;
   ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, before, edit);
   if (words === talk.draft) talk.draft = "";
@@ -72,7 +102,15 @@ async function free() {
 export async function regenerate() {
   if (!talk.turns.length || !(await free())) return;
   const last = talk.turns.pop();
-  const turn = { ...last, asked: asked(), preset: state.preset, persona: asMade(), seed: talk.keepSeed ? talk.seed : Math.floor(Math.random() * 1e6), default: talk.compare ? fresh() : last.default, steered: fresh() };
+  const turn = {
+    ...last,
+    asked: asked(),
+    preset: state.preset,
+    persona: asMade(),
+    seed: talk.keepSeed ? talk.seed : Math.floor(Math.random() * 1e6),
+    default: talk.compare ? fresh() : last.default,
+    steered: fresh(),
+  };
   ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, last);
 }
 
@@ -99,7 +137,10 @@ export function clear() {
   const gone = talk.turns;
   talk.turns = [];
   tell("turns");
-  return () => { talk.turns = gone; tell("turns"); };
+  return () => {
+    talk.turns = gone;
+    tell("turns");
+  };
 }
 
 function ask(turn, how, before = null, edit = null) {
@@ -107,7 +148,13 @@ function ask(turn, how, before = null, edit = null) {
   turn.sampling = how.sampling;
   const history = talk.turns;
   talk.turns = [...history, turn].slice(-LONGEST);
-  const busy = (talk.busy = { turn, before, edit, control: new AbortController(), seen: Date.now() });
+  const busy = (talk.busy = {
+    turn,
+    before,
+    edit,
+    control: new AbortController(),
+    seen: Date.now(),
+  });
   markSent();
   tell("turns");
   receive(busy, history);
@@ -152,7 +199,10 @@ function failed(problem) {
   const sides = [turn.default, turn.steered].filter(Boolean);
   const begun = sides.some((side) => side.text);
   control.abort();
-  if (begun) for (const side of sides) { if (!side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`; }
+  if (begun)
+    for (const side of sides) {
+      if (!side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`;
+    }
   else {
     talk.turns = [...talk.turns.filter((t) => t !== turn), ...(before ? [before] : [])];
     if ((!before || edit) && !talk.draft) {
@@ -171,7 +221,8 @@ export function stop() {
   if (!talk.busy) return;
   const { turn, control } = talk.busy;
   control.abort();
-  for (const side of [turn.default, turn.steered]) if (side && !side.done && !side.ended) side.stopped = true;
+  for (const side of [turn.default, turn.steered])
+    if (side && !side.done && !side.ended) side.stopped = true;
   ended();
 }
 
@@ -184,7 +235,9 @@ async function watch() {
     try {
       const { requests } = await api("limits");
       const waiting = requests?.waiting || 0;
-      talk.waiting = waiting ? `the model is busy: ${waiting} ${waiting === 1 ? "request waits" : "requests wait"}` : "thinking…";
+      talk.waiting = waiting
+        ? `the model is busy: ${waiting} ${waiting === 1 ? "request waits" : "requests wait"}`
+        : "thinking…";
       tell("reply");
     } catch (error) {
       if (error.lost && talk.busy === mine) failed(CONNECTION_LOST);

@@ -50,14 +50,19 @@ async function followQueue(requestId, reply, { signal, onChange }) {
 
 // A reply that has begun, or that waits at another replica, has no place here.
 const queuePosition = (requestId, signal) =>
-  api(`queue/${requestId}`, "GET", undefined, { signal }).then(({ before }) => before, () => null);
+  api(`queue/${requestId}`, "GET", undefined, { signal }).then(
+    ({ before }) => before,
+    () => null,
+  );
 
 // Tokens with their probabilities. Of several tokens that make one character, the last one has it, so that all
 // of them join to the text.
 export function tokensWithText(tokens) {
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   return tokens.map(({ token, logprob, bytes, top_logprobs = [] }, i) => ({
-    token: bytes ? decoder.decode(Uint8Array.from(bytes), { stream: i < tokens.length - 1 }) : token,
+    token: bytes
+      ? decoder.decode(Uint8Array.from(bytes), { stream: i < tokens.length - 1 })
+      : token,
     logprob: rounded(logprob),
     top: top_logprobs.map((other) => [other.token, rounded(other.logprob)]),
   }));

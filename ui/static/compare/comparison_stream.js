@@ -4,8 +4,15 @@ import { events, model } from "../lib/api.js";
 // `variants` are { name, steering }; `show` is called whenever a result has grown. Results are in the variants' order.
 export async function compared({ messages, variants, sampling, signal }, show) {
   const results = variants.map(() => ({ text: "", done: false }));
-  const wanted = variants.map(({ name, steering }) => ({ name, steering: { ...(steering || {}), return: ["applied", "coherence"] } }));
-  for await (const { data } of events("steering/compare", { model: await model(), messages, ...sampling, variants: wanted, stream: true }, { signal })) {
+  const wanted = variants.map(({ name, steering }) => ({
+    name,
+    steering: { ...(steering || {}), return: ["applied", "coherence"] },
+  }));
+  for await (const { data } of events(
+    "steering/compare",
+    { model: await model(), messages, ...sampling, variants: wanted, stream: true },
+    { signal },
+  )) {
     take(results[data.index], data);
     show(results);
   }

@@ -13,8 +13,9 @@ export async function api(path, method = "GET", content, options) {
 function request(path, method, content, { signal, headers = {} } = {}) {
   const type = content ? { "Content-Type": "application/json" } : {};
   const body = content && JSON.stringify(content);
-  return fetch(`${BASE}/${path}`, { method, signal, headers: { ...type, ...headers }, body })
-    .catch(connectionLost);
+  return fetch(`${BASE}/${path}`, { method, signal, headers: { ...type, ...headers }, body }).catch(
+    connectionLost,
+  );
 }
 
 // Who has to sign in is taken there; what was typed waits in this browser. While something is shown that is told only once, they stay.
@@ -23,7 +24,11 @@ const signIn = () => staying || location.assign(`${HERE}sign-in`);
 
 export async function stayingHere(act) {
   staying += 1;
-  try { return await act(); } finally { staying -= 1; }
+  try {
+    return await act();
+  } finally {
+    staying -= 1;
+  }
 }
 
 // Throws; the header listens to `offline` and checks the server's health at once.
@@ -64,14 +69,22 @@ export async function* events(path, content, options) {
 // One event's fields; a line that begins with a colon only keeps the connection open.
 function parseEvent(block) {
   const lines = block.split("\n").filter((line) => line && !line.startsWith(":"));
-  return Object.fromEntries(lines.map((line) => {
-    const colon = line.indexOf(":");
-    return [line.slice(0, colon), line.slice(colon + 1).trimStart()];
-  }));
+  return Object.fromEntries(
+    lines.map((line) => {
+      const colon = line.indexOf(":");
+      return [line.slice(0, colon), line.slice(colon + 1).trimStart()];
+    }),
+  );
 }
 
 let known;
-export const model = () => (known ??= api("models").then((m) => m.data[0].id).catch((error) => { known = null; throw error; }));
+export const model = () =>
+  (known ??= api("models")
+    .then((m) => m.data[0].id)
+    .catch((error) => {
+      known = null;
+      throw error;
+    }));
 
 // Asks again while the model is still being loaded.
 export async function whenReady(ask, tries = 180) {

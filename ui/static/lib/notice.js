@@ -5,5 +5,8 @@ export const noticeNode = el("div", { class: "notice", role: "status" });
 
 export function notice(words, problem = false, [label, act] = []) {
   noticeNode.classList.toggle("problem", problem);
-  noticeNode.replaceChildren(words, label ? el("button", { type: "button", onclick: act }, label) : "");
+  noticeNode.replaceChildren(
+    words,
+    label ? el("button", { type: "button", onclick: act }, label) : "",
+  );
 }

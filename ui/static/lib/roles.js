@@ -16,4 +16,7 @@ export function beyond(route, what = "This") {
 }
 
 // Whether only whole personas may be steered, all of their features as much more or less.
-export const onlyPersonas = () => (me?.steering?.steers === "presets" ? `A key with the role ${me.role} steers by personas as they are: choose one, and how strong it is.` : "");
+export const onlyPersonas = () =>
+  me?.steering?.steers === "presets"
+    ? `A key with the role ${me.role} steers by personas as they are: choose one, and how strong it is.`
+    : "";

@@ -4,25 +4,36 @@ import { HERE } from "./api.js";
 import { randomId } from "./random.js";
 import { whoAmI } from "./roles.js";
 
-const VERSION = 1, ALL = "tiller.";
+const VERSION = 1,
+  ALL = "tiller.";
 const BOTH = [sessionStorage, localStorage];
 const others = new BroadcastChannel("tiller");
 let forgotten = false;
 
 // Under what a person's things lie; null where nobody knows who it is: then nothing is read, and only this page has what is new.
-const ask = () => whoAmI().then(({ tenant, owner }) => (owner == null ? ALL : `${ALL}${JSON.stringify([tenant, owner])}.`), () => null);
+const ask = () =>
+  whoAmI().then(
+    ({ tenant, owner }) => (owner == null ? ALL : `${ALL}${JSON.stringify([tenant, owner])}.`),
+    () => null,
+  );
 let mine = await ask();
 
 function read(storage, name, fallback) {
   try {
     const { v, value } = (mine && JSON.parse(storage.getItem(mine + name))) || {};
     return v === VERSION ? value : fallback;
-  } catch { return fallback; }
+  } catch {
+    return fallback;
+  }
 }
 
 function write(storage, name, value) {
   if (forgotten || !mine) return;
-  try { storage.setItem(mine + name, JSON.stringify({ v: VERSION, value })); } catch { /* full or forbidden: then only this page has it */ }
+  try {
+    storage.setItem(mine + name, JSON.stringify({ v: VERSION, value }));
+  } catch {
+    /* full or forbidden: then only this page has it */
+  }
 }
 
 export const ofTab = (name, fallback) => read(sessionStorage, name, fallback);
@@ -32,13 +43,15 @@ export const keepInBrowser = (name, value) => write(localStorage, name, value);
 
 // Whoever had no name and has one now takes along what they had.
 export async function named() {
-  const before = mine, now = await ask();
+  const before = mine,
+    now = await ask();
   if (!before || !now || now === before) return;
-  for (const storage of BOTH) for (const key of keysOf(storage)) {
-    if (!/^[a-z]+$/.test(key.slice(before.length))) continue;
-    storage.setItem(now + key.slice(before.length), storage.getItem(key));
-    storage.removeItem(key);
-  }
+  for (const storage of BOTH)
+    for (const key of keysOf(storage)) {
+      if (!/^[a-z]+$/.test(key.slice(before.length))) continue;
+      storage.setItem(now + key.slice(before.length), storage.getItem(key));
+      storage.removeItem(key);
+    }
   mine = now;
 }
 
@@ -55,7 +68,10 @@ export function leave() {
   forget();
   others.postMessage("left");
 }
-others.addEventListener("message", () => { forget(); location.assign(`${HERE}sign-in`); });
+others.addEventListener("message", () => {
+  forget();
+  location.assign(`${HERE}sign-in`);
+});
 // A page that the browser held ready for going back has the conversation still.
 addEventListener("pageshow", (event) => event.persisted && forgotten && location.reload());
 

@@ -4,7 +4,8 @@ import { api, model, whenReady } from "../lib/api.js";
 import { SAFE } from "./dose.js";
 
 const LITTLE = 0.01;
-let known = { of: "" }, asking = null;
+let known = { of: "" },
+  asking = null;
 
 const setOf = (rows) => JSON.stringify(rows.map(({ id, mode }) => [id, mode]));
 
@@ -15,11 +16,27 @@ export async function learn(rows, told) {
   asking = of;
   try {
     // So little of each that it is nowhere too much, and still each persona's proportions.
-    const features = rows.map(({ id, mode, strength }) => ({ id, mode, strength: strength || LITTLE }));
-    const found = await whenReady(async () => api("steering/validate", "POST", { model: await model(), steering: { features, unit: "dose", scale: LITTLE } }));
+    const features = rows.map(({ id, mode, strength }) => ({
+      id,
+      mode,
+      strength: strength || LITTLE,
+    }));
+    const found = await whenReady(async () =>
+      api("steering/validate", "POST", {
+        model: await model(),
+        steering: { features, unit: "dose", scale: LITTLE },
+      }),
+    );
     if (asking === of) known = { of, ...found };
   } catch (error) {
-    if (asking === of && !error.lost) known = { of, problem: error.status === 403 ? `⚠ This will be refused: ${error.message}` : `The load is not known: ${error.message}` };
+    if (asking === of && !error.lost)
+      known = {
+        of,
+        problem:
+          error.status === 403
+            ? `⚠ This will be refused: ${error.message}`
+            : `The load is not known: ${error.message}`,
+      };
   }
   if (asking !== of) return;
   asking = null;
@@ -31,17 +48,39 @@ export function loadOf({ rows, scale }) {
   if (known.of !== setOf(rows) || known.problem) return null;
   const mine = new Map(rows.map((row) => [row.id, row.strength * scale]));
   const doses = known.applied.map((a) => mine.get(a.id) ?? a.dose); // the others are the server's own default, which lies beneath
-  const square = doses.reduce((sum, d, i) => sum + d * known.cosines[i].reduce((along, c, j) => along + c * doses[j], 0), 0);
+  const square = doses.reduce(
+    (sum, d, i) => sum + d * known.cosines[i].reduce((along, c, j) => along + c * doses[j], 0),
+    0,
+  );
   return Math.sqrt(Math.max(0, square));
 }
 
-const MEANS = "How far all sliders go together, in doses: 1.00 is as far as one feature alone may go.";
+const MEANS =
+  "How far all sliders go together, in doses: 1.00 is as far as one feature alone may go.";
 
 // In words, and what they mean.
 export function loadWords(state) {
   const load = loadOf(state);
-  if (load === null) return known.of === setOf(state.rows) && known.problem ? [known.problem, MEANS] : ["Load …", MEANS];
-  const { strained_from: strained, broken_from: broken } = known, alone = state.rows.some((row) => row.mode === "add" && Math.abs(row.strength * state.scale) > SAFE + 1e-9);
-  const words = load > broken ? " ⚠ most replies break" : load > strained ? " ⚠ most replies strain" : alone ? " ⚠ a feature beyond 1.00 often breaks" : load ? ", replies should hold" : ", nothing is steered";
-  return [`Load ${load.toFixed(2)}${words}`, `${MEANS} From ${strained.toFixed(2)} on most replies strain, from ${broken.toFixed(2)} on they break.`];
+  if (load === null)
+    return known.of === setOf(state.rows) && known.problem
+      ? [known.problem, MEANS]
+      : ["Load …", MEANS];
+  const { strained_from: strained, broken_from: broken } = known,
+    alone = state.rows.some(
+      (row) => row.mode === "add" && Math.abs(row.strength * state.scale) > SAFE + 1e-9,
+    );
+  const words =
+    load > broken
+      ? " ⚠ most replies break"
+      : load > strained
+        ? " ⚠ most replies strain"
+        : alone
+          ? " ⚠ a feature beyond 1.00 often breaks"
+          : load
+            ? ", replies should hold"
+            : ", nothing is steered";
+  return [
+    `Load ${load.toFixed(2)}${words}`,
+    `${MEANS} From ${strained.toFixed(2)} on most replies strain, from ${broken.toFixed(2)} on they break.`,
+  ];
 }

@@ -3,14 +3,38 @@ import { HERE } from "../lib/api.js";
 import { el } from "../lib/dom.js";
 import { ofBrowser } from "../lib/storage.js";
 
-const TABS = [["chat", "Chat"], ["compare", "Compare"], ["features", "Features"], ["map", "Map"], ["analyze", "Analyze"], ["train", "Train"], ["settings", "Settings"]];
+const TABS = [
+  ["chat", "Chat"],
+  ["compare", "Compare"],
+  ["features", "Features"],
+  ["map", "Map"],
+  ["analyze", "Analyze"],
+  ["train", "Train"],
+  ["settings", "Settings"],
+];
 const MODULES = { train: "../training/training.js" };
-const shown = {}, missing = {};
-let list, ready = false;
+const shown = {},
+  missing = {};
+let list,
+  ready = false;
 
 export function mount(element) {
   list = element.querySelector(".tabs");
-  list.replaceChildren(...TABS.map(([name, label]) => el("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `section-${name}`, onclick: () => open(name) }, label)));
+  list.replaceChildren(
+    ...TABS.map(([name, label]) =>
+      el(
+        "button",
+        {
+          type: "button",
+          role: "tab",
+          id: `tab-${name}`,
+          "aria-controls": `section-${name}`,
+          onclick: () => open(name),
+        },
+        label,
+      ),
+    ),
+  );
   list.addEventListener("keydown", onKey);
   addEventListener("popstate", () => show(wanted()));
   show(wanted());
@@ -21,10 +45,16 @@ export function mount(element) {
 // Light or dark as somebody chose, or as the system has it.
 export function theme() {
   const wanted = ofBrowser("theme", "");
-  document.body.classList.toggle("dark", wanted ? wanted === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
+  document.body.classList.toggle(
+    "dark",
+    wanted ? wanted === "dark" : matchMedia("(prefers-color-scheme: dark)").matches,
+  );
 }
 
-const wanted = () => { const name = new URLSearchParams(location.search).get("tab"); return TABS.some(([n]) => n === name) ? name : "chat"; };
+const wanted = () => {
+  const name = new URLSearchParams(location.search).get("tab");
+  return TABS.some(([n]) => n === name) ? name : "chat";
+};
 
 // Opens a tab; `how` is told to it, such as a feature to show.
 export function open(name, how) {
@@ -42,10 +72,17 @@ async function show(name, how) {
     tab.tabIndex = on ? 0 : -1;
     if (on) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
-  for (const section of document.querySelectorAll("[role=tabpanel]")) section.hidden = section.id !== `section-${name}`;
+  for (const section of document.querySelectorAll("[role=tabpanel]"))
+    section.hidden = section.id !== `section-${name}`;
   if (name === "chat") return;
   const section = await until(() => document.querySelector(`#section-${name}`));
-  shown[name] ??= import(MODULES[name] ?? `../${name}/${name}.js`).then((module) => { module.mount(section); delete missing[name]; return module; }).catch(() => absent(name, section, how));
+  shown[name] ??= import(MODULES[name] ?? `../${name}/${name}.js`)
+    .then((module) => {
+      module.mount(section);
+      delete missing[name];
+      return module;
+    })
+    .catch(() => absent(name, section, how));
   const module = await shown[name];
   module?.opened?.(how);
 }
@@ -56,7 +93,13 @@ function absent(name, section, how) {
   shown[name] = null;
   missing[name] = { how };
   if (!first) return;
-  section.replaceChildren(el("p", { class: "problem", role: "alert" }, "This tab could not be loaded. It comes by itself when the server answers again."));
+  section.replaceChildren(
+    el(
+      "p",
+      { class: "problem", role: "alert" },
+      "This tab could not be loaded. It comes by itself when the server answers again.",
+    ),
+  );
   dispatchEvent(new Event("offline"));
 }
 
@@ -78,8 +121,14 @@ async function until(found) {
 }
 
 function onKey(event) {
-  const names = TABS.map(([name]) => name), at = names.indexOf(document.body.dataset.tab);
-  const to = { ArrowRight: (at + 1) % names.length, ArrowLeft: (at + names.length - 1) % names.length, Home: 0, End: names.length - 1 }[event.key];
+  const names = TABS.map(([name]) => name),
+    at = names.indexOf(document.body.dataset.tab);
+  const to = {
+    ArrowRight: (at + 1) % names.length,
+    ArrowLeft: (at + names.length - 1) % names.length,
+    Home: 0,
+    End: names.length - 1,
+  }[event.key];
   if (to === undefined) return;
   event.preventDefault();
   open(names[to]);
@@ -87,12 +136,16 @@ function onKey(event) {
 }
 
 function watch(state) {
-  const tell = (kind, words) => { state.dataset.state = kind; state.querySelector(".words").textContent = words; };
+  const tell = (kind, words) => {
+    state.dataset.state = kind;
+    state.querySelector(".words").textContent = words;
+  };
   let next;
   const look = async () => {
     clearTimeout(next);
     try {
-      const answer = await fetch(HERE + "health"), health = await answer.json();
+      const answer = await fetch(HERE + "health"),
+        health = await answer.json();
       answer.ok ? tell("ready", `ready · ${health.model}`) : tell("loading", "loading the model…");
       ready = answer.ok;
       if (ready) tryAgain();
