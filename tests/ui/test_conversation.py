@@ -58,7 +58,7 @@ def test_each_side_is_asked_after_its_own_history_with_the_same_sampling(page):
     page.press("#top-p", "Tab")
     send(page, "hello there")
     finished(page)
-    said = {side: page.evaluate(f"import('/page/chat/conversation.js').then((m) => m.talk.turns[0].{side}.text)") for side in ("steered", "default")}  # fmt: skip
+    said = {side: page.evaluate(f"import('/page/chat/conversation.js').then((m) => m.conversation.turns[0].{side}.text)") for side in ("steered", "default")}  # fmt: skip
     steered, default = asked_of_each_side(page, "and now?")
 
     for body, side in ((steered, "steered"), (default, "default")):
@@ -78,17 +78,17 @@ def test_each_side_is_asked_after_its_own_history_with_the_same_sampling(page):
 def test_messages_sent_right_after_each_other_all_get_their_replies(page):
     texts = page.evaluate(
         """async (n) => {
-        const { talk, onTalk, send } = await import('/page/chat/conversation.js');
-        talk.sampling.max_tokens = 4;
+        const { conversation, onConversationChange, sendMessage } = await import('/page/chat/conversation.js');
+        conversation.sampling.max_tokens = 4;
         await new Promise((done) => {
-            onTalk(() => {
-                if (talk.busy) return;
-                if (talk.turns.length === n) return done();
-                queueMicrotask(() => send(`message ${talk.turns.length + 1}`));
+            onConversationChange(() => {
+                if (conversation.busy) return;
+                if (conversation.turns.length === n) return done();
+                queueMicrotask(() => sendMessage(`message ${conversation.turns.length + 1}`));
             });
-            send('message 1');
+            sendMessage('message 1');
         });
-        return talk.turns.map((turn) => [turn.question, turn.default.ended, turn.steered.ended, turn.steered.problem]);
+        return conversation.turns.map((turn) => [turn.question, turn.default.ended, turn.steered.ended, turn.steered.problem]);
     }""",
         6,
     )
@@ -126,8 +126,8 @@ def test_a_reply_that_was_complete_before_stop_is_not_said_to_be_stopped(page):
     }
     page.evaluate(FAKE, streams)
     send(page, "hello there")
-    page.wait_for_function("document.querySelector('#default-pane .said').textContent === 'all of it'")
-    page.wait_for_function("document.querySelector('#steered-pane .said').textContent === 'half of'")
+    page.wait_for_function("document.querySelector('#default-pane .reply-text').textContent === 'all of it'")
+    page.wait_for_function("document.querySelector('#steered-pane .reply-text').textContent === 'half of'")
     page.click("#stop")
 
     chips = {p: page.locator(f"#{p}-pane .notes .chip").all_inner_texts() for p in ("default", "steered")}
@@ -139,9 +139,9 @@ def test_an_error_before_the_first_word_is_a_refusal_of_both(page):
     error = {"error": {"message": "there is no room", "code": "overloaded"}}
     page.evaluate(FAKE, {"steered": {"events": [error]}, "default": {"events": [], "open": True}})
     send(page, "hello there")
-    page.wait_for_selector(".refused .problem")
+    page.wait_for_selector(".refusal .problem")
 
-    assert page.inner_text(".refused") == "No reply: there is no room"
+    assert page.inner_text(".refusal") == "No reply: there is no room"
     assert page.input_value("#message textarea") == "hello there"
     assert page.locator(".turn").count() == 0
 
@@ -152,9 +152,9 @@ def test_a_server_that_is_gone_is_told_and_the_text_comes_back(browser, address)
     page.wait_for_selector("#cards .card")
     page.route("**/v1/chat/completions", lambda route: route.abort())
     send(page, "hello there")
-    page.wait_for_selector(".refused .problem")
+    page.wait_for_selector(".refusal .problem")
 
-    assert "connection to the server was lost" in page.inner_text(".refused")
+    assert "connection to the server was lost" in page.inner_text(".refusal")
     assert page.input_value("#message textarea") == "hello there"
     page.close()
 
@@ -185,7 +185,7 @@ def test_a_body_that_the_server_cannot_read_is_refused_with_its_sentence(page, a
     pick(page)
     page.evaluate("import('/page/panel/slider_state.js').then((m) => { m.state.rows[0].mode = 'explode'; })")
     send(page, "hello there")
-    page.wait_for_selector(".refused .problem")
+    page.wait_for_selector(".refusal .problem")
 
-    assert page.inner_text(".refused") == f"No reply: {refusal}"
+    assert page.inner_text(".refusal") == f"No reply: {refusal}"
     assert page.locator(RANGE).count() == 1

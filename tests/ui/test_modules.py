@@ -4,7 +4,9 @@ import re
 
 from ui.page import STATIC
 
-IMPORT = re.compile(r"""^\s*(?:import|export)\b[^;]*?\bfrom\s+["'](\.[^"']+)["']|^\s*import\s+["'](\.[^"']+)["']""", re.M)
+IMPORT = re.compile(
+    r"""^\s*(?:import|export)\b[^;]*?\bfrom\s+["'](\.[^"']+)["']|^\s*import\s+["'](\.[^"']+)["']""", re.M
+)
 
 
 def imports(path):
@@ -42,3 +44,10 @@ def test_lib_imports_nothing_outside_lib():
     inside = {path: others for path, others in GRAPH.items() if path.parent == lib}
     assert inside
     assert not [(p.name, o.name) for p, others in inside.items() for o in others if o.parent != lib]
+
+
+def test_no_line_is_wider_than_prettier_is_told():
+    files = [*STATIC.rglob("*.js"), *STATIC.rglob("*.css")]
+    lines = [(p.name, n, line) for p in files for n, line in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)]
+    assert len(lines) > 8000
+    assert not [(name, n) for name, n, line in lines if len(line) > 100]

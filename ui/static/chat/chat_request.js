@@ -19,7 +19,7 @@ export const samplingFields = (sampling, seed) =>
 // `turns` are those before this one.
 export function chatRequest(side, { model, turn, turns, user }) {
   const { question, system, sampling, seed } = turn;
-  const steering = { ...(turn.asked || {}), return: ["applied", "coherence"] };
+  const steering = { ...(turn.steering || {}), return: ["applied", "coherence"] };
   return {
     model,
     messages: messagesFor(side, { turns, question, system }),

@@ -1,154 +1,173 @@
 // Conversation: its turns, the sampling settings, and the request for each reply.
-import { api, model } from "../lib/api.js";
+import { api, modelId } from "../lib/api.js";
 import { randomId } from "../lib/random.js";
-import { keepInTab, me, ofTab } from "../lib/storage.js";
+import { readFromTab, saveInTab, userId } from "../lib/storage.js";
+import {
+  activeSteering,
+  loadSteering,
+  markSent,
+  state,
+  unchangedPresetName,
+  whenLoaded,
+} from "../panel/slider_state.js";
 import { chatRequest } from "./chat_request.js";
 import { streamReply } from "./reply_stream.js";
-import { asked, asMade, markSent, settled, state, take } from "../panel/slider_state.js";
 
-export const DRAWN = { temperature: 0.5, top_p: 1, repetition_penalty: 1, max_tokens: 160 };
-export const talk = {
+export const DEFAULT_SAMPLING = {
+  temperature: 0.5,
+  top_p: 1,
+  repetition_penalty: 1,
+  max_tokens: 160,
+};
+export const conversation = {
   turns: [],
   draft: "",
   system: "",
-  sampling: { ...DRAWN },
+  sampling: { ...DEFAULT_SAMPLING },
   seed: 7,
   keepSeed: true,
   compare: true,
   edit: null,
-  ...ofTab("talk", {}),
+  ...readFromTab("talk", {}),
   busy: null,
   waiting: "",
 };
-const LONGEST = 200;
+const MAX_TURNS = 200;
 const REDRAW_MS = 40;
 const CONNECTION_LOST =
-  "the connection to the server was lost. What was said is kept; ask again when it is back.";
-const followers = [];
+  "the connection to the server was lost. The text so far is kept; try again when it is back.";
+const listeners = [];
 
-export const onTalk = (act) => followers.push(act);
-export function tell(what = "turns") {
-  if (what !== "reply") keep();
-  for (const act of followers) act(what);
+export const onConversationChange = (act) => listeners.push(act);
+export function notifyChange(what = "turns") {
+  if (what !== "reply") saveConversation();
+  for (const act of listeners) act(what);
 }
 
-function keep() {
-  const { busy, waiting, problem, ...kept } = talk;
-  keepInTab("talk", kept);
+function saveConversation() {
+  const { busy, waiting, problem, ...saved } = conversation;
+  saveInTab("talk", saved);
 }
-// A page that the browser keeps for going back would go on streaming. One that goes for good loses its streams, which is no
-// lost connection: the next page says that it was reloaded.
+// Page unload: a page that goes into the back/forward cache ends its replies. Any other page loses
+// its streams, which is not a lost connection: after a reload the turn says that it was reloaded.
 addEventListener("pagehide", (event) => {
-  if (event.persisted) return stop();
-  keep();
-  talk.busy = null;
+  if (event.persisted) return stopReplies();
+  saveConversation();
+  conversation.busy = null;
 });
 
-// What was cut off by a reload says so, and can be asked again.
-for (const turn of talk.turns)
+// Replies that a reload cut off say so, and can be regenerated.
+const RELOADED = "The page was reloaded before this reply was complete.";
+for (const turn of conversation.turns) {
+  turn.steering ??= turn.asked; // as an earlier version of the page stored it
   for (const side of [turn.default, turn.steered])
-    if (side && !side.done)
-      Object.assign(side, {
-        done: true,
-        problem: side.problem || "The page was reloaded while this was said.",
-      });
-
-// A persona brings its first question, system prompt and sampling; what was typed since `draft` stays.
-export function begin(preset, draft = talk.draft) {
-  if (talk.draft === draft) talk.draft = preset?.starter_prompts[0] || draft;
-  talk.system = preset?.system_prompt || "";
-  for (const [name, usual] of Object.entries(DRAWN))
-    talk.sampling[name] = preset?.sampling?.[name] ?? usual;
-  tell("form");
+    if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || RELOADED });
 }
 
-const fresh = () => ({ text: "", done: false });
+// Applies a preset's starter prompt, system prompt and sampling. The draft stays if it has changed
+// since `draft`.
+export function applyPreset(preset, draft = conversation.draft) {
+  if (conversation.draft === draft) conversation.draft = preset?.starter_prompts[0] || draft;
+  conversation.system = preset?.system_prompt || "";
+  for (const [name, usual] of Object.entries(DEFAULT_SAMPLING))
+    conversation.sampling[name] = preset?.sampling?.[name] ?? usual;
+  notifyChange("form");
+}
 
-// Asks both sides. Nothing is sent without a word to say, or while a reply is on its way.
-export async function send(words = talk.draft) {
-  const question = words.trim();
-  if (!question || !(await free())) return;
-  if (!talk.keepSeed) talk.seed = Math.floor(Math.random() * 1e6);
-  const steering = asked();
+const newReply = () => ({ text: "", done: false });
+
+// Sends a message to both sides, unless it is empty or a reply is still running.
+export async function sendMessage(text = conversation.draft) {
+  const question = text.trim();
+  if (!question || !(await readyToAsk())) return;
+  if (!conversation.keepSeed) conversation.seed = Math.floor(Math.random() * 1e6);
+  const steering = activeSteering();
   const turn = {
     id: randomId(),
     question,
-    asked: steering,
+    steering,
     preset: state.preset,
-    persona: asMade(),
-    seed: talk.seed,
-    default: talk.compare ? fresh() : null,
-    steered: fresh(),
+    persona: unchangedPresetName(),
+    seed: conversation.seed,
+    default: conversation.compare ? newReply() : null,
+    steered: newReply(),
   };
-  const edit = words === talk.draft && editing() ? talk.edit : null,
-    before = edit ? talk.turns.pop() : null;
-  talk.edit = null;
-  ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, before, edit);
-  if (words === talk.draft) talk.draft = "";
-  tell("form");
+  const edit = text === conversation.draft && isEditing() ? conversation.edit : null,
+    before = edit ? conversation.turns.pop() : null;
+  conversation.edit = null;
+  startTurn(
+    turn,
+    { system: conversation.system, sampling: { ...conversation.sampling } },
+    before,
+    edit,
+  );
+  if (text === conversation.draft) conversation.draft = "";
+  notifyChange("form");
 }
 
-// Whether one may ask now: the sliders are as they were chosen, and nobody else asks.
-let asking = false;
-async function free() {
-  if (talk.busy || asking) return false;
-  asking = true;
-  await settled();
-  asking = false;
-  return !talk.busy;
+// Waits until the sliders are loaded; false if a reply is running or another call is waiting.
+let preparing = false;
+async function readyToAsk() {
+  if (conversation.busy || preparing) return false;
+  preparing = true;
+  await whenLoaded();
+  preparing = false;
+  return !conversation.busy;
 }
 
-// The last question again, with the sliders as they are now.
+// Asks the last question again with the current sliders.
 export async function regenerate() {
-  if (!talk.turns.length || !(await free())) return;
-  const last = talk.turns.pop();
+  if (!conversation.turns.length || !(await readyToAsk())) return;
+  const last = conversation.turns.pop();
   const turn = {
     ...last,
-    asked: asked(),
+    steering: activeSteering(),
     preset: state.preset,
-    persona: asMade(),
-    seed: talk.keepSeed ? talk.seed : Math.floor(Math.random() * 1e6),
-    default: talk.compare ? fresh() : last.default,
-    steered: fresh(),
+    persona: unchangedPresetName(),
+    seed: conversation.keepSeed ? conversation.seed : Math.floor(Math.random() * 1e6),
+    default: conversation.compare ? newReply() : last.default,
+    steered: newReply(),
   };
-  ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, last);
+  startTurn(turn, { system: conversation.system, sampling: { ...conversation.sampling } }, last);
 }
 
-// Takes the last question into the box; its turn stays until the new one is sent, and what was in the box comes back if it is not.
-export const editing = () => Boolean(talk.edit) && talk.turns.at(-1)?.id === talk.edit.id;
+// Edit mode: the last question is in the composer. Its turn stays until the new one is sent;
+// cancelling restores the draft.
+export const isEditing = () =>
+  Boolean(conversation.edit) && conversation.turns.at(-1)?.id === conversation.edit.id;
 
 export function editLast() {
-  if (talk.busy || !talk.turns.length || editing()) return;
-  const { id, question } = talk.turns.at(-1);
-  talk.edit = { id, draft: talk.draft };
-  talk.draft = question;
-  tell("form");
+  if (conversation.busy || !conversation.turns.length || isEditing()) return;
+  const { id, question } = conversation.turns.at(-1);
+  conversation.edit = { id, draft: conversation.draft };
+  conversation.draft = question;
+  notifyChange("form");
 }
 
-export function leaveEdit() {
-  if (!editing()) return;
-  talk.draft = talk.edit.draft;
-  talk.edit = null;
-  tell("form");
+export function cancelEdit() {
+  if (!isEditing()) return;
+  conversation.draft = conversation.edit.draft;
+  conversation.edit = null;
+  notifyChange("form");
 }
 
-export function clear() {
-  stop();
-  const gone = talk.turns;
-  talk.turns = [];
-  tell("turns");
+export function clearConversation() {
+  stopReplies();
+  const gone = conversation.turns;
+  conversation.turns = [];
+  notifyChange("turns");
   return () => {
-    talk.turns = gone;
-    tell("turns");
+    conversation.turns = gone;
+    notifyChange("turns");
   };
 }
 
-function ask(turn, how, before = null, edit = null) {
-  turn.system = how.system;
-  turn.sampling = how.sampling;
-  const history = talk.turns;
-  talk.turns = [...history, turn].slice(-LONGEST);
-  const busy = (talk.busy = {
+function startTurn(turn, options, before = null, edit = null) {
+  turn.system = options.system;
+  turn.sampling = options.sampling;
+  const history = conversation.turns;
+  conversation.turns = [...history, turn].slice(-MAX_TURNS);
+  const busy = (conversation.busy = {
     turn,
     before,
     edit,
@@ -156,46 +175,49 @@ function ask(turn, how, before = null, edit = null) {
     seen: Date.now(),
   });
   markSent();
-  tell("turns");
-  receive(busy, history);
-  watch();
+  notifyChange("turns");
+  receiveReplies(busy, history);
+  watchConnection();
 }
 
-// Streams the sides that have no reply yet. When one breaks off, so does the other.
-async function receive(busy, turns) {
+// Streams every side that has no reply yet. An error on one side ends both.
+async function receiveReplies(busy, turns) {
   const { turn, control } = busy;
   const sides = ["steered", "default"].filter((side) => turn[side] && !turn[side].done);
-  const how = { signal: control.signal, onChange: () => redrawReply(busy) };
+  const options = { signal: control.signal, onChange: () => redrawReply(busy) };
   try {
-    const about = { model: await model(), turn, turns, user: me() };
-    await Promise.all(sides.map((side) => streamReply(chatRequest(side, about), turn[side], how)));
-    if (talk.busy === busy) ended();
+    const about = { model: await modelId(), turn, turns, user: userId() };
+    await Promise.all(
+      sides.map((side) => streamReply(chatRequest(side, about), turn[side], options)),
+    );
+    if (conversation.busy === busy) finishTurn();
   } catch (error) {
-    if (talk.busy === busy) failed(error.lost ? CONNECTION_LOST : error.message);
+    if (conversation.busy === busy) failTurn(error.lost ? CONNECTION_LOST : error.message);
   }
 }
 
-// Pieces that come close together are drawn together.
+// Redraws at most every REDRAW_MS.
 function redrawReply(busy) {
   busy.seen = Date.now();
-  talk.waiting = "";
+  conversation.waiting = "";
   busy.redraw ??= setTimeout(() => {
     busy.redraw = null;
-    if (talk.busy === busy) tell("reply");
+    if (conversation.busy === busy) notifyChange("reply");
   }, REDRAW_MS);
 }
 
-function ended() {
-  const { turn } = talk.busy;
+function finishTurn() {
+  const { turn } = conversation.busy;
   for (const side of [turn.default, turn.steered]) if (side) side.done = true;
-  talk.busy = null;
-  talk.waiting = "";
-  tell("turns");
+  conversation.busy = null;
+  conversation.waiting = "";
+  notifyChange("turns");
 }
 
-// A refusal before the first word gives the text back; what came before a break is kept, and each side that is not complete says so.
-function failed(problem) {
-  const { turn, before, edit, control } = talk.busy;
+// Ends the turn with an error. Before the first token the question goes back into the composer;
+// after it the text is kept, and each incomplete side says why it ended.
+function failTurn(problem) {
+  const { turn, before, edit, control } = conversation.busy;
   const sides = [turn.default, turn.steered].filter(Boolean);
   const begun = sides.some((side) => side.text);
   control.abort();
@@ -204,58 +226,69 @@ function failed(problem) {
       if (!side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`;
     }
   else {
-    talk.turns = [...talk.turns.filter((t) => t !== turn), ...(before ? [before] : [])];
-    if ((!before || edit) && !talk.draft) {
-      talk.draft = turn.question;
-      talk.edit = edit;
+    conversation.turns = [
+      ...conversation.turns.filter((t) => t !== turn),
+      ...(before ? [before] : []),
+    ];
+    if ((!before || edit) && !conversation.draft) {
+      conversation.draft = turn.question;
+      conversation.edit = edit;
     }
   }
-  talk.problem = begun ? "" : problem;
-  ended();
-  tell("form");
-  talk.problem = "";
+  conversation.problem = begun ? "" : problem;
+  finishTurn();
+  notifyChange("form");
+  conversation.problem = "";
 }
 
-// Closing the stream ends the reply on the server.
-export function stop() {
-  if (!talk.busy) return;
-  const { turn, control } = talk.busy;
+// Aborts the requests, which ends the generation on the server.
+export function stopReplies() {
+  if (!conversation.busy) return;
+  const { turn, control } = conversation.busy;
   control.abort();
   for (const side of [turn.default, turn.steered])
     if (side && !side.done && !side.ended) side.stopped = true;
-  ended();
+  finishTurn();
 }
 
-// Silence may be a queue, or a connection that broke: the server's health tells which.
-async function watch() {
-  const mine = talk.busy;
-  while (talk.busy === mine) {
+// Checks the server when nothing has arrived for a while: the request may be queued, or the
+// connection lost.
+async function watchConnection() {
+  const busy = conversation.busy;
+  while (conversation.busy === busy) {
     await new Promise((done) => setTimeout(done, 1500));
-    if (talk.busy !== mine || Date.now() - mine.seen < 1400) continue;
+    if (conversation.busy !== busy || Date.now() - busy.seen < 1400) continue;
     try {
       const { requests } = await api("limits");
       const waiting = requests?.waiting || 0;
-      talk.waiting = waiting
-        ? `the model is busy: ${waiting} ${waiting === 1 ? "request waits" : "requests wait"}`
+      conversation.waiting = waiting
+        ? `the model is busy: ${waiting} ` +
+          (waiting === 1 ? "request is waiting" : "requests are waiting")
         : "thinking…";
-      tell("reply");
+      notifyChange("reply");
     } catch (error) {
-      if (error.lost && talk.busy === mine) failed(CONNECTION_LOST);
+      if (error.lost && conversation.busy === busy) failTurn(CONNECTION_LOST);
     }
   }
 }
 
-// The sliders, system prompt and sampling that a reply was made with.
-export async function restore(turn) {
-  const missing = await take(turn.asked || { features: [], unit: "dose" }, { preset: turn.preset });
+// Restores the sliders, system prompt and sampling of a reply.
+export async function restoreSliders(turn) {
+  const missing = await loadSteering(turn.steering || { features: [], unit: "dose" }, {
+    preset: turn.preset,
+  });
   if (!missing) return null;
-  Object.assign(talk, { system: turn.system, sampling: { ...turn.sampling }, seed: turn.seed });
-  tell("form");
+  Object.assign(conversation, {
+    system: turn.system,
+    sampling: { ...turn.sampling },
+    seed: turn.seed,
+  });
+  notifyChange("form");
   return missing;
 }
 
-export async function thumb(turn, up) {
-  await api("feedback", "POST", { user: me(), kind: "thumb", up, steering: turn.asked });
+export async function sendThumb(turn, up) {
+  await api("feedback", "POST", { user: userId(), kind: "thumb", up, steering: turn.steering });
   turn.thumb = up;
-  tell("turns");
+  notifyChange("turns");
 }

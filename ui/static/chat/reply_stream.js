@@ -1,11 +1,12 @@
-// Reply stream: reads one reply from the API as it grows, with its tokens and its place in the queue.
+// Reply stream: reads one reply from the API, with its tokens and its place in the queue.
 import { api, events } from "../lib/api.js";
 import { randomId } from "../lib/random.js";
 
 const QUEUE_POLL_MS = 1000;
 const ENDED_EARLY = "the server ended the stream before the reply was complete";
 
-// Fills `reply` and calls `onChange` after each change. Aborting `signal` ends the reply on the server.
+// Fills `reply` and calls `onChange` after each change. Aborting `signal` ends the generation on
+// the server.
 export async function streamReply(request, reply, { signal, onChange }) {
   const requestId = `page-${randomId()}`;
   const tokens = [];
@@ -34,7 +35,7 @@ function addChunk(reply, tokens, { error, choices = [], steering }) {
   }
 }
 
-// Asks for the place in the queue until the reply begins; `reply.before` is null where it is not known.
+// Polls the place in the queue until the reply begins; `reply.before` is null if it is unknown.
 async function followQueue(requestId, reply, { signal, onChange }) {
   reply.before = null;
   for (;;) {
@@ -55,8 +56,8 @@ const queuePosition = (requestId, signal) =>
     () => null,
   );
 
-// Tokens with their probabilities. Of several tokens that make one character, the last one has it, so that all
-// of them join to the text.
+// Tokens with their probabilities, joining to the reply's text: where several tokens make one
+// character, the last of them has it.
 export function tokensWithText(tokens) {
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   return tokens.map(({ token, logprob, bytes, top_logprobs = [] }, i) => ({

@@ -1,38 +1,39 @@
-// A sweep: one slider at several strengths, its replies and how they hold together. The other sliders stay as they are.
-import { lineChart } from "../lib/chart.js";
-import { tidy } from "../panel/dose.js";
-import { button, download, el, toast } from "../lib/dom.js";
-import { keepInTab, ofTab } from "../lib/storage.js";
-import { verdictChip } from "../chat/reply.js";
-import { onlyPersonas } from "../lib/roles.js";
-import { state, steering } from "../panel/slider_state.js";
-import { talk } from "../chat/conversation.js";
+// Strength sweep: one slider at several doses, with the reply and its coherence at each; the other
+// sliders stay the same.
 import { samplingFields } from "../chat/chat_request.js";
-import { compared } from "./comparison_stream.js";
+import { conversation } from "../chat/conversation.js";
+import { verdictChip } from "../chat/reply.js";
+import { lineChart } from "../lib/chart.js";
+import { button, download, el, toast } from "../lib/dom.js";
+import { presetsOnlyText } from "../lib/roles.js";
+import { readFromTab, saveInTab } from "../lib/storage.js";
+import { roundDose } from "../panel/dose.js";
+import { state, steering } from "../panel/slider_state.js";
+import { streamComparison } from "./comparison_stream.js";
 
-const MOST = 8;
-const kept = { feature: "", strengths: "0, 0.25, 0.5, 0.75, 1", ...ofTab("sweep", {}) };
-let found = null,
+const MAX_DOSES = 8;
+const form = { feature: "", strengths: "0, 0.25, 0.5, 0.75, 1", ...readFromTab("sweep", {}) };
+let sweep = null,
   running = null,
-  place = null;
+  container = null;
 
-// The tab is drawn anew at any moment, also while a sweep runs: what comes of it is shown wherever the tab has it now.
+// Creates the section. The tab may be redrawn during a sweep; results go into the newest section.
 export function sweepNode(question) {
-  place = el("section", { class: "card", id: "sweep", "aria-label": "Strength sweep" });
+  container = el("section", { class: "card", id: "sweep", "aria-label": "Strength sweep" });
   draw(question);
-  return place;
+  return container;
 }
 
 function draw(question) {
-  const row = state.rows.find((r) => r.id === kept.feature) || state.rows[0];
+  const row = state.rows.find((r) => r.id === form.feature) || state.rows[0];
   const head = [
     el("h3", {}, "Strength sweep"),
-    el("p", { class: "muted" }, "One slider at several doses, the others as they are."),
+    el("p", { class: "muted" }, "One slider at several doses; the others stay the same."),
   ];
-  if (onlyPersonas())
-    return place.replaceChildren(...head, el("p", { class: "empty" }, onlyPersonas()));
+  if (presetsOnlyText())
+    return container.replaceChildren(...head, el("p", { class: "empty" }, presetsOnlyText()));
   if (!row)
-    return place.replaceChildren(
+    return container.replaceChildren(
       ...head,
       el(
         "p",
@@ -46,8 +47,8 @@ function draw(question) {
       "aria-label": "Slider to sweep",
       id: "sweep-feature",
       onchange: (e) => {
-        kept.feature = e.target.value;
-        keepInTab("sweep", kept);
+        form.feature = e.target.value;
+        saveInTab("sweep", form);
       },
     },
     state.rows.map((r) => el("option", { value: r.id, selected: r.id === row.id }, r.label)),
@@ -55,17 +56,20 @@ function draw(question) {
   const strengths = el("input", {
     type: "text",
     id: "sweep-strengths",
-    value: kept.strengths,
+    value: form.strengths,
     "aria-label": "Doses, separated by commas",
     onchange: (e) => {
-      kept.strengths = e.target.value;
-      keepInTab("sweep", kept);
+      form.strengths = e.target.value;
+      saveInTab("sweep", form);
     },
   });
   const go = running
     ? button("Stop", () => running.abort())
-    : button("Sweep", () => run(question, choose.value), { id: "sweep-run", class: "primary" });
-  place.replaceChildren(
+    : button("Sweep", () => runSweep(question, choose.value), {
+        id: "sweep-run",
+        class: "primary",
+      });
+  container.replaceChildren(
     ...head,
     el(
       "div",
@@ -73,28 +77,32 @@ function draw(question) {
       choose,
       strengths,
       go,
-      found && !running
-        ? button("Export JSON", () => download("sweep.json", JSON.stringify(found, null, 2)))
+      sweep && !running
+        ? button("Export JSON", () => download("sweep.json", JSON.stringify(sweep, null, 2)))
         : "",
     ),
-    ...(found ? shown() : []),
+    ...(sweep ? resultsTable() : []),
   );
 }
 
-const doses = () => [
+const parseDoses = () => [
   ...new Set(
-    kept.strengths
+    form.strengths
       .split(/[,;\s]+/)
       .filter(Boolean)
       .map(Number),
   ),
 ];
 
-async function run(question, id) {
-  const all = doses();
-  if (!all.length || all.length > MOST || !all.every((d) => Number.isFinite(d) && Math.abs(d) <= 2))
-    return toast(`Give one to ${MOST} doses between −2 and 2.`, { problem: true });
-  kept.feature = id;
+async function runSweep(question, id) {
+  const all = parseDoses();
+  if (
+    !all.length ||
+    all.length > MAX_DOSES ||
+    !all.every((d) => Number.isFinite(d) && Math.abs(d) <= 2)
+  )
+    return toast(`Enter one to ${MAX_DOSES} doses between −2 and 2.`, { problem: true });
+  form.feature = id;
   const now = steering(),
     variants = all.map((dose) => ({
       name: `dose ${dose}`,
@@ -104,28 +112,28 @@ async function run(question, id) {
       },
     }));
   const row = state.rows.find((r) => r.id === id);
-  found = {
+  sweep = {
     feature: id,
     label: row.label,
     spot: row.spot,
     question: question(),
-    seed: talk.seed,
+    seed: conversation.seed,
     doses: all,
     results: [],
   };
   running = new AbortController();
   draw(question);
   try {
-    await compared(
+    await streamComparison(
       {
         messages: [{ role: "user", content: question() }],
         variants,
-        sampling: samplingFields(talk.sampling, talk.seed),
+        sampling: samplingFields(conversation.sampling, conversation.seed),
         signal: running.signal,
       },
       (results) => {
-        found.results = results;
-        fill();
+        sweep.results = results;
+        drawGrowing();
       },
     );
   } catch (error) {
@@ -135,19 +143,19 @@ async function run(question, id) {
   draw(question);
 }
 
-function fill() {
-  for (const [i, cell] of [...place.querySelectorAll("td.reply")].entries())
-    cell.textContent = found.results[i]?.text || "";
+function drawGrowing() {
+  for (const [i, cell] of [...container.querySelectorAll("td.reply")].entries())
+    cell.textContent = sweep.results[i]?.text || "";
 }
 
-function shown() {
-  const rows = found.doses.map((dose, i) => {
-    const result = found.results[i],
+function resultsTable() {
+  const rows = sweep.doses.map((dose, i) => {
+    const result = sweep.results[i],
       coherence = result?.steering?.coherence;
     return el(
       "tr",
       {},
-      el("td", { class: "number" }, tidy(dose).toFixed(2)),
+      el("td", { class: "number" }, roundDose(dose).toFixed(2)),
       el("td", { class: "reply" }, result?.text || "…"),
       el(
         "td",
@@ -168,38 +176,42 @@ function shown() {
         el(
           "tr",
           {},
-          ["dose", "reply", "coherence", "repeats", "nats a token"].map((h, i) =>
+          ["dose", "reply", "coherence", "repeats", "nats per token"].map((h, i) =>
             el("th", { class: [0, 3, 4].includes(i) ? "number" : "" }, h),
           ),
         ),
         rows,
       ),
     ),
-    curve(),
+    surpriseChart(),
   ];
 }
 
-// How unlikely the reply is to the default model, by dose: where it rises, the text breaks.
-function curve() {
-  const points = found.doses
-    .map((dose, i) => [dose, found.results[i]?.steering?.coherence])
+// Chart of the reply's surprise under the unsteered model by dose; where it rises, the text
+// breaks.
+function surpriseChart() {
+  const points = sweep.doses
+    .map((dose, i) => [dose, sweep.results[i]?.steering?.coherence])
     .filter(([, c]) => c)
     .map(([dose, c]) => [dose, -c.mean_logprob_unsteered])
     .sort((a, b) => a[0] - b[0]);
   if (points.length < 2) return "";
-  const words = `Surprise of the default model at ${found.label}: ${points.map(([d, s]) => `${s.toFixed(1)} nats a token at dose ${tidy(d)}`).join(", ")}`;
+  const words =
+    `Surprise of the default model at ${sweep.label}: ` +
+    points.map(([d, s]) => `${s.toFixed(1)} nats per token at dose ${roundDose(d)}`).join(", ");
   return el(
     "figure",
     { class: "curve" },
     lineChart({
       lines: [{ kind: "first", points }],
-      bands: found.spot ? [[found.spot.low, found.spot.high]] : [],
-      words,
+      bands: sweep.spot ? [[sweep.spot.low, sweep.spot.high]] : [],
+      description: words,
     }),
     el(
       "figcaption",
       { class: "muted" },
-      "Surprise of the default model, nats a token, by dose; the band is the measured sweet spot.",
+      "Surprise of the default model, nats per token, by dose; the band is the measured " +
+        "sweet spot.",
     ),
   );
 }

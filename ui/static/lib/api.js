@@ -1,6 +1,6 @@
 // API client: JSON requests, server-sent events, and errors as sentences.
-export const HERE = new URL(".", location.origin + location.pathname).href;
-export const BASE = HERE + "v1";
+export const PAGE_URL = new URL(".", location.origin + location.pathname).href;
+export const API_URL = PAGE_URL + "v1";
 const UNREACHABLE = "The server cannot be reached; is it still running?";
 
 export async function api(path, method = "GET", content, options) {
@@ -13,21 +13,25 @@ export async function api(path, method = "GET", content, options) {
 function request(path, method, content, { signal, headers = {} } = {}) {
   const type = content ? { "Content-Type": "application/json" } : {};
   const body = content && JSON.stringify(content);
-  return fetch(`${BASE}/${path}`, { method, signal, headers: { ...type, ...headers }, body }).catch(
-    connectionLost,
-  );
+  return fetch(`${API_URL}/${path}`, {
+    method,
+    signal,
+    headers: { ...type, ...headers },
+    body,
+  }).catch(connectionLost);
 }
 
-// Who has to sign in is taken there; what was typed waits in this browser. While something is shown that is told only once, they stay.
-let staying = 0;
-const signIn = () => staying || location.assign(`${HERE}sign-in`);
+// Redirects to the sign-in page on a 401; drafts stay in this browser. `holdSignInRedirect`
+// prevents it while a new key, which is shown once, is on the screen.
+let redirectHolds = 0;
+const goToSignIn = () => redirectHolds || location.assign(`${PAGE_URL}sign-in`);
 
-export async function stayingHere(act) {
-  staying += 1;
+export async function holdSignInRedirect(act) {
+  redirectHolds += 1;
   try {
     return await act();
   } finally {
-    staying -= 1;
+    redirectHolds -= 1;
   }
 }
 
@@ -39,7 +43,7 @@ function connectionLost(error) {
 }
 
 function apiError(status, { error = {} }) {
-  if (status === 401) signIn();
+  if (status === 401) goToSignIn();
   const message = error.message || "The server gave no reason.";
   return Object.assign(new Error(message), { status, code: error.code, param: error.param });
 }
@@ -77,23 +81,23 @@ function parseEvent(block) {
   );
 }
 
-let known;
-export const model = () =>
-  (known ??= api("models")
+let cachedModelId;
+export const modelId = () =>
+  (cachedModelId ??= api("models")
     .then((m) => m.data[0].id)
     .catch((error) => {
-      known = null;
+      cachedModelId = null;
       throw error;
     }));
 
-// Asks again while the model is still being loaded.
-export async function whenReady(ask, tries = 180) {
+// Retries every second while the server answers 503, as it does while the model loads.
+export async function retryWhileLoading(ask, tries = 180) {
   try {
     return await ask();
   } catch (error) {
     if (error.status !== 503 || !tries) throw error;
     await new Promise((done) => setTimeout(done, 1000));
-    return whenReady(ask, tries - 1);
+    return retryWhileLoading(ask, tries - 1);
   }
 }
 

@@ -3,10 +3,10 @@ import { el } from "./dom.js";
 
 export const noticeNode = el("div", { class: "notice", role: "status" });
 
-export function notice(words, problem = false, [label, act] = []) {
+export function notice(message, problem = false, [label, act] = []) {
   noticeNode.classList.toggle("problem", problem);
   noticeNode.replaceChildren(
-    words,
+    message,
     label ? el("button", { type: "button", onclick: act }, label) : "",
   );
 }

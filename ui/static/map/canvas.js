@@ -1,20 +1,21 @@
-// The map's canvas: where one looks, what is drawn there, pointer and keys. Knows points, colours and names, and no API.
+// Map canvas: viewport, drawing, pointer and keyboard input.
 import { el } from "../lib/dom.js";
-import { dotOf, gridOf, paint, placed } from "./point_grid.js";
+import { createDot, createGrid, paintPoints, placeLabels } from "./point_grid.js";
 
-const CLOSEST = 400,
-  WIDEST = 0.5,
-  NEAR = 14,
-  NEAR_FINGER = 24,
-  STILL = 6,
-  STEP = 70;
+const MAX_ZOOM = 400,
+  MIN_ZOOM = 0.5,
+  HIT_RADIUS = 14,
+  TOUCH_HIT_RADIUS = 24,
+  CLICK_SLOP = 6,
+  PAN_STEP = 70;
 const FONT = "600 12.5px system-ui, sans-serif";
 
-// `name(i)` is what a point is called; `act` has open(i), picked(list) and looked(i), which tells what is under the eye.
-export function plane({ name, ...act }) {
+// `name(i)` returns a point's label; `act` has open(i), picked(list), and looked(i) for the point
+// nearest to the middle.
+export function createCanvas({ name, ...act }) {
   const dots = el("canvas", { class: "dots", "aria-hidden": "true" });
   const over = el("canvas", {
-    class: "over",
+    class: "overlay",
     tabindex: 0,
     role: "application",
     "aria-label": "Map of features",
@@ -46,48 +47,48 @@ export function plane({ name, ...act }) {
     fitted: 1,
     lasso: false,
     path: null,
-    asked: 0,
+    frame: 0,
     steered: false,
   };
   new ResizeObserver(() => resize(self)).observe(node);
-  listen(self);
+  addListeners(self);
   return {
     node,
     canvas: over,
     show(points) {
       Object.assign(self, {
         points,
-        grid: gridOf(points),
+        grid: createGrid(points),
         codes: new Uint8Array(points.length / 2),
         only: null,
         shown: -1,
         under: -1,
       });
-      fit(self);
+      fitAll(self);
     },
     colour(codes, palette, ink) {
       Object.assign(self, { codes, palette, ink });
-      later(self);
+      scheduleDraw(self);
     },
     names(list) {
       self.names = list;
-      later(self);
+      scheduleDraw(self);
     },
     only(mask) {
       self.only = mask;
-      later(self);
+      scheduleDraw(self);
     },
     mark(i) {
       self.shown = i;
-      later(self);
+      scheduleDraw(self);
     },
     lasso(on) {
       self.lasso = on;
       over.classList.toggle("lasso", on);
     },
     zoom: (by) => zoom(self, by, self.wide / 2, self.high / 2),
-    reset: () => fit(self),
-    frame: (indices) => frame(self, indices),
+    reset: () => fitAll(self),
+    frame: (indices) => zoomTo(self, indices),
   };
 }
 
@@ -97,16 +98,16 @@ function resize(self) {
   Object.assign(self, { wide, high, ratio: Math.min(2, devicePixelRatio || 1) });
   for (const canvas of [self.dots, self.over])
     [canvas.width, canvas.height] = [Math.round(wide * self.ratio), Math.round(high * self.ratio)];
-  self.home ? fit(self) : later(self, true);
+  self.home ? fitAll(self) : scheduleDraw(self, true);
 }
 
-function fit(self) {
+function fitAll(self) {
   self.home = true;
-  if (self.grid && self.wide) lookAt(self, self.grid.box);
-  later(self);
+  if (self.grid && self.wide) setView(self, self.grid.box);
+  scheduleDraw(self);
 }
 
-function lookAt(self, { left, right, bottom, top }, closest = Infinity) {
+function setView(self, { left, right, bottom, top }, closest = Infinity) {
   const scale = Math.min(
     (self.wide - 48) / (right - left || 0.02),
     (self.high - 48) / (top - bottom || 0.02),
@@ -116,34 +117,34 @@ function lookAt(self, { left, right, bottom, top }, closest = Infinity) {
   self.view = { x: (left + right) / 2, y: (bottom + top) / 2, scale };
 }
 
-// Brings some points into sight, not closer than that others can be seen around them.
-function frame(self, indices) {
+// Zooms to some points, but not so far that no others are visible around them.
+function zoomTo(self, indices) {
   if (!indices.length || !self.wide) return;
   const xs = indices.map((i) => self.points[2 * i]),
     ys = indices.map((i) => self.points[2 * i + 1]),
     least = (list) => list.reduce((a, b) => Math.min(a, b)),
-    most = (list) => list.reduce((a, b) => Math.max(a, b));
+    max = (list) => list.reduce((a, b) => Math.max(a, b));
   self.home = false;
-  lookAt(
+  setView(
     self,
-    { left: least(xs), right: most(xs), bottom: least(ys), top: most(ys) },
+    { left: least(xs), right: max(xs), bottom: least(ys), top: max(ys) },
     self.fitted * 6,
   );
-  later(self);
+  scheduleDraw(self);
 }
 
-// One drawing a frame, however much has changed.
-function later(self, now = false) {
+// Draws at most once a frame.
+function scheduleDraw(self, now = false) {
   if (now) return draw(self);
-  if (!self.asked) self.asked = requestAnimationFrame(() => draw(self));
+  if (!self.frame) self.frame = requestAnimationFrame(() => draw(self));
 }
 
 function draw(self) {
-  cancelAnimationFrame(self.asked);
-  self.asked = 0;
+  cancelAnimationFrame(self.frame);
+  self.frame = 0;
   if (!self.wide || !self.grid) return;
   drawDots(self);
-  drawOver(self);
+  drawOverlay(self);
   self.node.dataset.points = self.points.length / 2;
 }
 
@@ -167,9 +168,9 @@ function drawDots(self) {
     zoomed = Math.max(1, view.scale / self.fitted) ** 0.45;
   const radius = Math.min(6, Math.max(0.9, Math.min(3.2, crowd * 0.2)) * zoomed) * ratio;
   pixels.fill(self.ink.ground ?? 0xffffffff);
-  if (!only) paint(pixels, width, height, points, seen, codes, palette, dotOf(radius));
+  if (!only) paintPoints(pixels, width, height, points, seen, codes, palette, createDot(radius));
   else {
-    paint(
+    paintPoints(
       pixels,
       width,
       height,
@@ -177,11 +178,11 @@ function drawDots(self) {
       seen,
       new Uint8Array(n),
       Uint32Array.of(self.ink.faint),
-      dotOf(radius),
+      createDot(radius),
       only,
       0,
     );
-    paint(
+    paintPoints(
       pixels,
       width,
       height,
@@ -189,7 +190,7 @@ function drawDots(self) {
       seen,
       codes,
       palette,
-      dotOf(Math.max(radius, 2.4 * ratio)),
+      createDot(Math.max(radius, 2.4 * ratio)),
       only,
       1,
     );
@@ -197,16 +198,16 @@ function drawDots(self) {
   context.putImageData(self.image, 0, 0);
 }
 
-const at = (self, i) => [
+const toScreen = (self, i) => [
   self.wide / 2 + (self.points[2 * i] - self.view.x) * self.view.scale,
   self.high / 2 - (self.points[2 * i + 1] - self.view.y) * self.view.scale,
 ];
-const spot = (self, x, y) => [
+const toMap = (self, x, y) => [
   self.view.x + (x - self.wide / 2) / self.view.scale,
   self.view.y - (y - self.high / 2) / self.view.scale,
 ];
 
-function drawOver(self) {
+function drawOverlay(self) {
   const context = self.over.getContext("2d"),
     { ink } = self;
   context.setTransform(self.ratio, 0, 0, self.ratio, 0, 0);
@@ -216,9 +217,9 @@ function drawOver(self) {
     [self.shown, ink.accent],
     [self.under, ink.text],
   ])
-    if (i >= 0) ring(context, ...at(self, i), colour);
-  if (self.steered) cross(context, self.wide / 2, self.high / 2, ink.text);
-  if (self.path) loop(context, self.path, ink.accent);
+    if (i >= 0) drawRing(context, ...toScreen(self, i), colour);
+  if (self.steered) drawCross(context, self.wide / 2, self.high / 2, ink.text);
+  if (self.path) drawLasso(context, self.path, ink.accent);
 }
 
 function drawNames(self, context) {
@@ -236,7 +237,7 @@ function drawNames(self, context) {
     self.wide / 2 + (x - self.view.x) * self.view.scale,
     self.high / 2 - (y - self.view.y) * self.view.scale,
   ]);
-  for (const [name, x, y] of placed(
+  for (const [name, x, y] of placeLabels(
     where,
     (words) => context.measureText(words).width,
     self.wide,
@@ -247,14 +248,14 @@ function drawNames(self, context) {
   }
 }
 
-function ring(context, x, y, colour) {
+function drawRing(context, x, y, colour) {
   Object.assign(context, { strokeStyle: colour, lineWidth: 2 });
   context.beginPath();
   context.arc(x, y, 8, 0, 2 * Math.PI);
   context.stroke();
 }
 
-function cross(context, x, y, colour) {
+function drawCross(context, x, y, colour) {
   Object.assign(context, { strokeStyle: colour, lineWidth: 1.5 });
   context.beginPath();
   for (const [dx, dy] of [
@@ -269,7 +270,7 @@ function cross(context, x, y, colour) {
   context.stroke();
 }
 
-function loop(context, path, colour) {
+function drawLasso(context, path, colour) {
   Object.assign(context, { strokeStyle: colour, fillStyle: colour, lineWidth: 2 });
   context.beginPath();
   for (const [x, y] of path) context.lineTo(x, y);
@@ -281,41 +282,45 @@ function loop(context, path, colour) {
 }
 
 function zoom(self, by, x, y) {
-  const before = spot(self, x, y),
-    scale = Math.min(self.fitted * CLOSEST, Math.max(self.fitted * WIDEST, self.view.scale * by));
+  const before = toMap(self, x, y),
+    scale = Math.min(
+      self.fitted * MAX_ZOOM,
+      Math.max(self.fitted * MIN_ZOOM, self.view.scale * by),
+    );
   self.home = false;
   self.view.scale = scale;
-  const after = spot(self, x, y);
+  const after = toMap(self, x, y);
   self.view.x += before[0] - after[0];
   self.view.y += before[1] - after[1];
-  later(self);
+  scheduleDraw(self);
 }
 
 function pan(self, dx, dy) {
   self.home = false;
   self.view.x -= dx / self.view.scale;
   self.view.y += dy / self.view.scale;
-  later(self);
+  scheduleDraw(self);
 }
 
-function nearest(self, x, y, reach) {
-  return self.grid ? self.grid.nearest(...spot(self, x, y), reach / self.view.scale) : -1;
+function nearestPoint(self, x, y, reach) {
+  return self.grid ? self.grid.nearest(...toMap(self, x, y), reach / self.view.scale) : -1;
 }
 
-function hover(self, i, [x, y] = i >= 0 ? at(self, i) : []) {
+function hover(self, i, [x, y] = i >= 0 ? toScreen(self, i) : []) {
   self.tip.hidden = i < 0;
   if (i >= 0) {
     self.tip.textContent = self.name(i);
-    self.tip.style.left = `${Math.min(Math.max(8, x + 14), Math.max(8, self.wide - self.tip.offsetWidth - 8))}px`;
+    const rightmost = Math.max(8, self.wide - self.tip.offsetWidth - 8);
+    self.tip.style.left = `${Math.min(Math.max(8, x + 14), rightmost)}px`;
     self.tip.style.top = `${y > self.high - 60 ? y - 14 - self.tip.offsetHeight : y + 14}px`;
   }
   if (i === self.under) return;
   self.under = i;
   self.over.style.cursor = self.lasso ? "crosshair" : i >= 0 ? "pointer" : "";
-  if (self.wide && self.grid) drawOver(self);
+  if (self.wide && self.grid) drawOverlay(self);
 }
 
-function listen(self) {
+function addListeners(self) {
   const { over } = self,
     fingers = new Map();
   const place = (event) => {
@@ -330,7 +335,7 @@ function listen(self) {
     begun = {
       at: place(event),
       moved: fingers.size > 1,
-      reach: event.pointerType === "touch" ? NEAR_FINGER : NEAR,
+      reach: event.pointerType === "touch" ? TOUCH_HIT_RADIUS : HIT_RADIUS,
     };
     self.steered = false;
     self.path = fingers.size === 1 && (self.lasso || event.shiftKey) ? [place(event)] : null;
@@ -339,19 +344,21 @@ function listen(self) {
     const now = place(event),
       before = fingers.get(event.pointerId);
     if (!before)
-      return event.pointerType === "touch" ? null : hover(self, nearest(self, ...now, NEAR));
-    if (Math.hypot(now[0] - begun.at[0], now[1] - begun.at[1]) > STILL) begun.moved = true;
-    if (begun.moved) move(self, fingers, event.pointerId, before, now);
+      return event.pointerType === "touch"
+        ? null
+        : hover(self, nearestPoint(self, ...now, HIT_RADIUS));
+    if (Math.hypot(now[0] - begun.at[0], now[1] - begun.at[1]) > CLICK_SLOP) begun.moved = true;
+    if (begun.moved) onDrag(self, fingers, event.pointerId, before, now);
     if (begun.moved || fingers.size > 1) fingers.set(event.pointerId, now);
   });
   for (const kind of ["pointerup", "pointercancel"])
     over.addEventListener(kind, (event) => {
       if (!fingers.delete(event.pointerId) || fingers.size) return;
-      if (self.path) caught(self, kind === "pointerup");
+      if (self.path) finishLasso(self, kind === "pointerup");
     });
-  // Not when a finger is lifted: the click that comes after would close the sheet.
+  // on click, not on pointerup: the click that follows would close the dialog
   over.addEventListener("click", (event) => {
-    const i = begun && !begun.moved ? nearest(self, ...place(event), begun.reach) : -1;
+    const i = begun && !begun.moved ? nearestPoint(self, ...place(event), begun.reach) : -1;
     begun = null;
     if (i >= 0) self.act.open(i);
   });
@@ -368,18 +375,18 @@ function listen(self) {
   over.addEventListener("blur", () => {
     self.steered = false;
     hover(self, -1);
-    later(self);
+    scheduleDraw(self);
   });
   over.addEventListener("focus", () => {
-    if (over.matches(":focus-visible")) eye(self);
+    if (over.matches(":focus-visible")) hoverMiddle(self);
   });
 }
 
-function move(self, fingers, id, before, now) {
+function onDrag(self, fingers, id, before, now) {
   hover(self, -1);
   if (self.path) {
     self.path.push(now);
-    return later(self);
+    return scheduleDraw(self);
   }
   if (fingers.size < 2) return pan(self, now[0] - before[0], now[1] - before[1]);
   const [other] = [...fingers].filter(([one]) => one !== id).map(([, where]) => where),
@@ -388,42 +395,42 @@ function move(self, fingers, id, before, now) {
   pan(self, (now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
 }
 
-function caught(self, whole) {
+function finishLasso(self, completed) {
   const { path } = self;
   self.path = null;
-  later(self);
-  if (whole && path.length > 2)
-    self.act.picked(self.grid.inside(path.map(([x, y]) => spot(self, x, y))));
+  scheduleDraw(self);
+  if (completed && path.length > 2)
+    self.act.picked(self.grid.inside(path.map(([x, y]) => toMap(self, x, y))));
 }
 
 function onKey(self, event) {
   const keys = {
-    ArrowLeft: () => pan(self, STEP, 0),
-    ArrowRight: () => pan(self, -STEP, 0),
-    ArrowUp: () => pan(self, 0, STEP),
-    ArrowDown: () => pan(self, 0, -STEP),
+    ArrowLeft: () => pan(self, PAN_STEP, 0),
+    ArrowRight: () => pan(self, -PAN_STEP, 0),
+    ArrowUp: () => pan(self, 0, PAN_STEP),
+    ArrowDown: () => pan(self, 0, -PAN_STEP),
     "+": () => zoom(self, 1.4, self.wide / 2, self.high / 2),
     "=": () => zoom(self, 1.4, self.wide / 2, self.high / 2),
     "-": () => zoom(self, 1 / 1.4, self.wide / 2, self.high / 2),
-    0: () => fit(self),
+    0: () => fitAll(self),
     Enter: () => self.under >= 0 && self.act.open(self.under),
   };
   if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   if (event.key !== "Enter") hover(self, -1);
-  if (event.key === "Enter" && !self.steered) eye(self);
+  if (event.key === "Enter" && !self.steered) hoverMiddle(self);
   keys[event.key]();
-  if (event.key !== "Enter") eye(self);
+  if (event.key !== "Enter") hoverMiddle(self);
 }
 
-// By keyboard, what is nearest to the middle is what is looked at.
-function eye(self) {
+// Keyboard hover: selects the point nearest to the middle.
+function hoverMiddle(self) {
   if (!self.grid || !self.wide) return;
   let i = -1;
   for (let reach = 40; i < 0 && reach < 1e5; reach *= 2)
-    i = nearest(self, self.wide / 2, self.high / 2, reach);
+    i = nearestPoint(self, self.wide / 2, self.high / 2, reach);
   self.steered = true;
   hover(self, i);
-  later(self);
+  scheduleDraw(self);
   self.act.looked(i);
 }

@@ -1,21 +1,21 @@
-// The map as a table, for those who read rather than look: clusters, and in each its features. Knows the atlas.
-import { atlas, called, membersOf } from "./map_data.js";
+// Map table: clusters and their features, the accessible equivalent of the canvas.
+import { addButton } from "../features/actions.js";
 import { button, el } from "../lib/dom.js";
-import { plus } from "../features/actions.js";
+import { featureName, mapData, membersOf } from "./map_data.js";
 
-const FEW = 60;
-const unfolded = new Map();
+const INITIAL_ROWS = 60;
+const openClusters = new Map();
 
-// `act` has open(i) and picked(indices); `mask` says which features are looked for, if any.
+// `act` has open(i) and picked(indices); `mask` limits the features, if given.
 export function clusterTable(mask, act, redraw) {
-  const found = atlas.clusters
+  const rows = mapData.clusters
     .map((cluster, c) => [cluster, c, membersOf(c, mask)])
     .filter(([, , members]) => members.length);
-  if (!found.length)
+  if (!rows.length)
     return el(
       "p",
       { class: "empty" },
-      atlas.known < atlas.n ? "The names are still being read…" : "No feature matches.",
+      mapData.known < mapData.n ? "The labels are still loading…" : "No feature matches.",
     );
   return el(
     "div",
@@ -31,22 +31,22 @@ export function clusterTable(mask, act, redraw) {
           {},
           el("th", { scope: "col" }, "Cluster"),
           el("th", { scope: "col", class: "number" }, "Features"),
-          el("th", { scope: "col" }, "All of it"),
+          el("th", { scope: "col" }, "All of them"),
         ),
       ),
       el(
         "tbody",
         {},
-        found.map((row) => clusterRows(row, act, redraw)),
+        rows.map((row) => clusterRows(row, act, redraw)),
       ),
     ),
   );
 }
 
 function clusterRows([{ name }, c, members], act, redraw) {
-  const open = unfolded.has(c),
+  const open = openClusters.has(c),
     toggle = () => {
-      open ? unfolded.delete(c) : unfolded.set(c, FEW);
+      open ? openClusters.delete(c) : openClusters.set(c, INITIAL_ROWS);
       redraw();
     };
   const row = el(
@@ -65,9 +65,9 @@ function clusterRows([{ name }, c, members], act, redraw) {
     el(
       "td",
       {},
-      button("Choose", () => act.picked(members), {
+      button("Select", () => act.picked(members), {
         id: `choose ${c}`,
-        "aria-label": `Choose all of ${name}`,
+        "aria-label": `Select all of ${name}`,
       }),
     ),
   );
@@ -80,21 +80,21 @@ function clusterRows([{ name }, c, members], act, redraw) {
           el(
             "td",
             { colspan: 3 },
-            featureList(members.slice(0, unfolded.get(c)), act),
-            left(members, c, redraw),
+            featureList(members.slice(0, openClusters.get(c)), act),
+            moreButton(members, c, redraw),
           ),
         ),
       ]
     : [row];
 }
 
-function left(members, c, redraw) {
-  const shown = unfolded.get(c);
+function moreButton(members, c, redraw) {
+  const shown = openClusters.get(c);
   return members.length > shown
     ? button(
         `Show more (${shown} of ${members.length})`,
         () => {
-          unfolded.set(c, shown + FEW * 4);
+          openClusters.set(c, shown + INITIAL_ROWS * 4);
           redraw();
         },
         { id: `more ${c}` },
@@ -110,12 +110,12 @@ export const featureList = (indices, act) =>
       el(
         "li",
         {},
-        button(called(i), (event) => act.open(i, event.currentTarget), {
+        button(featureName(i), (event) => act.open(i, event.currentTarget), {
           class: "plain",
           "data-key": `point ${i}`,
         }),
-        el("code", {}, atlas.ids[i]),
-        plus({ id: atlas.ids[i], label: atlas.labels[i] }),
+        el("code", {}, mapData.ids[i]),
+        addButton({ id: mapData.ids[i], label: mapData.labels[i] }),
       ),
     ),
   );

@@ -1,28 +1,28 @@
-// The steering panel: the persona, the sliders, the searches. What one row or a persona does is other files'.
-import { showCode } from "./code_export.js";
-import { el, icon, keepFocus, sign } from "../lib/dom.js";
+// Steering panel: persona, sliders, total load, and the ways to add a feature.
+import { retryWhileLoading } from "../lib/api.js";
+import { el, icon, keepFocus, svgIcon } from "../lib/dom.js";
 import { notice, noticeNode } from "../lib/notice.js";
-import { finder, wisher } from "./add_feature.js";
-import { learn, loadWords } from "./total_load.js";
+import { loadMe, presetsOnlyText } from "../lib/roles.js";
+import { featureSearch, suggestByWish } from "./add_feature.js";
+import { showCode } from "./code_export.js";
 import { loadPersonas, personaBar } from "./personas.js";
-import { masterNode, rowNode } from "./slider_row.js";
-import { known, onlyPersonas } from "../lib/roles.js";
 import { openShared, showShare } from "./share_link.js";
+import { rowNode, totalStrengthNode } from "./slider_row.js";
 import {
-  bypass,
   canRedo,
   canUndo,
-  dirty,
+  changedSinceReply,
+  isModified,
   onChange,
-  onDraw,
+  onRedraw,
   redo,
   redraw,
   resetAll,
-  stale,
   state,
+  toggleBypass,
   undo,
 } from "./slider_state.js";
-import { whenReady } from "../lib/api.js";
+import { fetchLoadFacts, loadText } from "./total_load.js";
 
 let root;
 
@@ -32,11 +32,11 @@ export function mount(element) {
   handle.addEventListener("click", () =>
     handle.setAttribute("aria-expanded", String(root.classList.toggle("open"))),
   );
-  onDraw(draw);
-  onChange(follow);
+  onRedraw(draw);
+  onChange(updateValues);
   document.addEventListener("keydown", onKey);
   redraw();
-  whenReady(() => Promise.all([loadPersonas(), known()]))
+  retryWhileLoading(() => Promise.all([loadPersonas(), loadMe()]))
     .then(openShared)
     .then(redraw)
     .catch((error) => notice(error.message, true));
@@ -48,23 +48,23 @@ function draw() {
     const empty = el(
       "p",
       { class: "empty" },
-      onlyPersonas() ||
-        "No sliders yet. Choose a persona, say what replies should be like, or search for a feature.",
+      presetsOnlyText() ||
+        "No sliders yet. Choose a persona, describe the replies you want, or search for a feature.",
     );
     root
       .querySelector(".body")
       .replaceChildren(
-        bar(),
+        headerBar(),
         personaBar(),
         noticeNode,
-        ...(state.rows.length ? [masterNode(state), rowsNode()] : [empty]),
-        el("p", { class: "sum", role: "status" }),
-        ...(onlyPersonas() ? [] : [wisher(), finder()]),
+        ...(state.rows.length ? [totalStrengthNode(state), rowsNode()] : [empty]),
+        el("p", { class: "total-load", role: "status" }),
+        ...(presetsOnlyText() ? [] : [suggestByWish(), featureSearch()]),
       );
   });
 }
 
-function bar() {
+function headerBar() {
   return el(
     "div",
     { class: "bar" },
@@ -80,22 +80,22 @@ function bar() {
         "data-key": "bypass",
         title: "Bypass the sliders (B): the next reply is not steered",
         "aria-pressed": String(state.bypass),
-        onclick: bypass,
+        onclick: toggleBypass,
       },
       "Bypass",
     ),
-    icon(sign("link"), "Share these sliders as a link", showShare, { id: "share" }),
+    icon(svgIcon("link"), "Share these sliders as a link", showShare, { id: "share" }),
     icon("</>", "Show as code", showCode, { id: "code" }),
   );
 }
 
-// Few rows are shown; a persona of two dozen is folded until somebody wants to see it.
+// Up to four rows are open; more are folded until the user opens them.
 function rowsNode() {
   const details = el(
     "details",
     { class: "rows", open: state.unfolded ?? state.rows.length <= 4 },
     el("summary", {}, state.rows.length === 1 ? "1 feature" : `${state.rows.length} features`),
-    onlyPersonas() ? el("p", { class: "about" }, onlyPersonas()) : null,
+    presetsOnlyText() ? el("p", { class: "about" }, presetsOnlyText()) : null,
     state.rows.map(rowNode),
   );
   details.addEventListener("toggle", () => {
@@ -104,18 +104,18 @@ function rowsNode() {
   return details;
 }
 
-// What follows from the sliders' values: how far they go together, marks, what can be undone.
-function follow() {
-  learn(state.rows, follow);
-  const [words, means] = state.bypass
+// Updates what depends on the sliders' values: total load, marks, undo and redo.
+function updateValues() {
+  fetchLoadFacts(state.rows, updateValues);
+  const [text, explanation] = state.bypass
       ? ["Bypassed: the next reply is not steered.", ""]
-      : loadWords(state),
-    sum = root.querySelector(".sum");
+      : loadText(state),
+    sum = root.querySelector(".total-load");
   sum.textContent = state.rows.length
-    ? words + (stale() ? " · changed since the last reply" : "")
+    ? text + (changedSinceReply() ? " · changed since the last reply" : "")
     : "";
-  sum.title = means;
-  root.querySelector(".dirty").hidden = !dirty();
+  sum.title = explanation;
+  root.querySelector(".dirty").hidden = !isModified();
   root.querySelector("#undo").disabled = !canUndo();
   root.querySelector("#redo").disabled = !canRedo();
   const on = state.rows.filter((r) => r.strength !== 0 || r.mode !== "add").length;
@@ -143,5 +143,5 @@ function onKey(event) {
     !event.altKey &&
     state.rows.length
   )
-    bypass();
+    toggleBypass();
 }

@@ -1,15 +1,23 @@
-// Personas: the presets of the API as cards and as a list; choosing, saving, deleting.
+// Personas: the API's presets as cards and as a list; choose, save, delete.
+import { applyPreset, conversation } from "../chat/conversation.js";
 import { api } from "../lib/api.js";
-import { button, el, off } from "../lib/dom.js";
+import { button, disableWhen, el } from "../lib/dom.js";
 import { notice } from "../lib/notice.js";
-import { beyond } from "../lib/roles.js";
-import { dirty, fingerprint, presetOf, redraw, state, steering, take } from "./slider_state.js";
-import { begin, talk } from "../chat/conversation.js";
+import { missingRoleText } from "../lib/roles.js";
+import {
+  fingerprint,
+  isModified,
+  loadSteering,
+  presetOf,
+  redraw,
+  state,
+  steering,
+} from "./slider_state.js";
 
-const MAKE = "POST /v1/presets";
-// The form for a new persona's name, while it is open: it stays when the panel is drawn anew.
-let naming = null;
-const own = () => {
+const CREATE_ROUTE = "POST /v1/presets";
+// The open form for a new persona's name; it survives a redraw of the panel.
+let nameForm = null;
+const ownPreset = () => {
   const p = presetOf();
   return p && !p.readonly ? p : null;
 };
@@ -27,7 +35,7 @@ export function personaBar() {
       id: "preset-select",
       "aria-label": "Persona",
       "data-key": "preset-select",
-      onchange: (e) => pick(e.target.value),
+      onchange: (e) => choosePersona(e.target.value),
     },
     el("option", { value: "" }, "No persona"),
     group(
@@ -46,22 +54,34 @@ export function personaBar() {
       "div",
       { class: "choice" },
       choose,
-      el("span", { class: "dirty", hidden: !dirty() }, "● changed"),
+      el("span", { class: "dirty", hidden: !isModified() }, "● changed"),
     ),
     state.preset ? el("p", { class: "about" }, presetOf()?.description || "") : null,
     el(
       "div",
-      { class: "acts" },
-      off(button("Save as…", askName, { id: "save-as" }), beyond(MAKE)),
-      own() ? off(button("Save", overwrite, { id: "save" }), beyond(MAKE)) : null,
-      state.preset ? button("Revert", () => pick(state.preset, true), { id: "revert" }) : null,
-      own() ? off(button("Delete", forget, { id: "delete-preset" }), beyond(MAKE)) : null,
+      { class: "actions" },
+      disableWhen(
+        button("Save as…", showNameForm, { id: "save-as" }),
+        missingRoleText(CREATE_ROUTE),
+      ),
+      ownPreset()
+        ? disableWhen(button("Save", savePersona, { id: "save" }), missingRoleText(CREATE_ROUTE))
+        : null,
+      state.preset
+        ? button("Revert", () => choosePersona(state.preset, true), { id: "revert" })
+        : null,
+      ownPreset()
+        ? disableWhen(
+            button("Delete", deletePersona, { id: "delete-preset" }),
+            missingRoleText(CREATE_ROUTE),
+          )
+        : null,
     ),
-    naming,
+    nameForm,
   );
 }
 
-export function cards() {
+export function personaCards() {
   return state.presets.map((p) =>
     el(
       "button",
@@ -70,7 +90,7 @@ export function cards() {
         class: "card",
         "data-preset": p.id,
         "aria-pressed": String(p.id === state.preset),
-        onclick: () => pick(p.id),
+        onclick: () => choosePersona(p.id),
       },
       el("b", {}, p.name),
       p.description ? el("span", {}, p.description) : null,
@@ -78,18 +98,19 @@ export function cards() {
   );
 }
 
-export async function pick(id, quietly = false) {
+export async function choosePersona(id, quietly = false) {
   const preset = presetOf(id),
-    draft = talk.draft;
+    draft = conversation.draft;
   try {
-    const missing = await take(preset ? preset.steering : { features: [], unit: "dose" }, {
+    const missing = await loadSteering(preset ? preset.steering : { features: [], unit: "dose" }, {
       preset: preset ? id : "",
     });
     if (!missing) return;
-    if (!quietly) begin(preset, draft);
+    if (!quietly) applyPreset(preset, draft);
     notice(
       missing.length
-        ? `${missing.length} of its features are not in this SAE and were left out: ${missing.join(", ")}.`
+        ? `${missing.length} of its features are not in this SAE and were left out: ` +
+            `${missing.join(", ")}.`
         : "",
       missing.length > 0,
     );
@@ -107,10 +128,10 @@ const slug = (name) =>
     .replace(/^-+|-+$/g, "")
     .slice(0, 60);
 
-function asPreset(id, name) {
-  const { temperature, top_p, repetition_penalty } = talk.sampling,
+function presetFromState(id, name) {
+  const { temperature, top_p, repetition_penalty } = conversation.sampling,
     before = presetOf(id),
-    starter = talk.draft.trim();
+    starter = conversation.draft.trim();
   const sampling = Object.fromEntries(
     Object.entries({ temperature, top_p, repetition_penalty }).filter(([, v]) => v != null),
   );
@@ -119,13 +140,13 @@ function asPreset(id, name) {
     name,
     description: before?.description || "",
     steering: steering(),
-    system_prompt: talk.system || null,
+    system_prompt: conversation.system || null,
     sampling,
     starter_prompts: starter ? [starter] : before?.starter_prompts || [],
   };
 }
 
-function askName() {
+function showNameForm() {
   const input = el("input", {
     type: "text",
     id: "preset-name",
@@ -136,63 +157,63 @@ function askName() {
   });
   const form = el(
     "form",
-    { class: "naming" },
+    { class: "name-form" },
     input,
     el("button", { type: "submit", id: "preset-save", class: "primary" }, "Save"),
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    create(input.value.trim());
+    createPersona(input.value.trim());
   });
   form.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
       event.stopPropagation();
-      naming = null;
+      nameForm = null;
       redraw();
       document.querySelector("#save-as").focus();
     }
   });
-  naming?.remove();
-  naming = form;
+  nameForm?.remove();
+  nameForm = form;
   document.querySelector(".persona").append(form);
   input.focus();
 }
 
-async function create(name) {
+async function createPersona(name) {
   const id = slug(name);
   if (!id) return notice("A persona's name needs a letter or a digit.", true);
-  await stored(
+  await storePersona(
     () =>
-      api("presets", "POST", asPreset(id, name)).catch((error) => {
-        throw taken(error, presetOf(id)?.name ?? name);
+      api("presets", "POST", presetFromState(id, name)).catch((error) => {
+        throw nameTakenError(error, presetOf(id)?.name ?? name);
       }),
     id,
     `Saved “${name}”.`,
   );
 }
 
-// The API speaks of ids, which nobody sees here.
-const taken = (error, name) =>
+// Says the name in place of the id, which the page does not show.
+const nameTakenError = (error, name) =>
   error.code === "preset_exists"
     ? new Error(`There is already a persona called “${name}”: choose another name.`)
     : error;
 
-const overwrite = () => {
-  const p = own();
-  return stored(
-    () => api(`presets/${p.id}`, "PUT", asPreset(p.id, p.name)),
+const savePersona = () => {
+  const p = ownPreset();
+  return storePersona(
+    () => api(`presets/${p.id}`, "PUT", presetFromState(p.id, p.name)),
     p.id,
     `Saved “${p.name}”.`,
   );
 };
 
-async function stored(call, id, words) {
+async function storePersona(call, id, words) {
   try {
     await call();
     await loadPersonas();
     state.preset = id;
     state.saved = fingerprint();
-    naming = null;
+    nameForm = null;
     redraw();
     notice(words);
   } catch (error) {
@@ -200,8 +221,8 @@ async function stored(call, id, words) {
   }
 }
 
-async function forget() {
-  const gone = own();
+async function deletePersona() {
+  const gone = ownPreset();
   try {
     await api(`presets/${gone.id}`, "DELETE");
     await loadPersonas();
@@ -210,7 +231,7 @@ async function forget() {
     const { version, updated, readonly, ...again } = gone;
     notice(`Deleted “${gone.name}”.`, false, [
       "Undo",
-      () => stored(() => api("presets", "POST", again), gone.id, `“${gone.name}” is back.`),
+      () => storePersona(() => api("presets", "POST", again), gone.id, `Restored “${gone.name}”.`),
     ]);
   } catch (error) {
     notice(error.message, true);

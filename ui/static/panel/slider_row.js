@@ -1,32 +1,32 @@
-// One feature's row: slider, number box, what is known of it. Moving it asks nobody anything.
+// Slider row: slider, number field and facts of one feature. Moving it sends no request.
+import { disableWhen, el, icon } from "../lib/dom.js";
+import { presetsOnlyText } from "../lib/roles.js";
 import {
-  clamp,
-  HIGH,
-  inDanger,
-  inSpot,
-  LOW,
-  percent,
-  placeWords,
-  snapped,
-  spoken,
-  spotWords,
-  STEP,
-  stepped,
-  tidy,
+  ariaValueText,
+  clampDose,
+  DOSE_STEP,
+  isInDanger,
+  isInSweetSpot,
+  MAX_DOSE,
+  MIN_DOSE,
+  positionText,
+  roundDose,
+  roundToStep,
+  snapToZero,
+  sweetSpotText,
+  trackPercent,
 } from "./dose.js";
-import { el, icon, off } from "../lib/dom.js";
-import { onlyPersonas } from "../lib/roles.js";
-import { changed, remember, removeRow } from "./slider_state.js";
+import { pushUndo, removeRow, valuesChanged } from "./slider_state.js";
 
 const KEYS = {
-  ArrowRight: (x) => x + STEP,
-  ArrowUp: (x) => x + STEP,
-  ArrowLeft: (x) => x - STEP,
-  ArrowDown: (x) => x - STEP,
-  PageUp: (x) => x + 10 * STEP,
-  PageDown: (x) => x - 10 * STEP,
-  Home: () => LOW,
-  End: () => HIGH,
+  ArrowRight: (x) => x + DOSE_STEP,
+  ArrowUp: (x) => x + DOSE_STEP,
+  ArrowLeft: (x) => x - DOSE_STEP,
+  ArrowDown: (x) => x - DOSE_STEP,
+  PageUp: (x) => x + 10 * DOSE_STEP,
+  PageDown: (x) => x - 10 * DOSE_STEP,
+  Home: () => MIN_DOSE,
+  End: () => MAX_DOSE,
   0: () => 0,
   Delete: () => 0,
 };
@@ -35,12 +35,12 @@ export function rowNode(row, index) {
   const parts = rowParts(row);
   const show = () => showRow(row, parts);
   const set = (value) => {
-    remember();
-    row.strength = tidy(clamp(value));
+    pushUndo();
+    row.strength = roundDose(clampDose(value));
     show();
-    changed();
+    valuesChanged();
   };
-  listen(row, parts, set, show);
+  addListeners(row, parts, set, show);
   show();
   return el(
     "fieldset",
@@ -56,13 +56,13 @@ export function rowNode(row, index) {
         el("code", {}, row.id),
       ),
       parts.number,
-      off(
+      disableWhen(
         icon("↺", `Reset ${row.label}`, () => set(0), { id: `reset ${row.id}` }),
-        onlyPersonas(),
+        presetsOnlyText(),
       ),
-      off(
+      disableWhen(
         icon("✕", `Remove ${row.label}`, () => removeRow(index)),
-        onlyPersonas(),
+        presetsOnlyText(),
       ),
     ),
     el("div", { class: "track" }, parts.scale, parts.range),
@@ -71,24 +71,24 @@ export function rowNode(row, index) {
       { class: "ticks", "aria-hidden": "true" },
       ["−2 less", "−1", "0", "+1", "more +2"].map((t) => el("span", {}, t)),
     ),
-    el("div", { class: "facts" }, el("span", {}, spotWords(row)), parts.place),
+    el("div", { class: "facts" }, el("span", {}, sweetSpotText(row)), parts.place),
   );
 }
 
 function rowParts(row) {
   const range = el("input", {
     type: "range",
-    min: LOW,
-    max: HIGH,
+    min: MIN_DOSE,
+    max: MAX_DOSE,
     step: 0.01,
     "aria-label": row.label,
     "data-key": `range ${row.id}`,
   });
   const number = el("input", {
     type: "number",
-    min: LOW,
-    max: HIGH,
-    step: STEP,
+    min: MIN_DOSE,
+    max: MAX_DOSE,
+    step: DOSE_STEP,
     class: "dose",
     "aria-label": `${row.label}, dose`,
     "data-key": `number ${row.id}`,
@@ -96,8 +96,8 @@ function rowParts(row) {
   const fill = el("span", { class: "fill" });
   const band = row.spot && row.mode === "add" ? el("span", { class: "band" }) : null;
   if (band) {
-    band.style.left = `${percent(row.spot.low)}%`;
-    band.style.width = `${percent(row.spot.high) - percent(row.spot.low)}%`;
+    band.style.left = `${trackPercent(row.spot.low)}%`;
+    band.style.width = `${trackPercent(row.spot.high) - trackPercent(row.spot.low)}%`;
   }
   const scale = el(
     "span",
@@ -110,41 +110,45 @@ function rowParts(row) {
   );
   for (const control of [range, number]) {
     control.disabled = row.mode === "ablate";
-    off(control, onlyPersonas());
+    disableWhen(control, presetsOnlyText());
   }
-  return { range, number, fill, scale, place: el("span", { class: "place" }) };
+  return { range, number, fill, scale, place: el("span", { class: "dose-position" }) };
 }
 
 function showRow(row, { range, number, fill, place }) {
-  const [from, to] = [percent(Math.min(0, row.strength)), percent(Math.max(0, row.strength))];
+  const [from, to] = [
+    trackPercent(Math.min(0, row.strength)),
+    trackPercent(Math.max(0, row.strength)),
+  ];
   fill.style.left = `${from}%`;
   fill.style.width = `${to - from}%`;
   fill.classList.toggle("minus", row.strength < 0);
   range.value = row.strength;
-  range.setAttribute("aria-valuetext", spoken(row));
-  number.value = tidy(row.strength).toFixed(2);
-  place.textContent = (inDanger(row) ? "⚠ " : inSpot(row) ? "✓ " : "") + placeWords(row);
-  place.className = `place ${inDanger(row) ? "danger" : inSpot(row) ? "good" : ""}`;
+  range.setAttribute("aria-valuetext", ariaValueText(row));
+  number.value = roundDose(row.strength).toFixed(2);
+  place.textContent = (isInDanger(row) ? "⚠ " : isInSweetSpot(row) ? "✓ " : "") + positionText(row);
+  const level = isInDanger(row) ? "danger" : isInSweetSpot(row) ? "good" : "";
+  place.className = `dose-position ${level}`;
 }
 
-function listen(row, { range, number }, set, show) {
+function addListeners(row, { range, number }, set, show) {
   const move = (value) => {
     row.strength = value;
     show();
-    changed();
+    valuesChanged();
   };
-  draggable(range, () => move(snapped(stepped(+range.value))));
-  obeyKeys(range, KEYS, () => row.strength, set);
+  onDragged(range, () => move(snapToZero(roundToStep(+range.value))));
+  onSliderKeys(range, KEYS, () => row.strength, set);
   number.addEventListener("change", () =>
-    number.value === "" ? show() : set(Math.abs(+number.value) < STEP ? 0 : +number.value),
+    number.value === "" ? show() : set(Math.abs(+number.value) < DOSE_STEP ? 0 : +number.value),
   );
 }
 
-// A whole drag is one step of undo.
-export function draggable(range, move) {
+// A drag is one step of undo.
+export function onDragged(range, move) {
   let dragging = false;
   range.addEventListener("input", () => {
-    if (!dragging) remember();
+    if (!dragging) pushUndo();
     dragging = true;
     move();
   });
@@ -153,66 +157,66 @@ export function draggable(range, move) {
   });
 }
 
-export function obeyKeys(range, keys, value, set) {
+export function onSliderKeys(range, keys, value, set) {
   range.addEventListener("keydown", (event) => {
     const move = keys[event.key];
     if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    set(tidy(move(value())));
+    set(roundDose(move(value())));
   });
 }
 
-// The strength of all rows together, the API's `scale`: 0 is off, 1 is as the persona was made.
-const FULL = 2;
-const MASTER_KEYS = { ...KEYS, Home: () => 0, End: () => FULL };
+// Total strength, the API's `scale`: 0 is off, 1 is the persona as it was saved.
+const MAX_SCALE = 2;
+const MASTER_KEYS = { ...KEYS, Home: () => 0, End: () => MAX_SCALE };
 
-export function masterNode(state) {
+export function totalStrengthNode(state) {
   const range = el("input", {
     type: "range",
-    id: "master",
+    id: "total-strength",
     min: 0,
-    max: FULL,
-    step: STEP,
+    max: MAX_SCALE,
+    step: DOSE_STEP,
     "aria-label": "Strength of all",
-    "data-key": "range master",
+    "data-key": "range total-strength",
   });
   const number = el("input", {
     type: "number",
     min: 0,
-    max: FULL,
-    step: STEP,
+    max: MAX_SCALE,
+    step: DOSE_STEP,
     class: "times",
     "aria-label": "Strength of all, as a number",
-    "data-key": "number master",
+    "data-key": "number total-strength",
   });
   const fill = el("span", { class: "fill" }),
     words = el("span", { class: "label" });
   const show = () => {
     range.value = state.scale;
-    number.value = tidy(state.scale).toFixed(2);
-    fill.style.width = `calc(${(Math.min(FULL, state.scale) / FULL) * 100}% + 10px)`;
-    words.textContent = `Strength ×${tidy(state.scale).toFixed(2)}`;
+    number.value = roundDose(state.scale).toFixed(2);
+    fill.style.width = `calc(${(Math.min(MAX_SCALE, state.scale) / MAX_SCALE) * 100}% + 10px)`;
+    words.textContent = `Strength ×${roundDose(state.scale).toFixed(2)}`;
     range.setAttribute(
       "aria-valuetext",
-      `times ${tidy(state.scale)}${state.scale === 0 ? ", off" : ""}`,
+      `times ${roundDose(state.scale)}${state.scale === 0 ? ", off" : ""}`,
     );
   };
   const move = (value) => {
-    state.scale = tidy(Math.min(FULL, Math.max(0, value)));
+    state.scale = roundDose(Math.min(MAX_SCALE, Math.max(0, value)));
     show();
-    changed();
+    valuesChanged();
   };
   const set = (value) => {
-    remember();
+    pushUndo();
     move(value);
   };
-  draggable(range, () => move(+range.value));
-  obeyKeys(range, MASTER_KEYS, () => state.scale, set);
+  onDragged(range, () => move(+range.value));
+  onSliderKeys(range, MASTER_KEYS, () => state.scale, set);
   number.addEventListener("change", () => (number.value === "" ? show() : set(+number.value)));
   show();
   return el(
     "fieldset",
-    { class: "master" },
+    { class: "total-strength" },
     el("legend", {}, "Strength of all"),
     el("div", { class: "top" }, el("div", { class: "name" }, words), number),
     el(

@@ -1,20 +1,20 @@
 // Gates: what an update of the SAE had to pass before it was published, as a table.
 import { el } from "../lib/dom.js";
 
-export function gatesNode(told) {
-  if (!told?.gates) return null;
+export function gatesNode(report) {
+  if (!report?.gates) return null;
   return [
     el(
       "h3",
       {},
-      told.passed
+      report.passed
         ? "All gates passed"
-        : `${told.failed.length} of ${told.gates.length} gates failed`,
+        : `${report.failed.length} of ${report.gates.length} gates failed`,
     ),
     el(
       "table",
       { class: "gates" },
-      told.gates.map((g) =>
+      report.gates.map((g) =>
         el(
           "tr",
           {},
@@ -23,14 +23,16 @@ export function gatesNode(told) {
         ),
       ),
     ),
-    told.taken_out.length
+    report.taken_out.length
       ? el(
           "p",
           {},
-          `Taken out, since few people were behind them: ${told.taken_out.length} features. ${told.taken_out
-            .slice(0, 3)
-            .map((t) => t.why)
-            .join("; ")}.`,
+          `Removed, since too few users contributed to them: ${report.taken_out.length} ` +
+            "features. " +
+            `${report.taken_out
+              .slice(0, 3)
+              .map((t) => t.why)
+              .join("; ")}.`,
         )
       : null,
   ];
