@@ -6,6 +6,8 @@ VENV := .venv
 VLLM := .venv-vllm
 PEERS := .venv-peers
 AUDIT := .venv-audit
+PRETTIER := tools/prettier/node_modules/.bin/prettier
+PAGE_CODE := "ui/static/**/*.{js,css}"
 BIN := $(VENV)/bin
 TORCH := 2.13.0
 # Files tested at once: more than there are cores, for half of the tests wait for processes of their own.
@@ -70,15 +72,22 @@ $(PEERS)/.installed: pyproject.toml
 	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
 
-check: install ## Lint, formatting, types and the Dockerfile
+check: install $(PRETTIER) ## Lint, formatting, types and the Dockerfile (needs npm)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/hadolint Dockerfile Dockerfile.cuda
+	$(PRETTIER) --config tools/prettier/prettier.json --check $(PAGE_CODE)
 
-format: install ## Format the code
+format: install $(PRETTIER) ## Format the code (needs npm)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(PRETTIER) --config tools/prettier/prettier.json --write $(PAGE_CODE)
+
+$(PRETTIER): tools/prettier/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing; make check and make format need it: apt-get install npm" >&2; exit 1; }
+	npm ci --prefix tools/prettier --no-audit --no-fund --silent
+	touch $@
 
 recipe: install ## Make the embedded model, SAE and personas again, in runs/harbor (two hours on two cores)
 	$(BIN)/python -m recipes

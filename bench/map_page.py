@@ -29,7 +29,7 @@ GOAL = 2.0
 """Seconds until every dot has a name."""
 FRAMES = 60
 WATCH = """(n) => new Promise(async (done) => {
-  const { atlas } = await import('./page/map/map_data.js');
+  const { mapData } = await import('./page/map/map_data.js');
   const told = { longest: 0 }, tab = document.querySelector('#tab-map');
   new PerformanceObserver((list) => { for (const task of list.getEntries()) told.longest = Math.max(told.longest, task.duration); }).observe({ type: 'longtask' });
   let begun;
@@ -38,13 +38,13 @@ WATCH = """(n) => new Promise(async (done) => {
   const look = () => {
     const now = performance.now() - begun;
     if (document.querySelector(`#section-map .canvas[data-points='${n}']`)) told.drawn ??= now;
-    if (atlas.known) told.first ??= now;
-    if (atlas.n === n && atlas.known === n && told.drawn) { told.all = now; done(told); } else requestAnimationFrame(look);
+    if (mapData.known) told.first ??= now;
+    if (mapData.n === n && mapData.known === n && told.drawn) { told.all = now; done(told); } else requestAnimationFrame(look);
   };
   look();
 })"""
 MOVE = """async ({ frames, zooms }) => {
-  const canvas = document.querySelector('#section-map canvas.over'), box = canvas.getBoundingClientRect(), frame = requestAnimationFrame, times = [], drawings = [];
+  const canvas = document.querySelector('#section-map canvas.overlay'), box = canvas.getBoundingClientRect(), frame = requestAnimationFrame, times = [], drawings = [];
   const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2, bubbles: true, cancelable: true, pointerId: 1 };
   canvas.setPointerCapture = () => {};
   window.requestAnimationFrame = (draw) => frame((at) => { const begun = performance.now(); draw(at); drawings.push(performance.now() - begun); });
@@ -62,7 +62,7 @@ MOVE = """async ({ frames, zooms }) => {
   return { frames: times.sort((a, b) => a - b), drawings: drawings.sort((a, b) => a - b) };
 }"""
 SPOT = """async (i) => {
-  const { atlas } = await import('./page/map/map_data.js'), points = atlas.points, box = document.querySelector('#section-map canvas.over').getBoundingClientRect();
+  const { mapData } = await import('./page/map/map_data.js'), points = mapData.points, box = document.querySelector('#section-map canvas.overlay').getBoundingClientRect();
   let [left, right, bottom, top] = [9, -9, 9, -9];
   for (let k = 0; k < points.length; k += 2) { left = Math.min(left, points[k]); right = Math.max(right, points[k]); bottom = Math.min(bottom, points[k + 1]); top = Math.max(top, points[k + 1]); }
   const scale = Math.min((box.width - 48) / (right - left), (box.height - 48) / (top - bottom));
@@ -128,7 +128,7 @@ def _hover(page: Page) -> float:
     """Milliseconds until the last feature's name stands under the pointer."""
     x, y = page.evaluate(SPOT, FEATURES - 1)
     page.evaluate(
-        """() => { const tip = document.querySelector('#section-map .tip'), over = document.querySelector('#section-map canvas.over');
+        """() => { const tip = document.querySelector('#section-map .tip'), over = document.querySelector('#section-map canvas.overlay');
         over.addEventListener('pointermove', () => { const at = performance.now(); window.named = new Promise((done) => { const look = () => (!tip.hidden && tip.textContent.length > 1 ? done(performance.now() - at) : requestAnimationFrame(look)); look(); }); }, { once: true, capture: true }); }"""
     )
     page.mouse.move(x, y)

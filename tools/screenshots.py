@@ -85,7 +85,7 @@ def compare(page: Page) -> None:
     page.click("#cards [data-preset=golden-gate]")
     page.click("#tab-compare")
     page.click("#add-column")
-    page.get_by_label("Spec of column C").select_option(label="Pirate")
+    page.get_by_label("Steering of column C").select_option(label="Pirate")
     page.fill("#compare-question", "What should I do this weekend?")
     page.click("#compare-run")
     page.wait_for_selector("[data-act=vote]", timeout=SECONDS * 1000)
@@ -115,8 +115,8 @@ def analyze(page: Page) -> None:
     page.click("#tab-analyze")
     page.fill("#analyze-text", TALK)
     page.click("#analyze-run")
-    page.wait_for_selector("#evoked")
-    page.locator(".tok").nth(4).click()
+    page.wait_for_selector("#text-features")
+    page.locator(".token-button").nth(4).click()
 
 
 def train(page: Page) -> None:
@@ -133,7 +133,7 @@ def settings(page: Page) -> None:
         if page.locator(f"[aria-label='Delete the key {name}']").count() == 0:
             page.fill("#key-name", name)
             page.select_option("#key-role", role)
-            page.click("#make-key")
+            page.click("#create-key")
             page.click("#secret-done")
             page.wait_for_selector(f"[aria-label='Delete the key {name}']")
     page.wait_for_selector("#code-blocks pre")

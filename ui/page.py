@@ -1,17 +1,13 @@
-"""The page: Gradio's components, and which part of the page's own code draws in each. Knows Gradio and no model.
+"""The page: Gradio components as the frame, and the page's own HTML, CSS and JavaScript (`static/`) inside them.
 
-What is drawn is JavaScript (`static/`), which asks the API itself; replies go through `conversation`, so that many
-people's streams share one process's connections, and a closed tab ends its replies.
+Gradio gives the layout, the theme and the mount point; it runs no event handler. The JavaScript asks the API itself.
 """
 
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it when it is imported
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 import fastapi
 import gradio as gr
@@ -19,9 +15,6 @@ from gradio.themes import Base
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
-
-from tiller import AsyncTiller
-from ui.conversation import News, talk
 
 STATIC = Path(__file__).parent / "static"
 STYLES = (
@@ -35,28 +28,24 @@ STYLES = (
     "training/training.css",
     "settings/settings.css",
 )
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-AT_ONCE = 64
-LOOKS_EVERY = 0.02
-"""Seconds until a press of a button is noticed, at most."""
+QUEUE_POLL_SECONDS = 60.0
+"""How often Gradio's queue looks for events; the page sends none, and the default is every millisecond."""
 
 
 class Assets(StaticFiles):
-    """The page's own files; browsers ask whether they have changed, so that an update is seen at once."""
+    """Static files that browsers revalidate on every load, so that an update shows at once."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """One file."""
+        """Return one file."""
         answer = await super().get_response(path, scope)
         answer.headers["Cache-Control"] = "no-cache"
         return answer
 
 
-def mount(app: fastapi.FastAPI, *, api_base: str) -> fastapi.FastAPI:
-    """Put the page at `/` of the application whose API answers at `api_base`."""
-    # The server is this machine's own, whatever the environment says of proxies.
-    page = build(AsyncTiller(api_base, trust_env=False))
-    # Gradio looks a thousand times a second whether somebody pressed a button, in the process that generates.
-    page._queue.sleep_when_free = LOOKS_EVERY
+def mount(app: fastapi.FastAPI, *, api_base: str | None = None) -> fastapi.FastAPI:  # noqa: ARG001 - callers pass it still
+    """Mount the page at `/` of the application; `api_base` is unused, since the page asks the host it comes from."""
+    page = build()
+    page._queue.sleep_when_free = QUEUE_POLL_SECONDS
     app.mount("/page", Assets(directory=STATIC))
     return gr.mount_gradio_app(
         app,
@@ -72,44 +61,33 @@ def mount(app: fastapi.FastAPI, *, api_base: str) -> fastapi.FastAPI:
     )
 
 
-def build(api: AsyncTiller) -> gr.Blocks:
-    """Lay the page out and connect it."""
-
-    async def on_submit(form: Any, request: gr.Request) -> AsyncGenerator[News, None]:  # noqa: ANN401 - what a browser sent
-        cookie = request.headers.get("cookie") or ""  # who has signed in asks as themselves, not as the page
-        theirs = api.sending(Cookie=cookie) if cookie else api
-        async with aclosing(talk(theirs, form)) as all_news:
-            async for news in all_news:
-                yield news
-
+def build() -> gr.Blocks:
+    """Lay out the page: header, work area with the tabs, steering panel."""
     with gr.Blocks(title="Tiller", analytics_enabled=False, fill_width=True) as page:
         _part("shell/header")
         with gr.Row(elem_id="main", equal_height=False):
             with gr.Column(scale=7, min_width=300, elem_id="work"):
-                chat = _part("chat/chat")
+                _part("chat/chat")
                 _part("shell/tabs", code=False)
             with gr.Column(scale=3, min_width=300, elem_id="side"):
                 _part("panel/panel")
-        form = "() => window.tiller.form"
-        reply = chat.submit(on_submit, inputs=chat, outputs=chat, js=form, concurrency_limit=AT_ONCE, **QUIET)
-        chat.stop(None, cancels=[reply], queue=False, **QUIET)
     return page
 
 
 def _part(path: str, *, code: bool = True) -> gr.HTML:
-    """One part of the page: the template `path.html`, drawn by the module `path.js`."""
-    begin = f'import(new URL("page/{path}.js", new URL(".", location.origin + location.pathname)))'
+    """Return one part of the page: the template `path.html`, drawn by the module `path.js`."""
+    module = f'import(new URL("page/{path}.js", new URL(".", location.origin + location.pathname)))'
     return gr.HTML(
         {},
         html_template=(STATIC / f"{path}.html").read_text(encoding="utf-8"),
-        js_on_load=f"{begin}.then((part) => part.mount(element, {{ trigger, watch, props }}));" if code else None,
+        js_on_load=f"{module}.then((part) => part.mount(element));" if code else None,
         elem_id=path.rpartition("/")[2],
         apply_default_css=False,
     )
 
 
 def _head() -> str:
-    # Gradio puts its own prefix before each rule of `css`, and then none can look at the body.
+    # Link elements, because Gradio prefixes each rule of its `css` option, and then no rule can match the body.
     return "".join(f'<link rel="stylesheet" href="./page/{name}">' for name in STYLES)
 
 

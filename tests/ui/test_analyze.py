@@ -24,7 +24,7 @@ def analyze(page):
 def run(page, text=TALK):
     page.fill("#analyze-text", text)
     page.click("#analyze-run")
-    page.wait_for_selector("#evoked")
+    page.wait_for_selector("#text-features")
 
 
 def saved(page, button):
@@ -35,30 +35,30 @@ def saved(page, button):
 
 def test_the_strip_is_the_text_with_all_its_signs_and_names_the_speakers(analyze):
     run(analyze)
-    parts = analyze.locator(".strip .part")
+    parts = analyze.locator(".token-strip .part")
     assert parts.locator(".speaker").all_inner_texts() == ["Ann", "Bob"]
     told = json.loads(saved(analyze, "#analysis-json"))
-    shown = ["".join(p.locator(".tok").all_text_contents()) for p in parts.all()]
+    shown = ["".join(p.locator(".token-button").all_text_contents()) for p in parts.all()]
     for said, part in zip(shown, told["parts"], strict=True):
         assert len(said) >= len(part["text"]) - 2
     assert "<b>" in shown[1]
-    assert analyze.locator(".strip b:not(.speaker)").count() == 0
+    assert analyze.locator(".token-strip b:not(.speaker)").count() == 0
 
 
 def test_clicking_a_feature_colours_the_text_and_shows_it_along_the_text(analyze):
     run(analyze)
-    heats = "[...document.querySelectorAll('.tok')].map((t) => t.style.getPropertyValue('--heat')).join()"
+    heats = "[...document.querySelectorAll('.token-button')].map((t) => t.style.getPropertyValue('--heat')).join()"
     before = analyze.evaluate(heats)
-    analyze.locator("#evoked button.link").nth(1).click()
+    analyze.locator("#text-features button.link").nth(1).click()
 
     assert analyze.evaluate(heats) != before
-    assert analyze.locator("#evoked tr[aria-current=true]").count() == 1
+    assert analyze.locator("#text-features tr[aria-current=true]").count() == 1
     assert "along the text" in analyze.get_attribute("figure .chart", "aria-label")
 
 
 def test_clicking_a_token_lists_its_features_and_arrows_walk_the_strip(analyze):
     run(analyze)
-    analyze.locator(".tok").nth(2).click()
+    analyze.locator(".token-button").nth(2).click()
     assert analyze.locator(".token-facts li, .token-facts .muted").count() >= 1
 
     analyze.keyboard.press("ArrowRight")
@@ -69,7 +69,7 @@ def test_clicking_a_token_lists_its_features_and_arrows_walk_the_strip(analyze):
 
 def test_evoked_feature_goes_onto_a_slider(analyze):
     run(analyze)
-    first = analyze.locator("#evoked [data-plus]").first
+    first = analyze.locator("#text-features [data-plus]").first
     first.click()
     analyze.wait_for_selector(RANGE)
     assert "there" in first.get_attribute("class")
@@ -81,20 +81,20 @@ def test_speakers_and_two_texts_are_held_against_each_other(analyze):
     run(analyze)
     heads = analyze.locator("#by-speaker th").all_inner_texts()
     assert heads[1:] == ["Ann", "Bob"]
-    assert analyze.locator("#apart tr").count() > 1
+    assert analyze.locator("#differences tr").count() > 1
 
 
 def test_the_last_reply_and_the_conversation_can_be_taken(page):
     send(page, "hello there")
     finished(page)
     page.click("#tab-analyze")
-    page.wait_for_selector("#take-chat:not([disabled])")
-    page.click("#take-chat")
-    page.wait_for_selector("#evoked")
-    assert set(page.locator(".strip .speaker").all_inner_texts()) == {"user", "assistant"}
+    page.wait_for_selector("#use-conversation:not([disabled])")
+    page.click("#use-conversation")
+    page.wait_for_selector("#text-features")
+    assert set(page.locator(".token-strip .speaker").all_inner_texts()) == {"user", "assistant"}
 
-    page.click("#take-reply")
-    page.wait_for_function("document.querySelectorAll('.strip .part').length === 1")
+    page.click("#use-reply")
+    page.wait_for_function("document.querySelectorAll('.token-strip .part').length === 1")
 
 
 def test_table_is_exported_without_formulas(analyze):
@@ -114,7 +114,7 @@ def test_refusal_is_told_with_a_way_to_try_again(analyze):
 
     analyze.unroute("**/v1/analyze")
     analyze.get_by_role("button", name="Try again").click()
-    analyze.wait_for_selector("#evoked")
+    analyze.wait_for_selector("#text-features")
 
 
 def test_word_that_there_is_no_text_goes_when_one_was_analyzed(analyze):
@@ -138,16 +138,16 @@ def test_tables_fit_where_labels_are_long(opened, address, width):
     page.check("#two-texts")
     page.fill("#analyze-other", "hello there, how are you")
     run(page)
-    ids = page.locator("#evoked code").all_inner_texts()
+    ids = page.locator("#text-features code").all_inner_texts()
     for feature in ids:
         label = (
             "on “time / you / coffee” after “all / time / people” near “<|system|>about_something_long_without_a_space”"
         )
         assert httpx.patch(f"{address}/v1/features/{feature}", json={"label": label}).status_code == 200
     run(page, TALK + " ")
-    page.wait_for_selector("#evoked :text('about_something')")
+    page.wait_for_selector("#text-features :text('about_something')")
 
-    for table in ("#evoked", "#by-speaker", "#apart"):
+    for table in ("#text-features", "#by-speaker", "#differences"):
         wide = page.evaluate(
             "(t) => { const n = document.querySelector(t).parentElement; return n.scrollWidth - n.clientWidth; }", table
         )

@@ -29,7 +29,7 @@ def run(page, question="hello there"):
 
 
 def said(page):
-    return page.locator("[data-column] .said").all_inner_texts()
+    return page.locator("[data-column] .reply-text").all_inner_texts()
 
 
 def test_columns_are_answered_together_and_differ_by_their_spec(compare):
@@ -47,7 +47,7 @@ def test_up_to_four_columns_each_with_a_persona_and_a_strength(compare):
     compare.click("#add-column")
     assert compare.locator("#add-column").count() == 0
     for name in "CD":
-        compare.get_by_label(f"Spec of column {name}").select_option(label="Bridge")
+        compare.get_by_label(f"Steering of column {name}").select_option(label="Bridge")
     compare.get_by_label("Strength of column D").fill("0")
     compare.keyboard.press("Tab")
     run(compare)
@@ -75,10 +75,10 @@ def test_blind_columns_hide_their_spec_until_the_vote(compare, address):
 
 
 def test_vote_between_two_strengths_of_a_persona_is_told_to_the_server(compare, address):
-    compare.get_by_label("Spec of column A").select_option(label="Bridge")
+    compare.get_by_label("Steering of column A").select_option(label="Bridge")
     compare.get_by_label("Strength of column A").fill("0.5")
     compare.keyboard.press("Tab")
-    compare.get_by_label("Spec of column B").select_option(label="Bridge")
+    compare.get_by_label("Steering of column B").select_option(label="Bridge")
     run(compare)
     with compare.expect_response("**/v1/feedback") as answer:
         compare.locator(DONE).nth(1).click()
@@ -135,7 +135,7 @@ def test_refusal_is_told_and_the_question_stays(compare):
 def test_leaving_a_comparison_ends_its_replies(compare, slow):
     compare.fill("#compare-question", "hello there")
     compare.click("#compare-run")
-    compare.wait_for_function("document.querySelector('.column .said').textContent.length > 12")
+    compare.wait_for_function("document.querySelector('.column .reply-text').textContent.length > 12")
     compare.click("#compare-stop")
     until(lambda: slow.open == 0)
     assert any(said(compare))  # what had come stays
@@ -144,8 +144,8 @@ def test_leaving_a_comparison_ends_its_replies(compare, slow):
 def test_replies_to_columns_that_were_changed_meanwhile_are_not_shown_as_theirs(compare, slow):
     compare.fill("#compare-question", "hello there")
     compare.click("#compare-run")
-    compare.wait_for_function("document.querySelector('.column .said').textContent.length > 12")
-    compare.get_by_label("Spec of column B").select_option(label="Calm")
+    compare.wait_for_function("document.querySelector('.column .reply-text').textContent.length > 12")
+    compare.get_by_label("Steering of column B").select_option(label="Calm")
     until(lambda: slow.open == 0)
     assert said(compare) == ["", ""]
 

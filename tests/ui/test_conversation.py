@@ -1,139 +1,191 @@
-"""What the browser sends is checked before anything is asked."""
+"""Chat replies on the page: what is asked for each side, what is shown of a stream, and what of one that breaks off."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import json
 
+import httpx
 import pytest
 
-from tiller import AsyncTiller, TillerError
-from tiller.models import Chunk
-from ui.conversation import Reply, read, talk
+from tests.ui.test_page import RANGE, finished, last, notes, pick, send
 
-ROW = {"id": "small/1", "strength": 0.5, "mode": "add"}
-FORM = {"id": "t1", "message": "and now?", "steering": {"features": [ROW]}}
-HISTORY = [{"question": "hello", "default": "good day", "steered": "arr"}, {"question": "so", "default": None, "steered": "arr!"}]  # fmt: skip
+pytestmark = pytest.mark.browser
 
+FAKE = """(streams) => {
+    const real = window.fetch, encoder = new TextEncoder();
+    window.fetch = (url, options) => {
+        if (!String(url).endsWith('/chat/completions')) return real(url, options);
+        const { events, open } = streams[JSON.parse(options.body).steering ? 'steered' : 'default'];
+        return Promise.resolve(new Response(new ReadableStream({ start(stream) {
+            for (const event of events) stream.enqueue(encoder.encode(`data: ${JSON.stringify(event)}\\n\\n`));
+            if (!open) return stream.close();
+            options.signal.addEventListener('abort', () => stream.error(new DOMException('', 'AbortError')));
+        } })));
+    };
+}"""
+"""Answers chats with given events; an open stream waits for its abortion after the last of them."""
 
-def test_sliders_are_the_apis_steering():
-    steering = read(FORM).steering
-    assert steering is not None
-    assert steering.model_dump()["features"] == (ROW,)
-    assert (steering.unit, steering.scale, steering.scope) == ("dose", 1.0, "assistant")
-
-
-def test_each_side_is_asked_after_its_own_history():
-    form = read({**FORM, "history": HISTORY, "system": "Be brief."})
-    assert [m["content"] for m in form.messages("steered")] == ["Be brief.", "hello", "arr", "so", "arr!", "and now?"]
-    assert [m["content"] for m in form.messages("default")] == ["Be brief.", "hello", "good day", "and now?"]
-
-
-def test_empty_fields_are_the_servers_choice_and_whole_numbers_are_whole():
-    drawn = read({**FORM, "sampling": {"temperature": 0.5, "max_tokens": 160.0, "top_p": None}}).drawn()
-    assert drawn == {"temperature": 0.5, "max_tokens": 160}
-    assert isinstance(drawn["max_tokens"], int)
+STREAM = """async () => {
+    const { streamReply } = await import('/page/chat/reply_stream.js');
+    const reply = { text: '' }, seen = [], onChange = () => seen.push(JSON.parse(JSON.stringify(reply)));
+    await streamReply({ steering: {} }, reply, { signal: new AbortController().signal, onChange });
+    return [reply, seen];
+}"""
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"message": ""},
-        {"message": None},
-        {"id": ""},
-        {"steering": {"features": [{**ROW, "strength": float("nan")}]}},
-        {"steering": {"features": [{**ROW, "mode": "explode"}]}},
-        {"steering": {"features": [ROW] * 33}},
-        {"sampling": {"temperature": "hot"}},
-        {"history": "long"},
-    ],
-)
-def test_rubbish_is_refused_with_a_sentence(wrong):
-    with pytest.raises(ValueError, match="the message cannot be read"):
-        read({**FORM, **wrong})
+def piece(text, **more):
+    return {"choices": [{"delta": {"content": text}, **more}]}
 
 
-def told(value, api=None):
-    """All that the page is told; in a thread, since the browser's tests leave a loop running in this one."""
-
-    async def listen():
-        return [news async for news in talk(api or AsyncTiller("http://127.0.0.1:9/v1", trust_env=False), value)]
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, listen()).result(30)
+END = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
 
 
-@pytest.mark.parametrize("value", [None, "rubbish", {}, {"id": 3}])
-def test_what_is_no_form_is_told_as_a_problem(value):
-    news = told(value)
-    assert len(news) == 1
-    assert "cannot be read" in news[0]["problem"]
+def asked_of_each_side(page, *messages):
+    """Send messages; return the last one's two requests."""
+    bodies = []
+    page.on("request", lambda r: bodies.append(json.loads(r.post_data)) if "completions" in r.url else None)
+    for message in messages:
+        send(page, message)
+        page.wait_for_function(f"document.querySelector('#steered-pane .turn:last-child .user-row').innerText === {message!r}")  # fmt: skip
+        finished(page)
+    steered, default = sorted(bodies[-2:], key=lambda body: "steering" not in body)
+    return steered, default
 
 
-def test_a_server_that_is_gone_is_told_as_a_problem():
-    news = told(FORM)
-    assert news[0]["id"] == "t1"
-    assert "cannot be reached" in news[0]["problem"]
+def test_each_side_is_asked_after_its_own_history_with_the_same_sampling(page):
+    pick(page)
+    page.click("#sampling summary")
+    page.fill("#system", "Be brief.")
+    page.fill("#top-p", "")
+    page.press("#top-p", "Tab")
+    send(page, "hello there")
+    finished(page)
+    said = {side: page.evaluate(f"import('/page/chat/conversation.js').then((m) => m.conversation.turns[0].{side}.text)") for side in ("steered", "default")}  # fmt: skip
+    steered, default = asked_of_each_side(page, "and now?")
+
+    for body, side in ((steered, "steered"), (default, "default")):
+        assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
+        assert [m["content"] for m in body["messages"]] == ["Be brief.", "hello there", said[side], "and now?"]
+        assert (body["temperature"], body["max_tokens"], body["seed"]) == (0.5, 160, 7)
+        assert "top_p" not in body  # what is left empty is the server's choice
+        assert body["stream"]
+        assert body["logprobs"]
+    assert said["steered"] != said["default"]
+    assert steered["steering"]["features"] == [{"id": "small/1", "strength": 0.8, "mode": "add"}]
+    assert (steered["steering"]["unit"], steered["steering"]["scope"]) == ("dose", "assistant")
+    assert "steering" not in default
+    assert steered["user"] == default["user"] == page.evaluate("JSON.parse(localStorage['tiller.me']).value")
 
 
-def test_what_was_applied_is_told_from_the_beginning_and_tokens_with_the_end():
-    reply = Reply()
-    token = {"token": "hi", "logprob": -0.10001, "top_logprobs": [{"token": "ho", "logprob": -2.0}]}
-    choice = {"delta": {"content": "hi"}, "logprobs": {"content": [token]}}
-    reply.take(Chunk.from_json({"choices": [choice], "steering": {"hash": "s"}}))
-    assert reply.told() == {"text": "hi", "steering": {"hash": "s"}}
-    reply.take(Chunk.from_json({"choices": [{"delta": {}, "finish_reason": "stop"}]}))
-    reply.ended = True
-    assert reply.told() == {
-        "text": "hi",
-        "steering": {"hash": "s"},
-        "tokens": [{"token": "hi", "logprob": -0.1, "top": [("ho", -2.0)]}],
-        "ended": True,
+def test_messages_sent_right_after_each_other_all_get_their_replies(page):
+    texts = page.evaluate(
+        """async (n) => {
+        const { conversation, onConversationChange, sendMessage } = await import('/page/chat/conversation.js');
+        conversation.sampling.max_tokens = 4;
+        await new Promise((done) => {
+            onConversationChange(() => {
+                if (conversation.busy) return;
+                if (conversation.turns.length === n) return done();
+                queueMicrotask(() => sendMessage(`message ${conversation.turns.length + 1}`));
+            });
+            sendMessage('message 1');
+        });
+        return conversation.turns.map((turn) => [turn.question, turn.default.ended, turn.steered.ended, turn.steered.problem]);
+    }""",
+        6,
+    )
+    assert texts == [[f"message {i}", True, True, None] for i in range(1, 7)]
+
+
+@pytest.mark.parametrize("error", [None, {"error": {"message": "the engine failed", "code": "engine_failed"}}])
+def test_replies_that_break_off_say_so_on_both_sides_and_keep_what_came(page, error):
+    steered = [piece("ar") | {"steering": {"applied": []}}, *([error] if error else [])]
+    page.evaluate(FAKE, {"steered": {"events": steered}, "default": {"events": [piece("good")], "open": True}})
+    send(page, "hello there")
+    page.wait_for_selector("#steered-pane .problem")
+
+    reason = "the engine failed" if error else "the server ended the stream before the reply was complete"
+    for pane, text in (("steered", "ar"), ("default", "good")):
+        assert last(page, pane).strip() == text
+        assert f"The reply broke off here: {reason}" in notes(page, pane)
+    assert "not steered" in notes(page, "steered")
+    page.wait_for_selector("#send")
+
+
+def test_nothing_is_said_of_steering_that_was_never_told(page):
+    page.evaluate(FAKE, {side: {"events": [piece("ar")]} for side in ("steered", "default")})
+    send(page, "hello there")
+    page.wait_for_selector("#steered-pane .problem")
+
+    assert "not steered" not in notes(page, "steered")
+    assert "not steered" in notes(page, "default")
+
+
+def test_a_reply_that_was_complete_before_stop_is_not_said_to_be_stopped(page):
+    streams = {
+        "default": {"events": [piece("all of it"), END]},
+        "steered": {"events": [piece("half of")], "open": True},
     }
+    page.evaluate(FAKE, streams)
+    send(page, "hello there")
+    page.wait_for_function("document.querySelector('#default-pane .reply-text').textContent === 'all of it'")
+    page.wait_for_function("document.querySelector('#steered-pane .reply-text').textContent === 'half of'")
+    page.click("#stop")
+
+    chips = {p: page.locator(f"#{p}-pane .notes .chip").all_inner_texts() for p in ("default", "steered")}
+    assert "stopped" not in chips["default"]
+    assert "stopped" in chips["steered"]
 
 
-class Breaking:
-    """An API whose steered reply breaks off, with an error or with nothing, while the default one goes on."""
+def test_an_error_before_the_first_word_is_a_refusal_of_both(page):
+    error = {"error": {"message": "there is no room", "code": "overloaded"}}
+    page.evaluate(FAKE, {"steered": {"events": [error]}, "default": {"events": [], "open": True}})
+    send(page, "hello there")
+    page.wait_for_selector(".refusal .problem")
 
-    def __init__(self, error=None, *, first=True):
-        self._error, self._first = error, first
-
-    async def model(self):
-        return "small"
-
-    def sending(self, **headers):
-        return self
-
-    async def stream(self, *, steering=None, **body):
-        if steering is None:
-            yield Chunk.from_json({"choices": [{"delta": {"content": "good"}}]})
-            await asyncio.sleep(60)
-        await asyncio.sleep(0.1)
-        if self._first:
-            yield Chunk.from_json({"choices": [{"delta": {"content": "ar"}}], "steering": {"hash": "s"}})
-        else:
-            yield Chunk.from_json({"choices": [{"delta": {"content": "ar"}}]})
-        if self._error:
-            raise self._error
+    assert page.inner_text(".refusal") == "No reply: there is no room"
+    assert page.input_value("#message textarea") == "hello there"
+    assert page.locator(".turn").count() == 0
 
 
-@pytest.mark.parametrize("error", [None, TillerError("the server cannot be reached; is it still running?")])
-def test_replies_that_break_off_say_so_on_both_sides_and_keep_what_was_told(error):
-    *_, last = told(FORM, Breaking(error))
-    assert last["done"]
-    for side, text in (("steered", "ar"), ("default", "good")):
-        assert last[side]["text"] == text
-        assert last[side]["problem"].startswith("The reply broke off here: the server")
-    assert last["steered"]["steering"] == {"hash": "s"}
+def test_a_server_that_is_gone_is_told_and_the_text_comes_back(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector("#cards .card")
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    send(page, "hello there")
+    page.wait_for_selector(".refusal .problem")
+
+    assert "connection to the server was lost" in page.inner_text(".refusal")
+    assert page.input_value("#message textarea") == "hello there"
+    page.close()
 
 
-def test_nothing_is_said_of_steering_that_was_never_told():
-    *_, last = told(FORM, Breaking(first=False))
-    assert "steering" not in last["steered"]
-    assert "problem" in last["steered"]
+def test_what_was_applied_is_there_from_the_beginning_and_tokens_with_the_end(page):
+    token = {"token": "hi", "logprob": -0.10001, "top_logprobs": [{"token": "ho", "logprob": -2.0}]}
+    first = piece("hi", logprobs={"content": [token]}) | {"steering": {"hash": "s"}}
+    page.evaluate(FAKE, {"steered": {"events": [first, END]}})
+    reply, seen = page.evaluate(STREAM)
+
+    assert seen[0] == {"text": "hi", "before": None, "ended": False, "steering": {"hash": "s"}}
+    assert reply == seen[0] | {"ended": True, "tokens": [{"token": "hi", "logprob": -0.1, "top": [["ho", -2]]}]}
 
 
-def test_tokens_that_make_one_character_together_join_to_the_text():
-    reply = Reply(ended=True)
-    for part in ([0xC3], [0xA4], [0x68]):
-        token = {"token": "�", "logprob": -1, "bytes": part}
-        reply.take(Chunk.from_json({"choices": [{"delta": {}, "logprobs": {"content": [token]}}]}))
-    assert [t["token"] for t in reply.told()["tokens"]] == ["", "ä", "h"]
+def test_tokens_that_make_one_character_together_join_to_the_text(page):
+    tokens = [{"token": "�", "logprob": -1, "bytes": part} for part in ([0xC3], [0xA4], [0x68])]
+    events = [piece(text, logprobs={"content": [token]}) for text, token in zip(["", "ä", "h"], tokens, strict=True)]
+    page.evaluate(FAKE, {"steered": {"events": [*events, END]}})
+    reply, _ = page.evaluate(STREAM)
+
+    assert [t["token"] for t in reply["tokens"]] == ["", "ä", "h"]
+    assert reply["text"] == "äh"
+
+
+def test_a_body_that_the_server_cannot_read_is_refused_with_its_sentence(page, address):
+    body = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "steering": {"features": [{"id": "small/1", "strength": 0.5, "mode": "explode"}]}}  # fmt: skip
+    refusal = httpx.post(f"{address}/v1/chat/completions", json=body).json()["error"]["message"]
+    pick(page)
+    page.evaluate("import('/page/panel/slider_state.js').then((m) => { m.state.rows[0].mode = 'explode'; })")
+    send(page, "hello there")
+    page.wait_for_selector(".refusal .problem")
+
+    assert page.inner_text(".refusal") == f"No reply: {refusal}"
+    assert page.locator(RANGE).count() == 1

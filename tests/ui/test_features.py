@@ -59,14 +59,14 @@ def mode(page, name):
 
 
 def narrow(page, name, value):
-    page.locator(".narrowing").evaluate("node => { node.open = true; }")
-    control = page.locator(f".narrowing [data-key={name}]")
+    page.locator(".filter-section").evaluate("node => { node.open = true; }")
+    control = page.locator(f".filter-section [data-key={name}]")
     control.select_option(value) if control.evaluate("n => n.tagName") == "SELECT" else control.fill(value)
     control.dispatch_event("change")
 
 
 def show(page, feature_id):
-    row(page, feature_id).locator(".what button").click()
+    row(page, feature_id).locator(".feature-cell button").click()
     page.wait_for_selector(DRAWER)
 
 
@@ -95,7 +95,7 @@ def test_words_are_searched_while_they_are_typed(tab):
 
 def test_id_finds_one_feature(tab):
     mode(tab, "Id")
-    assert "Write an id" in tab.inner_text(".below")
+    assert "Enter an id" in tab.inner_text(".below-list")
     tab.fill("#features-q", "small/7")
     until_found(tab, ["small/7"])
 
@@ -154,7 +154,7 @@ def test_what_was_looked_for_is_there_after_a_reload_and_nowhere_in_an_address(t
 def test_filters_leave_what_passes_them(tab, name, value, ids):
     narrow(tab, name, value)
     until_found(tab, [f"small/{i}" for i in ids])
-    assert tab.inner_text(".narrowing summary") == "Filters: 1 on"
+    assert tab.inner_text(".filter-section summary") == "Filters: 1 on"
 
 
 def test_features_without_a_label_can_be_listed(tab):
@@ -172,7 +172,7 @@ def test_order_can_be_chosen(tab):
 def test_nothing_found_is_said_and_filters_can_be_taken_off(tab):
     narrow(tab, "kind", "dead")
     tab.fill("#features-q", "zeppelin")
-    tab.wait_for_selector(".below :text('No feature matches “zeppelin”.')")
+    tab.wait_for_selector(".below-list :text('No feature matches “zeppelin”.')")
     tab.fill("#features-q", "")
     tab.wait_for_selector(ROW)
     tab.fill("#features-q", "bridges")
@@ -198,11 +198,11 @@ def test_more_are_shown_when_asked_for(page):
 def test_failure_is_said_in_words_and_can_be_tried_again(page):
     page.route("**/v1/features?*", lambda r: r.fulfill(status=429, json={"error": {"message": "The server is busy."}}))
     page.click("#tab-features")
-    page.wait_for_selector(".below [role=alert]")
-    assert page.inner_text(".below [role=alert]") == "The server is busy."
+    page.wait_for_selector(".below-list [role=alert]")
+    assert page.inner_text(".below-list [role=alert]") == "The server is busy."
 
     page.unroute("**/v1/features?*")
-    page.click("[data-key=again]")
+    page.click("[data-key=retry]")
     page.wait_for_selector(ROW)
 
 
@@ -250,7 +250,7 @@ def test_drawer_shows_examples_doses_tokens_and_neighbours(tab):
     assert "Measured: 16 prompts, 2026-01-01, test, revision r1." in drawer.inner_text()
     curve, bars = (drawer.locator("svg.chart").nth(n).get_attribute("aria-label") for n in (0, 1))
     assert curve == "Effect by dose: 0.10 at -1, 0.00 at 0, 0.20 at 0.5, 0.50 at 1 nats. Sweet spot 0.4–1."
-    assert "It fired 63 times" in bars
+    assert "63 activations" in bars
     assert drawer.locator(".more li").all_text_contents() == [" bridge", " span"]
 
     drawer.locator(".near button").first.click()
@@ -262,7 +262,7 @@ def test_drawer_shows_examples_doses_tokens_and_neighbours(tab):
 def test_feature_of_which_little_is_known_says_so(tab):
     show(tab, "small/9")
     words = tab.inner_text(".drawer")
-    assert "Its dose is not measured" in words
+    assert "The dose is not measured" in words
     assert "No examples yet" in words
     assert tab.locator(".drawer svg.chart").count() == 0
 
@@ -283,7 +283,7 @@ def test_name_note_and_star_are_kept_by_the_server_and_can_be_taken_back(tab, ad
     assert (told["label"], told["note"], told["starred"]) == ("the sea at night", "also boats", True)
     assert told["edited"]["by"].startswith("page-")
     assert "the sea at night" in row(tab, "small/8").inner_text()
-    tab.locator(".narrowing").evaluate("n => { n.open = true; }")
+    tab.locator(".filter-section").evaluate("n => { n.open = true; }")
     tab.get_by_label("Starred", exact=True).check()
     until_found(tab, ["small/8"])
 
@@ -376,13 +376,13 @@ def test_measurement_is_followed_until_it_is_served(tab):
 
 def test_feature_is_attributed_for_the_last_question(tab):
     show(tab, FULL)
-    assert "Ask something in the chat" in tab.inner_text(".drawer")
+    assert "Send a message in the chat" in tab.inner_text(".drawer")
     tab.click("#tab-chat")
     tab.fill("#message textarea", "hello there")
     tab.click("#send")
     tab.wait_for_selector("#steered-pane .verdict", state="attached")
     tab.click("#tab-features")
-    tab.evaluate("id => import('./page/shell/header.js').then((m) => m.open('features', { feature: id }))", FULL)
+    tab.evaluate("id => import('./page/shell/header.js').then((m) => m.openTab('features', { feature: id }))", FULL)
     tab.wait_for_selector("[data-key=attribute]")
     tab.click("[data-key=attribute]")
     tab.wait_for_selector(".drawer .fact :text('first token')")
@@ -390,11 +390,11 @@ def test_feature_is_attributed_for_the_last_question(tab):
 
 def test_other_tabs_can_list_and_show_features(page):
     page.evaluate(
-        "() => import('./page/shell/header.js').then((m) => m.open('features', { ids: ['small/3', 'small/99', 'small/1'] }))"
+        "() => import('./page/shell/header.js').then((m) => m.openTab('features', { ids: ['small/3', 'small/99', 'small/1'] }))"
     )
     until_found(page, ["small/3", FULL])
-    assert page.inner_text(STATUS) == "2 of 3 features; 1 is not there any more"
-    page.click("[data-key=unchoose]")
+    assert page.inner_text(STATUS) == "2 of 3 features; 1 no longer exists"
+    page.click("[data-key=show-all]")
     page.wait_for_function(f"document.querySelector('{STATUS}').textContent === '48 of 48 features'")
 
 
@@ -402,7 +402,7 @@ def test_phone_shows_the_feature_in_a_sheet_without_sideways_scroll(opened):
     phone = opened(viewport={"width": 375, "height": 740}, has_touch=True)
     phone.click("#tab-features")
     phone.wait_for_selector(ROW)
-    for kind in ("[data-plus]", ".star", ".what button"):
+    for kind in ("[data-plus]", ".star", ".feature-cell button"):
         assert row(phone, FULL).locator(kind).bounding_box()["height"] >= 44
     show(phone, FULL)
 
@@ -424,7 +424,7 @@ def test_axe_finds_nothing_to_complain_of(opened, options):
     page.click("#tab-features")
     page.wait_for_selector(ROW)
     show(page, FULL)
-    page.locator(".narrowing").evaluate("n => { n.open = true; }")
+    page.locator(".filter-section").evaluate("n => { n.open = true; }")
 
     assert violations(page) == []
 

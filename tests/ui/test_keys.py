@@ -98,7 +98,7 @@ def test_an_admin_makes_a_key_sees_it_once_and_deletes_it(person, guarded):
     page.click("#tab-settings")
     page.fill("#key-name", "bob")
     page.select_option("#key-role", "viewer")
-    page.click("#make-key")
+    page.click("#create-key")
     secret = page.inner_text("#new-secret")
     me = httpx.get(f"{guarded}/v1/me", headers={"Authorization": f"Bearer {secret}"}).json()
     assert (me["owner"], me["role"]) == ("bob", "viewer")
@@ -134,12 +134,12 @@ def unguarded(browser, tmp_path):
 def test_the_first_key_is_an_admins_is_shown_until_it_is_closed_and_signs_its_maker_in(unguarded):
     page, address = unguarded
     assert page.locator("#key-role option").all_inner_texts() == ["admin"]
-    assert "The first key is an admin's" in page.inner_text("#key-may")
+    assert "The first key is an admin's" in page.inner_text("#key-role-text")
     page.fill("#key-name", "me")
-    page.click("#make-key")
+    page.click("#create-key")
     secret = page.inner_text("#new-secret")
     assert page.locator("dialog button:text('Copy')").count() == 1
-    assert "signed in with it already" in page.inner_text("#secret-next")
+    assert "now signed in with it" in page.inner_text("#next-step")
     assert serious(page) == []
     page.mouse.click(5, 5)  # beside the dialog
     page.wait_for_timeout(1500)  # longer than it took until the page went away
@@ -161,9 +161,9 @@ def test_the_first_key_is_shown_even_where_its_maker_cannot_be_signed_in(unguard
         "**/sign-in", lambda route: route.fulfill(status=429) if route.request.method == "POST" else route.continue_()
     )
     page.fill("#key-name", "me")
-    page.click("#make-key")
+    page.click("#create-key")
     page.wait_for_selector("#new-secret")
-    assert "do it with this one" in page.inner_text("#secret-next")
+    assert "sign in with this one" in page.inner_text("#next-step")
     page.evaluate("import('./page/lib/api.js').then(({ api }) => api('me').catch(() => {}))")
     page.wait_for_timeout(500)
     assert page.locator("#new-secret").count() == 1
@@ -191,9 +191,10 @@ def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
     finished(page)
     link = [{"id": "small/1", "strength": 0.8}, {"id": "small/2", "strength": 0.5}]
     page.evaluate(
-        "(features) => import('/page/panel/slider_state.js').then((m) => m.take({ features, unit: 'dose' }))", link
+        "(features) => import('/page/panel/slider_state.js').then((m) => m.loadSteering({ features, unit: 'dose' }))",
+        link,
     )
-    page.wait_for_function("document.querySelector('.sum').innerText.includes('steers at most 0')")
+    page.wait_for_function("document.querySelector('.total-load').innerText.includes('steers at most 0')")
     send(page, "hello")
     page.wait_for_selector(".chat :text('steers at most 0') >> visible=true")
     assert page.locator("#steered-pane .verdict").count() == 1  # what was refused said nothing that could be judged
@@ -268,7 +269,7 @@ def test_what_was_said_before_the_first_key_stays_its_makers(unguarded):
     chatted(page, "said before")
     settings_again(page)
     page.fill("#key-name", "me")
-    page.click("#make-key")
+    page.click("#create-key")
     page.click("#secret-done")
     page.wait_for_selector("#sign-out")
     page.reload()
@@ -285,7 +286,7 @@ def test_what_is_typed_for_a_new_key_outlives_that_the_card_is_drawn_anew(unguar
     page.click("#tab-chat")
     settings_again(page)
     assert (page.input_value("#key-name"), page.input_value("#key-days")) == ("me", "30")
-    page.click("#make-key")
+    page.click("#create-key")
     page.click("#secret-done")
     page.wait_for_selector("#sign-out")
     assert page.input_value("#key-name") == ""
@@ -324,7 +325,7 @@ def test_what_a_viewers_key_does_not_allow_is_off_and_says_why(person, guarded):
     assert page.is_disabled(RANGE)
     assert "steers by personas as they are" in page.inner_text(".rows .about")
     assert page.locator("#wish, #find-feature").count() == 0
-    page.locator("#master").press("ArrowLeft")
+    page.locator("#total-strength").press("ArrowLeft")
     send(page, "hello there")
     finished(page)
     opened(page, "features", "#section-features [data-plus]")

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
-CANVAS = "#section-map canvas.over"
+CANVAS = "#section-map canvas.overlay"
 DRAWN = "#section-map .canvas[data-points='48']"
 DOTS = "document.querySelector('#section-map canvas.dots')"
 MANY, WIDE = 65_536, 256
@@ -27,8 +27,8 @@ def on_map(page, drawn=DRAWN):
     page.click("#tab-map")
     page.wait_for_selector(drawn)
     page.evaluate(
-        """async () => { const { atlas } = await import('./page/map/map_data.js');
-        while (atlas.known < atlas.n) await new Promise((done) => setTimeout(done, 20));
+        """async () => { const { mapData } = await import('./page/map/map_data.js');
+        while (mapData.known < mapData.n) await new Promise((done) => setTimeout(done, 20));
         await new Promise(requestAnimationFrame); }"""  # what was asked for before it is drawn by then
     )
     return page
@@ -37,7 +37,7 @@ def on_map(page, drawn=DRAWN):
 def place(page, i):
     """Where on the page a dot is when all are in sight, found from what the server said and nothing of the page's own."""
     box = page.locator(CANVAS).bounding_box()
-    points = page.evaluate("import('./page/map/map_data.js').then(({ atlas }) => [...atlas.points])")
+    points = page.evaluate("import('./page/map/map_data.js').then(({ mapData }) => [...mapData.points])")
     xs, ys = points[::2], points[1::2]
     scale = min((box["width"] - 48) / (max(xs) - min(xs)), (box["height"] - 48) / (max(ys) - min(ys)))
     x, y = (xs[i] - (max(xs) + min(xs)) / 2) * scale, (ys[i] - (max(ys) + min(ys)) / 2) * scale
@@ -157,9 +157,9 @@ def test_lasso_chooses_what_it_goes_around(tab, how):
     lasso_all(tab)
     tab.keyboard.up("Shift")
 
-    assert tab.inner_text(".chosen h3") == "48 features"
-    assert tab.is_disabled("#chosen-add")
-    assert "32 sliders are the most" in tab.inner_text(".chosen")
+    assert tab.inner_text(".selection h3") == "48 features"
+    assert tab.is_disabled("#selection-add")
+    assert "At most 32 sliders" in tab.inner_text(".selection")
     assert tab.get_attribute("#map-lasso", "aria-pressed") == "false"
 
 
@@ -172,14 +172,14 @@ def test_chosen_features_go_to_sliders_or_to_the_features_tab(tab):
         tab.mouse.move(x + dx, y + dy, steps=3)
     tab.mouse.up()
     tab.keyboard.up("Shift")
-    ids = tab.locator(".chosen code").all_inner_texts()
+    ids = tab.locator(".selection code").all_inner_texts()
     assert "small/1" in ids
 
-    tab.click("#chosen-add")
+    tab.click("#selection-add")
     tab.wait_for_selector("fieldset.row")
     assert tab.locator("fieldset.row code").all_inner_texts() == ids
     assert {tab.locator(".row .dose").nth(n).input_value() for n in range(len(ids))} == {"0.00"}
-    tab.click("#chosen-show")
+    tab.click("#selection-show")
     tab.wait_for_selector("#section-features [data-id='small/1']")
     assert tab.locator("#section-features [role=row][data-id]").count() == len(ids)
 
@@ -203,16 +203,16 @@ def test_colours_can_tell_how_often_features_fire(tab):
 
 
 def test_keyboard_moves_zooms_and_opens_what_is_in_the_middle(tab):
-    tab.locator("#map-whole").focus()
+    tab.locator("#map-fullscreen").focus()
     tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.matches('canvas.over')")
-    first = tab.inner_text("#section-map .eye")
+    assert tab.evaluate("document.activeElement.matches('canvas.overlay')")
+    first = tab.inner_text("#section-map .middle-feature")
     assert re.match("Near the middle: .+", first)
     for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowUp", "ArrowUp", "ArrowUp"):
         tab.keyboard.press(key)
-    assert tab.inner_text("#section-map .eye") != first
+    assert tab.inner_text("#section-map .middle-feature") != first
     tab.keyboard.press("0")
-    assert tab.inner_text("#section-map .eye") == first
+    assert tab.inner_text("#section-map .middle-feature") == first
     tab.keyboard.press("+")
     tab.keyboard.press("Enter")
     tab.wait_for_selector(".drawer .figures")
@@ -233,15 +233,15 @@ def test_table_has_the_same_features_by_cluster_for_keyboard_and_reader(tab):
     tab.locator(".clusters .points .plain").first.press("Enter")
     tab.wait_for_selector(".drawer .figures")
     tab.keyboard.press("Escape")
-    tab.get_by_role("button", name="Choose all of").first.click()
-    assert tab.inner_text(".chosen h3").startswith(str(sizes[0]))
+    tab.get_by_role("button", name="Select all of").first.click()
+    assert tab.inner_text(".selection h3").startswith(str(sizes[0]))
 
     tab.fill("[data-key=map-find]", "bridges")
     assert tab.locator(".clusters td.number").all_inner_texts() == ["1"]
 
 
 def test_feature_can_be_shown_on_the_map_from_elsewhere(page):
-    page.evaluate("() => import('./page/shell/header.js').then((m) => m.open('map', { feature: 'small/1' }))")
+    page.evaluate("() => import('./page/shell/header.js').then((m) => m.openTab('map', { feature: 'small/1' }))")
     page.wait_for_selector(".drawer h2:text('bridges')")
     page.get_by_role("button", name="In Features").click()
     page.wait_for_selector("#section-features .drawer h2:text('bridges')")
@@ -249,7 +249,7 @@ def test_feature_can_be_shown_on_the_map_from_elsewhere(page):
 
 
 def test_full_screen_is_left_with_escape(tab):
-    tab.click("#map-whole")
+    tab.click("#map-fullscreen")
     tab.wait_for_function(
         """wide => { const box = document.querySelector('#section-map').getBoundingClientRect();
         return box.x === 0 && box.y === 0 && box.width === wide; }""",
@@ -257,8 +257,8 @@ def test_full_screen_is_left_with_escape(tab):
     )
     tab.locator(CANVAS).focus()
     tab.keyboard.press("Escape")
-    tab.wait_for_selector("body:not(.map-whole)")
-    assert tab.get_attribute("#map-whole", "aria-pressed") == "false"
+    tab.wait_for_selector("body:not(.map-fullscreen)")
+    assert tab.get_attribute("#map-fullscreen", "aria-pressed") == "false"
 
 
 def test_map_that_cannot_be_loaded_says_why_and_can_be_tried_again(page):
@@ -266,7 +266,7 @@ def test_map_that_cannot_be_loaded_says_why_and_can_be_tried_again(page):
     page.click("#tab-map")
     page.wait_for_selector("#section-map .problem:text('Torn.')")
     page.unroute("**/v1/features-map?format=bin")
-    page.click("#section-map .over-all button")
+    page.click("#section-map .map-status button")
     page.wait_for_selector(DRAWN)
     assert page.locator("#section-map .problem").count() == 0
 
@@ -284,23 +284,23 @@ def test_sixty_five_thousand_dots_are_drawn_named_and_found(page):
     tab.keyboard.down("Shift")
     lasso_all(tab)
     tab.keyboard.up("Shift")
-    assert tab.inner_text(".chosen h3") == f"{MANY:,} features"
+    assert tab.inner_text(".selection h3") == f"{MANY:,} features"
     tab.click("#map-list")
     assert tab.locator(".clusters td.number").all_inner_texts() == [f"{MANY // 4:,}"] * 4
 
 
 def test_names_that_would_touch_are_left_out(page):
     kept = page.evaluate(
-        """() => import('./page/map/point_grid.js').then(({ placed }) => placed([['a', 50, 50], ['b', 60, 52], ['c', 50, 90], ['d', 2, 50]], () => 40, 200, 200).map(([n]) => n))"""
+        """() => import('./page/map/point_grid.js').then(({ placeLabels }) => placeLabels([['a', 50, 50], ['b', 60, 52], ['c', 50, 90], ['d', 2, 50]], () => 40, 200, 200).map(([n]) => n))"""
     )
     assert kept == ["a", "c"]
 
 
 def test_grid_finds_what_a_look_at_every_point_finds(page):
     wrong = page.evaluate(
-        """() => import('./page/map/point_grid.js').then(({ gridOf }) => {
+        """() => import('./page/map/point_grid.js').then(({ createGrid }) => {
         let seed = 7; const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647 * 2 - 1;
-        const points = Float32Array.from({ length: 6000 }, random), grid = gridOf(points), wrong = [];
+        const points = Float32Array.from({ length: 6000 }, random), grid = createGrid(points), wrong = [];
         for (let k = 0; k < 300; k++) {
           const x = 1.3 * random(), y = 1.3 * random(), reach = 0.2 * Math.abs(random());
           let best = -1, least = reach * reach;
@@ -326,7 +326,7 @@ def test_canvas_has_the_pages_ground(opened, scheme):
 def test_phone_has_no_sideways_scroll_and_large_targets(opened):
     phone = on_map(opened(viewport={"width": 375, "height": 740}, has_touch=True))
     assert phone.evaluate("document.documentElement.scrollWidth") <= 375
-    for name in ("#map-lasso", "#map-list", "#map-whole", "#map-reset"):
+    for name in ("#map-lasso", "#map-list", "#map-fullscreen", "#map-reset"):
         assert phone.locator(name).bounding_box()["height"] >= 44
 
     phone.locator(CANVAS).evaluate("node => node.scrollIntoView({ block: 'start' })")
@@ -346,7 +346,7 @@ def test_axe_finds_nothing_to_complain_of(opened, options):
 
     page.keyboard.press("Escape")
     page.click("#map-list")
-    page.get_by_role("button", name="Choose all of").first.click()
+    page.get_by_role("button", name="Select all of").first.click()
     page.locator(".clusters th button").first.click()
     assert violations(page) == []
 

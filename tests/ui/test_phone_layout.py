@@ -10,7 +10,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 CUT = """() => [...document.querySelectorAll('.scroll, .card, .chat, .tab, .tiller')]
     .filter((n) => n.getBoundingClientRect().width && n.scrollWidth > n.clientWidth + 1)
     .map((n) => `${n.className} ${n.getAttribute('aria-label') || n.id}: ${n.scrollWidth} of ${n.clientWidth}`)"""
-SMALL = """() => [...document.querySelectorAll('button:not(.tok), select, summary, textarea, input')]
+SMALL = """() => [...document.querySelectorAll('button:not(.token-button), select, summary, textarea, input')]
     .map((n) => (n.matches('[type=checkbox]') ? n.closest('label') : n)).filter((n) => n.getBoundingClientRect().height)
     .filter((n) => n.getBoundingClientRect().height < 43.5).map((n) => `${n.tagName} ${n.id} ${n.innerText}`)"""
 
@@ -31,10 +31,10 @@ def test_the_chat_with_its_notes_and_its_drawer_fits_a_phone(phone):
     phone.wait_for_function("document.querySelector('.tiller .count').innerText === '2 features on'")
     send(phone, "hello there")
     finished(phone)
-    phone.click("#steered-pane .warned > summary")
+    phone.click("#steered-pane .warnings > summary")
     assert misfits(phone) == []
     phone.click(".handle")
-    phone.wait_for_selector("#master")
+    phone.wait_for_selector("#total-strength")
     assert misfits(phone) == []
 
 
@@ -51,7 +51,7 @@ def test_analyze_fits_a_phone(phone):
     phone.click("#tab-analyze")
     phone.fill("#analyze-text", "Ann: red long red\n\nBob: long long red")
     phone.click("#analyze-run")
-    phone.wait_for_selector("#evoked")
+    phone.wait_for_selector("#text-features")
     assert misfits(phone) == []
 
 

@@ -11,7 +11,7 @@ from tests.ui.test_page import finished, send
 from ui.page import mount
 
 pytestmark = pytest.mark.browser
-SAID = "[...document.querySelectorAll('.pane .said')].map((said) => said.textContent).sort().join(' | ')"
+SAID = "[...document.querySelectorAll('.pane .reply-text')].map((said) => said.textContent).sort().join(' | ')"
 TURN = "document.querySelector('#steered-pane .turn')"
 
 
@@ -46,12 +46,12 @@ def test_each_reply_says_how_many_are_before_it_until_it_begins(people, busy):
         send(one, "hello there")
         until(lambda: engine.occupancy == (1, 1))
         send(other, "hello there")
-        says(other, "waiting for room: 1 before you", "waiting for room: 2 before you")
-        says(one, "thinking…", "waiting for room: you are next")
+        says(other, "in the queue: 1 before you", "in the queue: 2 before you")
+        says(one, "in the queue: you are next", "thinking…")
         other.evaluate(f"{TURN}.same = true")
 
         one.click("#stop")
-        says(other, "waiting for room: 1 before you", "waiting for room: you are next")
+        says(other, "in the queue: 1 before you", "in the queue: you are next")
         assert other.evaluate(f"{TURN}.same")  # a screen reader is told the change alone
         assert other.get_attribute("#steered-pane .log", "role") == "log"
     finished(other)
@@ -65,7 +65,7 @@ def test_where_the_place_is_not_known_the_page_says_how_many_wait(people, busy, 
         send(one, "hello there")
         until(lambda: engine.occupancy == (1, 1))
         send(other, "hello there")
-        says(other, *["the model is busy: 3 requests wait"] * 2)
+        says(other, *["the model is busy: 3 requests are waiting"] * 2)
     finished(other)
     finished(one)
     until(lambda: engine.occupancy == (0, 0))

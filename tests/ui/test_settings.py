@@ -89,7 +89,7 @@ def test_who_wants_to_be_forgotten_is_after_a_confirmation(settings, address):
     assert consent(address, who)["consent"]
     settings.click("#erase-me")
     settings.click("#confirm-yes")
-    settings.wait_for_function("document.querySelector('#toast')?.textContent.includes('Forgotten: 1 consents')")
+    settings.wait_for_function("document.querySelector('#toast')?.textContent.includes('Deleted: 1 consents')")
     assert not consent(address, who)["consent"]
 
 

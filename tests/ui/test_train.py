@@ -166,7 +166,7 @@ def test_an_answer_from_before_a_revision_was_served_does_not_take_it_back_on_th
 def test_an_update_without_anything_new_cannot_be_started_and_the_page_says_why(train):
     page, address, _ = train
     assert page.is_disabled("#job-start")
-    assert "nothing new to learn from" in page.inner_text(".starter")
+    assert "no new text to train on" in page.inner_text(".job-form")
     page.fill("#job-text", "new.txt")
     assert page.is_enabled("#job-start")
     page.fill("#job-text", "")
@@ -180,4 +180,4 @@ def test_an_update_without_anything_new_cannot_be_started_and_the_page_says_why(
     assert httpx.post(f"{address}/v1/chat/completions", json=said).status_code == 200
     page.evaluate("document.activeElement.blur()")
     page.wait_for_selector("#job-start:enabled")
-    assert "Given by people: 1 conversation." in page.inner_text(".starter")
+    assert "Given by users: 1 conversation." in page.inner_text(".job-form")

@@ -1,189 +1,294 @@
-// The conversation: its turns, how replies are drawn, and what is sent. Knows no elements; the page's Python asks the API.
-import { api } from "../lib/api.js";
-import { keepInTab, me, ofTab } from "../lib/storage.js";
-import { asked, asMade, markSent, settled, state, take } from "../panel/slider_state.js";
+// Conversation: its turns, the sampling settings, and the request for each reply.
+import { api, modelId } from "../lib/api.js";
+import { randomId } from "../lib/random.js";
+import { readFromTab, saveInTab, userId } from "../lib/storage.js";
+import {
+  activeSteering,
+  loadSteering,
+  markSent,
+  state,
+  unchangedPresetName,
+  whenLoaded,
+} from "../panel/slider_state.js";
+import { chatRequest } from "./chat_request.js";
+import { streamReply } from "./reply_stream.js";
 
-export const DRAWN = { temperature: 0.5, top_p: 1, repetition_penalty: 1, max_tokens: 160 };
-export const talk = { turns: [], draft: "", system: "", sampling: { ...DRAWN }, seed: 7, keepSeed: true, compare: true, edit: null, ...ofTab("talk", {}), busy: null, waiting: "" };
-const LONGEST = 200;
-const followers = [];
-let submit = () => {}, cancel = () => {};
+export const DEFAULT_SAMPLING = {
+  temperature: 0.5,
+  top_p: 1,
+  repetition_penalty: 1,
+  max_tokens: 160,
+};
+export const conversation = {
+  turns: [],
+  draft: "",
+  system: "",
+  sampling: { ...DEFAULT_SAMPLING },
+  seed: 7,
+  keepSeed: true,
+  compare: true,
+  edit: null,
+  ...readFromTab("talk", {}),
+  busy: null,
+  waiting: "",
+};
+const MAX_TURNS = 200;
+const REDRAW_MS = 40;
+const CONNECTION_LOST =
+  "the connection to the server was lost. The text so far is kept; try again when it is back.";
+const listeners = [];
 
-export const onTalk = (act) => followers.push(act);
-export function tell(what = "turns") {
-  if (what !== "reply") keep();
-  for (const act of followers) act(what);
+export const onConversationChange = (act) => listeners.push(act);
+export function notifyChange(what = "turns") {
+  if (what !== "reply") saveConversation();
+  for (const act of listeners) act(what);
 }
 
-function keep() {
-  const { busy, waiting, problem, ...kept } = talk;
-  keepInTab("talk", kept);
+function saveConversation() {
+  const { busy, waiting, problem, ...saved } = conversation;
+  saveInTab("talk", saved);
 }
-addEventListener("pagehide", keep);
+// Page unload: a page that goes into the back/forward cache ends its replies. Any other page loses
+// its streams, which is not a lost connection: after a reload the turn says that it was reloaded.
+addEventListener("pagehide", (event) => {
+  if (event.persisted) return stopReplies();
+  saveConversation();
+  conversation.busy = null;
+});
 
-// What was cut off by a reload says so, and can be asked again.
-for (const turn of talk.turns) for (const side of [turn.default, turn.steered]) if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || "The page was reloaded while this was said." });
-
-// A persona brings its first question, system prompt and sampling; what was typed since `draft` stays.
-export function begin(preset, draft = talk.draft) {
-  if (talk.draft === draft) talk.draft = preset?.starter_prompts[0] || draft;
-  talk.system = preset?.system_prompt || "";
-  for (const [name, usual] of Object.entries(DRAWN)) talk.sampling[name] = preset?.sampling?.[name] ?? usual;
-  tell("form");
-}
-
-export function connect(how) {
-  [submit, cancel] = [how.submit, how.cancel];
-}
-
-const fresh = () => ({ text: "", done: false });
-
-// Asks both sides. Nothing is sent without a word to say, or while a reply is on its way.
-export async function send(words = talk.draft) {
-  const question = words.trim();
-  if (!question || !(await free())) return;
-  if (!talk.keepSeed) talk.seed = Math.floor(Math.random() * 1e6);
-  const steering = asked();
-  const turn = { id: crypto.randomUUID?.() ?? String(Math.random()), question, asked: steering, preset: state.preset, persona: asMade(), seed: talk.seed, default: talk.compare ? fresh() : null, steered: fresh() };
-  const edit = words === talk.draft && editing() ? talk.edit : null, before = edit ? talk.turns.pop() : null;
-  talk.edit = null;
-  ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, before, edit);
-  if (words === talk.draft) talk.draft = "";
-  tell("form");
+// Replies that a reload cut off say so, and can be regenerated.
+const RELOADED = "The page was reloaded before this reply was complete.";
+for (const turn of conversation.turns) {
+  turn.steering ??= turn.asked; // as an earlier version of the page stored it
+  for (const side of [turn.default, turn.steered])
+    if (side && !side.done) Object.assign(side, { done: true, problem: side.problem || RELOADED });
 }
 
-// Whether one may ask now: the sliders are as they were chosen, and nobody else asks.
-let asking = false;
-async function free() {
-  if (talk.busy || asking) return false;
-  asking = true;
-  await settled();
-  asking = false;
-  return !talk.busy;
+// Applies a preset's starter prompt, system prompt and sampling. The draft stays if it has changed
+// since `draft`.
+export function applyPreset(preset, draft = conversation.draft) {
+  if (conversation.draft === draft) conversation.draft = preset?.starter_prompts[0] || draft;
+  conversation.system = preset?.system_prompt || "";
+  for (const [name, usual] of Object.entries(DEFAULT_SAMPLING))
+    conversation.sampling[name] = preset?.sampling?.[name] ?? usual;
+  notifyChange("form");
 }
 
-// The last question again, with the sliders as they are now.
+const newReply = () => ({ text: "", done: false });
+
+// Sends a message to both sides, unless it is empty or a reply is still running.
+export async function sendMessage(text = conversation.draft) {
+  const question = text.trim();
+  if (!question || !(await readyToAsk())) return;
+  if (!conversation.keepSeed) conversation.seed = Math.floor(Math.random() * 1e6);
+  const steering = activeSteering();
+  const turn = {
+    id: randomId(),
+    question,
+    steering,
+    preset: state.preset,
+    persona: unchangedPresetName(),
+    seed: conversation.seed,
+    default: conversation.compare ? newReply() : null,
+    steered: newReply(),
+  };
+  const edit = text === conversation.draft && isEditing() ? conversation.edit : null,
+    before = edit ? conversation.turns.pop() : null;
+  conversation.edit = null;
+  startTurn(
+    turn,
+    { system: conversation.system, sampling: { ...conversation.sampling } },
+    before,
+    edit,
+  );
+  if (text === conversation.draft) conversation.draft = "";
+  notifyChange("form");
+}
+
+// Waits until the sliders are loaded; false if a reply is running or another call is waiting.
+let preparing = false;
+async function readyToAsk() {
+  if (conversation.busy || preparing) return false;
+  preparing = true;
+  await whenLoaded();
+  preparing = false;
+  return !conversation.busy;
+}
+
+// Asks the last question again with the current sliders.
 export async function regenerate() {
-  if (!talk.turns.length || !(await free())) return;
-  const last = talk.turns.pop();
-  const turn = { ...last, asked: asked(), preset: state.preset, persona: asMade(), seed: talk.keepSeed ? talk.seed : Math.floor(Math.random() * 1e6), default: talk.compare ? fresh() : last.default, steered: fresh() };
-  ask(turn, { system: talk.system, sampling: { ...talk.sampling } }, last);
+  if (!conversation.turns.length || !(await readyToAsk())) return;
+  const last = conversation.turns.pop();
+  const turn = {
+    ...last,
+    steering: activeSteering(),
+    preset: state.preset,
+    persona: unchangedPresetName(),
+    seed: conversation.keepSeed ? conversation.seed : Math.floor(Math.random() * 1e6),
+    default: conversation.compare ? newReply() : last.default,
+    steered: newReply(),
+  };
+  startTurn(turn, { system: conversation.system, sampling: { ...conversation.sampling } }, last);
 }
 
-// Takes the last question into the box; its turn stays until the new one is sent, and what was in the box comes back if it is not.
-export const editing = () => Boolean(talk.edit) && talk.turns.at(-1)?.id === talk.edit.id;
+// Edit mode: the last question is in the composer. Its turn stays until the new one is sent;
+// cancelling restores the draft.
+export const isEditing = () =>
+  Boolean(conversation.edit) && conversation.turns.at(-1)?.id === conversation.edit.id;
 
 export function editLast() {
-  if (talk.busy || !talk.turns.length || editing()) return;
-  const { id, question } = talk.turns.at(-1);
-  talk.edit = { id, draft: talk.draft };
-  talk.draft = question;
-  tell("form");
+  if (conversation.busy || !conversation.turns.length || isEditing()) return;
+  const { id, question } = conversation.turns.at(-1);
+  conversation.edit = { id, draft: conversation.draft };
+  conversation.draft = question;
+  notifyChange("form");
 }
 
-export function leaveEdit() {
-  if (!editing()) return;
-  talk.draft = talk.edit.draft;
-  talk.edit = null;
-  tell("form");
+export function cancelEdit() {
+  if (!isEditing()) return;
+  conversation.draft = conversation.edit.draft;
+  conversation.edit = null;
+  notifyChange("form");
 }
 
-export function clear() {
-  stop();
-  const gone = talk.turns;
-  talk.turns = [];
-  tell("turns");
-  return () => { talk.turns = gone; tell("turns"); };
+export function clearConversation() {
+  stopReplies();
+  const gone = conversation.turns;
+  conversation.turns = [];
+  notifyChange("turns");
+  return () => {
+    conversation.turns = gone;
+    notifyChange("turns");
+  };
 }
 
-function ask(turn, how, before = null, edit = null) {
-  turn.system = how.system;
-  turn.sampling = how.sampling;
-  const history = talk.turns.map(({ question, default: left, steered }) => ({ question, default: left?.text || null, steered: steered.text }));
-  talk.turns = [...talk.turns, turn].slice(-LONGEST);
-  talk.busy = { turn, before, edit, at: Date.now(), seen: Date.now() };
+function startTurn(turn, options, before = null, edit = null) {
+  turn.system = options.system;
+  turn.sampling = options.sampling;
+  const history = conversation.turns;
+  conversation.turns = [...history, turn].slice(-MAX_TURNS);
+  const busy = (conversation.busy = {
+    turn,
+    before,
+    edit,
+    control: new AbortController(),
+    seen: Date.now(),
+  });
   markSent();
-  tell("turns");
-  const again = turn.default && !turn.default.text;
-  submit({ id: turn.id, message: turn.question, history, steering: turn.asked, system: how.system, sampling: { ...how.sampling, seed: turn.seed }, compare: Boolean(again), user: me() });
-  watch();
+  notifyChange("turns");
+  receiveReplies(busy, history);
+  watchConnection();
 }
 
-// What the page's Python tells of the turn that is on its way.
-export function news(told) {
-  const busy = talk.busy;
-  if (!busy || told?.id !== busy.turn.id) return;
+// Streams every side that has no reply yet. An error on one side ends both.
+async function receiveReplies(busy, turns) {
+  const { turn, control } = busy;
+  const sides = ["steered", "default"].filter((side) => turn[side] && !turn[side].done);
+  const options = { signal: control.signal, onChange: () => redrawReply(busy) };
+  try {
+    const about = { model: await modelId(), turn, turns, user: userId() };
+    await Promise.all(
+      sides.map((side) => streamReply(chatRequest(side, about), turn[side], options)),
+    );
+    if (conversation.busy === busy) finishTurn();
+  } catch (error) {
+    if (conversation.busy === busy) failTurn(error.lost ? CONNECTION_LOST : error.message);
+  }
+}
+
+// Redraws at most every REDRAW_MS.
+function redrawReply(busy) {
   busy.seen = Date.now();
-  talk.waiting = "";
-  for (const name of ["default", "steered"]) if (told[name] && busy.turn[name]) Object.assign(busy.turn[name], told[name]);
-  if (told.problem) return failed(told.problem);
-  if (told.done) return ended();
-  tell("reply");
+  conversation.waiting = "";
+  busy.redraw ??= setTimeout(() => {
+    busy.redraw = null;
+    if (conversation.busy === busy) notifyChange("reply");
+  }, REDRAW_MS);
 }
 
-function ended() {
-  const { turn } = talk.busy;
+function finishTurn() {
+  const { turn } = conversation.busy;
   for (const side of [turn.default, turn.steered]) if (side) side.done = true;
-  talk.busy = null;
-  talk.waiting = "";
-  tell("turns");
+  conversation.busy = null;
+  conversation.waiting = "";
+  notifyChange("turns");
 }
 
-// A refusal before the first word gives the text back; what was said until a break is kept, and says so on either side that was not whole.
-function failed(problem) {
-  const { turn, before, edit } = talk.busy;
-  const said = turn.steered.text || turn.default?.text;
-  talk.waiting = "";
-  if (said) for (const side of [turn.default, turn.steered]) { if (side && !side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`; }
+// Ends the turn with an error. Before the first token the question goes back into the composer;
+// after it the text is kept, and each incomplete side says why it ended.
+function failTurn(problem) {
+  const { turn, before, edit, control } = conversation.busy;
+  const sides = [turn.default, turn.steered].filter(Boolean);
+  const begun = sides.some((side) => side.text);
+  control.abort();
+  if (begun)
+    for (const side of sides) {
+      if (!side.done && !side.ended) side.problem = `The reply broke off here: ${problem}`;
+    }
   else {
-    talk.turns = [...talk.turns.filter((t) => t !== turn), ...(before ? [before] : [])];
-    if ((!before || edit) && !talk.draft) {
-      talk.draft = turn.question;
-      talk.edit = edit;
+    conversation.turns = [
+      ...conversation.turns.filter((t) => t !== turn),
+      ...(before ? [before] : []),
+    ];
+    if ((!before || edit) && !conversation.draft) {
+      conversation.draft = turn.question;
+      conversation.edit = edit;
     }
   }
-  talk.problem = said ? "" : problem;
-  ended();
-  tell("form");
-  talk.problem = "";
+  conversation.problem = begun ? "" : problem;
+  finishTurn();
+  notifyChange("form");
+  conversation.problem = "";
 }
 
-export function stop() {
-  if (!talk.busy) return;
-  cancel();
-  const { turn } = talk.busy;
-  for (const side of [turn.default, turn.steered]) if (side && !side.done && !side.ended) side.stopped = true;
-  ended();
+// Aborts the requests, which ends the generation on the server.
+export function stopReplies() {
+  if (!conversation.busy) return;
+  const { turn, control } = conversation.busy;
+  control.abort();
+  for (const side of [turn.default, turn.steered])
+    if (side && !side.done && !side.ended) side.stopped = true;
+  finishTurn();
 }
 
-// Silence may be a queue, or a connection that broke: the server's health tells which.
-async function watch() {
-  const mine = talk.busy;
-  while (talk.busy === mine) {
+// Checks the server when nothing has arrived for a while: the request may be queued, or the
+// connection lost.
+async function watchConnection() {
+  const busy = conversation.busy;
+  while (conversation.busy === busy) {
     await new Promise((done) => setTimeout(done, 1500));
-    if (talk.busy !== mine || Date.now() - mine.seen < 1400) continue;
+    if (conversation.busy !== busy || Date.now() - busy.seen < 1400) continue;
     try {
       const { requests } = await api("limits");
       const waiting = requests?.waiting || 0;
-      talk.waiting = waiting ? `the model is busy: ${waiting} ${waiting === 1 ? "request waits" : "requests wait"}` : "thinking…";
-      tell("reply");
+      conversation.waiting = waiting
+        ? `the model is busy: ${waiting} ` +
+          (waiting === 1 ? "request is waiting" : "requests are waiting")
+        : "thinking…";
+      notifyChange("reply");
     } catch (error) {
-      if (error.lost && talk.busy === mine) failed("the connection to the server was lost. What was said is kept; ask again when it is back.");
+      if (error.lost && conversation.busy === busy) failTurn(CONNECTION_LOST);
     }
   }
 }
 
-// The sliders, system prompt and sampling that a reply was made with.
-export async function restore(turn) {
-  const missing = await take(turn.asked || { features: [], unit: "dose" }, { preset: turn.preset });
+// Restores the sliders, system prompt and sampling of a reply.
+export async function restoreSliders(turn) {
+  const missing = await loadSteering(turn.steering || { features: [], unit: "dose" }, {
+    preset: turn.preset,
+  });
   if (!missing) return null;
-  Object.assign(talk, { system: turn.system, sampling: { ...turn.sampling }, seed: turn.seed });
-  tell("form");
+  Object.assign(conversation, {
+    system: turn.system,
+    sampling: { ...turn.sampling },
+    seed: turn.seed,
+  });
+  notifyChange("form");
   return missing;
 }
 
-export async function thumb(turn, up) {
-  await api("feedback", "POST", { user: me(), kind: "thumb", up, steering: turn.asked });
+export async function sendThumb(turn, up) {
+  await api("feedback", "POST", { user: userId(), kind: "thumb", up, steering: turn.steering });
   turn.thumb = up;
-  tell("turns");
+  notifyChange("turns");
 }

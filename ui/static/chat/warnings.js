@@ -1,38 +1,91 @@
-// What the API warns of in one reply, in few words: what matters first, and what is so of many features said once. Knows no talk.
+// Warnings: the API's warnings for one reply, the most important first, repeated ones summarized.
 import { el } from "../lib/dom.js";
 
-// In order of weight. What was changed or goes too far is said before it is unfolded.
-const ORDER = ["cut", "guards", "above_sweet_spot", "retired", "overlap", "not_measured", "no_effect"];
-const LOUD = new Set(ORDER.slice(0, 3));
-const MANY = {
-  above_sweet_spot: (n) => `${n === 1 ? "1 feature is" : `${n} features are`} beyond what stays coherent`,
-  retired: (n) => `${n} features are not in this revision any more; what was saved with the persona steers`,
+// By importance. The first three are shown in the summary line.
+const ORDER = [
+  "cut",
+  "guards",
+  "above_sweet_spot",
+  "retired",
+  "overlap",
+  "not_measured",
+  "no_effect",
+];
+const PROMINENT = new Set(ORDER.slice(0, 3));
+const SUMMARIES = {
+  above_sweet_spot: (n) =>
+    `${n === 1 ? "1 feature is" : `${n} features are`} beyond what stays coherent`,
+  retired: (n) =>
+    `${n} features are no longer in this revision; the directions saved with the persona are used`,
   overlap: (n) => `${n} pairs of features overlap`,
-  not_measured: (n) => `the doses of ${n} features were not measured; 1.0 is half of a typical length`,
-  no_effect: (n) => `no dose of ${n} features, each by itself, had an effect that a random direction does not have`,
+  not_measured: (n) => `the doses of ${n} features are not measured; 1.0 is half of a typical norm`,
+  no_effect: (n) =>
+    `no dose of ${n} features, each by itself, has a larger effect than a random direction`,
 };
 
-const weight = ({ code }) => { const at = ORDER.indexOf(code); return at < 0 ? ORDER.length : at; };
+const weight = ({ code }) => {
+  const at = ORDER.indexOf(code);
+  return at < 0 ? ORDER.length : at;
+};
 
-// One line that folds out; nothing where there is no warning.
-export function warnedNode(warnings, applied = []) {
+// A <details> element; null without warnings.
+export function warningsNode(warnings, applied = []) {
   if (!warnings.length) return null;
-  const groups = groupsOf(warnings), { code, all } = groups[0], loud = LOUD.has(code), says = MANY[code]?.(all.length) ?? groups[0].says;
-  const count = warnings.length === 1 ? "1 note" : `${warnings.length} notes`, words = loud ? `⚠ ${says} · ${count}` : count;
-  return el("details", { class: "warned" }, el("summary", { class: loud ? "chip warn" : "chip" }, words), el("ul", {}, groups.map((group) => groupNode(group, applied))));
+  const groups = groupByCode(warnings),
+    { code, all } = groups[0],
+    prominent = PROMINENT.has(code),
+    says = SUMMARIES[code]?.(all.length) ?? groups[0].says;
+  const count = warnings.length === 1 ? "1 note" : `${warnings.length} notes`,
+    words = prominent ? `⚠ ${says} · ${count}` : count;
+  return el(
+    "details",
+    { class: "warnings" },
+    el("summary", { class: prominent ? "chip warn" : "chip" }, words),
+    el(
+      "ul",
+      {},
+      groups.map((group) => groupNode(group, applied)),
+    ),
+  );
 }
 
-function groupsOf(warnings) {
+function groupByCode(warnings) {
   const found = new Map();
-  for (const w of [...warnings].sort((a, b) => weight(a) - weight(b))) found.set(w.code, [...(found.get(w.code) || []), w]);
-  return [...found].map(([code, all]) => ({ code, all, says: all.length > 1 && MANY[code] ? MANY[code](all.length) : all.map((w) => w.message).join("; ") }));
+  for (const w of [...warnings].sort((a, b) => weight(a) - weight(b)))
+    found.set(w.code, [...(found.get(w.code) || []), w]);
+  return [...found].map(([code, all]) => ({
+    code,
+    all,
+    says:
+      all.length > 1 && SUMMARIES[code]
+        ? SUMMARIES[code](all.length)
+        : all.map((w) => w.message).join("; "),
+  }));
 }
 
-// Where the sentence is the same for all, only their names follow.
+// Lists only the features' names where all messages are the same.
 function groupNode({ all, says }, applied) {
   if (all.length === 1) return el("li", {}, says);
   const labels = new Map(applied.map((a) => [a.id, a.label || a.id]));
-  const parts = all.map(({ feature, message }) => { const name = labels.get(feature) ?? feature; return message.startsWith(`${name}: `) ? [name, message.slice(name.length)] : [message, message]; });
+  const parts = all.map(({ feature, message }) => {
+    const name = labels.get(feature) ?? feature;
+    return message.startsWith(`${name}: `)
+      ? [name, message.slice(name.length)]
+      : [message, message];
+  });
   const same = new Set(parts.map(([, rest]) => rest)).size === 1;
-  return el("li", {}, el("details", {}, el("summary", {}, says), el("ul", {}, parts.map(([name], i) => el("li", {}, same ? name : all[i].message)))));
+  return el(
+    "li",
+    {},
+    el(
+      "details",
+      {},
+      el("summary", {}, says),
+      el(
+        "ul",
+        {},
+        parts.map(([name], i) => el("li", {}, same ? name : all[i].message)),
+      ),
+    ),
+  );
 }

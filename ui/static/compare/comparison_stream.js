@@ -1,18 +1,27 @@
-// The same question to several specs at once: what each replies, as it grows. Knows the API's comparison and no elements.
-import { events, model } from "../lib/api.js";
+// Comparison stream: reads `POST /v1/steering/compare`, one question answered by several steering
+// settings.
+import { events, modelId } from "../lib/api.js";
 
-// `variants` are { name, steering }; `show` is called whenever a result has grown. Results are in the variants' order.
-export async function compared({ messages, variants, sampling, signal }, show) {
+// `variants` are { name, steering }. Calls `show` with all results after each chunk; they are in
+// the order of the variants.
+export async function streamComparison({ messages, variants, sampling, signal }, show) {
   const results = variants.map(() => ({ text: "", done: false }));
-  const wanted = variants.map(({ name, steering }) => ({ name, steering: { ...(steering || {}), return: ["applied", "coherence"] } }));
-  for await (const { data } of events("steering/compare", { model: await model(), messages, ...sampling, variants: wanted, stream: true }, { signal })) {
-    take(results[data.index], data);
+  const requested = variants.map(({ name, steering }) => ({
+    name,
+    steering: { ...(steering || {}), return: ["applied", "coherence"] },
+  }));
+  for await (const { data } of events(
+    "steering/compare",
+    { model: await modelId(), messages, ...sampling, variants: requested, stream: true },
+    { signal },
+  )) {
+    addChunk(results[data.index], data);
     show(results);
   }
   return results;
 }
 
-function take(result, chunk) {
+function addChunk(result, chunk) {
   if (chunk.error) return Object.assign(result, { problem: chunk.error.message, done: true });
   Object.assign(result, { steering: { ...result.steering, ...chunk.steering } });
   for (const { delta, finish_reason } of chunk.choices) {
@@ -21,5 +30,4 @@ function take(result, chunk) {
   }
 }
 
-export const wordsOf = (text) => (text.match(/\S+/g) || []).length;
-export const given = (sampling, seed) => Object.fromEntries(Object.entries({ ...sampling, seed }).filter(([, v]) => v != null));
+export const countWords = (text) => (text.match(/\S+/g) || []).length;

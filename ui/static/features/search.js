@@ -1,90 +1,153 @@
-// What is looked for among the features, and what was found so far, page by page. Knows the API and no elements.
-import { api, featurePath, whenReady } from "../lib/api.js";
-import { keepInTab, ofTab } from "../lib/storage.js";
+// Feature search: the query, its filters, and the results so far, page by page.
+import { api, featurePath, retryWhileLoading } from "../lib/api.js";
+import { readFromTab, saveInTab } from "../lib/storage.js";
 
 export const MODES = {
-  text: ["Words", "Words of labels, examples and notes; beginnings of words will do."],
-  meaning: ["Meaning", "What the model takes a text to mean."],
-  prompt: ["Prompt", "What a message evokes in the model, the most telling first."],
-  common: ["In common", "What all of several messages evoke and others do not."],
+  text: ["Words", "Words in labels, examples and notes; prefixes match."],
+  meaning: ["Meaning", "Features closest to what the model makes of a text."],
+  prompt: ["Prompt", "Features that a message activates, the most specific first."],
+  common: ["In common", "Features that all of several messages activate and others do not."],
   id: ["Id", "One feature by its id or number."],
 };
-const EVERYTHING = { mode: "text", q: "", prompts: "", without: "" };
-const UNFILTERED = { label: "", dose: "", kind: "", from: "", to: "", starred: false };
-const PAGE = 50, MOST = 32;
+const NO_QUERY = { mode: "text", q: "", prompts: "", without: "" };
+const NO_FILTERS = { label: "", dose: "", kind: "", from: "", to: "", starred: false };
+const PAGE_SIZE = 50,
+  MAX_PROMPTS = 32;
 
-export const wanted = { ...EVERYTHING, ...UNFILTERED, sort: "score", ...ofTab("features", {}) };
-export const found = { rows: [], total: 0, missing: 0, next: "0", state: "empty", problem: "" };
-// `asked` is what the list answers; what is wanted may have been typed on since.
-let ids = null, asked = { ids: null }, asking, tell = () => {};
+export const query = { ...NO_QUERY, ...NO_FILTERS, sort: "score", ...readFromTab("features", {}) };
+export const results = { rows: [], total: 0, missing: 0, next: "0", state: "empty", problem: "" };
+// `current` is the query of the results; the user may have changed `query` since.
+let selectedIds = null,
+  current = { ids: null },
+  controller,
+  notify = () => {};
 
-export const onFound = (act) => { tell = act; };
-export const chosen = () => asked.ids?.length ?? 0;
-export const filters = () => Object.keys(UNFILTERED).filter((name) => wanted[name]).length;
+export const onResults = (act) => {
+  notify = act;
+};
+export const selectedCount = () => current.ids?.length ?? 0;
+export const activeFilters = () => Object.keys(NO_FILTERS).filter((name) => query[name]).length;
 
-export function want(changes) {
-  ids = null;
-  Object.assign(wanted, changes);
-  keepInTab("features", wanted);
+export function setQuery(changes) {
+  selectedIds = null;
+  Object.assign(query, changes);
+  saveInTab("features", query);
 }
-export const unfilter = () => want(UNFILTERED);
-export function wantIds(list) { ids = list; }
-
-const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean).slice(0, MOST);
-// Whether there is anything to ask: the model is not read for nothing.
-export const askable = () => ids || { text: true, id: wanted.q.trim(), meaning: wanted.q.trim(), prompt: wanted.q.trim(), common: lines(wanted.prompts).length }[wanted.mode];
-
-export async function find() {
-  asking?.abort();
-  asking = new AbortController();
-  asked = { ...wanted, ids };
-  Object.assign(found, { rows: [], total: 0, missing: 0, next: "0", problem: "", state: "loading" });
-  if (!askable()) return tell((found.state = "unasked"));
-  await go(asking.signal);
+export const clearFilters = () => setQuery(NO_FILTERS);
+export function selectIds(list) {
+  selectedIds = list;
 }
 
-export const more = () => { asking = new AbortController(); found.state = "more"; return go(asking.signal); };
+const splitLines = (text) =>
+  text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean)
+    .slice(0, MAX_PROMPTS);
+// Whether the query is complete; an empty one would run the model for nothing.
+export const canSearch = () =>
+  selectedIds ||
+  {
+    text: true,
+    id: query.q.trim(),
+    meaning: query.q.trim(),
+    prompt: query.q.trim(),
+    common: splitLines(query.prompts).length,
+  }[query.mode];
 
-async function go(signal) {
-  tell();
+export async function startSearch() {
+  controller?.abort();
+  controller = new AbortController();
+  current = { ...query, ids: selectedIds };
+  Object.assign(results, {
+    rows: [],
+    total: 0,
+    missing: 0,
+    next: "0",
+    problem: "",
+    state: "loading",
+  });
+  if (!canSearch()) return notify((results.state = "unasked"));
+  await fetchResults(controller.signal);
+}
+
+export const loadMore = () => {
+  controller = new AbortController();
+  results.state = "more";
+  return fetchResults(controller.signal);
+};
+
+async function fetchResults(signal) {
+  notify();
   try {
-    await whenReady(() => gather(signal));
+    await retryWhileLoading(() => appendPage(signal));
     if (signal.aborted) return;
-    found.state = found.rows.length ? "found" : "none";
+    results.state = results.rows.length ? "found" : "none";
   } catch (error) {
     if (signal.aborted) return;
-    Object.assign(found, { state: "failed", problem: error.message });
+    Object.assign(results, { state: "failed", problem: error.message });
   }
-  tell();
+  notify();
 }
 
-async function gather(signal) {
-  const got = await page(found.next, signal);
+async function appendPage(signal) {
+  const result = await fetchPage(results.next, signal);
   if (signal.aborted) return;
-  Object.assign(found, { total: got.total, next: got.next_cursor });
-  found.rows.push(...got.data);
+  Object.assign(results, { total: result.total, next: result.next_cursor });
+  results.rows.push(...result.data);
 }
 
-function page(cursor, signal) {
-  if (asked.ids) return pageOfIds(asked.ids, +cursor, signal);
-  const { mode, q, sort, prompts, without } = asked, how = { ...filtered(asked), sort, limit: PAGE, cursor };
-  // What people say goes into a body, not into an address that is written to logs.
-  if (mode === "prompt") return api("features/search", "POST", { ...how, prompts: [q.trim()] }, { signal });
-  if (mode === "common") return api("features/search", "POST", { ...how, prompts: lines(prompts), without: lines(without) }, { signal });
-  return api(`features?${new URLSearchParams({ ...how, mode, q: q.trim() })}`, "GET", undefined, { signal });
+function fetchPage(cursor, signal) {
+  if (current.ids) return fetchPageOfIds(current.ids, +cursor, signal);
+  const { mode, q, sort, prompts, without } = current,
+    params = { ...filterParams(current), sort, limit: PAGE_SIZE, cursor };
+  // prompts go into the body, since URLs are logged
+  if (mode === "prompt")
+    return api("features/search", "POST", { ...params, prompts: [q.trim()] }, { signal });
+  if (mode === "common")
+    return api(
+      "features/search",
+      "POST",
+      { ...params, prompts: splitLines(prompts), without: splitLines(without) },
+      { signal },
+    );
+  return api(
+    `features?${new URLSearchParams({ ...params, mode, q: q.trim() })}`,
+    "GET",
+    undefined,
+    {
+      signal,
+    },
+  );
 }
 
-function filtered({ label, dose, kind, from, to, starred }) {
-  const told = { labelled: { some: true, none: false }[label], kind: kind || null, starred: starred || null, calibrated: { measured: true, unmeasured: false }[dose], works: dose === "works" || null, min_density: part(from), max_density: part(to) };
-  return Object.fromEntries(Object.entries(told).filter(([, value]) => value != null));
+function filterParams({ label, dose, kind, from, to, starred }) {
+  const params = {
+    labelled: { some: true, none: false }[label],
+    kind: kind || null,
+    starred: starred || null,
+    calibrated: { measured: true, unmeasured: false }[dose],
+    works: dose === "works" || null,
+    min_density: fraction(from),
+    max_density: fraction(to),
+  };
+  return Object.fromEntries(Object.entries(params).filter(([, value]) => value != null));
 }
-const part = (percent) => (percent === "" ? null : Math.min(1, Math.max(0, percent / 100)));
+const fraction = (percent) => (percent === "" ? null : Math.min(1, Math.max(0, percent / 100)));
 
-async function pageOfIds(ids, start, signal) {
-  const answers = await Promise.allSettled(ids.slice(start, start + PAGE).map((id) => api(featurePath(id), "GET", undefined, { signal })));
+async function fetchPageOfIds(ids, start, signal) {
+  const answers = await Promise.allSettled(
+    ids
+      .slice(start, start + PAGE_SIZE)
+      .map((id) => api(featurePath(id), "GET", undefined, { signal })),
+  );
   const broken = answers.find((one) => one.status === "rejected" && one.reason.status !== 404);
   if (broken) throw broken.reason;
   const data = answers.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
-  found.missing += answers.length - data.length;
-  return { data, total: ids.length, next_cursor: start + PAGE < ids.length ? start + PAGE : null };
+  results.missing += answers.length - data.length;
+  return {
+    data,
+    total: ids.length,
+    next_cursor: start + PAGE_SIZE < ids.length ? start + PAGE_SIZE : null,
+  };
 }

@@ -1,65 +1,103 @@
-// The API, as any client sees it: JSON in and out, server-sent events, and its errors as sentences.
-export const HERE = new URL(".", location.origin + location.pathname).href;
-export const BASE = HERE + "v1";
-const LOST = "The server cannot be reached; is it still running?";
+// API client: JSON requests, server-sent events, and errors as sentences.
+export const PAGE_URL = new URL(".", location.origin + location.pathname).href;
+export const API_URL = PAGE_URL + "v1";
+const UNREACHABLE = "The server cannot be reached; is it still running?";
 
-export async function api(path, method = "GET", content, { signal } = {}) {
-  const answer = await fetch(`${BASE}/${path}`, { method, signal, headers: content ? { "Content-Type": "application/json" } : {}, body: content && JSON.stringify(content) })
-    .catch(lost);
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw problemOf(answer.status, told);
-  return told;
+export async function api(path, method = "GET", content, options) {
+  const response = await request(path, method, content, options);
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw apiError(response.status, body);
+  return body;
 }
 
-// Who has to sign in is taken there; what was typed waits in this browser. While something is shown that is told only once, they stay.
-let staying = 0;
-const signIn = () => staying || location.assign(`${HERE}sign-in`);
-
-export async function stayingHere(act) {
-  staying += 1;
-  try { return await act(); } finally { staying -= 1; }
+function request(path, method, content, { signal, headers = {} } = {}) {
+  const type = content ? { "Content-Type": "application/json" } : {};
+  const body = content && JSON.stringify(content);
+  return fetch(`${API_URL}/${path}`, {
+    method,
+    signal,
+    headers: { ...type, ...headers },
+    body,
+  }).catch(connectionLost);
 }
 
-// Whoever watches the connection hears of it.
-function lost(error) {
-  if (error.name === "AbortError") throw error;
-  dispatchEvent(new Event("offline"));
-  throw Object.assign(new Error(LOST), { lost: true });
-}
+// Redirects to the sign-in page on a 401; drafts stay in this browser. `holdSignInRedirect`
+// prevents it while a new key, which is shown once, is on the screen.
+let redirectHolds = 0;
+const goToSignIn = () => redirectHolds || location.assign(`${PAGE_URL}sign-in`);
 
-function problemOf(status, told) {
-  if (status === 401) signIn();
-  return Object.assign(new Error(told.error?.message || "The server gave no reason."), { status, code: told.error?.code, param: told.error?.param });
-}
-
-// The events of a stream, one by one; a break of the connection is an error, too.
-export async function* events(path, content, { signal, headers = {} } = {}) {
-  const answer = await fetch(`${BASE}/${path}`, { method: content ? "POST" : "GET", signal, headers: { ...(content ? { "Content-Type": "application/json" } : {}), ...headers }, body: content && JSON.stringify(content) })
-    .catch(lost);
-  if (!answer.ok) throw problemOf(answer.status, await answer.json().catch(() => ({})));
-  let rest = "";
-  for await (const text of answer.body.pipeThrough(new TextDecoderStream())) {
-    const parts = (rest + text).split("\n\n");
-    rest = parts.pop();
-    for (const part of parts) {
-      const event = Object.fromEntries(part.split("\n").filter((l) => l && !l.startsWith(":")).map((l) => [l.slice(0, l.indexOf(":")), l.slice(l.indexOf(":") + 1).trimStart()]));
-      if (event.data === "[DONE]") return;
-      if (event.data) yield { ...event, data: JSON.parse(event.data) };
-    }
+export async function holdSignInRedirect(act) {
+  redirectHolds += 1;
+  try {
+    return await act();
+  } finally {
+    redirectHolds -= 1;
   }
 }
 
-let known;
-export const model = () => (known ??= api("models").then((m) => m.data[0].id).catch((error) => { known = null; throw error; }));
+// Throws; the header listens to `offline` and checks the server's health at once.
+function connectionLost(error) {
+  if (error.name === "AbortError") throw error;
+  dispatchEvent(new Event("offline"));
+  throw Object.assign(new Error(UNREACHABLE), { lost: true });
+}
 
-// Asks again while the model is still being loaded.
-export async function whenReady(ask, tries = 180) {
+function apiError(status, { error = {} }) {
+  if (status === 401) goToSignIn();
+  const message = error.message || "The server gave no reason.";
+  return Object.assign(new Error(message), { status, code: error.code, param: error.param });
+}
+
+// The events of a stream, until `[DONE]`; a connection that breaks off is an error.
+export async function* events(path, content, options) {
+  const response = await request(path, content ? "POST" : "GET", content, options);
+  if (!response.ok) throw apiError(response.status, await response.json().catch(() => ({})));
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read().catch(connectionLost);
+      if (done) return;
+      const blocks = (buffer + value).split("\n\n");
+      buffer = blocks.pop();
+      for (const event of blocks.map(parseEvent)) {
+        if (event.data === "[DONE]") return;
+        if (event.data) yield { ...event, data: JSON.parse(event.data) };
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // the server ends a reply that nobody reads
+  }
+}
+
+// One event's fields; a line that begins with a colon only keeps the connection open.
+function parseEvent(block) {
+  const lines = block.split("\n").filter((line) => line && !line.startsWith(":"));
+  return Object.fromEntries(
+    lines.map((line) => {
+      const colon = line.indexOf(":");
+      return [line.slice(0, colon), line.slice(colon + 1).trimStart()];
+    }),
+  );
+}
+
+let cachedModelId;
+export const modelId = () =>
+  (cachedModelId ??= api("models")
+    .then((m) => m.data[0].id)
+    .catch((error) => {
+      cachedModelId = null;
+      throw error;
+    }));
+
+// Retries every second while the server answers 503, as it does while the model loads.
+export async function retryWhileLoading(ask, tries = 180) {
   try {
     return await ask();
   } catch (error) {
     if (error.status !== 503 || !tries) throw error;
     await new Promise((done) => setTimeout(done, 1000));
-    return whenReady(ask, tries - 1);
+    return retryWhileLoading(ask, tries - 1);
   }
 }
 

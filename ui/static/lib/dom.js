@@ -1,4 +1,5 @@
-// Elements from data. Texts become text nodes, so that nothing anybody wrote is ever read as markup.
+// DOM helpers: elements, buttons, icons, dialogs and toasts. Strings become text nodes, never
+// HTML.
 export function el(tag, attributes, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
@@ -9,25 +10,49 @@ export function el(tag, attributes, ...children) {
   return node;
 }
 
-// data-key names a control across redraws, so that the focus stays where it was.
-export const button = (text, act, more = {}) => el("button", { type: "button", "data-key": more.id, onclick: act, ...more }, text);
-export const icon = (text, label, act, more = {}) => button(text, act, { class: "icon", title: label, "aria-label": label, ...more });
+// `data-key` identifies a control across redraws, for keepFocus.
+export const button = (text, act, more = {}) =>
+  el("button", { type: "button", "data-key": more.id, onclick: act, ...more }, text);
+export const icon = (text, label, act, more = {}) =>
+  button(text, act, { class: "icon", title: label, "aria-label": label, ...more });
 
-// A control that may not be used says why; without a reason it stays as it is.
-export function off(node, why) {
+// Disables a control and shows the reason; without a reason it changes nothing.
+export function disableWhen(node, why) {
   if (why) Object.assign(node, { disabled: true, title: why });
   return node;
 }
 
-// Signs are drawn, since not every system has a font with them.
-const SIGNS = {
-  copy: "M6 6V3h8v9h-3M2 6h8v8H2z", up: "M2 8h3v6H2zM5 8l3-6c1.5 0 2 1 1.7 2.2L9.3 7H13c1 0 1.6.8 1.3 1.8l-1.2 4c-.2.8-.8 1.2-1.6 1.2H5", down: "M2 8h3V2H2zM5 8l3 6c1.5 0 2-1 1.7-2.2L9.3 9H13c1 0 1.6-.8 1.3-1.8l-1.2-4C12.900 2.400 12.300 2 11.500 2H5",
-  link: "M6.5 9.500l3-3M7 4.500l1.500-1.500a3 3 0 0 1 4.500 4.500L11.500 9M9 11.500L7.500 13A3 3 0 0 1 3 8.500L4.500 7", star: "M8 1.800l1.900 4 4.300.5-3.200 3 .9 4.300L8 11.400l-3.900 2.200.9-4.300-3.200-3 4.300-.5z", done: "M3 8.500l3.200 3.200L13 4.500",
+// SVG paths, since not every system has a font with these symbols.
+const ICON_PATHS = {
+  copy: "M6 6V3h8v9h-3M2 6h8v8H2z",
+  up:
+    "M2 8h3v6H2zM5 8l3-6c1.5 0 2 1 1.7 2.2L9.3 7H13c1 0 1.6.8 1.3 1.8l-1.2 4c-.2.8-.8 " +
+    "1.2-1.6 1.2H5",
+  down:
+    "M2 8h3V2H2zM5 8l3 6c1.5 0 2-1 1.7-2.2L9.3 9H13c1 0 1.6-.8 1.3-1.8l-1.2-4C12.900 2.400 " +
+    "12.300 2 11.500 2H5",
+  link:
+    "M6.5 9.500l3-3M7 4.500l1.500-1.500a3 3 0 0 1 4.500 4.500L11.500 9M9 11.500L7.500 13A3 3 " +
+    "0 0 1 3 8.500L4.500 7",
+  star: "M8 1.800l1.900 4 4.300.5-3.200 3 .9 4.300L8 11.400l-3.900 2.200.9-4.300-3.200-3 4.300-.5z",
+  done: "M3 8.500l3.200 3.200L13 4.500",
 };
-export function sign(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), path = document.createElementNS(svg.namespaceURI, "path");
-  for (const [key, value] of Object.entries({ viewBox: "0 0 16 16", width: 15, height: 15, fill: "none", stroke: "currentColor", "stroke-width": 1.4, "stroke-linejoin": "round", "stroke-linecap": "round", "aria-hidden": "true" })) svg.setAttribute(key, value);
-  path.setAttribute("d", SIGNS[name]);
+export function svgIcon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"),
+    path = document.createElementNS(svg.namespaceURI, "path");
+  for (const [key, value] of Object.entries({
+    viewBox: "0 0 16 16",
+    width: 15,
+    height: 15,
+    fill: "none",
+    stroke: "currentColor",
+    "stroke-width": 1.4,
+    "stroke-linejoin": "round",
+    "stroke-linecap": "round",
+    "aria-hidden": "true",
+  }))
+    svg.setAttribute(key, value);
+  path.setAttribute("d", ICON_PATHS[name]);
   svg.append(path);
   return svg;
 }
@@ -38,31 +63,60 @@ export function keepFocus(root, draw) {
   if (key) root.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
 }
 
-// A click beside it closes it, unless it is marked as one that stays.
+// Opens a modal dialog. A click on the backdrop closes it unless `dataset.stays` is set.
 export function openDialog(title, ...content) {
-  const dialog = el("dialog", { class: "sheet", "aria-label": title },
-    el("div", { class: "bar" }, el("h2", {}, title), icon("✕", "Close", () => dialog.close())), ...content);
+  const dialog = el(
+    "dialog",
+    { class: "sheet", "aria-label": title },
+    el(
+      "div",
+      { class: "bar" },
+      el("h2", {}, title),
+      icon("✕", "Close", () => dialog.close()),
+    ),
+    ...content,
+  );
   dialog.addEventListener("close", () => dialog.remove());
-  dialog.addEventListener("click", (event) => { if (event.target === dialog && !("stays" in dialog.dataset)) dialog.close(); });
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog && !("stays" in dialog.dataset)) dialog.close();
+  });
   document.body.append(dialog);
   dialog.showModal();
   return dialog;
 }
 
-// Asks before what cannot be undone; resolves to whether it is wanted.
-export function confirmed(question, yes) {
+// Asks for confirmation; resolves to true or false.
+export function confirmDialog(question, yes) {
   return new Promise((done) => {
-    const answer = (is) => () => { dialog.returnValue = is; dialog.close(); };
-    const dialog = openDialog(question, el("div", { class: "acts" }, button(yes, answer("yes"), { class: "primary", id: "confirm-yes" }), button("Leave it", answer(""), { id: "confirm-no" })));
+    const answer = (is) => () => {
+      dialog.returnValue = is;
+      dialog.close();
+    };
+    const dialog = openDialog(
+      question,
+      el(
+        "div",
+        { class: "actions" },
+        button(yes, answer("yes"), { class: "primary", id: "confirm-yes" }),
+        button("Cancel", answer(""), { id: "confirm-no" }),
+      ),
+    );
     dialog.addEventListener("close", () => done(dialog.returnValue === "yes"));
   });
 }
 
-export function copyButton(text, of = "Copy") {
-  const node = button(of, async () => {
+export function copyButton(text, label = "Copy") {
+  const node = button(label, async () => {
     const words = typeof text === "function" ? text() : text;
-    try { await navigator.clipboard.writeText(words); node.textContent = "Copied"; } catch { node.textContent = "Press Ctrl+C"; }
-    setTimeout(() => { node.textContent = of; }, 1500);
+    try {
+      await navigator.clipboard.writeText(words);
+      node.textContent = "Copied";
+    } catch {
+      node.textContent = "Press Ctrl+C";
+    }
+    setTimeout(() => {
+      node.textContent = label;
+    }, 1500);
   });
   return node;
 }
@@ -73,11 +127,22 @@ export function download(name, text, type = "application/json") {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-// A word at the foot of the page that goes away by itself, with something to do about it if there is.
+// Toast: a message at the bottom of the page that disappears by itself; `act` is [label,
+// function].
 export function toast(words, { problem = false, act } = {}) {
   document.querySelector("#toast")?.remove();
-  const node = el("div", { id: "toast", class: problem ? "toast problem" : "toast", role: problem ? "alert" : "status" }, el("span", {}, words),
-    act ? button(act[0], () => { node.remove(); act[1](); }) : null, icon("✕", "Dismiss", () => node.remove()));
+  const node = el(
+    "div",
+    { id: "toast", class: problem ? "toast problem" : "toast", role: problem ? "alert" : "status" },
+    el("span", {}, words),
+    act
+      ? button(act[0], () => {
+          node.remove();
+          act[1]();
+        })
+      : null,
+    icon("✕", "Dismiss", () => node.remove()),
+  );
   document.body.append(node);
   setTimeout(() => node.remove(), problem || act ? 12000 : 5000);
   return node;

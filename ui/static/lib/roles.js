@@ -1,19 +1,24 @@
-// What the role of one's key does not reach, as the API tells it; without keys there is nothing like that. Knows no elements.
+// Roles: what the signed-in user's role does not permit, from `GET /v1/me`. Without API keys
+// everything is permitted.
 import { api } from "./api.js";
 
-let me = null;
+let cachedMe = null;
 
-export async function whoAmI() {
-  return (me = await api("me"));
+export async function fetchMe() {
+  return (cachedMe = await api("me"));
 }
-// Asks again where it could not be told when the page came, as while the model is loaded.
-export const known = async () => me ?? whoAmI();
+// Fetches `/v1/me` if it failed when the page loaded, as it does while the model loads.
+export const loadMe = async () => cachedMe ?? fetchMe();
 
-// Why a route is not for whoever is here, such as "POST /v1/presets"; "" where it is.
-export function beyond(route, what = "This") {
-  const least = me?.beyond?.[route];
-  return least ? `${what} takes a key with the role ${least}; yours is ${me.role}.` : "";
+// Why the user may not call a route such as "POST /v1/presets"; "" if they may.
+export function missingRoleText(route, what = "This") {
+  const least = cachedMe?.beyond?.[route];
+  return least ? `${what} takes a key with the role ${least}; yours is ${cachedMe.role}.` : "";
 }
 
-// Whether only whole personas may be steered, all of their features as much more or less.
-export const onlyPersonas = () => (me?.steering?.steers === "presets" ? `A key with the role ${me.role} steers by personas as they are: choose one, and how strong it is.` : "");
+// Why single sliders are disabled: some roles may only use personas as they are; "" otherwise.
+export const presetsOnlyText = () =>
+  cachedMe?.steering?.steers === "presets"
+    ? `A key with the role ${cachedMe.role} steers by personas as they are: choose one, and ` +
+      "how strong it is."
+    : "";

@@ -1,66 +1,85 @@
-// What outlives a reload: of this tab in its session, of this browser in its storage, each person's for themselves. Nothing of it is
-// sent anywhere. Knows who one is here, and no element.
-import { HERE } from "./api.js";
-import { whoAmI } from "./roles.js";
+// Storage: sessionStorage for this tab and localStorage for this browser, separate for each
+// signed-in user. Nothing here is sent to a server.
+import { PAGE_URL } from "./api.js";
+import { randomId } from "./random.js";
+import { fetchMe } from "./roles.js";
 
-const VERSION = 1, ALL = "tiller.";
-const BOTH = [sessionStorage, localStorage];
-const others = new BroadcastChannel("tiller");
-let forgotten = false;
+const VERSION = 1,
+  PREFIX = "tiller.";
+const STORAGES = [sessionStorage, localStorage];
+const otherTabs = new BroadcastChannel("tiller");
+let cleared = false;
 
-// Under what a person's things lie; null where nobody knows who it is: then nothing is read, and only this page has what is new.
-const ask = () => whoAmI().then(({ tenant, owner }) => (owner == null ? ALL : `${ALL}${JSON.stringify([tenant, owner])}.`), () => null);
-let mine = await ask();
+// The key prefix of the signed-in user; null if `/v1/me` failed, and then nothing is read or
+// written.
+const fetchUserPrefix = () =>
+  fetchMe().then(
+    ({ tenant, owner }) =>
+      owner == null ? PREFIX : `${PREFIX}${JSON.stringify([tenant, owner])}.`,
+    () => null,
+  );
+let userPrefix = await fetchUserPrefix();
 
 function read(storage, name, fallback) {
   try {
-    const { v, value } = (mine && JSON.parse(storage.getItem(mine + name))) || {};
+    const { v, value } = (userPrefix && JSON.parse(storage.getItem(userPrefix + name))) || {};
     return v === VERSION ? value : fallback;
-  } catch { return fallback; }
+  } catch {
+    return fallback;
+  }
 }
 
 function write(storage, name, value) {
-  if (forgotten || !mine) return;
-  try { storage.setItem(mine + name, JSON.stringify({ v: VERSION, value })); } catch { /* full or forbidden: then only this page has it */ }
-}
-
-export const ofTab = (name, fallback) => read(sessionStorage, name, fallback);
-export const keepInTab = (name, value) => write(sessionStorage, name, value);
-export const ofBrowser = (name, fallback) => read(localStorage, name, fallback);
-export const keepInBrowser = (name, value) => write(localStorage, name, value);
-
-// Whoever had no name and has one now takes along what they had.
-export async function named() {
-  const before = mine, now = await ask();
-  if (!before || !now || now === before) return;
-  for (const storage of BOTH) for (const key of keysOf(storage)) {
-    if (!/^[a-z]+$/.test(key.slice(before.length))) continue;
-    storage.setItem(now + key.slice(before.length), storage.getItem(key));
-    storage.removeItem(key);
+  if (cleared || !userPrefix) return;
+  try {
+    storage.setItem(userPrefix + name, JSON.stringify({ v: VERSION, value }));
+  } catch {
+    /* full or forbidden: then only this page has it */
   }
-  mine = now;
 }
 
-const keysOf = (storage) => Object.keys(storage).filter((key) => key.startsWith(ALL));
+export const readFromTab = (name, fallback) => read(sessionStorage, name, fallback);
+export const saveInTab = (name, value) => write(sessionStorage, name, value);
+export const readFromBrowser = (name, fallback) => read(localStorage, name, fallback);
+export const saveInBrowser = (name, value) => write(localStorage, name, value);
 
-// Nothing is left of anybody, and this page keeps nothing more; it is to be left now.
-export function forget() {
-  forgotten = true;
-  for (const storage of BOTH) for (const key of keysOf(storage)) storage.removeItem(key);
+// Moves what an anonymous user stored to the user that they have signed in as.
+export async function moveToSignedInUser() {
+  const before = userPrefix,
+    now = await fetchUserPrefix();
+  if (!before || !now || now === before) return;
+  for (const storage of STORAGES)
+    for (const key of storedKeys(storage)) {
+      if (!/^[a-z]+$/.test(key.slice(before.length))) continue;
+      storage.setItem(now + key.slice(before.length), storage.getItem(key));
+      storage.removeItem(key);
+    }
+  userPrefix = now;
 }
 
-// Who signs out does so in all tabs.
-export function leave() {
-  forget();
-  others.postMessage("left");
-}
-others.addEventListener("message", () => { forget(); location.assign(`${HERE}sign-in`); });
-// A page that the browser held ready for going back has the conversation still.
-addEventListener("pageshow", (event) => event.persisted && forgotten && location.reload());
+const storedKeys = (storage) => Object.keys(storage).filter((key) => key.startsWith(PREFIX));
 
-// Who this browser is to the server: a random name under which it keeps what its user says of replies.
-let name = ofBrowser("me", null);
-export function me() {
-  if (!name) keepInBrowser("me", (name = `page-${crypto.randomUUID?.() ?? Math.random().toString(36).slice(2)}`));
-  return name;
+// Deletes everything of all users and stops writing; the caller leaves the page next.
+export function clearStorage() {
+  cleared = true;
+  for (const storage of STORAGES) for (const key of storedKeys(storage)) storage.removeItem(key);
+}
+
+// Signing out clears all tabs of this browser.
+export function clearAllTabs() {
+  clearStorage();
+  otherTabs.postMessage("left");
+}
+otherTabs.addEventListener("message", () => {
+  clearStorage();
+  location.assign(`${PAGE_URL}sign-in`);
+});
+// A page from the back/forward cache would still show the conversation.
+addEventListener("pageshow", (event) => event.persisted && cleared && location.reload());
+
+// Anonymous user id: a random name under which the server stores feedback.
+let storedUserId = readFromBrowser("me", null);
+export function userId() {
+  if (!storedUserId) saveInBrowser("me", (storedUserId = `page-${randomId()}`));
+  return storedUserId;
 }

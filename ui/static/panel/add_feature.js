@@ -1,103 +1,152 @@
-// Two ways to a slider from the panel: search for a feature, or say what replies should be like.
-import { api, model } from "../lib/api.js";
-import { signed } from "./dose.js";
-import { button, el, icon, off } from "../lib/dom.js";
-import { notice } from "./panel.js";
-import { beyond } from "../lib/roles.js";
-import { add, addRows, has, rowOf } from "./slider_state.js";
-import { featurePath } from "../lib/api.js";
+// Add feature: the panel's feature search and its suggestions for a wish.
+import { api, featurePath, modelId } from "../lib/api.js";
+import { button, disableWhen, el, icon } from "../lib/dom.js";
+import { notice } from "../lib/notice.js";
+import { missingRoleText } from "../lib/roles.js";
+import { formatSigned } from "./dose.js";
+import { addFeature, addRows, hasRow, rowFromFeature } from "./slider_state.js";
 
-// Both are drawn once: what somebody types in them outlives that the panel is drawn anew, as when a persona comes a moment later.
-let searching = 0, found = null, finding = null, wishing = null;
+// Both forms are created once, so that typed text survives a redraw of the panel.
+let lastSearch = 0,
+  hits = null,
+  searchForm = null,
+  suggestForm = null;
 
-export function finder() {
-  finding ??= find();
+export function featureSearch() {
+  searchForm ??= createSearch();
   showHits();
-  return finding;
+  return searchForm;
 }
 
-function find() {
+function createSearch() {
   const hits = el("ul", { class: "hits", id: "hits", "aria-label": "Features found" });
-  const input = el("input", { type: "search", id: "find-feature", placeholder: "Add a feature: type to search…", "aria-label": "Search features to add", "data-key": "find" });
+  const input = el("input", {
+    type: "search",
+    id: "find-feature",
+    placeholder: "Add a feature: type to search…",
+    "aria-label": "Search features to add",
+    "data-key": "find",
+  });
   let timer;
-  input.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(() => search(input.value.trim()), 180); });
+  input.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => searchFeatures(input.value.trim()), 180);
+  });
   input.addEventListener("keydown", (event) => {
     if (event.key === "Enter") hits.querySelector("button:not([disabled])")?.click();
-    if (event.key === "Escape" && input.value) { event.stopPropagation(); clearTimeout(timer); leave(); }
+    if (event.key === "Escape" && input.value) {
+      event.stopPropagation();
+      clearTimeout(timer);
+      clearSearch();
+    }
   });
-  return el("div", { class: "finder" }, input, hits);
+  return el("div", { class: "feature-search" }, input, hits);
 }
 
-async function search(words) {
-  const mine = ++searching;
+async function searchFeatures(query) {
+  const thisSearch = ++lastSearch;
   try {
-    const told = words ? await api(`features?limit=8&q=${encodeURIComponent(words)}`) : null;
-    if (mine !== searching) return;
-    found = told && { words, features: told.data };
+    const page = query ? await api(`features?limit=8&q=${encodeURIComponent(query)}`) : null;
+    if (thisSearch !== lastSearch) return;
+    hits = page && { query, features: page.data };
     showHits();
-  } catch (error) { notice(error.message, true); }
+  } catch (error) {
+    notice(error.message, true);
+  }
 }
 
 function showHits() {
-  const none = () => el("li", { class: "none" }, `No feature matches “${found.words}”.`);
-  finding.querySelector("#hits").replaceChildren(...(!found ? [] : found.features.length ? found.features.map(hit) : [none()]));
+  const none = () => el("li", { class: "none" }, `No feature matches “${hits.query}”.`);
+  searchForm
+    .querySelector("#hits")
+    .replaceChildren(
+      ...(!hits ? [] : hits.features.length ? hits.features.map(hitNode) : [none()]),
+    );
 }
 
-// Nothing is looked for any more.
-function leave() {
-  searching += 1;
-  found = null;
-  finding.querySelector("input").value = "";
+// Clears the search and ignores pending results.
+function clearSearch() {
+  lastSearch += 1;
+  hits = null;
+  searchForm.querySelector("input").value = "";
   showHits();
 }
 
-function hit(feature) {
-  const there = has(feature.id), label = feature.label || feature.id;
-  return el("li", {}, el("span", { class: "name", title: label }, label), el("code", {}, feature.id),
-    icon(there ? "✓" : "+", `Add ${label}`, () => addOne(feature), { disabled: there, title: there ? "It is there already" : "Add" }));
+function hitNode(feature) {
+  const there = hasRow(feature.id),
+    label = feature.label || feature.id;
+  return el(
+    "li",
+    {},
+    el("span", { class: "name", title: label }, label),
+    el("code", {}, feature.id),
+    icon(there ? "✓" : "+", `Add ${label}`, () => addHit(feature), {
+      disabled: there,
+      title: there ? "Already added" : "Add",
+    }),
+  );
 }
 
-function addOne(feature, strength = 0) {
+function addHit(feature, strength = 0) {
   try {
-    add(feature, strength);
-    leave();
+    addFeature(feature, strength);
+    clearSearch();
     document.querySelector(`[data-key="range ${CSS.escape(feature.id)}"]`)?.focus();
-  } catch (error) { notice(error.message, true); }
+  } catch (error) {
+    notice(error.message, true);
+  }
 }
 
-export function wisher() {
-  wishing ??= ask();
-  off(wishing.querySelector("#suggest"), beyond("POST /v1/steering/suggest"));
-  return wishing;
+export function suggestByWish() {
+  suggestForm ??= createSuggestForm();
+  disableWhen(suggestForm.querySelector("#suggest"), missingRoleText("POST /v1/steering/suggest"));
+  return suggestForm;
 }
 
-function ask() {
-  const input = el("input", { type: "text", id: "wish", maxlength: 300, placeholder: "Make it more… poetic, formal, about ships", "aria-label": "Say what replies should be like", "data-key": "wish" });
+function createSuggestForm() {
+  const input = el("input", {
+    type: "text",
+    id: "wish",
+    maxlength: 300,
+    placeholder: "Make it more… poetic, formal, about ships",
+    "aria-label": "Describe the replies you want",
+    "data-key": "wish",
+  });
   const go = button("Suggest", null, { id: "suggest", type: "submit" });
-  const form = el("form", { class: "wisher" }, input, go);
+  const form = el("form", { class: "suggest-form" }, input, go);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const words = input.value.trim();
-    if (!words) return;
+    const query = input.value.trim();
+    if (!query) return;
     go.disabled = true;
     notice("Trying features on a few prompts…");
-    if ((await wish(words)) && input.value.trim() === words) input.value = "";
+    if ((await suggestFeatures(query)) && input.value.trim() === query) input.value = "";
     go.disabled = false;
   });
   return form;
 }
 
-// Whether sliders came of it.
-async function wish(words) {
+// Resolves to true if sliders were added.
+async function suggestFeatures(query) {
   try {
-    const found = await api("steering/suggest", "POST", { model: await model(), wish: words });
-    if (!found.features.length) return notice(`No feature was found that makes replies “${words}”.`, true);
-    const features = await Promise.all(found.features.map((f) => api(featurePath(f.id))));
-    addRows(features.map((f, i) => rowOf(f, found.features[i].strength)));
-    const said = found.features.map((f) => `${signed(f.strength)} ${f.label || f.id}: ${f.why}`).join(" · ");
-    notice(`Added ${said}${promptIsBetter(found) ? " A system prompt with that wish did more." : ""}`);
+    const suggestion = await api("steering/suggest", "POST", {
+      model: await modelId(),
+      wish: query,
+    });
+    if (!suggestion.features.length)
+      return notice(`No feature was found that makes replies “${query}”.`, true);
+    const features = await Promise.all(suggestion.features.map((f) => api(featurePath(f.id))));
+    addRows(features.map((f, i) => rowFromFeature(f, suggestion.features[i].strength)));
+    const summary = suggestion.features
+      .map((f) => `${formatSigned(f.strength)} ${f.label || f.id}: ${f.why}`)
+      .join(" · ");
+    const better = " A system prompt with the same wish had a larger effect.";
+    notice(`Added ${summary}${promptDidMore(suggestion) ? better : ""}`);
     return true;
-  } catch (error) { notice(error.message, true); }
+  } catch (error) {
+    notice(error.message, true);
+  }
 }
 
-const promptIsBetter = ({ gain, prompt_gain }) => gain != null && prompt_gain != null && prompt_gain > gain;
+const promptDidMore = ({ gain, prompt_gain }) =>
+  gain != null && prompt_gain != null && prompt_gain > gain;

@@ -1,51 +1,103 @@
-// The sliders as code to paste: the same steering object that the page sends.
-import { api, BASE, model } from "../lib/api.js";
+// Code export: the current request as curl, Python and JSON.
+import { samplingFields } from "../chat/chat_request.js";
+import { conversation } from "../chat/conversation.js";
+import { api, API_URL, modelId } from "../lib/api.js";
 import { copyButton, el, openDialog } from "../lib/dom.js";
-import { notice } from "./panel.js";
-import { asked } from "./slider_state.js";
-import { talk } from "../chat/conversation.js";
+import { notice } from "../lib/notice.js";
+import { activeSteering } from "./slider_state.js";
 
-const shellWord = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+const shellQuote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-// The key is named, not shown: where the server asks for none, any will do.
+// The key comes from the environment; a server without keys accepts any value.
 export function curlCode(request) {
-  return `curl ${BASE}/chat/completions \\\n  -H 'Content-Type: application/json' \\\n  -H "Authorization: Bearer \${API_KEY:-none}" \\\n  -d ${shellWord(JSON.stringify(request, null, 2))}`;
+  return (
+    `curl ${API_URL}/chat/completions \\\n  -H 'Content-Type: application/json' \\\n  -H ` +
+    `"Authorization: Bearer \${API_KEY:-none}" \\\n  -d ` +
+    shellQuote(JSON.stringify(request, null, 2))
+  );
 }
 
-// A request holds texts, finite numbers, lists and objects, whose JSON is Python, too.
+// JSON of strings, finite numbers, lists and objects is valid Python.
 export function openaiCode({ model, messages, steering, ...sampling }) {
-  const { repetition_penalty, ...known } = sampling;
-  const given = Object.entries(known).map(([k, v]) => `    ${k}=${JSON.stringify(v)},\n`).join("");
-  const more = { ...(repetition_penalty == null ? {} : { repetition_penalty }), ...(steering ? { steering } : {}) };
+  const { repetition_penalty, ...openaiSampling } = sampling;
+  const samplingLines = Object.entries(openaiSampling)
+    .map(([k, v]) => `    ${k}=${JSON.stringify(v)},\n`)
+    .join("");
+  const more = {
+    ...(repetition_penalty == null ? {} : { repetition_penalty }),
+    ...(steering ? { steering } : {}),
+  };
   const extra = Object.keys(more).length ? `    extra_body=${JSON.stringify(more)},\n` : "";
-  return `import os\n\nfrom openai import OpenAI\n\nclient = OpenAI(base_url=${JSON.stringify(BASE)}, api_key=os.environ.get("API_KEY", "none"))\nreply = client.chat.completions.create(\n`
-    + `    model=${JSON.stringify(model)},\n    messages=${JSON.stringify(messages)},\n${given}${extra})\nprint(reply.choices[0].message.content)\n`;
+  return (
+    "import os\n\nfrom openai import OpenAI\n\nclient = " +
+    `OpenAI(base_url=${JSON.stringify(API_URL)}, api_key=os.environ.get("API_KEY", ` +
+    `"none"))\nreply = client.chat.completions.create(\n` +
+    `    model=${JSON.stringify(model)},\n    messages=${JSON.stringify(messages)},\n` +
+    `${samplingLines}${extra})\nprint(reply.choices[0].message.content)\n`
+  );
 }
 
 export function clientCode(request) {
-  return `import json\nimport os\n\nfrom tiller import Tiller\n\nwith Tiller(${JSON.stringify(BASE)}, key=os.environ.get("API_KEY", "none")) as tiller:\n    reply = tiller.chat(**json.loads(${JSON.stringify(JSON.stringify(request))}))\n    print(reply.text)\n`;
+  return (
+    "import json\nimport os\n\nfrom tiller import Tiller\n\nwith " +
+    `Tiller(${JSON.stringify(API_URL)}, key=os.environ.get("API_KEY", "none")) as tiller:\n  ` +
+    `  reply = tiller.chat(**json.loads(${JSON.stringify(JSON.stringify(request))}))\n    ` +
+    "print(reply.text)\n"
+  );
 }
 
-export async function request() {
-  const messages = [{ role: "user", content: (talk.draft || talk.turns.at(-1)?.question || "").trim() || "What should I do this weekend?" }];
-  if (talk.system.trim()) messages.unshift({ role: "system", content: talk.system });
-  const given = Object.fromEntries(Object.entries({ ...talk.sampling, seed: talk.seed }).filter(([, v]) => v != null));
-  const steering = asked();
-  return { model: await model(), messages, ...given, ...(steering ? { steering } : {}) };
+export async function chatRequestNow() {
+  const messages = [
+    {
+      role: "user",
+      content:
+        (conversation.draft || conversation.turns.at(-1)?.question || "").trim() ||
+        "What should I do this weekend?",
+    },
+  ];
+  if (conversation.system.trim())
+    messages.unshift({ role: "system", content: conversation.system });
+  const steering = activeSteering();
+  return {
+    model: await modelId(),
+    messages,
+    ...samplingFields(conversation.sampling, conversation.seed),
+    ...(steering ? { steering } : {}),
+  };
 }
 
 export async function snippets() {
-  const wanted = await request();
-  return [["curl", curlCode(wanted)], ["Python, with the openai package", openaiCode(wanted)], ["Python, with Tiller's own client", clientCode(wanted)], ["JSON, the request itself", JSON.stringify(wanted, null, 2)]];
+  const request = await chatRequestNow();
+  return [
+    ["curl", curlCode(request)],
+    ["Python, with the openai package", openaiCode(request)],
+    ["Python, with Tiller's own client", clientCode(request)],
+    ["JSON, the request itself", JSON.stringify(request, null, 2)],
+  ];
 }
 
 export async function showCode() {
   try {
     const blocks = (await snippets()).map(([title, text]) => codeBlock(title, text));
     const { keys } = await api("limits").catch(() => ({}));
-    openDialog("The same from code", el("p", { class: "hint" }, keys ? "Put your key into the environment as API_KEY." : "This server needs no key."), ...blocks).classList.add("code");
-  } catch (error) { notice(error.message, true); }
+    openDialog(
+      "Use it from code",
+      el(
+        "p",
+        { class: "hint" },
+        keys ? "Set the environment variable API_KEY to your key." : "This server needs no key.",
+      ),
+      ...blocks,
+    ).classList.add("code");
+  } catch (error) {
+    notice(error.message, true);
+  }
 }
 
 export const codeBlock = (title, text) =>
-  el("div", { class: "block" }, el("div", { class: "bar" }, el("h3", {}, title), copyButton(text)), el("pre", { tabindex: 0, "aria-label": title }, text));
+  el(
+    "div",
+    { class: "block" },
+    el("div", { class: "bar" }, el("h3", {}, title), copyButton(text)),
+    el("pre", { tabindex: 0, "aria-label": title }, text),
+  );

@@ -1,113 +1,191 @@
-// The sliders' state, their history, and the API's `steering` object that they stand for. Knows no elements.
-import { api, featurePath, model } from "../lib/api.js";
-import { tidy } from "./dose.js";
-import { keepInTab, ofTab } from "../lib/storage.js";
+// Slider state: rows, undo history, and the API's `steering` object.
+import { api, featurePath, modelId } from "../lib/api.js";
+import { readFromTab, saveInTab } from "../lib/storage.js";
+import { roundDose } from "./dose.js";
 
-export const MOST = 32;
-const EMPTY = { rows: [], preset: "", saved: "", scale: 1, scope: "assistant" };
-export const state = { ...EMPTY, ...ofTab("sliders", {}), bypass: false, presets: [], sent: null, unfolded: null };
-const past = [], future = [], drawers = [], followers = [];
+export const MAX_ROWS = 32;
+const NO_SLIDERS = { rows: [], preset: "", saved: "", scale: 1, scope: "assistant" };
+export const state = {
+  ...NO_SLIDERS,
+  ...readFromTab("sliders", {}),
+  bypass: false,
+  presets: [],
+  sent: null,
+  unfolded: null,
+};
+const undoStack = [],
+  redoStack = [],
+  redrawListeners = [],
+  changeListeners = [];
 
-export const onDraw = (act) => drawers.push(act);
-export const onChange = (act) => followers.push(act);
+export const onRedraw = (act) => redrawListeners.push(act);
+export const onChange = (act) => changeListeners.push(act);
 
-// Rows have come or gone: what shows them has to be drawn anew.
+// Call when rows were added or removed.
 export function redraw() {
-  for (const act of drawers) act();
-  changed();
+  for (const act of redrawListeners) act();
+  valuesChanged();
 }
 
-// Only values have moved.
-export function changed() {
-  keepInTab("sliders", JSON.parse(snapshot()));
-  for (const act of followers) act();
+// Call when only values have changed.
+export function valuesChanged() {
+  saveInTab("sliders", JSON.parse(snapshot()));
+  for (const act of changeListeners) act();
 }
 
-const snapshot = () => JSON.stringify(Object.fromEntries(Object.keys(EMPTY).map((name) => [name, state[name]])));
-export const fingerprint = () => JSON.stringify([state.scale, state.scope, ...state.rows.map(({ id, strength, mode }) => [id, strength, mode])]);
-export const dirty = () => Boolean(state.preset) && state.saved !== fingerprint();
-// The persona's name, if its features are as it was saved; its strength may be another.
-export const asMade = () => (state.preset && JSON.parse(state.saved || "[0,0]").slice(2).join() === JSON.parse(fingerprint()).slice(2).join() ? presetOf()?.name : "") || "";
-export const stale = () => state.sent !== null && state.sent !== fingerprint() + state.bypass;
-export const markSent = () => { state.sent = fingerprint() + state.bypass; changed(); };
+const snapshot = () =>
+  JSON.stringify(Object.fromEntries(Object.keys(NO_SLIDERS).map((name) => [name, state[name]])));
+export const fingerprint = () =>
+  JSON.stringify([
+    state.scale,
+    state.scope,
+    ...state.rows.map(({ id, strength, mode }) => [id, strength, mode]),
+  ]);
+export const isModified = () => Boolean(state.preset) && state.saved !== fingerprint();
+// The persona's name if its features are as saved, at whatever total strength; "" otherwise.
+export const unchangedPresetName = () =>
+  (state.preset &&
+  JSON.parse(state.saved || "[0,0]")
+    .slice(2)
+    .join() === JSON.parse(fingerprint()).slice(2).join()
+    ? presetOf()?.name
+    : "") || "";
+export const changedSinceReply = () =>
+  state.sent !== null && state.sent !== fingerprint() + state.bypass;
+export const markSent = () => {
+  state.sent = fingerprint() + state.bypass;
+  valuesChanged();
+};
 
-export const steering = () => ({ features: state.rows.map(({ id, strength, mode }) => ({ id, strength, mode })), unit: "dose", scale: state.scale, scope: state.scope });
-// What a reply is asked with: null where nothing is steered.
-export const asked = () => (state.rows.length && !state.bypass ? steering() : null);
+export const steering = () => ({
+  features: state.rows.map(({ id, strength, mode }) => ({ id, strength, mode })),
+  unit: "dose",
+  scale: state.scale,
+  scope: state.scope,
+});
+// The steering of the next reply; null if nothing is steered.
+export const activeSteering = () => (state.rows.length && !state.bypass ? steering() : null);
 
-export function remember() {
-  past.push(snapshot());
-  past.splice(0, past.length - 200);
-  future.length = 0;
+export function pushUndo() {
+  undoStack.push(snapshot());
+  undoStack.splice(0, undoStack.length - 200);
+  redoStack.length = 0;
 }
 
-function travel(from, to) {
+function restoreSnapshot(from, to) {
   if (!from.length) return;
   to.push(snapshot());
   Object.assign(state, JSON.parse(from.pop()));
   redraw();
 }
-export const undo = () => travel(past, future), redo = () => travel(future, past);
-export const canUndo = () => past.length > 0, canRedo = () => future.length > 0;
+export const undo = () => restoreSnapshot(undoStack, redoStack),
+  redo = () => restoreSnapshot(redoStack, undoStack);
+export const canUndo = () => undoStack.length > 0,
+  canRedo = () => redoStack.length > 0;
 
-function act(change) {
-  remember();
+function changeRows(change) {
+  pushUndo();
   change();
   redraw();
 }
 
-export const removeRow = (index) => act(() => state.rows.splice(index, 1));
-export const resetAll = () => act(() => { for (const row of state.rows) row.strength = 0; });
-export const ease = () => act(() => { state.scale = tidy(state.scale / 2); });
-export const bypass = () => { state.bypass = !state.bypass; redraw(); };
+export const removeRow = (index) => changeRows(() => state.rows.splice(index, 1));
+export const resetAll = () =>
+  changeRows(() => {
+    for (const row of state.rows) row.strength = 0;
+  });
+export const halveStrength = () =>
+  changeRows(() => {
+    state.scale = roundDose(state.scale / 2);
+  });
+export const toggleBypass = () => {
+  state.bypass = !state.bypass;
+  redraw();
+};
 
-export const rowOf = (feature, strength, mode = "add") => ({
-  id: feature.id, label: feature.label || feature.id, strength, mode, measured: feature.dose != null, spot: feature.sweet_spot, works: feature.calibration?.works,
+export const rowFromFeature = (feature, strength, mode = "add") => ({
+  id: feature.id,
+  label: feature.label || feature.id,
+  strength,
+  mode,
+  measured: feature.dose != null,
+  spot: feature.sweet_spot,
+  works: feature.calibration?.works,
 });
 
-// Where a feature just begins to be useful: the middle of its sweet spot, or off.
-export const startOf = (feature) => (feature.sweet_spot ? tidy((feature.sweet_spot.low + feature.sweet_spot.high) / 2) : 0);
-export const has = (id) => state.rows.some((row) => row.id === id);
+// The dose of a new slider: the middle of its sweet spot, or 0.
+export const initialDose = (feature) =>
+  feature.sweet_spot ? roundDose((feature.sweet_spot.low + feature.sweet_spot.high) / 2) : 0;
+export const hasRow = (id) => state.rows.some((row) => row.id === id);
 
 export function addRows(rows) {
-  const fresh = rows.filter((row) => !has(row.id));
-  if (state.rows.length + fresh.length > MOST) throw new Error(`${MOST} features are the most that one request may steer.`);
-  act(() => { state.rows.push(...fresh); state.unfolded = true; });
+  const fresh = rows.filter((row) => !hasRow(row.id));
+  if (state.rows.length + fresh.length > MAX_ROWS)
+    throw new Error(`At most ${MAX_ROWS} features can be steered at once.`);
+  changeRows(() => {
+    state.rows.push(...fresh);
+    state.unfolded = true;
+  });
   return fresh.length;
 }
 
-export const add = (feature, strength = 0) => addRows([rowOf(feature, strength)]);
+export const addFeature = (feature, strength = 0) => addRows([rowFromFeature(feature, strength)]);
 
-// Takes a steering object as the API knows it: features that this server has not are told, never dropped in silence.
-// Of several that were asked for in haste the last one counts.
-let taking = 0, pending = Promise.resolve();
-// When what was asked for is on the sliders; until then nothing may be sent, or a reply would lack what somebody chose.
-export const settled = () => pending;
+// Loading a steering object: of several started in a row the last one counts.
+let lastLoad = 0,
+  pending = Promise.resolve();
+// Resolves when the sliders are loaded; a message sent before that would not be steered by them.
+export const whenLoaded = () => pending;
 
-// Resolves to the ids that are missing; to null where something else was asked for meanwhile, and nothing was set.
-export function take(given, how = {}) {
-  const done = taken(given, how);
+// Sets the sliders from the API's steering object. Resolves to the ids that this server does not
+// have, or to null if a later call replaced this one.
+export function loadSteering(spec, options = {}) {
+  const done = fetchRows(spec, options);
   pending = Promise.allSettled([pending, done]);
   return done;
 }
 
-async function taken(given, { preset = "" }) {
-  const mine = ++taking;
-  const doses = given.unit === "dose" ? {} : await dosesOf(given);
-  const found = await Promise.allSettled(given.features.map((f) => api(featurePath(f.id)).then((feature) => rowOf(feature, doses[f.id] ?? f.strength, f.mode))));
-  const missing = given.features.filter((_, i) => found[i].status === "rejected" && found[i].reason.status === 404).map((f) => f.id);
-  const broken = found.find((one) => one.status === "rejected" && one.reason.status !== 404);
-  if (mine !== taking) return null;
+async function fetchRows(spec, { preset = "" }) {
+  const thisLoad = ++lastLoad;
+  const doses = spec.unit === "dose" ? {} : await fetchDoses(spec);
+  const results = await Promise.allSettled(
+    spec.features.map((f) =>
+      api(featurePath(f.id)).then((feature) =>
+        rowFromFeature(feature, doses[f.id] ?? f.strength, f.mode),
+      ),
+    ),
+  );
+  const missing = spec.features
+    .filter((_, i) => results[i].status === "rejected" && results[i].reason.status === 404)
+    .map((f) => f.id);
+  const broken = results.find((one) => one.status === "rejected" && one.reason.status !== 404);
+  if (thisLoad !== lastLoad) return null;
   if (broken) throw broken.reason;
-  act(() => Object.assign(state, { rows: found.flatMap((one) => (one.status === "fulfilled" ? [one.value] : [])), preset, scope: given.scope || "assistant", scale: given.scale ?? 1, bypass: false, unfolded: null }));
+  changeRows(() =>
+    Object.assign(state, {
+      rows: results.flatMap((one) => (one.status === "fulfilled" ? [one.value] : [])),
+      preset,
+      scope: spec.scope || "assistant",
+      scale: spec.scale ?? 1,
+      bypass: false,
+      unfolded: null,
+    }),
+  );
   state.saved = fingerprint();
   redraw();
   return missing;
 }
 
-async function dosesOf(given) {
-  const { applied } = await api("steering/validate", "POST", { model: await model(), steering: { ...given, scale: 1 } });
-  return Object.fromEntries(applied.filter((a) => a.mode === "add" || a.mode === "clamp").map((a) => [a.id, tidy(a.dose)]));
+async function fetchDoses(spec) {
+  const { applied } = await api("steering/validate", "POST", {
+    model: await modelId(),
+    steering: { ...spec, scale: 1 },
+  });
+  return Object.fromEntries(
+    applied
+      .filter((a) => a.mode === "add" || a.mode === "clamp")
+      .map((a) => [a.id, roundDose(a.dose)]),
+  );
 }
 
 export const presetOf = (id = state.preset) => state.presets.find((p) => p.id === id);

@@ -1,47 +1,90 @@
-// How far all sliders go together: the API's `load`, √(Σ dᵢ dⱼ cos(i, j)). The API is asked for the cosines when features come or go;
-// between that moving a slider asks nobody. (Beside a clamp, a strength of all other than 1 is nearly so.) Knows no elements.
-import { api, model, whenReady } from "../lib/api.js";
-import { SAFE } from "./dose.js";
+// Total load: the API's `load`, √(Σ dᵢ dⱼ cos(i, j)). The cosines are fetched when features are
+// added or removed; moving a slider sends no request. (With a clamp and a total strength other
+// than 1 it is approximate.)
+import { api, modelId, retryWhileLoading } from "../lib/api.js";
+import { SAFE_DOSE } from "./dose.js";
 
-const LITTLE = 0.01;
-let known = { of: "" }, asking = null;
+const SMALL_SCALE = 0.01;
+let loadFacts = { of: "" },
+  fetching = null;
 
-const setOf = (rows) => JSON.stringify(rows.map(({ id, mode }) => [id, mode]));
+const rowsKey = (rows) => JSON.stringify(rows.map(({ id, mode }) => [id, mode]));
 
-// Asks for what is known of these features together, if it is not known yet; then `told` is called.
-export async function learn(rows, told) {
-  const of = setOf(rows);
-  if (!rows.length || known.of === of || asking === of) return;
-  asking = of;
+// Fetches the cosines and thresholds of these features if needed, then calls `onLoaded`.
+export async function fetchLoadFacts(rows, onLoaded) {
+  const key = rowsKey(rows);
+  if (!rows.length || loadFacts.of === key || fetching === key) return;
+  fetching = key;
   try {
-    // So little of each that it is nowhere too much, and still each persona's proportions.
-    const features = rows.map(({ id, mode, strength }) => ({ id, mode, strength: strength || LITTLE }));
-    const found = await whenReady(async () => api("steering/validate", "POST", { model: await model(), steering: { features, unit: "dose", scale: LITTLE } }));
-    if (asking === of) known = { of, ...found };
+    // small enough not to be refused, in the same proportions
+    const features = rows.map(({ id, mode, strength }) => ({
+      id,
+      mode,
+      strength: strength || SMALL_SCALE,
+    }));
+    const result = await retryWhileLoading(async () =>
+      api("steering/validate", "POST", {
+        model: await modelId(),
+        steering: { features, unit: "dose", scale: SMALL_SCALE },
+      }),
+    );
+    if (fetching === key) loadFacts = { of: key, ...result };
   } catch (error) {
-    if (asking === of && !error.lost) known = { of, problem: error.status === 403 ? `⚠ This will be refused: ${error.message}` : `The load is not known: ${error.message}` };
+    if (fetching === key && !error.lost)
+      loadFacts = {
+        of: key,
+        problem:
+          error.status === 403
+            ? `⚠ This will be refused: ${error.message}`
+            : `The load could not be computed: ${error.message}`,
+      };
   }
-  if (asking !== of) return;
-  asking = null;
-  if (known.of === of) told(); // who lost the connection asks again when a slider moves
+  if (fetching !== key) return;
+  fetching = null;
+  // after a lost connection the next slider move fetches again
+  if (loadFacts.of === key) onLoaded();
 }
 
-// The load of these rows, each as strong as it is times `scale`; null where nobody knows it yet.
-export function loadOf({ rows, scale }) {
-  if (known.of !== setOf(rows) || known.problem) return null;
-  const mine = new Map(rows.map((row) => [row.id, row.strength * scale]));
-  const doses = known.applied.map((a) => mine.get(a.id) ?? a.dose); // the others are the server's own default, which lies beneath
-  const square = doses.reduce((sum, d, i) => sum + d * known.cosines[i].reduce((along, c, j) => along + c * doses[j], 0), 0);
+// The load of these rows times `scale`; null until the cosines are loaded.
+export function totalLoad({ rows, scale }) {
+  if (loadFacts.of !== rowsKey(rows) || loadFacts.problem) return null;
+  const strengths = new Map(rows.map((row) => [row.id, row.strength * scale]));
+  // others are the server's default preset
+  const doses = loadFacts.applied.map((a) => strengths.get(a.id) ?? a.dose);
+  const square = doses.reduce(
+    (sum, d, i) => sum + d * loadFacts.cosines[i].reduce((along, c, j) => along + c * doses[j], 0),
+    0,
+  );
   return Math.sqrt(Math.max(0, square));
 }
 
-const MEANS = "How far all sliders go together, in doses: 1.00 is as far as one feature alone may go.";
+const EXPLANATION =
+  "The combined strength of all sliders, in doses: 1.00 is the limit of one feature alone.";
 
-// In words, and what they mean.
-export function loadWords(state) {
-  const load = loadOf(state);
-  if (load === null) return known.of === setOf(state.rows) && known.problem ? [known.problem, MEANS] : ["Load …", MEANS];
-  const { strained_from: strained, broken_from: broken } = known, alone = state.rows.some((row) => row.mode === "add" && Math.abs(row.strength * state.scale) > SAFE + 1e-9);
-  const words = load > broken ? " ⚠ most replies break" : load > strained ? " ⚠ most replies strain" : alone ? " ⚠ a feature beyond 1.00 often breaks" : load ? ", replies should hold" : ", nothing is steered";
-  return [`Load ${load.toFixed(2)}${words}`, `${MEANS} From ${strained.toFixed(2)} on most replies strain, from ${broken.toFixed(2)} on they break.`];
+// Returns [text, explanation].
+export function loadText(state) {
+  const load = totalLoad(state);
+  if (load === null)
+    return loadFacts.of === rowsKey(state.rows) && loadFacts.problem
+      ? [loadFacts.problem, EXPLANATION]
+      : ["Load …", EXPLANATION];
+  const { strained_from: strained, broken_from: broken } = loadFacts,
+    alone = state.rows.some(
+      (row) => row.mode === "add" && Math.abs(row.strength * state.scale) > SAFE_DOSE + 1e-9,
+    );
+  const verdict =
+    load > broken
+      ? " ⚠ most replies are broken"
+      : load > strained
+        ? " ⚠ most replies are strained"
+        : alone
+          ? " ⚠ a feature beyond 1.00 often breaks"
+          : load
+            ? ", replies should stay coherent"
+            : ", nothing is steered";
+  return [
+    `Load ${load.toFixed(2)}${verdict}`,
+    `${EXPLANATION} Most replies are strained from ${strained.toFixed(2)} on, and broken ` +
+      `from ${broken.toFixed(2)} on.`,
+  ];
 }
