@@ -54,17 +54,34 @@ def test_shown_answer_is_the_real_one(address, tmp_path):
     assert said[1] in README
 
 
-def test_files_in_the_map_exist():
-    listed = re.search(r"## Where is what\n\n```text\n(.*?)```", README, flags=re.S)
-    assert listed
-    room = ROOT
-    for line in listed[1].splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            room = ROOT / name
-            assert room.exists(), name
-        else:
-            assert (room / name).exists(), f"{room.name}/{name}"
+def test_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 120, f"README.md has {len(lines)} lines; move something to docs/"
+    long = [i for i, line in enumerate(lines, 1) if len(line) > 120 and not line.startswith("|")]
+    assert not long, f"lines of README.md over 120 characters: {long}"
+
+
+def test_both_commands_are_shown():
+    shown = re.search(r"^```text\n(make serve .*?)^```", README, flags=re.M | re.S)
+    assert shown, "README.md shows no block that begins with `make serve`"
+    assert "\nmake test " in shown[1], "README.md does not show `make test` below `make serve`"
+
+
+def test_folders_in_the_table_exist():
+    table = re.search(r"^## What is where\n\n(.*?)^## ", README, flags=re.M | re.S)
+    assert table, "README.md has no section `What is where`"
+    paths = re.findall(r"\]\(([^)]+)\)", table[1])
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert len(paths) > 20, f"the table names only {len(paths)} paths"
+    assert not missing, f"the table names what is not there: {', '.join(missing)}"
+
+
+def test_every_folder_is_in_the_table():
+    table = README.partition("## What is where")[2].partition("\n## ")[0]
+    folders = [p.name for p in ROOT.iterdir() if (p / "__init__.py").exists()]
+    missing = [name for name in folders if f"]({name}" not in table]
+    assert folders
+    assert not missing, f"the table leaves out: {', '.join(sorted(missing))}"
 
 
 def test_image_installs_what_the_makefile_installs():
