@@ -1,5 +1,6 @@
 """What the README says to type is typed here, against the shipped bundle."""
 
+import json
 import os
 import re
 import subprocess
@@ -49,9 +50,19 @@ def test_code_block_runs(number, address, tmp_path):
 
 def test_shown_answer_is_the_real_one(address, tmp_path):
     curl = next(block for kind, block in BLOCKS if kind == "bash" and "curl" in block)
-    said = re.search(r'"content": ?"(.*?)"', run("bash", curl, address, tmp_path).stdout)
-    assert said
-    assert said[1] in README
+    shown = next(json.loads(block) for kind, block in BLOCKS if kind == "json")
+    real = json.loads(run("bash", curl, address, tmp_path).stdout)
+    assert shown["choices"][0]["message"] == real["choices"][0]["message"]
+    assert _differences(shown, real) == []
+
+
+def _differences(shown, real, place="answer"):
+    """Where a shortened answer shows what the real one has not."""
+    if isinstance(shown, dict):
+        return [d for key in shown for d in _differences(shown[key], real.get(key), f"{place}.{key}")]
+    if isinstance(shown, list):
+        return [d for i, item in enumerate(shown) for d in _differences(item, real[i], f"{place}.{i}")]
+    return [] if shown in ("…", real) else [f"{place}: {shown!r} is shown, {real!r} is the answer"]
 
 
 def test_readme_is_short():
