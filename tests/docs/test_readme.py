@@ -1,5 +1,6 @@
 """What the README says to type is typed here, against the shipped bundle."""
 
+import json
 import os
 import re
 import subprocess
@@ -49,22 +50,49 @@ def test_code_block_runs(number, address, tmp_path):
 
 def test_shown_answer_is_the_real_one(address, tmp_path):
     curl = next(block for kind, block in BLOCKS if kind == "bash" and "curl" in block)
-    said = re.search(r'"content": ?"(.*?)"', run("bash", curl, address, tmp_path).stdout)
-    assert said
-    assert said[1] in README
+    shown = next(json.loads(block) for kind, block in BLOCKS if kind == "json")
+    real = json.loads(run("bash", curl, address, tmp_path).stdout)
+    assert shown["choices"][0]["message"]["content"] == real["choices"][0]["message"]["content"]
+    assert _differences(shown, real) == []
 
 
-def test_files_in_the_map_exist():
-    listed = re.search(r"## Where is what\n\n```text\n(.*?)```", README, flags=re.S)
-    assert listed
-    room = ROOT
-    for line in listed[1].splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            room = ROOT / name
-            assert room.exists(), name
-        else:
-            assert (room / name).exists(), f"{room.name}/{name}"
+def _differences(shown, real, place="answer"):
+    """Where a shortened answer shows what the real one has not."""
+    if isinstance(shown, dict):
+        return [d for key in shown for d in _differences(shown[key], real.get(key), f"{place}.{key}")]
+    if isinstance(shown, list):
+        return [d for i, item in enumerate(shown) for d in _differences(item, real[i], f"{place}.{i}")]
+    return [] if shown in ("…", real) else [f"{place}: {shown!r} is shown, {real!r} is the answer"]
+
+
+def test_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 120, f"README.md has {len(lines)} lines; move something to docs/"
+    long = [i for i, line in enumerate(lines, 1) if len(line) > 120 and not line.startswith("|")]
+    assert not long, f"lines of README.md over 120 characters: {long}"
+
+
+def test_both_commands_are_shown():
+    shown = re.search(r"^```text\n(make serve .*?)^```", README, flags=re.M | re.S)
+    assert shown, "README.md shows no block that begins with `make serve`"
+    assert "\nmake test " in shown[1], "README.md does not show `make test` below `make serve`"
+
+
+def test_folders_in_the_table_exist():
+    table = re.search(r"^## What is where\n\n(.*?)^## ", README, flags=re.M | re.S)
+    assert table, "README.md has no section `What is where`"
+    paths = re.findall(r"\]\(([^)]+)\)", table[1])
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert len(paths) > 20, f"the table names only {len(paths)} paths"
+    assert not missing, f"the table names what is not there: {', '.join(missing)}"
+
+
+def test_every_folder_is_in_the_table():
+    table = README.partition("## What is where")[2].partition("\n## ")[0]
+    folders = [p.name for p in ROOT.iterdir() if (p / "__init__.py").exists()]
+    missing = [name for name in folders if f"]({name}" not in table]
+    assert folders
+    assert not missing, f"the table leaves out: {', '.join(sorted(missing))}"
 
 
 def test_image_installs_what_the_makefile_installs():
