@@ -83,11 +83,6 @@ class SteeringSpec(_Value):
         )
 
     @property
-    def is_empty(self) -> bool:
-        """Whether the model runs as if there were no spec."""
-        return not self.canonical().features
-
-    @property
     def fingerprint(self) -> str:
         """Name the canonical form: `s_` and 16 hex digits of its SHA-256; `s_0` when it is empty."""
         spec = self.canonical()

@@ -216,18 +216,6 @@ class Revisions:
                 shutil.rmtree(old, ignore_errors=True)
         return new
 
-    def prune(self, keep: int, *, served: str) -> list[str]:
-        """Delete all but the last `keep` revisions, the served one and its parent, and what was shipped; say which."""
-        with self._publishing():
-            names = self.names()
-            stay = {names[0], names[-1], *(names[-keep:] if keep > 0 else ()), served, self.manifest(served).parent}
-            dropped = [n for n in names if n not in stay]
-            for name in dropped:
-                draft = self.live / f".draft-{name}"  # renamed first, so that nobody opens half of it
-                (self.live / name).rename(draft)
-                shutil.rmtree(draft, ignore_errors=True)
-        return dropped
-
     @cached_property
     def _presets(self) -> list[Preset]:
         shipped = Bundle.open(self.base)

@@ -45,7 +45,7 @@ def test_fingerprint_survives_a_trip_through_json(s):
 
 def test_what_does_nothing_is_dropped():
     s = spec(("b/1", 0.0, "add"), ("b/2", 1.0, "scale"))
-    assert s.is_empty
+    assert s.fingerprint == "s_0"
     assert s.fingerprint == SteeringSpec().fingerprint == "s_0"
 
 
@@ -64,7 +64,7 @@ def test_half_an_ablation_is_half_the_live_activation():
 
 
 def test_master_scale_of_zero_steers_nothing():
-    assert spec(("b/1", 3.0, "clamp"), ("b/2", 1.0, "add"), scale=0.0).is_empty
+    assert spec(("b/1", 3.0, "clamp"), ("b/2", 1.0, "add"), scale=0.0).fingerprint == "s_0"
 
 
 @pytest.mark.parametrize("change", [{"unit": "raw"}, {"scope": "all"}, {"scale": 2.0}])
@@ -121,7 +121,7 @@ def test_two_at_once_keep_their_own_and_the_upper_one_counts_where_both_speak():
     assert {f.id: f.strength for f in both.features} == {"a/1": 0.25, "a/2": 0.1, "a/3": 0.2}
     assert SteeringSpec().on_top_of(base).fingerprint == base.fingerprint
     silent = SteeringSpec(features=(Intervention(id="a/1", strength=0.0), Intervention(id="a/2", strength=0.0)))
-    assert silent.on_top_of(base).is_empty
+    assert silent.on_top_of(base).fingerprint == "s_0"
 
 
 def test_two_in_other_units_cannot_be_one_and_it_says_what_to_do():

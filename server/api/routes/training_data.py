@@ -79,7 +79,7 @@ async def get_drift(
         "data": [empty | row for row in page],
         "has_more": more,
         "next_cursor": str(page[0]["at"]) if more else None,
-        "revision": served,
+        "revision": revision,
         "baseline": baseline,
         "look_seconds": served.settings.look_seconds,
         "update_hours": served.settings.update_hours,

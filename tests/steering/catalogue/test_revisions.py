@@ -209,15 +209,6 @@ def test_failed_candidates_are_kept_aside_with_the_reasons(revisions, first):
     assert revisions.names() == ["r1"]
 
 
-def test_prune_keeps_what_is_shipped_served_its_parent_and_the_last(revisions, first):
-    parent = first
-    for _ in range(6):
-        parent = revisions.open(revisions.publish(parent, parent.sae).revision)
-    assert revisions.prune(1, served="r4") == ["r2", "r5", "r6"]
-    assert revisions.names() == ["r1", "r3", "r4", "r7"]
-    assert revisions.publish(first, first.sae).revision == "r8"
-
-
 WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
