@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.cli.errors import exit_with_error
-from server.cli.options import settings_from_options
+from server.cli.options import Corpus_, Text_, settings_from_options
 from server.jobs.tasks.calibrate import CalibrateConfig, calibrate_bundle
 from steering.catalogue.feature import Feature
 from steering.errors import SteeringError
@@ -25,16 +25,15 @@ def calibrate(
     every: Annotated[bool, typer.Option("--all", help="Every feature that ever fires.")] = False,
     prompts: Annotated[int, typer.Option(min=4, max=16, help="How many of the fixed questions.")] = 16,
     bundle: Annotated[Path | None, typer.Option(envvar="TILLER_BUNDLE")] = None,
-    corpus: Annotated[
-        list[Path] | None, typer.Option(help="Text in which the words of features are counted; the bundle's own.")
-    ] = None,
+    text: Text_ = None,
+    corpus: Corpus_ = None,
 ) -> None:
     """Measure the dose of features and its effect. Writes the bundle.
 
     A running server measures with a job instead: tiller jobs submit calibrate
     Example: tiller calibrate harbor/12 harbor/40 --no-presets
     """
-    given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None}
+    given = {"bundle": bundle, "corpus": (*(text or ()), *(corpus or ())) or None}
     settings = settings_from_options(**given)
     order = CalibrateConfig(features=tuple(features or ()), presets=presets, all=every, prompts=prompts)
     try:

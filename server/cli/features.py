@@ -15,7 +15,7 @@ from torch import Tensor
 
 from server import validation
 from server.cli.errors import exit_with_error, or_exit
-from server.cli.options import settings_from_options
+from server.cli.options import Corpus_, Text_, settings_from_options
 from server.cli.tables import print_table
 from server.features.search import Hits, Index, search_features
 from server.jobs.tasks.describe import DescribeConfig, describe_features
@@ -32,24 +32,26 @@ from steering.model.passage import Passage, chat_passage, text_passage
 T = TypeVar("T")
 console = Console()
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json.")]
-Corpus = Annotated[list[Path] | None, typer.Option(help="Text to read; repeat it. The bundle's own if not given.")]
 
 
 def describe(
     bundle: Bundle_ = None,
-    corpus: Corpus = None,
+    text: Text_ = None,
+    corpus: Corpus_ = None,
     texts: Annotated[int | None, typer.Option(min=1, help="At most so many texts.")] = None,
 ) -> None:
     """Measure every feature on text: maximum, density, examples and logit lens. Writes the bundle.
 
     Doses, notes and labels that people or models gave stay. A running server does the same with: tiller jobs submit describe
-    Example: tiller describe --bundle my-bundle --corpus chats.jsonl
+    Example: tiller describe --bundle my-bundle --text chats.jsonl
     """
     order = DescribeConfig(texts=texts)
     found = _with_status(
         "reading texts",
         lambda told: write_bundle(
-            _settings(bundle, corpus), lambda ground, t: describe_features(ground, order, t), told
+            _settings(bundle, [*(text or ()), *(corpus or ())]),
+            lambda ground, t: describe_features(ground, order, t),
+            told,
         ),
     )
     _print_figures(found.figures)
@@ -58,7 +60,8 @@ def describe(
 def label(
     features: Annotated[list[str] | None, typer.Argument(help="Ids of features; all if none is given.")] = None,
     bundle: Bundle_ = None,
-    corpus: Corpus = None,
+    text: Text_ = None,
+    corpus: Corpus_ = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +78,7 @@ def label(
     order = LabelConfig(features=tuple(features or ()))
 
     def work(told: OnProgress) -> Measurement:
-        settings = _settings(bundle, corpus, label_url=endpoint, label_model=model)
+        settings = _settings(bundle, [*(text or ()), *(corpus or ())], label_url=endpoint, label_model=model)
         asked = llm_client_from_settings(settings)
         return write_bundle(settings, lambda ground, t: label_features(ground, order, asked, t), told)
 

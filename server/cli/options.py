@@ -17,6 +17,15 @@ problems = Console(stderr=True)
 Bundle_ = Annotated[
     Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, presets.")
 ]
+Text_ = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--text",
+        help="Text to read: lines, or JSONL with `text` or `messages`; repeat it. The bundle's own if not given.",
+    ),
+]
+Corpus_ = Annotated[list[Path] | None, typer.Option("--corpus", hidden=True)]
+"""The former name of `--text`."""
 Model_ = Annotated[
     str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")
 ]

@@ -214,3 +214,15 @@ def test_the_list_of_commands_loads_neither_torch_nor_a_web_framework():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in ("serve", "sae", "calibrate"))
+
+
+@pytest.mark.parametrize("command", ["describe", "label", "calibrate"])
+def test_text_is_one_flag_everywhere_and_its_former_name_is_hidden_but_taken(command, tmp_path):
+    help_ = run(command, "--help").stdout
+    assert "--text" in help_
+    assert "--corpus" not in help_
+    missing = str(tmp_path / "there-is-none.txt")
+    for flag in ("--text", "--corpus"):
+        done = run(command, flag, missing)
+        assert done.returncode == 1
+        assert "there-is-none.txt" in done.stderr.replace("\n", "")
