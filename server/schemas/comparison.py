@@ -7,22 +7,22 @@ from server.schemas.generation import ChatRequest
 from server.schemas.steering import SteeringRequest
 
 VARIANTS = 8
-"""As many are compared at once."""
+"""Maximum number of variants per comparison."""
 
 
 class Variant(BaseModel):
-    """One of the replies: what it is called, and how it is steered."""
+    """One variant: its name, and its steering."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, max_length=80)
     steering: SteeringRequest | None = None
     model: str | None = Field(default=None, min_length=1)
-    """In place of the request's: `base@preset` names a persona."""
+    """Replaces the request's `model`: `base@preset` selects a persona."""
 
 
 class CompareRequest(ChatRequest):
-    """A chat's fields, and the variants in place of its `steering`."""
+    """The fields of a chat request, with `variants` instead of `steering`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
