@@ -1,7 +1,7 @@
-"""`/v1/shares`: a steering with its model, seed and, if wanted, messages, under an address that nobody can guess.
+"""`/v1/shares`: a steering with its model, seed and optionally messages, at an unguessable address.
 
-Off unless the settings say otherwise: whoever has the address can read it. It can be deleted with the key that its
-maker was given, and it expires. Knows the wire and the store.
+Off by default, because anyone with the address can read a share. It expires, and can be deleted
+with the key returned at its creation.
 """
 
 import hashlib
@@ -30,13 +30,11 @@ router = APIRouter(prefix="/v1/shares")
 
 @router.post("", status_code=201, openapi_extra=wire(schemas.user_data.ShareMade, 403, 404, 409, takes=ShareRequest))
 async def create_share(request: Request) -> JSONResponse:
-    """Share something; `key` is told once and deletes it."""
+    """Share a steering; `key` is returned only once and deletes the share."""
     served = _require_sharing(request)
     body = parse_body(ShareRequest, await request.body())
     caller = current_caller(request)
-    await served.choose(
-        body.model, body.steering, caller=caller
-    )  # a vector of one's own is nobody else's: it cannot be shared
+    await served.choose(body.model, body.steering, caller=caller)  # a user's vector is private and cannot be shared
     content = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if body.messages is not None:
         content["messages"] = to_messages(body.messages)
@@ -58,14 +56,14 @@ async def create_share(request: Request) -> JSONResponse:
 
 @router.get("/{share_id}", openapi_extra=wire(schemas.user_data.Share, 403))
 async def get_share(request: Request, share_id: str) -> JSONResponse:
-    """What was shared."""
+    """Retrieve a share."""
     found = await _find_share(_require_sharing(request), share_id)
     return JSONResponse(_share_to_dict(found), headers={"Cache-Control": "no-store"})
 
 
 @router.delete("/{share_id}", openapi_extra=wire(schemas.user_data.Deleted, 403))
 async def delete_share(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
-    """Take it back, with the key that came with it."""
+    """Delete a share, with the key returned at its creation."""
     served = _require_sharing(request)
     found = await _find_share(served, share_id)
     caller = current_caller(request)
