@@ -1,6 +1,7 @@
-"""The job `sae_update`: learns from a corpus and from what people have agreed to give, and publishes what passes its gates.
+"""Job type `sae_update`: trains on a corpus and on consented texts, and publishes a candidate that
+passes its gates.
 
-What passes is served because the store says so from then on. It knows neither routes nor when it is time for an update.
+The store names the published revision, which makes every server serve it.
 """
 
 import asyncio
@@ -40,30 +41,31 @@ from steering.update.update import update_sae as learn
 TURNED = 0.99
 """A dose was measured along a direction; below this cosine to it, it is measured again."""
 CALIBRATED_ON = 1500
-"""Texts in which the words of a feature are counted."""
+"""Number of texts in which a feature's words are counted."""
 RESERVOIR = 20_000
-"""Texts of earlier corpora that are kept, as tokens, to learn old things again."""
+"""Number of texts of earlier corpora kept, as tokens, for rehearsal."""
 
 
 class SaeUpdateConfig(BaseModel):
-    """What an update may be asked for."""
+    """Configuration of an update."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: tuple[str, ...] = ()
     """Files of new text: a second corpus."""
     live: bool = True
-    """Whether to learn from what people have agreed to give."""
+    """Whether to train on texts of consenting users."""
     steps: int = Field(default=600, ge=50)
     append: int = Field(default=64, ge=0)
     users: int = Field(default=20, ge=2)
     seed: int = 0
     publish: bool = True
-    """Whether what passes is served at once."""
+    """Whether a candidate that passes is served at once."""
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Make a candidate and, if it passes its gates, have it served; begun again, it goes on where it was.
+    """Train a candidate and, if it passes its gates, publish it; after a restart it continues where
+    it was.
 
     Raises SteeringError if there is too little text.
     """
