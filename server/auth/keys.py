@@ -33,7 +33,7 @@ class KeyRequest(BaseModel):
     """Display name in lists."""
     role: Role = "user"
     tenant: str = Field(default="", pattern=f"{NAME}|^$")
-    """Callers with the same tenant share their presets."""
+    """The key's owner; default: the key's name."""
     owner: str | None = Field(default=None, pattern=NAME)
     """The key's owner; default: the tenant and name."""
     limits: RateLimits = RateLimits()

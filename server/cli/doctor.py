@@ -1,4 +1,4 @@
-"""`tiller doctor`: is there what a server needs? Tries each thing as the server would, and leaves nothing behind."""
+"""`tiller doctor`: check each thing that a server needs, as the server does; leaves nothing behind."""
 
 import asyncio
 import socket
