@@ -1,6 +1,6 @@
-"""What pydantic finds wrong, in words for whoever sent it. Knows pydantic's types of error; nothing of HTTP.
+"""Validation errors: pydantic's errors as messages for API clients.
 
-A table by type, with what pydantic tells beside it in the braces; what is in no row stays as pydantic says it.
+A table by error type, with pydantic's context in braces; other types keep pydantic's message.
 """
 
 import difflib
@@ -30,7 +30,7 @@ KINDS = {
     "string_type": "text",
     "tuple_type": "a list",
 }
-"""What would have been right instead of what was given."""
+"""Expected value by error type."""
 LIMITS = {
     "greater_than": "more than {bound} is wanted, not {given}",
     "greater_than_equal": "at least {bound} is wanted, not {given}",
@@ -41,7 +41,7 @@ LIMITS = {
     "too_long": "give at most {bound}, not {length}",
     "too_short": "give at least {bound}, not {length}",
 }
-"""How far it may go."""
+"""Messages for values outside their limits."""
 BOUNDS = ("gt", "ge", "lt", "le", "min_length", "max_length")
 KEYS = {"extra_forbidden": "there is no such key", "missing": "it is required"}
 SHAPES = {
@@ -52,13 +52,15 @@ SHAPES = {
     r"^(preset|feature):": "'preset:' or 'feature:' with an id behind it",
     r"^[0-9]{1,9}$": "a number, the next_cursor of the page before,",
 }
-"""What a pattern lets through."""
+"""Description of the values that a pattern matches."""
 
 
 def first_error(problems: Sequence[Problem]) -> tuple[Problem, str]:
-    """The first problem, and a sentence for it. Where one of several forms would do, it is told of the nearest, or of all."""
+    """The first problem, and a message for it. For a union, the message is about the nearest form,
+    or about all."""
     chief, *others = problems
-    # A union tells of each of its forms, with the form's name behind the place; the one that got furthest was meant.
+    # pydantic reports each form of a union, with the form's name in the location; the form with the
+    # deepest location was meant.
     forms = [chief, *(p for p in others if path(p)[: len(path(chief))] == path(chief) and _same(p, chief))]
     nearest = max(forms, key=lambda p: len(path(p)))
     wanted = [KINDS[p["type"]] for p in forms if path(p) == path(nearest) and p["type"] in KINDS]
@@ -68,7 +70,7 @@ def first_error(problems: Sequence[Problem]) -> tuple[Problem, str]:
 
 
 def message(problem: Problem) -> str:
-    """One problem in words, without its place."""
+    """Message for one problem, without its location."""
     if kind := KINDS.get(problem["type"]):
         return _wanted(kind, problem)
     if problem["type"] == "string_pattern_mismatch":
@@ -91,16 +93,17 @@ def message(problem: Problem) -> str:
 
 
 def path(problem: Problem) -> tuple[str, ...]:
-    """The keys that the caller wrote: a union's forms and a validator's own name stand among them, too."""
+    """Location in the caller's own keys: pydantic's also contain names of a union's forms and of
+    validators."""
     at = problem["loc"]
     theirs = (
         len(at) - 1 if problem["type"] == "extra_forbidden" else len(at)
-    )  # that key is the caller's, whatever is in it
+    )  # the unknown key itself, whatever it contains
     return tuple(str(p) for i, p in enumerate(at) if isinstance(p, int) or i == theirs or p.replace("_", "").isalnum())
 
 
 def describe_value(value: object) -> str:
-    """What was sent, as JSON has it; of much, what kind of thing it is."""
+    """The input as JSON; of objects and lists, only the type."""
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else f"{value[:59]}…")
     if isinstance(value, bool | int | float | None):
@@ -116,5 +119,6 @@ def _wanted(kind: str, problem: Problem) -> str:
 
 
 def _same(one: Problem, chief: Problem) -> bool:
-    """Whether it tells of the same value as the chief, or of something within it; a key's problem is not its value's."""
+    """Whether it is about the same value as the chief, or about something within it; a key's
+    problem is not its value's."""
     return path(one) != path(chief) or one["input"] is chief["input"]

@@ -33,9 +33,9 @@ class KeyRequest(BaseModel):
     """Display name in lists."""
     role: Role = "user"
     tenant: str = Field(default="", pattern=f"{NAME}|^$")
-    """The key's owner; default: the key's name."""
+    """Callers with the same tenant share their presets."""
     owner: str | None = Field(default=None, pattern=NAME)
-    """The key's owner; default: the tenant and name."""
+    """The key's owner; default: the key's name."""
     limits: RateLimits = RateLimits()
     """Replace the limits of the role."""
     default_preset: str | None = None

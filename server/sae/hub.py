@@ -1,6 +1,6 @@
-"""Where an SAE's files are: a local place, or one in a repository of a model hub. Knows names; not what is in the files.
+"""SAE files on a model hub: local paths, or paths within a repository.
 
-`org/name/path/inside` names a folder or a file of a repository; only what is named is fetched.
+`org/name/path/inside` names a folder or a file of a repository; only that is downloaded.
 """
 
 import re
@@ -17,9 +17,9 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[^\s]+)?")
 
 
 def resolve_sae_files(place: str, *, revision: str | None = None) -> Path:
-    """Return the local folder or file, fetched first where `place` is a name on the hub.
+    """Local folder or file, downloaded first if `place` is on the hub.
 
-    Raises BadBundle that says what there is instead.
+    Raises BadBundle that names the alternatives.
     """
     if Path(place).exists():
         return Path(place)

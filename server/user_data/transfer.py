@@ -1,4 +1,4 @@
-"""Import and export of presets and of all data of one user: checks and database writes."""
+"""Import and export: validation and database writes of presets and user data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +26,12 @@ from steering.errors import SteeringError, UnknownFeature
 from steering.spec import Preset
 
 PRIVATE_FIELDS = {"snapshots", "sweet_spot", "calibration"}
-"""Of a preset, what only its own server believes."""
+"""Fields of a preset that other servers do not accept."""
 
 
 async def restored_preset(served: ServedModel, preset: Preset, i: int, user: str | None, caller: Caller) -> Preset:
-    """A preset of one's own export. Measurements and vectors are believed of a researcher alone: others would bring any."""
+    """A preset of the user's own export. Measurements and vectors are accepted from researchers
+    only: they could be forged."""
     await _check_may_replace(served, preset.id, f"presets.{i}", caller)
     with error_context(f"presets.{i}"):
         if not caller.has_role("researcher"):
@@ -42,7 +43,7 @@ async def restored_preset(served: ServedModel, preset: Preset, i: int, user: str
 async def importable_preset(
     served: ServedModel, bundle: PresetBundle, i: int, user: str | None, caller: Caller
 ) -> Preset | None:
-    """The preset as it may be saved; None for one that comes with the model and is the same here."""
+    """The preset to save; None for one that comes with the model and is unchanged."""
     given, place = bundle.presets[i], f"presets.{i}"
     own = (given.model or bundle.model) in ("", served.model)
     strange = await _missing_features(served, given, user, caller) if own else _feature_ids(given)
@@ -64,7 +65,8 @@ async def importable_preset(
 
 
 async def _missing_features(served: ServedModel, preset: Preset, user: str | None, caller: Caller) -> list[str]:
-    """Which of its features are neither here nor kept with a preset of that id, or are vectors that this user has not."""
+    """Features of a preset that neither the SAE nor a stored preset has, and vectors that the user
+    does not have."""
     held = await served.store.preset(preset.id, caller.tenant)
     known, missing = {*await served.vectors(caller.subject(user), preset.steering), *(held.pins if held else ())}, []
     for name in _feature_ids(preset):
@@ -78,7 +80,7 @@ async def _missing_features(served: ServedModel, preset: Preset, user: str | Non
 
 @contextmanager
 def error_context(place: str) -> Iterator[None]:
-    """Say where in the document it was that something is wrong."""
+    """Add the location in the document to an error."""
     try:
         yield
     except (ApiError, SteeringError) as error:
@@ -86,7 +88,7 @@ def error_context(place: str) -> Iterator[None]:
 
 
 def check_export(served: ServedModel, document: Export) -> None:
-    """Check a whole export before anything of it is written. Raises ApiError."""
+    """Validate a whole export before writing. Raises ApiError."""
     check_each_once([p.id for p in document.presets], "presets")
     check_each_once([f.id for f in document.features], "features")
     check_each_once([v.name for v in document.vectors], "vectors")
@@ -102,7 +104,8 @@ def check_export(served: ServedModel, document: Export) -> None:
 
 
 def _check_preset(served: ServedModel, preset: Preset) -> None:
-    """A preset comes with its own snapshots here: it may steer what the SAE has no more."""
+    """In an export a preset brings its own snapshots: it may use features that the SAE no longer
+    has."""
     if preset.id in RESERVED_IDS or preset.model != served.model:
         raise bad_request(f"{preset.id!r} is for {preset.model!r}, or has an id that cannot be", param="model")
     check_sampling(preset.sampling)
