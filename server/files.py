@@ -28,8 +28,7 @@ def _restrict_mode(place: Path, mode: int) -> None:
 
 
 def keep_private(folder: Path) -> None:
-    """Create this process' files for its own user only, whatever the umask, and restrict `folder`
-    to it."""
+    """Create this process' files for its own user only, whatever the umask, and restrict `folder` to it."""
     os.umask(0o077)
     with suppress(OSError):  # the code that uses the folder reports its errors
         make_private_folder(folder)

@@ -67,8 +67,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     dtype: str = "auto"
-    """Data type of the weights, such as `bfloat16`; `auto` uses the checkpoint's, or the best one
-    for the device."""
+    """Data type of the weights, such as `bfloat16`; `auto` uses the checkpoint's, or the best one for the device."""
     workers: int = Field(default=1, ge=1)
     """Number of replicas on one address, each with its own model; more than one needs Redis."""
     browser: bool = True
@@ -80,24 +79,19 @@ class Settings(BaseSettings):
     prefix_mb: int = Field(default=256, ge=0)
     """Memory for the prefix cache, in MB; 0 disables it."""
     admin_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    """API key with the role `admin`, at least 32 characters, that is not stored: the first key of a
-    server that other machines can reach."""
+    """API key with the role `admin`, at least 32 characters, that is not stored: the first key of a server that other machines can reach."""
     origins: tuple[str, ...] = ()
-    """Origins whose pages may call the API from a browser (CORS), such as `https://app.example`; if
-    there are keys, requests need one."""
+    """Origins whose pages may call the API from a browser (CORS), such as `https://app.example`; if there are keys, requests need one."""
     default_preset: str | None = None
     """Preset that is applied where a request names none; `/v1/me` and every reply report it."""
     policy: Path | None = None
     """TOML file with limits for features and roles; see docs/guides/keys_and_roles.md."""
     drain_seconds: float = Field(default=5, ge=0)
-    """Seconds that running replies have to finish at shutdown; new requests are rejected meanwhile.
-    """
+    """Seconds that running replies have to finish at shutdown; new requests are rejected meanwhile."""
     probe: Path | None = None
-    """Folder with a probe that checks prompts and replies below the steered layer; see
-    docs/guides/guards.md."""
+    """Folder with a probe that checks prompts and replies below the steered layer; see docs/guides/guards.md."""
     openers: tuple[str, ...] = ()
-    """Openings of this model's refusals, such as "I can't help"; where it would refuse unsteered,
-    it is not steered."""
+    """Openings of this model's refusals, such as "I can't help"; where it would refuse unsteered, it is not steered."""
     tau: float = Field(default=0.2, gt=0, lt=1)
     """Probability of a refusal from which on a turn is not steered."""
     hold_back: int = Field(default=16, ge=0, le=512)
@@ -123,11 +117,9 @@ class Settings(BaseSettings):
     corpus: tuple[Path, ...] = ()
     """Text that the SAE must keep explaining: lines or JSONL; default: the bundle's own."""
     update_hours: float = Field(default=0, ge=0)
-    """Hours between SAE updates, if users have contributed text; 0: only after drift, or by hand.
-    """
+    """Hours between SAE updates, if users have contributed text; 0: only after drift, or by hand."""
     text_key: SecretStr | None = Field(default=None, exclude=True, repr=False, min_length=32)
-    """Key that encrypts contributed conversations; must be the same for a trainer on another
-    machine. Default: `text.key` in the data directory."""
+    """Key that encrypts contributed conversations; must be the same for a trainer on another machine. Default: `text.key` in the data directory."""
     live_texts: int = Field(default=50, ge=1)
     """Number of conversations kept per consenting user."""
     live_days: float = Field(default=7, gt=0)
@@ -137,11 +129,9 @@ class Settings(BaseSettings):
     look_seconds: float = Field(default=600, gt=0)
     """Seconds between the trainer's drift checks."""
     redis_url: str | None = None
-    """Redis for the store and the job queue, needed by several servers; default: SQLite files in
-    the data directory."""
+    """Redis for the store and the job queue, needed by several servers; default: SQLite files in the data directory."""
     label_url: str | None = None
-    """OpenAI-compatible API, such as `https://host/v1`, whose model labels features and scores the
-    labels."""
+    """OpenAI-compatible API, such as `https://host/v1`, whose model labels features and scores the labels."""
     label_model: str | None = None
     """Model of that API."""
     label_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
@@ -151,8 +141,7 @@ class Settings(BaseSettings):
     log: Literal["auto", "json", "pretty"] = "auto"
     """Log format; `auto`: pretty on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Minimum level of log lines; requests are logged at `info`, polling by the page and probes at
-    `debug`."""
+    """Minimum level of log lines; requests are logged at `info`, polling by the page and probes at `debug`."""
     otel_endpoint: str | None = None
     """OpenTelemetry collector for spans, such as `http://localhost:4318`; needs `tiller[otel]`."""
     job_kinds: tuple[str, ...] = ()
@@ -161,8 +150,7 @@ class Settings(BaseSettings):
     @field_validator("origins")
     @classmethod
     def _are_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        """Origins as browsers send them. `*` is invalid: any page a user opens could call the
-        server."""
+        """Origins as browsers send them. `*` is invalid: any page a user opens could call the server."""
         for origin in given:
             if re.fullmatch(r"https://.*:443|http://.*:80", origin):
                 raise ValueError(f"{origin!r} is no origin: browsers leave out the port where it is the usual one")
@@ -228,8 +216,7 @@ def unknown_variables() -> dict[str, str]:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """Environment of a child process with these settings: command lines are visible to all users of
-    the machine."""
+    """Environment of a child process with these settings: command lines are visible to all users of the machine."""
     return {**os.environ, HANDED: settings.model_dump_json()}
 
 

@@ -17,16 +17,16 @@ HEAD = """# Configuration
 
 Every setting can be given in four ways, in this order of precedence:
 
-1. an option of `tiller serve`, `tiller trainer` or `tiller config`, such as `--max-push 3`; repeat the option for a list. What
-   `--engine vllm` does not find here it passes on to vLLM.
-2. a variable, such as `TILLER_MAX_PUSH=3`; a list is JSON there: `TILLER_CORPUS='["a.jsonl", "b.jsonl"]'`. All commands
-   read these.
-3. a line of a TOML file, such as `max_push = 3`, named with `--config tiller.toml` or `TILLER_CONFIG`. A key that is no
-   setting is an error, and what was probably meant is named.
+1. an option of `tiller serve`, `tiller trainer` or `tiller config`, such as `--max-push 3`; repeat the option
+   for a list. With `--engine vllm`, unknown options are passed on to vLLM.
+2. an environment variable, such as `TILLER_MAX_PUSH=3`; a list is JSON there: `TILLER_CORPUS='["a.jsonl", "b.jsonl"]'`.
+   All commands read them.
+3. a line of a TOML file, such as `max_push = 3`, named with `--config tiller.toml` or `TILLER_CONFIG`. An unknown
+   key is an error that names the nearest setting.
 4. the default.
 
-`REDIS_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`, as platforms set them, stand in where none of these names one. Secrets have no flag, since
-whoever lists processes would read it. `tiller config` prints the effective values and the source of each.
+`REDIS_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`, as platforms set them, are used if none of these sets one. Secrets have no option,
+because process lists would show it. `tiller config` prints the effective values and the source of each.
 
 ```toml
 # tiller.toml

@@ -56,8 +56,7 @@ SHAPES = {
 
 
 def first_error(problems: Sequence[Problem]) -> tuple[Problem, str]:
-    """The first problem, and a message for it. For a union, the message is about the nearest form,
-    or about all."""
+    """The first problem, and a message for it. For a union, the message is about the nearest form, or about all."""
     chief, *others = problems
     # pydantic reports each form of a union, with the form's name in the location; the form with the
     # deepest location was meant.
@@ -93,8 +92,7 @@ def message(problem: Problem) -> str:
 
 
 def path(problem: Problem) -> tuple[str, ...]:
-    """Location in the caller's own keys: pydantic's also contain names of a union's forms and of
-    validators."""
+    """Location in the caller's own keys: pydantic's also contain names of a union's forms and of validators."""
     at = problem["loc"]
     theirs = (
         len(at) - 1 if problem["type"] == "extra_forbidden" else len(at)

@@ -1,5 +1,4 @@
-"""FastAPI application: routes, middleware, response headers, and the 503 responses while the model
-is loading."""
+"""FastAPI application: routes, middleware, response headers, and the 503 responses while the model is loading."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,8 +34,7 @@ LoadModel = Callable[[], Awaitable[ServedModel]]
 
 
 def create_app(settings: Settings, opener: LoadModel) -> FastAPI:
-    """Build the application. `opener` opens engine, catalogue and store; until it returns, requests
-    get a 503."""
+    """Build the application. `opener` opens engine, catalogue and store; until it returns, requests get a 503."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -60,16 +60,14 @@ async def write_audit(request: Request, act: str, **about: Any) -> None:  # noqa
 
 
 async def audit_refusal(request: Request, error: ApiError) -> None:
-    """Write an audit-log entry for a request that the policy refused; other errors are not logged
-    here."""
+    """Write an audit-log entry for a request that the policy refused; other errors are not logged here."""
     if error.code == "policy_refused":
         route = getattr(request.scope.get("route"), "path", "")
         await write_audit(request, "refused", route=route, rule=error.more.get("rule"))
 
 
 async def check_permission(request: Request) -> None:
-    """Raise ApiError if the caller's role is too low; runs before the rest of the request is
-    validated."""
+    """Raise ApiError if the caller's role is too low; runs before the rest of the request is validated."""
     route = request.scope["route"].path
     least, caller = MINIMUM_ROLES[request.method, route], current_caller(request)
     if not caller.has_role(least):
@@ -82,6 +80,5 @@ async def check_permission(request: Request) -> None:
 
 
 def current_model(request: Request) -> ServedModel:
-    """Model served now. Another SAE revision is another value, so a request keeps the one it
-    started with."""
+    """Model served now. Another SAE revision is another value, so a request keeps the one it started with."""
     return request.app.state.served_model

@@ -133,8 +133,7 @@ def wire(
 
 
 def install(app: FastAPI) -> None:
-    """Serve the document at `/openapi.json` and the page at `/docs`, without files from any other
-    host."""
+    """Serve the document at `/openapi.json` and the page at `/docs`, without files from any other host."""
     plain = app.openapi
 
     def described() -> Schema:
@@ -207,8 +206,7 @@ def _answers(path: str, operation: Schema, said: Schema, schemas: Schema) -> Sch
 
 
 def _refused(path: str, operation: Schema, said: Schema) -> list[int]:
-    """Error statuses of an operation: those that it declares, and those that follow from its
-    parameters and body."""
+    """Error statuses of an operation: those that it declares, and those that follow from its parameters and body."""
     found = {s for s in said["refuses"] if s >= 400} | {421}
     if path.startswith("/v1"):
         found |= {*ALWAYS}

@@ -1,5 +1,4 @@
-"""Server-sent events: formatting, streaming responses, and cancellation when the client
-disconnects."""
+"""Server-sent events: formatting, streaming responses, and cancellation when the client disconnects."""
 
 import asyncio
 import json

@@ -61,8 +61,7 @@ class AuditLog:
         return f"audit:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
     async def write(self, store: Store, caller: Caller, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
-        """Add an entry; it is on disk when this returns. Without keys callers are anonymous, and
-        nothing is written."""
+        """Add an entry; it is on disk when this returns. Without keys callers are anonymous, and nothing is written."""
         if caller.owner is None:
             return
         who = {"tenant": caller.tenant, "owner": caller.owner, "key": caller.key, "role": caller.role}

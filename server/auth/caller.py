@@ -54,8 +54,7 @@ class Caller:
         raise ApiError(400, "say whose: `user`, as their requests carry it", code="invalid_value", param="user")
 
     def can_see(self, preset: Preset) -> bool:
-        """Whether the caller may read a preset and steer with it. Presets saved without keys are
-        visible to all."""
+        """Whether the caller may read a preset and steer with it. Presets saved without keys are visible to all."""
         if self.owner is None or preset.owner is None or self.has_role("admin"):
             return True
         shared = preset.visibility == "shared" and preset.tenant in ("", self.tenant)

@@ -56,8 +56,7 @@ class Keyring:
         self._operator = hash_secret(given.get_secret_value()) if given else None
 
     async def requires_key(self, store: Store) -> bool:
-        """Whether requests need a key: if there are any, or if the server is reachable from other
-        machines."""
+        """Whether requests need a key: if there are any, or if the server is reachable from other machines."""
         return bool(self._operator or await self._all_keys(store) or self._settings.host not in LOOPBACK)
 
     async def authenticate(self, store: Store, secret: str | None, session: str | None) -> Caller | None:
@@ -88,8 +87,7 @@ class Keyring:
         await self.reload(store)
 
     async def reload(self, store: Store) -> None:
-        """Read again what was just changed, without a timeout: results of earlier reads are
-        discarded."""
+        """Read again what was just changed, without a timeout: results of earlier reads are discarded."""
         self._read = 0.0
         await asyncio.wait({self._refresh(store)})
 

@@ -26,8 +26,7 @@ class ChoiceFormat:
         return {"index": index, "message": message, "logprobs": details, "finish_reason": finish_reason}
 
     def chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-        """One choice of a chunk; `offset` is the character position of its first token in the text
-        so far."""
+        """One choice of a chunk; `offset` is the character position of its first token in the text so far."""
         details = self._logprobs(logprobs, offset)
         if not self.is_chat:
             return _text_choice(index, text, details, None)

@@ -89,8 +89,7 @@ async def _prepare(
     prompts: dict[str, EncodedChat],
     account: Account,
 ) -> Reply:
-    """Run the checks that need the model, then the guards on each prompt; `prompts` are by their
-    locations."""
+    """Run the checks that need the model, then the guards on each prompt; `prompts` are by their locations."""
     _check_token_ids(served, [*(body.logit_bias or ())], "logit_bias")
     _check_token_ids(served, body.stop_token_ids or (), "stop_token_ids")
     longest = [max_new_tokens(served, body, prompt, place) for place, prompt in prompts.items()]

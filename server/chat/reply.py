@@ -97,8 +97,7 @@ class Reply:
 
     @cached_property
     def primary_index(self) -> int:
-        """The first prompt that runs as requested, else the first: the response's `steering` is of
-        this one."""
+        """The first prompt that runs as requested, else the first: the response's `steering` is of this one."""
         fine = (i for i, part in enumerate(self.parts) if _guard_outcome(part.choice) == "as asked")
         return next(fine, 0)
 
@@ -150,8 +149,7 @@ class Reply:
         }
 
     def steering_summary(self) -> dict[str, Any]:
-        """Steering that was applied, with a warning for the prompts whose steering the guards
-        changed."""
+        """Steering that was applied, with a warning for the prompts whose steering the guards changed."""
         told, first = self.choice.applied_summary(), _guard_outcome(self.choice)
         if others := [str(i) for i, part in enumerate(self.parts) if _guard_outcome(part.choice) != first]:
             says = f"the guards decided otherwise on the prompts {', '.join(others)}; their choices' steering tells how"
@@ -159,8 +157,7 @@ class Reply:
         return told
 
     def steering_delta(self, index: int, judged: dict[str, Any], chiefs: dict[str, Any]) -> dict[str, Any]:
-        """Difference of one choice's steering from the primary prompt's, whose coherence is
-        `chiefs`."""
+        """Difference of one choice's steering from the primary prompt's, whose coherence is `chiefs`."""
         choice = self.part(index).choice
         mine, theirs = (
             (choice.applied_summary() | judged, self.choice.applied_summary() | chiefs)
@@ -171,8 +168,7 @@ class Reply:
         return {"steering": differs} if differs else {}
 
     async def store_consented_text(self, spoken: ChoiceProgress) -> None:
-        """Store the conversation for training if its user has consented; of a steered reply only
-        the prompt."""
+        """Store the conversation for training if its user has consented; of a steered reply only the prompt."""
         user, request = self.choice.caller.subject(self.request.user), self.request
         if not user or not isinstance(request, ChatRequest) or spoken.finish_reason == "content_filter":
             return
@@ -221,8 +217,7 @@ class Reply:
         return replace(self, parts=tuple(parts))
 
     def generate(self, progress: ChoiceProgress, index: int) -> AsyncGenerator[TextPiece, None]:
-        """The pieces of one choice. Seeds count up within a prompt, so each prompt runs as if sent
-        alone."""
+        """The pieces of one choice. Seeds count up within a prompt, so each prompt runs as if sent alone."""
         part, source = self.part(index), self.served.admission.generate
         given = part.generation.sampling
         seed = None if given.seed is None else given.seed + index % self.request.n
@@ -309,8 +304,7 @@ def system_fingerprint(served: ServedModel) -> str:
 async def _running_choices(
     reply: Reply, progress: list[ChoiceProgress]
 ) -> AsyncGenerator[MergedStreams[TextPiece], None]:
-    """Pieces of all choices in order of arrival, each with its index; their tokens are counted in
-    any case."""
+    """Pieces of all choices in order of arrival, each with its index; their tokens are counted in any case."""
     slots, begun = asyncio.Semaphore(reply.concurrency), asyncio.Event()
     async with reply.account.reserve(places=reply.concurrency, expected=reply.max_total_tokens):
         try:
@@ -355,8 +349,7 @@ def _raise_failed(arrived: TextPiece | Exception) -> TextPiece:
 
 
 async def _write_audit(reply: Reply, spoken: list[ChoiceProgress]) -> None:
-    """Write the audit-log entry: the steering and the guards' results, per prompt if there are
-    several; no text."""
+    """Write the audit-log entry: the steering and the guards' results, per prompt if there are several; no text."""
     choice, audit = reply.choice, reply.account.audit
     if audit and (reply.is_steered or choice.verdict):
         found = [_audit_fields(part.choice) for part in reply.parts]

@@ -118,8 +118,7 @@ def test_texts(
 def _streams(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | list[Message]], hook: str
 ) -> list[Tensor]:
-    """The residual stream of each text, from the first scored token on; texts without one are left
-    out."""
+    """The residual stream of each text, from the first scored token on; texts without one are left out."""
     rows = [tokens_to_score(tokenizer, text) for text in texts]
     kept = [(ids[:LONGEST], start) for ids, start in rows if start < min(len(ids), LONGEST)]
     return [read_stream(model, torch.tensor([ids]), hook)[0, start:] for ids, start in kept]

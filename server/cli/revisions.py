@@ -69,8 +69,7 @@ def rollback(
 
 @contextmanager
 def _revisions(bundle: Path | None, data_dir: Path | None) -> Iterator[tuple[Revisions, Store, asyncio.Runner]]:
-    """The revisions and the store of a server, running or not; errors that the user can fix end the
-    command."""
+    """The revisions and the store of a server, running or not; errors that the user can fix end the command."""
     given = {"bundle": bundle, "data_dir": data_dir}
     settings = settings_from_options(**given)
     try:

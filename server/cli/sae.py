@@ -61,7 +61,7 @@ def import_(
     """Import an SAE as a bundle, checked and measured on the model.
 
     Reads SAELens, Gemma Scope, dictionary_learning, sparsify, OpenAI, Goodfire, Llama Scope and Qwen-Scope. Of
-    transcoders and the like, the directions alone: they can be added, and not measured.
+    transcoders and the like, only the directions: they can be added, but not measured.
 
     Example: tiller sae import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --model google/gemma-2-2b-it --out gemma
     """

@@ -1,5 +1,4 @@
-"""`tiller store …`: back up and restore the store, SQLite or Redis, with or without a running
-server."""
+"""`tiller store …`: back up and restore the store, SQLite or Redis, with or without a running server."""
 
 from collections import Counter
 from pathlib import Path

@@ -47,8 +47,7 @@ def _stop_at_eof(stop: threading.Event, begun: threading.Event) -> None:
 
 
 def _exit_now() -> NoReturn:
-    """Exit without unloading torch, which takes seconds at idle priority, longer than a stop
-    allows."""
+    """Exit without unloading torch, which takes seconds at idle priority, longer than a stop allows."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

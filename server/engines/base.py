@@ -45,8 +45,7 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """One sequence to generate. `steered` marks prompt tokens; `steer_new` says whether new tokens
-    are steered."""
+    """One sequence to generate. `steered` marks prompt tokens; `steer_new` says whether new tokens are steered."""
 
     ids: tuple[int, ...]
     steered: tuple[bool, ...]
@@ -54,13 +53,11 @@ class Generation:
     edits: dict[str, ResidualEdit] = field(default_factory=dict)
     fingerprint: str = "s_0"
     interventions: dict[str, tuple[ResolvedIntervention, ...]] = field(default_factory=dict)
-    """The interventions that the edits were compiled from, for an engine whose workers compile
-    their own."""
+    """The interventions that the edits were compiled from, for an engine whose workers compile their own."""
     revision: str = ""
     """SAE revision: cached prefixes of one are never used for another."""
     tenant: str = ""
-    """Tenant of the request: the queue is fair between tenants, and cached prefixes are never
-    shared."""
+    """Tenant of the request: the queue is fair between tenants, and cached prefixes are never shared."""
     name: str = ""
     """Request id for queue-position lookups; unique per tenant only."""
     sampling: Sampling = Sampling()
@@ -119,8 +116,7 @@ class Engine(Protocol):
         ...
 
     def queue_position(self, tenant: str, name: str) -> int | None:
-        """Number of sequences ahead of those with this name, at present; None if none of them
-        waits."""
+        """Number of sequences ahead of those with this name, at present; None if none of them waits."""
         ...
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:
@@ -156,8 +152,7 @@ class Engine(Protocol):
         ...
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
-        """Load another revision's SAEs, by hook point, for requests to come; running ones finish on
-        their own."""
+        """Load another revision's SAEs, by hook point, for requests to come; running ones finish on their own."""
         ...
 
     async def close(self) -> None:

@@ -21,8 +21,7 @@ class LLMClient:
     def __init__(
         self, url: str, model: str, key: str | None = None, *, at_once: int = 8, timeout: float = 120, wait: float = 1.0
     ) -> None:
-        """`url` is the base, such as `https://host/v1`; `wait` is the delay before the first retry,
-        in seconds."""
+        """`url` is the base, such as `https://host/v1`; `wait` is the delay before the first retry, in seconds."""
         self.model, self._wait = model, wait
         self._gate = asyncio.Semaphore(at_once)
         headers = {"Authorization": f"Bearer {key}"} if key else {}

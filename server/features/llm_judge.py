@@ -74,8 +74,7 @@ async def judge_label(
 async def rate_label(
     endpoint: LLMClient, texts: LabelTexts, label: str, ids: np.ndarray, columns: np.ndarray
 ) -> float | None:
-    """Mean of a model's ratings, 0 … 3, by the rubric of Scaling Monosemanticity. Raises as
-    `judge_label`."""
+    """Mean of a model's ratings, 0 … 3, by the rubric of Scaling Monosemanticity. Raises as `judge_label`."""
     some = range(min(RATED, len(ids)))
     if not some:
         return None

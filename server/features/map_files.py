@@ -9,8 +9,7 @@ from steering.interpret.feature_map import FeatureMap, draw_map
 
 
 def map_folder(settings: Settings, bundle: Bundle) -> Path:
-    """Folder of a revision's map: beside its SAE; for the embedded one, which is read-only, in the
-    data directory."""
+    """Folder of a revision's map: beside its SAE; for the embedded one, which is read-only, in the data directory."""
     live = settings.data_dir / "revisions" / bundle.info.name
     if bundle.files.is_relative_to(live):
         return bundle.files

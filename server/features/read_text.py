@@ -1,5 +1,4 @@
-"""Text reading: tokenizes a text or chat and records its unsteered residual stream, in chunks of
-the context length."""
+"""Text reading: tokenizes a text or chat and records its unsteered residual stream, in chunks of the context length."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,8 +20,7 @@ MAX_TOKENS = 20_000
 
 
 async def read_text(served: ServedModel, asked: TextInput, account: Account) -> tuple[Passage, Tensor, bool]:
-    """Tokenize the input and record its unsteered stream, in chunks of the context length; whether
-    it was cut."""
+    """Tokenize the input and record its unsteered stream, in chunks of the context length; whether it was cut."""
     tokenizer = served.engine.tokenizer
     whole = await asyncio.to_thread(encode_input, tokenizer, asked)
     passage = whole.until(MAX_TOKENS)
@@ -43,8 +41,7 @@ def encode_input(tokenizer: PreTrainedTokenizerFast, asked: TextInput) -> Passag
 
 
 def split_context(tokenizer: PreTrainedTokenizerFast, passage: Passage, longest: int) -> tuple[int, list[list[int]]]:
-    """Tokens in chunks of the context length; each begins with the first token if that begins every
-    text."""
+    """Tokens in chunks of the context length; each begins with the first token if that begins every text."""
     bos = tokenizer.bos_token_id
     head = [bos] if isinstance(bos, int) and passage.ids[0] == bos else []
     step, ids = longest - len(head), passage.ids[len(head) :]
@@ -52,8 +49,7 @@ def split_context(tokenizer: PreTrainedTokenizerFast, passage: Passage, longest:
 
 
 def join_chunks(streams: Sequence[Tensor], head: int) -> Tensor:
-    """The chunks' streams as one; the first token is kept of the first chunk only, since the others
-    repeat it."""
+    """The chunks' streams as one; the first token is kept of the first chunk only, since the others repeat it."""
     return torch.cat([s if i == 0 else s[head:] for i, s in enumerate(streams)])
 
 

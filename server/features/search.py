@@ -54,8 +54,7 @@ class Index:
         return [(f, 1.0) for f in self.features if f.index == number and wanted in (f.id, str(f.index))]
 
     def by_meaning(self, words: str) -> Hits | None:
-        """Features by the sentence model; None if none is configured. Raises SteeringError if it
-        cannot be used."""
+        """Features by the sentence model; None if none is configured. Raises SteeringError if it cannot be used."""
         if not self._meaning_model:
             return None
         with self._lock:

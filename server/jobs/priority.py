@@ -5,8 +5,7 @@ import threading
 
 
 def lower_priority() -> None:
-    """Run this process and its threads at idle priority: on Linux, only while a core has nothing
-    else to do."""
+    """Run this process and its threads at idle priority: on Linux, only while a core has nothing else to do."""
     os.nice(10)
     if hasattr(os, "SCHED_IDLE"):
         try:

@@ -38,8 +38,7 @@ class BadJob(SteeringError):
 
 
 GIVEN_FILE = "given.json"
-"""File in a job's folder with the users' texts, encrypted, and their aliases, by which they can be
-deleted."""
+"""File in a job's folder with the users' texts, encrypted, and their aliases, by which they can be deleted."""
 
 
 class JobQueue:
@@ -124,8 +123,7 @@ class JobQueue:
         return self.get(job_id)
 
     def resume(self, job_id: str) -> Job:
-        """Resume a paused job; if another one is running, after that. Raises BadJob if it is not
-        paused."""
+        """Resume a paused job; if another one is running, after that. Raises BadJob if it is not paused."""
         job = self.get(job_id)
         if job.state != "paused":
             raise BadJob(f"job {job_id!r} is {job.state}; only a paused job can be resumed")
@@ -146,8 +144,7 @@ class JobQueue:
         shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
     def erase_given(self, names: Collection[str], *, theirs: Callable[[Job], bool]) -> int:
-        """Delete users' texts from jobs, by alias; jobs that train on them end. Deletes the users'
-        own jobs as well."""
+        """Delete users' texts from jobs, by alias; jobs that train on them end. Deletes the users' own jobs as well."""
         gone = 0
         for job in self.all():
             given = self.folder / job.id / GIVEN_FILE

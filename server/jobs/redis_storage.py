@@ -1,5 +1,4 @@
-"""Job storage in Redis: huey's storage with the store's errors, or with retries while Redis is
-unavailable."""
+"""Job storage in Redis: huey's storage with the store's errors, or with retries while Redis is unavailable."""
 
 from typing import Any
 

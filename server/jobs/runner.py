@@ -78,8 +78,7 @@ class Runner:
                 self.jobs.begin(job.id)
 
     def _look_after_resting(self) -> str | None:
-        """Renew the leases of paused jobs and end cancelled ones. Returns a resumed job, if there
-        is one."""
+        """Renew the leases of paused jobs and end cancelled ones. Returns a resumed job, if there is one."""
         resumed = None
         for job_id in [*self._resting]:
             self._lease(job_id)

@@ -37,8 +37,7 @@ class Account:
 
     @asynccontextmanager
     async def charge_reading(self, tokens: int) -> AsyncGenerator[None, None]:
-        """Count tokens that the model reads for the caller, as if they were a reply's. Raises
-        ApiError."""
+        """Count tokens that the model reads for the caller, as if they were a reply's. Raises ApiError."""
         async with self.reserve(expected=tokens):
             try:
                 yield

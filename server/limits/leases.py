@@ -33,8 +33,7 @@ class LeaseStore(Protocol):
     """Leases and debts of all keys."""
 
     async def acquire(self, hold: Lease, *, most: int | None, left: int | None) -> Answer:
-        """Grant a lease if at most `most` slots are then in use and a token is `left` beyond those
-        held."""
+        """Grant a lease if at most `most` slots are then in use and a token is `left` beyond those held."""
         ...
 
     async def release(self, hold: Lease) -> None:

@@ -107,8 +107,7 @@ class HttpServer(uvicorn.Server):
         ending.cancel()
 
     async def _end_replies(self) -> None:
-        """Wait for running replies, end the rest with an error, then close the connections that an
-        open page holds."""
+        """Wait for running replies, end the rest with an error, then close the connections that an open page holds."""
         end = time.monotonic() + (4.0 if self._told is None else 0.0)
         if served := getattr(self._application.state, "served_model", None):
             while time.monotonic() < end and any(served.engine.occupancy):

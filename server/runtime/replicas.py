@@ -96,8 +96,7 @@ class Replicas:
 
 @contextmanager
 def running_replicas(replicas: Replicas, ready: Callable[[], None], over: Callable[[bool], None]) -> Iterator[None]:
-    """Run replicas in the background; `over` is called at the end with whether they were ever
-    ready."""
+    """Run replicas in the background; `over` is called at the end with whether they were ever ready."""
     thread = threading.Thread(target=lambda: over(replicas.keep(ready)), daemon=True)
     thread.start()
     try:

@@ -27,8 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 async def load_served_model(settings: Settings) -> ServedModel:
-    """Load all that the settings name. Raises SteeringError, BadStore or OSError with a message for
-    the operator."""
+    """Load all that the settings name. Raises SteeringError, BadStore or OSError with a message for the operator."""
     policy, revisions, store = Policy.load(settings.policy), open_revisions(settings), open_store(settings)
     await check_reachable(settings, store)
     try:

@@ -32,8 +32,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 def check_drift(settings: Settings) -> None:
-    """Run one drift check: log the result and act on it. Raises SystemExit if it fails; the next
-    one may succeed."""
+    """Run one drift check: log the result and act on it. Raises SystemExit if it fails; the next one may succeed."""
     try:
         found = DriftWatch(settings, JobQueue(settings, patient=True).submit).check()
     except Exception as error:

@@ -37,8 +37,7 @@ def run_trainer_process(settings: Settings) -> Iterator[Callable[[], None]]:
 
 
 def stop_child(child: "subprocess.Popen[bytes]", patience: float) -> None:
-    """Close the input of a process, which ends it, as the parent's death would; kill it after a
-    while."""
+    """Close the input of a process, which ends it, as the parent's death would; kill it after a while."""
     assert child.stdin
     child.stdin.close()
     try:

@@ -81,8 +81,7 @@ def tokenize_texts(
 
 
 def corpus_token_ids(settings: Settings, tokenizer: PreTrainedTokenizerFast, *, longest: int = 512) -> list[list[int]]:
-    """A server's corpus as token ids: the configured files, or the bundle's own; and texts kept by
-    earlier updates."""
+    """A server's corpus as token ids: the configured files, or the bundle's own; and texts kept by earlier updates."""
     shipped = settings.bundle / "corpus.jsonl.xz"
     files = list(settings.corpus) or [shipped if shipped.exists() else SAMPLE]
     rows = [ids for file in files for ids in tokenize_texts(tokenizer, read_texts(file), longest=longest)]

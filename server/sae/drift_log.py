@@ -29,8 +29,7 @@ class DriftLog:
                 file.write("\n" * cut + lines[-1])
 
     def rows(self, *, before: float | None = None) -> list[dict[str, Any]]:
-        """The checks, oldest first; with `before`, those before that time. Lines truncated by a
-        crash are skipped."""
+        """The checks, oldest first; with `before`, those before that time. Lines truncated by a crash are skipped."""
         rows = filter(None, map(_row, self._lines()))
         return [r for r in rows if before is None or r["at"] < before]
 

@@ -22,8 +22,7 @@ WINDOW = 64
 EASE, MOST = 0.5, 3
 """Factor on the strengths, and maximum number of easings."""
 NOISE = 4.5
-"""Limit on the steered model's own entropy, as sampled, in nats per token: above it, the model is
-guessing."""
+"""Limit on the steered model's own entropy, as sampled, in nats per token: above it, the model is guessing."""
 PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 """Decoded form of an incomplete character; the engine holds it back until it is complete."""
 
@@ -117,8 +116,7 @@ class Easer:
         return None if after.endswith(PARTIAL_CHARACTER) else after[len(before) :]
 
     def _gap(self, said: Sequence[int], piece: TextPiece) -> str:
-        """Leading space of the piece when decoded after the previous text; some tokenizers drop it
-        at the start."""
+        """Leading space of the piece when decoded after the previous text; some tokenizers drop it at the start."""
         return " " if self._text(said, piece.ids) == f" {piece.text}" else ""
 
     def _may_ease(self, said: Sequence[int], ended: bool) -> bool:

@@ -74,8 +74,7 @@ class Guards:
     """Whether the probe checks replies."""
 
     async def check(self, hook: str) -> None:
-        """Raise SteeringError if the probe belongs to another model, or lies after the steering at
-        `hook`."""
+        """Raise SteeringError if the probe belongs to another model, or lies after the steering at `hook`."""
         if self.probe:
             check_hook_below(self.probe.hook, hook)
             (stream,) = await self.engine.record([WITNESS], self.probe.hook)
@@ -110,8 +109,7 @@ class Guards:
     async def check_reply(
         self, pieces: AsyncGenerator[TextPiece, None], prompt: Sequence[int]
     ) -> AsyncGenerator[TextPiece, None]:
-        """The same pieces, held back until they are checked; closing this closes them. Raises
-        CannotRead."""
+        """The same pieces, held back until they are checked; closing this closes them. Raises CannotRead."""
         held, reads = _HeldBack(), self.probe is not None and self.on_reply
         async with aclosing(pieces):
             async for piece in pieces:

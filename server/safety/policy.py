@@ -42,8 +42,7 @@ Kinds = Literal["presets", "measured", "named", "any"]
 SAME = 0.7
 """Minimum cosine at which a limit treats two features as one."""
 ALIKE = 0.35
-"""Cosine below which a direction does not count towards a limit: in narrow streams chance alone
-reaches it."""
+"""Cosine below which a direction does not count towards a limit: in narrow streams chance alone reaches it."""
 SLACK = 1e-3
 _SECRET = secrets.token_bytes(32)
 
@@ -353,8 +352,7 @@ MAX_FACTOR = 100.0
 
 
 def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:
-    """Check the steering against the policy, under `scale`. Raises BadStrength with the allowed
-    maximum."""
+    """Check the steering against the policy, under `scale`. Raises BadStrength with the allowed maximum."""
     for hook, norm in resolved.push_norm.items():
         most = settings.max_push
         if not norm <= most:

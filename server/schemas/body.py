@@ -29,8 +29,7 @@ def parse_body(kind: type[T], body: bytes) -> T:
 
 
 def _check_misplaced_steering(unknown: set[str]) -> None:
-    """Unknown OpenAI fields are ignored, but a misspelt `steering` must not run unsteered. Raises a
-    400."""
+    """Unknown OpenAI fields are ignored, but a misspelt `steering` must not run unsteered. Raises a 400."""
     for name in sorted(n for n in unknown if len(n) < 16)[:64]:
         if name in ("preset", "features"):
             raise bad_request(f"{name!r} belongs into 'steering'", param=name, code="unknown_field")

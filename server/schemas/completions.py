@@ -206,8 +206,7 @@ class SteeringAbilities(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model: the base model with `steering`, or a persona with `parent`, `name` and
-    `description`."""
+    """A model: the base model with `steering`, or a persona with `parent`, `name` and `description`."""
 
     id: str
     object: Literal["model"]
@@ -243,8 +242,7 @@ class Validated(BaseModel):
     broken_from: float
     """The load above which most replies break down."""
     cosines: list[list[float]]
-    """Cosines between the directions applied, in their order; 0 for one that adds no push. The load
-    is √(Σ dᵢ dⱼ cos(i, j))."""
+    """Cosines between the directions applied, in their order; 0 for one that adds no push. The load is √(Σ dᵢ dⱼ cos(i, j))."""
     warnings: list[Warned]
     hash: str
     cut: float = 1.0

@@ -129,8 +129,7 @@ class Filters(BaseModel):
     calibrated: bool | None = None
     """Whether its dose is calibrated."""
     works: bool | None = None
-    """Whether steering with it was measured to have an effect that a random direction does not
-    have."""
+    """Whether steering with it was measured to have an effect that a random direction does not have."""
     starred: bool | None = None
     kind: Literal["dead", "dense", "input-only", "plain"] | None = None
     """`plain` is none of the others."""

@@ -225,8 +225,7 @@ class CompletionRequest(GenerationRequest):
 
 
 def check_sampling(sampling: dict[str, float]) -> None:
-    """Validate a preset's sampling parameters by the limits of a request. Raises a 400 that names
-    the key."""
+    """Validate a preset's sampling parameters by the limits of a request. Raises a 400 that names the key."""
     if unknown := sorted(sampling.keys() - set(_SAMPLED)):
         raise bad_request(
             f"a preset cannot set {unknown[0]!r}; it can set {', '.join(_SAMPLED)}", param=f"sampling.{unknown[0]}"

@@ -22,17 +22,13 @@ class SteeringRequest(BaseModel):
     scale: Finite = 1.0
     scope: Scope = "assistant"
     over_budget: Literal["refuse", "cut"] = "refuse"
-    """Whether a summed push above the maximum is an error (`refuse`) or is scaled down (`cut`, with
-    an entry in `warnings`)."""
+    """Whether a summed push above the maximum is an error (`refuse`) or is scaled down (`cut`, with an entry in `warnings`)."""
     personal: bool = False
-    """Use the `user`'s learned defaults where the request gives no scale for a preset or no
-    strength for a feature."""
+    """Use the `user`'s learned defaults where the request gives no scale for a preset or no strength for a feature."""
     default: bool = True
-    """Whether the operator's default preset, if configured, is merged in; a `preset` replaces it.
-    """
+    """Whether the operator's default preset, if configured, is merged in; a `preset` replaces it."""
     guard: bool = False
-    """Reduce the strengths for the rest of a reply that becomes strained; `eased` reports where and
-    why."""
+    """Reduce the strengths for the rest of a reply that becomes strained; `eased` reports where and why."""
     wanted: tuple[Literal["applied", "coherence"], ...] = Field(default=("applied",), alias="return")
 
     def spec(self) -> SteeringSpec:

@@ -167,8 +167,7 @@ class VectorRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     user: str | None = Field(default=None, min_length=1, max_length=256)
-    """The owner: other users can neither list it nor steer with it. Default: the owner of the key.
-    """
+    """The owner: other users can neither list it nor steer with it. Default: the owner of the key."""
     name: str = Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$")
     """The vector is steered as the feature `vector/<name>`."""
     model: str | None = None

@@ -137,8 +137,7 @@ class RevisionSwitch:
             self.state.served_model = await with_user_labels(self._tiller, opened)
 
     async def _pin_presets(self) -> None:
-        """Add feature snapshots to presets saved before snapshots existed, while their features
-        exist."""
+        """Add feature snapshots to presets saved before snapshots existed, while their features exist."""
         served = self._tiller
         for preset in await served.store.presets():
             pinned = served.bundle.pinned(preset)

@@ -78,8 +78,7 @@ class ServedModel:
         return None
 
     async def presets(self, caller: Caller = ANYONE) -> list[Preset]:
-        """The bundle's presets, then the saved ones that the caller may see; of two with one id,
-        their tenant's."""
+        """The bundle's presets, then the saved ones that the caller may see; of two with one id, their tenant's."""
         held = [
             p for p in filter(self._if_of_this_bundle, await self.store.presets()) if p.tenant in ("", caller.tenant)
         ]
@@ -156,8 +155,7 @@ class ServedModel:
         return found
 
     async def apply_guards(self, choice: SteeringChoice, request: Generation) -> SteeringChoice:
-        """The choice after the guards: unsteered where the model itself would refuse. Raises
-        CannotRead."""
+        """The choice after the guards: unsteered where the model itself would refuse. Raises CannotRead."""
         if self.guards is None:
             return choice
         verdict = await self.guards.check_prompt(request)

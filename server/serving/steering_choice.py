@@ -45,8 +45,7 @@ class SteeringChoice:
     """The policy's authorization."""
     caller: Caller = ANYONE
     default: Preset | None = None
-    """The operator's default preset, if the request leaves it on; it is merged in below everything
-    else."""
+    """The operator's default preset, if the request leaves it on; it is merged in below everything else."""
     verdict: Verdict | None = None
     """The guards' verdict; None without guards."""
     like: Preset | None = None
@@ -137,8 +136,7 @@ def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[Steeri
 
 
 def steering_headers(choices: Sequence[SteeringChoice]) -> dict[str, str]:
-    """Headers that tell proxies whether a reply was steered, and by what; several values in
-    sequence."""
+    """Headers that tell proxies whether a reply was steered, and by what; several values in sequence."""
     told = {
         "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
         "X-Tiller-Steering": [c.resolved.fingerprint for c in choices],

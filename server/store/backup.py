@@ -23,8 +23,7 @@ def lines(records: Iterable[Record]) -> Iterator[str]:
 
 
 def read(text: str) -> list[Record]:
-    """The records of a backup. Raises BadStore for another format, a newer version, or a truncated
-    file."""
+    """The records of a backup. Raises BadStore for another format, a newer version, or a truncated file."""
     rows = text.rstrip("\n").split("\n")  # messages may contain other line ends
     try:
         first, *middle, last = [json.loads(row) for row in rows]
@@ -41,6 +40,5 @@ def read(text: str) -> list[Record]:
 
 
 def records_to_keep(records: Iterable[Record]) -> list[Record]:
-    """Records for a backup: all but the secret that signs session cookies, which could be used to
-    forge some."""
+    """Records for a backup: all but the secret that signs session cookies, which could be used to forge some."""
     return [r for r in records if not (r.kind == "setting" and r.value.get("key") == SESSION)]

@@ -215,8 +215,7 @@ class Store(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raises Unavailable if the store is temporarily unavailable, and BadStore for a permanent
-        error."""
+        """Raises Unavailable if the store is temporarily unavailable, and BadStore for a permanent error."""
         ...
 
     async def close(self) -> None:

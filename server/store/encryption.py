@@ -58,8 +58,7 @@ class TextEncryption:
         return MARK + base64.b64encode(self._cipher.encrypt(text.encode(), [whose.encode()])).decode()
 
     def decrypt(self, sealed: str, whose: str) -> str:
-        """Decrypt a text; one stored before encryption was introduced is returned as it is. Raises
-        Unreadable."""
+        """Decrypt a text; one stored before encryption was introduced is returned as it is. Raises Unreadable."""
         if not sealed.startswith(MARK):
             return sealed
         try:

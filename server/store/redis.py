@@ -39,8 +39,7 @@ TEXTS, TEXTS_EXPIRE, SHARES_EXPIRE = f"{PREFIX}texts", f"{PREFIX}texts:expire", 
 COUNTER, LISTED = f"{PREFIX}counter", f"{PREFIX}listed"
 """Number of the newest conversation; a set of the keys below."""
 CHANGED, QUIET = f"{PREFIX}changed", "audit:"
-"""Channel for changed settings, and the prefix of settings that change with each reply and are not
-announced."""
+"""Channel for changed settings, and the prefix of settings that change with each reply and are not announced."""
 EVERYBODYS = (PRESETS, SETTINGS, CONSENTS, SHARES, SHARES_EXPIRE, KEYS, TEXTS, TEXTS_EXPIRE)
 log = structlog.get_logger(__name__)
 Change = Callable[[Pipeline], Awaitable[T]]
@@ -144,8 +143,7 @@ class RedisStore:
             await self._ask(self._redis.publish(CHANGED, key))
 
     async def changed(self, seconds: float) -> None:
-        """Wait for a change of a setting or an edit, up to a timeout; while Redis is unavailable,
-        for the timeout."""
+        """Wait for a change of a setting or an edit, up to a timeout; while Redis is unavailable, for the timeout."""
         end = time.monotonic() + seconds
         try:
             if self._ear is None:
@@ -172,8 +170,7 @@ class RedisStore:
             await self._forget(user, consent=True)
 
     async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
-        """Keep a conversation of a consenting user; the same transaction deletes their oldest and
-        all expired ones."""
+        """Keep a conversation of a consenting user; the same transaction deletes their oldest and all expired ones."""
         digest, now = write_rules.digest(messages), time.time()
 
         async def keep(pipe: Pipeline) -> bool:
@@ -330,8 +327,7 @@ class RedisStore:
     async def restore(
         self, user: str, model: str, kept: UserData, *, replace: bool, votes: int, vectors: int
     ) -> dict[str, Restored]:
-        """Write imported data in one transaction. Raises AlreadyExists and Conflict, and then
-        writes nothing."""
+        """Write imported data in one transaction. Raises AlreadyExists and Conflict, and then writes nothing."""
         keys = PRESETS, _edits_of(model), _vectors_of(user, model), _votes_of(user, model)
 
         async def write(pipe: Pipeline) -> dict[str, Restored]:
@@ -370,8 +366,7 @@ class RedisStore:
         return await self._change(write, *keys)
 
     async def erase(self, person: str, tenant: str, owner: str | None) -> dict[str, int]:
-        """Delete all data of a user in one transaction, and rewrite Redis' append-only file without
-        it."""
+        """Delete all data of a user in one transaction, and rewrite Redis' append-only file without it."""
         keys = LISTED, PRESETS, SHARES, TEXTS, CONSENTS
 
         async def erase(pipe: Pipeline) -> dict[str, int]:
@@ -411,8 +406,7 @@ class RedisStore:
         return gone
 
     async def add_share(self, share: Share, *, most: int) -> None:
-        """Save a share; the same transaction deletes expired ones. Raises Conflict if there are
-        `most` already."""
+        """Save a share; the same transaction deletes expired ones. Raises Conflict if there are `most` already."""
 
         async def add(pipe: Pipeline) -> None:
             gone = await _now(pipe.zrangebyscore(SHARES_EXPIRE, "-inf", f"({int(time.time())}"))
@@ -509,8 +503,7 @@ class RedisStore:
             return await asked
 
     async def _change(self, work: Change[T], *watched: str) -> T:
-        """Run `work`, which reads, then calls `multi` and writes; retry if one of `watched` changes
-        in between."""
+        """Run `work`, which reads, then calls `multi` and writes; retry if one of `watched` changes in between."""
         tried = await self._try(work, watched)
         if not tried:
             async with self._in_turn:  # random delay: concurrent writers of one key would collide again and again

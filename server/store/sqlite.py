@@ -1,5 +1,4 @@
-"""SQLite store, the default: one file, write-ahead log, every commit on disk before it is
-confirmed."""
+"""SQLite store, the default: one file, write-ahead log, every commit on disk before it is confirmed."""
 
 import asyncio
 import json
@@ -103,8 +102,7 @@ class SqliteStore:
         return Preset.model_validate_json(row[0]) if row else None
 
     async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
-        """Create or replace in one transaction. Raises Conflict if `based_on` is not the stored
-        version."""
+        """Create or replace in one transaction. Raises Conflict if `based_on` is not the stored version."""
 
         def save(db: sqlite3.Connection) -> Preset:
             place = write_rules.place_of(preset.id, preset.tenant)
@@ -161,8 +159,7 @@ class SqliteStore:
             await self._checkpoint()
 
     async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
-        """Keep a conversation of a consenting user; the same transaction deletes their oldest and
-        all expired ones."""
+        """Keep a conversation of a consenting user; the same transaction deletes their oldest and all expired ones."""
         now = time.time()
 
         def keep(db: sqlite3.Connection) -> bool:
@@ -286,8 +283,7 @@ class SqliteStore:
     async def restore(
         self, user: str, model: str, kept: UserData, *, replace: bool, votes: int, vectors: int
     ) -> dict[str, Restored]:
-        """Write imported data in one transaction. Raises AlreadyExists and Conflict, and then
-        writes nothing."""
+        """Write imported data in one transaction. Raises AlreadyExists and Conflict, and then writes nothing."""
 
         def write(db: sqlite3.Connection) -> dict[str, Restored]:
             done: dict[str, Restored] = {f"preset:{p.id}": _restore_preset(db, p) for p in kept.presets}
@@ -358,8 +354,7 @@ class SqliteStore:
         await self._in_thread(empty)
 
     async def add_share(self, share: Share, *, most: int) -> None:
-        """Save a share; the same transaction deletes expired ones. Raises Conflict if there are
-        `most` already."""
+        """Save a share; the same transaction deletes expired ones. Raises Conflict if there are `most` already."""
 
         def add(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM shares WHERE expires < ?", (int(time.time()),))

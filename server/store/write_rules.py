@@ -34,8 +34,7 @@ def saved_preset(held: int, given: Preset, *, based_on: int | None) -> Preset:
 
 
 def restored_preset(held: Preset | None, given: Preset) -> tuple[Preset, Restored]:
-    """The preset as imported: a new one keeps its version and time; a replacement gets the next
-    version."""
+    """The preset as imported: a new one keeps its version and time; a replacement gets the next version."""
     now = given.model_copy(update={"readonly": False, "updated": given.updated or int(time.time())})
     if held is None:
         return now, "created"

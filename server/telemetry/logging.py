@@ -50,8 +50,7 @@ def configure_logging(how: How = "auto", level: Level = "info", stream: TextIO |
 
 
 def configure_command_logging(how: How = "auto", level: Level = "warning") -> None:
-    """The same for a command: no progress bars of libraries, and for a background command only
-    errors."""
+    """The same for a command: no progress bars of libraries, and for a background command only errors."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     configure_logging(how, level)
@@ -99,8 +98,7 @@ def count(**counts: int) -> None:
 
 
 def route_of(scope: Mapping[str, Any]) -> str:
-    """Name of a request in logs and metrics: its route's pattern; "" without a route, and `page`
-    for the page's own."""
+    """Name of a request in logs and metrics: its route's pattern; "" without a route, and `page` for the page's own."""
     return getattr(scope.get("route"), "path", "" if scope["path"].startswith("/v1") else "page")
 
 

@@ -65,8 +65,7 @@ def changed_subjects(votes: Sequence[StoredVote]) -> list[StoredVote]:
 
 
 async def dose_range(served: ServedModel, subject: str, caller: Caller) -> Range | None:
-    """Range of a slider's default: its sweet spot, or up to dose 1.0 if not measured; None without
-    any."""
+    """Range of a slider's default: its sweet spot, or up to dose 1.0 if not measured; None without any."""
     kind, _, name = subject.partition(":")
     if kind == "preset":
         preset = await served.preset(name, caller)

@@ -65,8 +65,7 @@ async def importable_preset(
 
 
 async def _missing_features(served: ServedModel, preset: Preset, user: str | None, caller: Caller) -> list[str]:
-    """Features of a preset that neither the SAE nor a stored preset has, and vectors that the user
-    does not have."""
+    """Features of a preset that neither the SAE nor a stored preset has, and vectors that the user does not have."""
     held = await served.store.preset(preset.id, caller.tenant)
     known, missing = {*await served.vectors(caller.subject(user), preset.steering), *(held.pins if held else ())}, []
     for name in _feature_ids(preset):
@@ -104,8 +103,7 @@ def check_export(served: ServedModel, document: Export) -> None:
 
 
 def _check_preset(served: ServedModel, preset: Preset) -> None:
-    """In an export a preset brings its own snapshots: it may use features that the SAE no longer
-    has."""
+    """In an export a preset brings its own snapshots: it may use features that the SAE no longer has."""
     if preset.id in RESERVED_IDS or preset.model != served.model:
         raise bad_request(f"{preset.id!r} is for {preset.model!r}, or has an id that cannot be", param="model")
     check_sampling(preset.sampling)

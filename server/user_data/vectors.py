@@ -30,8 +30,7 @@ async def find_direction(served: ServedModel, body: VectorRequest, account: Acco
 
 
 async def measure_dose(served: ServedModel, found: Direction) -> MeasuredDose | None:
-    """The vector with its dose; unmeasured if the model is not in this process, or has no chat
-    template."""
+    """The vector with its dose; unmeasured if the model is not in this process, or has no chat template."""
     info, tokenizer = served.bundle.info, served.engine.tokenizer
     try:
         return await served.engine.with_model(

@@ -21,8 +21,7 @@ IMPORT_PATHS = {"/v1/import", "/v1/presets/import"}
 
 
 class GatewayMiddleware:
-    """Runs for every request: request id, Host check on loopback, size limit, and 503 while
-    loading."""
+    """Runs for every request: request id, Host check on loopback, size limit, and 503 while loading."""
 
     def __init__(self, app: ASGIApp, *, state: Any, settings: Settings) -> None:  # noqa: ANN401 - starlette's State
         self.app, self.state, self.settings = app, state, settings
@@ -82,8 +81,7 @@ class GatewayMiddleware:
 
 
 def _count_request(scope: Scope, status: int, seconds: float) -> None:
-    """Count by route and not by path: ids would each make a metric. The page's own paths are one
-    route."""
+    """Count by route and not by path: ids would each make a metric. The page's own paths are one route."""
     path = getattr(scope.get("route"), "path", "" if scope["path"].startswith("/v1") else "page")
     metrics.http.labels(scope["method"], path, str(status)).inc()
     metrics.http_seconds.labels(path).observe(seconds)

@@ -75,8 +75,7 @@ async def get_features_map_meta(
 
 
 async def _map(request: Request) -> FeatureMap:
-    """The map of the served revision, read or computed once; read again after a job has written a
-    new one."""
+    """The map of the served revision, read or computed once; read again after a job has written a new one."""
     state, served = request.app.state, current_model(request)
     if getattr(state, "map_lock", None) is None:
         state.map_lock, state.map = asyncio.Lock(), None

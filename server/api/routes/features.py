@@ -46,8 +46,7 @@ async def get_feature(request: Request, feature_id: str) -> dict[str, Any]:
 
 @router.patch("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureDetail, takes=EditRequest))
 async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
-    """Set a feature's label, note or star; null removes a label or note. SAE updates keep these
-    edits."""
+    """Set a feature's label, note or star; null removes a label or note. SAE updates keep these edits."""
     asked = parse_body(EditRequest, await request.body())
     served = current_model(request)
     bundle, found = _find_feature(request, feature_id)

@@ -25,8 +25,7 @@ router = APIRouter(prefix="/v1/jobs")
 KEEPALIVE_SECONDS = 15.0
 """Seconds of silence after which a stream sends a keep-alive comment."""
 MAX_RESULT_CHARS = 8000
-"""Maximum characters of one field of a result in a list; longer ones only come with the job itself.
-"""
+"""Maximum characters of one field of a result in a list; longer ones only come with the job itself."""
 
 
 @router.post("", status_code=202, openapi_extra=wire(Job, takes=JobRequest))
@@ -70,8 +69,7 @@ async def get_job(request: Request, job_id: str) -> dict[str, Any]:
 
 @router.get("/{job_id}/events", openapi_extra=wire(None, events=EVENT))
 async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str, Header()] = "0") -> Response:
-    """Stream of the job's `metric`, `log` and `state` events; `Last-Event-ID` resumes after an
-    event."""
+    """Stream of the job's `metric`, `log` and `state` events; `Last-Event-ID` resumes after an event."""
     await _find_job(request, job_id)
     if not (last_event_id.isdecimal() and len(last_event_id) < 19):
         raise bad_request("Last-Event-ID must be the number of an event", param="Last-Event-ID")

@@ -1,5 +1,4 @@
-"""`/v1/keys` and `/v1/me`: create, list and delete API keys; the caller's own key. A secret is
-shown only once."""
+"""`/v1/keys` and `/v1/me`: create, list and delete API keys; the caller's own key. A secret is shown only once."""
 
 import asyncio
 from typing import Any, Literal

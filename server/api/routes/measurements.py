@@ -38,8 +38,7 @@ class CalibrateRequest(BaseModel):
 
 @router.post("/steering/sweep", status_code=202, openapi_extra=wire(Job, 404, 429, takes=SweepConfig))
 async def sweep_feature(request: Request) -> Response:
-    """Run one feature at several strengths on the given prompts; the job's result has the replies
-    and their scores."""
+    """Run one feature at several strengths on the given prompts; the job's result has the replies and their scores."""
     served = current_model(request)
     order = parse_body(SweepConfig, await request.body())
     if served.guards and not current_caller(request).has_role("researcher"):  # guards do not check the replies of a job
@@ -79,8 +78,7 @@ async def calibrate_feature(request: Request, feature_id: str) -> Response:
 
 
 def _check_prompts(served: ServedModel, order: SweepConfig) -> None:
-    """Raise a 400 for a prompt that the template cannot render, or that leaves no room for the
-    reply."""
+    """Raise a 400 for a prompt that the template cannot render, or that leaves no room for the reply."""
     for i, prompt in enumerate(order.prompts):
         try:
             n = len(served.engine.encode_chat([{"role": "user", "content": prompt}]).ids)

@@ -1,5 +1,4 @@
-"""`/v1/presets`: list, retrieve, create, replace and delete presets; their steering is validated as
-in a request."""
+"""`/v1/presets`: list, retrieve, create, replace and delete presets; their steering is validated as in a request."""
 
 from typing import Annotated, Any
 

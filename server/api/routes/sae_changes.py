@@ -32,8 +32,7 @@ async def get_sae_changes(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int, Query(ge=0)] = 0,
 ) -> dict[str, Any]:
-    """Differences from the revision `since`, or from the parent; page each list with its
-    `next_cursor`."""
+    """Differences from the revision `since`, or from the parent; page each list with its `next_cursor`."""
     served = current_model(request)
     since = since or (await find_manifest(served, revision)).parent
     if since is None:

@@ -34,8 +34,7 @@ router = APIRouter(prefix="/v1")
 
 @router.get("/presets/export", openapi_extra=wire(PresetBundle, 404))
 async def export_presets(request: Request, ids: str = "", shipped: bool = False) -> Response:
-    """The saved presets, or those in `ids` (comma-separated); with `shipped` also those of the
-    model."""
+    """The saved presets, or those in `ids` (comma-separated); with `shipped` also those of the model."""
     served = current_model(request)
     wanted = [i for i in ids.split(",") if i]
     caller = current_caller(request)

@@ -30,8 +30,7 @@ log = structlog.get_logger(__name__)
 CHUNK = 512
 """Number of prompt tokens computed between two decode steps."""
 SPEAK_EVERY = 0.02
-"""Seconds between two pieces of a reply. Each hand-over makes the engine wait for the interpreter's
-lock."""
+"""Seconds between two pieces of a reply. Each hand-over makes the engine wait for the interpreter's lock."""
 
 
 class Batch:
@@ -153,8 +152,7 @@ class Batch:
             self._emit([chosen[i] for i in done], last)
 
     def _decode(self, sequences: list[Sequence_]) -> None:
-        """Generate one token for each decoding sequence; prefilling ones are in the pass too and
-        write nowhere."""
+        """Generate one token for each decoding sequence; prefilling ones are in the pass too and write nowhere."""
         torch.set_num_threads(self._few)
         at = torch.full((len(self.running), 1), -1)
         tokens, rows = torch.zeros_like(at), torch.zeros_like(at)

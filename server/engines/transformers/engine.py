@@ -82,8 +82,7 @@ class TransformersEngine:
         queue: int = 64,
         prefix_mb: int = 256,
     ) -> "TransformersEngine":
-        """Load a folder or a hub id. Raises BadBundle if it is not a causal language model with a
-        fast tokenizer."""
+        """Load a folder or a hub id. Raises BadBundle if it is not a causal language model with a fast tokenizer."""
         model, tokenizer = load(path, revision=revision, device=device, dtype=dtype)
         return TransformersEngine(
             model, tokenizer, hooks=hooks, scaling=scaling, live=live, queue=queue, prefix_mb=prefix_mb
@@ -94,8 +93,7 @@ class TransformersEngine:
         return encode_chat(self.tokenizer, messages)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokenize raw text, with the beginning-of-text token first; the template's markers are
-        plain text here."""
+        """Tokenize raw text, with the beginning-of-text token first; the template's markers are plain text here."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
         return (*([bos] if isinstance(bos, int) else []), *ids)
@@ -110,15 +108,13 @@ class TransformersEngine:
         return sum(not s.cancelled for s in self._batch.running), sum(not s.cancelled for s in self._waiting)
 
     def queue_position(self, tenant: str, name: str) -> int | None:
-        """Number of sequences ahead of those with this name, at present; None if none of them
-        waits."""
+        """Number of sequences ahead of those with this name, at present; None if none of them waits."""
         with self._wake:
             waiting = [s.request for s in self._waiting if not s.cancelled]
         return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
-        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full,
-        EngineFailed if it failed."""
+        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it failed."""
         sequence = Sequence_.begin(request, self._vocabulary, self.device)
         with self._wake:
             if self._closed:
@@ -150,8 +146,7 @@ class TransformersEngine:
         return await self._in_thread(score)
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
-        """Unsteered residual stream of each text at a hook point, `[time, d_in]`; later layers do
-        not run."""
+        """Unsteered residual stream of each text at a hook point, `[time, d_in]`; later layers do not run."""
         found: dict[int, Tensor] = {}
         for group in _group_by_length(texts):  # other replies proceed between two groups
 
@@ -164,8 +159,7 @@ class TransformersEngine:
         return [found[i] for i in range(len(texts))]
 
     async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:
-        """Call a function with the unsteered model, gradients included, between two steps; running
-        replies wait."""
+        """Call a function with the unsteered model, gradients included, between two steps; running replies wait."""
 
         def use() -> T:
             with torch.inference_mode(False):
@@ -174,8 +168,7 @@ class TransformersEngine:
         return await self._in_thread(use)
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
-        """No-op: every request brings its compiled edits, and its revision is part of the cache
-        salt."""
+        """No-op: every request brings its compiled edits, and its revision is part of the cache salt."""
 
     async def close(self) -> None:
         """Stop; running generations end with an error."""
@@ -245,8 +238,7 @@ class TransformersEngine:
 
 
 def _group_by_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Indices of the texts in groups of similar length, each of at most RECORDED tokens with
-    padding."""
+    """Indices of the texts in groups of similar length, each of at most RECORDED tokens with padding."""
     groups: list[list[int]] = []
     for i in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
         if not groups or (len(groups[-1]) + 1) * len(texts[groups[-1][0]]) > RECORDED:

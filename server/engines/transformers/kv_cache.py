@@ -19,8 +19,7 @@ Kept = Float[Tensor, "layers both heads time head_dim"]
 
 
 class KVCache(Cache):
-    """A transformers cache whose rows are written at given positions. Call `begin` before each
-    forward pass."""
+    """A transformers cache whose rows are written at given positions. Call `begin` before each forward pass."""
 
     def __init__(self, rows: int, longest: int) -> None:
         super().__init__(layers=[])
@@ -33,8 +32,7 @@ class KVCache(Cache):
         self._seen = 0
 
     def begin(self, view: slice | Tensor, at: Int[Tensor, "batch time"], seen: int) -> None:
-        """Prepare a pass: its rows, the positions that they write (−1 is nowhere), and how far they
-        read."""
+        """Prepare a pass: its rows, the positions that they write (−1 is nowhere), and how far they read."""
         self.reserve(seen)
         rows = torch.arange(view.start, view.stop, device=at.device) if isinstance(view, slice) else view
         self._view, self._row, self._seen = view, rows[:, None], seen
@@ -48,8 +46,7 @@ class KVCache(Cache):
         *_: Any,  # noqa: ANN401 - whatever an architecture passes on
         **__: Any,  # noqa: ANN401
     ) -> tuple[Tensor, Tensor]:
-        """Write this pass's keys and values, `[batch, heads, time, head_dim]`; return all that its
-        rows may read."""
+        """Write this pass's keys and values, `[batch, heads, time, head_dim]`; return all that its rows may read."""
         if layer_idx == len(self._keys):
             self._keys.append(self._empty(key_states))
             self._values.append(self._empty(value_states))
@@ -98,8 +95,7 @@ class KVCache(Cache):
         return sum(b.shape[1] * b.shape[3] * b.element_size() for b in (*self._keys, *self._values)) * length
 
     def wipe(self, row: int) -> None:
-        """Zero a row: a NaN left behind would reach the next sequence through masked attention (0 ·
-        NaN)."""
+        """Zero a row: a NaN left behind would reach the next sequence through masked attention (0 · NaN)."""
         for buffer in (*self._keys, *self._values):
             buffer[row] = 0
 

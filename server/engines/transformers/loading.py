@@ -1,5 +1,4 @@
-"""Model loading: a model and its tokenizer from a folder or a hub, and the self-test of the
-steering hook."""
+"""Model loading: a model and its tokenizer from a folder or a hub, and the self-test of the steering hook."""
 
 import torch
 from transformers import (
@@ -16,15 +15,13 @@ from steering.errors import BadBundle
 from steering.model.hooks import decoder_layers, read_stream, record, steer
 
 THREAD_WORTH = 30_000_000
-"""Parameters per decoding thread; with fewer, the synchronization after each layer costs more than
-a thread gains."""
+"""Parameters per decoding thread; with fewer, the synchronization after each layer costs more than a thread gains."""
 
 
 def load(
     path: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a folder or a hub id. Raises BadBundle if it is not a causal language model with a fast
-    tokenizer."""
+    """Load a folder or a hub id. Raises BadBundle if it is not a causal language model with a fast tokenizer."""
     place = _device(device)
     kind = _kind(dtype, place)
     try:
@@ -70,8 +67,7 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> froze
 
 
 def decode_threads(model: PreTrainedModel) -> int:
-    """Number of decoding threads: one core is left to the event loop, which would otherwise stall
-    them."""
+    """Number of decoding threads: one core is left to the event loop, which would otherwise stall them."""
     return max(1, min(torch.get_num_threads() - 1, round(model.num_parameters() / THREAD_WORTH)))
 
 
@@ -92,8 +88,7 @@ def _kind(name: str, place: torch.device) -> torch.dtype | str:
 
 
 def _attention(config: PretrainedConfig) -> str | None:
-    """Attention implementation. Gemma 2 soft-caps attention scores, which torch's fused attention
-    silently omits."""
+    """Attention implementation. Gemma 2 soft-caps attention scores, which torch's fused attention silently omits."""
     return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 

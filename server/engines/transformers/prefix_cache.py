@@ -52,8 +52,7 @@ class PrefixCache:
         return size <= self.most_bytes
 
     def add(self, salt: str, ids: Sequence[int], steered: Sequence[bool], kept: Kept) -> None:
-        """Add a prefix; its own prefixes are evicted, and so are the oldest entries if there is no
-        room."""
+        """Add a prefix; its own prefixes are evicted, and so are the oldest entries if there is no room."""
         marks = _marks(ids, steered)
         size = _size(kept)
         for number, entry in list(self._entries.items()):

@@ -63,8 +63,7 @@ class Sequence_:
         return "\0".join((r.tenant, r.revision, r.fingerprint if r.edits else ""))
 
     def marks(self, start: int, end: int) -> tuple[list[int], list[bool]]:
-        """Ids and steered marks of its tokens from `start` to `end`; without edits nothing is
-        steered."""
+        """Ids and steered marks of its tokens from `start` to `end`; without edits nothing is steered."""
         r, n = self.request, len(self.request.ids)
         ids = [*r.ids[start:end], *self.output_ids[max(0, start - n) : max(0, end - n)]]
         steered = [*r.steered[start:end], *[r.steer_new] * (max(0, end - n) - max(0, start - n))]
@@ -88,8 +87,7 @@ class Sequence_:
         return [*self.vocabulary.eos, *(sampling.stop_token_ids if young else ())]
 
     def emit(self, token: int, logits: Tensor, *, due: bool) -> TextPiece:
-        """Append the sampled token and return the piece to send: all pending text if `due`,
-        otherwise often None."""
+        """Append the sampled token and return the piece to send: all pending text if `due`, otherwise often None."""
         self.output_ids.append(token)
         self.draw.count_token(token)
         sampling, count = self.request.sampling, len(self.output_ids)

@@ -91,8 +91,7 @@ class VLLMEngine:
         return encode_chat(self.tokenizer, messages)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokenize raw text, with the beginning-of-text token first; the template's markers are
-        plain text here."""
+        """Tokenize raw text, with the beginning-of-text token first; the template's markers are plain text here."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
         return (*([bos] if isinstance(bos, int) else []), *ids)
@@ -119,8 +118,7 @@ class VLLMEngine:
         return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
-        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full,
-        EngineFailed if it failed."""
+        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it failed."""
         if self._closed:
             raise EngineFailed("the server is shutting down")
         if self._open >= self._seats + self._queue:
@@ -199,8 +197,7 @@ class VLLMEngine:
         await self._drop_unused()
 
     async def _drop_unused(self) -> None:
-        """Unload revisions that no running request uses; the previous one stays for requests in
-        preparation."""
+        """Unload revisions that no running request uses; the previous one stays for requests in preparation."""
         while unused := [r for r in self._revisions[:-2] if not self._users[r]]:
             self._revisions.remove(revision := unused[0])
             await self.llm.collective_rpc("tiller_drop_revision", args=(revision,))
@@ -285,8 +282,7 @@ class VLLMEngine:
 
 
 def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vLLM's class
-    """Start vLLM with the plugin's hook points configured. Raises BadBundle with the reason if it
-    fails."""
+    """Start vLLM with the plugin's hook points configured. Raises BadBundle with the reason if it fails."""
     try:
         from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
         from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]

@@ -35,8 +35,7 @@ _TAPS: dict[int, "Tap"] = {}
 
 @dataclass(eq=False)
 class Tap:
-    """One hooked layer: its table and this step's rows. With `captured`, its work depends on
-    buffers only."""
+    """One hooked layer: its table and this step's rows. With `captured`, its work depends on buffers only."""
 
     table: SteeringTable
     rows: Tensor
@@ -44,8 +43,7 @@ class Tap:
     stream: Tensor
     """`[tokens, d_in]`: the layer's output stream, where it is recorded."""
     captured: bool = False
-    """Whether the layer runs in a captured graph: then every step runs the same operations, needed
-    or not."""
+    """Whether the layer runs in a captured graph: then every step runs the same operations, needed or not."""
     idle: bool = True
     looked_at: bool = False
 
@@ -106,8 +104,7 @@ def _make_rewindable(runner: Any) -> None:  # noqa: ANN401 - vLLM's class
 
 @dataclass(eq=False)
 class Steering:
-    """All hooks of one model runner, the SAEs by revision and hook point, and the table row of each
-    request."""
+    """All hooks of one model runner, the SAEs by revision and hook point, and the table row of each request."""
 
     taps: dict[str, Tap]
     saes: dict[str, dict[str, SAE]]
@@ -182,8 +179,7 @@ def _intervention(
 
 
 def steered_at(spans: list[list[int]], new_from: int | None, at: int, count: int) -> np.ndarray:
-    """Which positions `at … at + count − 1` are steered: those in a span, and all new ones from
-    `new_from` on."""
+    """Which positions `at … at + count − 1` are steered: those in a span, and all new ones from `new_from` on."""
     positions = np.arange(at, at + count)
     steered = np.zeros(count, dtype=np.int64)
     for start, end in spans:
@@ -303,8 +299,7 @@ def _install(runner: Any, asked: dict[str, Any]) -> Steering:  # noqa: ANN401
 
 
 def _wrap(layer: nn.Module, hook: str) -> None:
-    """Wrap a decoder layer so that its output passes the hook, in either of the two forms of vLLM's
-    models."""
+    """Wrap a decoder layer so that its output passes the hook, in either of the two forms of vLLM's models."""
     original, kind, tap = layer.forward, type(layer).__name__, layer_number(hook)
 
     def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

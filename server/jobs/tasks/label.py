@@ -64,8 +64,7 @@ class Case:
 def label_features(
     ground: MeasurementInputs, order: LabelConfig, endpoint: LLMClient | None, told: OnProgress
 ) -> Measurement:
-    """Features with labels and their scores. Raises SteeringError if the endpoint cannot be reached
-    at all."""
+    """Features with labels and their scores. Raises SteeringError if the endpoint cannot be reached at all."""
     wanted = select_features(ground.bundle, order)
     texts = LabelTexts(ground.tokenizer)
     cases = _cases(ground, wanted, texts, told)
@@ -148,8 +147,7 @@ def _by_words(case: Case, other: Case) -> Feature:
 async def _by_model(
     endpoint: LLMClient, cases: Sequence[Case], texts: LabelTexts, told: OnProgress
 ) -> list[Feature | None]:
-    """Each feature as the endpoint's model names and scores it; None if its answers could not be
-    parsed."""
+    """Each feature as the endpoint's model names and scores it; None if its answers could not be parsed."""
 
     async def name(case: Case) -> str | None:
         if case.feature.label_source in PEOPLES:

@@ -51,8 +51,7 @@ Measure = Callable[[MeasurementInputs, OnProgress], Measurement]
 
 
 def write_bundle(settings: Settings, measure: Measure, told: OnProgress) -> Measurement:
-    """Measure a bundle in its original form and write the result to its folder, all or nothing;
-    returns the result."""
+    """Measure a bundle in its original form and write the result to its folder, all or nothing; returns the result."""
     bundle = Bundle.open(settings.bundle)
     found = measure(_ground(settings, bundle), told)
     after = carry_features(bundle, bundle.sae, [f.index for f in bundle.features], found.features)

@@ -172,8 +172,7 @@ async def _candidate(
 def _with_doses(
     work: JobContext, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, parent: Bundle, made: Candidate
 ) -> list[Feature]:
-    """Recalibrate the doses that the update has invalidated: of changed directions, and of new
-    features."""
+    """Recalibrate the doses that the update has invalidated: of changed directions, and of new features."""
     features = carry_features(parent, made.sae, made.numbers, made.features)
     bundle = replace(parent, sae=made.sae, features=features)
     doubtful = []
@@ -246,8 +245,7 @@ def _new_rows(
 
 
 def _keep_corpus(work: JobContext, order: SaeUpdateConfig) -> None:
-    """Texts of files are kept for rehearsal; users' texts are deleted here, only the store keeps
-    them."""
+    """Texts of files are kept for rehearsal; users' texts are deleted here, only the store keeps them."""
     if order.text and (work.folder / GIVEN_FILE).exists():
         kept, (new, people) = replay_corpus_path(work.settings), _read_given_texts(work)
         kept.parent.mkdir(parents=True, exist_ok=True)

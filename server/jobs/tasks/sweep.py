@@ -50,8 +50,7 @@ class SweepConfig(BaseModel):
 
 
 def resolve_sweep(bundle: Bundle, order: SweepConfig, settings: Settings) -> list[Resolved]:
-    """The steering of each strength. Raises UnknownFeature, and BadStrength for one that the policy
-    does not allow."""
+    """The steering of each strength. Raises UnknownFeature, and BadStrength for one that the policy does not allow."""
     catalogue, found = Catalogue([bundle]), []
     catalogue.find(order.feature)
     for i, strength in enumerate(order.strengths):
