@@ -153,10 +153,10 @@ class Settings(BaseSettings):
         """Origins as browsers send them. `*` is invalid: any page a user opens could call the server."""
         for origin in given:
             if re.fullmatch(r"https://.*:443|http://.*:80", origin):
-                raise ValueError(f"{origin!r} is no origin: browsers leave out the port where it is the usual one")
+                raise ValueError(f"{origin!r} is not an origin: browsers leave out the port where it is the usual one")
             if not ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is no origin: scheme, host and port as browsers send them, such as https://app.example"
+                    f"{origin!r} is not an origin: scheme, host and port as browsers send them, such as https://app.example"
                 )
         return given
 

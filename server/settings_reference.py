@@ -80,7 +80,7 @@ def _row(name: str) -> str:
 
 
 def _takes(annotation: Any) -> str:  # noqa: ANN401 - an annotation
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
+    kinds = {bool: "true or false", int: "an integer", float: "a number", Path: "a path", str: "text"}
     if annotation in kinds:
         return kinds[annotation]
     if annotation is SecretStr:

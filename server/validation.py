@@ -20,10 +20,10 @@ KINDS = {
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
     "int_parsing_size": "a number of fewer digits",
-    "int_from_float": "a whole number",
+    "int_from_float": "an integer",
     "list_type": "a list",
     "literal_error": "{expected}",
     "model_type": "an object",
@@ -32,25 +32,25 @@ KINDS = {
 }
 """Expected value by error type."""
 LIMITS = {
-    "greater_than": "more than {bound} is wanted, not {given}",
-    "greater_than_equal": "at least {bound} is wanted, not {given}",
-    "less_than": "less than {bound} is wanted, not {given}",
-    "less_than_equal": "at most {bound} is wanted, not {given}",
-    "string_too_long": "give at most {bound} characters, not {length}",
-    "string_too_short": "text of {bound} or more characters is wanted, not {given}",
-    "too_long": "give at most {bound}, not {length}",
-    "too_short": "give at least {bound}, not {length}",
+    "greater_than": "must be more than {bound}, got {given}",
+    "greater_than_equal": "must be at least {bound}, got {given}",
+    "less_than": "must be less than {bound}, got {given}",
+    "less_than_equal": "must be at most {bound}, got {given}",
+    "string_too_long": "must have at most {bound} characters, got {length}",
+    "string_too_short": "must have {bound} or more characters, got {given}",
+    "too_long": "must have at most {bound} items, got {length}",
+    "too_short": "must have {bound} or more items, got {length}",
 }
 """Messages for values outside their limits."""
 BOUNDS = ("gt", "ge", "lt", "le", "min_length", "max_length")
-KEYS = {"extra_forbidden": "there is no such key", "missing": "it is required"}
+KEYS = {"extra_forbidden": "unknown key", "missing": "field required"}
 SHAPES = {
-    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first,",
-    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first, or nothing,",
-    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter first,",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first, or empty",
+    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter first",
     r"^\S+( \S+)*$": "words with single spaces between them",
-    r"^(preset|feature):": "'preset:' or 'feature:' with an id behind it",
-    r"^[0-9]{1,9}$": "a number, the next_cursor of the page before,",
+    r"^(preset|feature):": "'preset:' or 'feature:' followed by an id",
+    r"^[0-9]{1,9}$": "a number, the next_cursor of the previous page",
 }
 """Description of the values that a pattern matches."""
 
@@ -74,7 +74,7 @@ def message(problem: Problem) -> str:
         return _wanted(kind, problem)
     if problem["type"] == "string_pattern_mismatch":
         pattern = problem["ctx"]["pattern"]
-        return f"{SHAPES.get(pattern, f'a match of {pattern}')} is wanted, not {describe_value(problem['input'])}"
+        return f"must be {SHAPES.get(pattern, f'a match of {pattern}')}, got {describe_value(problem['input'])}"
     if limit := LIMITS.get(problem["type"]):
         bound = next(problem["ctx"][name] for name in BOUNDS if name in problem["ctx"])
         length = len(problem["input"]) if isinstance(problem["input"], Sized) else ""
@@ -111,7 +111,7 @@ def describe_value(value: object) -> str:
 
 def _wanted(kind: str, problem: Problem) -> str:
     expected = problem.get("ctx", {}).get("expected", "")
-    said = f"{kind.format(expected=expected)} is wanted, not {describe_value(problem['input'])}"
+    said = f"must be {kind.format(expected=expected)}, got {describe_value(problem['input'])}"
     near = difflib.get_close_matches(str(problem["input"]).lower()[:60], re.findall(r"'([^']*)'", expected), 1)
     return f"{said}; did you mean {near[0]!r}?" if near else said
 

@@ -38,7 +38,7 @@ def to_api_error(error: BaseException) -> ApiError:
                 500, str(error), code="engine_failed", kind="server_error", headers={"x-should-retry": "false"}
             )
         case Unavailable():
-            said = f"{error}; what does not need it goes on, try this again in a moment"
+            said = f"{error}; requests that do not need it still work, try this one again in a moment"
             wait = {"Retry-After": "2"}
             return ApiError(503, said, code="store_unavailable", kind="unavailable_error", headers=wait)
         case _:

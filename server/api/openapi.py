@@ -97,8 +97,8 @@ class Error(BaseModel):
 
 
 REFUSALS: dict[int, tuple[str, str, str, str | None, str | int]] = {
-    400: ("BadRequest", "Invalid request.", "temperature: at most 2 is wanted, not 3", "temperature", "invalid_value"),
-    401: ("Unauthorized", "Missing or invalid API key; required if the server has keys.", "no key was given; send one as \"Authorization: Bearer sk-tiller-…\": whoever runs this server makes them with `tiller keys new`", None, "invalid_api_key"),
+    400: ("BadRequest", "Invalid request.", "temperature: must be at most 2, got 3", "temperature", "invalid_value"),
+    401: ("Unauthorized", "Missing or invalid API key; required if the server has keys.", "no key was given; send one as \"Authorization: Bearer sk-tiller-…\"; the operator of this server creates keys with `tiller keys new`", None, "invalid_api_key"),
     403: ("Forbidden", "Read-only resource, disabled feature, or insufficient permissions of the key.", "'golden-gate' comes with the model and cannot be changed; save yours under another id", "id", "preset_readonly"),
     404: ("NotFound", "Resource not found.", "the model 'gpt' does not exist; GET /v1/models lists those that do", "model", "model_not_found"),
     409: ("Conflict", "Conflict with the current state of the resource.", "there is a preset 'mine' already; choose another id, or PUT to replace it", "id", "preset_exists"),

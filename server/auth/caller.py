@@ -51,7 +51,9 @@ class Caller:
         """The same where a subject is required. Raises ApiError."""
         if person := self.subject(user):
             return person
-        raise ApiError(400, "say whose: `user`, as their requests carry it", code="invalid_value", param="user")
+        raise ApiError(
+            400, "`user` is required: the name that their requests carry", code="invalid_value", param="user"
+        )
 
     def can_see(self, preset: Preset) -> bool:
         """Whether the caller may read a preset and steer with it. Presets saved without keys are visible to all."""

@@ -31,8 +31,8 @@ async def check_reachable(settings: Settings, store: Store) -> None:
     """Raises BadSettings for a server that is reachable from other machines without any key."""
     if settings.host not in LOOPBACK and settings.admin_key is None and not await store.keys():
         raise BadSettings(
-            f"others can reach {settings.host}, and there is no key: make one with `tiller keys new NAME --role admin`, "
-            "or name one of your own in TILLER_ADMIN_KEY"
+            f"other machines can reach {settings.host}, and there is no key: create one with `tiller keys new NAME --role admin`, "
+            "or set TILLER_ADMIN_KEY"
         )
 
 

@@ -44,7 +44,7 @@ def _encode_prompt(served: ServedModel, prompt: Prompt) -> EncodedChat:
     if isinstance(said, str):
         ids, text = served.engine.encode(said), said
         if not ids:
-            raise bad_request(f"{place} is empty and this model has no token to begin with", param=place)
+            raise bad_request(f"{place} is empty and this model has no beginning-of-text token", param=place)
     else:
         _check_token_ids(served, said, place, each=True)
         ids, text = said, served.engine.decode(said)
@@ -75,7 +75,7 @@ async def _with_own_defaults(served: ServedModel, body: GenerationRequest, calle
         return asked
     person = caller.subject(body.user)
     if not person:
-        raise bad_request("steering.personal takes a user's own defaults; say whose with `user`", param="user")
+        raise bad_request("steering.personal applies a user's own defaults and requires `user`", param="user")
     _, _, preset = body.model.partition("@")
     return await with_user_defaults(
         served, caller, person, asked.model_copy(update={"preset": asked.preset or preset or None})

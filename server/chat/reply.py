@@ -152,7 +152,9 @@ class Reply:
         """Steering that was applied, with a warning for the prompts whose steering the guards changed."""
         told, first = self.choice.applied_summary(), _guard_outcome(self.choice)
         if others := [str(i) for i, part in enumerate(self.parts) if _guard_outcome(part.choice) != first]:
-            says = f"the guards decided otherwise on the prompts {', '.join(others)}; their choices' steering tells how"
+            says = (
+                f"the guards changed the steering of the prompts {', '.join(others)}; see the steering of their choices"
+            )
             told["warnings"] = [*told["warnings"], vars(SteeringWarning("guards", "", says))]
         return told
 

@@ -69,11 +69,11 @@ def _texts(file: Path, plain: bool) -> list[TextInput]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SteeringError(f"{str(file)!r} is no text in UTF-8: byte {error.start} cannot be read") from error
+        raise SteeringError(f"{str(file)!r} is not UTF-8 text: byte {error.start} cannot be decoded") from error
     if "\0" in text:
-        raise SteeringError(f"{str(file)!r} is no text: it holds zero bytes")
+        raise SteeringError(f"{str(file)!r} is not text: it contains zero bytes")
     if not text.strip():
-        raise SteeringError(f"{str(file)!r} holds no text")
+        raise SteeringError(f"{str(file)!r} contains no text")
     return _parse_chats(file, text) if file.suffix == ".jsonl" and not plain else [TextInput(text=text, plain=plain)]
 
 

@@ -65,7 +65,7 @@ def cancel(job_id: Id, data_dir: Data = None) -> None:
 def pause(job_id: Id, data_dir: Data = None) -> None:
     """Pause a running job; other jobs run in the meantime."""
     or_exit(lambda: _jobs(data_dir).pause(job_id))
-    console.print(f"{job_id}: paused; `tiller jobs resume {job_id}` lets it go on", soft_wrap=True)
+    console.print(f"{job_id}: paused; `tiller jobs resume {job_id}` resumes it", soft_wrap=True)
 
 
 @app.command()

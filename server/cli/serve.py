@@ -24,7 +24,7 @@ def serve(context: typer.Context, **given: object) -> None:
     """
     settings = settings_from_options(**given, vllm=tuple(context.args) or None)
     if settings.vllm and settings.engine != "vllm":
-        exit_with_error(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
+        exit_with_error(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists the options")
     if settings.workers > 1 and settings.redis_url is None:
         exit_with_error(
             f"--workers {settings.workers} needs a store that all replicas share: "

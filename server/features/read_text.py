@@ -25,7 +25,7 @@ async def read_text(served: ServedModel, asked: TextInput, account: Account) -> 
     whole = await asyncio.to_thread(encode_input, tokenizer, asked)
     passage = whole.until(MAX_TOKENS)
     if all(part == NOBODY for part in passage.part):
-        raise bad_request("nobody says anything in it; there is nothing to look at", param="messages")
+        raise bad_request("the input is empty; there is no text to analyze", param="messages")
     head, stretches = split_context(tokenizer, passage, served.engine.max_model_len)
     async with account.charge_reading(len(passage.ids)):
         streams = await served.engine.record(stretches, served.bundle.info.hook)

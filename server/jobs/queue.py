@@ -81,7 +81,7 @@ class JobQueue:
         """One job. Raises BadJob for an unknown id."""
         raw = self.huey.storage.peek_data(f"job:{job_id}")
         if not isinstance(raw, bytes):
-            raise BadJob(f"there is no job {job_id!r}; `tiller jobs ls` lists those there are")
+            raise BadJob(f"there is no job {job_id!r}; `tiller jobs ls` lists the jobs")
         job = Job.model_validate_json(raw)
         if job.state == "running":
             job = self.with_progress(job)
@@ -191,7 +191,7 @@ class JobQueue:
     def task(self, type: str) -> tuple[Any, Callable[["JobContext"], dict[str, Any]]]:
         """Schema and function of a job type. Raises BadJob with the known types."""
         if type not in self.kinds:
-            raise BadJob(f"no type of job {type!r}; there are {', '.join(self.kinds)}")
+            raise BadJob(f"unknown job type {type!r}; the types are {', '.join(self.kinds)}")
         module, _, name = self.kinds[type].partition(":")
         return getattr(importlib.import_module(module), name)
 

@@ -117,7 +117,7 @@ class Runner:
             return  # another runner has it
         self._lease(job_id)
         if job.attempts >= ATTEMPTS:
-            self._end(job, "failed", f"it was begun {ATTEMPTS} times and each time its process died; see its events")
+            self._end(job, "failed", f"it was started {ATTEMPTS} times and each time its process died; see its events")
             return
         self.jobs.remove_flag("resting", job_id)
         started = job.started or time.time()
@@ -181,7 +181,7 @@ class Runner:
                 self.jobs.huey.storage.pop_data(f"claim:{job.id}:{again.attempts}")
             self.jobs.save(again)
             self.jobs.add_event(
-                job.id, "log", {"line": f"its process ended with {child.returncode}; it will be begun again"}
+                job.id, "log", {"line": f"its process ended with {child.returncode}; it will be restarted"}
             )
             if not wait:
                 self.jobs.begin(job.id)

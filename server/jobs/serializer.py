@@ -29,5 +29,5 @@ class JobMessageSerializer(Serializer):
         except (TypeError, KeyError, RecursionError) as error:
             raise ValueError("not about a job") from error
         if not NAME.fullmatch(job_id):
-            raise ValueError(f"{job_id[:40]!r} is no job's id")
+            raise ValueError(f"{job_id[:40]!r} is not a job id")
         return Message(message_id, task, args=(job_id,), kwargs={}, retries=0, retry_delay=0)

@@ -65,7 +65,7 @@ class RateLimiter:
             return
         item, key = RateLimitItemPerHour(most), caller.key
         if await self._counted(lambda counts: counts.test(ONCE, "spec", key, fingerprint)):
-            await self._hit(item, "specs", key, f"{most} different steerings an hour; those that you had still work")
+            await self._hit(item, "specs", key, f"{most} different steerings an hour; those already used still work")
             await self._try(ONCE, "spec", key, fingerprint)  # concurrent: the other request counted it
 
     async def count_tokens(self, caller: Caller, n: int) -> None:

@@ -50,7 +50,7 @@ async def _check_names(served: ServedModel) -> None:
     for limit in served.policy.limit:
         bundle, _, number = limit.feature.rpartition("/")
         if not limit.feature.startswith(VECTOR) and (bundle != served.model or not number.isdecimal()):
-            raise BadPolicy(f"the policy limits {limit.feature!r}, which is no feature of {served.model!r}")
+            raise BadPolicy(f"the policy limits {limit.feature!r}, which is not a feature of {served.model!r}")
         if number.isdecimal() and int(number) not in served.bundle.numbered:
             log.warning("a limit on a feature that is not in this revision", feature=limit.feature)
     if name := served.settings.default_preset:
@@ -59,7 +59,9 @@ async def _check_names(served: ServedModel) -> None:
         except Unavailable:
             return
         if found is None:
-            raise SteeringError(f"no preset {name!r} to steer by default; save it first, or leave default_preset out")
+            raise SteeringError(
+                f"default_preset: there is no preset {name!r}; save it first, or leave default_preset out"
+            )
 
 
 async def _transformers(settings: Settings, bundle: Bundle) -> TransformersEngine:

@@ -66,7 +66,7 @@ def same_after_round_trip(sae: SAE, written: SAE, rows: Tensor) -> None:
     """Raise if the SAE on disk does not reconstruct as the one in memory."""
     same = sae.reconstruct(rows[:256]).equal(written.reconstruct(rows[:256])) if sae.reads else True
     if not (same and sae.W_dec.equal(written.W_dec)):
-        raise BadBundle("the SAE on disk does not do what the one that was read did")
+        raise BadBundle("the SAE on disk does not reconstruct as the one that was read")
 
 
 def evaluation_figures(m: SaeMetrics) -> dict[str, float]:

@@ -274,8 +274,8 @@ def _remember(order: TrainConfig, folder: Path) -> None:
     before = json.loads(file.read_text())
     if changed := [f"{k} was {before.get(k)!r} and is {v!r}" for k, v in asked.items() if before.get(k) != v]:
         raise SteeringError(
-            f"{str(folder)!r} holds a run that was begun otherwise: {'; '.join(changed)}."
-            " Ask as before to go on with it, or delete that folder"
+            f"{str(folder)!r} holds a run with another configuration: {'; '.join(changed)}."
+            " Use the same options to resume it, or delete that folder"
         )
 
 

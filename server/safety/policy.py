@@ -167,7 +167,7 @@ class Admission:
         """Generate an authorized request. Raises NotDecided."""
         owed = _signed(request.fingerprint, request.revision, request.tenant)
         if not hmac.compare_digest(owed, request.ticket):
-            raise NotDecided("this steering was never decided on; nothing was generated")
+            raise NotDecided("this steering was not authorized; nothing was generated")
         async with aclosing(self.engine.generate(request)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -216,7 +216,9 @@ def _bounded(bounds: Bounds, caller: Caller, steered: PolicyInput) -> Iterable[V
         yield Violation("kind", says, "steering.features")
     if not bounds.vectors and any(a.vector for a in applied):
         yield Violation(
-            "vectors", f"a {role!r} does not steer by vectors; that takes a researcher's key", "steering.features"
+            "vectors",
+            f"a {role!r} does not steer by vectors; that requires a key with the role 'researcher'",
+            "steering.features",
         )
     layers = {a.layer for a in applied}
     if bounds.layers is not None and len(layers) > bounds.layers:
@@ -308,7 +310,7 @@ def _broken(limit: Limit, steered: PolicyInput) -> str:
     for whole in (raw, _together(steered, found, least) if found and here else 0.0):
         dose = dose_at(whole, knots_of(found, dose_of(found, bundle.info))) if found and here else whole
         if not limit.low - SLACK <= dose <= limit.high + SLACK:
-            return f"what points its way comes to a dose of {dose:+.2f}; {limit.low:g} to {limit.high:g} is allowed"
+            return f"the total along its direction is a dose of {dose:+.2f}; {limit.low:g} to {limit.high:g} is allowed"
     return ""
 
 
@@ -325,11 +327,11 @@ def _gated(limit: Limit, a: Applied, item: ResolvedIntervention) -> str:
     """Ablating a live activation lowers the features along it; multiplying it raises them."""
     kept = 1 - item.gate
     if kept < 1 - SLACK and limit.low > -1:
-        return f"{a.feature.id!r} would be taken away ({a.mode}), and it may not be turned down so far"
+        return f"{a.feature.id!r} would be removed ({a.mode}), and it may not be turned down so far"
     if kept > 1 + SLACK and limit.high < float("inf"):
         return f"{a.feature.id!r} would be multiplied, and it may not be turned up freely"
     if kept < -SLACK:
-        return f"{a.feature.id!r} would be turned round"
+        return f"{a.feature.id!r} would be inverted"
     return ""
 
 

@@ -33,9 +33,9 @@ class CompareRequest(ChatRequest):
         names = [v.name for v in self.variants]
         if repeated := [n for i, n in enumerate(names) if n in names[:i]]:
             at = f"variants.{len(names) - 1 - names[::-1].index(repeated[0])}.name"
-            raise bad_request(f"two variants are called {repeated[0]!r}; give each a name of its own", param=at)
+            raise bad_request(f"two variants are called {repeated[0]!r}; give each a unique name", param=at)
         if self.steering is not None:
             raise bad_request("each variant brings its own steering; leave this one out", param="steering")
         if self.n != 1:
-            raise bad_request("each variant is said once; leave n out, or name more variants", param="n")
+            raise bad_request("each variant has one reply; leave n out, or add variants", param="n")
         return self

@@ -57,9 +57,9 @@ def split_prompts(value: object) -> tuple[Prompt, ...]:
     if isinstance(value, str) or (isinstance(value, list) and value and _is_whole(value[0])):
         return (Prompt("prompt", _prompt(value, "prompt")),)
     if not isinstance(value, list):
-        raise bad_request(f"prompt: text or a list is wanted, not {describe_value(value)}", param="prompt")
+        raise bad_request(f"prompt: must be text or a list, got {describe_value(value)}", param="prompt")
     if not value:
-        raise bad_request("prompt: give at least 1, not 0", param="prompt")
+        raise bad_request("prompt: must have 1 or more items, got 0", param="prompt")
     return tuple(Prompt(f"prompt.{i}", _prompt(each, f"prompt.{i}")) for i, each in enumerate(value))
 
 
@@ -254,12 +254,12 @@ def _prompt(value: object, at: str) -> str | tuple[int, ...]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise bad_request(f"{at}: text or a list of token ids is wanted, not {describe_value(value)}", param=at)
+        raise bad_request(f"{at}: must be text or a list of token ids, got {describe_value(value)}", param=at)
     if not value:
-        raise bad_request(f"{at}: give at least 1 token, not 0", param=at)
+        raise bad_request(f"{at}: must have 1 or more tokens, got 0", param=at)
     for i, token in enumerate(value):
         if not _is_whole(token):
-            raise bad_request(f"{at}.{i}: a token id is wanted, not {describe_value(token)}", param=f"{at}.{i}")
+            raise bad_request(f"{at}.{i}: must be a token id, got {describe_value(token)}", param=f"{at}.{i}")
     return tuple(map(int, value))
 
 

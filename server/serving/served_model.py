@@ -149,7 +149,7 @@ class ServedModel:
         found = await self.preset(name)
         if found is None:
             raise ApiError(
-                503, f"the default preset {name!r} is not here; whoever runs this server has to mend that",
+                503, f"the default preset {name!r} does not exist; the operator of this server has to fix that",
                 code="default_missing", kind="unavailable_error", headers={"Retry-After": "60"},
             )  # fmt: skip
         return found
@@ -225,7 +225,7 @@ class ServedModel:
         if preset := await self.preset(preset_id, caller):
             return preset
         raise bad_request(
-            f"no preset {preset_id!r}; GET /v1/presets lists those there are",
+            f"no preset {preset_id!r}; GET /v1/presets lists the presets",
             param="steering.preset",
             code="unknown_preset",
         )

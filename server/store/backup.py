@@ -29,9 +29,9 @@ def read(text: str) -> list[Record]:
         first, *middle, last = [json.loads(row) for row in rows]
         records = [_RECORD.validate_python(row) for row in middle]
     except (ValueError, ValidationError, RecursionError) as error:
-        raise BadStore("this is no backup, or its end is missing") from error
+        raise BadStore("this is not a backup, or its end is missing") from error
     if not isinstance(first, dict) or first.get("tiller") != "backup":
-        raise BadStore("this is no backup of Tiller")
+        raise BadStore("this is not a backup of Tiller")
     if first.get("version") != FORMAT["version"]:
         raise BadStore("this backup was made by a newer version of Tiller; update")
     if last != {"records": len(records)}:

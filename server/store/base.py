@@ -17,7 +17,7 @@ class AlreadyExists(Conflict):
     """A record to be written exists with different content; `names` lists all of them."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(f"{', '.join(names)}: there already, and not the same")
+        super().__init__(f"{', '.join(names)}: exists already with different content")
         self.names = tuple(names)
 
 

@@ -50,7 +50,7 @@ def place_of(url: str) -> str:
     try:
         place = parse_url(url)
     except ValueError as error:
-        raise BadStore(f"redis_url is no address of a Redis: {error}") from error
+        raise BadStore(f"redis_url is not a Redis URL: {error}") from error
     return place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
 
 

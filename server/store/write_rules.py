@@ -66,13 +66,13 @@ def check_vector(names: Collection[str], user: str, vector: Vector, *, replace: 
     if vector.name in names and not replace:
         raise Conflict(f"there is a vector {vector.name!r} already")
     if vector.name not in names and len(names) >= most:
-        raise Conflict(f"{user!r} has {len(names)} vectors, as many as are kept")
+        raise Conflict(f"{user!r} has {len(names)} vectors, the maximum")
 
 
 def check_vectors(n: int, user: str, *, most: int) -> None:
     """Raises Conflict if the import would exceed `most` vectors."""
     if n > most:
-        raise Conflict(f"{user!r} would have {n} vectors; {most} are kept")
+        raise Conflict(f"{user!r} would have {n} vectors; the maximum is {most}")
 
 
 def digest(messages: str) -> str:
@@ -94,7 +94,7 @@ def is_owned(body: str, tenant: str, owner: str) -> bool:
 def check_shares(n: int, *, most: int) -> None:
     """Raises Conflict if there are too many shares."""
     if n >= most:
-        raise Conflict(f"{n} shares are kept, as many as there may be")
+        raise Conflict(f"there are {n} shares, the maximum")
 
 
 def theirs(edits: Mapping[int, FeatureEdit], user: str) -> dict[int, FeatureEdit]:

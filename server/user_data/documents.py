@@ -139,9 +139,11 @@ def check_snapshot(snapshot: FeatureSnapshot, width: int, *, param: str) -> None
     except BadBundle as error:
         raise bad_request(str(error), param=param) from error
     if not 0.99 < float(direction.double().norm()) < 1.01 or not float(encoder.double().norm()) <= STEEPEST:
-        raise bad_request(f"{snapshot.id!r} has no direction of length 1, or too long an encoder", param=param)
+        raise bad_request(
+            f"{snapshot.id!r} needs a direction of length 1, and an encoder that is not too long", param=param
+        )
     if not 0 < snapshot.dose <= FARTHEST or not 0 <= snapshot.typical_max <= FARTHEST:
-        raise bad_request(f"{snapshot.id!r} has a dose or a maximum that cannot be", param=param)
+        raise bad_request(f"{snapshot.id!r} has an invalid dose or maximum", param=param)
     if snapshot.knots:
         _check_knots(snapshot.knots, param=f"{param}.knots")
 

@@ -51,7 +51,7 @@ async def votes_from_spec(
     for subject, _ in sliders:
         if await dose_range(served, subject, caller) is None:
             kind, _, name = subject.partition(":")
-            raise bad_request(f"there is no {kind} {name!r} here", param="steering")
+            raise bad_request(f"there is no {kind} {name!r}", param="steering")
     now, each = time.time(), weight / max(1, len(sliders)) ** 0.5
     return [StoredVote(subject, dose, liked, each, now) for subject, dose in sliders]
 

@@ -18,7 +18,7 @@ async def check_preset(served: ServedModel, wanted: Preset, *, user: str | None,
     steering stays the same.
     """
     if wanted.id in RESERVED_IDS:
-        raise bad_request(f"{wanted.id!r} is an address of its own; choose another id", param="id")
+        raise bad_request(f"{wanted.id!r} is reserved; choose another id", param="id")
     if wanted.model not in ("", served.model):
         raise bad_request(f"this server serves {served.model!r}; the preset is for {wanted.model!r}", param="model")
     check_sampling(wanted.sampling)
@@ -44,9 +44,7 @@ async def check_may_replace(served: ServedModel, preset_id: str, caller: Caller 
     the model, is for another model, or belongs to another owner."""
     held = await _stored_preset(served, preset_id, caller)
     if caller.tenant == "" and not caller.has_role("admin") and preset_id in await default_preset_ids(served):
-        said = (
-            f"{preset_id!r} is what the operator steers by default, and an admin's alone to change; choose another id"
-        )
+        said = f"{preset_id!r} is the operator's default preset, and only an admin can change it; choose another id"
         raise ApiError(403, said, code="preset_in_use", param="id", kind="permission_error")
     if held and held.model != served.model:
         raise ApiError(
@@ -69,7 +67,7 @@ async def check_may_replace(served: ServedModel, preset_id: str, caller: Caller 
             raise ApiError(409, said, code="preset_exists", param="id")
         raise ApiError(
             403,
-            f"{preset_id!r} is {held.owner or 'everybody'}'s and only they can change it; save yours under another id",
+            f"{preset_id!r} belongs to {held.owner or 'everybody'} and only they can change it; save yours under another id",
             code="not_yours",
             param="id",
             kind="permission_error",

@@ -50,7 +50,7 @@ async def importable_preset(
     if not own or strange:
         whose = f"is for {given.model or bundle.model!r}, and this server serves {served.model!r}" if not own else ""
         raise bad_request(
-            f"{given.id!r} {whose or 'steers what is not here'}; these features cannot be mapped: {', '.join(strange)}",
+            f"{given.id!r} {whose or 'uses unknown features'}; these features cannot be mapped: {', '.join(strange)}",
             param=f"{place}.{'steering.features' if own else 'model'}",
             code="cannot_be_mapped",
             more={"features": strange},
@@ -105,7 +105,7 @@ def check_export(served: ServedModel, document: Export) -> None:
 def _check_preset(served: ServedModel, preset: Preset) -> None:
     """In an export a preset brings its own snapshots: it may use features that the SAE no longer has."""
     if preset.id in RESERVED_IDS or preset.model != served.model:
-        raise bad_request(f"{preset.id!r} is for {preset.model!r}, or has an id that cannot be", param="model")
+        raise bad_request(f"{preset.id!r} is for {preset.model!r}, or has an invalid id", param="model")
     check_sampling(preset.sampling)
     check_measured(preset, served.engine.width)
     served.resolve(preset.steering, preset.pins)
@@ -113,9 +113,9 @@ def _check_preset(served: ServedModel, preset: Preset) -> None:
 
 def _check_edit(served: ServedModel, feature: NamedEdit, param: str) -> None:
     if feature.id != f"{served.model}/{number_of(feature.id)}" or number_of(feature.id) < 0:
-        raise bad_request(f"{feature.id!r} is no feature of {served.model!r}", param=f"{param}.id")
+        raise bad_request(f"{feature.id!r} is not a feature of {served.model!r}", param=f"{param}.id")
     if feature.to_edit().empty:
-        raise bad_request(f"nothing is said of {feature.id!r}; leave it out", param=param)
+        raise bad_request(f"there is no edit of {feature.id!r}; leave it out", param=param)
 
 
 async def _check_may_replace(served: ServedModel, preset_id: str, place: str, caller: Caller) -> None:
@@ -134,7 +134,7 @@ async def restore_user_data(served: ServedModel, user: str, kept: UserData, *, r
         names = [n.replace("feature:", f"feature:{served.model}/") for n in error.names]
         raise ApiError(
             409,
-            f"{', '.join(names[:8])}: there already, and not the same; nothing was imported: set replace to true, or leave them out",
+            f"{', '.join(names[:8])}: exists already with different content; nothing was imported: set replace to true, or leave them out",
             code="import_conflict",
             param="replace",
             more={"conflicts": names},

@@ -36,7 +36,7 @@ FORM = 4096
 """Maximum body of a request without a key, in bytes: one key."""
 LOADING_PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tiller</title>'
-    '<link rel="icon" href="data:,"><p>The model is being loaded. This page comes again by itself.</p></html>'
+    '<link rel="icon" href="data:,"><p>The model is loading. This page reloads automatically.</p></html>'
 )
 
 
@@ -111,7 +111,7 @@ def unauthorized(secret: str | None) -> ApiError:
     said = "this key is not known here, or has expired" if secret else "no key was given"
     return ApiError(
         401,
-        f'{said}; send one as "Authorization: Bearer sk-tiller-…": whoever runs this server makes them with `tiller keys new`',
+        f'{said}; send one as "Authorization: Bearer sk-tiller-…"; the operator of this server creates keys with `tiller keys new`',
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )

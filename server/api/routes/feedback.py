@@ -50,7 +50,7 @@ async def give_feedback(request: Request) -> dict[str, Any]:
     if said.kind != "thumb":
         found = changed_subjects(found)
     if not found:
-        raise bad_request("no slider to learn about: name a preset or features", param="steering")
+        raise bad_request("no slider to vote on: name a preset or features", param="steering")
     person = caller.require_subject(said.user)
     await served.store.add_votes(person, served.model, said.kind, found, most=MAX_VOTES)
     return await _defaults_to_dict(served, caller, person, said.user)
@@ -71,7 +71,7 @@ async def take_back_feedback(request: Request, user: str = "", last: bool = Fals
     person = caller.require_subject(user)
     gone = await served.store.drop_votes(person, served.model, last=last)
     if last and not gone:
-        raise ApiError(404, "nothing was said that could be taken back", code="not_found", param="user")
+        raise ApiError(404, "there is no feedback to delete", code="not_found", param="user")
     return {"deleted": gone, **await _defaults_to_dict(served, caller, person, user)}
 
 

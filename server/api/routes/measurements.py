@@ -42,7 +42,7 @@ async def sweep_feature(request: Request) -> Response:
     served = current_model(request)
     order = parse_body(SweepConfig, await request.body())
     if served.guards and not current_caller(request).has_role("researcher"):  # guards do not check the replies of a job
-        said = "where guards read replies, a sweep takes a researcher's key"
+        said = "on a server with guards, a sweep requires a key with the role 'researcher'"
         raise ApiError(403, said, code="role_too_low", kind="permission_error")
     try:
         for wanted in resolve_sweep(served.bundle, order, served.settings):
@@ -73,7 +73,7 @@ async def calibrate_feature(request: Request, feature_id: str) -> Response:
         raise ApiError(404, str(error), code="feature_not_found", param="id") from error
     served.bundle.sae.check_reads()
     if feature.typical_max <= 0:
-        raise bad_request(f"{feature_id!r} was never seen to fire; describe the features first", param="id")
+        raise bad_request(f"{feature_id!r} is not known to be active anywhere; describe the features first", param="id")
     return await _submit(request, "calibrate", {"features": [feature.id], "presets": False, "prompts": order.prompts})
 
 

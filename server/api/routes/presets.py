@@ -102,7 +102,7 @@ async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     served = current_model(request)
     held = await check_may_replace(served, preset_id, current_caller(request))
     if held and held.tenant == "" and preset_id in await default_preset_ids(served):
-        said = f"{preset_id!r} is steered by default; name another default first, or none"
+        said = f"{preset_id!r} is the default preset; set another default first, or none"
         raise ApiError(409, said, code="preset_in_use", param="id")
     if held is None or not await served.store.delete_preset(preset_id, held.tenant):
         raise _not_found(preset_id)
@@ -112,7 +112,7 @@ async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
 
 def _not_found(preset_id: str) -> ApiError:
     return ApiError(
-        404, f"no preset {preset_id!r}; GET /v1/presets lists those there are", code="preset_not_found", param="id"
+        404, f"no preset {preset_id!r}; GET /v1/presets lists the presets", code="preset_not_found", param="id"
     )
 
 

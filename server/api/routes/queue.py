@@ -22,5 +22,5 @@ async def get_place(request: Request, request_id: str) -> dict[str, Any]:
     served = current_model(request)
     before = served.engine.queue_position(current_caller(request).subject() or "", request_id)
     if before is None:
-        raise ApiError(404, f"no request {request_id[:64]!r} of yours waits here", code="not_found", param="id")
+        raise ApiError(404, f"no request {request_id[:64]!r} of yours is waiting here", code="not_found", param="id")
     return {"object": "place", "id": request_id, "before": before, "running": served.engine.occupancy[0]}

@@ -36,7 +36,7 @@ async def get_sae_changes(
     served = current_model(request)
     since = since or (await find_manifest(served, revision)).parent
     if since is None:
-        raise bad_request(f"{revision!r} has no parent; say since which revision: ?since=…", param="since")
+        raise bad_request(f"{revision!r} has no parent; name the revision to compare with: ?since=…", param="since")
     found = await _diff(request, since, revision)
     names = _Labels(await served.store.feature_edits(served.model))
     page = lambda items: _page(items, cursor, limit)  # noqa: E731

@@ -48,7 +48,7 @@ async def roll_back_sae(request: Request) -> dict[str, str]:
     if parent is None:
         raise ApiError(
             409,
-            f"{active!r} came with the bundle, there is nothing before it; GET /v1/saes lists what there is",
+            f"{active!r} came with the bundle and has no parent; GET /v1/saes lists the revisions",
             code="no_parent",
             param="revision",
         )
@@ -69,7 +69,7 @@ async def _activate(request: Request, revision: str) -> dict[str, str]:
     except BadBundle as error:
         serving = current_model(request).bundle.info.revision
         raise ApiError(
-            409, f"{error}; {serving!r} is served as before", code="revision_refused", param="revision"
+            409, f"{error}; {serving!r} is still served", code="revision_refused", param="revision"
         ) from error
     await write_audit(request, "revision activated", revision=revision, previous=previous)
     return {"previous": previous, "active": revision}

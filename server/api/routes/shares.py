@@ -71,7 +71,7 @@ async def delete_share(request: Request, share_id: str, key: str = "") -> dict[s
     if not theirs and not secrets.compare_digest(found.key, _digest(key)):
         raise ApiError(
             403,
-            "only the key that was told when it was made deletes a share: ?key=…",
+            "a share can only be deleted with the key returned at its creation: ?key=…",
             code="wrong_key",
             param="key",
             kind="permission_error",
@@ -85,7 +85,7 @@ def _require_sharing(request: Request) -> ServedModel:
     if not served.settings.shares:
         raise ApiError(
             403,
-            "sharing is off on this server; whoever runs it turns it on with TILLER_SHARES=true",
+            "sharing is disabled on this server; the operator can enable it with TILLER_SHARES=true",
             code="shares_off",
             kind="permission_error",
         )
@@ -95,7 +95,7 @@ def _require_sharing(request: Request) -> ServedModel:
 async def _find_share(served: ServedModel, share_id: str) -> Share:
     if found := await served.store.share(share_id):
         return found
-    raise ApiError(404, "there is no such share; it may have expired", code="share_not_found", param="id")
+    raise ApiError(404, "share not found; it may have expired", code="share_not_found", param="id")
 
 
 def _share_to_dict(share: Share) -> dict[str, Any]:

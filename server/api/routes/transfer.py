@@ -92,7 +92,11 @@ async def import_user(request: Request) -> dict[str, Any]:
     presets = [await restored_preset(served, p, i, document.user, caller) for i, p in enumerate(document.presets)]
     if document.vectors and not caller.has_role("researcher"):
         raise ApiError(
-            403, "vectors take a researcher's key", code="role_too_low", param="vectors", kind="permission_error"
+            403,
+            "vectors require a key with the role 'researcher'",
+            code="role_too_low",
+            param="vectors",
+            kind="permission_error",
         )
     whose = {"tenant": caller.tenant, "owner": caller.owner}
     kept = UserData(

@@ -185,7 +185,7 @@ class TransformersEngine:
         except Exception as error:  # not one request's error: the GPU is gone, or a step broke shared state
             log.exception("the engine has ended")
             self.failure = (
-                f"the engine has ended: {type(error).__name__}; nothing is answered until the server is begun again"
+                f"the engine has ended: {type(error).__name__}; no request is served until the server is restarted"
             )
         with self._wake:
             self._closed = True

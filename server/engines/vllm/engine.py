@@ -104,7 +104,7 @@ class VLLMEngine:
     def failure(self) -> str | None:
         """Why the engine has failed for good; None while it works."""
         gone = not self._closed and self.llm.errored
-        return "vLLM's own process has ended; nothing is answered until the server is begun again" if gone else None
+        return "vLLM's own process has ended; no request is served until the server is restarted" if gone else None
 
     @property
     def occupancy(self) -> tuple[int, int]:
@@ -124,7 +124,7 @@ class VLLMEngine:
         if self._open >= self._seats + self._queue:
             raise Overloaded(retry_after=max(1.0, self._queue / 8))
         if request.interventions and request.revision not in self._revisions:
-            raise EngineFailed(f"the SAE's revision {request.revision!r} is not served any more; ask again")
+            raise EngineFailed(f"the SAE's revision {request.revision!r} is no longer served; try again")
         name = f"r{next(self._numbers)}"
         asked = _worker_arguments(request, name)
         self._open += 1
@@ -177,7 +177,7 @@ class VLLMEngine:
     async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:  # noqa: ARG002
         """Raises SteeringError: the model is in vLLM's workers, without gradients."""
         raise SteeringError(
-            "this needs the model's gradients, which vLLM's workers do not keep; ask a server that runs "
+            "this needs the model's gradients, which vLLM's workers do not keep; use a server that runs "
             "`--engine transformers`, or use the command line"
         )
 

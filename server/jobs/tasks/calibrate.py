@@ -61,7 +61,7 @@ def select_features(bundle: Bundle, order: CalibrateConfig, presets: Sequence[Pr
         found |= {n: bundle.numbered[n] for n in numbers if n in bundle.numbered}
     if not any(f.typical_max > 0 for f in found.values()):
         raise BadBundle(
-            "nothing to calibrate: no feature that was seen to fire is asked for; `tiller describe` looks at all of them"
+            "nothing to calibrate: none of the features is known to be active anywhere; run `tiller describe` first"
         )
     return list(found.values())
 

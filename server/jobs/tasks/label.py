@@ -105,7 +105,7 @@ def _cases(ground: MeasurementInputs, wanted: Sequence[Feature], texts: LabelTex
     halves = [[row for row in ground.texts if _half(row) == half] for half in (0, 1)]
     if not all(halves):
         raise BadBundle(
-            "too little text: labels are made from one half and tried on the other; name more with --corpus"
+            "too little text: labels are made from one half and scored on the other; name more files with --corpus"
         )
     one = lambda n, of: told(n, 2 * of)  # noqa: E731
     other = lambda n, of: told(of + n, 2 * of)  # noqa: E731

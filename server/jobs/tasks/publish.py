@@ -101,5 +101,5 @@ def _ground(settings: Settings, bundle: Bundle) -> MeasurementInputs:
     model, tokenizer = load_model(settings.model or bundle.model_path, "cpu")
     texts = corpus_token_ids(settings, tokenizer, longest=LONGEST)
     if not texts:
-        raise BadBundle("there is no text to look at; name some with --corpus")
+        raise BadBundle("there is no text to measure on; name files with --corpus")
     return MeasurementInputs(model, tokenizer, bundle, texts)

@@ -154,7 +154,7 @@ def test_a_dataset_is_read_as_it_streams(bundle, text, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--objective", "magic"], "no objective 'magic'; there are batchtopk"),
+        (["--objective", "magic"], "unknown objective 'magic'; choose one of batchtopk"),
         (["--checkpoint", 70], "must be a multiple of 50"),
         (["--rows", 10_000_000], "make no batch"),
         (["--text", "/nowhere.txt"], "nowhere.txt"),

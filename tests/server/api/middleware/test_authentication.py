@@ -349,5 +349,5 @@ def test_a_cookie_never_speaks_for_another_site_that_is_let_in(let_in):
     ["*", "app.example", "https://app.example/", "https://app.example/x", "ftp://a", "https://app.example:443", ""],
 )
 def test_what_is_no_origin_is_refused_at_the_start(given):
-    with pytest.raises(BadSettings, match="is no origin"):
+    with pytest.raises(BadSettings, match="is not an origin"):
         load_settings(origins=(given,))
