@@ -77,9 +77,7 @@ def create_app(settings: Settings, opener: LoadModel) -> FastAPI:
     app.add_middleware(ErrorShapeMiddleware, routes=_api_routes(app))
     app.add_middleware(AuthenticationMiddleware, state=app.state)
     app.add_middleware(GatewayMiddleware, state=app.state, settings=settings)
-    app.add_middleware(
-        ApiCorsMiddleware, origins=settings.origins
-    )  # outermost, because its handlers read request errors too
+    app.add_middleware(ApiCorsMiddleware, origins=settings.origins)  # outermost: its handlers read errors too
     app.add_middleware(TracingMiddleware)
     app.add_middleware(RequestLogMiddleware)
     return app

@@ -104,7 +104,7 @@ REFUSALS: dict[int, tuple[str, str, str, str | None, str | int]] = {
     409: ("Conflict", "Conflict with the current state of the resource.", "there is a preset 'mine' already; choose another id, or PUT to replace it", "id", "preset_exists"),
     412: ("PreconditionFailed", "Precondition failed: the resource has changed since it was read.", "'mine' is at version 3, not 2; read it again and repeat your change", "If-Match", "version_conflict"),
     413: ("TooLarge", "Request body too large.", "the body is larger than 1048576 bytes; send less", None, "body_too_large"),
-    421: ("WrongHost", "Misdirected request: a server bound to loopback does not accept this `Host`.", "this server answers on this machine only, not as 'example.org'", None, "wrong_host"),
+    421: ("WrongHost", "Misdirected request: a server bound to loopback does not accept this `Host`.", "this server is only reachable from its own machine, not as 'example.org'", None, "wrong_host"),
     429: ("TooMany", "Rate limit reached, or the queue is full; retry after `Retry-After` seconds.", "64 requests are waiting already; try again in 8 seconds", None, "rate_limit_exceeded"),
     500: ("Broken", "Internal server error; the server's log has the traceback.", "something broke in the server; the log has the traceback", None, "internal_error"),
     503: ("Loading", "Service unavailable: the model is loading, or the store is unreachable (`store_unavailable`); retry after `Retry-After` seconds.", "Loading model", None, 503),

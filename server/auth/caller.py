@@ -51,9 +51,7 @@ class Caller:
         """The same where a subject is required. Raises ApiError."""
         if person := self.subject(user):
             return person
-        raise ApiError(
-            400, "`user` is required: the name that their requests carry", code="invalid_value", param="user"
-        )
+        raise ApiError(400, "`user` is required, as in the requests of that user", code="invalid_value", param="user")
 
     def can_see(self, preset: Preset) -> bool:
         """Whether the caller may read a preset and steer with it. Presets saved without keys are visible to all."""

@@ -91,7 +91,7 @@ def _store(settings: Settings) -> str:
 
 def _policy(settings: Settings) -> str:
     found = Policy.load(settings.policy)
-    return f"{settings.policy or 'the usual one'}, {len(found.limit)} limits"
+    return f"{settings.policy or 'the default policy'}, {len(found.limit)} limits"
 
 
 def _guards(settings: Settings) -> str:

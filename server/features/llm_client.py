@@ -43,7 +43,7 @@ class LLMClient:
             return str(answer.json()["choices"][0]["message"]["content"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise SteeringError(
-                f"{self._http.base_url} does not answer in OpenAI's shape: {answer.text[:200]!r}"
+                f"{self._http.base_url} does not answer in OpenAI's format: {answer.text[:200]!r}"
             ) from error
 
     async def _post(self, body: dict[str, object]) -> httpx.Response:
@@ -53,7 +53,7 @@ class LLMClient:
                 answer = await self._http.post("chat/completions", json=body)
             except httpx.HTTPError as error:
                 raise SteeringError(
-                    f"{self._http.base_url} cannot be asked: {str(error) or type(error).__name__}"
+                    f"{self._http.base_url} cannot be reached: {str(error) or type(error).__name__}"
                 ) from error
             if answer.is_success:
                 return answer

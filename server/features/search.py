@@ -66,9 +66,9 @@ class Index:
 async def search_features(index: Index, query: FeatureQuery, read: ReadText) -> Hits:
     """All features that match a query, in its order. Raises SteeringError for an empty query."""
     if query.mode in ("meaning", "prompt") and not query.q.strip():
-        raise SteeringError(f"say what to look for: mode {query.mode!r} needs q", param="q")
+        raise SteeringError(f"q is required in mode {query.mode!r}", param="q")
     if query.mode == "common" and not query.prompts:
-        raise SteeringError("give the prompts that have something in common", param="prompts")
+        raise SteeringError("prompts is required in mode 'common'", param="prompts")
     match query.mode:
         case "text":
             hits = await asyncio.to_thread(index.by_words, query.q)

@@ -134,9 +134,7 @@ class RateLimiter:
         paid = await self._with_fallback(
             lambda: self._debts.pay_debt(key, left), lambda: self._here.pay_debt(key, left)
         )
-        if paid and not await self._try(
-            item, "tokens", key, cost=paid
-        ):  # a concurrent request has paid with the same tokens
+        if paid and not await self._try(item, "tokens", key, cost=paid):  # a concurrent request paid with them
             await self._add_debt(key, paid)
             return 0
         return left - paid

@@ -134,7 +134,9 @@ class TrainingRun:
         rows = (int((lengths - 1).sum()) - special) * self.order.passes
         steps = rows // (self.order.rows * self.ranks.size)
         if not steps:
-            raise SteeringError(f"{rows} tokens make no batch of {self.order.rows}; give more text or fewer --rows")
+            raise SteeringError(
+                f"{rows} tokens are too few for a batch of {self.order.rows}; give more text or fewer --rows"
+            )
         return steps
 
     @cached_property
@@ -196,8 +198,7 @@ class TrainingRun:
             buffer=self.order.buffer,
             skip=self.skip,
             longest=self.order.context,
-            passes=self.order.passes
-            + 1,  # sinks are dropped as they occur, so the last batches may need a few more rows
+            passes=self.order.passes + 1,  # sinks are dropped as they occur: the last batches may need more rows
             seed=self.order.seed,
             share=(self.ranks.rank, self.ranks.size),
             position=(positions[self.ranks.rank][0], positions[self.ranks.rank][1]),

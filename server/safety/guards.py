@@ -131,7 +131,7 @@ class Guards:
         # A finished source has a finish reason; pieces of one without it were never checked to the
         # end.
         if held.pieces:
-            raise CannotRead("the reply broke off before it was read")
+            raise CannotRead("the reply ended before it was checked")
 
     async def _prompt_verdict(self, request: Generation) -> float | None:
         if not (self.probe and self.on_prompt):
@@ -161,7 +161,7 @@ class Guards:
             (stream,) = await self.engine.record([[*prompt, *said]], self.probe.hook)
             return self.probe.first_hit(stream[len(prompt) :])
         except Exception as error:
-            raise CannotRead("a guard could not read the reply, so the rest was not let out") from error
+            raise CannotRead("a guard could not read the reply, so the rest was not sent") from error
 
 
 async def load_guards(settings: Settings, engine: Engine, hook: str) -> Guards | None:

@@ -212,7 +212,7 @@ def _bounded(bounds: Bounds, caller: Caller, steered: PolicyInput) -> Iterable[V
                 "kind", f"{a.feature.id!r}: a {role!r} {ALLOWED_STEERING[bounds.steers]}", "steering.features"
             )
     if bounds.steers == "presets" and not _as_they_are(steered):
-        says = f"a {role!r} {ALLOWED_STEERING[bounds.steers]}, all of a preset's features as much more or less"
+        says = f"a {role!r} {ALLOWED_STEERING[bounds.steers]}, with all of a preset's features scaled by one factor"
         yield Violation("kind", says, "steering.features")
     if not bounds.vectors and any(a.vector for a in applied):
         yield Violation(
@@ -229,7 +229,7 @@ def _bounded(bounds: Bounds, caller: Caller, steered: PolicyInput) -> Iterable[V
     scale = steered.resolved.spec.scale
     for name, value, most in (("load", load, bounds.load), ("push", push, bounds.push)):
         if most is not None and not value <= most + SLACK:
-            says = f"the {name} is {value:.3g}; a {role!r} goes to {most:g}: lower the strengths, or set steering.scale to {suggested_scale(scale * most / value)}"
+            says = f"the {name} is {value:.3g}; the maximum for a {role!r} is {most:g}: lower the strengths, or set steering.scale to {suggested_scale(scale * most / value)}"
             yield Violation(name, says)
 
 

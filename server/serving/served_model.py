@@ -127,9 +127,7 @@ class ServedModel:
             return found  # a role without steering limits needs no preset
         try:
             return _find_equivalent(spec, await self.presets(caller))
-        except (
-            Unavailable
-        ):  # the bundle's presets are already loaded, and what a role may steer without a preset needs none
+        except Unavailable:  # bundle presets are loaded, and free steering needs none
             return None
 
     def _authorize(self, choice: SteeringChoice) -> SteeringChoice:

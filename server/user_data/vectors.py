@@ -36,7 +36,5 @@ async def measure_dose(served: ServedModel, found: Direction) -> MeasuredDose | 
         return await served.engine.with_model(
             lambda model: measure_vector_dose(model, tokenizer, info, found.direction)
         )
-    except (
-        SteeringError
-    ):  # it can be steered anyway: dose 1.0 is then half of a typical length, and every reply warns about it
+    except SteeringError:  # still usable: dose 1.0 is half of a typical length, and every reply warns about it
         return None

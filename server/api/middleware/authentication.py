@@ -79,7 +79,7 @@ class AuthenticationMiddleware:
             raise ApiError(503, "Loading model", code="loading", kind="unavailable_error", headers=wait)
         await self._authenticate(scope, headers)
         if path not in PAGE and path not in GRADIO and not path.startswith(FOLDERS):
-            raise ApiError(404, f"there is no {path} here; /docs lists what there is", code="not_found")
+            raise ApiError(404, f"{path} not found; /docs lists the routes", code="not_found")
         if path.startswith("/v1/"):
             return receive
         # Gradio would let other origins read its responses, so it does not see the Origin header.
@@ -140,7 +140,7 @@ def _check_same_origin(scope: Scope, headers: Headers, let_in: Sequence[str] = (
     if not own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise ApiError(
             403,
-            "this came from another site's page, and such a page needs an API key to change anything here",
+            "this request came from another site's page, which needs an API key to change anything on this server",
             code="wrong_origin",
             kind="permission_error",
         )

@@ -73,9 +73,9 @@ class ErrorShapeMiddleware:
         there = (r for r in self.routes if r.matches(asked)[0] is Match.PARTIAL)
         methods = {m for r in there for m in r.methods or ()} or {*headers.get("Allow", "").split(", ")} - {""}
         if takes := ", ".join(sorted(methods)):
-            said = f"{path} takes {takes}, not {method}"
+            said = f"{path} allows {takes}, not {method}"
             return ApiError(405, said, code="method_not_supported", headers={"Allow": takes})
-        return ApiError(404, f"there is no {method} {path} here; /docs lists what there is", code="not_found")
+        return ApiError(404, f"{method} {path} not found; /docs lists the routes", code="not_found")
 
 
 def _detail(body: bytes) -> str | None:

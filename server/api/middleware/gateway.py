@@ -69,7 +69,9 @@ class GatewayMiddleware:
         # server without keys.
         host = re.sub(r":\d+$", "", headers.get("host", "").lower()).strip("[]")
         if self.settings.host in LOOPBACK and host and host not in LOOPBACK:
-            return ApiError(421, f"this server answers on this machine only, not as {host!r}", code="wrong_host")
+            return ApiError(
+                421, f"this server is only reachable from its own machine, not as {host!r}", code="wrong_host"
+            )
         length = headers.get("content-length", "0")
         most = self._body_limit(scope["path"])
         if scope["path"].startswith("/v1") and length.isdecimal() and int(length) > most:

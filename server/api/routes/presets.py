@@ -76,7 +76,7 @@ async def replace_preset(
     served = current_model(request)
     wanted = parse_body(Preset, await request.body())
     if wanted.id != preset_id:
-        raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
+        raise bad_request(f"the body's id {wanted.id!r} does not match the path's, {preset_id!r}", param="id")
     caller = current_caller(request)
     await check_may_replace(served, preset_id, caller)
     wanted = await check_preset(served, wanted, user=user, caller=caller)

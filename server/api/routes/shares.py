@@ -41,7 +41,7 @@ async def create_share(request: Request) -> JSONResponse:
     text, most = json.dumps(content, ensure_ascii=False), served.settings.share_bytes
     if len(text.encode()) > most:
         raise ApiError(
-            413, f"a share holds at most {most} bytes; leave messages out", code="share_too_large", param="messages"
+            413, f"a share may have at most {most} bytes; leave messages out", code="share_too_large", param="messages"
         )
     key, now = secrets.token_urlsafe(16), int(time.time())
     expires = now + int(86_400 * served.settings.share_days)

@@ -29,7 +29,7 @@ async def sign_in(request: Request) -> Response:
     """Check a key and set the session cookie."""
     state, form = request.app.state, await request.body()
     if state.served_model is None:
-        return _page("The model is being loaded; try again in a moment.", 503)
+        return _page("The model is loading; try again in a moment.", 503)
     where = request.client.host if request.client else ""
     try:
         await state.rate_limiter.count_sign_in(where)

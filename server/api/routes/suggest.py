@@ -36,7 +36,7 @@ class SuggestRequest(BaseModel):
     @model_validator(mode="after")
     def _something(self) -> "SuggestRequest":
         if self.wish is None and self.messages is None:
-            raise ValueError("say what you wish for, or give the messages")
+            raise ValueError("give either wish or messages")
         return self
 
 

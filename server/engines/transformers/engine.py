@@ -248,9 +248,7 @@ def _group_by_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _resolve_future(work: Callable[[], object], future: Future[object]) -> None:
-    if (
-        not future.set_running_or_notify_cancel()
-    ):  # the future was cancelled; setting a result would raise in this thread
+    if not future.set_running_or_notify_cancel():  # cancelled: setting a result would raise here
         return
     try:
         future.set_result(work())

@@ -69,7 +69,7 @@ def label_features(
     texts = LabelTexts(ground.tokenizer)
     cases = _cases(ground, wanted, texts, told)
     if not cases:
-        raise BadBundle("nothing to label: none of these features fires on the corpus")
+        raise BadBundle("nothing to label: none of these features is active on the corpus")
     found = [_by_words(case, cases[(i + len(cases) // 2) % len(cases)]) for i, case in enumerate(cases)]
     failed = 0
     if endpoint:

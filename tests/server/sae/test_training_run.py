@@ -156,7 +156,7 @@ def test_a_dataset_is_read_as_it_streams(bundle, text, tmp_path):
     [
         (["--objective", "magic"], "unknown objective 'magic'; choose one of batchtopk"),
         (["--checkpoint", 70], "must be a multiple of 50"),
-        (["--rows", 10_000_000], "make no batch"),
+        (["--rows", 10_000_000], "too few for a batch"),
         (["--text", "/nowhere.txt"], "nowhere.txt"),
         (["--device", "cuda:7"], "no device 'cuda:7'"),
         (["--hook", "layers.99"], "no hook point 'layers.99'"),
