@@ -94,7 +94,7 @@ def rm(key_id: str, data_dir: Data = None, redis_url: Redis = None) -> None:
 
 @app.command()
 def sign_out(data_dir: Data = None, redis_url: Redis = None) -> None:
-    """Have everybody sign in again who uses the page: what their browsers keep is worth nothing within a second. Keys stay.
+    """End all browser sessions: users of the page have to sign in again, within a second. Keys stay.
 
     Use it if the store may have leaked: it contains the secret that signs the cookies.
 

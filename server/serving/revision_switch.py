@@ -66,7 +66,7 @@ class RevisionSwitch:
                 self._lost = True
             except Exception as error:
                 self.error = f"cannot read the wanted revision: {error}"
-                log.exception("the check for another revision failed")
+                log.exception("looking for another revision failed")
             await self._tiller.store.changed(POLL_SECONDS)
 
     async def sync(self) -> None:
