@@ -1,5 +1,4 @@
-"""Settings: a field per setting; each is an option, an environment variable `TILLER_<NAME>` and a
-line of a TOML file.
+"""Settings: a field per setting; each is an option, an environment variable `TILLER_<NAME>` and a line of a TOML file.
 
 An option overrides the environment, which overrides the file, which overrides the default. The
 docstring of a field is its help, and its row in docs/reference/configuration.md. Only this module

@@ -1,5 +1,4 @@
-"""OpenAPI document: request and response schemas, errors and examples of each route, and the
-`/docs` page.
+"""OpenAPI document: request and response schemas, errors and examples of each route, and the `/docs` page.
 
 A route describes its own part with `wire`; tags, errors and examples that all share are defined
 here.

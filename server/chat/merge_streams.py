@@ -9,8 +9,7 @@ Emit = Callable[[T], None]
 
 
 class MergedStreams(Generic[T]):
-    """Runs one task per source and yields `(index, item)`; an exception ends its source and is its
-    last item.
+    """Runs one task per source and yields `(index, item)`; an exception ends its source and is its last item.
 
     Used as `async with MergedStreams(tasks) as merged: async for index, item in merged`. Leaving
     the context cancels every task and waits for it, so no source outlives its consumer.

@@ -144,8 +144,7 @@ class Engine(Protocol):
         ...
 
     async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:
-        """Call a function with the unsteered model, gradients included, between two steps; running
-        replies wait.
+        """Call a function with the unsteered model, gradients included, between two steps; running replies wait.
 
         Raises SteeringError where the model is not in this process.
         """

@@ -54,8 +54,7 @@ async def name_feature(
 async def judge_label(
     endpoint: LLMClient, texts: LabelTexts, label: str, ids: np.ndarray, columns: np.ndarray | None = None
 ) -> np.ndarray:
-    """A model's predictions from a label: in which texts the feature is active, or for which the
-    marked token is right.
+    """A model's predictions from a label: in which texts the feature is active, or for which the marked token is right.
 
     Raises SteeringError if the endpoint fails, ValueError if an answer cannot be parsed.
     """

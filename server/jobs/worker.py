@@ -52,8 +52,7 @@ class JobContext:
         self._rest_while_paused()
 
     def _rest_while_paused(self) -> None:
-        """Block while the job is paused: at progress reports nothing is half written and no lock is
-        held.
+        """Block while the job is paused: at progress reports nothing is half written and no lock is held.
 
         The flag `resting` tells the runner that it may start another job; the runner removes it to
         let this one continue.

@@ -51,8 +51,7 @@ class HttpServer(uvicorn.Server):
         first: Callable[[], Awaitable[None]] | None = None,
         also: Sequence[Callable[[], None]] = (),
     ) -> None:
-        """Serve until SIGTERM, SIGINT or `should_exit`; `first` runs before the first connection is
-        accepted.
+        """Serve until SIGTERM, SIGINT or `should_exit`; `first` runs before the first connection is accepted.
 
         `also` are called on a signal, so that other services end at the same time.
         """

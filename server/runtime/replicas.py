@@ -1,5 +1,4 @@
-"""Replicas: several server processes on one socket, started in turn, restarted on failure, stopped
-together.
+"""Replicas: several server processes on one socket, started in turn, restarted on failure, stopped together.
 
 The first loads alone, so that an error is reported once; the others, and each replacement, accept
 connections after they have loaded. If the parent dies in any way, replicas see the end of its pipe

@@ -39,8 +39,7 @@ def read_texts(path: Path) -> Iterator[str | list[Message]]:
 
 
 def read_dataset(name: str, *, split: str, column: str | None) -> Iterator[str | list[Message]]:
-    """Stream a dataset's rows: `column`, or the first of `text`, `messages`, `conversation` that
-    exists.
+    """Stream a dataset's rows: `column`, or the first of `text`, `messages`, `conversation` that exists.
 
     Raises SteeringError if the dataset cannot be loaded, or has no such column.
     """
@@ -65,8 +64,7 @@ def read_dataset(name: str, *, split: str, column: str | None) -> Iterator[str |
 def tokenize_texts(
     tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | list[Message]], *, longest: int
 ) -> Iterator[list[int]]:
-    """Chats through the template, prose after the beginning-of-text token, cut into texts of at
-    most `longest` tokens.
+    """Chats through the template, prose after the beginning-of-text token, cut into texts of at most `longest` tokens.
 
     Each rest after a cut begins with that token, too. Texts of fewer than three tokens are dropped.
     """

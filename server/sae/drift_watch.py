@@ -1,5 +1,4 @@
-"""Drift watch: compares text with the served SAE, requests updates, and rolls back a revision that
-is worse.
+"""Drift watch: compares text with the served SAE, requests updates, and rolls back a revision that is worse.
 
 Reads the corpus and users' consented texts, and logs its measurements.
 """

@@ -1,5 +1,4 @@
-"""Training run: `tiller sae train` in a folder with its configuration, tokens, last checkpoint,
-metrics and plot.
+"""Training run: `tiller sae train` in a folder with its configuration, tokens, last checkpoint, metrics and plot.
 
 The same command, run again, resumes from there.
 """

@@ -263,8 +263,7 @@ def _as_they_are(steered: PolicyInput) -> bool:
 
 
 def _multiplied(steered: PolicyInput) -> tuple[float, float]:
-    """Growth of load and push if features that are multiplied or inverted are at their maximum
-    activation.
+    """Growth of load and push if features that are multiplied or inverted are at their maximum activation.
 
     Ablation only removes an activation that is present, so a gate between 0 and 1 adds nothing.
     """

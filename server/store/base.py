@@ -93,8 +93,7 @@ class Store(Protocol):
         ...
 
     async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
-        """Keep a conversation of a consenting user: the last `most` of each, for at most `seconds`,
-        no duplicates.
+        """Keep a conversation of a consenting user: the last `most` of each, for at most `seconds`, no duplicates.
 
         Returns whether it was kept.
         """
@@ -173,8 +172,7 @@ class Store(Protocol):
         ...
 
     async def erase(self, person: str, tenant: str, owner: str | None) -> dict[str, int]:
-        """Delete all data of a user, and of that user's own users (`person/…`); returns the counts
-        by kind.
+        """Delete all data of a user, and of that user's own users (`person/…`); returns the counts by kind.
 
         With an `owner`, also the owner's presets and shares; edits of features stay, without the
         name. Deleted data is removed from disk as well.

@@ -6,8 +6,7 @@ from server.store.sqlite import SqliteStore
 
 
 def open_store(settings: Settings, *, patient: bool = False) -> Store:
-    """Redis if configured, otherwise the SQLite file in the data directory; `patient` callers wait
-    instead of failing.
+    """Redis if configured, otherwise the SQLite file in the data directory; `patient` callers wait instead of failing.
 
     Raises BadStore.
     """

@@ -1,5 +1,4 @@
-"""Logging: one format for our, uvicorn's and vLLM's log lines, and one line per request with its
-id.
+"""Logging: one format for our, uvicorn's and vLLM's log lines, and one line per request with its id.
 
 Lines contain no user text, reply or secret: a request is identified by its route and not by its
 path, an exception by its type and frames and not by its message, except for exceptions that are

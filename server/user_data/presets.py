@@ -11,8 +11,7 @@ RESERVED_IDS = ("export", "import")
 
 
 async def check_preset(served: ServedModel, wanted: Preset, *, user: str | None, caller: Caller = ANYONE) -> Preset:
-    """The preset as the caller may save it, with feature snapshots and owner. Raises ApiError and
-    SteeringError.
+    """The preset as the caller may save it, with feature snapshots and owner. Raises ApiError and SteeringError.
 
     Measurements and vectors in the request are ignored; stored measurements are kept while the
     steering stays the same.

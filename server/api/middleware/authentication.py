@@ -1,5 +1,4 @@
-"""Authentication middleware: requires an API key for everything but public paths, if the server has
-keys.
+"""Authentication middleware: requires an API key for everything but public paths, if the server has keys.
 
 It wraps the whole application, page included, because Gradio's routes reach the engine too. A
 browser holds a signed key id in a cookie that scripts cannot read and that other sites' pages do

@@ -1,5 +1,4 @@
-"""`/v1/steering/compare`: the same messages under several steerings, generated in parallel with one
-seed.
+"""`/v1/steering/compare`: the same messages under several steerings, generated in parallel with one seed.
 
 All validation runs before the first byte, and `param` names the variant. A later error of one
 variant is sent as an error event with its name; the other variants continue.

@@ -1,5 +1,4 @@
-"""`/v1/feedback`: thumbs, comparisons and moved sliders set a user's own defaults; nothing is
-trained.
+"""`/v1/feedback`: thumbs, comparisons and moved sliders set a user's own defaults; nothing is trained.
 
 A vote applies to the sliders of a reply: its preset's scale, and the features named beside it. It
 changes the defaults of the user who gave it only, and can be deleted, alone or with all others.

@@ -140,8 +140,7 @@ async def get_me(request: Request) -> dict[str, Any]:
 
 @router.delete("/me", openapi_extra=wire(Erased, 401))
 async def erase_me(request: Request, user: str = "") -> dict[str, Any]:
-    """Delete the caller's data: training texts, votes, vectors, and with a key presets, shares and
-    jobs. Keys stay.
+    """Delete the caller's data: training texts, votes, vectors, and with a key presets, shares and jobs. Keys stay.
 
     With `user`, the data of one of the caller's users. What a model has learned from a text stays;
     the text itself is deleted, from running training jobs as well, which end.

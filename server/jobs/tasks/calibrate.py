@@ -89,8 +89,7 @@ def measure_presets(
 
 
 def calibrate_bundle(settings: Settings, order: CalibrateConfig, told: Told) -> tuple[list[Feature], list[Preset]]:
-    """Calibrate a bundle in its original form and write the result to its folder; its presets keep
-    their push.
+    """Calibrate a bundle in its original form and write the result to its folder; its presets keep their push.
 
     Returns the measurements.
     """

@@ -1,5 +1,4 @@
-"""Publishing of measurements: writes them to a bundle, or to a new revision that the server
-follows.
+"""Publishing of measurements: writes them to a bundle, or to a new revision that the server follows.
 
 Common to the jobs and commands that measure features.
 """

@@ -1,5 +1,4 @@
-"""Job type `sae_update`: trains on a corpus and on consented texts, and publishes a candidate that
-passes its gates.
+"""Job type `sae_update`: trains on a corpus and on consented texts, and publishes a candidate that passes its gates.
 
 The store names the published revision, which makes every server serve it.
 """
@@ -64,8 +63,7 @@ class SaeUpdateConfig(BaseModel):
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Train a candidate and, if it passes its gates, publish it; after a restart it continues where
-    it was.
+    """Train a candidate and, if it passes its gates, publish it; after a restart it continues where it was.
 
     Raises SteeringError if there is too little text.
     """
