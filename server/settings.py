@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     live_texts: int = Field(default=50, ge=1)
     """Number of conversations kept per consenting user."""
     live_days: float = Field(default=7, gt=0)
-    """Days until they are deleted."""
+    """Days until a kept conversation is deleted."""
     trainer: bool = True
     """Whether `tiller serve` starts a trainer."""
     look_seconds: float = Field(default=600, gt=0)

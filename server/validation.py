@@ -45,9 +45,9 @@ LIMITS = {
 BOUNDS = ("gt", "ge", "lt", "le", "min_length", "max_length")
 KEYS = {"extra_forbidden": "unknown key", "missing": "field required"}
 SHAPES = {
-    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
-    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first, or empty",
-    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter first",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter or digit first",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter or digit first, or empty",
+    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter first",
     r"^\S+( \S+)*$": "words with single spaces between them",
     r"^(preset|feature):": "'preset:' or 'feature:' followed by an id",
     r"^[0-9]{1,9}$": "a number, the next_cursor of the previous page",
