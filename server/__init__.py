@@ -1,1 +1,1 @@
-"""HTTP, engines and state around the core."""
+"""Server: HTTP API, engines and state on top of the steering core."""

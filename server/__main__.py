@@ -1,4 +1,4 @@
-"""`python -m server` is `tiller`."""
+"""`python -m server` runs `tiller`."""
 
 from server.cli.main import app
 

@@ -1,4 +1,4 @@
-"""What goes wrong, on the wire: one table from exceptions to HTTP, in OpenAI's shape. The core knows no status codes."""
+"""API errors: status code, message, param and code in OpenAI's error format."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ log = structlog.get_logger(__name__)
 
 
 class ApiError(Exception):
-    """An answer other than 2xx; the message names the culprit and the way out."""
+    """Error response; the message names the culprit and the way out."""
 
     def __init__(
         self,
@@ -25,20 +25,20 @@ class ApiError(Exception):
         headers: dict[str, str] | None = None,
         more: dict[str, Any] | None = None,
     ) -> None:
-        """`more` stands beside OpenAI's four keys: what a program needs to offer the way out."""
+        """`more` adds fields beside OpenAI's four, which a client needs to offer a fix."""
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.kind = status, message, code, param, kind
         self.headers, self.more = headers or {}, more or {}
 
     @property
     def body(self) -> dict[str, Any]:
-        """The error as OpenAI's clients read it."""
+        """The error in OpenAI's format."""
         return {
             "error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code, **self.more}
         }
 
     def within(self, place: str, *, whose: str = "") -> "ApiError":
-        """The same error, `place` before its param and `whose` before its message."""
+        """The same error with `place` before its param and `whose` before its message."""
         return ApiError(
             self.status,
             f"{whose}: {self.message}" if whose else self.message,
@@ -58,12 +58,12 @@ def bad_request(
 
 
 def first_validation_error(error: ValidationError, *, within: str = "") -> ApiError:
-    """A 400 for the first thing that a model refused; `within` is where in the body that model stands."""
+    """A 400 for the first error of a model; `within` is the model's location in the body."""
     return from_validation(error.errors(include_url=False), within=within)
 
 
 def from_validation(found: Sequence[validation.Problem], *, within: str = "") -> ApiError:
-    """A 400 for the first of pydantic's errors; `within` is where in the body that model stands."""
+    """A 400 for the first of pydantic's errors; `within` is the model's location in the body."""
     problem, said = validation.first_error(found)
     path = ".".join(filter(None, (within, *validation.path(problem))))
     if problem["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Private files and folders: modes that keep other users of the machine out."""
+"""Private files and folders: permissions that exclude other users of the machine."""
 
 import os
 import stat
@@ -7,13 +7,15 @@ from pathlib import Path
 
 
 def make_private_folder(folder: Path) -> None:
-    """Have a folder that only we can enter, made now or long ago; one that is another's, or everybody's as /tmp is, stays as it is."""
+    """Create a folder for this user only, or restrict an existing one; a folder of another user, or
+    a shared one as /tmp, stays as it is."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _restrict_mode(folder, 0o700)
 
 
 def make_private_file(file: Path) -> None:
-    """Have a file that only we can read. One that is there is not opened: to close it would let go of SQLite's locks."""
+    """Create a file that only this user can read. An existing one is not opened: closing it would
+    release SQLite's locks."""
     if not file.exists():
         file.touch(0o600)
     _restrict_mode(file, 0o600)
@@ -26,7 +28,7 @@ def _restrict_mode(place: Path, mode: int) -> None:
 
 
 def keep_private(folder: Path) -> None:
-    """Let this process create files for its own user only, whatever the umask was, and `folder` be entered by it only."""
+    """Create this process' files for its own user only, whatever the umask, and restrict `folder` to it."""
     os.umask(0o077)
-    with suppress(OSError):  # whoever needs the folder says what is wrong with it
+    with suppress(OSError):  # the code that uses the folder reports its errors
         make_private_folder(folder)

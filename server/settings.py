@@ -1,7 +1,8 @@
-"""Settings: the one place that reads the environment. Every field is a flag, `TILLER_<NAME>` there, and a line of a TOML file.
+"""Settings: a field per setting; each is an option, an environment variable `TILLER_<NAME>` and a line of a TOML file.
 
-A flag wins over the environment, that over the file, that over the default. The docstring of a field is its help, and
-its row in docs/reference/configuration.md.
+An option overrides the environment, which overrides the file, which overrides the default. The
+docstring of a field is its help, and its row in docs/reference/configuration.md. Only this module
+reads the environment.
 """
 
 import difflib
@@ -29,139 +30,139 @@ from steering.spec import MAX_FEATURES
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 """Hosts that only this machine can reach."""
 HANDED = "TILLER_HANDED"
-"""No setting, but all of them, as JSON, from one of our processes to another."""
+"""Variable with all settings as JSON, from a parent process to its child; not a setting."""
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d{1,5})?")
-"""Where a page comes from, as browsers write it: no path, nothing after it."""
+"""Origin as browsers send it: no path, nothing after the port."""
 SHORTEST_KEY = 32
-"""Characters of a key that somebody makes up."""
+"""Minimum length of an admin key, in characters."""
 EMBEDDED = Path(__file__).parent.parent / "sae_weights" / "harbor"
 
 
 class BadSettings(SteeringError):
-    """A setting that can't be; the message says where it stands and what was expected."""
+    """Invalid setting; the message names its source and what was expected."""
 
 
 class Settings(BaseSettings):
-    """How one server runs."""
+    """Configuration of one server."""
 
     model_config = SettingsConfigDict(env_prefix="TILLER_", frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     config: Path | None = None
-    """A TOML file that holds any of these by name."""
+    """TOML file with any of these settings."""
     host: str = "127.0.0.1"
-    """Address to listen on; the default is this machine only."""
+    """Address to listen on; the default is reachable from this machine only."""
     port: int = Field(default=8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 selects a free one."""
     data_dir: Path = Path.home() / ".local" / "share" / "tiller"
-    """Where presets and settings are kept."""
+    """Folder for presets, settings, jobs and all other data."""
     bundle: Path = EMBEDDED
-    """A folder with `bundle.json`."""
+    """Folder with `bundle.json`."""
     model: str | None = None
-    """A folder or hub id that replaces the model which the bundle names."""
+    """Folder or hub id that replaces the bundle's model."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What generates; with `vllm`, flags that are not Tiller's are passed on to it."""
+    """Inference engine; with `vllm`, unknown options are passed on to vLLM."""
     vllm: tuple[str, ...] = ()
-    """vLLM's own flags, as its command line takes them."""
+    """vLLM's own options, as on its command line."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
     dtype: str = "auto"
-    """Of the model's numbers, such as `bfloat16`; `auto` takes what the checkpoint has, or what the device is good at."""
+    """Data type of the weights, such as `bfloat16`; `auto` uses the checkpoint's, or the best one for the device."""
     workers: int = Field(default=1, ge=1)
-    """Replicas on one address, each with the model; more than one needs Redis."""
+    """Number of replicas on one address, each with its own model; more than one needs Redis."""
     browser: bool = True
-    """Open the page when the server is ready."""
+    """Open the page in a browser when the server is ready."""
     live: int = Field(default=16, ge=1)
-    """How many replies are generated at a time."""
+    """Maximum number of replies generated at a time."""
     queue: int = Field(default=64, ge=1)
-    """How many requests wait before new ones are turned away."""
+    """Maximum number of waiting requests; further ones get a 429."""
     prefix_mb: int = Field(default=256, ge=0)
-    """How much memory keeps what earlier turns have computed; 0 keeps nothing."""
+    """Memory for the prefix cache, in MB; 0 disables it."""
     admin_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    """A key with the role `admin` that is kept nowhere, of 32 characters and more: the first one of a server that others can reach."""
+    """API key with the role `admin`, at least 32 characters, that is not stored: the first key of a server that other machines can reach."""
     origins: tuple[str, ...] = ()
-    """Other sites whose pages may call the API from a browser, such as `https://app.example`; where there are keys, with one."""
+    """Origins whose pages may call the API from a browser (CORS), such as `https://app.example`; if there are keys, requests need one."""
     default_preset: str | None = None
-    """A preset that is steered where a request leaves that open; `/v1/me` and every reply tell of it."""
+    """Preset that is applied where a request names none; `/v1/me` and every reply report it."""
     policy: Path | None = None
-    """A TOML file with limits for named features, and for roles; docs/guides/keys_and_roles.md says how."""
+    """TOML file with limits for features and roles; see docs/guides/keys_and_roles.md."""
     drain_seconds: float = Field(default=5, ge=0)
-    """How long running replies have to end when the server is told to; new requests are turned away meanwhile."""
+    """Seconds that running replies have to finish at shutdown; new requests are rejected meanwhile."""
     probe: Path | None = None
-    """A folder with a probe that reads prompts and replies below the steered layer; docs/guides/guards.md says how to make one."""
+    """Folder with a probe that checks prompts and replies below the steered layer; see docs/guides/guards.md."""
     openers: tuple[str, ...] = ()
-    """How this model begins a refusal, such as "I can't help"; where it would refuse unsteered, it is not steered."""
+    """Openings of this model's refusals, such as "I can't help"; where it would refuse unsteered, it is not steered."""
     tau: float = Field(default=0.2, gt=0, lt=1)
-    """From which probability of a refusal on."""
+    """Probability of a refusal from which on a turn is not steered."""
     hold_back: int = Field(default=16, ge=0, le=512)
-    """Tokens of a reply that are held back until the probe has read them."""
+    """Tokens of a reply that are held back until the probe has checked them."""
     read_every: int = Field(default=8, ge=1, le=512)
-    """Tokens of a reply between two readings."""
+    """Tokens of a reply between two checks of the probe."""
     max_push: float = Field(default=4.0, gt=0)
-    """Policy: the longest summed push, in typical lengths of the stream."""
+    """Policy: maximum summed push, in typical lengths of the stream."""
     max_features: int = Field(default=MAX_FEATURES, ge=1, le=MAX_FEATURES)
-    """Policy: how many features one request may steer."""
+    """Policy: maximum number of features that one request may steer."""
     max_body: int = 1 << 20
-    """Bytes of a request's body."""
+    """Maximum size of a request body, in bytes."""
     max_import: int = 64 << 20
-    """The same of what comes in as a whole document: `/v1/import` and `/v1/presets/import`."""
+    """Maximum size of an imported document, in bytes: `/v1/import` and `/v1/presets/import`."""
     shares: bool = False
-    """Whether people may put a steering, with what was said if they like, under an address for others."""
+    """Allow users to share a steering, optionally with its messages, by link."""
     share_bytes: int = Field(default=1 << 16, ge=1)
-    """Bytes of one share."""
+    """Maximum size of a share, in bytes."""
     share_days: float = Field(default=30, gt=0)
-    """For how long a share is kept."""
+    """Days until a share expires."""
     share_most: int = Field(default=1000, ge=1)
-    """How many shares there may be at a time."""
+    """Maximum number of shares."""
     corpus: tuple[Path, ...] = ()
-    """Text that the SAE keeps explaining: lines or JSONL; the bundle's own if none is named."""
+    """Text that the SAE must keep explaining: lines or JSONL; default: the bundle's own."""
     update_hours: float = Field(default=0, ge=0)
-    """Update the SAE so often if people have given text; 0: only when the text has drifted, or by hand."""
+    """Hours between SAE updates, if users have contributed text; 0: only after drift, or by hand."""
     text_key: SecretStr | None = Field(default=None, exclude=True, repr=False, min_length=32)
-    """What conversations that people give are sealed with; with a trainer on another machine, the same on both. Without, `text.key` in the data directory."""
+    """Key that encrypts contributed conversations; must be the same for a trainer on another machine. Default: `text.key` in the data directory."""
     live_texts: int = Field(default=50, ge=1)
-    """How many conversations are kept of each user who agreed."""
+    """Number of conversations kept per consenting user."""
     live_days: float = Field(default=7, gt=0)
-    """For how many days those are kept."""
+    """Days until a kept conversation is deleted."""
     trainer: bool = True
-    """Whether `tiller serve` brings a trainer along."""
+    """Whether `tiller serve` starts a trainer."""
     look_seconds: float = Field(default=600, gt=0)
-    """How often the trainer looks whether the text has moved away from the SAE."""
+    """Seconds between the trainer's drift checks."""
     redis_url: str | None = None
-    """Where all that is kept lies and jobs queue, for several servers; SQLite files in the data directory if not given."""
+    """Redis for the store and the job queue, needed by several servers; default: SQLite files in the data directory."""
     label_url: str | None = None
-    """An endpoint in OpenAI's shape, such as `https://host/v1`, whose model names features and judges the names."""
+    """OpenAI-compatible API, such as `https://host/v1`, whose model labels features and scores the labels."""
     label_model: str | None = None
-    """Which model of that endpoint."""
+    """Model of that API."""
     label_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    """The endpoint's key; never written anywhere: a job's process reads it again."""
+    """API key for it; never written to disk: each job's process reads it again."""
     meaning_model: str | None = None
-    """A model of sentence-transformers, a folder or hub id, by which features are searched by meaning."""
+    """Folder or hub id of a sentence-transformers model for feature search by meaning."""
     log: Literal["auto", "json", "pretty"] = "auto"
-    """How lines of the log look; `auto`: for people on a terminal, else JSON."""
+    """Log format; `auto`: pretty on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least that is worth a line; each request is one at `info`, what the page and probes ask for at `debug`."""
+    """Minimum level of log lines; requests are logged at `info`, polling by the page and probes at `debug`."""
     otel_endpoint: str | None = None
-    """An OpenTelemetry collector, such as `http://localhost:4318`, that spans are sent to; needs `tiller[otel]`."""
+    """OpenTelemetry collector for spans, such as `http://localhost:4318`; needs `tiller[otel]`."""
     job_kinds: tuple[str, ...] = ()
-    """More types of job, `name=module:attribute`."""
+    """Additional job types, `name=module:attribute`."""
 
     @field_validator("origins")
     @classmethod
     def _are_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        """As browsers write them. `*` is none: every page that somebody opens could use the server."""
+        """Origins as browsers send them. `*` is invalid: any page a user opens could call the server."""
         for origin in given:
             if re.fullmatch(r"https://.*:443|http://.*:80", origin):
-                raise ValueError(f"{origin!r} is no origin: browsers leave out the port where it is the usual one")
+                raise ValueError(f"{origin!r} is not an origin: browsers leave out the port where it is the usual one")
             if not ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is no origin: scheme, host and port as browsers send them, such as https://app.example"
+                    f"{origin!r} is not an origin: scheme, host and port as browsers send them, such as https://app.example"
                 )
         return given
 
     @field_validator("admin_key", mode="before")
     @classmethod
     def _hard_to_guess(cls, given: object) -> object:
-        """An empty one is none, as compose files and charts leave it."""
+        """An empty key is no key: compose files and charts leave it empty."""
         said = given.get_secret_value() if isinstance(given, SecretStr) else given
         if not isinstance(said, str) or not (said := said.strip()):
             return None if said == "" else said
@@ -180,67 +181,68 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is theirs
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Whence values come, what wins first."""
+        """Sources of settings, in order of precedence."""
         return init_settings, env_settings, _File(settings_cls), _Bare(settings_cls)
 
 
 def load_settings(**given: object) -> Settings:
-    """The settings with what was given on the command line; None is not given. Raises BadSettings."""
+    """The settings with the command line's values; None is not set. Raises BadSettings."""
     given = {name: value for name, value in given.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         problem, said = validation.first_error(error.errors())
         field, place = str(problem["loc"][0]), ".".join(map(str, problem["loc"]))
-        if is_secret(field):  # the sentence would say what was given
+        if is_secret(field):  # the default message would contain the value
             said = str(problem["msg"]).removeprefix("Value error, ")
         raise BadSettings(f"{_origin(field, given)}: {place}: {said[:1].lower()}{said[1:]}") from error
-    except SettingsError as error:  # what is no JSON in the environment
+    except SettingsError as error:  # invalid JSON in the environment
         field = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
         raise BadSettings(f'{variable(field)}: expected a list in JSON, such as \'["one", "two"]\'') from error
 
 
 def origins(**given: object) -> dict[str, str]:
-    """Where each setting comes from: its flag, its variable, the file, or `default`. Raises BadSettings."""
+    """Source of each setting: its option, its variable, the file, or `default`. Raises BadSettings."""
     given = {name: value for name, value in given.items() if value is not None}
     return {name: _origin(name, given) for name in Settings.model_fields}
 
 
 def unknown_variables() -> dict[str, str]:
-    """Variables that look like settings and are none, with the nearest that is one, or nothing."""
+    """Variables that look like settings but are not, with the nearest setting, or nothing."""
     known = {variable(name): name for name in Settings.model_fields}
     strange = [name for name in os.environ if name.startswith("TILLER_") and name not in known]
     return {name: _nearest(name, known) for name in sorted(strange)}
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment of a process of ours that is to have these settings: command lines are for everybody at this machine to read."""
+    """Environment of a child process with these settings: command lines are visible to all users of the machine."""
     return {**os.environ, HANDED: settings.model_dump_json()}
 
 
 def inherited_settings() -> Settings | None:
-    """What whoever began this process has handed it; for once, so that what it begins itself does not have it, too."""
+    """Settings from the parent process; removed from the environment, so that this process'
+    children do not inherit them."""
     given = os.environ.pop(HANDED, None)
     return Settings.model_validate_json(given) if given else None
 
 
 def is_secret(field: str) -> bool:
-    """Whether a setting's value is never shown."""
+    """Whether a setting's value is never printed."""
     return "SecretStr" in str(Settings.model_fields[field].annotation)
 
 
 def flag(field: str) -> str:
-    """What a setting is called on the command line."""
+    """Command-line option of a setting."""
     return f"--{field.replace('_', '-')}"
 
 
 def variable(field: str) -> str:
-    """What it is called in the environment."""
+    """Environment variable of a setting."""
     return f"TILLER_{field.upper()}"
 
 
 class _File(PydanticBaseSettingsSource):
-    """The TOML file that flag or environment name."""
+    """TOML file that the option or the environment names."""
 
     def __call__(self) -> dict[str, Any]:
         named = self.current_state.get("config")
@@ -251,11 +253,11 @@ class _File(PydanticBaseSettingsSource):
 
 
 BARE = {"redis_url": "REDIS_URL", "otel_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT"}
-"""What platforms set under a name of their own; weaker than all else but the default."""
+"""Variables that platforms set under their own names; they override only the default."""
 
 
 class _Bare(PydanticBaseSettingsSource):
-    """What `BARE` names."""
+    """Values of `BARE`."""
 
     def __call__(self) -> dict[str, Any]:
         return {field: found for field, name in BARE.items() if (found := os.environ.get(name))}

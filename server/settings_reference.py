@@ -1,4 +1,4 @@
-"""Settings as text: those in force with where each comes from, and the reference page. Knows their fields; reads no source."""
+"""Settings as text: the effective values with their sources, and the reference page."""
 
 import json
 import re
@@ -13,20 +13,20 @@ from server.settings import EMBEDDED, Settings, flag, is_secret, variable
 
 HEAD = """# Configuration
 
-`tiller config --reference` writes this page from the code; a test holds it to that.
+`tiller config --reference` generates this page from the code; a test compares the two.
 
-Every setting can be given in four ways; the first that there is counts:
+Every setting can be given in four ways, in this order of precedence:
 
-1. a flag of `tiller serve`, `tiller trainer` or `tiller config`, such as `--max-push 3`; a list is a flag repeated. What
-   `--engine vllm` does not find here it passes on to vLLM.
-2. a variable, such as `TILLER_MAX_PUSH=3`; a list is JSON there: `TILLER_CORPUS='["a.jsonl", "b.jsonl"]'`. All commands
-   read these.
-3. a line of a TOML file, such as `max_push = 3`, named with `--config tiller.toml` or `TILLER_CONFIG`. A key that is no
-   setting is an error, and what was probably meant is named.
+1. an option of `tiller serve`, `tiller trainer` or `tiller config`, such as `--max-push 3`; repeat the option
+   for a list. With `--engine vllm`, unknown options are passed on to vLLM.
+2. an environment variable, such as `TILLER_MAX_PUSH=3`; a list is JSON there: `TILLER_CORPUS='["a.jsonl", "b.jsonl"]'`.
+   All commands read them.
+3. a line of a TOML file, such as `max_push = 3`, named with `--config tiller.toml` or `TILLER_CONFIG`. An unknown
+   key is an error that names the nearest setting.
 4. the default.
 
-`REDIS_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`, as platforms set them, stand in where none of these names one. Secrets have no flag, since
-whoever lists processes would read it. `tiller config` prints what is in force and where each value comes from.
+`REDIS_URL` and `OTEL_EXPORTER_OTLP_ENDPOINT`, as platforms set them, are used if none of these sets one. Secrets have no option,
+because process lists would show it. `tiller config` prints the effective values and the source of each.
 
 ```toml
 # tiller.toml
@@ -39,7 +39,7 @@ corpus = ["chats.jsonl"]
 
 
 def effective(settings: Settings, origins: Mapping[str, str]) -> str:
-    """All settings as a TOML file that says where each comes from; secrets are hidden."""
+    """All settings as a TOML file with the source of each; secrets are hidden."""
     lines = [_line(name, getattr(settings, name), origins[name]) for name in Settings.model_fields if name != "config"]
     return "\n".join(lines) + "\n"
 
@@ -80,7 +80,7 @@ def _row(name: str) -> str:
 
 
 def _takes(annotation: Any) -> str:  # noqa: ANN401 - an annotation
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "text"}
+    kinds = {bool: "true or false", int: "an integer", float: "a number", Path: "a path", str: "text"}
     if annotation in kinds:
         return kinds[annotation]
     if annotation is SecretStr:
@@ -101,7 +101,7 @@ def _default(value: Any) -> str:  # noqa: ANN401 - any setting's
     if value in (None, (), PydanticUndefined):
         return "—"
     if value == EMBEDDED:
-        return "the bundle that comes along"
+        return "the embedded bundle"
     if isinstance(value, Path):
         return f"`~/{value.relative_to(Path.home())}`" if value.is_relative_to(Path.home()) else f"`{value}`"
     return f"`{json.dumps(value)}`"

@@ -1,6 +1,6 @@
-"""What pydantic finds wrong, in words for whoever sent it. Knows pydantic's types of error; nothing of HTTP.
+"""Validation errors: pydantic's errors as messages for API clients.
 
-A table by type, with what pydantic tells beside it in the braces; what is in no row stays as pydantic says it.
+A table by error type, with pydantic's context in braces; other types keep pydantic's message.
 """
 
 import difflib
@@ -20,45 +20,46 @@ KINDS = {
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
     "int_parsing_size": "a number of fewer digits",
-    "int_from_float": "a whole number",
+    "int_from_float": "an integer",
     "list_type": "a list",
     "literal_error": "{expected}",
     "model_type": "an object",
     "string_type": "text",
     "tuple_type": "a list",
 }
-"""What would have been right instead of what was given."""
+"""Expected value by error type."""
 LIMITS = {
-    "greater_than": "more than {bound} is wanted, not {given}",
-    "greater_than_equal": "at least {bound} is wanted, not {given}",
-    "less_than": "less than {bound} is wanted, not {given}",
-    "less_than_equal": "at most {bound} is wanted, not {given}",
-    "string_too_long": "give at most {bound} characters, not {length}",
-    "string_too_short": "text of {bound} or more characters is wanted, not {given}",
-    "too_long": "give at most {bound}, not {length}",
-    "too_short": "give at least {bound}, not {length}",
+    "greater_than": "must be more than {bound}, got {given}",
+    "greater_than_equal": "must be at least {bound}, got {given}",
+    "less_than": "must be less than {bound}, got {given}",
+    "less_than_equal": "must be at most {bound}, got {given}",
+    "string_too_long": "must have at most {bound} characters, got {length}",
+    "string_too_short": "must have {bound} or more characters, got {given}",
+    "too_long": "must have at most {bound} items, got {length}",
+    "too_short": "must have {bound} or more items, got {length}",
 }
-"""How far it may go."""
+"""Messages for values outside their limits."""
 BOUNDS = ("gt", "ge", "lt", "le", "min_length", "max_length")
-KEYS = {"extra_forbidden": "there is no such key", "missing": "it is required"}
+KEYS = {"extra_forbidden": "unknown key", "missing": "field required"}
 SHAPES = {
-    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first,",
-    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first, or nothing,",
-    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 of a-z, 0-9, '.', '_' and '-', a letter first,",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter or digit first",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter or digit first, or empty",
+    r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter first",
     r"^\S+( \S+)*$": "words with single spaces between them",
-    r"^(preset|feature):": "'preset:' or 'feature:' with an id behind it",
-    r"^[0-9]{1,9}$": "a number, the next_cursor of the page before,",
+    r"^(preset|feature):": "'preset:' or 'feature:' followed by an id",
+    r"^[0-9]{1,9}$": "a number, the next_cursor of the previous page",
 }
-"""What a pattern lets through."""
+"""Description of the values that a pattern matches."""
 
 
 def first_error(problems: Sequence[Problem]) -> tuple[Problem, str]:
-    """The first problem, and a sentence for it. Where one of several forms would do, it is told of the nearest, or of all."""
+    """The first problem, and a message for it. For a union, the message is about the nearest form, or about all."""
     chief, *others = problems
-    # A union tells of each of its forms, with the form's name behind the place; the one that got furthest was meant.
+    # pydantic reports each form of a union, with the form's name in the location; the form with the
+    # deepest location was meant.
     forms = [chief, *(p for p in others if path(p)[: len(path(chief))] == path(chief) and _same(p, chief))]
     nearest = max(forms, key=lambda p: len(path(p)))
     wanted = [KINDS[p["type"]] for p in forms if path(p) == path(nearest) and p["type"] in KINDS]
@@ -68,12 +69,12 @@ def first_error(problems: Sequence[Problem]) -> tuple[Problem, str]:
 
 
 def message(problem: Problem) -> str:
-    """One problem in words, without its place."""
+    """Message for one problem, without its location."""
     if kind := KINDS.get(problem["type"]):
         return _wanted(kind, problem)
     if problem["type"] == "string_pattern_mismatch":
         pattern = problem["ctx"]["pattern"]
-        return f"{SHAPES.get(pattern, f'a match of {pattern}')} is wanted, not {describe_value(problem['input'])}"
+        return f"must be {SHAPES.get(pattern, f'a match of {pattern}')}, got {describe_value(problem['input'])}"
     if limit := LIMITS.get(problem["type"]):
         bound = next(problem["ctx"][name] for name in BOUNDS if name in problem["ctx"])
         length = len(problem["input"]) if isinstance(problem["input"], Sized) else ""
@@ -91,16 +92,16 @@ def message(problem: Problem) -> str:
 
 
 def path(problem: Problem) -> tuple[str, ...]:
-    """The keys that the caller wrote: a union's forms and a validator's own name stand among them, too."""
+    """Location in the caller's own keys: pydantic's also contain names of a union's forms and of validators."""
     at = problem["loc"]
     theirs = (
         len(at) - 1 if problem["type"] == "extra_forbidden" else len(at)
-    )  # that key is the caller's, whatever is in it
+    )  # the unknown key itself, whatever it contains
     return tuple(str(p) for i, p in enumerate(at) if isinstance(p, int) or i == theirs or p.replace("_", "").isalnum())
 
 
 def describe_value(value: object) -> str:
-    """What was sent, as JSON has it; of much, what kind of thing it is."""
+    """The input as JSON; of objects and lists, only the type."""
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else f"{value[:59]}…")
     if isinstance(value, bool | int | float | None):
@@ -110,11 +111,12 @@ def describe_value(value: object) -> str:
 
 def _wanted(kind: str, problem: Problem) -> str:
     expected = problem.get("ctx", {}).get("expected", "")
-    said = f"{kind.format(expected=expected)} is wanted, not {describe_value(problem['input'])}"
+    said = f"must be {kind.format(expected=expected)}, got {describe_value(problem['input'])}"
     near = difflib.get_close_matches(str(problem["input"]).lower()[:60], re.findall(r"'([^']*)'", expected), 1)
     return f"{said}; did you mean {near[0]!r}?" if near else said
 
 
 def _same(one: Problem, chief: Problem) -> bool:
-    """Whether it tells of the same value as the chief, or of something within it; a key's problem is not its value's."""
+    """Whether it is about the same value as the chief, or about something within it; a key's
+    problem is not its value's."""
     return path(one) != path(chief) or one["input"] is chief["input"]

@@ -1,4 +1,4 @@
-"""Which Tiller this is."""
+"""Version of the server and its packages."""
 
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -8,7 +8,7 @@ VERSION = version("tiller")
 
 
 def version_of(*names: str) -> str | None:
-    """The version of the first of these packages that is installed."""
+    """Version of the first of these packages that is installed."""
     for name in names:
         try:
             return version(name)
@@ -18,7 +18,7 @@ def version_of(*names: str) -> str | None:
 
 
 def git_commit(root: Path = Path(__file__).parent.parent) -> str | None:
-    """The commit of a checkout, with `+` if files differ from it; None for an installed package."""
+    """Git commit of a checkout, with `+` for local changes; None for an installed package."""
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]

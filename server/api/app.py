@@ -1,4 +1,4 @@
-"""The application: routes, what every answer carries, and the time before the model is there. Knows no model itself."""
+"""FastAPI application: routes, middleware, response headers, and the 503 responses while the model is loading."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +34,7 @@ LoadModel = Callable[[], Awaitable[ServedModel]]
 
 
 def create_app(settings: Settings, opener: LoadModel) -> FastAPI:
-    """Build the application. `opener` makes engine, catalogue and store; until it is done the answer is 503."""
+    """Build the application. `opener` opens engine, catalogue and store; until it returns, requests get a 503."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -77,14 +77,14 @@ def create_app(settings: Settings, opener: LoadModel) -> FastAPI:
     app.add_middleware(ErrorShapeMiddleware, routes=_api_routes(app))
     app.add_middleware(AuthenticationMiddleware, state=app.state)
     app.add_middleware(GatewayMiddleware, state=app.state, settings=settings)
-    app.add_middleware(ApiCorsMiddleware, origins=settings.origins)  # outside, for their code reads refusals, too
+    app.add_middleware(ApiCorsMiddleware, origins=settings.origins)  # outermost: its handlers read errors too
     app.add_middleware(TracingMiddleware)
     app.add_middleware(RequestLogMiddleware)
     return app
 
 
 def _api_routes(app: FastAPI) -> list[APIRoute]:
-    """All that have an address of their own."""
+    """Routes with a fixed path, included before the catch-all ones."""
     found = [*app.routes, *(route for router in (*ROUTERS, *OPEN_ROUTERS) for route in router.routes)]
     return [route for route in found if isinstance(route, APIRoute) and route.name != "unknown"]
 
@@ -92,9 +92,9 @@ def _api_routes(app: FastAPI) -> list[APIRoute]:
 async def _load(app: FastAPI, opener: LoadModel) -> None:
     try:
         served = await opener()
-        await app.state.keyring.requires_key(served.store)  # what was read holds while the store is lost
+        await app.state.keyring.requires_key(served.store)  # cached data stays valid while the store is unavailable
         app.state.served_model = await with_user_labels(served, served.bundle)
-    except (SteeringError, BadStore, OSError) as error:  # the person who started it can mend these
+    except (SteeringError, BadStore, OSError) as error:  # errors that the operator can fix
         app.state.failure = str(error)
     except Exception as error:
         log.exception("could not start")

@@ -1,4 +1,4 @@
-"""What several routes need of a request: the caller, the job queue, the revisions' manifest."""
+"""FastAPI dependencies shared by several routes: caller, job queue, revision manifest."""
 
 import asyncio
 from typing import Any
@@ -16,13 +16,13 @@ from steering.errors import BadBundle
 
 
 def owner_of_request(request: Request) -> tuple[str, str | None]:
-    """The tenant and owner of what a request begins."""
+    """Tenant and owner under which a request creates something."""
     caller = current_caller(request)
     return caller.tenant, caller.owner
 
 
 def job_queue(request: Request) -> JobQueue:
-    """The queue is opened when it is first asked for: few servers have jobs."""
+    """Job queue, opened on first use: few servers run jobs."""
     state = request.app.state
     if getattr(state, "jobs", None) is None:
         state.jobs = JobQueue(state.settings)
@@ -30,7 +30,7 @@ def job_queue(request: Request) -> JobQueue:
 
 
 async def find_manifest(served: ServedModel, revision: str, *, param: str = "revision") -> Manifest:
-    """What is known of a revision. Raises a 404 with those there are, or a 409 if it is damaged."""
+    """Manifest of a revision. Raises a 404 that lists the revisions, or a 409 if it is damaged."""
     names = await asyncio.to_thread(served.revisions.names)
     if revision not in names:
         raise ApiError(
@@ -43,31 +43,31 @@ async def find_manifest(served: ServedModel, revision: str, *, param: str = "rev
 
 
 def current_caller(request: Request) -> Caller:
-    """Whoever the border has let in."""
+    """Caller that the authentication middleware has set."""
     return getattr(request.state, "caller", ANYONE)
 
 
 def current_account(request: Request) -> Account:
-    """What the request's caller is counted against."""
+    """Account that the request's usage counts against."""
     return Account(current_caller(request), request.app.state.rate_limiter, request.app.state.audit_log)
 
 
 async def write_audit(request: Request, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
-    """Say what whoever asks has done."""
+    """Write an audit-log entry for the caller's action."""
     state = request.app.state
     if state.served_model:
         await state.audit_log.write(state.served_model.store, current_caller(request), act, **about)
 
 
 async def audit_refusal(request: Request, error: ApiError) -> None:
-    """Note what the policy has refused; other errors are nobody's deed."""
+    """Write an audit-log entry for a request that the policy refused; other errors are not logged here."""
     if error.code == "policy_refused":
         route = getattr(request.scope.get("route"), "path", "")
         await write_audit(request, "refused", route=route, rule=error.more.get("rule"))
 
 
 async def check_permission(request: Request) -> None:
-    """Raise ApiError for a caller whose role is too low; before anything else of the request is looked at."""
+    """Raise ApiError if the caller's role is too low; runs before the rest of the request is validated."""
     route = request.scope["route"].path
     least, caller = MINIMUM_ROLES[request.method, route], current_caller(request)
     if not caller.has_role(least):
@@ -80,5 +80,5 @@ async def check_permission(request: Request) -> None:
 
 
 def current_model(request: Request) -> ServedModel:
-    """What is served now; another revision of the SAE is another value, so a request keeps the one it began with."""
+    """Model served now. Another SAE revision is another value, so a request keeps the one it started with."""
     return request.app.state.served_model

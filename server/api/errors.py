@@ -18,7 +18,7 @@ LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailab
 
 
 def to_api_error(error: BaseException) -> ApiError:
-    """Translate whatever was raised; what is in no row of the table is a bug, and a 500."""
+    """Translate an exception to an ApiError; one without a row in the table is a bug, and a 500."""
     match error:
         case ApiError():
             return error
@@ -29,7 +29,7 @@ def to_api_error(error: BaseException) -> ApiError:
         case RequestValidationError():
             return from_validation(
                 [{**p, "loc": p["loc"][1:]} for p in error.errors()]
-            )  # which begin with `query` or `header`
+            )  # locations that begin with `query` or `header`
         case Overloaded():
             wait = {"Retry-After": f"{error.retry_after:.0f}"}
             return ApiError(429, str(error), code="rate_limit_exceeded", kind="rate_limit_error", headers=wait)
@@ -38,7 +38,7 @@ def to_api_error(error: BaseException) -> ApiError:
                 500, str(error), code="engine_failed", kind="server_error", headers={"x-should-retry": "false"}
             )
         case Unavailable():
-            said = f"{error}; what does not need it goes on, try this again in a moment"
+            said = f"{error}; requests that do not need it still work, try this one again in a moment"
             wait = {"Retry-After": "2"}
             return ApiError(503, said, code="store_unavailable", kind="unavailable_error", headers=wait)
         case _:
@@ -51,7 +51,8 @@ def to_api_error(error: BaseException) -> ApiError:
 
 
 def add_exception_handlers(app: FastAPI, *, told: Callable[[Request, ApiError], Awaitable[None]]) -> None:
-    """Answer every exception of the table in one shape; `told` hears of each. A bug passes on to the border, which logs it."""
+    """Register handlers that answer each exception of the table in one shape; `told` is called with
+    each. A bug propagates to the middleware, which logs it."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         answer = to_api_error(error)

@@ -1,6 +1,7 @@
-"""How the API describes itself: what each route takes and gives, how it refuses, and the page that shows it. Knows no route's insides.
+"""OpenAPI document: request and response schemas, errors and examples of each route, and the `/docs` page.
 
-A route says its own part with `wire`; what holds for all, tags, errors and their examples, is said here once.
+A route describes its own part with `wire`; tags, errors and examples that all share are defined
+here.
 """
 
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ WIRE = "x-wire"
 REF = "#/components/schemas/"
 EVENTS = "text/event-stream"
 CHUNKS = 'data: {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "Ahoy"}, "finish_reason": null}], …}\n\ndata: [DONE]\n\n'
-"""How a reply streams."""
+"""Example of a streamed chat completion."""
 EVENT = 'id: 2\nevent: metric\ndata: {"progress": 0.25}\n\n'
-"""How a job is followed."""
+"""Example of a job's event stream."""
 ONE_EVENT = {
     "type": "object",
     "required": ["data"],
@@ -33,24 +34,24 @@ ONE_EVENT = {
     },
 }
 SAID = {
-    "take": "What is asked.",
-    "give": "What is answered.",
-    "events": "Server-sent events, where that is asked for; a chat's end with `[DONE]`.",
+    "take": "Request body.",
+    "give": "Successful response.",
+    "events": "Server-sent events, if requested; a chat stream ends with `data: [DONE]`.",
 }
 
 TAGS = {
-    "Chat": "OpenAI's own routes, with `steering` beside the fields that OpenAI has.",
-    "Models": "The model, and an id for each persona.",
-    "Steering": "What a steering would do; several side by side; sliders for a wish.",
-    "Features": "Find features, read all of one, call them something.",
-    "Text": "What a text evokes, what tells texts apart, why a token comes.",
-    "Presets": "Personas: a steering under a name.",
-    "Users": "What is kept of a user: vectors, votes, consent; out and in as one document.",
-    "Shares": "A steering under an address, where the server allows it.",
-    "SAE": "The revisions of the SAE, and what the trainer has seen.",
-    "Jobs": "Long work: begin it, follow it, end it.",
-    "Keys": "Who may do what, and who you are here.",
-    "Server": "What this server is and allows.",
+    "Chat": "OpenAI-compatible chat and text completions, with an additional `steering` field.",
+    "Models": "List the model and its personas; each has a model id.",
+    "Steering": "Validate a steering object, compare several, or get sliders suggested for a prompt.",
+    "Features": "Search and list SAE features, retrieve one, edit its label.",
+    "Text": "Feature activations of a text, features that separate two sets of texts, attribution of a token.",
+    "Presets": "Personas: steering saved under a name.",
+    "Users": "A user's data: vectors, votes, consent; export and import as one document.",
+    "Shares": "Share a steering by link, if the server allows it.",
+    "SAE": "SAE revisions, their changes, and the trainer's drift measurements.",
+    "Jobs": "Long-running jobs: create, follow, cancel.",
+    "Keys": "API keys, their roles and limits.",
+    "Server": "Server limits, health and version.",
 }
 PLACES = {
     "/v1/chat": "Chat",
@@ -76,41 +77,41 @@ PLACES = {
     "/v1/me": "Keys",
     "/": "Server",
 }
-"""Which tag an address has: the first that it begins with."""
+"""Tag of a path: the first prefix that matches."""
 
 
 class Problem(BaseModel):
-    """What went wrong; some say more beside OpenAI's four keys."""
+    """Error details; some errors have fields beside OpenAI's four."""
 
-    message: str = Field(description="A sentence for a person: what is wrong, and the way out.")
+    message: str = Field(description="Human-readable message: what is wrong, and how to fix it.")
     type: str
-    param: str | None = Field(description="Which part of the request, such as `steering.features.0.id`.")
-    code: str | int | None = Field(description="What a program tells errors apart by.")
+    param: str | None = Field(description="The request field at fault, such as `steering.features.0.id`.")
+    code: str | int | None = Field(description="Machine-readable error code.")
 
 
 class Error(BaseModel):
-    """An error in OpenAI's shape."""
+    """Error response in OpenAI's format."""
 
     error: Problem
 
 
 REFUSALS: dict[int, tuple[str, str, str, str | None, str | int]] = {
-    400: ("BadRequest", "Something in the request cannot be.", "temperature: at most 2 is wanted, not 3", "temperature", "invalid_value"),
-    401: ("Unauthorized", "Where a server has keys, every request needs one.", "no key was given; send one as \"Authorization: Bearer sk-tiller-…\": whoever runs this server makes them with `tiller keys new`", None, "invalid_api_key"),
-    403: ("Forbidden", "This may not be changed, is switched off, or needs a key with more rights.", "'golden-gate' comes with the model and cannot be changed; save yours under another id", "id", "preset_readonly"),
-    404: ("NotFound", "There is no such thing.", "the model 'gpt' does not exist; GET /v1/models lists those that do", "model", "model_not_found"),
-    409: ("Conflict", "What is there stands against it.", "there is a preset 'mine' already; choose another id, or PUT to replace it", "id", "preset_exists"),
-    412: ("PreconditionFailed", "Somebody has changed it since.", "'mine' is at version 3, not 2; read it again and repeat your change", "If-Match", "version_conflict"),
-    413: ("TooLarge", "The body is too large.", "the body is larger than 1048576 bytes; send less", None, "body_too_large"),
-    421: ("WrongHost", "A server on loopback was called by another name.", "this server answers on this machine only, not as 'example.org'", None, "wrong_host"),
-    429: ("TooMany", "The queue is full, or a key's limit is reached; `Retry-After` says when to come back.", "64 requests are waiting already; try again in 8 seconds", None, "rate_limit_exceeded"),
-    500: ("Broken", "A bug; the server's log has the traceback.", "something broke in the server; the log has the traceback", None, "internal_error"),
-    503: ("Loading", "The model is being loaded, or the store is lost (`store_unavailable`); `Retry-After` says when to come back.", "Loading model", None, 503),
+    400: ("BadRequest", "Invalid request.", "temperature: must be at most 2, got 3", "temperature", "invalid_value"),
+    401: ("Unauthorized", "Missing or invalid API key; required if the server has keys.", "no key was given; send one as \"Authorization: Bearer sk-tiller-…\"; the operator of this server creates keys with `tiller keys new`", None, "invalid_api_key"),
+    403: ("Forbidden", "Read-only resource, disabled feature, or insufficient permissions of the key.", "'golden-gate' comes with the model and cannot be changed; save yours under another id", "id", "preset_readonly"),
+    404: ("NotFound", "Resource not found.", "the model 'gpt' does not exist; GET /v1/models lists those that do", "model", "model_not_found"),
+    409: ("Conflict", "Conflict with the current state of the resource.", "there is a preset 'mine' already; choose another id, or PUT to replace it", "id", "preset_exists"),
+    412: ("PreconditionFailed", "Precondition failed: the resource has changed since it was read.", "'mine' is at version 3, not 2; read it again and repeat your change", "If-Match", "version_conflict"),
+    413: ("TooLarge", "Request body too large.", "the body is larger than 1048576 bytes; send less", None, "body_too_large"),
+    421: ("WrongHost", "Misdirected request: a server bound to loopback does not accept this `Host`.", "this server is only reachable from its own machine, not as 'example.org'", None, "wrong_host"),
+    429: ("TooMany", "Rate limit reached, or the queue is full; retry after `Retry-After` seconds.", "64 requests are waiting already; try again in 8 seconds", None, "rate_limit_exceeded"),
+    500: ("Broken", "Internal server error; the server's log has the traceback.", "something broke in the server; the log has the traceback", None, "internal_error"),
+    503: ("Loading", "Service unavailable: the model is loading, or the store is unreachable (`store_unavailable`); retry after `Retry-After` seconds.", "Loading model", None, 503),
 }  # fmt: skip
-"""Name, description, and an example's message, param and code."""
+"""Description, and the message, param and code of an example, by status."""
 KINDS = {403: "permission_error", 429: "rate_limit_error", 500: "server_error", 503: "unavailable_error"}
 ALWAYS = (401, 403, 421, 429, 500, 503)
-"""Any route below /v1 may answer so."""
+"""Statuses that any route below /v1 may return."""
 
 
 def wire(
@@ -120,7 +121,8 @@ def wire(
     optional: bool = False,
     **media: str,
 ) -> dict[str, Any]:
-    """Say of a route what it takes, gives and refuses; `media` are other forms of the answer, `events` or `bytes`."""
+    """Describe a route: its body, response and errors; `media` are other media types of the
+    response, `events` or `bytes`."""
     said: Schema = {"refuses": refuses, "optional": optional, "media": media}
     if gives:
         said["gives"] = gives.model_json_schema(mode="serialization")
@@ -130,7 +132,7 @@ def wire(
 
 
 def install(app: FastAPI) -> None:
-    """Have the application describe itself, at `/openapi.json` and `/docs`, with nothing from any other host."""
+    """Serve the document at `/openapi.json` and the page at `/docs`, without files from any other host."""
     plain = app.openapi
 
     def described() -> Schema:
@@ -154,7 +156,7 @@ def install(app: FastAPI) -> None:
 
 
 def complete(schema: Schema) -> Schema:
-    """The description with bodies, answers, errors, examples and tags."""
+    """OpenAPI document with bodies, responses, errors, examples and tags."""
     schemas: Schema = {}
     problem = _shared(Error.model_json_schema(), schemas)
     for path, operation in _operations(schema):
@@ -196,14 +198,14 @@ def _answers(path: str, operation: Schema, said: Schema, schemas: Schema) -> Sch
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     about = f"{SAID['give']} {SAID['events']}" if EVENTS in content else SAID["give"]
     found: Schema = {status: {"description": about, "content": content}}
-    found |= {str(s): {"description": "As it was."} for s in said["refuses"] if s < 400}
+    found |= {str(s): {"description": "Not modified."} for s in said["refuses"] if s < 400}
     return found | {
         str(s): {"$ref": f"#/components/responses/{REFUSALS[s][0]}"} for s in _refused(path, operation, said)
     }
 
 
 def _refused(path: str, operation: Schema, said: Schema) -> list[int]:
-    """All statuses above 400 that an operation may answer with, from what it says itself and from what it takes."""
+    """Error statuses of an operation: those that it declares, and those that follow from its parameters and body."""
     found = {s for s in said["refuses"] if s >= 400} | {421}
     if path.startswith("/v1"):
         found |= {*ALWAYS}
@@ -227,7 +229,7 @@ def _refusal(status: int, problem: Schema) -> Schema:
 
 
 def _shared(schema: Schema, schemas: Schema) -> Schema:
-    """Move a model's schema, and those within it, to those that all share; what remains is where it is."""
+    """Move a schema and its nested definitions to `components`; return the reference to it."""
     schema = dict(schema)
     title = schema["title"]
     for name, inner in {**schema.pop("$defs", {}), title: schema}.items():
@@ -237,7 +239,7 @@ def _shared(schema: Schema, schemas: Schema) -> Schema:
 
 
 def _moved(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """The same with its references to where the shared schemas are."""
+    """The same schema with its references pointing to `components`."""
     if isinstance(value, dict):
         return {k: REF + v.removeprefix("#/$defs/") if k == "$ref" else _moved(v) for k, v in value.items()}
     return [_moved(v) for v in value] if isinstance(value, list) else value

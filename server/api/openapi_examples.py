@@ -1,4 +1,4 @@
-"""One example of each body that the API takes, by its schema's name; each is valid on the bundle that is shipped. Values only."""
+"""Example request bodies by schema name; each is valid with the embedded bundle."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What streams over HTTP: events on the wire, several sources in one, and a client that may leave. Knows no models."""
+"""Server-sent events: formatting, streaming responses, and cancellation when the client disconnects."""
 
 import asyncio
 import json
@@ -17,11 +17,11 @@ from server.telemetry import metrics
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
-"""What ends a line for Python and JSON lets stand."""
+"""Escapes for characters that Python treats as line ends but JSON leaves as they are."""
 
 
 async def sse_response(request: Request, events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
-    """Answer with events and `[DONE]`; what fails before the first of them fails with a status of its own."""
+    """Stream events and `[DONE]`; an error before the first event gets its own HTTP status."""
     first = await cancel_on_disconnect(request, anext(events))
     return StreamingResponse(
         _event_stream(first, events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
@@ -29,7 +29,7 @@ async def sse_response(request: Request, events: AsyncGenerator[dict[str, Any], 
 
 
 async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """Await `work`, but give it up as soon as the client is gone."""
+    """Await `work`, and cancel it as soon as the client disconnects."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=0.1))[0]:
@@ -56,7 +56,7 @@ async def _event_stream(first: dict[str, Any], events: AsyncGenerator[dict[str, 
         except Exception as error:
             answer = to_api_error(error)
             metrics.failed.labels(answer.code).inc()
-            if answer.code == "internal_error":  # the engine logged its own
+            if answer.code == "internal_error":  # the engine has logged its own errors
                 log.exception("stream broke")
             yield format_event(answer.body)
             return
@@ -64,10 +64,12 @@ async def _event_stream(first: dict[str, Any], events: AsyncGenerator[dict[str, 
 
 
 def format_event(value: dict[str, Any]) -> str:
-    """One event as it stands on the wire."""
+    """One event in wire format."""
     return f"data: {dump_one_line(value)}\n\n"
 
 
 def dump_one_line(value: Any) -> str:  # noqa: ANN401 - JSON
-    """JSON that is one line for every reader: some take more characters than two for the end of one."""
+    """JSON on one line for every reader: some clients split lines at more characters than `
+
+    ` and `\r`."""
     return json.dumps(value, ensure_ascii=False).translate(LINE_ENDS)

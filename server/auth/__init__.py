@@ -1,1 +1,1 @@
-"""API keys, roles, sessions, callers and the audit log."""
+"""Authentication: API keys, roles, sessions, callers and the audit log."""

@@ -1,7 +1,8 @@
-"""What was decided and done, by whom: lines of a file that each hold the hash of the one before. Knows files; no prompt is ever in it.
+"""Audit log: a hash chain of who did what, one line per action; prompts are never in it.
 
-Whoever changes, removes or moves a line breaks the chain; whoever cuts lines off the end is told by the head, which is
-kept in the store as well. Several processes of one machine may write to one file: each takes a lock and goes on after the last line.
+Changing, removing or moving a line breaks the chain; truncation is detected by the head, which the
+store keeps as well. Several processes of one machine can write to one file: each takes a lock and
+appends to the last line.
 """
 
 import asyncio
@@ -21,18 +22,18 @@ from server.store.base import Store, Unavailable
 
 FILE = "audit.jsonl"
 FIRST = "0" * 64
-"""What the first line takes for the hash before it."""
+"""Previous hash of the first line."""
 TAIL = 1 << 16
-"""Bytes at the end of the file among which the last line is looked for."""
+"""Bytes at the end of the file that are read to find the last line."""
 
 
 class BrokenAuditLog(ValueError):
-    """The chain does not hold; the message says from which line on."""
+    """The chain is broken; the message names the line."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The last line: how many there are, and its hash."""
+    """The head of the log: the number of lines, and the last line's hash."""
 
     n: int = 0
     hash: str = FIRST
@@ -42,25 +43,25 @@ class Head:
 
     @staticmethod
     def read(text: str | None) -> "Head | None":
-        """A head as it was kept."""
+        """Parse a stored head."""
         n, _, value = (text or "").partition(" ")
         return Head(int(n), value) if n.isdecimal() and len(value) == 64 else None
 
 
 class AuditLog:
-    """The log of one data directory."""
+    """The audit log of one data directory."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
 
     @property
     def head_setting(self) -> str:
-        """Under which name the store keeps the head: each machine's log has its own."""
+        """Setting under which the store keeps the head: each machine has its own log."""
         place = f"{socket.gethostname()}:{self.file.resolve()}"
         return f"audit:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
     async def write(self, store: Store, caller: Caller, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
-        """Add a line; it is on the disk when this returns. Where there are no keys nobody is told apart, and nothing is noted."""
+        """Add an entry; it is on disk when this returns. Without keys callers are anonymous, and nothing is written."""
         if caller.owner is None:
             return
         who = {"tenant": caller.tenant, "owner": caller.owner, "key": caller.key, "role": caller.role}
@@ -69,10 +70,10 @@ class AuditLog:
         try:
             await store.set_setting(self.head_setting, str(head))
         except Unavailable:
-            pass  # the next one is kept
+            pass  # the next head is stored
 
     def append(self, entry: dict[str, Any]) -> Head:
-        """Add a line, after the last one that is whole."""
+        """Append a line after the last complete one."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         private = lambda path, flags: os.open(path, flags, 0o600)  # noqa: E731 - for its owner's eyes only
         with open(self.file, "a+b", opener=private) as file:
@@ -87,7 +88,7 @@ class AuditLog:
         return head
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All lines, as they are. Raises Broken where one is none."""
+        """All lines, as they are. Raises BrokenAuditLog for one that cannot be parsed."""
         if self.file.exists():
             with self.file.open(encoding="utf-8", errors="replace") as file:
                 for n, text in enumerate(file, start=1):
@@ -97,7 +98,8 @@ class AuditLog:
                         raise BrokenAuditLog(f"line {n} cannot be read") from error
 
     def verify(self, kept: Head | None = None) -> Head:
-        """The head, if every line follows from the one before, and the `kept` head is among them. Raises Broken."""
+        """The head, if every line follows from the one before and the stored head is among them.
+        Raises BrokenAuditLog."""
         head, found = Head(), kept is None or kept == Head()
         if self.file.exists():
             for text in self.file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
@@ -105,7 +107,7 @@ class AuditLog:
                 found |= head == kept
         if kept and not found:
             raise BrokenAuditLog(
-                f"the log ends at line {head.n}, and line {kept.n} was there: lines are missing, or were written anew"
+                f"the log ends at line {head.n}, and line {kept.n} was there: lines are missing or were rewritten"
             )
         return head
 
@@ -127,7 +129,7 @@ def _last(file: int) -> Head:
     rows = [row for row in tail.split("\n") if row]
     if not rows:
         return Head()
-    if not tail.endswith("\n"):  # whoever wrote it was killed half-way
+    if not tail.endswith("\n"):  # its writer was killed half-way
         os.ftruncate(file, size - len(rows[-1].encode()))
         rows = rows[:-1]
     return Head(int(json.loads(rows[-1])["n"]), _hash(rows[-1])) if rows else Head()

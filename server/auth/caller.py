@@ -1,7 +1,8 @@
-"""Who asks, and what is theirs. Pure; knows keys and presets as values, no store and no route.
+"""Caller: the key's owner, tenant and role, and what belongs to them.
 
-On a server without keys everybody is `ANYONE`: may do everything, and is whoever the request's `user` says. With keys,
-a caller is a key's owner; a `user` beside it is somebody of theirs, and never anybody else's.
+On a server without keys every caller is `ANYONE`: all is permitted, and the subject is the
+request's `user`. With keys, the caller is the key's owner; a `user` names an end user of that
+owner, and never another owner.
 """
 
 from dataclasses import dataclass, replace
@@ -16,22 +17,22 @@ UNLIMITED = RateLimits()
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who asks."""
+    """The authenticated caller of a request."""
 
     role: Role = "admin"
     tenant: str = ""
     owner: str | None = None
-    """None where there are no keys."""
+    """None on a server without keys."""
     limits: RateLimits = UNLIMITED
     default_preset: str | None = None
     key: str | None = None
     """The key's id."""
     alone: bool = False
-    """Whether it is a person at a browser, who speaks for nobody else."""
+    """Whether it is a person with a browser session, who may not name another user."""
 
     @staticmethod
     def from_key(key: Key, *, alone: bool = False) -> "Caller":
-        """Whose key it is."""
+        """The caller of a key."""
         limits = key.limits.with_defaults(DEFAULT_LIMITS[key.role])
         return Caller(key.role, key.tenant, key.owner, limits, key.default_preset, key.id, alone)
 
@@ -40,37 +41,37 @@ class Caller:
         return ROLES.index(self.role) >= ROLES.index(least)
 
     def subject(self, user: str | None = None) -> str | None:
-        """Under which name things are kept of a caller, or of somebody of theirs; names of keys have no slash."""
+        """Storage name of the caller, or of one of the caller's users; names of keys have no slash."""
         if self.owner is None:
             return user or None
         whole = f"{self.tenant}/{self.owner}"
         return f"{whole}/{user}" if user and not self.alone else whole
 
     def require_subject(self, user: str | None) -> str:
-        """The same where somebody has to be named. Raises ApiError."""
+        """The same where a subject is required. Raises ApiError."""
         if person := self.subject(user):
             return person
-        raise ApiError(400, "say whose: `user`, as their requests carry it", code="invalid_value", param="user")
+        raise ApiError(400, "`user` is required, as in the requests of that user", code="invalid_value", param="user")
 
     def can_see(self, preset: Preset) -> bool:
-        """Whether a preset may be read and steered by. What was saved while there were no keys is everybody's."""
+        """Whether the caller may read a preset and steer with it. Presets saved without keys are visible to all."""
         if self.owner is None or preset.owner is None or self.has_role("admin"):
             return True
         shared = preset.visibility == "shared" and preset.tenant in ("", self.tenant)
         return shared or self.owns(preset.tenant, preset.owner)
 
     def can_change(self, preset: Preset) -> bool:
-        """Whether a preset may be replaced and deleted."""
+        """Whether the caller may replace and delete a preset."""
         if self.owner is None:
             return True
         return self.has_role("admin") or self.owns(preset.tenant, preset.owner)
 
     def owns(self, tenant: str, owner: str | None) -> bool:
-        """Whether something is this caller's."""
+        """Whether a record belongs to the caller."""
         return self.owner is not None and (tenant, owner) == (self.tenant, self.owner)
 
 
 ANYONE = Caller()
-"""Whoever can reach a server without keys."""
+"""Any caller of a server without keys."""
 OPERATOR = replace(ANYONE, owner="operator")
-"""Who has the key that the settings name."""
+"""The caller with the admin key of the settings."""

@@ -1,7 +1,7 @@
-"""Which keys there are, and who a request comes from. Knows the store and the settings; no routes.
+"""Keyring: authenticates API keys and browser sessions against the store and the settings.
 
-The keys are read again once a second, so a key that is deleted is refused within that time by every replica. While
-the store is lost those that were read last are believed: whoever could chat a moment ago still can.
+Keys are read again once a second, so a deleted key fails on every replica within that time. While
+the store is unavailable, the last keys read stay valid: clients keep working.
 """
 
 import asyncio
@@ -19,25 +19,25 @@ from server.store.base import Store, Unavailable
 from server.store.models import SESSION, Key
 
 FRESH = 1.0
-"""Seconds for which what was read is believed without another look."""
+"""Seconds for which keys are valid without another read."""
 PATIENCE = 0.2
-"""Seconds that a request waits for another look."""
+"""Seconds that a request waits for another read."""
 STRANGERS_PATIENCE = 5.0
-"""The same of one whose key is not known: it may have been made a moment ago."""
+"""The same for an unknown key: it may have been created a moment ago."""
 SESSION_DAYS = 30
 
 
 async def check_reachable(settings: Settings, store: Store) -> None:
-    """Raises BadSettings for a server that others can reach and for which nobody has a key."""
+    """Raises BadSettings for a server that is reachable from other machines without any key."""
     if settings.host not in LOOPBACK and settings.admin_key is None and not await store.keys():
         raise BadSettings(
-            f"others can reach {settings.host}, and there is no key: make one with `tiller keys new NAME --role admin`, "
-            "or name one of your own in TILLER_ADMIN_KEY"
+            f"other machines can reach {settings.host}, and there is no key: create one with `tiller keys new NAME --role admin`, "
+            "or set TILLER_ADMIN_KEY"
         )
 
 
 async def end_sessions(store: Store) -> None:
-    """Have everybody who uses a browser sign in again: a new secret signs from now on."""
+    """End all browser sessions: sessions are signed with a new secret from now on."""
     await store.set_setting(SESSION, _new_secret())
 
 
@@ -51,16 +51,16 @@ class Keyring:
         self._looking: asyncio.Task[None] | None = None
         self._looks = 0
         self._secret: str | None = None
-        """What signs, as last read."""
+        """Secret that signs sessions, as last read."""
         given = settings.admin_key
         self._operator = hash_secret(given.get_secret_value()) if given else None
 
     async def requires_key(self, store: Store) -> bool:
-        """Whether callers need a key: if there are any, or others than this machine's own can reach the server."""
+        """Whether requests need a key: if there are any, or if the server is reachable from other machines."""
         return bool(self._operator or await self._all_keys(store) or self._settings.host not in LOOPBACK)
 
     async def authenticate(self, store: Store, secret: str | None, session: str | None) -> Caller | None:
-        """Who comes with a secret, or with what a browser keeps of one; None for nobody who is known. Raises Unavailable."""
+        """The caller of a secret or of a session cookie; None if unknown. Raises Unavailable."""
         if not await self.requires_key(store):
             return ANYONE
         if secret is not None:
@@ -74,20 +74,20 @@ class Keyring:
         return Caller.from_key(key, alone=True) if key and key.is_valid() else None
 
     async def create_session(self, store: Store, secret: str) -> str | None:
-        """What a browser is to keep in place of a secret; None if nobody has it."""
+        """Session cookie for a secret; None if the secret is unknown."""
         caller = await self._find_key(store, hash_secret(secret))
         if caller is None:
             return None
         return (await self._session_signer(store)).dumps(self._operator if caller is OPERATOR else caller.key)
 
     async def end_sessions(self, store: Store) -> None:
-        """Make what browsers keep worth nothing, here at once and at other replicas within a second; keys stay."""
+        """End all browser sessions, here at once and on other replicas within a second; keys stay."""
         await end_sessions(store)
         self._secret = None
         await self.reload(store)
 
     async def reload(self, store: Store) -> None:
-        """Read again what was just changed, however long that takes: what was read before it is not believed any more."""
+        """Read again what was just changed, without a timeout: results of earlier reads are discarded."""
         self._read = 0.0
         await asyncio.wait({self._refresh(store)})
 
@@ -106,7 +106,7 @@ class Keyring:
             self._read = time.monotonic()
         elif time.monotonic() - self._read >= FRESH:
             looking = self._looking if self._looking and not self._looking.done() else self._refresh(store)
-            await asyncio.wait({looking}, timeout=PATIENCE)  # a store that says nothing holds nobody up
+            await asyncio.wait({looking}, timeout=PATIENCE)  # a slow store does not delay requests
         return self._keys
 
     def _refresh(self, store: Store) -> asyncio.Task[None]:
@@ -118,8 +118,8 @@ class Keyring:
         try:
             keys, secret = await store.keys(), await store.setting(SESSION)
         except Unavailable:
-            return  # /health tells it
-        if number == self._looks:  # else something was changed since this look began, and a later one knows it
+            return  # /health reports it
+        if number == self._looks:  # otherwise a change happened after this read began, and a later read has it
             self._keys, self._secret, self._read = {k.digest: k for k in keys}, secret, time.monotonic()
 
     async def _read_session(self, store: Store, session: str) -> str | None:
@@ -130,7 +130,7 @@ class Keyring:
         return found if isinstance(found, str) else None
 
     async def _session_signer(self, store: Store) -> URLSafeTimedSerializer:
-        await self._all_keys(store)  # which looks at the secret, too
+        await self._all_keys(store)  # which also reads the session secret
         if self._secret is None:
             self._secret = await store.first_setting(SESSION, _new_secret())
         return URLSafeTimedSerializer(self._secret, salt="tiller.session")

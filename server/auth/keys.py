@@ -1,4 +1,4 @@
-"""API keys: what one allows, and how it is told from its secret. Values only; knows no store and no route."""
+"""API keys: their fields, creation and hashing."""
 
 import hashlib
 import secrets
@@ -11,7 +11,7 @@ from server.store.models import Key, RateLimits, Role
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 SECRET = "sk-tiller-"
 SHOWN = len(SECRET) + 6
-"""So many characters of a secret tell one key from another in lists."""
+"""Number of characters of a secret that lists show, to tell keys apart."""
 
 
 DEFAULT_LIMITS: dict[Role, RateLimits] = {
@@ -21,27 +21,27 @@ DEFAULT_LIMITS: dict[Role, RateLimits] = {
     "researcher": RateLimits(requests=1200, tokens=1_000_000, concurrent=64, specs=5000),
     "admin": RateLimits(),
 }
-"""Where a key says nothing of its own."""
+"""Limits by role, for keys without their own."""
 
 
 class KeyRequest(BaseModel):
-    """A key that is to be made."""
+    """Request to create a key."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=NAME)
-    """What it is called in lists."""
+    """Display name in lists."""
     role: Role = "user"
     tenant: str = Field(default="", pattern=f"{NAME}|^$")
-    """Those who share what they make for each other."""
+    """Callers with the same tenant share their presets."""
     owner: str | None = Field(default=None, pattern=NAME)
-    """Whose it is; its own name if not given."""
+    """The key's owner; default: the key's name."""
     limits: RateLimits = RateLimits()
-    """In place of those that its role has."""
+    """Replace the limits of the role."""
     default_preset: str | None = None
-    """What is steered where a request leaves it open."""
+    """Preset that is applied where a request names none."""
     days: float | None = Field(default=None, gt=0, le=36_500, allow_inf_nan=False)
-    """For how long it can be used; for good if not given."""
+    """Days until the key expires; default: never."""
 
 
 def new_key(
@@ -54,7 +54,7 @@ def new_key(
     default_preset: str | None = None,
     days: float | None = None,
 ) -> tuple[Key, str]:
-    """A key and its secret, which nobody can find out again. Its owner is called as it is, if not said otherwise."""
+    """A new key and its secret, which is not stored. The owner defaults to the name."""
     secret, now = SECRET + secrets.token_urlsafe(32), int(time.time())
     key = Key(
         id=f"key_{secrets.token_hex(8)}",
@@ -73,5 +73,5 @@ def new_key(
 
 
 def hash_secret(secret: str) -> str:
-    """What is kept of a secret. It has 256 random bits, so a plain hash cannot be turned back."""
+    """Hash of a secret. It has 256 random bits, so a plain hash cannot be reversed."""
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

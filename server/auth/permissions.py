@@ -1,4 +1,4 @@
-"""The least role that each route needs; a route that stands here under no name is nobody's. Knows addresses only."""
+"""Permissions: minimum role of each route; a route that is missing here is denied to all."""
 
 from server.auth.caller import Caller
 from server.store.models import Role
@@ -70,5 +70,5 @@ MINIMUM_ROLES: dict[tuple[str, str], Role] = {
 
 
 def denied_routes(caller: Caller) -> dict[str, Role]:
-    """The routes for which a caller's role is too low, with the least that they need."""
+    """Routes for which the caller's role is too low, with the minimum role."""
     return {f"{method} {path}": least for (method, path), least in MINIMUM_ROLES.items() if not caller.has_role(least)}

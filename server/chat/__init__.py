@@ -1,1 +1,1 @@
-"""One chat request: prepare it, generate the reply, format it as OpenAI does."""
+"""Chat requests: prepare, generate and format the reply."""

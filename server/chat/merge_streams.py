@@ -9,10 +9,10 @@ Emit = Callable[[T], None]
 
 
 class MergedStreams(Generic[T]):
-    """Runs one task for each source and yields `(index, item)`; an exception ends its source and is its last item.
+    """Runs one task per source and yields `(index, item)`; an exception ends its source and is its last item.
 
-    Used as `async with MergedStreams(tasks) as merged: async for index, item in merged`. Leaving the context cancels
-    every task and waits for it, so that no source outlives its reader.
+    Used as `async with MergedStreams(tasks) as merged: async for index, item in merged`. Leaving
+    the context cancels every task and waits for it, so no source outlives its consumer.
     """
 
     def __init__(self, sources: Sequence[Callable[[Emit[T]], Coroutine[Any, Any, None]]]) -> None:
@@ -50,7 +50,7 @@ class MergedStreams(Generic[T]):
 
 
 def drained(stream: AsyncGenerator[T, None]) -> Callable[[Emit[T]], Coroutine[Any, Any, None]]:
-    """A source that passes on all items of a generator, and closes it."""
+    """A source that yields all items of a generator, and closes it."""
 
     async def run(emit: Emit[T]) -> None:
         try:

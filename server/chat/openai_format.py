@@ -1,4 +1,4 @@
-"""OpenAI's response format: choices, chunks and logprobs from generated text. Values in, JSON out."""
+"""OpenAI's response format: choices, chunks and logprobs from generated text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from server.engines.base import TokenLogprob
 
 @dataclass(frozen=True)
 class ChoiceFormat:
-    """How one request's choices are written: as chat messages or as plain text, with or without logprobs."""
+    """Format of one request's choices: chat messages or plain text, with or without logprobs."""
 
     is_chat: bool
     with_logprobs: bool
@@ -26,7 +26,7 @@ class ChoiceFormat:
         return {"index": index, "message": message, "logprobs": details, "finish_reason": finish_reason}
 
     def chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-        """One choice of a chunk; `offset` is where its first token begins in the text so far, in characters."""
+        """One choice of a chunk; `offset` is the character position of its first token in the text so far."""
         details = self._logprobs(logprobs, offset)
         if not self.is_chat:
             return _text_choice(index, text, details, None)

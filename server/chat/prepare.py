@@ -1,6 +1,6 @@
-"""What is asked, checked: which steering, which tokens, and what the guards say of each prompt. Knows no wire and no routes.
+"""Request preparation: resolves the steering, tokenizes the prompts and runs the guards.
 
-A request only becomes a `Reply` when nothing about it has to be refused any more.
+A request becomes a `Reply` only after all validation.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from steering.model.chat_template import EncodedChat
 
 
 async def prepare_chat(served: ServedModel, body: ChatRequest, account: Account = UNCOUNTED) -> Reply:
-    """Check a chat. Raises ApiError and SteeringError."""
+    """Prepare a chat. Raises ApiError and SteeringError."""
     choice = await _choose_steering(served, body, account)
     messages = body.chat()
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
@@ -32,19 +32,19 @@ async def prepare_chat(served: ServedModel, body: ChatRequest, account: Account 
 
 
 async def prepare_completion(served: ServedModel, body: CompletionRequest, account: Account = UNCOUNTED) -> Reply:
-    """Check raw text that is to be continued. Raises ApiError and SteeringError."""
+    """Prepare a text completion. Raises ApiError and SteeringError."""
     choice = await _choose_steering(served, body, account)
     prompts = {p.place: await asyncio.to_thread(_encode_prompt, served, p) for p in body.prompt}
     return await _prepare(served, choice, body, prompts, account)
 
 
 def _encode_prompt(served: ServedModel, prompt: Prompt) -> EncodedChat:
-    """A prompt's tokens. It has no roles, so the scope `assistant` means `generated`."""
+    """Token ids of a prompt. It has no roles, so the scope `assistant` means `generated`."""
     place, said = prompt
     if isinstance(said, str):
         ids, text = served.engine.encode(said), said
         if not ids:
-            raise bad_request(f"{place} is empty and this model has no token to begin with", param=place)
+            raise bad_request(f"{place} is empty and this model has no beginning-of-text token", param=place)
     else:
         _check_token_ids(served, said, place, each=True)
         ids, text = said, served.engine.decode(said)
@@ -52,7 +52,7 @@ def _encode_prompt(served: ServedModel, prompt: Prompt) -> EncodedChat:
 
 
 def _check_token_ids(served: ServedModel, ids: Sequence[int], place: str, *, each: bool = False) -> None:
-    """Raises ApiError for a token that the model has not; `each` has a place of its own."""
+    """Raises ApiError for a token id outside the vocabulary; `each` has a location of its own."""
     size = served.engine.vocab_size
     if (at := next((i for i, token in enumerate(ids) if not 0 <= token < size), None)) is not None:
         place = f"{place}.{at}" if each else place
@@ -60,7 +60,7 @@ def _check_token_ids(served: ServedModel, ids: Sequence[int], place: str, *, eac
 
 
 async def _choose_steering(served: ServedModel, body: GenerationRequest, account: Account) -> SteeringChoice:
-    """What is steered, checked, and counted among the caller's steerings."""
+    """Resolved and authorized steering, counted against the caller's limit of distinct steerings."""
     asked = await _with_own_defaults(served, body, account.caller)
     with tracing.span("policy"):
         choice = await served.choose(body.model, asked, user=body.user, caller=account.caller)
@@ -69,13 +69,13 @@ async def _choose_steering(served: ServedModel, body: GenerationRequest, account
 
 
 async def _with_own_defaults(served: ServedModel, body: GenerationRequest, caller: Caller) -> SteeringRequest | None:
-    """The steering that is asked for, with what its user came to like where it leaves that open."""
+    """The requested steering, completed with the user's learned defaults where it gives no values."""
     asked = body.steering
     if asked is None or not asked.personal:
         return asked
     person = caller.subject(body.user)
     if not person:
-        raise bad_request("steering.personal takes a user's own defaults; say whose with `user`", param="user")
+        raise bad_request("steering.personal applies a user's own defaults and requires `user`", param="user")
     _, _, preset = body.model.partition("@")
     return await with_user_defaults(
         served, caller, person, asked.model_copy(update={"preset": asked.preset or preset or None})
@@ -89,7 +89,7 @@ async def _prepare(
     prompts: dict[str, EncodedChat],
     account: Account,
 ) -> Reply:
-    """Check what depends on the model, and let the guards read each prompt; `prompts` are by their places."""
+    """Run the checks that need the model, then the guards on each prompt; `prompts` are by their locations."""
     _check_token_ids(served, [*(body.logit_bias or ())], "logit_bias")
     _check_token_ids(served, body.stop_token_ids or (), "stop_token_ids")
     longest = [max_new_tokens(served, body, prompt, place) for place, prompt in prompts.items()]
@@ -102,7 +102,7 @@ async def _prepare(
 
 
 def max_new_tokens(served: ServedModel, body: GenerationRequest, prompt: EncodedChat, place: str) -> int:
-    """How many tokens may be said. Raises ApiError where the context has no room for them."""
+    """Maximum number of new tokens. Raises ApiError if the context has no room for them."""
     context, used, asked = served.engine.max_model_len, len(prompt.ids), body.requested_max_tokens
     room = context - used
     if room <= 0 or (asked or 0) > room:
@@ -123,7 +123,8 @@ async def _check_prompts(
     prompts: Sequence[tuple[EncodedChat, int]],
     account: Account,
 ) -> tuple[PromptPart, ...]:
-    """Each prompt as the guards let it through; while they read, places are held, and who leaves then has had all of it read."""
+    """Each prompt after the guards. Concurrency slots are held during the check; it runs to its end
+    if the client disconnects."""
     if served.guards is None:
         return tuple([await _check_prompt(served, choice, body, *prompt) for prompt in prompts])
     used, places = sum(len(p.ids) for p, _ in prompts), max_concurrency(served, account, len(prompts) * body.n, body.n)

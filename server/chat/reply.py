@@ -1,7 +1,8 @@
-"""A checked request and the reply to it, whole or as the chunks of a stream. Knows the wire's shape; no routes.
+"""Reply to a prepared request, as one response or as the chunks of a stream.
 
-A request has one prompt or several, and each is said `n` times: the choice `i` is of the prompt `i // n`. They share the
-account, the stream and one `steering`; what the guards have made otherwise of a prompt is told with its own choices.
+A request has one or more prompts, each with `n` choices: choice `i` belongs to prompt `i // n`. All
+share the account, the stream and one `steering`; where the guards changed the steering of a prompt,
+its choices report the difference.
 """
 
 import asyncio
@@ -33,12 +34,12 @@ from steering.model.chat_template import EncodedChat
 
 log = structlog.get_logger(__name__)
 RETRY_SECONDS = 0.2
-"""Seconds until a choice of a reply that has begun asks a full queue again."""
+"""Seconds between retries on a full queue, for the choices of a reply that has begun."""
 
 
 @dataclass
 class ChoiceProgress:
-    """One choice as it grows."""
+    """One choice while it is generated."""
 
     text: str = ""
     ids: list[int] = field(default_factory=list)
@@ -49,21 +50,21 @@ class ChoiceProgress:
     easings: list[Easing] = field(default_factory=list)
 
     def add(self, piece: TextPiece) -> None:
-        """Take one more piece."""
+        """Append one more piece."""
         self.text += piece.text
         self.ids += piece.ids
         self.logprobs += piece.logprobs
         self.tokens, self.cached, self.finish_reason = piece.tokens, piece.cached, piece.finish_reason
 
     def offset_of(self, piece: TextPiece) -> int:
-        """Where the tokens of the piece that was added last begin, in characters."""
+        """Character positions of the tokens in the last piece."""
         before = len(self.logprobs) - len(piece.logprobs)
         return sum(len(t.token) for t in self.logprobs[:before])
 
 
 @dataclass(frozen=True, eq=False)
 class PromptPart:
-    """One prompt of a request, as the guards let it through."""
+    """One prompt of a request, after the guards."""
 
     choice: SteeringChoice
     prompt: EncodedChat
@@ -72,12 +73,12 @@ class PromptPart:
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """A checked request, ready to run: what every answer to it has in common."""
+    """A prepared request, ready to run: the state that all its choices share."""
 
     served: ServedModel
     request: GenerationRequest
     parts: tuple[PromptPart, ...]
-    """One for each prompt."""
+    """One per prompt."""
     kind: str
     """`chat.completion` or `text_completion`."""
     id: str
@@ -86,47 +87,47 @@ class Reply:
 
     @property
     def is_chat(self) -> bool:
-        """Whether messages were asked, and not raw text."""
+        """Whether the request is a chat, and not raw text."""
         return self.kind == "chat.completion"
 
     @property
     def format(self) -> ChoiceFormat:
-        """How its choices are written."""
+        """Format of its choices."""
         return ChoiceFormat(self.is_chat, self.request.alternatives is not None)
 
     @cached_property
     def primary_index(self) -> int:
-        """The first prompt that is answered as asked, or the first: what the whole answer says of steering is of this one."""
+        """The first prompt that runs as requested, else the first: the response's `steering` is of this one."""
         fine = (i for i, part in enumerate(self.parts) if _guard_outcome(part.choice) == "as asked")
         return next(fine, 0)
 
     @property
     def choice(self) -> SteeringChoice:
-        """What is steered, where the guards have not decided otherwise."""
+        """The steering choice before the guards."""
         return self.parts[self.primary_index].choice
 
     def part(self, index: int) -> PromptPart:
-        """The prompt that a choice is of."""
+        """The prompt of a choice."""
         return self.parts[index // self.request.n]
 
     @property
     def choices(self) -> range:
-        """The choices' indices."""
+        """Indices of all choices."""
         return range(len(self.parts) * self.request.n)
 
     @property
     def concurrency(self) -> int:
-        """How many choices are generated at a time."""
+        """Number of choices generated at a time."""
         return max_concurrency(self.served, self.account, len(self.choices), self.request.n)
 
     @property
     def max_total_tokens(self) -> int:
-        """How many tokens may be read and said."""
+        """Maximum number of tokens, prompts included."""
         n = self.request.n
         return sum(len(p.prompt.ids) + n * p.generation.sampling.max_tokens for p in self.parts)
 
     def header_fields(self, *, chunk: bool = False) -> dict[str, Any]:
-        """The fields that begin every answer."""
+        """The common first fields of responses and chunks."""
         return {
             "id": self.id,
             "object": self.kind + ".chunk" * (chunk and self.is_chat),
@@ -136,7 +137,7 @@ class Reply:
         }
 
     def usage(self, spoken: list[ChoiceProgress]) -> dict[str, Any]:
-        """Tokens in, out and together, and how many of the prompts' an earlier turn had computed."""
+        """Token usage: prompts, completions, total, and the prompt tokens read from the cache."""
         prompt, completion = sum(len(p.prompt.ids) for p in self.parts), sum(s.tokens for s in spoken)
         n = self.request.n
         cached = (max(s.cached for s in spoken[i : i + n]) for i in range(0, len(spoken), n))
@@ -148,15 +149,17 @@ class Reply:
         }
 
     def steering_summary(self) -> dict[str, Any]:
-        """What was applied, and on which prompts the guards have decided otherwise."""
+        """Steering that was applied, with a warning for the prompts whose steering the guards changed."""
         told, first = self.choice.applied_summary(), _guard_outcome(self.choice)
         if others := [str(i) for i, part in enumerate(self.parts) if _guard_outcome(part.choice) != first]:
-            says = f"the guards decided otherwise on the prompts {', '.join(others)}; their choices' steering tells how"
+            says = (
+                f"the guards changed the steering of the prompts {', '.join(others)}; see the steering of their choices"
+            )
             told["warnings"] = [*told["warnings"], vars(SteeringWarning("guards", "", says))]
         return told
 
     def steering_delta(self, index: int, judged: dict[str, Any], chiefs: dict[str, Any]) -> dict[str, Any]:
-        """What is otherwise with the steering of one choice than with the chief's, of which `chiefs` was judged."""
+        """Difference of one choice's steering from the primary prompt's, whose coherence is `chiefs`."""
         choice = self.part(index).choice
         mine, theirs = (
             (choice.applied_summary() | judged, self.choice.applied_summary() | chiefs)
@@ -167,7 +170,7 @@ class Reply:
         return {"steering": differs} if differs else {}
 
     async def store_consented_text(self, spoken: ChoiceProgress) -> None:
-        """Keep the conversation to learn from if its user has agreed; of a steered reply, only what was asked."""
+        """Store the conversation for training if its user has consented; of a steered reply only the prompt."""
         user, request = self.choice.caller.subject(self.request.user), self.request
         if not user or not isinstance(request, ChatRequest) or spoken.finish_reason == "content_filter":
             return
@@ -183,13 +186,13 @@ class Reply:
                 most=settings.live_texts,
                 seconds=86_400 * settings.live_days,
             )
-        except Unavailable:  # /health tells it; nobody knows now who has agreed, so nothing is kept
+        except Unavailable:  # /health reports it; consent is unknown now, so nothing is kept
             return
-        except Exception:  # the reply is said; that it could not be kept harms nobody
+        except Exception:  # the reply is complete; a failed write must not turn it into an error
             log.exception("a conversation could not be kept")
 
     async def evaluate_choice(self, index: int, spoken: ChoiceProgress) -> dict[str, Any]:
-        """How well a choice holds together and where the guard eased it, as far as that was asked for."""
+        """Coherence of a choice, and where the guard eased it, if requested."""
         part, found = self.part(index), dict[str, Any]()
         if self.uses_easing(part):
             found["eased"] = [asdict(e) for e in spoken.easings]
@@ -202,21 +205,21 @@ class Reply:
 
     @property
     def is_steered(self) -> bool:
-        """Whether anything is steered."""
+        """Whether any steering is applied."""
         return any(part.choice.resolved.spec.features for part in self.parts)
 
     def uses_easing(self, part: PromptPart) -> bool:
-        """Whether somebody looks after the reply; an unsteered one needs nobody."""
+        """Whether an easer observes the reply; an unsteered one needs none."""
         asked = self.request.steering and self.request.steering.guard
         return bool(asked and part.choice.resolved.spec.features)
 
     def with_name(self, name: str) -> "Reply":
-        """The same under the name of its request, by which its place in the queue can be asked for."""
+        """The same generation with the request's id, by which its queue position is looked up."""
         parts = (replace(p, generation=replace(p.generation, name=name)) for p in self.parts)
         return replace(self, parts=tuple(parts))
 
     def generate(self, progress: ChoiceProgress, index: int) -> AsyncGenerator[TextPiece, None]:
-        """The pieces of one choice. Seeds count up within a prompt, so each prompt is as if it had been sent alone."""
+        """The pieces of one choice. Seeds count up within a prompt, so each prompt runs as if sent alone."""
         part, source = self.part(index), self.served.admission.generate
         given = part.generation.sampling
         seed = None if given.seed is None else given.seed + index % self.request.n
@@ -233,13 +236,14 @@ class Reply:
 
 
 def max_concurrency(served: ServedModel, account: Account, choices: int, n: int) -> int:
-    """How many are generated at a time: all of one prompt, of several what the engine has room for, as far as the key may."""
+    """Number of choices generated at a time: all of one prompt; of several, up to the engine's
+    slots; both within the key's limit."""
     room = max(n, min(served.settings.live, served.settings.queue))
     return min(choices, room, account.caller.limits.concurrent or room)
 
 
 async def complete(reply: Reply) -> dict[str, Any]:
-    """The whole response, once every choice has ended."""
+    """The whole response, after all choices have ended."""
     progress = [ChoiceProgress() for _ in reply.choices]
     async with _running_choices(reply, progress) as pieces:
         async for index, piece in pieces:
@@ -260,7 +264,7 @@ async def complete(reply: Reply) -> dict[str, Any]:
 async def stream_chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
     """The response as the chunks of a stream, without `[DONE]`.
 
-    The first chunk carries the steering, and the first of each choice what differs there.
+    The first chunk carries the steering, and the first chunk of each choice its differences.
     """
     progress, silent = [ChoiceProgress() for _ in reply.choices], {*reply.choices}
     usage: dict[str, Any] = (
@@ -302,7 +306,7 @@ def system_fingerprint(served: ServedModel) -> str:
 async def _running_choices(
     reply: Reply, progress: list[ChoiceProgress]
 ) -> AsyncGenerator[MergedStreams[TextPiece], None]:
-    """All choices' pieces as they arrive, each with its index; however that ends, its tokens are counted."""
+    """Pieces of all choices in order of arrival, each with its index; their tokens are counted in any case."""
     slots, begun = asyncio.Semaphore(reply.concurrency), asyncio.Event()
     async with reply.account.reserve(places=reply.concurrency, expected=reply.max_total_tokens):
         try:
@@ -322,7 +326,7 @@ async def _run_choice(
     index: int,
     emit: Callable[[TextPiece], None],
 ) -> None:
-    """Generate one choice when a slot is free; once the reply has `begun`, a full queue is asked again."""
+    """Generate one choice when a slot is free; once the reply has `begun`, retry on a full queue."""
     is_steered = bool(reply.part(index).choice.resolved.spec.features)
     async with slots:
         while True:
@@ -347,7 +351,7 @@ def _raise_failed(arrived: TextPiece | Exception) -> TextPiece:
 
 
 async def _write_audit(reply: Reply, spoken: list[ChoiceProgress]) -> None:
-    """What was steered and what the guards found, of each prompt where there are several; none of what was said."""
+    """Write the audit-log entry: the steering and the guards' results, per prompt if there are several; no text."""
     choice, audit = reply.choice, reply.account.audit
     if audit and (reply.is_steered or choice.verdict):
         found = [_audit_fields(part.choice) for part in reply.parts]

@@ -1,1 +1,1 @@
-"""The command line `tiller`, one file a command or group of commands."""
+"""Command line `tiller`, one file per command or group of commands."""

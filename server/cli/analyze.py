@@ -1,4 +1,4 @@
-"""`tiller analyze`: what a file's text evokes, from the command line. Knows files and what to print; looking is elsewhere."""
+"""`tiller analyze`: feature activations of a file's text."""
 
 import json
 from pathlib import Path
@@ -34,12 +34,12 @@ OF_SPEAKER = 6
 
 def analyze(
     file: Annotated[Path, typer.Argument(help="Text, JSONL of messages or chats, or a transcript (`speaker: line`).")],
-    other: Annotated[Path | None, typer.Option(help="A second file to hold against the first.")] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Take it as text, whatever it looks like.")] = False,
-    top: Annotated[int, typer.Option(min=1, max=256, help="How many features.")] = 12,
-    as_json: Annotated[bool, typer.Option("--json", help="Write what POST /v1/analyze answers.")] = False,
+    other: Annotated[Path | None, typer.Option(help="A second file to compare with the first.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Read it as raw text, even if it is a transcript.")] = False,
+    top: Annotated[int, typer.Option(min=1, max=256, help="Number of features.")] = 12,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as POST /v1/analyze returns it.")] = False,
     bundle: Annotated[Path | None, typer.Option(envvar="TILLER_BUNDLE", help="Folder with bundle.json.")] = None,
-    model: Annotated[str | None, typer.Option(envvar="TILLER_MODEL", help="Instead of the bundle's model.")] = None,
+    model: Annotated[str | None, typer.Option(envvar="TILLER_MODEL", help="Replaces the bundle's model.")] = None,
     device: Annotated[str | None, typer.Option(envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")] = None,
 ) -> None:
     """Print the features that a text activates: in all, by speaker and along the text.
@@ -62,22 +62,23 @@ def analyze(
 
 
 def _texts(file: Path, plain: bool) -> list[TextInput]:
-    """What a file holds: one text, or each text or chat of its JSONL. Raises SteeringError that says what is wrong."""
+    """The texts of a file: one text, or each text or chat of a JSONL file. Raises SteeringError
+    that names the problem."""
     if not file.is_file():
         raise SteeringError(f"there is no file {str(file)!r}")
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SteeringError(f"{str(file)!r} is no text in UTF-8: byte {error.start} cannot be read") from error
+        raise SteeringError(f"{str(file)!r} is not UTF-8 text: byte {error.start} cannot be decoded") from error
     if "\0" in text:
-        raise SteeringError(f"{str(file)!r} is no text: it holds zero bytes")
+        raise SteeringError(f"{str(file)!r} is not text: it contains zero bytes")
     if not text.strip():
-        raise SteeringError(f"{str(file)!r} holds no text")
+        raise SteeringError(f"{str(file)!r} contains no text")
     return _parse_chats(file, text) if file.suffix == ".jsonl" and not plain else [TextInput(text=text, plain=plain)]
 
 
 def _parse_chats(file: Path, text: str) -> list[TextInput]:
-    """The chats of JSONL; lines that are messages themselves are one chat together."""
+    """The chats of a JSONL file; consecutive lines that are messages form one chat."""
     found, chat = [], []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -115,7 +116,7 @@ def _analyze(settings: Settings, texts: list[TextInput], other: list[TextInput] 
 def _read(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, bundle: Bundle, texts: list[TextInput]
 ) -> tuple[Passage, Tensor, bool]:
-    """All texts, each read by itself, up to as many tokens as the API looks at; whether something was left out."""
+    """All texts, each read separately, up to the API's token limit; whether any was cut."""
     longest = int(model.config.get_text_config().max_position_embeddings)
     passages, streams, room = [], [], MAX_TOKENS
     for asked in texts:
@@ -138,7 +139,7 @@ def _print(told: dict[str, Any], file: Path, other: Path | None) -> None:
     label = {f["id"]: f["label"] for f in told["features"]}
     speakers = [s for s in told["speakers"] if s]
     who = f", {', '.join(speakers)}" if speakers else ""
-    cut = "; what is longer was left out" if told["truncated"] else ""
+    cut = "; the rest was left out" if told["truncated"] else ""
     console.print(escape(f"{file.name}: {len(told['tokens'])} tokens{who}{cut}"), highlight=False)
     table = Table("feature", "label", "max", "mean", "tokens", "along the text")
     for f in told["features"]:

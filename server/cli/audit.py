@@ -1,4 +1,4 @@
-"""`tiller audit …`: read the audit log, and prove that nobody has changed it. Knows files and the store; no server is needed."""
+"""`tiller audit …`: show and verify the audit log; no server is needed."""
 
 from collections import deque
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ console, problems = Console(), Console(stderr=True)
 
 @app.command()
 def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
-    """Check that each line follows from the one before, and that none is missing at the end. Exit code 1 if not, or if nobody can tell.
+    """Check that each line follows from the one before, and that none is missing at the end. Exit code 1 if not, or if it cannot be verified.
 
     Example: tiller audit verify
     """
@@ -34,11 +34,11 @@ def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
         exit_with_error(f"{log.file}: {error}")
     if kept is None and head.n:
         exit_with_error(
-            f"{log.file}: {head.n} lines, each follows from the one before; but the store keeps no end of a log at this place "
-            "(was the folder moved?), so nobody can tell whether lines are missing at the end"
+            f"{log.file}: {head.n} lines, each follows from the one before; but the store has no head of a log at this place "
+            "(was the folder moved?), so missing lines at the end cannot be detected"
         )
     if head.n == 0:
-        exit_with_error(f"{log.file}: there is no log; one is kept where there are keys")
+        exit_with_error(f"{log.file}: there is no log; it is written once there are keys")
     console.print(
         f"{log.file}: {head.n} lines, each follows from the one before; the last is {head.hash[:16]}…", soft_wrap=True
     )
@@ -46,7 +46,7 @@ def verify(data_dir: Data = None, redis_url: Redis = None) -> None:
 
 @app.command()
 def show(
-    last: Annotated[int, typer.Option(min=1, help="So many lines from the end.")] = 20, data_dir: Data = None
+    last: Annotated[int, typer.Option(min=1, help="Number of lines from the end.")] = 20, data_dir: Data = None
 ) -> None:
     """Print the last lines.
 

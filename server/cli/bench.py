@@ -1,4 +1,4 @@
-"""`tiller bench`: measure steering against a prompt."""
+"""`tiller bench`: compare steering with other methods."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ app = typer.Typer(
 
 @app.callback()
 def group() -> None:
-    """Keep `steering` a subcommand although it is the only one."""
+    """Group callback: keeps `steering` a subcommand although it is the only one."""
 
 
 @app.command("steering")
@@ -26,7 +26,7 @@ def bench_steering(
     out: Annotated[Path, typer.Option(help="Folder for JSON, Markdown and charts.")] = Path("steering-report"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
-    most: Annotated[int | None, typer.Option(min=1, help="Only the first so many concepts.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="Number of concepts, from the first on.")] = None,
 ) -> None:
     """Compare steering with a prompt, other directions and nulls, equally tuned; write a report.
 

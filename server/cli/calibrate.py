@@ -1,4 +1,4 @@
-"""`tiller calibrate`: measure doses, from the command line. Knows what to print; measuring is elsewhere."""
+"""`tiller calibrate`: measure doses."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +22,8 @@ def calibrate(
     presets: Annotated[
         bool, typer.Option("--presets/--no-presets", help="The features of all presets, and each preset's scale.")
     ] = True,
-    every: Annotated[bool, typer.Option("--all", help="Every feature that ever fires.")] = False,
-    prompts: Annotated[int, typer.Option(min=4, max=16, help="How many of the fixed questions.")] = 16,
+    every: Annotated[bool, typer.Option("--all", help="Every feature that is ever active.")] = False,
+    prompts: Annotated[int, typer.Option(min=4, max=16, help="Number of the fixed prompts to use.")] = 16,
     bundle: Annotated[Path | None, typer.Option(envvar="TILLER_BUNDLE")] = None,
     text: Text_ = None,
     corpus: Corpus_ = None,
@@ -45,7 +45,7 @@ def calibrate(
     if presets and scales:
         console.print(_scales(scales))
     works = sum(bool(f.calibration and f.calibration.works) for f in done)
-    console.print(f"{len(done)} features measured; {works} have an effect that a random direction has not")
+    console.print(f"{len(done)} features measured; {works} have an effect that a random direction does not have")
 
 
 def _table(features: list[Feature]) -> Table:

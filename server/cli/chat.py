@@ -1,4 +1,4 @@
-"""`tiller chat` and `tiller presets`: what a persona says, and which there are, without a server."""
+"""`tiller chat` and `tiller presets`: steered replies and the list of personas, without a server."""
 
 import asyncio
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ console = Console()
 
 
 def chat(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
+    question: Annotated[str, typer.Argument(help="The prompt.")],
     preset: Annotated[
         str | None, typer.Option(help="A persona, such as golden-gate; `tiller presets` lists them.")
     ] = None,
     feature: Annotated[
         list[str] | None, typer.Option(help="A feature and its dose, such as harbor/12=0.6; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same reply.")] = 7,
+    seed: Annotated[int, typer.Option(help="Random seed; an equal seed gives an equal reply.")] = 7,
     max_tokens: Annotated[int, typer.Option(min=1)] = 120,
     bundle: Bundle_ = None,
     model: Model_ = None,
@@ -116,7 +116,7 @@ async def _generate_both(
 
 
 def _strongest_labels(features: Sequence[Intervention]) -> str:
-    """The strongest three; a persona has two dozen."""
+    """The three strongest labels; a persona has about two dozen features."""
     strongest = sorted(features, key=lambda f: -abs(f.strength))[:3]
     said = ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in strongest)
     return said + (f" and {len(features) - 3} more" if len(features) > 3 else "")
@@ -135,4 +135,4 @@ def _number(text: str) -> float:
     try:
         return float(text or 1)
     except ValueError:
-        exit_with_error(f"{text!r} is no dose; write --feature harbor/12=0.6")
+        exit_with_error(f"{text!r} is not a dose; write --feature harbor/12=0.6")

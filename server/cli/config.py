@@ -27,4 +27,4 @@ def config(
         return
     typer.echo(settings_reference.effective(settings, origins(**given)), nl=False)
     for name, near in unknown_variables().items():
-        stderr.print(f"{name} is no setting{f'; did you mean {near}?' if near else ''}", highlight=False)
+        stderr.print(f"{name} is not a setting{f'; did you mean {near}?' if near else ''}", highlight=False)

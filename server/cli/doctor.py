@@ -1,4 +1,4 @@
-"""`tiller doctor`: is there what a server needs? Tries each thing as the server would, and leaves nothing behind."""
+"""`tiller doctor`: check each thing that a server needs, as the server does; leaves nothing behind."""
 
 import asyncio
 import socket
@@ -91,7 +91,7 @@ def _store(settings: Settings) -> str:
 
 def _policy(settings: Settings) -> str:
     found = Policy.load(settings.policy)
-    return f"{settings.policy or 'the usual one'}, {len(found.limit)} limits"
+    return f"{settings.policy or 'the default policy'}, {len(found.limit)} limits"
 
 
 def _guards(settings: Settings) -> str:

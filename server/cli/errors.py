@@ -1,4 +1,4 @@
-"""How a command ends that cannot do what it was told: one sentence and exit code 1. Knows which errors are a person's to mend."""
+"""Command errors: one sentence on stderr and exit code 1."""
 
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
@@ -14,7 +14,8 @@ stderr = Console(stderr=True)
 
 
 def or_exit(work: Callable[[], T]) -> T:
-    """What `work` gives; what whoever called can mend ends the command in a sentence, a bug keeps its traceback."""
+    """Return the result of `work`; an error that the user can fix ends the command with its
+    message, a bug keeps its traceback."""
     try:
         return work()
     except (SteeringError, BadStore, OSError) as error:
@@ -22,6 +23,6 @@ def or_exit(work: Callable[[], T]) -> T:
 
 
 def exit_with_error(message: str) -> NoReturn:
-    """Say it and end."""
+    """Print the message and exit with code 1."""
     stderr.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`tiller describe`, `label`, `map` and `features`: the catalogue from the command line. Knows what to print; the rest is elsewhere."""
+"""`tiller describe`, `label`, `map` and `features`: work on the feature catalogue."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -32,17 +32,18 @@ from steering.model.passage import Passage, chat_passage, text_passage
 T = TypeVar("T")
 console = Console()
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json.")]
+Corpus = Annotated[list[Path] | None, typer.Option(help="Text to read; may be repeated. Default: the bundle's own.")]
 
 
 def describe(
     bundle: Bundle_ = None,
     text: Text_ = None,
     corpus: Corpus_ = None,
-    texts: Annotated[int | None, typer.Option(min=1, help="At most so many texts.")] = None,
+    texts: Annotated[int | None, typer.Option(min=1, help="Maximum number of texts.")] = None,
 ) -> None:
     """Measure every feature on text: maximum, density, examples and logit lens. Writes the bundle.
 
-    Doses, notes and labels that people or models gave stay. A running server does the same with: tiller jobs submit describe
+    Doses, notes and labels by people or models are kept. A running server does the same with: tiller jobs submit describe
     Example: tiller describe --bundle my-bundle --text chats.jsonl
     """
     order = DescribeConfig(texts=texts)
@@ -58,21 +59,22 @@ def describe(
 
 
 def label(
-    features: Annotated[list[str] | None, typer.Argument(help="Ids of features; all if none is given.")] = None,
+    features: Annotated[list[str] | None, typer.Argument(help="Ids of features; default: all.")] = None,
     bundle: Bundle_ = None,
     text: Text_ = None,
     corpus: Corpus_ = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
-            envvar="TILLER_LABEL_URL", help="Let a model name features: an OpenAI-compatible base, https://host/v1."
+            envvar="TILLER_LABEL_URL",
+            help="Base URL of an OpenAI-compatible API whose model names features, https://host/v1.",
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(envvar="TILLER_LABEL_MODEL", help="Which model of the endpoint.")] = None,
+    model: Annotated[str | None, typer.Option(envvar="TILLER_LABEL_MODEL", help="Model of the endpoint.")] = None,
 ) -> None:
     """Label features and score the labels on held-out text. Writes the bundle.
 
-    Without --endpoint a name is words that come where the feature fires. The key is read from TILLER_LABEL_KEY.
+    Without --endpoint a label is the words that occur where the feature is active. The key is read from TILLER_LABEL_KEY.
     Example: tiller label harbor/12 --endpoint http://127.0.0.1:9000/v1 --model some-model
     """
     order = LabelConfig(features=tuple(features or ()))
@@ -94,7 +96,7 @@ def label(
 
 def map_(
     bundle: Bundle_ = None,
-    method: Annotated[str | None, typer.Option(help="umap or pca; umap if it is installed.")] = None,
+    method: Annotated[str | None, typer.Option(help="umap or pca; default: umap if it is installed.")] = None,
 ) -> None:
     """Draw the feature map: similar directions lie close together, clusters are named.
 
@@ -103,7 +105,7 @@ def map_(
     from server.jobs.tasks.map import MapConfig, map_bundle
 
     if method not in (None, "umap", "pca"):
-        exit_with_error(f"{method!r} is no way to draw a map; choose umap or pca")
+        exit_with_error(f"--method must be umap or pca, got {method!r}")
     drawn = or_exit(lambda: map_bundle(_settings(bundle, None), MapConfig.model_validate({"method": method}).method))
     table = Table("cluster", "features")
     for c in drawn.about.clusters:
@@ -114,20 +116,25 @@ def map_(
 
 def features(
     words: Annotated[
-        list[str] | None, typer.Argument(help="What to look for: words, a prompt, or an id, as --mode says.")
+        list[str] | None, typer.Argument(help="The query: words, a prompt, or an id, depending on --mode.")
     ] = None,
     mode: Annotated[str, typer.Option(help="text, meaning, prompt, common or id.")] = "text",
     prompt: Annotated[
-        list[str] | None, typer.Option(help="For common: a prompt that all have something in common with.")
+        list[str] | None, typer.Option(help="For common: a prompt in which the features are active.")
     ] = None,
-    without: Annotated[list[str] | None, typer.Option(help="For common: a prompt that has it not.")] = None,
-    min_density: Annotated[float | None, typer.Option(help="Fires on this share of tokens at least.")] = None,
-    max_density: Annotated[float | None, typer.Option(help="… and on this at most.")] = None,
-    labelled: Annotated[bool | None, typer.Option("--labelled/--unlabelled", help="It is called something.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="For common: a prompt in which they are not active.")
+    ] = None,
+    min_density: Annotated[float | None, typer.Option(help="Minimum share of tokens on which it is active.")] = None,
+    max_density: Annotated[float | None, typer.Option(help="Maximum share of tokens.")] = None,
+    labelled: Annotated[bool | None, typer.Option("--labelled/--unlabelled", help="Whether it has a label.")] = None,
     calibrated: Annotated[
-        bool | None, typer.Option("--calibrated/--uncalibrated", help="Its dose is measured.")
+        bool | None, typer.Option("--calibrated/--uncalibrated", help="Whether its dose is calibrated.")
     ] = None,
-    works: Annotated[bool | None, typer.Option("--works/--no-effect", help="A push along it does something.")] = None,
+    works: Annotated[
+        bool | None,
+        typer.Option("--works/--no-effect", help="Whether steering with it was measured to have an effect."),
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="dead, dense, input-only or plain.")] = None,
     sort: Annotated[str, typer.Option(help="score, density, max or label.")] = "score",
     limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
@@ -165,7 +172,7 @@ def features(
 
 def _search(settings: Settings, query: FeatureQuery) -> Hits:
     bundle = Bundle.open(settings.bundle)
-    loaded = []  # the model, when it is first needed
+    loaded = []  # loads the model on first use
 
     async def read(text: str, chat: bool) -> tuple[Passage, Tensor]:
         if not loaded:

@@ -1,4 +1,4 @@
-"""`tiller guard …`: train the probe that guards a model, and read texts with it. Knows what to print; heavy imports wait."""
+"""`tiller guard …`: train the guards' probe, and score texts with it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ from steering.safety.probe import WITNESS, Probe, check_hook_below, hook_below, 
 
 T = TypeVar("T")
 LONGEST = 1024
-"""Of a text, in tokens; what is beyond is not read."""
+"""Maximum number of tokens read of a text."""
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -45,12 +45,18 @@ Model_ = Annotated[
 @app.command("train")
 def train_(
     forbidden: Annotated[
-        Path, typer.Option(help="Questions, one a line, or JSONL with `messages`: of a reply, that alone is read.")
+        Path,
+        typer.Option(
+            help="Prompts, one per line, or JSONL with `messages`; of a chat with a reply, only the reply is read."
+        ),
     ],
-    benign: Annotated[Path, typer.Option(help="The same, harmless, and as like the forbidden as you can write them.")],
+    benign: Annotated[
+        Path,
+        typer.Option(help="The same format, harmless, and otherwise as similar to the forbidden ones as possible."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the probe.")],
     hook: Annotated[
-        str | None, typer.Option(help="Where to read; just below the steered layer if none is named.")
+        str | None, typer.Option(help="Hook point of the probe; default: just below the steered layer.")
     ] = None,
     allowed: Annotated[
         float, typer.Option(min=0, max=0.5, help="Share of held-out benign texts that may be flagged.")
@@ -58,7 +64,7 @@ def train_(
     bundle: Bundle_ = None,
     model: Model_ = None,
 ) -> None:
-    """Train a probe on forbidden and benign texts, a third of them held out, and say what it is worth.
+    """Train a probe on forbidden and benign texts, a third of them held out, and print its evaluation.
 
     Example: tiller guard train --forbidden bad.jsonl --benign fine.jsonl --out probe
     """
@@ -75,9 +81,7 @@ def train_(
         return probe
 
     console.print(_card(or_exit(work)))
-    console.print(
-        f"written to {escape(str(out))}; on other texts than these it will be worse: hold some back and read them"
-    )
+    console.print(f"written to {escape(str(out))}; on other texts it will do worse: keep some aside and test them")
 
 
 @app.command("read")
@@ -87,7 +91,7 @@ def test_texts(
     bundle: Bundle_ = None,
     model: Model_ = None,
 ) -> None:
-    """Print how forbidden texts are to a probe, and where.
+    """Print a probe's scores of texts, and the position of each.
 
     Example: tiller guard read probe "How do I open it?"
     """
@@ -114,7 +118,7 @@ def test_texts(
 def _streams(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | list[Message]], hook: str
 ) -> list[Tensor]:
-    """The stream of each text, from the first token that is read on; texts without one are left out."""
+    """The residual stream of each text, from the first scored token on; texts without one are left out."""
     rows = [tokens_to_score(tokenizer, text) for text in texts]
     kept = [(ids[:LONGEST], start) for ids, start in rows if start < min(len(ids), LONGEST)]
     return [read_stream(model, torch.tensor([ids]), hook)[0, start:] for ids, start in kept]

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 
 def replica(
-    listening: Annotated[int, typer.Option(help="The socket that all replicas take connections from.")],
-    page: Annotated[Path, typer.Option(help="The socket of the page.")],
-    late: Annotated[bool, typer.Option("--late", help="Take no connection before the model is there.")] = False,
+    listening: Annotated[
+        int, typer.Option(help="File descriptor of the socket that all replicas accept connections on.")
+    ],
+    page: Annotated[Path, typer.Option(help="File descriptor of the page's socket.")],
+    late: Annotated[bool, typer.Option("--late", help="Accept no connections before the model is loaded.")] = False,
 ) -> None:
-    """Be one of several servers on one address; ends when stdin does."""
+    """Serve as one of several replicas; ends when stdin closes."""
     from server.api.app import create_app
     from server.runtime.http_server import HttpServer
     from server.runtime.page_proxy import PageProxy
@@ -55,7 +57,7 @@ def replica(
 
 
 def job(job_id: str) -> None:
-    """Be the process of one job."""
+    """Run one job."""
     from server.jobs.queue import JobQueue
     from server.jobs.worker import run_job
 
@@ -67,7 +69,7 @@ def job(job_id: str) -> None:
 
 
 def check_drift() -> None:
-    """Be one look of the trainer at the drift."""
+    """Run one drift check."""
     from server.jobs.priority import die_with_parent
     from server.runtime import trainer as training
 
@@ -81,7 +83,7 @@ def check_drift() -> None:
 
 def _require_inherited_settings() -> Settings:
     if (settings := inherited_settings()) is None:
-        exit_with_error("people do not run this command: `tiller serve` and `tiller trainer` do")
+        exit_with_error("this command is internal: `tiller serve` and `tiller trainer` run it")
     return settings
 
 
@@ -89,7 +91,7 @@ def _report_ready() -> None:
     from server.runtime.replicas import READY
 
     os.write(1, READY)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody listens any more
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the parent has gone
 
 
 def _stop_at_eof(server: "HttpServer") -> None:

@@ -1,4 +1,4 @@
-"""`tiller jobs …`: the queue of a data directory from the command line; works with a server and without one."""
+"""`tiller jobs …`: the job queue of a data directory, with or without a running server."""
 
 import json
 import time
@@ -19,13 +19,13 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Background jobs: submit, list, follow, pause and cancel."
 )
 console = Console()
-Data = Annotated[Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Where the queue is.")]
+Data = Annotated[Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="The server's data directory.")]
 Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
 
 
 @app.command("ls")
 def list_(data_dir: Data = None) -> None:
-    """List all jobs, the newest first."""
+    """List all jobs, newest first."""
     table = Table("job", "type", "state", "done", "begun", "says")
     for job in or_exit(_jobs(data_dir).all):
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created))
@@ -57,20 +57,20 @@ def watch(job_id: Id, data_dir: Data = None) -> None:
 
 @app.command()
 def cancel(job_id: Id, data_dir: Data = None) -> None:
-    """Have a job end."""
+    """Cancel a job."""
     console.print(f"{job_id}: {or_exit(lambda: _jobs(data_dir).cancel(job_id)).state}, and will end")
 
 
 @app.command()
 def pause(job_id: Id, data_dir: Data = None) -> None:
-    """Have a running job stand still; others are done in the meantime."""
+    """Pause a running job; other jobs run in the meantime."""
     or_exit(lambda: _jobs(data_dir).pause(job_id))
-    console.print(f"{job_id}: paused; `tiller jobs resume {job_id}` lets it go on", soft_wrap=True)
+    console.print(f"{job_id}: paused; `tiller jobs resume {job_id}` resumes it", soft_wrap=True)
 
 
 @app.command()
 def resume(job_id: Id, data_dir: Data = None) -> None:
-    """Have a paused job go on; if another one is being done, after that."""
+    """Resume a paused job; if another one is running, after that."""
     console.print(f"{job_id}: {or_exit(lambda: _jobs(data_dir).resume(job_id)).state}")
 
 

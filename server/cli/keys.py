@@ -1,4 +1,4 @@
-"""`tiller keys …`: make, list and delete keys in the store itself, with a server and without one. Knows the store; no routes."""
+"""`tiller keys …`: create, list and delete keys in the store, with or without a running server."""
 
 import time
 from typing import Annotated, get_args
@@ -19,17 +19,19 @@ from server.validation import first_error
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: create, list and delete.")
 console, problems = Console(), Console(stderr=True)
-Count = Annotated[int | None, typer.Option(help="In place of what the role has.")]
+Count = Annotated[int | None, typer.Option(help="Replaces the role's limit.")]
 
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="What it is called in lists; its owner, if not said otherwise.")],
+    name: Annotated[str, typer.Argument(help="Display name in lists; also the owner, unless --owner is given.")],
     role: Annotated[str, typer.Option(help=f"{', '.join(get_args(Role))}.")] = "user",
-    tenant: Annotated[str, typer.Option(help="Those who share what they make for each other.")] = "",
-    owner: Annotated[str | None, typer.Option(help="Whose it is.")] = None,
-    days: Annotated[float | None, typer.Option(help="For how long it can be used.")] = None,
-    default_preset: Annotated[str | None, typer.Option(help="What is steered where a request leaves it open.")] = None,
+    tenant: Annotated[str, typer.Option(help="Callers with the same tenant share their presets.")] = "",
+    owner: Annotated[str | None, typer.Option(help="Owner of the key.")] = None,
+    days: Annotated[float | None, typer.Option(help="Days until it expires.")] = None,
+    default_preset: Annotated[
+        str | None, typer.Option(help="Preset that is applied where a request names none.")
+    ] = None,
     requests: Count = None,
     tokens: Count = None,
     concurrent: Count = None,
@@ -37,7 +39,7 @@ def new(
     data_dir: Data = None,
     redis_url: Redis = None,
 ) -> None:
-    """Make a key and print it, once and never again. A running server takes it within a second.
+    """Create a key and print it; it is shown only once. A running server accepts it within a second.
 
     Example: tiller keys new ada --role creator --days 90
     """
@@ -62,7 +64,7 @@ def new(
 
 @app.command()
 def ls(data_dir: Data = None, redis_url: Redis = None) -> None:
-    """List keys; of their secrets only how they begin.
+    """List keys; of their secrets only the first characters.
 
     Example: tiller keys ls
     """
@@ -75,7 +77,7 @@ def ls(data_dir: Data = None, redis_url: Redis = None) -> None:
 
 @app.command()
 def rm(key_id: str, data_dir: Data = None, redis_url: Redis = None) -> None:
-    """Delete a key; a running server refuses it within a second.
+    """Delete a key; a running server rejects it within a second.
 
     Example: tiller keys rm key_0123456789abcdef
     """
@@ -92,9 +94,9 @@ def rm(key_id: str, data_dir: Data = None, redis_url: Redis = None) -> None:
 
 @app.command()
 def sign_out(data_dir: Data = None, redis_url: Redis = None) -> None:
-    """Have everybody sign in again who uses the page: what their browsers keep is worth nothing within a second. Keys stay.
+    """End all browser sessions: users of the page have to sign in again, within a second. Keys stay.
 
-    For when somebody else may have read the store: what signs the cookies is in it.
+    Use it if the store may have leaked: it contains the secret that signs the cookies.
 
     Example: tiller keys sign-out
     """
@@ -104,4 +106,4 @@ def sign_out(data_dir: Data = None, redis_url: Redis = None) -> None:
         await write_audit(store, data_dir, "sessions ended")
 
     with_store(data_dir, redis_url, end)
-    console.print("everybody who uses the page has to sign in again")
+    console.print("all browser sessions have ended; users have to sign in again")

@@ -1,6 +1,7 @@
-"""The command `tiller`: a table of commands, each imported when it is called.
+"""Command `tiller`: a table of commands, each imported when it is invoked.
 
-`tiller --help` and shell errors answer without importing torch: the table holds the one-line help of every command.
+`tiller --help` and usage errors are printed without importing torch: the table holds the one-line
+help of every command.
 """
 
 import importlib
@@ -22,7 +23,7 @@ class Entry:
     """One command or group of commands."""
 
     help: str
-    """The first line of its docstring; a test keeps the two equal."""
+    """First line of its docstring; a test keeps the two equal."""
     target: str
     """`module:name` below `server.cli`: a function, or the Typer application of a group."""
     hidden: bool = False
@@ -111,4 +112,4 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Chat with a language model while you turn its features up and down."""
+    """Chat with a language model and steer its features with sliders."""

@@ -1,6 +1,6 @@
-"""The settings as flags of a command: one for each field, its docstring the help. Knows typer and the settings, no command.
+"""Settings as command options: one per field, with its docstring as the help.
 
-A secret has none: whoever lists processes would read it.
+Secrets have no option: process lists would show them.
 """
 
 import inspect
@@ -27,13 +27,14 @@ Text_ = Annotated[
 Corpus_ = Annotated[list[Path] | None, typer.Option("--corpus", hidden=True)]
 """The former name of `--text`."""
 Model_ = Annotated[
-    str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")
+    str | None,
+    typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id that replaces the bundle's model."),
 ]
 Device_ = Annotated[str | None, typer.Option("--device", envvar="TILLER_DEVICE", help="auto, cpu, cuda or mps.")]
 
 
 def with_settings_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that takes `**given` a flag for each setting but those named."""
+    """Decorate a command that takes `**given` with an option per setting, except those named."""
 
     def made(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -50,7 +51,7 @@ def with_settings_options(*leave_out: str) -> Callable[[Callable[..., None]], Ca
 
 
 def settings_from_options(**given: object) -> Settings:
-    """The settings with what was given on the command line; what is wrong with them ends the command."""
+    """The settings with the command line's options; invalid ones end the command with a message."""
     try:
         return load_settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v != []})
     except BadSettings as error:
@@ -66,7 +67,7 @@ def _option(name: str) -> Any:  # noqa: ANN401 - an annotation
 
 
 def _type(annotation: Any) -> Any:  # noqa: ANN401 - an annotation
-    """What typer reads; closed sets and bounds are checked with the other sources of the same value."""
+    """Type for typer; closed sets and bounds are validated together with the value's other sources."""
     if get_origin(annotation) is tuple:
         return list[get_args(annotation)[0]] | None
     plain = next((kind for kind in (bool, int, float, Path) if kind in (annotation, *get_args(annotation))), str)

@@ -1,4 +1,4 @@
-"""`tiller sae revisions` and `tiller sae rollback`: what was published, and which of it is served. Knows the files and the store; no server is needed."""
+"""`tiller sae revisions` and `tiller sae rollback`: list and select revisions; no server is needed."""
 
 import asyncio
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from steering.errors import BadBundle, SteeringError
 
 console = Console()
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="The bundle's folder.")]
-Data = Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="Where the server keeps its settings.")]
+Data = Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="The server's data directory.")]
 
 
 def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
@@ -61,15 +61,15 @@ def rollback(
         served = _wanted_revision(found, store, runner)
         target = to or found.manifest(served).parent
         if target is None:
-            raise BadBundle(f"{served!r} came with the bundle, there is nothing before it; name another with --to")
-        found.open(target)  # what cannot be opened is not asked for
+            raise BadBundle(f"{served!r} came with the bundle and has no parent; name a revision with --to")
+        found.open(target)  # a revision that fails to open is not selected
         runner.run(_activate(store, found.info.name, target, served, data_dir))
-    console.print(f"{served} → {target}: new replies come from {target}; replies that run end on {served}.")
+    console.print(f"{served} → {target}: new replies use {target}; running replies finish on {served}.")
 
 
 @contextmanager
 def _revisions(bundle: Path | None, data_dir: Path | None) -> Iterator[tuple[Revisions, Store, asyncio.Runner]]:
-    """The revisions and the store of a server, running or not; what a person can mend ends with its message."""
+    """The revisions and the store of a server, running or not; errors that the user can fix end the command."""
     given = {"bundle": bundle, "data_dir": data_dir}
     settings = settings_from_options(**given)
     try:
@@ -89,5 +89,5 @@ def _wanted_revision(found: Revisions, store: Store, runner: asyncio.Runner) -> 
 
 async def _activate(store: Store, bundle: str, target: str, served: str, data_dir: Path | None) -> None:
     await store.set_setting(revision_setting(bundle), target)
-    if await store.keys():  # where there are none, nobody is told apart, and nothing is noted
+    if await store.keys():  # without keys callers are anonymous, and nothing is written
         await write_audit(store, data_dir, "revision activated", revision=target, previous=served)

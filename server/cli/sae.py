@@ -1,4 +1,4 @@
-"""`tiller sae …`: bring an SAE in, take one out, train one, judge one, go back to an earlier one. Puts files, model and measures together; heavy imports wait."""
+"""`tiller sae …`: import, export, train, evaluate and seal SAEs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,27 +41,27 @@ console, problems = Console(), Console(stderr=True)
 Place = Annotated[str, typer.Argument(help="Folder, file, or hub id such as org/name/folder.")]
 Text = Annotated[
     Path | None,
-    typer.Option(help="Text to measure on: lines, or JSONL with `text` or `messages`. A sample if not given."),
+    typer.Option(help="Text to measure on: lines, or JSONL with `text` or `messages`. Default: a sample."),
 ]
-Hook = Annotated[str | None, typer.Option(help="Where it reads, such as layers.12, if its files don't say.")]
-K = Annotated[int | None, typer.Option(min=1, help="Features per token of a TopK, if its files don't say.")]
+Hook = Annotated[str | None, typer.Option(help="Hook point, such as layers.12, if its files don't name it.")]
+K = Annotated[int | None, typer.Option(min=1, help="Active features per token of a TopK, if its files don't name it.")]
 
 
 @app.command("import")
 def import_(
     place: Place,
-    model: Annotated[str, typer.Option(help="Folder or hub id of the model that it reads.")],
+    model: Annotated[str, typer.Option(help="Folder or hub id of its model.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; its name is the bundle's.")],
     hook: Hook = None,
     k: K = None,
     text: Text = None,
-    labels: Annotated[Path | None, typer.Option(help="Folder of Neuronpedia's export of this SAE.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Folder with Neuronpedia's export of this SAE.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of the SAE's repository.")] = None,
 ) -> None:
-    """Make a bundle of somebody's SAE, checked and measured on the model.
+    """Import an SAE as a bundle, checked and measured on the model.
 
     Reads SAELens, Gemma Scope, dictionary_learning, sparsify, OpenAI, Goodfire, Llama Scope and Qwen-Scope. Of
-    transcoders and the like, the directions alone: they can be added, and not measured.
+    transcoders and the like, only the directions: they can be added, but not measured.
 
     Example: tiller sae import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --model google/gemma-2-2b-it --out gemma
     """
@@ -99,38 +99,38 @@ def import_(
 
 
 @app.command()
-def train(  # long, since each option is a parameter with its help: that is how typer has them
+def train(  # long: typer needs a parameter with its help for each option
     out: Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; the run lies beside it.")],
     text: Annotated[
-        list[Path] | None, typer.Option(help="Lines, or JSONL with `text` or `messages`; repeat it.")
+        list[Path] | None, typer.Option(help="Lines, or JSONL with `text` or `messages`; may be repeated.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="A dataset of the hub, or a folder of one.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A dataset of the hub, or its folder.")] = None,
     split: Annotated[str, typer.Option(help="Of the dataset.")] = "train",
-    column: Annotated[str | None, typer.Option(help="Of the dataset: text, messages or conversation.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the dataset: text, messages or conversation.")] = None,
     bundle: Annotated[
-        Path, typer.Option(envvar="TILLER_BUNDLE", help="Whose model, and layer.", show_default="harbor")
+        Path, typer.Option(envvar="TILLER_BUNDLE", help="Bundle with the model and the layer.", show_default="harbor")
     ] = EMBEDDED,
-    model: Annotated[str | None, typer.Option(help="Folder or hub id, instead of the bundle's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id that replaces the bundle's.")] = None,
     hook: Hook = None,
     start: Annotated[
-        str | None, typer.Option(help="Go on from this SAE: a folder or hub id of any known layout.")
+        str | None, typer.Option(help="Initialize from this SAE: a folder or hub id in any known format.")
     ] = None,
     objective: Annotated[str, typer.Option(help="batchtopk, topk, relu, jumprelu or jumprelu-l0.")] = "batchtopk",
     features: Annotated[int, typer.Option(min=16)] = 2048,
-    k: Annotated[int, typer.Option(min=1, help="Features a token, but for relu and jumprelu.")] = 32,
+    k: Annotated[int, typer.Option(min=1, help="Active features per token; not for relu and jumprelu.")] = 32,
     l1: Annotated[float, typer.Option(min=0, help="λ of relu.")] = 5.0,
     sparsity: Annotated[float, typer.Option(min=0, help="λ of jumprelu.")] = 10.0,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Read so many at most; all if not given.")] = None,
-    passes: Annotated[int, typer.Option(min=1, help="How often the text is read.")] = 1,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens; default: all.")] = None,
+    passes: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 1,
     rows: Annotated[int, typer.Option(min=16, help="Tokens a step.")] = 2048,
-    buffer: Annotated[int, typer.Option(min=1, help="Tokens that are shuffled together.")] = 200_000,
-    context: Annotated[int, typer.Option(min=8, help="Longest text, in tokens.")] = 512,
-    lr: Annotated[float | None, typer.Option(min=0, help="By the number of features if not given.")] = None,
+    buffer: Annotated[int, typer.Option(min=1, help="Size of the shuffle buffer, in tokens.")] = 200_000,
+    context: Annotated[int, typer.Option(min=8, help="Maximum length of a text, in tokens.")] = 512,
+    lr: Annotated[float | None, typer.Option(min=0, help="Default: by the number of features.")] = None,
     seed: int = 0,
     device: Annotated[str, typer.Option(envvar="TILLER_DEVICE")] = "auto",
     checkpoint: Annotated[int, typer.Option(min=50, help="Steps between checkpoints, a multiple of 50.")] = 500,
 ) -> None:
-    """Train an SAE on a model's stream; given again, the same command goes on from its last checkpoint.
+    """Train an SAE on a model's residual stream; run again, the same command resumes from the last checkpoint.
 
     Example: tiller sae train --out mine --text chats.jsonl --text prose.txt --features 4096
     Several processes: torchrun --nproc-per-node 2 -m server sae train --out mine --text chats.jsonl
@@ -140,14 +140,14 @@ def train(  # long, since each option is a parameter with its help: that is how 
             raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
         if checkpoint % 50 or objective not in get_args(Kind):
             raise SteeringError(
-                f"--checkpoint {checkpoint} is no multiple of 50"
+                f"--checkpoint must be a multiple of 50, got {checkpoint}"
                 if checkpoint % 50
-                else f"no objective {objective!r}; there are {', '.join(get_args(Kind))}"
+                else f"unknown objective {objective!r}; choose one of {', '.join(get_args(Kind))}"
             )
         opened = Bundle.open(bundle) if model is None or hook is None else None
         chosen = model or (opened.model_path if opened else "")
         if model and not hook:
-            raise SteeringError("say which layer of the model: --hook layers.<number>")
+            raise SteeringError("the layer is missing: give --hook layers.<number>")
         place = resolve_device(device)
         with process_group("nccl" if place.type == "cuda" else "gloo") as ranks:
             order = TrainConfig(
@@ -189,9 +189,11 @@ def train(  # long, since each option is a parameter with its help: that is how 
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
-    labels: Annotated[bool, typer.Option("--labels", help="The catalogue, too, as Neuronpedia exports it.")] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Also write the catalogue, in Neuronpedia's export format.")
+    ] = False,
 ) -> None:
-    """Write a bundle's SAE as SAELens reads it.
+    """Export a bundle's SAE in SAELens' format.
 
     Example: tiller sae export ./harbor-sae --labels
     """
@@ -201,7 +203,7 @@ def export(
         opened = Bundle.open(bundle)
         if not opened.sae.reads:
             raise SteeringError(
-                f"{opened.info.name!r} is directions only, for which SAELens has no layout; as plain rows of length 1 "
+                f"{opened.info.name!r} is directions only, for which SAELens has no format; as plain rows of length 1 "
                 f"they are W_dec in {str(opened.files / WEIGHTS)!r}"
             )
         about = {"hf_hook_name": f"model.{opened.info.hook}"}
@@ -221,7 +223,7 @@ def export(
 
 @app.command()
 def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -> None:
-    """Write the SHA-256 of SAE and model into bundle.json; a server then refuses files that are otherwise.
+    """Write the SHA-256 of SAE and model into bundle.json; a server then rejects files that differ.
 
     Example: tiller sae seal my-bundle
     """
@@ -235,14 +237,14 @@ def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -
 
 @app.command("eval")
 def evaluate(
-    place: Annotated[str | None, typer.Argument(help="An SAE of any known layout; the bundle's if not given.")] = None,
+    place: Annotated[str | None, typer.Argument(help="An SAE in any known format; default: the bundle's.")] = None,
     bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
     model: Annotated[str | None, typer.Option(help="Instead of the bundle's model.")] = None,
     hook: Hook = None,
     k: K = None,
     text: Text = None,
 ) -> None:
-    """Measure an SAE on a model's stream.
+    """Evaluate an SAE on a model's residual stream.
 
     Example: tiller sae eval --text chats.jsonl
     """
@@ -302,7 +304,7 @@ def _directions(layout: str, hook: str, sae: SAE) -> None:
 
 @contextmanager
 def _bar(steps: int, *, begin: int, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A bar with the time that is left, on a terminal; a line now and then elsewhere."""
+    """A progress bar with the remaining time on a terminal; otherwise a line now and then."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -311,7 +313,7 @@ def _bar(steps: int, *, begin: int, quiet: bool) -> Iterator[Callable[[Progress]
         TextColumn("{task.description}"),
     )
     if begin and not quiet:
-        problems.print(f"going on from step {begin} of {steps}")
+        problems.print(f"resuming from step {begin} of {steps}")
     with Bar(*columns, console=problems, disable=quiet or not problems.is_terminal) as bar:
         task = bar.add_task("", total=steps, completed=begin)
 

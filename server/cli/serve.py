@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False)
 def serve(context: typer.Context, **given: object) -> None:
     """Start the server and the page.
 
-    A setting is a flag, a variable or a line of a TOML file.
+    A setting is an option, an environment variable or a line of a TOML file.
 
     Example: tiller serve --port 8080 --data-dir ./data --no-browser
     From a file: tiller serve --config tiller.toml
@@ -24,15 +24,15 @@ def serve(context: typer.Context, **given: object) -> None:
     """
     settings = settings_from_options(**given, vllm=tuple(context.args) or None)
     if settings.vllm and settings.engine != "vllm":
-        exit_with_error(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists those there are")
+        exit_with_error(f"no such option: {settings.vllm[0]}; `tiller serve --help` lists the options")
     if settings.workers > 1 and settings.redis_url is None:
         exit_with_error(
-            f"--workers {settings.workers} needs a store that all of them share: "
+            f"--workers {settings.workers} needs a store that all replicas share: "
             "give --redis-url redis://localhost:6379, or leave --workers out"
         )
     keep_private(settings.data_dir)
     listening = or_exit(lambda: bind_socket(settings))
-    from server.runtime.serve import serve_here, serve_replicas  # loads torch; a port that is taken is told at once
+    from server.runtime.serve import serve_here, serve_replicas  # imports torch; a port in use is reported before that
 
     port = listening.getsockname()[1]
     logging.configure_command_logging(settings.log, settings.log_level)

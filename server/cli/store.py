@@ -1,4 +1,4 @@
-"""`tiller store …`: all that is kept, out into a file and in again, of SQLite and of Redis; works with a server and without one."""
+"""`tiller store …`: back up and restore the store, SQLite or Redis, with or without a running server."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,12 +17,12 @@ from steering.files import atomic_draft
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Back up the store, and restore it.")
 console = Console()
-File = Annotated[Path, typer.Argument(help="Lines of JSON.")]
+File = Annotated[Path, typer.Argument(help="A file with lines of JSON.")]
 
 
 @app.command()
 def backup(file: File, data_dir: Data = None, redis_url: Redis = None) -> None:
-    """Write everything that is kept, as of one moment, into a file that only you can read.
+    """Write a snapshot of the whole store to a file that only you can read.
 
     Example: tiller store backup tiller-2027-01-31.jsonl
     """
@@ -39,9 +39,9 @@ def restore(
     file: File,
     data_dir: Data = None,
     redis_url: Redis = None,
-    replace: Annotated[bool, typer.Option("--replace", help="In place of what is there, which is lost.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the store's content, which is lost.")] = False,
 ) -> None:
-    """Bring a backup back, all or nothing; from SQLite to Redis and back, too. A running server has it at once.
+    """Restore a backup, all or nothing; also from SQLite to Redis and back. A running server uses it at once.
 
     Example: tiller store restore tiller-2027-01-31.jsonl --redis-url redis://localhost:6379
     """
@@ -53,12 +53,10 @@ def restore(
     except BadStore as error:
         exit_with_error(f"{str(file)!r}: {error}")
     except (ValidationError, KeyError, TypeError) as error:
-        exit_with_error(
-            f"{str(file)!r} holds something that cannot be kept; nothing was changed: {str(error).splitlines()[0]}"
-        )
+        exit_with_error(f"{str(file)!r} contains an invalid record; nothing was changed: {str(error).splitlines()[0]}")
     except Conflict as error:
-        exit_with_error(f"{error}; --replace puts the backup in the place of what is there")
-    console.print(f"brought back {_count_records(records)}", soft_wrap=True)
+        exit_with_error(f"{error}; --replace replaces the store's content with the backup")
+    console.print(f"restored {_count_records(records)}", soft_wrap=True)
 
 
 async def _put(store: Store, data_dir: Path | None, records: list[Record], *, replace: bool) -> None:
@@ -68,7 +66,7 @@ async def _put(store: Store, data_dir: Path | None, records: list[Record], *, re
 
 
 def _write_privately(file: Path, text: str) -> None:
-    """What people wrote stands in it: nobody else may read it, not even while it is written."""
+    """Write a file that only this user can read, from the first byte on: it contains users' texts."""
     with atomic_draft(file, sync=True) as draft:
         draft.unlink(missing_ok=True)
         draft.touch(0o600)

@@ -17,15 +17,16 @@ from server.store.factory import open_store
 
 T = TypeVar("T")
 Data = Annotated[
-    Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Where the store is, if it is SQLite's.")
+    Path | None,
+    typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="Data directory with the store, if it is SQLite."),
 ]
 Redis = Annotated[
-    str | None, typer.Option("--redis-url", envvar="TILLER_REDIS_URL", help="Where it is, if it is Redis.")
+    str | None, typer.Option("--redis-url", envvar="TILLER_REDIS_URL", help="Address of the store, if it is Redis.")
 ]
 
 
 def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
-    """Do something with the store, and close it; what goes wrong is said in a sentence and ends the command."""
+    """Run a function with the store, and close it; a store error ends the command with its message."""
     given = {"data_dir": data_dir, "redis_url": redis_url}
     settings = settings_from_options(**given)
 
@@ -44,7 +45,7 @@ def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Sto
 
 
 async def write_audit(store: Store, data_dir: Path | None, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON
-    """Note in the audit log what somebody at this machine's command line has done; who may write there needs no key."""
+    """Write an audit-log entry for an action at this machine's command line, which needs no key."""
     by = {"from": "command line", "uid": os.getuid()}
     try:
         await AuditLog(settings_from_options(data_dir=data_dir).data_dir).write(store, OPERATOR, act, by=by, **about)

@@ -1,4 +1,4 @@
-"""Tables on a terminal: as columns where they fit, as one block of lines for each row where they do not."""
+"""Terminal tables: columns if they fit, otherwise a block of lines per row."""
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 READABLE = 24
-"""Characters that the widest column keeps at least; narrower, a table is shown as lines."""
+"""Minimum width of the widest column; below it a table is printed as lines."""
 
 
 def print_table(console: Console, table: Table) -> None:

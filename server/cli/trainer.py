@@ -21,7 +21,7 @@ def trainer(**given: object) -> None:
     """
     use_passive_openmp_waits()
     stop, begun, ours = threading.Event(), threading.Event(), inherited_settings()
-    if ours:  # whoever began us ends us by the end of our input
+    if ours:  # the parent process ends this one by closing its input
         threading.Thread(target=_stop_at_eof, args=(stop, begun), daemon=True).start()
     from server.runtime import trainer as training
 
@@ -36,7 +36,7 @@ def trainer(**given: object) -> None:
 
 
 def _stop_at_eof(stop: threading.Event, begun: threading.Event) -> None:
-    while os.read(0, 4096):  # whoever began us writes nothing: what comes is the end
+    while os.read(0, 4096):  # the parent writes nothing: any read is the end
         pass
     if not begun.is_set():
         _exit_now()
@@ -47,16 +47,16 @@ def _stop_at_eof(stop: threading.Event, begun: threading.Event) -> None:
 
 
 def _exit_now() -> NoReturn:
-    """End without taking torch apart, for which a process that runs on what others leave needs seconds that a stop has not."""
+    """Exit without unloading torch, which takes seconds at idle priority, longer than a stop allows."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def use_passive_openmp_waits() -> None:
-    """Before torch is loaded: its threads then sleep while they wait for each other.
+    """Make OpenMP threads sleep while they wait; call before torch is loaded.
 
-    As they come they spin, and where one of them has no core, the others burn theirs: a small training step beside a
-    busy process takes 848 ms in place of 60.
+    By default they spin, and when one of them has no core the others waste theirs: a small training
+    step beside a busy process takes 848 ms instead of 60.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

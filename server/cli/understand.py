@@ -1,4 +1,4 @@
-"""`tiller contrast`, `attribute`, `diff`: what texts, a token and two checkpoints are made of. Knows what to print; heavy imports wait."""
+"""`tiller contrast`, `attribute` and `diff`: features of texts, of a token, and of two checkpoints."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ T = TypeVar("T")
 LONGEST = 512
 AT_ONCE = 64
 UNEVEN = 1.2
-"""How much longer one side's documents may be before that is said."""
+"""Ratio of the sides' mean document lengths above which a warning is printed."""
 console = Console()
 
 Bundle_ = Annotated[
@@ -41,14 +41,16 @@ Bundle_ = Annotated[
 Model_ = Annotated[
     str | None, typer.Option("--model", envvar="TILLER_MODEL", help="Folder or hub id instead of the bundle's model.")
 ]
-Texts = Annotated[Path, typer.Argument(help="Lines, or JSONL with `text` or `messages`; one document each.")]
-Top = Annotated[int, typer.Option("--top", min=1, help="How many features of each direction.")]
+Texts = Annotated[Path, typer.Argument(help="Lines, or JSONL with `text` or `messages`; one document per line.")]
+Top = Annotated[int, typer.Option("--top", min=1, help="Number of features per direction.")]
 
 
 def contrast(
     a: Texts,
     b: Texts,
-    by: Annotated[str, typer.Option(help="any: does it fire in a document; mean: how strongly.")] = "any",
+    by: Annotated[
+        str, typer.Option(help="any: whether it is active in a document; mean: its mean activation.")
+    ] = "any",
     top: Top = 20,
     bundle: Bundle_ = None,
     model: Model_ = None,
@@ -72,19 +74,25 @@ def contrast(
             f"false-discovery rate of 5 % (✓); {found.tokens[0] / n:.0f} and {found.tokens[1] / m:.0f} tokens a document"
         )
         if by == "any" and not 1 / UNEVEN < (found.tokens[0] / n) / (found.tokens[1] / m) < UNEVEN:
-            console.print("one side's documents are longer, and in a longer one more fires: look at --by mean, too")
+            console.print(
+                "one side's documents are longer, and longer ones have more active features: also try --by mean"
+            )
 
     or_exit(work)
 
 
 def attribute(
-    prompt: Annotated[str, typer.Argument(help="What was asked; or plain text with --plain.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt; raw text with --plain.")],
     target: Annotated[
-        str | None, typer.Option(help="The token to explain; what the model would say next if not given.")
+        str | None, typer.Option(help="The token to explain; default: the model's most likely next token.")
     ] = None,
-    against: Annotated[str | None, typer.Option(help="Explain why the target and not this token.")] = None,
-    begun: Annotated[str, typer.Option(help="What the assistant has begun to say.")] = "",
-    plain: Annotated[bool, typer.Option("--plain", help="The prompt is text to go on with, no question.")] = False,
+    against: Annotated[
+        str | None, typer.Option(help="A second token to contrast with: why the target and not this one.")
+    ] = None,
+    begun: Annotated[str, typer.Option(help="Beginning of the assistant's reply.")] = "",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="The prompt is raw text to continue, not a chat message.")
+    ] = False,
     top: Annotated[int, typer.Option("--top", min=1, max=64)] = 10,
     bundle: Bundle_ = None,
     model: Model_ = None,
@@ -122,8 +130,8 @@ def attribute(
 
 def diff(
     model_a: Annotated[str, typer.Argument(help="Folder or hub id of a checkpoint.")],
-    model_b: Annotated[str, typer.Argument(help="Another of the same model, such as a fine-tuned one.")],
-    text: Annotated[Path, typer.Option(help="What both read: lines, or JSONL with `text` or `messages`.")],
+    model_b: Annotated[str, typer.Argument(help="Another checkpoint of the same model, such as a fine-tuned one.")],
+    text: Annotated[Path, typer.Option(help="Text for both: lines, or JSONL with `text` or `messages`.")],
     top: Top = 20,
     bundle: Bundle_ = None,
 ) -> None:

@@ -1,1 +1,1 @@
-"""Engines: what runs the model. One protocol, one file per engine."""
+"""Engines: run the model, one file or folder per engine."""

@@ -1,7 +1,7 @@
-"""The seam between the server and whatever runs the model. Knows token ids, edits and text.
+"""Engine interface: generates text from token ids and compiled edits.
 
-An engine knows nothing of JSON, presets or stores. The server hands it token ids, which of them are
-steered, and compiled edits that were checked; it gives back text as it comes.
+The server passes token ids, which of them are steered, and validated edits; the engine yields text
+as it is generated.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ FinishReason = Literal["stop", "length", "content_filter"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; the names are vLLM's. Temperature 0 is greedy."""
+    """Sampling parameters under vLLM's names. Temperature 0 is greedy."""
 
     max_tokens: int = 256
     min_tokens: int = 0
@@ -40,12 +40,12 @@ class Sampling:
     ignore_eos: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
-    """How many alternatives to report per token; None reports nothing, 0 the chosen token alone."""
+    """Number of alternatives per token; None for no logprobs, 0 for the chosen token only."""
 
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """One sequence to generate. `steered` marks prompt tokens; `steer_new` says whether new ones are."""
+    """One sequence to generate. `steered` marks prompt tokens; `steer_new` says whether new tokens are steered."""
 
     ids: tuple[int, ...]
     steered: tuple[bool, ...]
@@ -53,21 +53,21 @@ class Generation:
     edits: dict[str, ResidualEdit] = field(default_factory=dict)
     fingerprint: str = "s_0"
     interventions: dict[str, tuple[ResolvedIntervention, ...]] = field(default_factory=dict)
-    """What the edits were compiled from, for an engine whose workers compile their own."""
+    """The interventions that the edits were compiled from, for an engine whose workers compile their own."""
     revision: str = ""
-    """Of the SAE: what was computed with one is never used for another."""
+    """SAE revision: cached prefixes of one are never used for another."""
     tenant: str = ""
-    """Who asks. People take turns, and nobody is served what was computed for somebody else."""
+    """Tenant of the request: the queue is fair between tenants, and cached prefixes are never shared."""
     name: str = ""
-    """By which the one who asks may learn its place among those that wait; another's may be the same."""
+    """Request id for queue-position lookups; unique per tenant only."""
     sampling: Sampling = Sampling()
     ticket: str = ""
-    """Whoever decided that this may be done has signed it; engines don't look."""
+    """The policy's signature; engines do not check it."""
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """One token with its log-probability under what was sampled from, before temperature."""
+    """One token with its log-probability under the sampling distribution, before temperature."""
 
     token: str
     token_id: int
@@ -78,57 +78,57 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TextPiece:
-    """Some new text. The last piece of a sequence carries the reason why it ended."""
+    """New text. The last piece of a sequence carries its finish reason."""
 
     text: str
     tokens: int
-    """How many tokens were generated up to and including this piece."""
+    """Number of tokens generated up to and including this piece."""
     ids: tuple[int, ...] = ()
-    """The tokens since the piece before."""
+    """Tokens since the previous piece."""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     cached: int = 0
-    """How many of the prompt's tokens did not have to be computed again."""
+    """Number of prompt tokens read from the prefix cache."""
     waited: float = 0.0
-    """Seconds before the engine began with it, if it knows."""
+    """Seconds in the queue, if the engine knows."""
 
 
 class Engine(Protocol):
-    """What serves a model. Closing the iterator of `generate` frees its slot at once."""
+    """Serves a model. Closing the iterator of `generate` frees its slot at once."""
 
     name: str
     max_model_len: int
     vocab_size: int
     width: int
-    """Of the residual stream."""
+    """Width of the residual stream."""
     device: torch.device
-    """Where edits are expected."""
+    """Device on which edits are expected."""
     tokenizer: PreTrainedTokenizerFast
 
     @property
     def failure(self) -> str | None:
-        """Why it serves nobody any more; None while it does. It doesn't come back."""
+        """Why the engine has failed for good; None while it works."""
         ...
 
     @property
     def occupancy(self) -> tuple[int, int]:
-        """How many sequences are running and how many wait."""
+        """Number of running and of waiting sequences."""
         ...
 
     def queue_position(self, tenant: str, name: str) -> int | None:
-        """How many sequences are to begin before somebody's of this name, as it looks now; None if none of it waits."""
+        """Number of sequences ahead of those with this name, at present; None if none of them waits."""
         ...
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:
-        """Render a chat up to where the assistant speaks. Raises BadChat."""
+        """Render a chat up to the start of the assistant's reply. Raises BadChat."""
         ...
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokenize raw text, its beginning-of-text token first."""
+        """Tokenize raw text, with the beginning-of-text token first."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of some ids, special tokens left out."""
+        """Text of token ids, without special tokens."""
         ...
 
     def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
@@ -140,18 +140,18 @@ class Engine(Protocol):
         ...
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
-        """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
+        """Unsteered residual stream of each text at a hook point, `[time, d_in]`."""
         ...
 
     async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:
-        """Let a function look at the unsteered model itself, gradients and all, between two steps; others' replies wait.
+        """Call a function with the unsteered model, gradients included, between two steps; running replies wait.
 
         Raises SteeringError where the model is not in this process.
         """
         ...
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
-        """Make another revision's SAEs, by hook point, ready for the requests to come; running ones end on theirs."""
+        """Load another revision's SAEs, by hook point, for requests to come; running ones finish on their own."""
         ...
 
     async def close(self) -> None:
@@ -160,7 +160,7 @@ class Engine(Protocol):
 
 
 class Overloaded(RuntimeError):
-    """The queue is full; try again after `retry_after` seconds."""
+    """The queue is full; retry after `retry_after` seconds."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"the server is busy; try again in {retry_after:.0f} s")
@@ -168,4 +168,4 @@ class Overloaded(RuntimeError):
 
 
 class EngineFailed(RuntimeError):
-    """The engine broke on this request; trying the same again will not help."""
+    """The engine failed on this request; a retry will not help."""

@@ -1,7 +1,7 @@
-"""Token ids → text as it may be shown. Knows a tokenizer and stop strings; nothing of models.
+"""Detokenizer: token ids to text, with stop strings.
 
-Text that could be the beginning of a stop string, or half of a character, is held back until it is
-known what it is.
+Text that could be the beginning of a stop string, or an incomplete character, is held back until it
+is decided.
 """
 
 from tokenizers.decoders import DecodeStream
@@ -18,7 +18,7 @@ class Detokenizer:
         self._held = ""
 
     def push(self, token_id: int) -> tuple[str, bool]:
-        """Take one token; return the text that may be shown now and whether a stop string ended the reply."""
+        """Append one token; return the new text and whether a stop string ended the reply."""
         self._held += self._stream.step(self._backend, token_id) or ""
         found = [(at, s) for s in self._stop if (at := self._held.find(s)) >= 0]
         if found:
@@ -30,11 +30,11 @@ class Detokenizer:
         return shown, False
 
     def flush(self) -> str:
-        """Return what was held back, once nothing more will come."""
+        """Return the text held back, at the end of the reply."""
         shown, self._held = self._held, ""
         return shown
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

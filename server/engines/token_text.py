@@ -1,4 +1,4 @@
-"""A token as a client is told of it: its text and its very bytes. Knows tokenizers; nothing of models."""
+"""Token text: a token as logprobs report it, with its exact bytes."""
 
 import re
 
@@ -8,7 +8,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from server.engines.base import TokenLogprob
 
 LEAST = -9999.0
-"""What stands for minus infinity, which JSON has not; OpenAI's figure."""
+"""Replacement for minus infinity, which JSON does not have; OpenAI's value."""
 _BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
 _FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 
@@ -16,7 +16,7 @@ _FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 def token_text(
     tokenizer: PreTrainedTokenizerFast, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
 ) -> TokenLogprob:
-    """A token with its log-probability; where it is part of a character only, its bytes are those of the part."""
+    """A token with its log-probability; for a part of a character, the bytes are those of the part."""
     text = str(tokenizer.decode([token]))
     return TokenLogprob(text, token, max(logprob, LEAST), tuple(_bytes(tokenizer, token, text)), top)
 

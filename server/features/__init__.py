@@ -1,1 +1,1 @@
-"""Features for people: search, labels, samples read through the model, and the map's files."""
+"""Feature search, labels, reading of texts and samples, and map files."""

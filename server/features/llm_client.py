@@ -1,6 +1,7 @@
-"""A language model at somebody's endpoint, in OpenAI's shape. Knows HTTP; nothing of features.
+"""LLM client: asks a model behind an OpenAI-compatible API.
 
-Only what may pass is tried again: 429 and 5xx. Redirects are not followed, since the key would go along.
+Only temporary errors are retried: 429 and 5xx. Redirects are not followed, since they would receive
+the key.
 """
 
 import asyncio
@@ -15,12 +16,12 @@ LONGEST_WAIT = 30.0
 
 
 class LLMClient:
-    """A model that answers questions, several at a time. Close it at the end: it is an async context manager."""
+    """Sends several questions at a time. Close it at the end: it is an async context manager."""
 
     def __init__(
         self, url: str, model: str, key: str | None = None, *, at_once: int = 8, timeout: float = 120, wait: float = 1.0
     ) -> None:
-        """`url` is the base, such as `https://host/v1`; `wait` is how many seconds pass before the second try."""
+        """`url` is the base, such as `https://host/v1`; `wait` is the delay before the first retry, in seconds."""
         self.model, self._wait = model, wait
         self._gate = asyncio.Semaphore(at_once)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -33,7 +34,7 @@ class LLMClient:
         await self._http.aclose()
 
     async def ask(self, system: str, question: str, *, max_tokens: int = 200) -> str:
-        """One answer. Raises SteeringError that says what the endpoint said."""
+        """One answer. Raises SteeringError with the endpoint's message."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
         async with self._gate:
@@ -42,7 +43,7 @@ class LLMClient:
             return str(answer.json()["choices"][0]["message"]["content"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise SteeringError(
-                f"{self._http.base_url} does not answer in OpenAI's shape: {answer.text[:200]!r}"
+                f"{self._http.base_url} does not answer in OpenAI's format: {answer.text[:200]!r}"
             ) from error
 
     async def _post(self, body: dict[str, object]) -> httpx.Response:
@@ -52,7 +53,7 @@ class LLMClient:
                 answer = await self._http.post("chat/completions", json=body)
             except httpx.HTTPError as error:
                 raise SteeringError(
-                    f"{self._http.base_url} cannot be asked: {str(error) or type(error).__name__}"
+                    f"{self._http.base_url} cannot be reached: {str(error) or type(error).__name__}"
                 ) from error
             if answer.is_success:
                 return answer
@@ -63,7 +64,7 @@ class LLMClient:
 
 
 def numbers_in(answer: str) -> Sequence[int]:
-    """The last list of whole numbers in an answer. Raises ValueError if there is none."""
+    """The last list of integers in an answer. Raises ValueError if there is none."""
     start, end = answer.rfind("["), answer.rfind("]")
     if not 0 <= start < end:
         raise ValueError(f"no list of numbers in {answer[:80]!r}")

@@ -1,6 +1,6 @@
-"""What a language model is asked about a feature: its name, where the name holds, how well. Knows questions and answers; no HTTP.
+"""LLM judge: prompts a language model to name a feature and to score its name.
 
-Texts stand one to a line. What is marked stands between « and ».
+Texts are one per line. Marked parts are between « and ».
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from server.features.llm_client import LLMClient, numbers_in
 from steering.interpret.word_labels import LabelTexts
 
 SHOWN = 24
-"""Places that are shown for a name."""
+"""Number of examples shown for a name."""
 AT_ONCE = 16
-"""Texts of one question."""
+"""Number of texts per question."""
 RATED = 10
 NAME = (
     "A feature inside a language model is active on the marked parts of the texts below, which stand between « and ». "
@@ -42,7 +42,7 @@ RATE = (
 async def name_feature(
     endpoint: LLMClient, texts: LabelTexts, ids: np.ndarray, activations: np.ndarray, says: Sequence[str]
 ) -> str | None:
-    """A name for what a feature fires on; None if the answer holds none. Raises SteeringError."""
+    """A name for a feature, from its examples; None if the answer has none. Raises SteeringError."""
     order = np.argsort(-activations.max(1), kind="stable")[:SHOWN]
     lines = "\n".join(_line(texts, ids[i], activations[i] > 0) for i in order)
     raised = f"\nIt also makes these words likelier: {', '.join(t.strip() for t in says)}" if says else ""
@@ -54,9 +54,9 @@ async def name_feature(
 async def judge_label(
     endpoint: LLMClient, texts: LabelTexts, label: str, ids: np.ndarray, columns: np.ndarray | None = None
 ) -> np.ndarray:
-    """What a model says by a label: in which texts the feature fires, or for which the marked token is right.
+    """A model's predictions from a label: in which texts the feature is active, or for which the marked token is right.
 
-    Raises SteeringError if it cannot be asked, ValueError if an answer cannot be read.
+    Raises SteeringError if the endpoint fails, ValueError if an answer cannot be parsed.
     """
     said = np.zeros(len(ids), dtype=bool)
     for start in range(0, len(ids), AT_ONCE):
@@ -73,7 +73,7 @@ async def judge_label(
 async def rate_label(
     endpoint: LLMClient, texts: LabelTexts, label: str, ids: np.ndarray, columns: np.ndarray
 ) -> float | None:
-    """The mean of a model's ratings, 0 … 3, after the rubric of Scaling Monosemanticity. Raises as `judged`."""
+    """Mean of a model's ratings, 0 … 3, by the rubric of Scaling Monosemanticity. Raises as `judge_label`."""
     some = range(min(RATED, len(ids)))
     if not some:
         return None

@@ -1,4 +1,4 @@
-"""Files of a feature map below a bundle's revision."""
+"""Map files: feature maps of a bundle's revisions."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from steering.interpret.feature_map import FeatureMap, draw_map
 
 
 def map_folder(settings: Settings, bundle: Bundle) -> Path:
-    """Where a server keeps the map of a revision: beside its SAE; of the shipped one, which is only read, in its data."""
+    """Folder of a revision's map: beside its SAE; for the embedded one, which is read-only, in the data directory."""
     live = settings.data_dir / "revisions" / bundle.info.name
     if bundle.files.is_relative_to(live):
         return bundle.files
@@ -17,11 +17,11 @@ def map_folder(settings: Settings, bundle: Bundle) -> Path:
 
 
 def load_map(settings: Settings, bundle: Bundle) -> FeatureMap:
-    """The map of a revision: one that was made, else one that is drawn now."""
+    """The map of a revision: from its file, or computed now."""
     for folder in dict.fromkeys((map_folder(settings, bundle), bundle.files)):
         if FeatureMap.there(folder):
             try:
                 return FeatureMap.read(folder, bundle.sae.d_sae)
             except BadBundle:
-                continue  # a map is no reason to answer nothing: it is drawn again
+                continue  # a damaged map is no reason to fail: it is computed again
     return draw_map(bundle, "pca")

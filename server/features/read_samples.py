@@ -1,4 +1,4 @@
-"""Read many short samples: passages and residual streams in batches."""
+"""Sample reading: tokens and residual streams of many short texts, in batches."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from steering.interpret.contrast import Read
 from steering.model.passage import Passage, chat_passage, text_passage
 
 MAX_TOKENS = 200_000
-"""Tokens that one request may ask to be read, of both sides together."""
+"""Maximum number of tokens per request, both sides together."""
 BATCH = 64
-"""Documents whose streams are held at a time."""
+"""Number of documents whose streams are in memory at a time."""
 
 
 async def encode_samples(served: ServedModel, samples: Sequence[Sample], param: str) -> list[Passage]:
-    """Texts and chats as the model reads them, each cut where the context ends. Raises BadChat that names which."""
+    """Tokenized texts and chats, each cut at the context length. Raises BadChat that names which."""
     tokenizer = served.engine.tokenizer
 
     def one(i: int, sample: Sample) -> Passage:

@@ -1,4 +1,4 @@
-"""Read a text or a chat: tokenize it and record its unsteered residual stream, in chunks of the context length."""
+"""Text reading: tokenizes a text or chat and records its unsteered residual stream, in chunks of the context length."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from steering.model.chat_template import Message, encode_chat
 from steering.model.passage import NOBODY, Passage, any_passage, chat_passage, text_passage
 
 MAX_TOKENS = 20_000
-"""Tokens that are looked at; of what is longer, the beginning."""
+"""Maximum number of tokens read; longer texts are cut."""
 
 
 async def read_text(served: ServedModel, asked: TextInput, account: Account) -> tuple[Passage, Tensor, bool]:
-    """Tokenize what is asked and read its unsteered stream, in stretches as long as the context; whether it was cut."""
+    """Tokenize the input and record its unsteered stream, in chunks of the context length; whether it was cut."""
     tokenizer = served.engine.tokenizer
     whole = await asyncio.to_thread(encode_input, tokenizer, asked)
     passage = whole.until(MAX_TOKENS)
     if all(part == NOBODY for part in passage.part):
-        raise bad_request("nobody says anything in it; there is nothing to look at", param="messages")
+        raise bad_request("the input is empty; there is no text to analyze", param="messages")
     head, stretches = split_context(tokenizer, passage, served.engine.max_model_len)
     async with account.charge_reading(len(passage.ids)):
         streams = await served.engine.record(stretches, served.bundle.info.hook)
@@ -33,7 +33,7 @@ async def read_text(served: ServedModel, asked: TextInput, account: Account) -> 
 
 
 def encode_input(tokenizer: PreTrainedTokenizerFast, asked: TextInput) -> Passage:
-    """What is asked, as tokens. Raises BadChat and ApiError."""
+    """Tokens of the input. Raises BadChat and ApiError."""
     if asked.messages is not None:
         return chat_passage(tokenizer, to_messages(asked.messages))
     assert asked.text is not None
@@ -41,7 +41,7 @@ def encode_input(tokenizer: PreTrainedTokenizerFast, asked: TextInput) -> Passag
 
 
 def split_context(tokenizer: PreTrainedTokenizerFast, passage: Passage, longest: int) -> tuple[int, list[list[int]]]:
-    """Its tokens in stretches as long as the context; each begins with the first token if that begins every text."""
+    """Tokens in chunks of the context length; each begins with the first token if that begins every text."""
     bos = tokenizer.bos_token_id
     head = [bos] if isinstance(bos, int) and passage.ids[0] == bos else []
     step, ids = longest - len(head), passage.ids[len(head) :]
@@ -49,12 +49,13 @@ def split_context(tokenizer: PreTrainedTokenizerFast, passage: Passage, longest:
 
 
 def join_chunks(streams: Sequence[Tensor], head: int) -> Tensor:
-    """The stretches' streams as one; the first token is kept of the first alone, since the others repeat it."""
+    """The chunks' streams as one; the first token is kept of the first chunk only, since the others repeat it."""
     return torch.cat([s if i == 0 else s[head:] for i, s in enumerate(streams)])
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerFast, text: str | None, messages: list[Message] | None) -> list[int]:
-    """The ids before the token that is explained; a chat's last message, if the assistant's, is what it has begun to say."""
+    """Token ids before the token to explain; if a chat's last message is the assistant's, it is the
+    beginning of the reply."""
     if messages is None:
         bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
         return [*bos, *tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]]

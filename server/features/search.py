@@ -1,7 +1,7 @@
-"""Finding features: by words, by meaning, by what prompts evoke, by id. Knows a catalogue; nothing of HTTP or engines.
+"""Feature search: by words, by meaning, by activation on prompts, by id.
 
-Words are looked up in SQLite's full-text index, which is made in memory of one catalogue value and thrown away with it. Meaning
-is a sentence model's, where one is configured; else the model itself reads the query, and what fires is what it means.
+Words use SQLite's full-text index, built in memory per catalogue. Meaning uses a sentence model, if
+configured; otherwise the model itself reads the query, and its active features are the result.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from steering.interpret.prompt_features import features_in_common, features_of_p
 from steering.model.passage import Passage
 
 WEIGHTS = {"label": 10.0, "words": 4.0, "says": 3.0, "examples": 1.0, "id": 6.0, "note": 4.0}
-"""Of each column in the rank; bm25 does the rest."""
+"""Weight of each column for bm25."""
 ReadText = Callable[[str, bool], Awaitable[tuple["Passage", "Tensor"]]]
-"""Reads the unsteered stream of a text, as plain text or as what a user says in a chat."""
+"""Records the unsteered stream of a text, as raw text or as a user message."""
 Hits = list[tuple[Feature, float | None]]
 
 
 class Index:
-    """The words of one catalogue value."""
+    """Full-text index of one catalogue."""
 
     def __init__(self, catalogue: Catalogue, meaning_model: str | None = None) -> None:
         self.catalogue, self.features, self._meaning_model = catalogue, list(catalogue), meaning_model
@@ -37,7 +37,7 @@ class Index:
         self._meaning: Callable[[str], Sequence[float]] | None = None
 
     def by_words(self, words: str) -> Hits:
-        """Features that have all the words, or beginnings of them; all features if there are none."""
+        """Features that match all the words, or prefixes of them; all features without words."""
         terms = re.findall(r"\w+", words)
         if not terms:
             return [] if words.strip() else [(f, None) for f in sorted(self.features, key=_default_order)]
@@ -48,7 +48,7 @@ class Index:
         return [(self.features[i], score) for i, score in rows]
 
     def by_id(self, name: str) -> Hits:
-        """The feature of an id or a number; none if there is none."""
+        """The feature of an id or a number; empty if there is none."""
         wanted = name.strip()
         number = number_of(wanted if "/" in wanted else f"/{wanted}")
         return [(f, 1.0) for f in self.features if f.index == number and wanted in (f.id, str(f.index))]
@@ -64,11 +64,11 @@ class Index:
 
 
 async def search_features(index: Index, query: FeatureQuery, read: ReadText) -> Hits:
-    """All features that a query finds, in its order. Raises SteeringError for a query that asks for nothing."""
+    """All features that match a query, in its order. Raises SteeringError for an empty query."""
     if query.mode in ("meaning", "prompt") and not query.q.strip():
-        raise SteeringError(f"say what to look for: mode {query.mode!r} needs q", param="q")
+        raise SteeringError(f"q is required in mode {query.mode!r}", param="q")
     if query.mode == "common" and not query.prompts:
-        raise SteeringError("give the prompts that have something in common", param="prompts")
+        raise SteeringError("prompts is required in mode 'common'", param="prompts")
     match query.mode:
         case "text":
             hits = await asyncio.to_thread(index.by_words, query.q)
@@ -125,7 +125,7 @@ def _sort_hits(hits: Hits, by: str) -> Hits:
 
 
 def _default_order(f: Feature) -> tuple[bool, float]:
-    """What people named comes first, then the frequent."""
+    """Features labelled by users first, then by frequency."""
     return f.label_source not in ("hand", "fit"), -f.density
 
 
@@ -152,7 +152,7 @@ def _indexed_fields(f: Feature) -> dict[str, str]:
 
 
 def _sentence_embeddings(model: str, features: Sequence[Feature]) -> Callable[[str], Any]:
-    """Cosines of a query to what each feature is called and fires on."""
+    """Cosines of a query to each feature's label and examples."""
     try:
         from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:

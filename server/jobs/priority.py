@@ -5,7 +5,7 @@ import threading
 
 
 def lower_priority() -> None:
-    """Let this process and its threads run on what others leave: on Linux, only while a core has nothing else to do."""
+    """Run this process and its threads at idle priority: on Linux, only while a core has nothing else to do."""
     os.nice(10)
     if hasattr(os, "SCHED_IDLE"):
         try:
@@ -15,16 +15,17 @@ def lower_priority() -> None:
 
 
 def restore_priority() -> None:
-    """Take that back for the main thread and the calling one, so that a process which is told to end gets to it on a busy machine."""
+    """Restore the priority of the main thread and the calling one, so that a process can handle its
+    termination on a busy machine."""
     for thread in (os.getpid(), 0) if hasattr(os, "SCHED_IDLE") else ():
         try:
             os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
         except OSError:
-            pass  # not everybody may
+            pass  # not permitted for every user
 
 
 def die_with_parent() -> None:
-    """End as soon as standard input does: whoever began this process holds its other end, and writes nothing."""
+    """End when standard input closes: the parent process holds its other end, and writes nothing."""
 
     def wait() -> None:
         while os.read(0, 4096):

@@ -1,7 +1,7 @@
-"""Long work in the background: a queue, and what a job's own process does. Knows no routes; who begins the processes is elsewhere.
+"""Job queue: submits, lists, pauses and cancels background jobs.
 
-The queue and what is known of each job lie in huey's storage, a SQLite file or Redis by the same code. A job's own
-files, events and progress lie in its folder: begun again, it goes on where its files say.
+The queue and the jobs' states are in huey's storage, a SQLite file or Redis by the same code. A
+job's files, events and progress are in its folder: after a restart it continues from its files.
 """
 
 import importlib
@@ -34,18 +34,18 @@ log = structlog.get_logger(__name__)
 
 
 class BadJob(SteeringError):
-    """A job that can't be, or can't be changed as asked; the message says why and what can."""
+    """Invalid job, or invalid change of one; the message says why and what is possible."""
 
 
 GIVEN_FILE = "given.json"
-"""In a job's folder, what people gave it, sealed; with the names of who did, by which it can be taken back."""
+"""File in a job's folder with the users' texts, encrypted, and their aliases, by which they can be deleted."""
 
 
 class JobQueue:
-    """The queue of one data directory. Several processes may hold it at once."""
+    """The queue of one data directory. Several processes can open it at once."""
 
     def __init__(self, settings: Settings, *, patient: bool = False) -> None:
-        """`patient` is for those who rather wait for a Redis that is lost than fail."""
+        """`patient` callers wait for an unavailable Redis instead of failing."""
         self.settings, self.folder = settings, settings.data_dir / "jobs"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kinds = {**TASKS, **dict(kind.split("=", 1) for kind in settings.job_kinds)}
@@ -55,7 +55,7 @@ class JobQueue:
     def submit(
         self, type: str, config: Mapping[str, Any], key: str | None = None, *, by: tuple[str, str | None] = ("", None)
     ) -> Job:
-        """Queue a job; with a `key` that was used before, return the one from then. Raises BadJob."""
+        """Queue a job; a `key` used before returns the earlier job. Raises BadJob."""
         checked = self._check_config(type, config)
         tenant, owner = by
         job = Job(
@@ -67,7 +67,7 @@ class JobQueue:
             created=time.time(),
         )
         if key:
-            place = "/".join(filter(None, (*by, key)))  # nobody is told of another's job
+            place = "/".join(filter(None, (*by, key)))  # the existence of another owner's job is not disclosed
             self.huey.storage.put_if_empty(f"key:{place}", job.id.encode())
             first = _text(self.huey.storage.peek_data(f"key:{place}"))
             if first != job.id:
@@ -78,16 +78,16 @@ class JobQueue:
         return job
 
     def get(self, job_id: str) -> Job:
-        """One job. Raises BadJob if there is none of that name."""
+        """One job. Raises BadJob for an unknown id."""
         raw = self.huey.storage.peek_data(f"job:{job_id}")
         if not isinstance(raw, bytes):
-            raise BadJob(f"there is no job {job_id!r}; `tiller jobs ls` lists those there are")
+            raise BadJob(f"there is no job {job_id!r}; `tiller jobs ls` lists the jobs")
         job = Job.model_validate_json(raw)
         if job.state == "running":
             job = self.with_progress(job)
             if self.has_flag("pause", job_id):
                 return job.model_copy(update={"state": "paused", "eta_s": None})
-            # Resumed, and its turn has not come; or cancelled, and its process is still there.
+            # Resumed but not running yet; or cancelled while its process still exists.
             if self.has_flag("resting", job_id) and not self.has_flag("cancel", job_id):
                 job = job.model_copy(update={"state": "queued", "eta_s": None})
         if job.state == "queued" and self.has_flag("cancel", job_id):
@@ -95,7 +95,7 @@ class JobQueue:
         return job
 
     def all(self) -> list[Job]:
-        """All jobs, the newest first."""
+        """All jobs, newest first."""
         names = [_text(k) for k in self.huey.storage.result_items()]
         found = []
         for name in names:
@@ -106,7 +106,7 @@ class JobQueue:
         return sorted(found, key=lambda j: -j.created)
 
     def cancel(self, job_id: str) -> Job:
-        """Have a job end. Raises BadJob if it has ended."""
+        """Cancel a job. Raises BadJob if it has ended."""
         job = self.get(job_id)
         if job.state in ENDED:
             raise BadJob(f"job {job_id!r} has {job.state} already")
@@ -115,7 +115,7 @@ class JobQueue:
         return self.get(job_id)
 
     def pause(self, job_id: str) -> Job:
-        """Have a running job stand still until it is resumed. Raises BadJob if it is not running."""
+        """Pause a running job until it is resumed. Raises BadJob if it is not running."""
         job = self.get(job_id)
         if job.state != "running":
             raise BadJob(f"job {job_id!r} is {job.state}; only a running job can be paused")
@@ -123,7 +123,7 @@ class JobQueue:
         return self.get(job_id)
 
     def resume(self, job_id: str) -> Job:
-        """Have a paused job go on; if another one is being done, after that. Raises BadJob if it is not paused."""
+        """Resume a paused job; if another one is running, after that. Raises BadJob if it is not paused."""
         job = self.get(job_id)
         if job.state != "paused":
             raise BadJob(f"job {job_id!r} is {job.state}; only a paused job can be resumed")
@@ -131,20 +131,20 @@ class JobQueue:
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:
-        """Forget a job that has ended, and its files. Raises BadJob if it has not."""
+        """Delete a job that has ended, and its files. Raises BadJob if it has not."""
         job = self.get(job_id)
         if job.state not in ENDED:
             raise BadJob(f"job {job_id!r} is {job.state}; cancel it first")
         self.forget(job_id)
 
     def forget(self, job_id: str) -> None:
-        """Forget a job as if it had never been, and its files."""
+        """Delete every trace of a job, and its files."""
         for key in ("job", "cancel", "pause", "resting", "lease", "erase"):
             self.huey.storage.pop_data(f"{key}:{job_id}")
         shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
     def erase_given(self, names: Collection[str], *, theirs: Callable[[Job], bool]) -> int:
-        """Forget what people gave to jobs, by their aliases: one that learns from it ends. And all of their own jobs."""
+        """Delete users' texts from jobs, by alias; jobs that train on them end. Deletes the users' own jobs as well."""
         gone = 0
         for job in self.all():
             given = self.folder / job.id / GIVEN_FILE
@@ -159,7 +159,7 @@ class JobQueue:
             if theirs(job) and job.state in (*ENDED, "queued"):
                 self.forget(job.id)
                 continue
-            if theirs(job):  # whoever does it forgets it when its process has ended
+            if theirs(job):  # the runner deletes it when its process has ended
                 self.set_flag("erase", job.id)
             if (named or theirs(job)) and job.state not in ENDED:
                 self.cancel(job.id)
@@ -167,7 +167,7 @@ class JobQueue:
         return gone
 
     def _vacuum(self) -> None:
-        """What was deleted is not on disk any more either."""
+        """Remove deleted data from disk."""
         if self.settings.redis_url is None:
             try:
                 with closing(sqlite3.connect(self.settings.data_dir / "jobs.db", timeout=10)) as db:
@@ -177,10 +177,10 @@ class JobQueue:
                 log.error("deleted jobs may be left in jobs.db until somebody deletes more", why=str(error))
 
     def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
-        """What has happened since event number `after`: `{"id", "event", "data"}`. Raises BadJob."""
+        """Events after number `after`: `{"id", "event", "data"}`. Raises BadJob."""
         self.get(job_id)
         file = self.folder / job_id / "events.jsonl"
-        lines = file.read_text().split("\n") if file.exists() else []  # other ends of lines may stand in what was said
+        lines = file.read_text().split("\n") if file.exists() else []  # messages may contain other line ends
         return [{"id": i, **json.loads(line)} for i, line in enumerate(lines, 1) if i > after and line.endswith("}")]
 
     def artifacts(self, job_id: str) -> list[Path]:
@@ -189,14 +189,14 @@ class JobQueue:
         return sorted(p for p in (self.folder / job_id).rglob("*") if p.is_file())
 
     def task(self, type: str) -> tuple[Any, Callable[["JobContext"], dict[str, Any]]]:
-        """A type's schema and what does it. Raises BadJob with the types there are."""
+        """Schema and function of a job type. Raises BadJob with the known types."""
         if type not in self.kinds:
-            raise BadJob(f"no type of job {type!r}; there are {', '.join(self.kinds)}")
+            raise BadJob(f"unknown job type {type!r}; the types are {', '.join(self.kinds)}")
         module, _, name = self.kinds[type].partition(":")
         return getattr(importlib.import_module(module), name)
 
     def with_progress(self, job: Job) -> Job:
-        """The job with what its process said last."""
+        """The job with its process' latest progress."""
         try:
             now = json.loads((self.folder / job.id / "progress.json").read_text())
         except (OSError, ValueError):
@@ -205,7 +205,7 @@ class JobQueue:
         return job.model_copy(update={"progress": now["share"], "metrics": now["metrics"], "eta_s": round(left, 1)})
 
     def save(self, job: Job) -> None:
-        """Remember a job as it is."""
+        """Store a job's state."""
         self.huey.storage.put_data(f"job:{job.id}", job.model_dump_json().encode())
 
     def add_event(self, job_id: str, event: str, data: Mapping[str, Any]) -> None:
@@ -225,7 +225,7 @@ class JobQueue:
         self.huey.storage.pop_data(f"{name}:{job_id}")
 
     def has_flag(self, name: str, job_id: str) -> bool:
-        """Whether something is set of a job: `cancel`, `pause`, `resting`, or `job` itself."""
+        """Whether a flag of a job is set: `cancel`, `pause`, `resting`, or `job` itself."""
         return isinstance(self.huey.storage.peek_data(f"{name}:{job_id}"), bytes)
 
     def _check_config(self, type: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where jobs queue in Redis: says that Redis is lost as the store says it, or waits for it. Knows huey's storage; nothing of jobs."""
+"""Job storage in Redis: huey's storage with the store's errors, or with retries while Redis is unavailable."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from server.store.redis import place_of, reached
 
 
 class RedisJobStorage(RedisStorage):
-    """One queue of one Redis."""
+    """One queue in one Redis."""
 
     def __init__(self, name: str, *, url: str, patient: bool, **more: Any) -> None:  # noqa: ANN401 - huey's own
-        """With `patient`, whoever asks waits until Redis is there. Raises BadStore."""
+        """With `patient`, calls wait until Redis is available. Raises BadStore."""
         where = place_of(url)
         retry = Retry(ConstantBackoff(0.5), -1) if patient else Retry(NoBackoff(), 1)
         pool = ConnectionPool.from_url(url, retry=retry, socket_timeout=5, socket_connect_timeout=2)
@@ -30,6 +30,6 @@ class RedisJobStorage(RedisStorage):
         super().__init__(name, connection_pool=pool, **more)
 
     def pop_data(self, key: str) -> Any:  # noqa: ANN401 - huey's own
-        """Take something out; whoever deletes it has had it."""
+        """Remove and return a value; only the caller that deletes it gets it."""
         held = self.peek_data(key)
         return held if self.conn.hdel(self.result_key, key) else EmptyData

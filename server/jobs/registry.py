@@ -1,4 +1,4 @@
-"""Job registry: the type of a job → the module that runs it."""
+"""Job registry: maps job types to their modules."""
 
 TASKS = {
     "sae_train": "server.jobs.tasks.sae_train:JOB",
@@ -9,4 +9,4 @@ TASKS = {
     "map": "server.jobs.tasks.map:JOB",
     "sweep": "server.jobs.tasks.sweep:JOB",
 }
-"""Where each type's schema and function are: a pair that is only imported when it is needed."""
+"""Module with the schema and function of each type, imported on first use."""

@@ -1,7 +1,8 @@
 """Job runner: runs the jobs of a queue one at a time, each in its own process.
 
-After `kill -9` of a runner or a job the next runner finds what was left. A paused job's process rests where it reports
-progress, and other jobs run in the meantime; if its runner ends, the job begins again from its files once it is resumed.
+After a crash of the runner or a job, the next runner recovers what was left. A paused job's process
+waits where it reports progress, and other jobs run in the meantime; if its runner ends, the job
+restarts from its files once it is resumed.
 """
 
 import json
@@ -25,13 +26,13 @@ log = structlog.get_logger(__name__)
 
 ATTEMPTS = 3
 LEASE = 5.0
-"""Seconds after which a runner that says nothing is dead."""
+"""Seconds without renewal after which a runner counts as dead."""
 GRACE = 5.0
-"""Seconds that a cancelled job has to end by itself."""
+"""Seconds that a cancelled job has to end before it is killed."""
 
 
 class Runner:
-    """Does jobs. Several may share a queue."""
+    """Runs jobs. Several runners can share a queue."""
 
     def __init__(self, jobs: JobQueue) -> None:
         self.jobs = jobs
@@ -39,7 +40,7 @@ class Runner:
         """Paused jobs whose processes wait."""
 
     def run(self, stop: threading.Event) -> None:
-        """Do jobs, one at a time, until `stop`; what others have left is taken up first."""
+        """Run jobs, one at a time, until `stop`; jobs left by dead runners come first."""
         self._recover_abandoned()
         looked = time.monotonic()
         while not stop.is_set():
@@ -56,7 +57,7 @@ class Runner:
             self._give_up(job_id)
 
     def _next(self) -> str | None:
-        """The id of the job that has waited longest; what is none is thrown away."""
+        """Id of the next job in the queue; invalid entries are dropped."""
         while True:
             try:
                 task = self.jobs.huey.dequeue()
@@ -66,7 +67,7 @@ class Runner:
                 return None if task is None else task.args[0]
 
     def _recover_abandoned(self) -> None:
-        """Queue again what a dead runner was doing, or had in its hands; what is paused waits until it is resumed."""
+        """Queue again the jobs of dead runners; paused ones wait until they are resumed."""
         waiting = {task.args[0] for task in self.jobs.huey.pending()}
         for job in self.jobs.all():
             if self._leased(job.id):
@@ -77,7 +78,7 @@ class Runner:
                 self.jobs.begin(job.id)
 
     def _look_after_resting(self) -> str | None:
-        """Renew the leases of paused jobs and end cancelled ones. Returns a job that was resumed, if there is one."""
+        """Renew the leases of paused jobs and end cancelled ones. Returns a resumed job, if there is one."""
         resumed = None
         for job_id in [*self._resting]:
             self._lease(job_id)
@@ -97,7 +98,7 @@ class Runner:
         self._supervise(job, child, stop)
 
     def _give_up(self, job_id: str) -> None:
-        """This runner ends: a paused job begins again from its files, when it is resumed."""
+        """This runner ends: a paused job restarts from its files when it is resumed."""
         job, child = self._resting.pop(job_id)
         _kill_group(child)
         self._finish(job, child, stopped=True, wait=self.jobs.has_flag("pause", job_id))
@@ -116,7 +117,7 @@ class Runner:
             return  # another runner has it
         self._lease(job_id)
         if job.attempts >= ATTEMPTS:
-            self._end(job, "failed", f"it was begun {ATTEMPTS} times and each time its process died; see its events")
+            self._end(job, "failed", f"it was started {ATTEMPTS} times and each time its process died; see its events")
             return
         self.jobs.remove_flag("resting", job_id)
         started = job.started or time.time()
@@ -126,7 +127,7 @@ class Runner:
         self._start(job, stop)
 
     def _start(self, job: Job, stop: threading.Event) -> None:
-        """Run the job's process; it dies with this one, as its standard input closes."""
+        """Start the job's process; it ends with this one, as its standard input closes."""
         place = self.jobs.folder / job.id
         (place / "end.json").unlink(missing_ok=True)
         words = [sys.executable, "-m", "server", "job", job.id]
@@ -142,7 +143,7 @@ class Runner:
         self._supervise(job, child, stop)
 
     def _supervise(self, job: Job, child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
-        """Stay with a job until it ends or is paused."""
+        """Supervise a job until it ends or is paused."""
         asked = False
         while child.poll() is None:
             self._lease(job.id)
@@ -155,12 +156,13 @@ class Runner:
                     self._resting[job.id] = job, child
                     self.jobs.add_event(job.id, "state", {"state": "paused"})
                     return
-                self.jobs.remove_flag("resting", job.id)  # resumed before anybody noticed
+                self.jobs.remove_flag("resting", job.id)  # resumed before the pause was noticed
             time.sleep(0.1)
         self._finish(job, child, stopped=stop.is_set())
 
     def _finish(self, job: Job, child: "subprocess.Popen[bytes]", *, stopped: bool = False, wait: bool = False) -> None:
-        """Its process has ended: well, or told to, or it begins again; with `wait`, when somebody says so."""
+        """Record how a job's process ended: done, cancelled, or to be restarted; with `wait`, only
+        when it is resumed."""
         child.wait()
         assert child.stdin
         child.stdin.close()
@@ -175,11 +177,11 @@ class Runner:
         else:
             state: State = "running" if wait else "queued"
             again = job.model_copy(update={"state": state, "attempts": job.attempts - stopped})
-            if stopped:  # not its fault: it does not count
+            if stopped:  # not the job's fault: does not count as an attempt
                 self.jobs.huey.storage.pop_data(f"claim:{job.id}:{again.attempts}")
             self.jobs.save(again)
             self.jobs.add_event(
-                job.id, "log", {"line": f"its process ended with {child.returncode}; it will be begun again"}
+                job.id, "log", {"line": f"its process ended with {child.returncode}; it will be restarted"}
             )
             if not wait:
                 self.jobs.begin(job.id)
@@ -192,10 +194,10 @@ class Runner:
         for flag in ("pause", "resting"):
             self.jobs.remove_flag(flag, job.id)
         changes = {"state": state, "ended": time.time(), "error": error, "result": dict(result or {}), "eta_s": None}
-        # First the event: whoever follows the job reads on until it has ended, and no further.
+        # The event first: clients follow the job until it has ended, and read no further.
         self.jobs.add_event(job.id, "state", {"state": state} | ({"error": error} if error else {}))
         self.jobs.save(now.model_copy(update=changes | ({"progress": 1.0} if state == "succeeded" else {})))
-        (self.jobs.folder / job.id / GIVEN_FILE).unlink(missing_ok=True)  # whatever came of it
+        (self.jobs.folder / job.id / GIVEN_FILE).unlink(missing_ok=True)  # whatever the result
 
     def _lease(self, job_id: str) -> None:
         self.jobs.huey.storage.put_data(f"lease:{job_id}", str(time.time()).encode())
@@ -206,7 +208,7 @@ class Runner:
 
 
 def _kill_group(child: "subprocess.Popen[bytes]") -> None:
-    """SIGKILL to the job and all processes that it started."""
+    """SIGKILL to the job's process and all its children."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -214,7 +216,7 @@ def _kill_group(child: "subprocess.Popen[bytes]") -> None:
 
 
 def _end_group(child: "subprocess.Popen[bytes]") -> None:
-    """SIGTERM to the job and all that it began, SIGKILL to what is left after a while."""
+    """SIGTERM to the job's process and all its children, SIGKILL to the rest after a while."""
 
     def end() -> None:
         for kind in (signal.SIGTERM, signal.SIGKILL):

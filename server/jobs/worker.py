@@ -18,7 +18,7 @@ from steering.files import write_atomic
 
 @dataclass(frozen=True)
 class JobContext:
-    """What a job's function is given."""
+    """Context of a job's function: its settings, files and progress."""
 
     job: Job
     jobs: JobQueue
@@ -26,35 +26,36 @@ class JobContext:
 
     @property
     def id(self) -> str:
-        """The job's."""
+        """The job's id."""
         return self.job.id
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """What was asked for, checked."""
+        """The job's validated configuration."""
         return self.job.config
 
     @property
     def folder(self) -> Path:
-        """Its own, which is there again when it is begun again."""
+        """The job's folder, kept across restarts."""
         return self.jobs.folder / self.job.id
 
     @property
     def settings(self) -> Settings:
-        """The server's."""
+        """The server's settings."""
         return self.jobs.settings
 
     def report_progress(self, progress: float, metrics: Mapping[str, float]) -> None:
-        """Say how far it is, 0 … 1."""
+        """Report progress, 0 … 1."""
         now = {"share": progress, "metrics": dict(metrics), "at": time.time(), "begun": self.started}
         write_atomic(self.folder / "progress.json", json.dumps(now))
         self.jobs.add_event(self.id, "metric", {"progress": round(progress, 4), **metrics})
         self._rest_while_paused()
 
     def _rest_while_paused(self) -> None:
-        """Block here while the job is paused: nothing is half written and no lock is held where progress is reported.
+        """Block while the job is paused: at progress reports nothing is half written and no lock is held.
 
-        The flag `resting` tells the runner that it may start another job; the runner removes it to let this one go on.
+        The flag `resting` tells the runner that it may start another job; the runner removes it to
+        let this one continue.
         """
         if not self.jobs.has_flag("pause", self.id):
             return
@@ -63,12 +64,12 @@ class JobContext:
             time.sleep(0.1)
 
     def log(self, line: str) -> None:
-        """Say something."""
+        """Write to the job's log."""
         self.jobs.add_event(self.id, "log", {"line": line})
 
 
 def run_job(jobs: JobQueue, job_id: str) -> None:
-    """Be the job's process: gentle to others, gone when its runner is."""
+    """Main function of a job's process: low priority, ends with its runner."""
     lower_priority()
     die_with_parent()
     work = JobContext(jobs.get(job_id), jobs, time.time())

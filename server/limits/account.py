@@ -11,23 +11,23 @@ from server.limits.rate_limiter import RateLimiter
 
 @dataclass(frozen=True, eq=False)
 class Account:
-    """One caller's counts."""
+    """One caller's counters."""
 
     caller: Caller = ANYONE
     rate_limiter: RateLimiter | None = None
-    """None where nothing is counted."""
+    """None if there are no limits."""
     audit: AuditLog | None = None
-    """None where nothing is noted."""
+    """None if there is no audit log."""
 
     async def count_spec(self, fingerprint: str) -> None:
-        """Raise ApiError if the caller has no token left, or has tried too many steerings."""
+        """Raise ApiError if the caller has no tokens left, or has used too many distinct steerings."""
         if self.rate_limiter:
             await self.rate_limiter.check_budget(self.caller)
             await self.rate_limiter.count_spec(self.caller, fingerprint)
 
     @asynccontextmanager
     async def reserve(self, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
-        """Hold some of the caller's places, and the tokens that it may come to. Raises ApiError."""
+        """Hold concurrency slots of the caller, and the reply's maximum tokens. Raises ApiError."""
         async with (
             self.rate_limiter.reserve(self.caller, places=places, expected=expected)
             if self.rate_limiter
@@ -37,7 +37,7 @@ class Account:
 
     @asynccontextmanager
     async def charge_reading(self, tokens: int) -> AsyncGenerator[None, None]:
-        """The model reads so many tokens for the caller, which count as if they were a reply's. Raises ApiError."""
+        """Count tokens that the model reads for the caller, as if they were a reply's. Raises ApiError."""
         async with self.reserve(expected=tokens):
             try:
                 yield
@@ -45,7 +45,7 @@ class Account:
                 await self.count_tokens(tokens)
 
     async def count_tokens(self, tokens: int) -> None:
-        """So many tokens were read and written."""
+        """Count tokens that were read and generated."""
         if self.rate_limiter and tokens:
             await self.rate_limiter.count_tokens(self.caller, tokens)
 

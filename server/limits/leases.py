@@ -1,4 +1,4 @@
-"""What running replies of a key hold: places, and the tokens that they may come to; and what a key owes. Knows no limits' windows."""
+"""Concurrency leases: slots and tokens held by a key's running replies, and its token debt."""
 
 import uuid
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True)
 class Lease:
-    """What one reply asks for, or has."""
+    """What one reply holds."""
 
     key: str
     places: int
@@ -17,40 +17,40 @@ class Lease:
 
     @property
     def member(self) -> str:
-        """As Redis keeps it."""
+        """Its form in Redis."""
         return f"{self.name}:{self.places}:{self.tokens}"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether something was held; if not, what there was too little of, and how much of it is taken."""
+    """Whether the lease was granted; if not, what was exhausted, and how much of it is in use."""
 
     said: Literal["held", "places", "tokens"]
     taken: int
 
 
 class LeaseStore(Protocol):
-    """What keys hold and owe."""
+    """Leases and debts of all keys."""
 
     async def acquire(self, hold: Lease, *, most: int | None, left: int | None) -> Answer:
-        """Hold, if there are no more than `most` places then and a token is `left` beside what is taken already."""
+        """Grant a lease if at most `most` slots are then in use and a token is `left` beyond those held."""
         ...
 
     async def release(self, hold: Lease) -> None:
-        """Hold no longer."""
+        """End a lease."""
         ...
 
     async def add_debt(self, key: str, tokens: int) -> None:
-        """So many tokens are to be paid."""
+        """Add tokens to a key's debt."""
         ...
 
     async def pay_debt(self, key: str, most: int) -> int:
-        """How many of them are paid with `most`."""
+        """Pay up to `most` tokens of the debt; returns how many."""
         ...
 
 
 class LocalLeases:
-    """Holds of this process."""
+    """Leases of this process."""
 
     def __init__(self) -> None:
         self._places: Counter[str] = Counter()
@@ -58,7 +58,7 @@ class LocalLeases:
         self._owed: Counter[str] = Counter()
 
     async def acquire(self, hold: Lease, *, most: int | None, left: int | None) -> Answer:
-        """As `Holds` says; nobody comes in between."""
+        """See `LeaseStore`; atomic."""
         held, taken = self._places[hold.key], self._tokens[hold.key] + self._owed[hold.key]
         if most is not None and held + hold.places > most:
             return Answer("places", held)
@@ -69,21 +69,21 @@ class LocalLeases:
         return Answer("held", taken)
 
     async def release(self, hold: Lease) -> None:
-        """As `Holds` says."""
+        """See `LeaseStore`."""
         self._places[hold.key] -= hold.places
         self._tokens[hold.key] -= hold.tokens
 
     async def add_debt(self, key: str, tokens: int) -> None:
-        """As `Holds` says."""
+        """See `LeaseStore`."""
         self._owed[key] += tokens
 
     async def pay_debt(self, key: str, most: int) -> int:
-        """As `Holds` says."""
+        """See `LeaseStore`."""
         paid = min(self._owed[key], most)
         self._owed[key] -= paid
         return paid
 
 
 def new_lease(key: str, places: int, tokens: int) -> Lease:
-    """Something to take, under a name of its own."""
+    """A lease with a unique name."""
     return Lease(key, places, tokens, uuid.uuid4().hex)

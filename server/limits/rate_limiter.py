@@ -1,7 +1,7 @@
-"""How much each key may ask for: requests, tokens, replies at a time, different steerings. Knows `limits`; no routes.
+"""Rate limiter: counts requests, tokens, concurrent replies and distinct steerings per API key.
 
-Counted in this process, or in Redis for all replicas at once. While Redis is lost each replica counts by itself, from
-nothing, which the log says: a conversation is worth more than a limit that is kept to the letter.
+Counted in this process, or in Redis for all replicas together. While Redis is unavailable each
+replica counts alone, from zero, and logs it: availability matters more than an exact limit.
 """
 
 import asyncio
@@ -29,67 +29,70 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 ONCE = RateLimitItemPerHour(1)
 AGAIN = 2.0
-"""Seconds for which a Redis that did not answer is not asked again."""
+"""Seconds until a Redis that did not answer is tried again."""
 PATIENCE = 1.0
-"""Seconds that Redis has for an answer before it counts as lost."""
+"""Timeout for Redis, in seconds."""
 SIGN_INS = RateLimitItemPerMinute(10)
 
 
 class RateLimiter:
-    """The counts of one server."""
+    """The counters of one server."""
 
     def __init__(self, settings: Settings) -> None:
         self._storage = _storage(settings)
         self._counts = SlidingWindowCounterRateLimiter(self._storage)
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage()) if settings.redis_url else self._counts
-        """What is counted while Redis is lost."""
+        """Counters while Redis is unavailable."""
         self._here, self._shared = LocalLeases(), _shared(settings)
-        """Both have to agree."""
+        """Both windows must allow the request."""
         self._lost_until = 0.0
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         if self._shared:
             await self._shared.close()
         if isinstance(self._storage, RedisStorage):
             await self._storage.bridge.storage.aclose()  # pyright: ignore[reportAttributeAccessIssue] - the client's own
 
     async def count_request(self, caller: Caller, *, counts: bool) -> None:
-        """One more request. Raises ApiError where that is too many; looking at something counts for nothing."""
+        """Count a request. Raises ApiError above the limit; reading the limit does not count."""
         if counts and caller.key and (most := caller.limits.requests):
             await self._hit(RateLimitItemPerMinute(most), "requests", caller.key, f"{most} requests a minute")
 
     async def count_spec(self, caller: Caller, fingerprint: str) -> None:
-        """Another steering, if it was not asked for within the hour. Raises ApiError."""
+        """Count a steering that was not used within the last hour. Raises ApiError."""
         if not caller.key or not (most := caller.limits.specs):
             return
         item, key = RateLimitItemPerHour(most), caller.key
         if await self._counted(lambda counts: counts.test(ONCE, "spec", key, fingerprint)):
-            await self._hit(item, "specs", key, f"{most} different steerings an hour; those that you had still work")
-            await self._try(ONCE, "spec", key, fingerprint)  # it was let through, and is not new any more
+            await self._hit(item, "specs", key, f"{most} different steerings an hour; those already used still work")
+            await self._try(ONCE, "spec", key, fingerprint)  # concurrent: the other request counted it
 
     async def count_tokens(self, caller: Caller, n: int) -> None:
-        """So many tokens were read and written. What is more than was left is owed, and paid before the next request."""
+        """Count tokens that were read and generated. What exceeds the rest becomes debt, paid
+        before the next request."""
         if caller.key and caller.limits.tokens:
             await self._add_debt(caller.key, n)
             await self._left_when_paid(caller.key, RateLimitItemPerMinute(caller.limits.tokens))
 
     async def count_sign_in(self, where: str) -> None:
-        """Somebody tries a key. Raises ApiError."""
+        """Count an attempt to sign in. Raises ApiError."""
         await self._hit(SIGN_INS, "sign-ins", where, "10 tries a minute")
 
     async def reset_sign_ins(self, where: str) -> None:
-        """The key was right: tries before it count no more, since a whole office may come from one address."""
+        """The key was valid: reset the count of attempts, since many users may share one address."""
         await self._counted(lambda counts: counts.clear(SIGN_INS, "sign-ins", where))
 
     async def check_budget(self, caller: Caller) -> None:
-        """Raise ApiError if no token is left in this minute, beside what is owed and what running replies may come to."""
+        """Raise ApiError if no token is left in this minute, beyond the debt and the tokens that
+        running replies hold."""
         async with self.reserve(caller, places=0):
             pass
 
     @asynccontextmanager
     async def reserve(self, caller: Caller, *, places: int = 1, expected: int = 0) -> AsyncGenerator[None, None]:
-        """Hold places among the key's replies, and the tokens that they may come to. Raises ApiError if there are not as many."""
+        """Hold concurrency slots of the key, and the maximum tokens of its replies. Raises ApiError
+        if there are not enough."""
         key, most, tokens = caller.key, caller.limits.concurrent, caller.limits.tokens
         if not key:
             yield
@@ -110,7 +113,7 @@ class RateLimiter:
             yield
         finally:
             await self._here.release(hold)
-            if shared:  # who leaves now must not leave it held, and no more who leaves while Redis is not asked
+            if shared:  # a cancellation must not leak the lease, nor one while Redis is unavailable
                 shared.release_all(hold)
                 await asyncio.shield(self._with_fallback(lambda: shared.release(hold), lambda: _just(None)))
 
@@ -123,15 +126,15 @@ class RateLimiter:
         return await self._refusal(item, "tokens", key, f"{tokens} tokens a minute", least=60 * answer.taken / tokens)
 
     async def _left_when_paid(self, key: str, item: RateLimitItem) -> int:
-        """How many tokens are left in this minute after as much as can be of what is owed is paid."""
+        """Tokens left in this minute, after paying as much of the debt as possible."""
         if not (left := await self._left(item, "tokens", key)):
             return 0
         if self._shared and not self._is_alone and (owed := await self._here.pay_debt(key, sys.maxsize)):
-            await self._add_debt(key, owed)  # since Redis was lost; all replicas know it now
+            await self._add_debt(key, owed)  # debts from while Redis was unavailable; all replicas share them now
         paid = await self._with_fallback(
             lambda: self._debts.pay_debt(key, left), lambda: self._here.pay_debt(key, left)
         )
-        if paid and not await self._try(item, "tokens", key, cost=paid):  # another has paid with the same
+        if paid and not await self._try(item, "tokens", key, cost=paid):  # a concurrent request paid with them
             await self._add_debt(key, paid)
             return 0
         return left - paid
@@ -163,11 +166,11 @@ class RateLimiter:
 
     @property
     def _is_alone(self) -> bool:
-        """Whether this process counts for itself alone: there is no Redis, or it is lost."""
+        """Whether this process counts alone: without Redis, or while it is unavailable."""
         return not self._shared or time.monotonic() < self._lost_until
 
     async def _with_fallback(self, shared: Callable[[], Awaitable[T]], alone: Callable[[], Awaitable[T]]) -> T:
-        """What is counted for all replicas, or here alone where that is lost; for a while then nobody asks again."""
+        """Count in Redis, or locally while that fails; then Redis is not tried again for a while."""
         if time.monotonic() < self._lost_until:
             return await alone()
         try:
@@ -198,7 +201,7 @@ def _too_many_requests(says: str, wait: float) -> ApiError:
 def _shared(settings: Settings) -> "RedisLeases | None":
     if settings.redis_url is None:
         return None
-    from server.limits.redis_leases import RedisLeases  # Redis' client is an extra
+    from server.limits.redis_leases import RedisLeases  # the Redis client is an extra
 
     return RedisLeases(settings.redis_url, patience=PATIENCE)
 

@@ -1,7 +1,7 @@
-"""What running replies hold and keys owe, in Redis for all replicas at once. Knows Redis' commands; no limits.
+"""Redis leases: concurrency slots and token debts of all replicas.
 
-A hold is a lease that its replica renews: of a replica that was killed it is gone within `LEASE`. Redis tells the time,
-for clocks of machines differ. A script asks and takes in one, so that nobody comes in between.
+A replica renews its leases; those of a killed replica expire within `LEASE`. Redis' clock is used,
+because machines' clocks differ. Scripts check and acquire atomically.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 from server.limits.leases import Answer, Lease
 
 LEASE = 30.0
-"""Seconds."""
+"""Lease time in seconds."""
 OWED_FOR = 3600
-"""Seconds for which Redis remembers what a key owes that asks for nothing any more."""
+"""Seconds for which Redis keeps the debt of an inactive key."""
 PREFIX = "tiller:limits"
 TAKE = """
 local clock = redis.call('TIME')
@@ -51,10 +51,10 @@ return paid
 
 
 class RedisLeases:
-    """Holds of all replicas of one Redis. Everything raises RedisError while that is lost."""
+    """Leases of all replicas of one Redis. Every method raises RedisError while it is unavailable."""
 
     def __init__(self, url: str, *, lease: float = LEASE, patience: float = 1.0) -> None:
-        """With `patience`, seconds, for an answer."""
+        """`patience` is the timeout in seconds."""
         soon: dict[str, Any] = {"socket_timeout": patience, "socket_connect_timeout": patience}
         self._redis: Redis = Redis.from_url(url, decode_responses=True, **soon)
         self._lease = lease
@@ -62,7 +62,7 @@ class RedisLeases:
         self._renewing: asyncio.Task[None] | None = None
 
     async def acquire(self, hold: Lease, *, most: int | None, left: int | None) -> Answer:
-        """As `Holds` says."""
+        """See `LeaseStore`."""
         about = [hold.name, hold.places, hold.tokens, -1 if most is None else most, -1 if left is None else left]
         said, taken = await self._do(TAKE, [_held(hold.key), _owed(hold.key)], [*about, round(self._lease)])
         if said == "held" and hold.places + hold.tokens:
@@ -72,29 +72,29 @@ class RedisLeases:
         return Answer(said, int(taken))
 
     def release_all(self, hold: Lease) -> None:
-        """Renew it no more, so that it ends by itself even if Redis hears nothing of it."""
+        """Stop renewing, so that the lease expires even if Redis misses the release."""
         self._running.pop(hold.name, None)
 
     async def release(self, hold: Lease) -> None:
-        """As `Holds` says; what Redis does not hear of ends by itself."""
+        """See `LeaseStore`; if Redis misses the release, the lease expires."""
         if hold.places + hold.tokens == 0:
             return
         self.release_all(hold)
         await self._ask(self._redis.zrem(_held(hold.key), hold.member))
 
     async def add_debt(self, key: str, tokens: int) -> None:
-        """As `Holds` says."""
+        """See `LeaseStore`."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.incrby(_owed(key), tokens)
             pipe.expire(_owed(key), OWED_FOR)
             await pipe.execute()
 
     async def pay_debt(self, key: str, most: int) -> int:
-        """As `Holds` says."""
+        """See `LeaseStore`."""
         return int(await self._do(PAY, [_owed(key)], [most, OWED_FOR]))
 
     async def close(self) -> None:
-        """Renew nothing any more."""
+        """Stop renewing."""
         if self._renewing:
             self._renewing.cancel()
             with suppress(asyncio.CancelledError):
@@ -108,10 +108,10 @@ class RedisLeases:
                 try:
                     if hold.name in self._running:
                         await self._do(RENEW, [_held(hold.key)], [round(self._lease), hold.member])
-                    if hold.name not in self._running:  # it was given back meanwhile
+                    if hold.name not in self._running:  # it was released in the meantime
                         await self._ask(self._redis.zrem(_held(hold.key), hold.member))
                 except RedisError:
-                    break  # it is asked again; who takes something meanwhile says that it is lost
+                    break  # it is retried; requests in the meantime report the failure
 
     async def _do(self, script: str, keys: list[str], words: list[Any]) -> Any:  # noqa: ANN401 - Redis' own
         return await self._ask(self._redis.eval(script, len(keys), *keys, *words))

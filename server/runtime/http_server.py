@@ -1,7 +1,7 @@
-"""The HTTP server around an application: ends kindly, and when its engine has. Knows uvicorn, and whether replies still run; no routes.
+"""HTTP server: uvicorn with graceful shutdown, also when the engine has failed.
 
-Told to end, it says so at `/health`, turns new requests away with a time to wait, and lets running replies end, up to
-`drain_seconds`; then the engine tells those that are left. Told again, it waits no longer.
+On a signal, `/health` reports draining, new requests get a 503 with Retry-After, and running
+replies have up to `drain_seconds`; then the engine ends the rest. A second signal ends at once.
 """
 
 import asyncio
@@ -16,13 +16,14 @@ import uvicorn
 from fastapi import FastAPI
 
 BACKLOG = 2048
-"""Connections that wait to be taken."""
+"""Maximum number of pending connections."""
 TWICE = 1.0
-"""Seconds after which a second signal is one."""
+"""Seconds after which another signal counts as the second."""
 
 
 class HttpServer(uvicorn.Server):
-    """Open replies get time to end; then the engine tells them, which is kinder than a cut connection."""
+    """Running replies get time to finish; then the engine ends them with an error, which clients
+    handle better than a closed connection."""
 
     def __init__(
         self,
@@ -32,8 +33,9 @@ class HttpServer(uvicorn.Server):
         shared: bool = False,
         **config: Any,  # noqa: ANN401 - uvicorn's
     ) -> None:
-        """With `shared`, other processes take connections from the same socket."""
-        # asyncio takes as many as `backlog` at once, and a process that takes all leaves the others idle.
+        """With `shared`, other processes accept connections on the same socket."""
+        # asyncio accepts up to `backlog` connections at once, and a process that accepts all leaves
+        # the others idle.
         backlog = 1 if shared else BACKLOG
         more = {"log_config": None, "log_level": "warning", "timeout_graceful_shutdown": 8, "backlog": backlog}
         super().__init__(uvicorn.Config(application, **more, **config))
@@ -49,9 +51,9 @@ class HttpServer(uvicorn.Server):
         first: Callable[[], Awaitable[None]] | None = None,
         also: Sequence[Callable[[], None]] = (),
     ) -> None:
-        """Serve until SIGTERM, SIGINT or `should_exit`; `first` is done before any connection is taken.
+        """Serve until SIGTERM, SIGINT or `should_exit`; `first` runs before the first connection is accepted.
 
-        `also` are told by a signal at once: what else ends does so at the same time.
+        `also` are called on a signal, so that other services end at the same time.
         """
 
         async def run() -> None:
@@ -68,7 +70,8 @@ class HttpServer(uvicorn.Server):
             pass
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
-        """Begin to end; if told again, end now. A terminal tells a whole group, so one told twice at once was told once."""
+        """Start the shutdown; at a second signal, exit now. A terminal signals the whole process
+        group, so two signals at once count as one."""
         if self._told is not None:
             self.should_exit = self.should_exit or time.monotonic() - self._told > TWICE
             return
@@ -79,10 +82,10 @@ class HttpServer(uvicorn.Server):
         self.should_exit = not self.started
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether it is over; uvicorn asks ten times a second."""
+        """Whether to stop; uvicorn calls this ten times a second."""
         over = await super().on_tick(counter)
         served = getattr(self._application.state, "served_model", None)
-        if served and served.engine.failure and not over:  # who keeps this process begins another
+        if served and served.engine.failure and not over:  # the parent process starts another
             self._application.state.failure = served.engine.failure
             return True
         if self._told is None:
@@ -91,25 +94,25 @@ class HttpServer(uvicorn.Server):
         return over or self._idle >= 2 or time.monotonic() - self._told > self._drain_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take connections."""
+        """Start to accept connections."""
         await super().startup(sockets)
         for taken in (sockets or []) if self._shared else []:
-            taken.listen(BACKLOG)  # one is taken at a time, but as many as ever may wait
+            taken.listen(BACKLOG)  # accepts one at a time, with the full backlog
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more, let replies end."""
+        """Stop accepting connections, and let replies finish."""
         ending = asyncio.create_task(self._end_replies())
         await super().shutdown(sockets)
         ending.cancel()
 
     async def _end_replies(self) -> None:
-        """Wait for running replies, tell those that are not done, then drop what an open page holds on to."""
+        """Wait for running replies, end the rest with an error, then close the connections that an open page holds."""
         end = time.monotonic() + (4.0 if self._told is None else 0.0)
         if served := getattr(self._application.state, "served_model", None):
             while time.monotonic() < end and any(served.engine.occupancy):
                 await asyncio.sleep(0.05)
             await served.engine.close()
-        await asyncio.sleep(0.5)  # the last words are on their way
+        await asyncio.sleep(0.5)  # time to send the last events
         for connection in list(self.server_state.connections):
             if transport := getattr(connection, "transport", None):
                 transport.close()

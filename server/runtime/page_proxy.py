@@ -1,4 +1,4 @@
-"""An application that is another one behind a socket of this machine. Knows HTTP; nothing of what is asked or answered."""
+"""Page proxy: forwards requests to the page's process over a local socket."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -9,18 +9,18 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 HOP = {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
-"""Headers that are about one connection."""
+"""Hop-by-hop headers."""
 
 
 class PageProxy:
-    """Passes requests on as they are and answers as they come; who leaves here leaves there."""
+    """Streams requests and responses unchanged; a client's disconnect is passed on."""
 
     def __init__(self, socket: Path) -> None:
         transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None))
         self._http = httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(None, connect=5), trust_env=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; nothing else passes."""
+        """Serve one HTTP request; other protocols are ignored."""
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
@@ -29,7 +29,7 @@ class PageProxy:
             request.method,
             "http://page/",
             headers=_passed(request.headers.raw),
-            extensions={"target": scope["raw_path"] + query},  # httpx would take out what looks like the way up
+            extensions={"target": scope["raw_path"] + query},  # httpx would normalize dot segments
             content=await request.body() or None,
         )
         try:
@@ -43,7 +43,7 @@ class PageProxy:
         await told(scope, receive, send)
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
 

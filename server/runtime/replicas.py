@@ -1,8 +1,8 @@
-"""Several servers on one address: begun one after the other, begun again when they die, ended together. Knows processes only.
+"""Replicas: several server processes on one socket, started in turn, restarted on failure, stopped together.
 
-All take connections from one socket. The first loads alone, so that what is wrong is said once; the others, and each
-that takes the place of one that died, take connections when they have loaded. Whoever begins them may die as it likes:
-they read its end of a pipe and end, too.
+The first loads alone, so that an error is reported once; the others, and each replacement, accept
+connections after they have loaded. If the parent dies in any way, replicas see the end of its pipe
+and stop.
 """
 
 import signal
@@ -21,11 +21,11 @@ from server.settings import Settings, child_environment
 
 log = structlog.get_logger(__name__)
 READY = b"ready\n"
-"""What a replica says when it has loaded."""
+"""Written by a replica when it has loaded."""
 LONGEST = 60.0
-"""Seconds between two attempts to keep one that dies again and again."""
+"""Maximum seconds between restarts of a failing replica."""
 PATIENCE = 10.0
-"""Seconds that replicas have to end, beside those that their replies have."""
+"""Seconds that replicas have to end, in addition to `drain_seconds`."""
 
 
 class Replicas:
@@ -41,7 +41,8 @@ class Replicas:
         self._words += ["--listening", str(listening.fileno()), "--page", str(page)]
 
     def keep(self, ready: Callable[[], None]) -> bool:
-        """Keep them running until `end`; `ready` is called when each has loaded or failed. Whether the first one has loaded at all."""
+        """Keep them running until `end`; `ready` is called when each has loaded or failed. Returns
+        whether the first one has loaded at all."""
         if not self._begin(0, late=False):
             return False
         for place in range(1, self._n):
@@ -61,7 +62,7 @@ class Replicas:
         return True
 
     def stop_all(self) -> None:
-        """Let all end their replies; who was told is not told again, for that would mean to wait no longer."""
+        """Signal all replicas to drain; each only once, because a second signal ends it at once."""
         self._over.set()
         for child in self._children:
             if child.pid not in self._told and child.poll() is None:
@@ -69,7 +70,7 @@ class Replicas:
                 child.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
-        """The same, and wait for them."""
+        """Stop all replicas and wait for them."""
         self.stop_all()
         end = time.monotonic() + PATIENCE + self._drain_seconds
         for child in self._children:
@@ -80,7 +81,7 @@ class Replicas:
                 child.wait()
 
     def _begin(self, place: int, *, late: bool) -> bool:
-        """Begin one and wait until it has loaded; whether it has."""
+        """Start one and wait until it has loaded; returns whether it has."""
         if self._over.is_set():
             return False
         words, pipe = [*self._words, *(["--late"] if late else [])], subprocess.PIPE
@@ -94,7 +95,7 @@ class Replicas:
 
 @contextmanager
 def running_replicas(replicas: Replicas, ready: Callable[[], None], over: Callable[[bool], None]) -> Iterator[None]:
-    """Keep replicas in the background; `over` is told, when that ends, whether they have ever been ready."""
+    """Run replicas in the background; `over` is called at the end with whether they were ever ready."""
     thread = threading.Thread(target=lambda: over(replicas.keep(ready)), daemon=True)
     thread.start()
     try:
@@ -102,4 +103,4 @@ def running_replicas(replicas: Replicas, ready: Callable[[], None], over: Callab
     finally:
         replicas.end()
         thread.join(5)
-        replicas.end()  # one that was just begun
+        replicas.end()  # one that was just started

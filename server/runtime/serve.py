@@ -50,7 +50,8 @@ def serve_here(settings: Settings, listening: socket.socket, address: str) -> st
 def serve_replicas(settings: Settings, listening: socket.socket, address: str) -> str | None:
     """Serve by several replicas, which forward the page to this process, until a signal.
 
-    Gradio's sessions live in one process. Returns "" if the replicas failed to load; they have printed why.
+    Gradio's sessions live in one process. Returns "" if the replicas failed to load; they have
+    printed why.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -60,7 +61,7 @@ def serve_replicas(settings: Settings, listening: socket.socket, address: str) -
         replicas = Replicas(settings, listening, page)
 
         def over(well: bool) -> None:
-            if not well and not server.should_exit:  # it has said why
+            if not well and not server.should_exit:  # it has printed why
                 failed.set()
                 server.should_exit = True
 
@@ -76,7 +77,8 @@ def serve_replicas(settings: Settings, listening: socket.socket, address: str) -
 
 def set_switch_interval() -> None:
     """Switch between threads every 0.5 ms."""
-    # The engine's thread and the event loop share one lock; waiting 5 ms for it would be half a step each time.
+    # The engine's thread and the event loop share one lock; waiting 5 ms for it would be half a
+    # step each time.
     sys.setswitchinterval(0.0005)
 
 
@@ -84,12 +86,12 @@ async def load_and_freeze(settings: Settings) -> ServedModel:
     """Load model, SAE and store; then leave them out of garbage collection."""
     served = await load_served_model(settings)
     gc.collect()
-    gc.freeze()  # what is here now stays; looking through it for garbage would stop all replies for 0.1 s each time
+    gc.freeze()  # these objects are permanent; each collection of them would pause all replies for 0.1 s
     return served
 
 
 def announce_when_loaded(application: FastAPI, server: HttpServer, ready: Callable[[], None]) -> None:
-    """Say when the model is there; if it can't be, end."""
+    """Print the addresses once the model has loaded; if it cannot be loaded, end."""
     while application.state.served_model is None:
         if application.state.failure or server.should_exit:
             server.should_exit = True

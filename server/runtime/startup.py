@@ -1,4 +1,4 @@
-"""Opens what a server serves: engine, SAE, store, policy and guards, as the settings say. Knows both engines; no routes, no page."""
+"""Startup: opens engine, SAE, store, policy and guards as configured."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 async def load_served_model(settings: Settings) -> ServedModel:
-    """Put together what the settings name. Raises SteeringError, BadStore or OSError, whose words say what to mend."""
+    """Load all that the settings name. Raises SteeringError, BadStore or OSError with a message for the operator."""
     policy, revisions, store = Policy.load(settings.policy), open_revisions(settings), open_store(settings)
     await check_reachable(settings, store)
     try:
@@ -45,11 +45,12 @@ async def load_served_model(settings: Settings) -> ServedModel:
 
 
 async def _check_names(served: ServedModel) -> None:
-    """Hold what the operator names against what there is. Raises SteeringError: a limit on nothing would limit nothing."""
+    """Check the operator's names against the catalogue. Raises SteeringError: a limit on an unknown
+    feature would limit nothing."""
     for limit in served.policy.limit:
         bundle, _, number = limit.feature.rpartition("/")
         if not limit.feature.startswith(VECTOR) and (bundle != served.model or not number.isdecimal()):
-            raise BadPolicy(f"the policy limits {limit.feature!r}, which is no feature of {served.model!r}")
+            raise BadPolicy(f"the policy limits {limit.feature!r}, which is not a feature of {served.model!r}")
         if number.isdecimal() and int(number) not in served.bundle.numbered:
             log.warning("a limit on a feature that is not in this revision", feature=limit.feature)
     if name := served.settings.default_preset:
@@ -58,7 +59,9 @@ async def _check_names(served: ServedModel) -> None:
         except Unavailable:
             return
         if found is None:
-            raise SteeringError(f"no preset {name!r} to steer by default; save it first, or leave default_preset out")
+            raise SteeringError(
+                f"default_preset: there is no preset {name!r}; save it first, or leave default_preset out"
+            )
 
 
 async def _transformers(settings: Settings, bundle: Bundle) -> TransformersEngine:
@@ -77,7 +80,7 @@ async def _transformers(settings: Settings, bundle: Bundle) -> TransformersEngin
 
 
 async def _vllm(settings: Settings, bundle: Bundle) -> VLLMEngine:
-    # Before vLLM is imported: its processes read where their log's format stands.
+    # Before vLLM is imported: its processes read the location of the logging configuration.
     file = settings.data_dir / "vllm-logging.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(logging.vllm_logging_config(logging.resolve_format(settings.log))))

@@ -1,6 +1,6 @@
-"""The background trainer: does jobs, and has the drift looked at in between. Knows processes; of training and looking only that they are done.
+"""Background trainer: runs jobs, and drift checks in between.
 
-Both happen in processes of their own, so that what waits here for days has neither torch nor a model in its memory.
+Both run in processes of their own, so this long-lived one loads neither torch nor a model.
 """
 
 import subprocess
@@ -18,11 +18,11 @@ from server.settings import Settings, child_environment
 
 log = structlog.get_logger(__name__)
 GRACE = 5.0
-"""Seconds that a look has to end by itself when the trainer does."""
+"""Seconds that a drift check has to end when the trainer stops."""
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Be the trainer until `stop`."""
+    """Run the trainer until `stop`."""
     lower_priority()
     jobs = JobQueue(settings, patient=True)
     looking = threading.Thread(target=_check_drift_periodically, args=(settings, stop), daemon=True)
@@ -32,7 +32,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 def check_drift(settings: Settings) -> None:
-    """Be one look: say what was found, and have done what that calls for. Raises SystemExit if it fails; the next one may do."""
+    """Run one drift check: log the result and act on it. Raises SystemExit if it fails; the next one may succeed."""
     try:
         found = DriftWatch(settings, JobQueue(settings, patient=True).submit).check()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The trainer's process beside the server: begun, begun again when it dies, ended with the server. Knows no training."""
+"""Trainer process: started beside the server, restarted on failure, stopped with the server."""
 
 import subprocess
 import sys
@@ -13,17 +13,18 @@ from server.settings import Settings, child_environment
 
 log = structlog.get_logger(__name__)
 LONGEST = 300.0
-"""Seconds between two attempts to keep a trainer that dies again and again."""
+"""Maximum seconds between restarts of a failing trainer."""
 
 PATIENCE = 15.0
-"""Seconds that a trainer has to end by itself."""
+"""Seconds that a trainer has to end before it is killed."""
 
 
 @contextmanager
 def run_trainer_process(settings: Settings) -> Iterator[Callable[[], None]]:
-    """Keep a trainer running while the context is open. It reads our end of a pipe, so it dies with us, however we die.
+    """Keep a trainer running while the context is open. It reads the end of a pipe, so it ends with
+    this process in any case.
 
-    Gives what tells it to end before the context does.
+    Yields a function that stops it before the context ends.
     """
     over = threading.Event()
     watching = threading.Thread(target=_keep, args=(settings, over), daemon=True)
@@ -36,7 +37,7 @@ def run_trainer_process(settings: Settings) -> Iterator[Callable[[], None]]:
 
 
 def stop_child(child: "subprocess.Popen[bytes]", patience: float) -> None:
-    """Close the input of a process that ends when that does, as it would if we were killed; after a while kill it."""
+    """Close the input of a process, which ends it, as the parent's death would; kill it after a while."""
     assert child.stdin
     child.stdin.close()
     try:

@@ -1,1 +1,1 @@
-"""The served SAE: training runs, evaluation, revisions and drift."""
+"""SAE training runs, evaluation, served revision and drift."""

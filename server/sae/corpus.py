@@ -1,4 +1,4 @@
-"""Where text comes from: lines, JSONL, a dataset of the hub. Knows files; gives prose as `str` and chats as messages."""
+"""Text corpus: lines, JSONL or a dataset of the hub; prose as `str`, chats as messages."""
 
 import json
 import lzma
@@ -16,11 +16,12 @@ from steering.model.chat_template import Message
 from steering.model.token_store import TokenStore
 
 SAMPLE = Path(__file__).parent / "sample.txt"
-"""A few chats and some prose, when nothing else is given."""
+"""A few chats and some prose, the default."""
 
 
 def read_texts(path: Path) -> Iterator[str | list[Message]]:
-    """One text a line, xz or not; in JSONL an object with `text` or `messages`. Raises SteeringError that names the line."""
+    """One text per line, xz or not; in JSONL an object with `text` or `messages`. Raises
+    SteeringError that names the line."""
     some, jsonl = False, ".jsonl" in path.suffixes[-2:]
     with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -38,9 +39,9 @@ def read_texts(path: Path) -> Iterator[str | list[Message]]:
 
 
 def read_dataset(name: str, *, split: str, column: str | None) -> Iterator[str | list[Message]]:
-    """A dataset's rows as they stream in: `column`, or the first of `text`, `messages`, `conversation` that is there.
+    """Stream a dataset's rows: `column`, or the first of `text`, `messages`, `conversation` that exists.
 
-    Raises SteeringError if the dataset can't be had, or has no such column.
+    Raises SteeringError if the dataset cannot be loaded, or has no such column.
     """
     try:
         from datasets import load_dataset
@@ -63,9 +64,9 @@ def read_dataset(name: str, *, split: str, column: str | None) -> Iterator[str |
 def tokenize_texts(
     tokenizer: PreTrainedTokenizerFast, texts: Iterable[str | list[Message]], *, longest: int
 ) -> Iterator[list[int]]:
-    """Chats through the template, prose after the beginning-of-text token, cut into texts of at most `longest`.
+    """Chats through the template, prose after the beginning-of-text token, cut into texts of at most `longest` tokens.
 
-    What is left of a text after cutting begins with that token, too. Texts of fewer than three tokens are dropped.
+    Each rest after a cut begins with that token, too. Texts of fewer than three tokens are dropped.
     """
     bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
     for text in texts:
@@ -78,7 +79,7 @@ def tokenize_texts(
 
 
 def corpus_token_ids(settings: Settings, tokenizer: PreTrainedTokenizerFast, *, longest: int = 512) -> list[list[int]]:
-    """The corpus of a server as token ids: files that are named, else the bundle's own; and what updates have learnt from."""
+    """A server's corpus as token ids: the configured files, or the bundle's own; and texts kept by earlier updates."""
     shipped = settings.bundle / "corpus.jsonl.xz"
     files = list(settings.corpus) or [shipped if shipped.exists() else SAMPLE]
     rows = [ids for file in files for ids in tokenize_texts(tokenizer, read_texts(file), longest=longest)]
@@ -87,14 +88,14 @@ def corpus_token_ids(settings: Settings, tokenizer: PreTrainedTokenizerFast, *, 
 
 
 def replay_corpus_path(settings: Settings) -> Path:
-    """Where updates keep what they have learnt from files, as tokens."""
+    """File in which updates keep the tokens of earlier files."""
     return settings.data_dir / "trainer" / settings.bundle.name / "reservoir"
 
 
 def read_all(
     paths: list[Path], dataset: str | None, *, split: str, column: str | None
 ) -> Iterator[str | list[Message]]:
-    """Files one after another, then the dataset; the sample if nothing is named."""
+    """Texts of the files in order, then of the dataset; the sample if neither is given."""
     named = [read_texts(path) for path in paths or ([] if dataset else [SAMPLE])]
     return chain(*named, read_dataset(dataset, split=split, column=column) if dataset else ())
 

@@ -1,4 +1,4 @@
-"""What the trainer's watch has seen: a line for each look at the drift, and the first look at each revision. Knows files only."""
+"""Drift log: one line per drift check, and the baseline of each revision."""
 
 import json
 from collections.abc import Mapping
@@ -8,17 +8,17 @@ from typing import Any
 from steering.files import write_atomic
 
 MOST = 2000
-"""Looks that are kept: at one every ten minutes, two weeks."""
+"""Number of checks kept: at one every ten minutes, two weeks."""
 
 
 class DriftLog:
-    """The looks at one bundle's revisions. One process writes, others may read."""
+    """Drift checks of one bundle's revisions. One process writes, others may read."""
 
     def __init__(self, data_dir: Path, bundle: str) -> None:
         self.folder = data_dir / "trainer" / bundle
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Remember a look; the oldest go, a few at a time."""
+        """Append a check; the oldest are removed, a few at a time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [*self._lines(), json.dumps(dict(row)) + "\n"]
         if len(lines) > MOST + MOST // 10:
@@ -29,17 +29,17 @@ class DriftLog:
                 file.write("\n" * cut + lines[-1])
 
     def rows(self, *, before: float | None = None) -> list[dict[str, Any]]:
-        """The looks, the oldest first; `before` a time, if one is given. A line that a crash has cut is left out."""
+        """The checks, oldest first; with `before`, those before that time. Lines truncated by a crash are skipped."""
         rows = filter(None, map(_row, self._lines()))
         return [r for r in rows if before is None or r["at"] < before]
 
     def first(self, revision: str, kind: str) -> dict[str, Any] | None:
-        """The first look at a kind of text with a revision, its features' firing included."""
+        """The first check of a kind of text with a revision, feature activations included."""
         file = self._first(revision, kind)
         return json.loads(file.read_text()) if file.exists() else None
 
     def keep_first(self, revision: str, kind: str, look: Mapping[str, Any]) -> None:
-        """Remember it as the one that later looks are held against."""
+        """Store it as the baseline for later checks."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self._first(revision, kind), json.dumps(dict(look)))
 

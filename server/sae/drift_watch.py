@@ -1,7 +1,6 @@
-"""Looks whether text has moved away from the SAE that is served, and whether a publish did good; calls for an update, or goes back.
+"""Drift watch: compares text with the served SAE, requests updates, and rolls back a revision that is worse.
 
-It reads the corpus and what people have agreed to give, and writes down what it has seen. It does not know who looks
-when, nor what an update is.
+Reads the corpus and users' consented texts, and logs its measurements.
 """
 
 import asyncio
@@ -29,23 +28,23 @@ from steering.update.drift import DriftCheck, alarms, measure_drift
 
 log = structlog.get_logger(__name__)
 SAMPLED = 300
-"""Texts that one look reads, of each kind."""
+"""Number of texts per check, of each kind."""
 Did = Literal["update", "rolled back"]
-"""What a look has led to."""
+"""Action that a check has taken."""
 
 
 class DriftWatch:
-    """One look after the other; what they have seen is in files, so each may be in a process of its own."""
+    """Runs drift checks; their results are in files, so each can run in its own process."""
 
     def __init__(self, settings: Settings, submit: Callable[[str, dict[str, Any], str], object]) -> None:
-        """`submit(type, config, key)` queues a job, once for each key."""
+        """`submit(type, config, key)` queues a job, once per key."""
         self.settings, self.submit = settings, submit
         self.revisions = open_revisions(settings)
         self.seen = DriftLog(settings.data_dir, self.revisions.info.name)
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerFast] | None = None
 
     def check(self) -> list[str]:
-        """One look; returns the alarms and has done what they call for."""
+        """Run one check; returns the alarms after acting on them."""
         return asyncio.run(self._check_now())
 
     async def _check_now(self) -> list[str]:
@@ -53,10 +52,10 @@ class DriftWatch:
         try:
             bundle = await open_served_revision(self.revisions, store)
             if not bundle.sae.learns:
-                return []  # no update could do anything about it
+                return []  # an update could not change it
             live = TextEncryption.from_settings(self.settings).opened(await store.live_texts())
             if not live and bundle.info.revision == self.revisions.info.revision:
-                return []  # nobody has given anything, and nothing was published: nothing can have moved
+                return []  # no texts and no new revision: nothing can have drifted
             now, found = self._looks(bundle, live), []
             for kind, seen in now.items():
                 baseline = self._baseline(bundle.info.revision, kind, seen)
@@ -72,7 +71,7 @@ class DriftWatch:
         return [*found, did] if did == "rolled back" else found
 
     def _update_reason(self, bundle: Bundle, found: list[str], live: list[LiveText]) -> Did | None:
-        """Ask for an update if there are alarms, or if it is time for one."""
+        """Submit an update if there are alarms, or if one is due."""
         if found:
             self.submit("sae_update", {}, f"drift:{bundle.info.revision}:{_day()}")
             return "update"
@@ -86,7 +85,7 @@ class DriftWatch:
         return None
 
     def _submit_update(self) -> float:
-        """When a look last called for an update, or when the first one was."""
+        """Time of the last check that submitted an update, or of the first check."""
         rows = self.seen.rows()
         return max((r["at"] for r in rows if r["did"] == "update"), default=rows[0]["at"] if rows else time.time())
 
@@ -103,11 +102,11 @@ class DriftWatch:
             try:
                 found[kind] = measure_drift(model, bundle.sae, bundle.info.hook, texts, skip=tokenizer.all_special_ids)
             except SteeringError:
-                pass  # too little to say anything
+                pass  # too little text for a measurement
         return found
 
     def _baseline(self, revision: str, kind: str, seen: DriftCheck) -> list[str]:
-        """Alarms against the first look at this revision; live text is held against the corpus at first."""
+        """Alarms against this revision's baseline; live text is first compared with the corpus."""
         held = self.seen.first(revision, kind)
         if held is None:
             self.seen.keep_first(revision, kind, {**seen.figures(), "firing": seen.firing.tolist()})
@@ -117,7 +116,7 @@ class DriftWatch:
         return alarms(DriftCheck(**{**held, "firing": torch.tensor(held["firing"])}), seen)
 
     async def _roll_back_if_worse(self, bundle: Bundle, live: list[LiveText], store: Store) -> bool:
-        """Go back to the parent if it explains today's live text better than what is served."""
+        """Roll back to the parent if it explains today's live text better than the served revision."""
         parent = self.revisions.manifest(bundle.info.revision).parent
         if parent is None:
             return False

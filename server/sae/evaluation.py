@@ -1,4 +1,4 @@
-"""Evaluate an SAE on text: explained variance, L0, dead features, loss recovered."""
+"""SAE evaluation: explained variance, L0, dead features, loss recovered."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ LONGEST = 512
 
 
 def read_sae(place: Path, hook: str | None, k: int | None) -> tuple[ImportedSae, str]:
-    """Read an SAE file of any known format, and its hook point. Raises SteeringError."""
+    """Read an SAE file in any known format, and its hook point. Raises SteeringError."""
     found = formats.read_sae(place, hook=hook, k=k)
     if found.hook is None:
         raise SteeringError("its files don't say which layer it reads; add --hook layers.<number>")
@@ -32,17 +32,17 @@ def read_sae(place: Path, hook: str | None, k: int | None) -> tuple[ImportedSae,
 
 @dataclass(frozen=True, eq=False)
 class EvaluationInputs:
-    """A model, the tokens of a text, and the stream of those tokens at one hook point."""
+    """A model, the tokens of a text, and their residual stream at one hook point."""
 
     model: PreTrainedModel
     tokens: list[list[int]]
     hook: str
     rows: Tensor
-    """`[tokens, d_in]`, first tokens and sinks left out."""
+    """`[tokens, d_in]`, without first tokens and sinks."""
 
     @staticmethod
     def load(name: str, hook: str, text: Path | None, width: int) -> "EvaluationInputs":
-        """Load a model and let it read. Raises SteeringError that says what does not fit."""
+        """Load a model and record its stream. Raises SteeringError that names the mismatch."""
         model, tokenizer = load_model(name, "cpu")
         if (its := model.config.get_text_config().hidden_size) != width:
             raise SteeringError(f"the SAE reads a stream of width {width}; that of {name!r} is {its}")
@@ -53,20 +53,20 @@ class EvaluationInputs:
         return EvaluationInputs(model, tokens, hook, torch.cat(list(activations(model, batches, hook))))
 
     def calibrated(self, found: ImportedSae) -> SAE:
-        """The SAE as it is served: a TopK gets its threshold here."""
+        """The SAE as served: a TopK gets its threshold here."""
         return found.sae if found.k is None else found.sae.calibrated(self.rows, found.k)
 
     def evaluate(self, sae: SAE) -> tuple[SaeMetrics, LossRecovered]:
-        """How well the SAE reconstructs, and what the model loses by it."""
+        """Reconstruction of the SAE, and the model's loss with it."""
         batches = padded_batches(self.tokens, batch=4, longest=LONGEST, pad=0)
         return measure_sae(sae, self.rows.split(4096)), loss_recovered(self.model, sae, batches, self.hook)
 
 
 def same_after_round_trip(sae: SAE, written: SAE, rows: Tensor) -> None:
-    """Raise if what was written does not reconstruct what was read."""
+    """Raise if the SAE on disk does not reconstruct as the one in memory."""
     same = sae.reconstruct(rows[:256]).equal(written.reconstruct(rows[:256])) if sae.reads else True
     if not (same and sae.W_dec.equal(written.W_dec)):
-        raise BadBundle("the SAE on disk does not do what the one that was read did")
+        raise BadBundle("the SAE on disk does not reconstruct as the one that was read")
 
 
 def evaluation_figures(m: SaeMetrics) -> dict[str, float]:
@@ -75,7 +75,7 @@ def evaluation_figures(m: SaeMetrics) -> dict[str, float]:
 
 
 def length_ratio(found: ImportedSae, norm: float) -> list[float]:
-    """How long a published activation of each feature is in a stream of that length."""
+    """Factors from a published SAE's activations to the stream's own length."""
     if not found.unit.isfinite().all():
         raise SteeringError(
             "its activations are in units of tokens that lie at another place, so that those of an export have no "

@@ -1,6 +1,6 @@
-"""Where an SAE's files are: a local place, or one in a repository of a model hub. Knows names; not what is in the files.
+"""SAE files on a model hub: local paths, or paths within a repository.
 
-`org/name/path/inside` names a folder or a file of a repository; only what is named is fetched.
+`org/name/path/inside` names a folder or a file of a repository; only that is downloaded.
 """
 
 import re
@@ -17,14 +17,14 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[^\s]+)?")
 
 
 def resolve_sae_files(place: str, *, revision: str | None = None) -> Path:
-    """Return the local folder or file, fetched first where `place` is a name on the hub.
+    """Local folder or file, downloaded first if `place` is on the hub.
 
-    Raises BadBundle that says what there is instead.
+    Raises BadBundle that names the alternatives.
     """
     if Path(place).exists():
         return Path(place)
     if not HUB_NAME.fullmatch(place) or place.startswith((".", "/")):
-        raise BadBundle(f"there is nothing at {place!r}, and it is no hub id such as org/name/folder")
+        raise BadBundle(f"there is no file or folder {place!r}, and it is not a hub id such as org/name/folder")
 
     parts = place.split("/")
     repo, inside = "/".join(parts[:2]), "/".join(parts[2:])
@@ -33,7 +33,9 @@ def resolve_sae_files(place: str, *, revision: str | None = None) -> Path:
         folder = snapshot_download(repo, revision=revision, allow_patterns=wanted)
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadBundle(f"cannot fetch {repo!r} from the hub, and there is no such folder here: {said}") from error
+        raise BadBundle(
+            f"cannot fetch {repo!r} from the hub, and there is no local folder of that name: {said}"
+        ) from error
     return Path(folder) / inside
 
 

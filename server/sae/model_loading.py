@@ -1,4 +1,4 @@
-"""Load a transformers model for SAE training or evaluation."""
+"""Model loading for SAE training and evaluation."""
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -8,9 +8,9 @@ from steering.errors import SteeringError
 
 
 def load_model(name: str, device: torch.device | str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A model that reads, and its tokenizer. Raises SteeringError if there is none of that name."""
+    """A transformers model and its tokenizer. Raises SteeringError if it cannot be loaded."""
     logging.disable_progress_bar()
-    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"  # as the engine does: both read the same
+    dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"  # as in the engine: both read the same
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True).eval()
@@ -21,7 +21,7 @@ def load_model(name: str, device: torch.device | str) -> tuple[PreTrainedModel, 
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is a GPU if there is one. Raises SteeringError if there is no such device."""
+    """`auto` is a GPU if available. Raises SteeringError for an unavailable device."""
     try:
         return torch.empty(
             0, device=("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

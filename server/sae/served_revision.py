@@ -1,4 +1,4 @@
-"""Which revision of the SAE is served: read from and written to the store."""
+"""Served revision: the store's setting that names the SAE revision to serve."""
 
 import asyncio
 
@@ -14,19 +14,19 @@ log = structlog.get_logger(__name__)
 
 
 def revision_setting(bundle: str) -> str:
-    """The setting that names the revision of a bundle which is to be served."""
+    """Name of the setting that holds a bundle's revision to serve."""
     return f"revision:{bundle}"
 
 
 def open_revisions(settings: Settings) -> Revisions:
-    """The revisions of the bundle that the settings name, shipped and published. Raises BadBundle."""
+    """Revisions of the configured bundle, embedded and published. Raises BadBundle."""
     return Revisions(settings.bundle, settings.data_dir / "revisions" / read_info(settings.bundle).name)
 
 
 async def open_served_revision(revisions: Revisions, store: Store) -> Bundle:
-    """Open the revision that the store names, or the nearest ancestor that can be opened.
+    """Open the revision that the store names, or its nearest ancestor that opens.
 
-    Raises BadBundle if not even the shipped one can be.
+    Raises BadBundle if even the embedded one fails.
     """
     shipped = revisions.info.revision
     revision = await store.setting(revision_setting(revisions.info.name)) or shipped

@@ -1,7 +1,6 @@
-"""`tiller sae train`: an SAE from a model and a text. Puts text, model, training and files together; heavy imports wait.
+"""Training run: `tiller sae train` in a folder with its configuration, tokens, last checkpoint, metrics and plot.
 
-A run is a folder beside what it makes: what was asked, tokens, the last checkpoint, metrics and their plot.
-The same command, given again, goes on from there.
+The same command, run again, resumes from there.
 """
 
 import json
@@ -38,15 +37,15 @@ from steering.train.weights import Weights
 
 Kind = Literal["batchtopk", "topk", "relu", "jumprelu", "jumprelu-l0"]
 HELD_OUT = 50
-"""Every so many-th text is never trained on: it sets the threshold and is measured."""
+"""Every n-th text is held out: for the threshold and the evaluation."""
 MEASURED = 40_000
-"""Held-out rows that are kept in memory, half for the threshold and half to measure on."""
+"""Number of held-out rows in memory, half for the threshold and half for evaluation."""
 PLOTTED = (("loss", "loss"), ("explained variance", "explained_variance"), ("L0", "l0"), ("dead features", "dead"))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What is asked for: everything that the result depends on."""
+    """Training configuration: everything that the result depends on."""
 
     model: str
     hook: str
@@ -71,10 +70,10 @@ class TrainConfig:
 
 
 class TrainingRun:
-    """One run in its folder. Raises SteeringError, from the beginning on, if it can't be."""
+    """One run in its folder. Raises SteeringError at the start if it is invalid."""
 
     def __init__(self, order: TrainConfig, folder: Path, *, device: torch.device, ranks: ProcessGroup) -> None:
-        """Open or begin it; all ranks see the same tokens."""
+        """Open or create it; all ranks see the same tokens."""
         self.order, self.folder, self.device, self.ranks = order, folder, device, ranks
         if ranks.rank == 0:
             _remember(order, folder)
@@ -85,7 +84,7 @@ class TrainingRun:
         self._saved = checkpoint.load(file, device=device) if file.exists() else None
 
     def train(self, tell: Callable[[Progress], None], *, every: int) -> None:
-        """Train to the end; `tell` hears of progress on the first rank."""
+        """Train to the end; `tell` gets the progress on the first rank."""
         started, began = time.time(), self.training.steps
         if self.ranks.rank == 0:
             _cut(self.folder / "metrics.jsonl", began)
@@ -102,7 +101,7 @@ class TrainingRun:
             raise SteeringError(str(error)) from error
 
     def finish(self, out: Path, note: str) -> tuple[SAE, SaeMetrics, LossRecovered]:
-        """Write the bundle and the plot; returns the SAE and what it is worth on text that it never saw."""
+        """Write the bundle and the plot; returns the SAE and its evaluation on held-out text."""
         calibrating, testing = self.held_out.tensor_split(2)
         sae = self.training.to_sae(calibrating).to("cpu")
         measures = measure_sae(sae, testing.cpu().split(4096))
@@ -128,18 +127,20 @@ class TrainingRun:
 
     @cached_property
     def steps(self) -> int:
-        """As many as the text gives."""
+        """Number of steps that the text allows."""
         lengths = self.learn.lengths().clip(max=self.order.context)
         special = sum(token in self.skip for text in self.learn for token in text[1 : self.order.context])
         rows = (int((lengths - 1).sum()) - special) * self.order.passes
         steps = rows // (self.order.rows * self.ranks.size)
         if not steps:
-            raise SteeringError(f"{rows} tokens make no batch of {self.order.rows}; give more text or fewer --rows")
+            raise SteeringError(
+                f"{rows} tokens are too few for a batch of {self.order.rows}; give more text or fewer --rows"
+            )
         return steps
 
     @cached_property
     def held_out(self) -> Tensor:
-        """The stream of text that is never trained on, `[rows, d_in]`."""
+        """Residual stream of the held-out text, `[rows, d_in]`."""
         batches, parts, n = padded_batches(self.held, batch=16, longest=self.order.context, pad=0), [], 0
         for part in activations(self.model, batches, self.order.hook, skip=self.skip):
             parts.append(part)
@@ -152,7 +153,7 @@ class TrainingRun:
 
     @cached_property
     def training(self) -> Trainer:
-        """New, begun from another SAE, or where the checkpoint left it."""
+        """New, initialized from another SAE, or from the checkpoint."""
         if self.order.start is None:
             training = Trainer.start(self._recipe(), self.held_out, ranks=self.ranks)
         else:
@@ -196,7 +197,7 @@ class TrainingRun:
             buffer=self.order.buffer,
             skip=self.skip,
             longest=self.order.context,
-            passes=self.order.passes + 1,  # sinks are left out as they are met, so the last batches may need a few more
+            passes=self.order.passes + 1,  # sinks are dropped as they occur: the last batches may need more rows
             seed=self.order.seed,
             share=(self.ranks.rank, self.ranks.size),
             position=(positions[self.ranks.rank][0], positions[self.ranks.rank][1]),
@@ -217,7 +218,7 @@ class TrainingRun:
 
 
 def plot(metrics: Path, file: Path) -> bool:
-    """Draw what `metrics` holds; whether the library for that is installed."""
+    """Plot the metrics; False if the plotting library is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -256,7 +257,7 @@ def _dead_after(tokens: int) -> int:
 
 
 def _split(tokens: TokenStore) -> tuple[TokenStore, TokenStore]:
-    """What is learnt from, and every fiftieth text."""
+    """Training texts, and every fiftieth text."""
     if len(tokens) < 2:
         raise SteeringError("too little text: give at least a hundred lines")
     every = min(HELD_OUT, len(tokens))
@@ -264,7 +265,7 @@ def _split(tokens: TokenStore) -> tuple[TokenStore, TokenStore]:
 
 
 def _remember(order: TrainConfig, folder: Path) -> None:
-    """Write down what is asked; refuse a folder in which something else was asked."""
+    """Write the configuration; refuse a folder with a different one."""
     folder.mkdir(parents=True, exist_ok=True)
     file, asked = folder / "order.json", json.loads(json.dumps(asdict(order)))
     if not file.exists():
@@ -273,13 +274,13 @@ def _remember(order: TrainConfig, folder: Path) -> None:
     before = json.loads(file.read_text())
     if changed := [f"{k} was {before.get(k)!r} and is {v!r}" for k, v in asked.items() if before.get(k) != v]:
         raise SteeringError(
-            f"{str(folder)!r} holds a run that was begun otherwise: {'; '.join(changed)}."
-            " Ask as before to go on with it, or delete that folder"
+            f"{str(folder)!r} holds a run with another configuration: {'; '.join(changed)}."
+            " Use the same options to resume it, or delete that folder"
         )
 
 
 def _cut(metrics: Path, step: int) -> None:
-    """Forget what was noted after the checkpoint: it comes again."""
+    """Drop metrics after the checkpoint: they are computed again."""
     if not metrics.exists():
         return
     kept = [

@@ -1,1 +1,1 @@
-"""Policy, guards and easing: what may be steered, what is checked, what is weakened."""
+"""Steering policy, content guards, and easing of degenerate replies."""

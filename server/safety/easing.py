@@ -1,10 +1,11 @@
-"""Ease a reply that falls apart while it is spoken. Knows an engine and pieces; nothing of routes.
+"""Easing: lowers the strengths of a reply that degenerates while it is generated.
 
-Every few tokens the reply so far is judged: does it repeat itself, is it far from what the unsteered model would say,
-is the model sure of anything any more? If it strains, it goes on from the words already said with half of the
-strengths: for the engine that is a new request whose prompt is longer, so what is cached stays a function of tokens
-and spec, and both engines do it alike. Looks are at fixed tokens and not when pieces happen to come: what a seed
-gives does not depend on who else is there. The reply says where it was eased and why.
+Every few tokens the reply so far is checked for repetition, for tokens that are unlikely under the
+unsteered model, and for high entropy. If a check fails, generation continues from the present text
+with half the strengths: for the engine a new request with a longer prompt, so the prefix cache
+stays a function of tokens and spec, and both engines behave alike. Checks are at fixed token counts
+and do not depend on how pieces arrive: a seed gives the same reply under any load. The reply
+reports where it was eased and why.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -15,15 +16,15 @@ from server.engines.base import Engine, Generation, TextPiece
 from steering.evaluate.coherence import judge
 
 FIRST, EVERY = 24, 16
-"""Tokens before the first look, and between two."""
+"""Tokens before the first check, and between two checks."""
 WINDOW = 64
-"""Tokens that a look looks back."""
+"""Number of last tokens that a check reads."""
 EASE, MOST = 0.5, 3
-"""By what the strengths are multiplied, and how often at most."""
+"""Factor on the strengths, and maximum number of easings."""
 NOISE = 4.5
-"""Nats a token of the steered model's own surprise (its entropy, as drawn): above, it is guessing."""
+"""Limit on the steered model's own entropy, as sampled, in nats per token: above it, the model is guessing."""
 PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-"""What the first half of a character is decoded to; the engine holds it back until it is whole."""
+"""Decoded form of an incomplete character; the engine holds it back until it is complete."""
 
 Eased = Callable[[float], Generation]
 """The same request with its strengths multiplied."""
@@ -31,7 +32,7 @@ Eased = Callable[[float], Generation]
 
 @dataclass(frozen=True)
 class Easing:
-    """Where a reply was eased, to which share of its strengths, and why."""
+    """Where a reply was eased, the remaining share of its strengths, and the reason."""
 
     at: int
     factor: float
@@ -40,16 +41,16 @@ class Easing:
 
 @dataclass
 class Easer:
-    """One reply under guard; what it has done is in `easings`."""
+    """Eases one reply; `easings` lists what it did."""
 
     engine: Engine
     begin: Callable[[Generation], AsyncGenerator[TextPiece, None]]
-    """How a reply is generated: the engine's own way, or one before it."""
+    """Starts a generation: the engine's method, or a wrapper of it."""
     eased: Eased
     easings: list[Easing] = field(default_factory=list)
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
-        """The reply's pieces, as the engine's, but eased where it strains."""
+        """The reply's pieces as the engine's, eased where a check fails."""
         told = request.sampling.logprobs is not None
         said: list[int] = []
         mine: list[float] = []
@@ -77,13 +78,13 @@ class Easer:
     async def _checks_due(
         self, request: Generation, said: Sequence[int], look: int
     ) -> AsyncGenerator[tuple[TextPiece, bool], None]:
-        """The engine's pieces, cut where the reply is to be looked at; with each, whether that is its end."""
+        """The engine's pieces, split where a check is due; with each, whether it ends there."""
         at, begun = len(said), len(said)
         async with aclosing(self.begin(request)) as stream:
             async for piece in stream:
                 rest: TextPiece | None = piece
                 while rest is not None:
-                    before = [*said]  # what has been taken so far
+                    before = [*said]  # tokens consumed so far
                     now, rest, whole = self._cut(before, rest, look - at)
                     if at == begun and begun:
                         now = replace(now, text=self._gap(before, now) + now.text)
@@ -93,9 +94,10 @@ class Easer:
                     yield now, whole
 
     def _cut(self, said: Sequence[int], piece: TextPiece, n: int) -> tuple[TextPiece, TextPiece | None, bool]:
-        """The piece up to its n-th token, the rest, and whether all is told there.
+        """The piece up to its n-th token, the rest, and whether all text is out at that point.
 
-        It isn't where that would cut a character, or where the engine holds back what may be a stop string.
+        It is not where the split would be inside a character, or where the engine holds back a
+        possible stop string.
         """
         if not 0 < n <= len(piece.ids):
             return piece, None, False
@@ -109,12 +111,12 @@ class Easer:
         return first, left, True
 
     def _text(self, said: Sequence[int], ids: Sequence[int]) -> str | None:
-        """What these tokens add to the text; None in the middle of a character."""
+        """Text that these tokens add; None inside a character."""
         before, after = self.engine.decode(said).rstrip(PARTIAL_CHARACTER), self.engine.decode([*said, *ids])
         return None if after.endswith(PARTIAL_CHARACTER) else after[len(before) :]
 
     def _gap(self, said: Sequence[int], piece: TextPiece) -> str:
-        """A space with which the piece begins when it is read behind what was said; some tokenizers drop it at a start."""
+        """Leading space of the piece when decoded after the previous text; some tokenizers drop it at the start."""
         return " " if self._text(said, piece.ids) == f" {piece.text}" else ""
 
     def _may_ease(self, said: Sequence[int], ended: bool) -> bool:
@@ -133,7 +135,7 @@ class Easer:
         )
 
     async def _degeneration_reason(self, request: Generation, said: Sequence[int], mine: Sequence[float]) -> str:
-        """Why the reply is to be eased; nothing if it holds."""
+        """Reason to ease the reply; empty if every check passes."""
         start = len(request.ids) + max(0, len(said) - WINDOW)
         likely = await self.engine.logprobs_unsteered([*request.ids, *said], start)
         found = judge(self.engine.decode(said[-WINDOW:]), likely)

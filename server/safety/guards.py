@@ -1,14 +1,15 @@
-"""Three guards of one reply: the refusal latch, a probe on the prompt, a probe on what is said. Knows an engine; no routes.
+"""Guards: refusal latch, probe on the prompt, probe on the reply.
 
-Before: if the unsteered model would refuse, the turn is not steered; if the probe reads the prompt as forbidden, nothing is
-generated. While it is spoken: the last `window` tokens are always held back, and every `every` tokens the probe reads the
-reply so far. At a hit the reply ends `window` tokens before it, with the reason `content_filter`.
+Before generation: if the unsteered model would refuse, the turn is not steered; if the probe flags
+the prompt, nothing is generated. During generation: the last `window` tokens are held back, and
+every `every` tokens the probe reads the reply so far. At a hit the reply ends `window` tokens
+before it, with the finish reason `content_filter`.
 
-Both readings are of the *unsteered* stream of the tokens, so no steering can talk the guards round; and what they find
-is a function of the tokens, however the pieces come. A reading computes the prompt and the reply so far again, up to the
-probe's layer. What cannot be read is not let out.
+Both read the *unsteered* stream of the tokens, so steering cannot influence the guards, and the
+results depend on the tokens only, not on how pieces arrive. A reading runs prompt and reply again
+up to the probe's layer. Text that cannot be checked is not sent.
 
-(`guard.py` is another thing: it eases a reply that strains.)
+(`easing.py` is separate: it eases replies that degenerate.)
 """
 
 import asyncio
@@ -28,25 +29,26 @@ WINDOW, EVERY = 16, 8
 
 Outcome = Literal["as asked", "unsteered", "refused"]
 Source = Callable[[Generation], AsyncGenerator[TextPiece, None]]
-"""Whoever makes the pieces of a request: the engine, or what stands before it."""
+"""Source of a request's pieces: the engine, or a wrapper of it."""
 
 
 class CannotRead(EngineFailed):
-    """A guard could not read a prompt or a reply, so the rest was not let out."""
+    """A guard failed on a prompt or a reply, so the rest was not sent."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be done with a request, and what the guards read; None where one was not asked."""
+    """The guards' decision and scores; None for a guard that did not run."""
 
     outcome: Outcome = "as asked"
     refusal: float | None = None
-    """How likely the unsteered model refuses."""
+    """Probability that the unsteered model refuses."""
     prompt: float | None = None
     """The probe's score of the prompt."""
 
     def to_dict(self, *, scores: bool = True) -> dict[str, str | float | None]:
-        """As every reply carries it; `scores` are for those who look after the guards: with them others could climb over."""
+        """The verdict as replies report it; `scores` are for operators only: they would help others
+        to evade the guards."""
         found = {"refusal": self.refusal, "prompt": self.prompt} if scores else {"refusal": None, "prompt": None}
         return {"outcome": self.outcome} | {k: v if v is None else round(v, 4) for k, v in found.items()}
 
@@ -59,7 +61,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Guards:
-    """The guards of a server; without a probe or a latch, that one is not asked."""
+    """The guards of a server; a missing probe or latch is skipped."""
 
     engine: Engine
     probe: Probe | None = None
@@ -67,19 +69,19 @@ class Guards:
     window: int = WINDOW
     every: int = EVERY
     on_prompt: bool = True
-    """Whether the probe reads prompts."""
+    """Whether the probe checks prompts."""
     on_reply: bool = True
-    """Whether it reads replies."""
+    """Whether the probe checks replies."""
 
     async def check(self, hook: str) -> None:
-        """Raise SteeringError if the probe is another model's, or is reached by what is steered at `hook`."""
+        """Raise SteeringError if the probe belongs to another model, or lies after the steering at `hook`."""
         if self.probe:
             check_hook_below(self.probe.hook, hook)
             (stream,) = await self.engine.record([WITNESS], self.probe.hook)
             self.probe.check_model(stream)
 
     async def check_prompt(self, request: Generation) -> Verdict:
-        """Judge a request before anything is generated. Raises CannotRead."""
+        """Check a request before generation. Raises CannotRead."""
         try:
             prompt, refusal = await asyncio.gather(self._prompt_verdict(request), self._refusal_verdict(request))
         except Overloaded:
@@ -94,7 +96,8 @@ class Guards:
     async def generate(
         self, request: Generation, verdict: Verdict, plain: Source, source: Source | None = None
     ) -> AsyncGenerator[TextPiece, None]:
-        """The reply under guard. `source` makes it where it is steered as asked; else, and without one, `plain` does."""
+        """The checked reply. `source` generates it if it is steered as requested; otherwise, and
+        without `source`, `plain` does."""
         if verdict.outcome == "refused":
             yield _cut(0)
             return
@@ -106,7 +109,7 @@ class Guards:
     async def check_reply(
         self, pieces: AsyncGenerator[TextPiece, None], prompt: Sequence[int]
     ) -> AsyncGenerator[TextPiece, None]:
-        """The same pieces, held back until they were read; closing this closes them. Raises CannotRead."""
+        """The same pieces, held back until they are checked; closing this closes them. Raises CannotRead."""
         held, reads = _HeldBack(), self.probe is not None and self.on_reply
         async with aclosing(pieces):
             async for piece in pieces:
@@ -125,9 +128,10 @@ class Guards:
                 if hit is not None:
                     yield _cut(held.delivered, piece.cached)
                     return
-        # Whoever makes the pieces says when it is over; what is left of one that didn't was never read to its end.
+        # A finished source has a finish reason; pieces of one without it were never checked to the
+        # end.
         if held.pieces:
-            raise CannotRead("the reply broke off before it was read")
+            raise CannotRead("the reply ended before it was checked")
 
     async def _prompt_verdict(self, request: Generation) -> float | None:
         if not (self.probe and self.on_prompt):
@@ -136,12 +140,13 @@ class Guards:
         return self.probe.score(stream[1:])
 
     def _begun(self, ids: Sequence[int]) -> Sequence[int]:
-        """The same with a beginning: what the stream holds at a first token isn't its meaning, so that one is not scored."""
+        """The same text with a first token added: the stream at the first token carries no meaning,
+        and is not scored."""
         first, special = self.engine.tokenizer.bos_token_id, self.engine.tokenizer.all_special_ids
         return [first, *ids] if isinstance(first, int) and ids[0] not in special else ids
 
     async def _refusal_verdict(self, request: Generation) -> float | None:
-        """How likely the unsteered model refuses; of what is not steered nobody asks."""
+        """Probability that the unsteered model refuses; skipped for unsteered requests."""
         if not (self.latch and request.edits):
             return None
         n = len(request.ids)
@@ -149,18 +154,19 @@ class Guards:
         return self.latch.probability(await asyncio.gather(*read))
 
     async def _hit(self, prompt: Sequence[int], said: Sequence[int]) -> int | None:
-        """The first token of the reply at which it is forbidden, if it is."""
+        """Index of the first flagged token of the reply, if any."""
         if not (self.probe and self.on_reply and said):
             return None
         try:
             (stream,) = await self.engine.record([[*prompt, *said]], self.probe.hook)
             return self.probe.first_hit(stream[len(prompt) :])
         except Exception as error:
-            raise CannotRead("a guard could not read the reply, so the rest was not let out") from error
+            raise CannotRead("a guard could not read the reply, so the rest was not sent") from error
 
 
 async def load_guards(settings: Settings, engine: Engine, hook: str) -> Guards | None:
-    """The guards that the settings name, None if they name none. Raises SteeringError for a probe that cannot read here."""
+    """The guards that the settings name, None without any. Raises SteeringError for a probe that
+    cannot be used here."""
     probe = Probe.load(settings.probe) if settings.probe else None
     latch = (
         RefusalDetector.from_sentences(engine.tokenizer, settings.openers, tau=settings.tau)
@@ -176,13 +182,13 @@ async def load_guards(settings: Settings, engine: Engine, hook: str) -> Guards |
 
 @dataclass
 class _HeldBack:
-    """The pieces that wait, each with the number of tokens up to its end; and what the reply has been so far."""
+    """Pieces held back, each with the token count at its end, and the reply so far."""
 
     said: list[int] = field(default_factory=list)
     read: int = 0
-    """Up to which token the probe has read."""
+    """Token up to which the probe has read."""
     delivered: int = 0
-    """Up to which token pieces were let out."""
+    """Token up to which pieces were sent."""
     pieces: deque[tuple[int, TextPiece]] = field(default_factory=deque)
 
     def take(self, piece: TextPiece) -> None:
@@ -190,7 +196,7 @@ class _HeldBack:
         self.pieces.append((len(self.said), piece))
 
     def until(self, token: int) -> list[TextPiece]:
-        """Let the pieces out that end at a token or before."""
+        """Release the pieces that end at or before a token."""
         free: list[TextPiece] = []
         while self.pieces and self.pieces[0][0] <= token:
             self.delivered, piece = self.pieces.popleft()

@@ -1,9 +1,10 @@
-"""What may be steered, by whom: one function that every steering passes before an engine sees it. Knows no routes.
+"""Steering policy: authorizes what each role may steer; every request passes it before the engine.
 
-Roles bound how much is pushed in all: how long the sum is, and how far replies are expected to move (the load; KL grows
-with its square). Limits bound named features, each on either side of zero. They look at directions, not at names: what
-points the same way, under another number, from a preset's snapshot, as a vector, or put together from several, counts
-as the feature itself. What was decided is signed, and nothing is generated without that signature.
+Roles bound the total steering: the length of the sum, and the expected change of replies (the load;
+KL grows with its square). Limits bound named features, each on either side of zero. They compare
+directions and not names: the same direction under another number, from a preset's snapshot, as a
+vector or as a sum of several counts as the feature itself. Decisions are signed, and the engine
+generates nothing without the signature.
 """
 
 import hashlib
@@ -39,33 +40,33 @@ from steering.spec import Preset, SteeringSpec
 
 Kinds = Literal["presets", "measured", "named", "any"]
 SAME = 0.7
-"""A cosine from which on two features are one for a limit."""
+"""Minimum cosine at which a limit treats two features as one."""
 ALIKE = 0.35
-"""Below this a direction counts nothing towards a limit: in narrow streams chance alone makes as much."""
+"""Cosine below which a direction does not count towards a limit: in narrow streams chance alone reaches it."""
 SLACK = 1e-3
 _SECRET = secrets.token_bytes(32)
 
 
 class Bounds(BaseModel):
-    """What a role may do; None is as much as the server's settings allow."""
+    """Limits of a role; None for the server's own limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steers: Kinds = "any"
-    """Presets alone; also features with a measured dose; also all that have a name; also the rest."""
+    """Presets only; also features with a measured dose; also all with a label; also the rest."""
     features: int | None = Field(default=None, ge=0)
-    """How many beside the preset's own."""
+    """Maximum number of features besides the preset's own."""
     load: float | None = Field(default=None, gt=0)
-    """How far all doses may go together."""
+    """Maximum load of all doses together."""
     push: float | None = Field(default=None, gt=0)
-    """The longest summed push, in typical lengths of the stream."""
+    """Maximum summed push, in typical lengths of the stream."""
     layers: int | None = Field(default=None, ge=1)
     vectors: bool = True
-    """Whether vectors made of one's own examples may steer."""
+    """Whether vectors from a user's own examples may steer."""
 
 
 class Limit(BaseModel):
-    """How far one feature may be turned, in doses; `low` 0 keeps it from being turned down at all."""
+    """Allowed range of one feature, in doses; `low` 0 prevents negative steering."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,7 +74,7 @@ class Limit(BaseModel):
     low: float = Field(default=-float("inf"), le=0)
     high: float = Field(default=float("inf"), ge=0)
     roles: tuple[Role, ...] = ("viewer", "user", "creator", "researcher")
-    """Whom it binds."""
+    """Roles that the limit applies to."""
     reason: str = ""
 
 
@@ -86,12 +87,12 @@ class Policy(BaseModel):
     limit: tuple[Limit, ...] = ()
 
     def bounds(self, role: Role) -> Bounds:
-        """Of a role, where nothing else is said the usual ones."""
+        """Bounds of a role; the defaults unless the policy sets them."""
         return self.roles.get(role, DEFAULT_BOUNDS[role])
 
     @staticmethod
     def load(path: Path | None) -> "Policy":
-        """The policy of a file; the usual one without. Raises BadPolicy."""
+        """Load a policy file; the default policy without one. Raises BadPolicy."""
         if path is None:
             return Policy()
         try:
@@ -117,23 +118,23 @@ DEFAULT_POLICY = Policy()
 
 
 class BadPolicy(SteeringError):
-    """A policy that cannot be; the message says where."""
+    """Invalid policy file; the message names the location."""
 
 
 @dataclass(frozen=True, eq=False)
 class PolicyInput:
-    """What is to be decided."""
+    """Input of a policy decision."""
 
     resolved: Resolved
     composition: Composition
     bundle: Bundle
     presets: tuple[Preset, ...] = ()
-    """What the features come from, where they come from presets."""
+    """Presets that the features come from."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A decision against a steering: which rule, and what to do."""
+    """A violation of the policy: the rule, and how to comply."""
 
     name: str
     says: str
@@ -141,7 +142,7 @@ class Violation:
 
 
 def authorize(policy: Policy, caller: Caller, steered: PolicyInput) -> str:
-    """Sign what a caller may do. Raises ApiError that names the rule."""
+    """Authorize and sign a steering. Raises ApiError that names the rule."""
     for rule in (*_bounded(policy.bounds(caller.role), caller, steered), *_limited(policy, caller, steered)):
         metrics.refused.labels(rule.name).inc()
         raise ApiError(
@@ -158,22 +159,22 @@ def authorize(policy: Policy, caller: Caller, steered: PolicyInput) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Admission:
-    """The way to an engine: what was not decided on is not generated."""
+    """Access to an engine: only authorized requests are generated."""
 
     engine: Engine
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
-        """Generate. Raises NotDecided."""
+        """Generate an authorized request. Raises NotDecided."""
         owed = _signed(request.fingerprint, request.revision, request.tenant)
         if not hmac.compare_digest(owed, request.ticket):
-            raise NotDecided("this steering was never decided on; nothing was generated")
+            raise NotDecided("this steering was not authorized; nothing was generated")
         async with aclosing(self.engine.generate(request)) as pieces:
             async for piece in pieces:
                 yield piece
 
 
 def is_scaled_preset(spec: SteeringSpec, other: SteeringSpec) -> bool:
-    """Whether two specs have the same features, the strengths of one all the same multiple of the other's."""
+    """Whether two specs have the same features, with all strengths multiplied by one factor."""
     mine, theirs = ({(f.id, f.mode): f.strength for f in s.features} for s in (spec, other))
     if mine.keys() != theirs.keys() or not all(theirs.values()):
         return False
@@ -183,7 +184,7 @@ def is_scaled_preset(spec: SteeringSpec, other: SteeringSpec) -> bool:
 
 
 def suggested_scale(scale: float) -> str:
-    """A number of two digits that is not above it, so that whoever follows the advice is let through."""
+    """The value rounded down to two digits, so that following the advice passes the check."""
     if not (math.isfinite(scale) and scale > 0):
         return "0"
     step = 10.0 ** (math.floor(math.log10(scale)) - 1)
@@ -191,7 +192,7 @@ def suggested_scale(scale: float) -> str:
 
 
 class NotDecided(RuntimeError):
-    """A bug: a request has come to the engine by a way of its own."""
+    """A bug: an unauthorized request reached the engine."""
 
 
 def _signed(*parts: str) -> str:
@@ -211,11 +212,13 @@ def _bounded(bounds: Bounds, caller: Caller, steered: PolicyInput) -> Iterable[V
                 "kind", f"{a.feature.id!r}: a {role!r} {ALLOWED_STEERING[bounds.steers]}", "steering.features"
             )
     if bounds.steers == "presets" and not _as_they_are(steered):
-        says = f"a {role!r} {ALLOWED_STEERING[bounds.steers]}, all of a preset's features as much more or less"
+        says = f"a {role!r} {ALLOWED_STEERING[bounds.steers]}, with all of a preset's features scaled by one factor"
         yield Violation("kind", says, "steering.features")
     if not bounds.vectors and any(a.vector for a in applied):
         yield Violation(
-            "vectors", f"a {role!r} does not steer by vectors; that takes a researcher's key", "steering.features"
+            "vectors",
+            f"a {role!r} does not steer by vectors; that requires a key with the role 'researcher'",
+            "steering.features",
         )
     layers = {a.layer for a in applied}
     if bounds.layers is not None and len(layers) > bounds.layers:
@@ -226,7 +229,7 @@ def _bounded(bounds: Bounds, caller: Caller, steered: PolicyInput) -> Iterable[V
     scale = steered.resolved.spec.scale
     for name, value, most in (("load", load, bounds.load), ("push", push, bounds.push)):
         if most is not None and not value <= most + SLACK:
-            says = f"the {name} is {value:.3g}; a {role!r} goes to {most:g}: lower the strengths, or set steering.scale to {suggested_scale(scale * most / value)}"
+            says = f"the {name} is {value:.3g}; the maximum for a {role!r} is {most:g}: lower the strengths, or set steering.scale to {suggested_scale(scale * most / value)}"
             yield Violation(name, says)
 
 
@@ -246,7 +249,7 @@ def _steers(kinds: Kinds, a: Applied) -> bool:
 
 
 def _as_they_are(steered: PolicyInput) -> bool:
-    """Whether a spec is whole presets, each as strong as it is or weaker or stronger, never turned round, where they steer."""
+    """Whether a spec consists of whole presets with positive scales, at their own scope."""
     spec, theirs = steered.resolved.spec, [p.steering for p in steered.presets]
     known = {f.id for s in theirs for f in s.features}
     if any(f.id not in known for f in spec.features) or spec.scale < 0:
@@ -260,9 +263,9 @@ def _as_they_are(steered: PolicyInput) -> bool:
 
 
 def _multiplied(steered: PolicyInput) -> tuple[float, float]:
-    """By how much load and push grow where features that are multiplied, or turned round, are as active as they get.
+    """Growth of load and push if features that are multiplied or inverted are at their maximum activation.
 
-    What is taken away is there already and goes to nothing, so a gate between 0 and 1 adds nothing.
+    Ablation only removes an activation that is present, so a gate between 0 and 1 adds nothing.
     """
     bundle, extra, doses = steered.bundle, [], []
     for a, item in _items(steered):
@@ -285,7 +288,7 @@ def _limited(policy: Policy, caller: Caller, steered: PolicyInput) -> Iterable[V
 
 
 def _broken(limit: Limit, steered: PolicyInput) -> str:
-    """What a spec does that a limit does not let it; empty if nothing."""
+    """How a spec violates a limit; empty if it does not."""
     bundle, raw, least = steered.bundle, 0.0, max(ALIKE, 4 / steered.bundle.sae.d_in**0.5)
     found = bundle.numbered.get(int(n)) if (n := limit.feature.rpartition("/")[2]).isdecimal() else None
     here = found and limit.feature == found.id
@@ -306,12 +309,13 @@ def _broken(limit: Limit, steered: PolicyInput) -> str:
     for whole in (raw, _together(steered, found, least) if found and here else 0.0):
         dose = dose_at(whole, knots_of(found, dose_of(found, bundle.info))) if found and here else whole
         if not limit.low - SLACK <= dose <= limit.high + SLACK:
-            return f"what points its way comes to a dose of {dose:+.2f}; {limit.low:g} to {limit.high:g} is allowed"
+            return f"the total along its direction is a dose of {dose:+.2f}; {limit.low:g} to {limit.high:g} is allowed"
     return ""
 
 
 def _together(steered: PolicyInput, limited: Feature, least: float) -> float:
-    """How far all that pushes goes the limited feature's way, if it does so by more than chance: many that hardly do can."""
+    """Total push along the limited feature's direction, counted if it exceeds chance: many features
+    with small cosines can add up."""
     pushes = [item.target * _direction(item, steered.bundle) for _, item in _items(steered)]
     total = torch.stack(pushes).sum(0) if pushes else torch.zeros(steered.bundle.sae.d_in)
     along = float(total @ steered.bundle.sae.W_dec[limited.row].float().cpu())
@@ -319,14 +323,14 @@ def _together(steered: PolicyInput, limited: Feature, least: float) -> float:
 
 
 def _gated(limit: Limit, a: Applied, item: ResolvedIntervention) -> str:
-    """Taking a live activation away turns down what it is of; multiplying it turns it up."""
+    """Ablating a live activation lowers the features along it; multiplying it raises them."""
     kept = 1 - item.gate
     if kept < 1 - SLACK and limit.low > -1:
-        return f"{a.feature.id!r} would be taken away ({a.mode}), and it may not be turned down so far"
+        return f"{a.feature.id!r} would be removed ({a.mode}), and it may not be turned down so far"
     if kept > 1 + SLACK and limit.high < float("inf"):
         return f"{a.feature.id!r} would be multiplied, and it may not be turned up freely"
     if kept < -SLACK:
-        return f"{a.feature.id!r} would be turned round"
+        return f"{a.feature.id!r} would be inverted"
     return ""
 
 
@@ -345,11 +349,11 @@ def _direction(item: ResolvedIntervention, bundle: Bundle) -> Tensor:
 
 
 MAX_FACTOR = 100.0
-"""Policy: by how much a live activation may be multiplied."""
+"""Policy: maximum factor on a live activation."""
 
 
 def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) -> None:
-    """Hold what is to be done, asked for with a `scale`, against the policy. Raises BadStrength that says how far it may go."""
+    """Check the steering against the policy, under `scale`. Raises BadStrength with the allowed maximum."""
     for hook, norm in resolved.push_norm.items():
         most = settings.max_push
         if not norm <= most:
@@ -358,7 +362,8 @@ def check_policy(resolved: Resolved, settings: Settings, *, scale: float = 1.0) 
                 f"lower the strengths, set steering.scale to {suggested_scale(scale * most / norm)}, or steering.over_budget to 'cut'"
             )
     for edit in resolved.edits.values():
-        # Beside a clamp the master scale stays apart, so only the gates tell what becomes of a live activation.
+        # With a clamp the master scale is applied apart, so only the gates give the factor on a
+        # live activation.
         factor = float((1 - edit.gate).abs().max()) if len(edit.gate) else 0.0
         if not factor <= MAX_FACTOR:
             raise BadStrength(

@@ -1,6 +1,6 @@
-"""What each route answers, as schemas: for those who read `/docs`, and for the test that holds answers against them. Checks nothing itself.
+"""Request and response models of the API, used by the routes and shown in `/docs`.
 
-A field with a default is one that may be left out.
+A field with a default may be missing from the response.
 """
 
 from server.schemas import analysis, completions, features, pages, saes, service, user_data

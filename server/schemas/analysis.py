@@ -1,4 +1,4 @@
-"""What a text evokes, and where a token comes from. Schemas alone."""
+"""Schemas of text analysis, attribution and contrast."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,21 +10,21 @@ from steering.interpret.contrast import By
 
 
 class PartOfText(BaseModel):
-    """What one speaker says."""
+    """Text of one speaker."""
 
     speaker: str | None
     text: str
 
 
 class Firing(BaseModel):
-    """A feature on a token."""
+    """A feature's activation on a token."""
 
     feature: str
     activation: float
 
 
 class TokenAnalysed(BaseModel):
-    """A token, and what fires on it."""
+    """A token, and the features active on it."""
 
     id: int
     text: str
@@ -36,7 +36,7 @@ class TokenAnalysed(BaseModel):
 
 
 class FeatureEvoked(BaseModel):
-    """A feature along a text."""
+    """A feature's activations over a text."""
 
     id: str
     label: str
@@ -49,7 +49,7 @@ class FeatureEvoked(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """How unusual a text is to the SAE."""
+    """Anomaly score of a text under the SAE."""
 
     experimental: bool
     error: float
@@ -57,7 +57,7 @@ class Anomaly(BaseModel):
 
 
 class Difference(BaseModel):
-    """A feature in two texts."""
+    """One feature's activations in two texts."""
 
     row: int
     id: str
@@ -69,7 +69,7 @@ class Difference(BaseModel):
 
 
 class Analysis(BaseModel):
-    """What a text evokes."""
+    """Feature activations of a text."""
 
     object: Literal["analysis"]
     model: str
@@ -93,7 +93,7 @@ class TokenExplained(BaseModel):
 
 
 class Cause(BaseModel):
-    """A feature that a token comes from."""
+    """A feature that contributes to a token."""
 
     id: str
     label: str
@@ -105,7 +105,7 @@ class Cause(BaseModel):
 
 
 class Attribution(BaseModel):
-    """Why a token comes next."""
+    """Attribution of the next token to features."""
 
     object: Literal["attribution"]
     model: str
@@ -120,11 +120,11 @@ class Attribution(BaseModel):
 
 
 DOCUMENTS = 1000
-"""Of each side."""
+"""Maximum number of documents per side."""
 
 
 Sample = Annotated[str, Field(min_length=1)] | Annotated[list[MessageInput], Field(min_length=1, max_length=2000)]
-"""A text, or a chat's messages."""
+"""A text, or the messages of a chat."""
 
 
 class TextInput(BaseModel):
@@ -135,12 +135,12 @@ class TextInput(BaseModel):
     text: str | None = Field(default=None, min_length=1)
     messages: list[MessageInput] | None = Field(default=None, min_length=1, max_length=2000)
     plain: bool = False
-    """Take a text as it is, also if it looks like a transcript (`speaker: line`)."""
+    """Read the text as raw text, even if it is formatted as a transcript (`speaker: line`)."""
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "TextInput":
         if (self.text is None) == (self.messages is None):
-            raise ValueError("give text or messages, one of them")
+            raise ValueError("give either text or messages")
         return self
 
 
@@ -149,24 +149,24 @@ class AnalyzeRequest(TextInput):
 
     model: str | None = None
     other: TextInput | None = None
-    """A second text to hold against the first."""
+    """A second text to compare with the first."""
     top_k: int = Field(default=8, ge=1, le=64)
-    """How many features of each token."""
+    """Number of features per token."""
     limit: int = Field(default=24, ge=1, le=256)
-    """How many of the whole."""
+    """Number of features over the whole text."""
     features: list[str] | None = Field(default=None, max_length=256)
-    """Look at these instead of at what matters most."""
+    """Feature ids to report, instead of the most important ones."""
     threshold: Finite = Field(default=0.0, ge=0)
 
 
 class AttributeRequest(TextInput):
-    """POST /v1/attribute: a text, or a chat up to where the assistant speaks or has begun to."""
+    """POST /v1/attribute: a text, or a chat that ends before or within the assistant's reply."""
 
     model: str | None = None
     target: str | None = Field(default=None, min_length=1, max_length=200)
-    """The token that is explained; what the model itself would say next if not given."""
+    """The token to explain; default: the model's most likely next token."""
     against: str | None = Field(default=None, min_length=1, max_length=200)
-    """Another token: why the one and not the other."""
+    """A second token to contrast with: why `target` and not this one."""
     top_k: int = Field(default=10, ge=1, le=64)
 
 
@@ -179,6 +179,6 @@ class ContrastRequest(BaseModel):
     a: list[Sample] = Field(min_length=1, max_length=DOCUMENTS)
     b: list[Sample] = Field(min_length=1, max_length=DOCUMENTS)
     top_k: int = Field(default=20, ge=1, le=256)
-    """How many features of each direction."""
+    """Number of features per direction."""
     by: By = "any"
-    """Whether a feature fires in a document at all, or how strongly on average."""
+    """Compare by whether a feature is active anywhere in a document, or by its mean activation."""

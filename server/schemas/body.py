@@ -1,4 +1,4 @@
-"""Parse a JSON body strictly: no NaN, no unknown keys."""
+"""JSON body parsing, strict: NaN, infinity and lone surrogates are errors."""
 
 import difflib
 import json
@@ -13,7 +13,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def parse_body(kind: type[T], body: bytes) -> T:
-    """Read a JSON body. Raises a 400 for what is no JSON, or holds NaN, infinity or half a character."""
+    """Parse a JSON body. Raises a 400 for invalid JSON, NaN, infinity or a lone surrogate."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
         text = json.dumps(value, ensure_ascii=False).encode()
@@ -29,7 +29,7 @@ def parse_body(kind: type[T], body: bytes) -> T:
 
 
 def _check_misplaced_steering(unknown: set[str]) -> None:
-    """What other servers know is ignored, but what was meant to be steered is not answered unsteered. Raises a 400."""
+    """Unknown OpenAI fields are ignored, but a misspelt `steering` must not run unsteered. Raises a 400."""
     for name in sorted(n for n in unknown if len(n) < 16)[:64]:
         if name in ("preset", "features"):
             raise bad_request(f"{name!r} belongs into 'steering'", param=name, code="unknown_field")

@@ -1,4 +1,4 @@
-"""Chats, completions and what steered them. Schemas alone."""
+"""Response schemas of chat and text completions, and of the steering applied."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from steering.spec import Mode, Scope, SteeringSpec, Unit
 
 
 class Applied(BaseModel):
-    """One feature that steers, its strength in all units."""
+    """One feature that is steered, its strength in every unit."""
 
     id: str
     label: str
@@ -23,13 +23,13 @@ class Applied(BaseModel):
     in_sweet_spot: bool | None
     measured: bool
     vector: bool = True
-    """There for a user's own vector."""
+    """Present for a user's own vector."""
     retired: bool = True
-    """There for a feature that the revision has no more."""
+    """Present for a feature that the revision no longer has."""
 
 
 class Warned(BaseModel):
-    """Something that was done as asked, but that the caller should know."""
+    """A warning about something that was done as requested."""
 
     code: str
     feature: str
@@ -37,7 +37,7 @@ class Warned(BaseModel):
 
 
 class Easing(BaseModel):
-    """Where the guard eased a reply, to which share of its strengths, and why."""
+    """Where the guard reduced the strengths within a reply, the remaining share, and the reason."""
 
     at: int
     factor: float
@@ -45,7 +45,7 @@ class Easing(BaseModel):
 
 
 class Guards(BaseModel):
-    """What the server's guards made of a prompt, and their scores."""
+    """Results of the server's guards for a prompt, with their scores."""
 
     outcome: Literal["as asked", "unsteered", "refused"] = "as asked"
     refusal: float | None = None
@@ -53,7 +53,7 @@ class Guards(BaseModel):
 
 
 class Steering(BaseModel):
-    """What was applied. `coherence` and `eased` are there if they were asked for."""
+    """Steering that was applied. `coherence` and `eased` are present if requested."""
 
     hash: str
     unit: Unit
@@ -61,9 +61,9 @@ class Steering(BaseModel):
     revision: str
     preset: str | None
     default: str | None
-    """The operator's preset that lies under it."""
+    """The operator's default preset that was merged in."""
     guards: Guards = Guards()
-    """There where the server reads prompts and replies."""
+    """Present if the server's guards check prompts and replies."""
     applied: list[Applied]
     load: float
     predicted: Verdict
@@ -74,7 +74,7 @@ class Steering(BaseModel):
 
 
 class SteeringDelta(BaseModel):
-    """What is otherwise with the steering of one choice than the whole answer's `steering` says, and nothing else."""
+    """Differences between the steering of one choice and the response's `steering`."""
 
     hash: str = ""
     unit: Unit = "dose"
@@ -90,13 +90,13 @@ class SteeringDelta(BaseModel):
 
 
 class CachedTokens(BaseModel):
-    """How many of the prompt's tokens an earlier turn had computed."""
+    """Number of prompt tokens read from the cache."""
 
     cached_tokens: int
 
 
 class Usage(BaseModel):
-    """Tokens in, out and together."""
+    """Number of tokens in the prompt, in the completion, and in total."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -105,7 +105,7 @@ class Usage(BaseModel):
 
 
 class Alternative(BaseModel):
-    """A token that could have been said."""
+    """An alternative token and its log-probability."""
 
     token: str
     logprob: float
@@ -113,20 +113,20 @@ class Alternative(BaseModel):
 
 
 class TokenSaid(Alternative):
-    """A token that was said."""
+    """A generated token and its log-probability."""
 
     top_logprobs: list[Alternative]
 
 
 class ChatLogprobs(BaseModel):
-    """Of each token of a reply."""
+    """Log-probabilities of each token of a reply."""
 
     content: list[TokenSaid]
     refusal: None
 
 
 class ChatMessage(BaseModel):
-    """What the assistant said."""
+    """The assistant's message."""
 
     role: Literal["assistant"]
     content: str
@@ -134,7 +134,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """One of the replies."""
+    """One choice of a chat completion."""
 
     index: int
     message: ChatMessage
@@ -153,14 +153,14 @@ class _Completion(BaseModel):
 
 
 class ChatCompletion(_Completion):
-    """A reply to a chat."""
+    """A chat completion."""
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
 
 
 class TextLogprobs(BaseModel):
-    """Of each token of a text."""
+    """Log-probabilities of each token of a text."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -169,7 +169,7 @@ class TextLogprobs(BaseModel):
 
 
 class TextChoice(BaseModel):
-    """One of the continuations."""
+    """One choice of a text completion."""
 
     index: int
     text: str
@@ -179,24 +179,24 @@ class TextChoice(BaseModel):
 
 
 class TextCompletion(_Completion):
-    """A continuation of raw text."""
+    """A text completion."""
 
     object: Literal["text_completion"]
     choices: list[TextChoice]
 
 
 class Place(BaseModel):
-    """Where a reply stands that waits for room."""
+    """Position of a waiting request in the queue."""
 
     object: Literal["place"]
     id: str
     before: int
-    """How many are to begin before it, as it looks now."""
+    """Number of requests ahead in the queue, at present."""
     running: int
 
 
 class SteeringAbilities(BaseModel):
-    """How a model can be steered."""
+    """Steering capabilities of a model."""
 
     saes: list[str]
     hook: str
@@ -206,7 +206,7 @@ class SteeringAbilities(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model id: the model's own with `steering`, or a persona's with `parent`, `name` and `description`."""
+    """A model: the base model with `steering`, or a persona with `parent`, `name` and `description`."""
 
     id: str
     object: Literal["model"]
@@ -220,43 +220,43 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The model, and one id for each preset."""
+    """The base model, and one model id per preset."""
 
     object: Literal["list"]
     data: list[ModelCard]
 
 
 class Validated(BaseModel):
-    """What a steering object would do."""
+    """Result of validating a steering object."""
 
     valid: Literal[True]
     normalized: SteeringSpec
     push_norm: dict[str, float]
     guards: Guards = Guards()
-    """There where the server reads prompts and replies."""
+    """Present if the server's guards check prompts and replies."""
     applied: list[Applied]
     load: float
     predicted: Verdict
     strained_from: float
-    """The load above which most replies strain."""
+    """The load above which most replies are strained."""
     broken_from: float
-    """The load above which most replies break."""
+    """The load above which most replies break down."""
     cosines: list[list[float]]
-    """Between the directions of what is applied, in its order; 0 with what does not push. The load is √(Σ dᵢ dⱼ cos(i, j))."""
+    """Cosines between the directions applied, in their order; 0 for one that adds no push. The load is √(Σ dᵢ dⱼ cos(i, j))."""
     warnings: list[Warned]
     hash: str
     cut: float = 1.0
 
 
 class Compared(ChatCompletion):
-    """One variant's reply, and its place."""
+    """One variant's reply, and its index."""
 
     variant: str
     index: int
 
 
 class Comparison(BaseModel):
-    """The replies of all variants, in their order."""
+    """The replies of all variants, in the order of the request."""
 
     object: Literal["comparison"]
     seed: int
@@ -264,7 +264,7 @@ class Comparison(BaseModel):
 
 
 class SuggestedSlider(BaseModel):
-    """A slider, and why."""
+    """A suggested slider, and the reason."""
 
     id: str
     label: str
@@ -276,7 +276,7 @@ class SuggestedSlider(BaseModel):
 
 
 class Suggestion(BaseModel):
-    """Sliders for a wish or a question."""
+    """Sliders suggested for a wish or a question."""
 
     object: Literal["suggestion"]
     features: list[SuggestedSlider]

@@ -1,4 +1,4 @@
-"""Features, their map, and what tells texts apart. Schemas alone."""
+"""Schemas of features, their search and their map."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ class FeatureSummary(Feature):
     object: Literal["feature"]
     starred: bool
     score: float | None
-    """How well it fits what was looked for."""
+    """Relevance to the query."""
     edited: FeatureEdit | None = None
 
 
@@ -32,7 +32,7 @@ class FeatureList(Page):
 
 
 class Neighbour(BaseModel):
-    """A feature whose direction is alike."""
+    """A feature with a similar direction."""
 
     id: str
     label: str
@@ -40,7 +40,7 @@ class Neighbour(BaseModel):
 
 
 class FeatureDetail(Feature):
-    """All that is known of a feature."""
+    """A feature with all its details."""
 
     object: Literal["feature"]
     starred: bool
@@ -49,7 +49,7 @@ class FeatureDetail(Feature):
 
 
 class FeaturesMap(BaseModel):
-    """Where each feature is, in the order of the SAE's rows."""
+    """Map coordinates of each feature, in the order of the SAE's rows."""
 
     object: Literal["features_map"]
     revision: str
@@ -59,7 +59,7 @@ class FeaturesMap(BaseModel):
 
 
 class MapPoint(BaseModel):
-    """What a point of the map is."""
+    """Metadata of a point of the map."""
 
     id: str
     label: str
@@ -70,7 +70,7 @@ class MapPoint(BaseModel):
 
 
 class FeaturesMapMeta(Page):
-    """The clusters, and a page of points."""
+    """The clusters of the map, and a page of points."""
 
     revision: str
     method: str
@@ -80,7 +80,7 @@ class FeaturesMapMeta(Page):
 
 
 class Separating(BaseModel):
-    """A feature that tells A from B."""
+    """A feature that separates A from B."""
 
     id: str
     label: str
@@ -96,14 +96,14 @@ class Separating(BaseModel):
 
 
 class Sides(BaseModel):
-    """How many on either side."""
+    """Number of documents on each side."""
 
     a: int
     b: int
 
 
 class Contrast(BaseModel):
-    """What tells two sets of texts apart."""
+    """Features that separate two sets of texts."""
 
     object: Literal["contrast"]
     model: str
@@ -118,18 +118,18 @@ class Contrast(BaseModel):
 
 
 class Filters(BaseModel):
-    """Which features, in what order, how many."""
+    """Filters, sort order and page size of a feature query."""
 
     model_config = ConfigDict(frozen=True)
 
     min_density: Share
     max_density: Share
     labelled: bool | None = None
-    """Whether it is called anything, by people or by what labels it."""
+    """Whether the feature has a label, by a user or by a labelling method."""
     calibrated: bool | None = None
-    """Whether its dose was measured."""
+    """Whether its dose is calibrated."""
     works: bool | None = None
-    """Whether a push along it was seen to do what a random push does not."""
+    """Whether steering with it was measured to have an effect that a random direction does not have."""
     starred: bool | None = None
     kind: Literal["dead", "dense", "input-only", "plain"] | None = None
     """`plain` is none of the others."""
@@ -139,14 +139,14 @@ class Filters(BaseModel):
 
 
 class FeatureQuery(Filters):
-    """What is looked for."""
+    """A feature search query."""
 
     q: str = Field(default="", max_length=20_000)
     mode: Mode = "text"
     prompts: list[Text] = Field(default=[], max_length=32)
-    """For `common`: what all of them evoke."""
+    """For `common`: texts in which the feature must be active."""
     without: list[Text] = Field(default=[], max_length=32)
-    """For `common`: and none of these."""
+    """For `common`: texts in which the feature must not be active."""
 
 
 class SearchRequest(Filters):
@@ -167,14 +167,14 @@ class EditRequest(BaseModel):
     note: str | None = Field(default=None, max_length=4000)
     starred: bool = False
     user: str | None = Field(default=None, min_length=1, max_length=256)
-    """Who says so."""
+    """The user who makes the edit."""
 
     @field_validator("label")
     @classmethod
     def _one_line(cls, label: str | None) -> str | None:
         found = label and " ".join(label.split())
         if found == "":
-            raise ValueError("a label may not be empty; null takes it back")
+            raise ValueError("a label may not be empty; null removes it")
         return found
 
     @model_validator(mode="after")
@@ -184,5 +184,5 @@ class EditRequest(BaseModel):
         return self
 
     def changes(self) -> dict[str, Any]:
-        """What is to be changed."""
+        """The fields to change."""
         return self.model_dump(include=self.model_fields_set - {"user"})

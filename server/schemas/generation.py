@@ -1,4 +1,4 @@
-"""What may stand in a request: OpenAI's fields, vLLM's extras under vLLM's names, and `steering`. Values only."""
+"""Generation request: OpenAI's fields, vLLM's extra fields under vLLM's names, and `steering`."""
 
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -41,24 +41,25 @@ _MESSAGE = {
     },
 }
 MessageInput = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
-"""A message as it comes; `messages_of` takes it apart and says what is wrong with it."""
+"""A message as received; `messages_of` parses it and names what is invalid."""
 
 
 class Prompt(NamedTuple):
-    """One text that is to be continued, or the ids of its tokens, and where in the body it stands."""
+    """One prompt, as text or token ids, and its location in the body."""
 
     place: str
     said: str | tuple[int, ...]
 
 
 def split_prompts(value: object) -> tuple[Prompt, ...]:
-    """OpenAI's four forms of a prompt as one: text, ids, a list of texts, a list of ids. Raises a 400 that names the place."""
+    """Normalize OpenAI's four forms of `prompt`: text, token ids, a list of texts, a list of
+    token-id lists. Raises a 400 that names the location."""
     if isinstance(value, str) or (isinstance(value, list) and value and _is_whole(value[0])):
         return (Prompt("prompt", _prompt(value, "prompt")),)
     if not isinstance(value, list):
-        raise bad_request(f"prompt: text or a list is wanted, not {describe_value(value)}", param="prompt")
+        raise bad_request(f"prompt: must be text or a list, got {describe_value(value)}", param="prompt")
     if not value:
-        raise bad_request("prompt: give at least 1, not 0", param="prompt")
+        raise bad_request("prompt: must have 1 or more items, got 0", param="prompt")
     return tuple(Prompt(f"prompt.{i}", _prompt(each, f"prompt.{i}")) for i, each in enumerate(value))
 
 
@@ -70,10 +71,10 @@ Prompts = Annotated[
     WithJsonSchema({"anyOf": [*_TEXT_OR_IDS["anyOf"], {"type": "array", "minItems": 1, "items": _TEXT_OR_IDS}]}),
 ]
 MOST_REPLIES = 128
-"""Of one request for raw completions: its prompts, each `n` times."""
+"""Maximum number of choices per text-completion request: its prompts, each `n` times."""
 
 COLDEST = 1e-5
-"""Below this temperature a reply is greedy, as in vLLM: dividing logits by less overflows."""
+"""Below this temperature sampling is greedy, as in vLLM: dividing logits by less overflows."""
 _SAMPLED = (
     "temperature",
     "top_p",
@@ -96,13 +97,13 @@ class StreamOptions(BaseModel):
 
 
 class GenerationRequest(BaseModel):
-    """What chat and raw completions share. Unknown OpenAI fields are ignored."""
+    """Fields that chat and text completions share. Unknown OpenAI fields are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
     model: str = Field(min_length=1)
     user: str | None = Field(default=None, max_length=256)
-    """Whose request it is: only of those who agreed is anything kept to learn from."""
+    """The end user of the request. Texts are kept for training only of users who consented."""
     max_tokens: Whole | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
@@ -134,16 +135,16 @@ class GenerationRequest(BaseModel):
 
     @property
     def requested_max_tokens(self) -> int | None:
-        """How many tokens were asked for, if any."""
+        """Number of tokens requested, if given."""
         return self.max_tokens
 
     @property
     def alternatives(self) -> int | None:
-        """How many alternatives to report per token; None for no log-probabilities."""
+        """Number of alternatives per token; None for no log-probabilities."""
         return None
 
     def sampling(self, preset: Preset | None, max_tokens: int) -> Sampling:
-        """How to draw: the request's word first, then the preset's, then the defaults."""
+        """Sampling parameters: the request's first, then the preset's, then the defaults."""
         given = {k: v for k in _SAMPLED if (v := getattr(self, k)) is not None}
         taken: dict[str, Any] = {**_known(preset.sampling if preset else {}), **given, "max_tokens": max_tokens}
         taken["top_k"] = max(0, int(taken.get("top_k", 0)))
@@ -185,24 +186,24 @@ class ChatRequest(GenerationRequest):
 
     @property
     def requested_max_tokens(self) -> int | None:
-        """`max_completion_tokens` wins over its older name."""
+        """`max_completion_tokens` takes precedence over the older `max_tokens`."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def alternatives(self) -> int | None:
-        """Alternatives per token."""
+        """Number of alternatives per token."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def chat(self) -> list[Message]:
-        """The messages as role and text. Raises a 400 for what is no text."""
+        """The messages as role and text. Raises a 400 for content that is not text."""
         return to_messages(self.messages)
 
 
 class CompletionRequest(GenerationRequest):
-    """POST /v1/completions: raw text, no roles. Scope `assistant` means `generated` here."""
+    """POST /v1/completions: raw text without roles. Scope `assistant` means `generated` here."""
 
     prompt: Prompts
-    """Text or the ids of its tokens, or a list of several; each is continued as if it had come alone."""
+    """Text or token ids, or a list of several; each is completed independently."""
     logprobs: Whole | None = Field(default=None, ge=0, le=20)
     echo: bool = False
     suffix: str | None = None
@@ -219,12 +220,12 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def alternatives(self) -> int | None:
-        """Alternatives per token."""
+        """Number of alternatives per token."""
         return self.logprobs
 
 
 def check_sampling(sampling: dict[str, float]) -> None:
-    """Hold a preset's sampling against what a request may ask. Raises a 400 that names the key."""
+    """Validate a preset's sampling parameters by the limits of a request. Raises a 400 that names the key."""
     if unknown := sorted(sampling.keys() - set(_SAMPLED)):
         raise bad_request(
             f"a preset cannot set {unknown[0]!r}; it can set {', '.join(_SAMPLED)}", param=f"sampling.{unknown[0]}"
@@ -236,12 +237,12 @@ def check_sampling(sampling: dict[str, float]) -> None:
 
 
 def to_messages(messages: list[dict[str, Any]]) -> list[Message]:
-    """Messages as role and text. Raises a 400 for what is no text."""
+    """Messages as role and text. Raises a 400 for content that is not text."""
     return [_message(m, f"messages.{i}") for i, m in enumerate(messages)]
 
 
 def unsupported(param: str, message: str) -> ApiError:
-    """A 400 for something that OpenAI has and this server has not."""
+    """A 400 for an OpenAI feature that this server does not support."""
     return bad_request(message, param=param, code="unsupported_parameter")
 
 
@@ -253,12 +254,12 @@ def _prompt(value: object, at: str) -> str | tuple[int, ...]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise bad_request(f"{at}: text or a list of token ids is wanted, not {describe_value(value)}", param=at)
+        raise bad_request(f"{at}: must be text or a list of token ids, got {describe_value(value)}", param=at)
     if not value:
-        raise bad_request(f"{at}: give at least 1 token, not 0", param=at)
+        raise bad_request(f"{at}: must have 1 or more tokens, got 0", param=at)
     for i, token in enumerate(value):
         if not _is_whole(token):
-            raise bad_request(f"{at}.{i}: a token id is wanted, not {describe_value(token)}", param=f"{at}.{i}")
+            raise bad_request(f"{at}.{i}: must be a token id, got {describe_value(token)}", param=f"{at}.{i}")
     return tuple(map(int, value))
 
 

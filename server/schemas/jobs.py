@@ -9,7 +9,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 
 class JobRequest(BaseModel):
-    """A job that somebody wants."""
+    """Request to create a job."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -19,7 +19,7 @@ class JobRequest(BaseModel):
 
 
 class Job(BaseModel):
-    """One job, as it is now."""
+    """State of a job."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,7 +28,7 @@ class Job(BaseModel):
     config: dict[str, Any]
     tenant: str = ""
     owner: str | None = None
-    """Whose key began it; None where there are none, and for what the trainer began."""
+    """Owner of the key that created the job; null without keys, and for jobs of the trainer."""
     state: State = "queued"
     progress: float = 0.0
     eta_s: float | None = None

@@ -1,4 +1,4 @@
-"""What every list has. Schemas alone."""
+"""Page of a list."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ Verdict = Literal["ok", "strained", "broken"]
 
 
 class Page(BaseModel):
-    """A list; `next_cursor` goes on where there is more."""
+    """A page of a list; `next_cursor` is set if there is more."""
 
     object: Literal["list"]
     has_more: bool

@@ -1,4 +1,4 @@
-"""The SAE, its revisions and changes, and what it learns from. Schemas alone."""
+"""Schemas of the SAE's revisions, their changes, training texts and drift."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from server.schemas.pages import Page
 
 
 class SaeSummary(BaseModel):
-    """A revision; `error` says what is wrong with one that is damaged."""
+    """An SAE revision; `error` is set if it is damaged."""
 
     id: str
     object: Literal["sae"]
@@ -39,21 +39,21 @@ class SaeDetail(SaeSummary):
 
 
 class Activated(BaseModel):
-    """Which revision was served, and which is."""
+    """The revision served before, and the one served now."""
 
     previous: str
     active: str
 
 
 class ChangePage(Page):
-    """A page of features that are not as they were."""
+    """A page of changed features."""
 
     data: list[dict[str, Any]]
     total: int
 
 
 class SaeChanges(BaseModel):
-    """What one revision has otherwise than another."""
+    """Differences between two revisions."""
 
     object: Literal["sae.changes"]
     revision: str
@@ -69,7 +69,7 @@ class SaeChanges(BaseModel):
 
 
 class ConsentState(BaseModel):
-    """Whether a user agrees to be learnt from, and how much is kept of them."""
+    """A user's training consent, and the number of texts kept."""
 
     user: str | None
     consent: bool
@@ -79,14 +79,14 @@ class ConsentState(BaseModel):
 
 
 class TextsDeleted(BaseModel):
-    """How many texts are gone."""
+    """Number of texts deleted."""
 
     user: str | None
     deleted: int
 
 
 class DriftCheck(BaseModel):
-    """What the trainer saw at one time."""
+    """One drift measurement of the trainer."""
 
     at: float
     revision: str
@@ -97,7 +97,7 @@ class DriftCheck(BaseModel):
 
 
 class Drift(Page):
-    """What the trainer's looks have measured."""
+    """The trainer's drift measurements."""
 
     data: list[DriftCheck]
     revision: str
@@ -105,4 +105,4 @@ class Drift(Page):
     look_seconds: float
     update_hours: float
     given: int | None
-    """How many conversations people have given to learn from; null while the store cannot be asked."""
+    """Number of conversations contributed for training; null while the store is unavailable."""

@@ -1,4 +1,4 @@
-"""Jobs, limits, and how the server is. Schemas alone."""
+"""Schemas of jobs, limits, health and version."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ class JobList(Page):
 
 
 class JobDeleted(BaseModel):
-    """A job that is gone."""
+    """A job was deleted."""
 
     id: str
     deleted: Literal[True]
@@ -37,7 +37,7 @@ class ArtifactList(BaseModel):
 
 
 class Limits(BaseModel):
-    """What this server is and allows, section by section."""
+    """The server's configuration and limits, by section."""
 
     object: Literal["limits"]
     server: dict[str, JsonValue]
@@ -55,13 +55,13 @@ class Limits(BaseModel):
 
 
 class Alive(BaseModel):
-    """The process is up."""
+    """Liveness: the process is running."""
 
     status: Literal["ok"]
 
 
 class Health(Alive):
-    """Ready to answer."""
+    """Readiness: the server can answer requests."""
 
     engine: str
     model: str
@@ -74,7 +74,7 @@ class Health(Alive):
 
 
 class Versions(BaseModel):
-    """Versions of what answers."""
+    """Versions of the server and its components."""
 
     version: str
     git: str | None

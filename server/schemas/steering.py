@@ -7,12 +7,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from steering.spec import Features, Preset, Scope, SteeringSpec, Unit
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-# JSON knows one kind of number: 16.0 is a whole one, true and "16" are none.
+# JSON has one number type: 16.0 is an integer, true and "16" are not.
 Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
 
 
 class SteeringRequest(BaseModel):
-    """The `steering` object. A key that it doesn't know is refused, so that a typo is not silently unsteered."""
+    """The `steering` object. Unknown keys are an error, so that a typo does not run unsteered."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,21 +22,21 @@ class SteeringRequest(BaseModel):
     scale: Finite = 1.0
     scope: Scope = "assistant"
     over_budget: Literal["refuse", "cut"] = "refuse"
-    """What becomes of a summed push that is longer than allowed; a cut is told in `warnings`."""
+    """Whether a summed push above the maximum is an error (`refuse`) or is scaled down (`cut`, with an entry in `warnings`)."""
     personal: bool = False
-    """Where the request names no scale of a preset, or no strength of a feature, take those that its `user` came to like."""
+    """Use the `user`'s learned defaults where the request gives no scale for a preset or no strength for a feature."""
     default: bool = True
-    """Whether the operator's default preset, if there is one, lies under what is asked here; a preset replaces it."""
+    """Whether the operator's default preset, if configured, is merged in; a `preset` replaces it."""
     guard: bool = False
-    """Ease the strengths for the rest of a reply that strains; where and why is told in `eased`."""
+    """Reduce the strengths for the rest of a reply that becomes strained; `eased` reports where and why."""
     wanted: tuple[Literal["applied", "coherence"], ...] = Field(default=("applied",), alias="return")
 
     def spec(self) -> SteeringSpec:
-        """The spec without the preset."""
+        """The steering spec without the preset."""
         return SteeringSpec(features=self.features, unit=self.unit, scale=self.scale, scope=self.scope)
 
     def merged_with(self, preset: Preset | None) -> SteeringSpec:
-        """The preset's spec with what is given here laid over it."""
+        """The preset's spec, overridden by the fields of this object."""
         return preset.steering.overridden_by(self.spec(), self.model_fields_set) if preset else self.spec()
 
 
@@ -46,4 +46,4 @@ class ValidateRequest(BaseModel):
     model: str | None = None
     steering: SteeringRequest | None = None
     user: str | None = Field(default=None, max_length=256)
-    """Whose vectors it may steer by."""
+    """The user whose vectors may be used."""

@@ -1,4 +1,4 @@
-"""What users keep: vectors, defaults, presets, shares. Schemas alone."""
+"""Schemas of user data: vectors, defaults, presets, shares, feedback."""
 
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from steering.spec import Mode, Preset
 
 
 class VectorInfo(BaseModel):
-    """A user's own direction."""
+    """A user's own vector."""
 
     object: Literal["vector"]
     id: str
@@ -35,7 +35,7 @@ class VectorList(Page):
 
 
 class Default(BaseModel):
-    """What a user came to like of one slider."""
+    """A user's learned default for one slider."""
 
     subject: str
     default: float
@@ -47,7 +47,7 @@ class Default(BaseModel):
 
 
 class VoteGiven(BaseModel):
-    """What was said of one slider."""
+    """A user's vote on one slider."""
 
     subject: str
     dose: float
@@ -57,7 +57,7 @@ class VoteGiven(BaseModel):
 
 
 class Defaults(BaseModel):
-    """A user's own defaults, and what they come from."""
+    """A user's learned defaults, and the votes behind them."""
 
     user: str | None
     defaults: list[Default]
@@ -65,7 +65,7 @@ class Defaults(BaseModel):
 
 
 class VotesDeleted(Defaults):
-    """The same after votes were taken back."""
+    """The user's defaults after votes were deleted."""
 
     deleted: int
 
@@ -77,7 +77,7 @@ class PresetList(Page):
 
 
 class Deleted(BaseModel):
-    """What is gone."""
+    """A resource was deleted."""
 
     id: str
     object: str = ""
@@ -85,20 +85,20 @@ class Deleted(BaseModel):
 
 
 class PresetResult(BaseModel):
-    """What became of a preset that was imported."""
+    """Import result of one preset."""
 
     id: str
     result: Literal["created", "replaced", "unchanged"]
 
 
 class PresetResults(Page):
-    """What became of each preset."""
+    """Import results of all presets."""
 
     data: list[PresetResult]
 
 
 class Counts(BaseModel):
-    """What became of those of one kind."""
+    """Import counts of one kind."""
 
     created: int
     replaced: int
@@ -106,7 +106,7 @@ class Counts(BaseModel):
 
 
 class Imported(BaseModel):
-    """What became of an import, by kind."""
+    """Import result by kind."""
 
     object: Literal["import"]
     user: str | None
@@ -114,7 +114,7 @@ class Imported(BaseModel):
 
 
 class Share(BaseModel):
-    """Something that was shared."""
+    """A shared steering."""
 
     object: Literal["share"]
     id: str
@@ -128,7 +128,7 @@ class Share(BaseModel):
 
 
 class ShareMade(Share):
-    """The same, with the key that deletes it, which is told once."""
+    """A shared steering with the key that deletes it, which is shown only once."""
 
     key: str
 
@@ -137,17 +137,17 @@ PAIRS = 64
 
 
 class Feedback(BaseModel):
-    """One thing that somebody said of a reply."""
+    """Feedback on a reply."""
 
     model_config = ConfigDict(extra="forbid")
 
     user: str | None = Field(default=None, min_length=1, max_length=256)
-    """Who says it; with a key, its owner if not given."""
+    """The user who gives the feedback; default: the owner of the key."""
     kind: Literal["thumb", "ab", "move"]
     up: bool | None = None
-    """Of a thumb."""
+    """For a thumb: up or down."""
     steering: SteeringRequest | None = None
-    """Of the reply that a thumb is about."""
+    """For a thumb: the steering of the reply."""
     better: SteeringRequest | None = None
     worse: SteeringRequest | None = None
     before: SteeringRequest | None = None
@@ -167,20 +167,20 @@ class VectorRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     user: str | None = Field(default=None, min_length=1, max_length=256)
-    """Whose it is: nobody else can list it or steer by it. With a key, its owner's if not given."""
+    """The owner: other users can neither list it nor steer with it. Default: the owner of the key."""
     name: str = Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$")
-    """It steers as the feature `vector/<name>`."""
+    """The vector is steered as the feature `vector/<name>`."""
     model: str | None = None
     method: Method = "diffmean"
     a: list[Sample] = Field(min_length=1, max_length=PAIRS)
-    """Texts or chats that have it."""
+    """Texts or chats with the property."""
     b: list[Sample] = Field(min_length=1, max_length=PAIRS)
-    """Such that have not; best the same in all else."""
+    """Texts or chats without it; ideally equal in all else."""
     replace: bool = False
 
 
 class ShareRequest(BaseModel):
-    """What is shared."""
+    """Request to share a steering."""
 
     model_config = ConfigDict(extra="forbid")
 

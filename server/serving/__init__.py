@@ -1,1 +1,1 @@
-"""The served model: which model, SAE revision and presets answer a request."""
+"""Served model: the model, SAE revision and presets that answer a request."""

@@ -1,9 +1,9 @@
-"""Which revision of the SAE is served, and the change to another one. Knows the store's setting; no routes, no training.
+"""Revision switch: changes the served SAE revision without a restart.
 
-The store says which revision is wanted, and what people call its features; whoever writes it there, the server follows
-within a second. Another revision
-is opened beside the one that is served, given to the engine, and then the application gets a new `Tiller`: a reply
-that runs goes on with the old one, the next request finds the new one. What cannot be opened is never served.
+The store names the wanted revision and the users' feature labels; the server polls it every second.
+A new revision is opened beside the current one and added to the engine, then the application gets a
+new `ServedModel`: running replies finish on the old one, new requests use the new one. A revision
+that fails to open is never served.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from steering.errors import BadBundle
 
 log = structlog.get_logger(__name__)
 POLL_SECONDS = 1.0
-"""Seconds between two looks at the store."""
+"""Seconds between polls of the store."""
 
 
 async def with_user_labels(served: ServedModel, bundle: Bundle) -> ServedModel:
-    """The tiller with another bundle, whose features are called what people here call them."""
+    """The same model with another bundle, under the users' labels."""
     edits = await served.store.feature_edits(bundle.info.name)
     return replace(served, catalogue=Catalogue([bundle.with_edits(edits)]))
 
 
 class RevisionSwitch:
-    """Keeps `state.served_model` at the revision that the store wants."""
+    """Keeps `state.served_model` at the revision that the store names."""
 
     def __init__(self, state: Any) -> None:  # noqa: ANN401 - starlette's State
         self.state = state
@@ -40,7 +40,7 @@ class RevisionSwitch:
         """Why the wanted revision is not served, if so."""
         self._refused: str | None = None
         self._said: str | None = None
-        """What the setting of the edits was when they were read."""
+        """Version of the label edits when they were last read."""
         self._lost = False
         self._one_at_a_time = asyncio.Lock()
 
@@ -49,7 +49,7 @@ class RevisionSwitch:
         return self.state.served_model
 
     async def watch(self) -> None:
-        """Follow the store for good."""
+        """Poll the store forever."""
         pinned = False
         while True:
             try:
@@ -61,20 +61,21 @@ class RevisionSwitch:
                     log.warning("the store is there again")
                 self._lost = False
             except Unavailable as error:
-                if not self._lost:  # /health tells it for as long as it lasts
+                if not self._lost:  # /health reports it while it lasts
                     log.error("the store is lost", why=str(error))
                 self._lost = True
             except Exception as error:
-                self.error = f"cannot look which revision is wanted: {error}"
+                self.error = f"cannot read the wanted revision: {error}"
                 log.exception("looking for another revision failed")
             await self._tiller.store.changed(POLL_SECONDS)
 
     async def sync(self) -> None:
-        """Serve what the store names, unless it is served or was refused before, under the labels that it has by now."""
+        """Serve the revision that the store names, unless it is served or has failed before, with
+        the current labels."""
         async with self._one_at_a_time:
             served = self._tiller
             said = await served.store.setting(edits_setting(served.model))
-            if said != self._said:  # here or by another server
+            if said != self._said:  # by this server or another
                 self.state.served_model = served = await with_user_labels(served, served.bundle)
                 self._said = said
             wanted = await served.store.setting(revision_setting(served.model)) or served.revisions.info.revision
@@ -84,10 +85,11 @@ class RevisionSwitch:
                 try:
                     await self._serve(wanted)
                 except BadBundle:
-                    pass  # it is logged, and /health tells it
+                    pass  # it is logged, and /health reports it
 
     async def activate(self, revision: str) -> str:
-        """Serve a revision and have the store say so; return the one before. Raises BadBundle, and then nothing changed."""
+        """Serve a revision and write it to the store; return the previous one. Raises BadBundle and
+        then changes nothing."""
         async with self._one_at_a_time:
             served = self._tiller
             before = served.bundle.info.revision
@@ -97,18 +99,19 @@ class RevisionSwitch:
         return before
 
     async def relabel(self) -> None:
-        """Serve the same revision with what people call its features by now."""
+        """Serve the same revision with the current labels."""
         async with self._one_at_a_time:
             self.state.served_model = await with_user_labels(self._tiller, self._tiller.bundle)
 
     async def _serve(self, revision: str) -> None:
-        # Asked before it is opened: files that come in between are to be looked at again.
+        # Computed before opening: files that arrive in between count as a change, and trigger a
+        # retry.
         were_there = revision in self._tiller.revisions.names()
         try:
             await self._take(await self._open(revision))
         except BadBundle as error:
             before, self.error = self.error, f"revision {revision!r} is not served: {error}"
-            if were_there:  # else its files may still be on their way here
+            if were_there:  # otherwise its files may still be arriving
                 self._refused = revision
             if before != self.error:
                 served = self._tiller.bundle.info.revision
@@ -134,7 +137,7 @@ class RevisionSwitch:
             self.state.served_model = await with_user_labels(self._tiller, opened)
 
     async def _pin_presets(self) -> None:
-        """Give presets that were saved before there were snapshots theirs, while their features are there."""
+        """Add feature snapshots to presets saved before snapshots existed, while their features exist."""
         served = self._tiller
         for preset in await served.store.presets():
             pinned = served.bundle.pinned(preset)
@@ -142,4 +145,4 @@ class RevisionSwitch:
                 try:
                     await served.store.save_preset(pinned, based_on=preset.version)
                 except Conflict:
-                    pass  # whoever changed it in between has pinned it
+                    pass  # a concurrent change has added them

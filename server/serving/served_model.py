@@ -1,7 +1,8 @@
-"""What a request means: which model, preset and steering, checked against catalogue and policy. Knows no routes.
+"""Served model: resolves model ids, presets and steering, checked against catalogue and policy.
 
-`Tiller` holds the collaborators of every route; another revision of the SAE is another `Tiller`. `choose` is the only
-way to a `Choice`, and the engine is only reached through `admission`, which takes nothing that was not decided on.
+`ServedModel` holds the collaborators of every route; another SAE revision is another `ServedModel`.
+Only `choose` makes a `SteeringChoice`, and the engine is only reached through `admission`, which
+rejects anything that was not authorized.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,28 +46,29 @@ class ServedModel:
     store: Store
     settings: Settings
     revisions: Revisions
-    """Of the bundle, on disk."""
+    """The bundle's revisions on disk."""
     policy: Policy = DEFAULT_POLICY
     guards: Guards | None = None
-    """What reads prompts and replies, where somebody has set it up."""
+    """Guards that check prompts and replies, if configured."""
 
     @property
     def admission(self) -> Admission:
-        """The way to the engine."""
+        """Access to the engine for authorized requests."""
         return Admission(self.engine)
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that is served; its name is the model's."""
+        """The served bundle; its name is the model's."""
         return next(iter(self.catalogue.bundles.values()))
 
     @property
     def model(self) -> str:
-        """The model's id on the wire."""
+        """The model id in the API."""
         return self.bundle.info.name
 
     async def preset(self, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
-        """A preset of the bundle or of the store; what a caller may not see is as if it were not there."""
+        """A preset of the bundle or of the store; one that the caller may not see raises the same
+        404 as a missing one."""
         if shipped := next((p for p in self.bundle.presets if p.id == preset_id), None):
             return shipped
         for tenant in dict.fromkeys((caller.tenant, "")):
@@ -76,7 +78,7 @@ class ServedModel:
         return None
 
     async def presets(self, caller: Caller = ANYONE) -> list[Preset]:
-        """The bundle's presets, then the saved ones that a caller may see; of two with one id, their tenant's."""
+        """The bundle's presets, then the saved ones that the caller may see; of two with one id, their tenant's."""
         held = [
             p for p in filter(self._if_of_this_bundle, await self.store.presets()) if p.tenant in ("", caller.tenant)
         ]
@@ -85,13 +87,14 @@ class ServedModel:
         return [*self.bundle.presets, *seen]
 
     def _if_of_this_bundle(self, saved: Preset | None) -> Preset | None:
-        """Let through what was saved for this bundle; others' presets wait in the store until theirs is served."""
+        """The preset if it was saved for this bundle; presets for other bundles stay in the store."""
         return saved if saved and saved.model == self.model else None
 
     async def choose(
         self, model: str | None, steering: SteeringRequest | None, *, user: str | None = None, caller: Caller = ANYONE
     ) -> SteeringChoice:
-        """Check a request's model and steering; vectors are those of the caller's `user`. Raises ApiError and SteeringError."""
+        """Resolve and authorize a request's model and steering; vectors are those of the caller's
+        `user`. Raises ApiError and SteeringError."""
         asked = steering or SteeringRequest()
         by_model = await self._preset_of_model(model, caller)
         if asked.preset and by_model and asked.preset != by_model.id:
@@ -117,40 +120,40 @@ class ServedModel:
         return self._authorize(replace(choice, caller=caller, default=default, like=like))
 
     async def _equivalent_preset(self, spec: SteeringSpec, caller: Caller) -> Preset | None:
-        """The preset that a caller sees and whose features these are, all of them as much more or less."""
+        """The preset visible to the caller that has these features, all scaled by one factor."""
         if not spec.features:
             return None
         if (found := _find_equivalent(spec, self.bundle.presets)) or caller.has_role("researcher"):
-            return found  # who may steer by anything needs no saved one
+            return found  # a role without steering limits needs no preset
         try:
             return _find_equivalent(spec, await self.presets(caller))
-        except Unavailable:  # the bundle's are here, and what a role may steer by itself needs none
+        except Unavailable:  # bundle presets are loaded, and free steering needs none
             return None
 
     def _authorize(self, choice: SteeringChoice) -> SteeringChoice:
-        """The same choice with the policy's signature. Raises ApiError."""
+        """The same choice with the policy's authorization. Raises ApiError."""
         steered = PolicyInput(choice.resolved, choice.composition, self.bundle, choice.presets)
         return replace(choice, ticket=authorize(self.policy, choice.caller, steered))
 
     def check_allowed(self, resolved: Resolved, caller: Caller, presets: tuple[Preset, ...] = ()) -> None:
-        """Raise ApiError for what a caller may not steer, before it is kept."""
+        """Raise ApiError for steering that the caller may not use, before it is saved."""
         authorize(self.policy, caller, PolicyInput(resolved, compose(resolved, self.bundle), self.bundle, presets))
 
     async def _default_preset(self, asked: SteeringRequest, preset: Preset | None, caller: Caller) -> Preset | None:
-        """What the operator steers where nothing else is said; whoever names a preset has said something else."""
+        """The operator's default preset, unless the request names a preset."""
         name = caller.default_preset or self.settings.default_preset
         if not name or preset is not None or not asked.default:
             return None
         found = await self.preset(name)
         if found is None:
             raise ApiError(
-                503, f"the default preset {name!r} is not here; whoever runs this server has to mend that",
+                503, f"the default preset {name!r} does not exist; the operator of this server has to fix that",
                 code="default_missing", kind="unavailable_error", headers={"Retry-After": "60"},
             )  # fmt: skip
         return found
 
     async def apply_guards(self, choice: SteeringChoice, request: Generation) -> SteeringChoice:
-        """The choice as the guards leave it: where the model would refuse by itself, unsteered. Raises CannotRead."""
+        """The choice after the guards: unsteered where the model itself would refuse. Raises CannotRead."""
         if self.guards is None:
             return choice
         verdict = await self.guards.check_prompt(request)
@@ -163,7 +166,8 @@ class ServedModel:
         return self._authorize(plain)
 
     async def vectors(self, user: str | None, spec: SteeringSpec) -> dict[str, FeatureSnapshot]:
-        """Those vectors among a spec's features that this user has; another's is as if it did not exist."""
+        """The vectors of this user among a spec's features; another user's vector raises the same
+        error as a missing one."""
         names = [f.id.removeprefix(VECTOR) for f in spec.features if f.id.startswith(VECTOR)] if user else []
         held = [await self.store.vector(user or "", self.model, name) for name in names]
         return {v.snapshot.id: v.snapshot for v in held if v}
@@ -171,9 +175,9 @@ class ServedModel:
     def _scale_to_budget(
         self, spec: SteeringSpec, pins: Mapping[str, FeatureSnapshot]
     ) -> tuple[Resolved, float | None]:
-        """Resolve a spec, made weaker until its push is as long as is allowed; by how much, if so."""
+        """Resolve a spec, scaled down to the maximum push; returns the factor, if any."""
         factor, tried = 1.0, spec
-        for _ in range(12):  # a dose is no straight line, so the first guess need not be the last
+        for _ in range(12):  # a dose is not linear in the push, so one step may not be enough
             with _locate_spec_errors():
                 longest = max(self.catalogue.resolve(tried, pins).push_norm.values(), default=0.0)
             if longest <= self.settings.max_push:
@@ -183,7 +187,8 @@ class ServedModel:
         return self.resolve(tried, pins), None if factor == 1.0 else round(factor, 4)
 
     def resolve(self, spec: SteeringSpec, pins: Mapping[str, FeatureSnapshot]) -> Resolved:
-        """Resolve a spec, with its preset's snapshots, and hold it against the policy. Raises UnknownFeature and BadStrength."""
+        """Resolve a spec with its preset's snapshots, and check it against the policy. Raises
+        UnknownFeature and BadStrength."""
         if len(spec.features) > self.settings.max_features:
             raise BadStrength(
                 f"{len(spec.features)} features; this server steers at most {self.settings.max_features} at once"
@@ -218,7 +223,7 @@ class ServedModel:
         if preset := await self.preset(preset_id, caller):
             return preset
         raise bad_request(
-            f"no preset {preset_id!r}; GET /v1/presets lists those there are",
+            f"no preset {preset_id!r}; GET /v1/presets lists the presets",
             param="steering.preset",
             code="unknown_preset",
         )
@@ -230,7 +235,8 @@ def _find_equivalent(spec: SteeringSpec, presets: Sequence[Preset]) -> Preset | 
 
 @contextmanager
 def _locate_spec_errors() -> Iterator[None]:
-    """Name the place of what only shows once preset, features and scale are one: a 33rd feature, an overflow."""
+    """Name the location of errors that only appear once preset, features and scale are merged: a
+    33rd feature, an overflow."""
     try:
         yield
     except ValidationError as error:
@@ -241,7 +247,7 @@ def _locate_spec_errors() -> Iterator[None]:
 
 @contextmanager
 def _locate_unknown_feature(asked: SteeringRequest) -> Iterator[None]:
-    """Name the place of an unknown feature, where the request names it and not its preset."""
+    """Name the location of an unknown feature if the request names it, and not its preset."""
     try:
         yield
     except UnknownFeature as error:

@@ -1,4 +1,4 @@
-"""Steering choice: what a checked request steers, and how its reply reports it."""
+"""Steering choice: the resolved steering of a request, and how its reply reports it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ GUARD_MESSAGES = {
 
 @dataclass(frozen=True)
 class SteeringWarning:
-    """Something that was done as asked, but that the caller should know."""
+    """A warning about something that was done as requested."""
 
     code: str
     feature: str
@@ -29,7 +29,7 @@ class SteeringWarning:
 
 @dataclass(frozen=True, eq=False)
 class SteeringChoice:
-    """A checked request: what to steer, and how to tell it."""
+    """A resolved request: what to steer, and how to report it."""
 
     model: str
     preset: Preset | None
@@ -38,28 +38,28 @@ class SteeringChoice:
     composition: Composition
     coherence: bool = False
     cut: float | None = None
-    """By what all strengths were multiplied, where the sum was too long and the caller asked for that."""
+    """Factor on all strengths, if the summed push was too long and the caller asked for `cut`."""
     pins: Mapping[str, FeatureSnapshot] = field(default_factory=dict)
-    """The preset's snapshots and the user's own vectors, as they were resolved with."""
+    """The preset's snapshots and the user's own vectors, as used for resolving."""
     ticket: str = ""
-    """The policy's signature."""
+    """The policy's authorization."""
     caller: Caller = ANYONE
     default: Preset | None = None
-    """The operator's, where the request left it on; it lies under all else."""
+    """The operator's default preset, if the request leaves it on; it is merged in below everything else."""
     verdict: Verdict | None = None
-    """What the guards said of it; None where there are none."""
+    """The guards' verdict; None without guards."""
     like: Preset | None = None
-    """One that steers just this, where none was named: a page sends sliders."""
+    """A preset with the same steering, if none was named: a page sends sliders."""
 
     @property
     def presets(self) -> tuple[Preset, ...]:
-        """Where features come from."""
+        """Presets that features come from."""
         return tuple(p for p in (self.default, self.preset, self.like) if p)
 
     def generation_request(self, chat: EncodedChat, sampling: Sampling) -> Generation:
-        """The engine's request: which prompt tokens are steered follows from the scope."""
+        """The engine's request: the scope decides which prompt tokens are steered."""
         n, scope = len(chat.ids), self.resolved.spec.scope
-        # What is drawn first is read off the last prompt token, so `generated` begins there.
+        # The first new token is sampled at the last prompt token, so `generated` begins there.
         steered = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
         return Generation(
             chat.ids,
@@ -75,7 +75,7 @@ class SteeringChoice:
         )
 
     def applied_summary(self) -> dict[str, Any]:
-        """What was applied, as every reply carries it."""
+        """Steering that was applied, as every reply reports it."""
         spec = self.resolved.spec
         told = (
             {} if self.verdict is None else {"guards": self.verdict.to_dict(scores=self.caller.has_role("researcher"))}
@@ -98,7 +98,7 @@ class SteeringChoice:
         )
 
     def warnings(self) -> list[SteeringWarning]:
-        """What the caller should know of the doses, of how features go together, and of a cut."""
+        """Warnings about doses, about combinations of features, and about a cut."""
         its_own = {f.id for p in self.presets for f in p.steering.features}
         found = [
             w
@@ -125,7 +125,7 @@ def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[Steeri
         said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
         return [*found, SteeringWarning("not_measured", a.feature.id, said)]
     told = a.feature.calibration
-    if told and told.points and not told.works and not of_preset:  # a preset was made of what works together
+    if told and told.points and not told.works and not of_preset:  # a preset is made of features that work together
         said = f"{name}: no dose of it had an effect that a random direction does not have"
         found.append(SteeringWarning("no_effect", a.feature.id, said))
     edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0
@@ -136,7 +136,7 @@ def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[Steeri
 
 
 def steering_headers(choices: Sequence[SteeringChoice]) -> dict[str, str]:
-    """The headers by which whoever passes replies on can tell that one was steered, and by what; of several, one after the other."""
+    """Headers that tell proxies whether a reply was steered, and by what; several values in sequence."""
     told = {
         "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
         "X-Tiller-Steering": [c.resolved.fingerprint for c in choices],

@@ -1,4 +1,4 @@
-"""A backup: everything that a store keeps, as lines of JSON, the same for every store. Knows text; opens neither files nor stores."""
+"""Backup format: all records of a store as lines of JSON, the same for every store."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from server.store.base import BadStore
 from server.store.models import SESSION, Record
 
 FORMAT = {"tiller": "backup", "version": 1}
-"""The first line; the last one tells how many records there are."""
+"""The first line; the last one has the number of records."""
 _RECORD = TypeAdapter(Record)
 
 
@@ -23,15 +23,15 @@ def lines(records: Iterable[Record]) -> Iterator[str]:
 
 
 def read(text: str) -> list[Record]:
-    """The records of a backup. Raises BadStore if it is none, of a newer version, or cut off."""
-    rows = text.rstrip("\n").split("\n")  # other ends of lines may stand in what was said
+    """The records of a backup. Raises BadStore for another format, a newer version, or a truncated file."""
+    rows = text.rstrip("\n").split("\n")  # messages may contain other line ends
     try:
         first, *middle, last = [json.loads(row) for row in rows]
         records = [_RECORD.validate_python(row) for row in middle]
     except (ValueError, ValidationError, RecursionError) as error:
-        raise BadStore("this is no backup, or its end is missing") from error
+        raise BadStore("this is not a backup, or its end is missing") from error
     if not isinstance(first, dict) or first.get("tiller") != "backup":
-        raise BadStore("this is no backup of Tiller")
+        raise BadStore("this is not a backup of Tiller")
     if first.get("version") != FORMAT["version"]:
         raise BadStore("this backup was made by a newer version of Tiller; update")
     if last != {"records": len(records)}:
@@ -40,5 +40,5 @@ def read(text: str) -> list[Record]:
 
 
 def records_to_keep(records: Iterable[Record]) -> list[Record]:
-    """What a backup is to hold: all but what signs browsers' cookies, for whoever has that can make some."""
+    """Records for a backup: all but the secret that signs session cookies, which could be used to forge some."""
     return [r for r in records if not (r.kind == "setting" and r.value.get("key") == SESSION)]

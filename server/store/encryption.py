@@ -1,7 +1,7 @@
-"""What people give to learn from, unreadable on disk. Knows one key and texts; no store and no route.
+"""Text encryption: users' training texts, encrypted at rest.
 
-AES-SIV (RFC 5297): the same text of the same person is sealed to the same, so that nothing is kept twice; a text that was
-changed, or laid under somebody else's name, cannot be opened.
+AES-SIV (RFC 5297): equal texts of one user have equal ciphertexts, so duplicates are found; a text
+that was modified, or moved to another user, fails to decrypt.
 """
 
 import base64
@@ -24,24 +24,24 @@ from server.store.models import LiveText
 log = structlog.get_logger(__name__)
 MARK = "sealed:1:"
 FILE = "text.key"
-"""In the data directory, where no key is named."""
+"""Key file in the data directory, used if no key is configured."""
 
 
 class Unreadable(ValueError):
-    """Sealed with another key, or changed."""
+    """Encrypted with another key, or modified."""
 
 
 @dataclass(frozen=True)
 class TextEncryption:
-    """One key."""
+    """Encryption with one key."""
 
     secret: str = field(repr=False)
 
     @staticmethod
     def from_settings(settings: Settings) -> "TextEncryption":
-        """The key that the settings name, or the one of the data directory, which is made when it is first needed.
+        """The configured key, or the one in the data directory, created on first use.
 
-        Raises BadStore where it can neither be read nor made.
+        Raises BadStore if it can be neither read nor created.
         """
         if settings.text_key:
             return TextEncryption(settings.text_key.get_secret_value())
@@ -54,11 +54,11 @@ class TextEncryption:
             raise BadStore(f"the key for people's texts cannot be read or made: {error}") from error
 
     def encrypt(self, text: str, whose: str) -> str:
-        """Seal a text."""
+        """Encrypt a text."""
         return MARK + base64.b64encode(self._cipher.encrypt(text.encode(), [whose.encode()])).decode()
 
     def decrypt(self, sealed: str, whose: str) -> str:
-        """Read a text; one that was kept before there were seals is as it is. Raises Unreadable."""
+        """Decrypt a text; one stored before encryption was introduced is returned as it is. Raises Unreadable."""
         if not sealed.startswith(MARK):
             return sealed
         try:
@@ -68,7 +68,7 @@ class TextEncryption:
             raise Unreadable("sealed with another key, or changed") from error
 
     def opened(self, texts: Sequence[LiveText]) -> list[LiveText]:
-        """Those that can be read."""
+        """The texts that can be decrypted."""
         found = []
         for text in texts:
             try:
@@ -85,14 +85,15 @@ class TextEncryption:
 
 
 def pseudonym(person: str) -> str:
-    """Somebody's name where only an equal one has to be found again."""
+    """Pseudonym of a user: equal names have equal pseudonyms."""
     return hashlib.sha256(b"tiller.person\0" + person.encode()).hexdigest()
 
 
 def _make(place: Path) -> None:
-    """Write a new key for its owner's eyes, whole or not at all; of two who make one at once, the first has made it."""
+    """Write a new key file, atomically, for its owner only; of two concurrent processes, the first
+    one's key is kept."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=place.parent, prefix=f".{FILE}.")  # for its owner's eyes only
+    handle, draft = tempfile.mkstemp(dir=place.parent, prefix=f".{FILE}.")  # readable by its owner only
     try:
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(48))

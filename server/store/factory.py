@@ -1,4 +1,4 @@
-"""Which store the settings mean, opened. Knows both kinds."""
+"""Store factory: opens the configured store."""
 
 from server.settings import Settings
 from server.store.base import BadStore, Store
@@ -6,7 +6,7 @@ from server.store.sqlite import SqliteStore
 
 
 def open_store(settings: Settings, *, patient: bool = False) -> Store:
-    """Redis if the settings name one, else the file in the data directory; `patient` is for work that rather waits than fails.
+    """Redis if configured, otherwise the SQLite file in the data directory; `patient` callers wait instead of failing.
 
     Raises BadStore.
     """

@@ -1,4 +1,4 @@
-"""Values that a store keeps: keys, votes, texts, shares, audit records."""
+"""Stored values: keys, votes, texts, shares, backup records."""
 
 import time
 from collections.abc import Mapping
@@ -11,35 +11,35 @@ from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 Role = Literal["viewer", "user", "creator", "researcher", "admin"]
-"""Each may do what those before it may, and more: presets; features with a measured dose; any named feature, and
-presets of one's own; vectors and measurements; everything."""
+"""Each role includes the ones before: presets; features with a measured dose; any labelled feature,
+and own presets; vectors and measurements; everything."""
 ROLES: tuple[Role, ...] = get_args(Role)
 SESSION = "session_secret"
-"""The setting that signs what browsers keep in place of a key."""
+"""Setting with the secret that signs session cookies."""
 Restored = Literal["created", "replaced", "unchanged"]
 
 
 class RateLimits(BaseModel):
-    """How much may be asked for with one key; None is as much as the server can do."""
+    """Rate limits of one key; None for no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     requests: int | None = Field(default=None, ge=1)
-    """A minute, of those that do something."""
+    """Requests per minute, not counting reads."""
     tokens: int | None = Field(default=None, ge=1)
-    """A minute, of prompts and replies together."""
+    """Tokens per minute, prompts and replies together."""
     concurrent: int | None = Field(default=None, ge=1)
-    """Replies at a time."""
+    """Concurrent replies."""
     specs: int | None = Field(default=None, ge=1)
-    """Different steerings an hour: a search for one that breaks the model needs many."""
+    """Distinct steerings per hour: a search for one that breaks the model needs many."""
 
     def with_defaults(self, usual: "RateLimits") -> "RateLimits":
-        """These, with the usual ones where nothing is said."""
+        """These limits, with defaults for those not set."""
         return RateLimits(**{**usual.model_dump(), **self.model_dump(exclude_none=True)})
 
 
 class Key(BaseModel):
-    """One key, as it is kept: its secret was shown once and is nowhere."""
+    """A stored key: its secret was shown once and is not stored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,36 +49,36 @@ class Key(BaseModel):
     digest: str
     role: Role
     tenant: str = ""
-    """Those who share what they make for each other; the empty one is whoever runs the server."""
+    """Callers with the same tenant share their presets; the operator's tenant is empty."""
     owner: str
-    """Who it is; two keys of one owner and tenant are the same person's."""
+    """Owner; two keys of one owner and tenant belong to the same person."""
     limits: RateLimits = RateLimits()
     default_preset: str | None = None
-    """What is steered where a request leaves it open; the server's own default if not given."""
+    """Preset that is applied where a request names none; default: the server's."""
     created: int
     expires: int | None = None
 
     def is_valid(self, now: float | None = None) -> bool:
-        """Whether it can still be used."""
+        """Whether the key has not expired."""
         return self.expires is None or self.expires > (time.time() if now is None else now)
 
 
 @dataclass(frozen=True)
 class LiveText:
-    """A conversation that somebody who agreed has given to learn from."""
+    """A conversation of a consenting user, for training."""
 
     user: str
     messages: str
-    """JSON, as a chat's."""
+    """JSON, in the format of a chat's messages."""
     created: float
 
 
 @dataclass(frozen=True)
 class StoredVote:
-    """What somebody said of one slider."""
+    """A vote on one slider."""
 
     subject: str
-    """`preset:<id>`, about its scale, or `feature:<id>`."""
+    """`preset:<id>`, for its scale, or `feature:<id>`."""
     dose: float
     liked: float
     weight: float
@@ -87,7 +87,7 @@ class StoredVote:
 
 @dataclass(frozen=True)
 class VoteBatch:
-    """The votes that somebody gave at once."""
+    """Votes of one feedback."""
 
     kind: str
     votes: tuple[StoredVote, ...]
@@ -95,35 +95,35 @@ class VoteBatch:
 
 @dataclass(frozen=True)
 class UserData:
-    """What is kept for one model that a user may take along."""
+    """A user's data for one model, for export."""
 
     presets: tuple[Preset, ...] = ()
     edits: Mapping[int, FeatureEdit] = field(default_factory=dict)
-    """By the feature's number."""
+    """By feature number."""
     vectors: tuple[Vector, ...] = ()
     said: tuple[VoteBatch, ...] = ()
 
 
 @dataclass(frozen=True)
 class Share:
-    """Something that whoever has its id can read."""
+    """A share, readable by anyone with its id."""
 
     id: str
     key: str
-    """SHA-256 of what deletes it."""
+    """SHA-256 of the key that deletes it."""
     content: str
     """JSON."""
     created: int
     expires: int
     tenant: str = ""
     owner: str = ""
-    """Whose key made it; empty where there were none."""
+    """Owner of the key that created it; empty without keys."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One thing that is kept, as a backup holds it."""
+    """One record of a backup."""
 
     kind: Literal["preset", "setting", "consent", "text", "said", "edit", "vector", "share", "key"]
     value: Mapping[str, Any]
-    """JSON; whose it is stands in it."""
+    """JSON, the owner included."""

@@ -1,7 +1,8 @@
-"""The store of several servers: one Redis, every write one transaction. Knows Redis' commands; nothing of who shares it.
+"""Redis store: state shared by several servers, each write in one transaction.
 
-A write reads what it depends on under WATCH and writes in MULTI: if somebody else came in between, it begins again.
-Whether a confirmed write outlives a crash of Redis is Redis' own setting (`appendonly`, `appendfsync`).
+A write reads its inputs under WATCH and writes in MULTI; if another client changed them in between,
+it is retried. Whether a confirmed write survives a crash of Redis depends on Redis' settings
+(`appendonly`, `appendfsync`).
 """
 
 import asyncio
@@ -32,30 +33,30 @@ VERSION = 1
 PRESETS, SETTINGS, CONSENTS, SHARES, KEYS = (
     f"{PREFIX}{name}" for name in ("presets", "settings", "consents", "shares", "keys")
 )
-"""Hashes: place → preset, name → value, user → since when, id → share, id → key."""
+"""Hashes: place → preset, name → value, user → consent time, id → share, id → key."""
 TEXTS, TEXTS_EXPIRE, SHARES_EXPIRE = f"{PREFIX}texts", f"{PREFIX}texts:expire", f"{PREFIX}shares:expire"
-"""A hash, id → conversation; sorted sets by when things expire."""
+"""A hash, id → conversation; sorted sets of expiry times."""
 COUNTER, LISTED = f"{PREFIX}counter", f"{PREFIX}listed"
-"""The number of the newest conversation; a set of the keys below."""
+"""Number of the newest conversation; a set of the keys below."""
 CHANGED, QUIET = f"{PREFIX}changed", "audit:"
-"""Where changes of settings are told, and the settings that change with each reply and concern nobody."""
+"""Channel for changed settings, and the prefix of settings that change with each reply and are not announced."""
 EVERYBODYS = (PRESETS, SETTINGS, CONSENTS, SHARES, SHARES_EXPIRE, KEYS, TEXTS, TEXTS_EXPIRE)
 log = structlog.get_logger(__name__)
 Change = Callable[[Pipeline], Awaitable[T]]
 
 
 def place_of(url: str) -> str:
-    """Where a Redis is, for people; its password stays in the address. Raises BadStore."""
+    """Address of a Redis for messages, without its password. Raises BadStore."""
     try:
         place = parse_url(url)
     except ValueError as error:
-        raise BadStore(f"redis_url is no address of a Redis: {error}") from error
+        raise BadStore(f"redis_url is not a Redis URL: {error}") from error
     return place.get("path") or f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
 
 
 @contextmanager
 def reached(where: str) -> Iterator[None]:
-    """Raises Unavailable for whatever goes wrong between us and Redis."""
+    """Raises Unavailable for any error of the connection to Redis."""
     try:
         yield
     except RedisError as error:
@@ -78,17 +79,17 @@ def _vectors_of(user: str, model: str) -> str:
 
 
 def _edits_of(bundle: str) -> str:
-    """A hash: number → what is said."""
+    """A hash: number → edit."""
     return f"{PREFIX}edits:{json.dumps([bundle])}"
 
 
 class RedisStore:
-    """Correct for any number of processes and machines. Belongs to the event loop that first uses it."""
+    """Safe for any number of processes and machines. Belongs to the event loop that first uses it."""
 
     name = "redis"
 
     def __init__(self, url: str, *, patient: bool = False) -> None:
-        """With `patient`, whoever asks waits until Redis is there, where others are told that it is not. Raises BadStore."""
+        """With `patient`, calls wait for Redis, instead of raising Unavailable. Raises BadStore."""
         self._patient, self._in_turn = patient, asyncio.Lock()
         retry = Retry(ConstantBackoff(0.5), -1) if patient else Retry(NoBackoff(), 1)
         self._where = place_of(url)
@@ -99,7 +100,7 @@ class RedisStore:
         )
 
     async def presets(self) -> list[Preset]:
-        """All saved presets, in the order of their names."""
+        """All saved presets, by name."""
         bodies = await self._ask(self._redis.hvals(PRESETS))
         return write_rules.in_order(map(Preset.model_validate_json, bodies))
 
@@ -109,7 +110,7 @@ class RedisStore:
         return Preset.model_validate_json(body) if body else None
 
     async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
-        """Create or replace. Raises Conflict if `based_on` is not the version held."""
+        """Create or replace. Raises Conflict if `based_on` is not the stored version."""
 
         async def save(pipe: Pipeline) -> Preset:
             place = write_rules.place_of(preset.id, preset.tenant)
@@ -123,33 +124,33 @@ class RedisStore:
         return await self._change(save, PRESETS)
 
     async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
-        """Forget a preset; whether there was one."""
+        """Delete a preset; whether it existed."""
         return await self._ask(self._redis.hdel(PRESETS, write_rules.place_of(preset_id, tenant))) > 0
 
     async def setting(self, key: str) -> str | None:
-        """A remembered setting."""
+        """A setting."""
         return await self._ask(self._redis.hget(SETTINGS, key))
 
     async def first_setting(self, key: str, value: str) -> str:
-        """Remember a setting unless there is one; what is remembered then."""
+        """Set a setting unless it exists; returns the stored value."""
         await self._ask(self._redis.hsetnx(SETTINGS, key, value))
         return await self._ask(self._redis.hget(SETTINGS, key))
 
     async def set_setting(self, key: str, value: str) -> None:
-        """Remember a setting."""
+        """Set a setting."""
         await self._ask(self._redis.hset(SETTINGS, key, value))
         if not key.startswith(QUIET):
             await self._ask(self._redis.publish(CHANGED, key))
 
     async def changed(self, seconds: float) -> None:
-        """Wait until somebody may have changed a setting or an edit, so long at most; while Redis is lost, so long."""
+        """Wait for a change of a setting or an edit, up to a timeout; while Redis is unavailable, for the timeout."""
         end = time.monotonic() + seconds
         try:
             if self._ear is None:
                 ear = self._redis.pubsub(ignore_subscribe_messages=True)
                 await ear.subscribe(CHANGED)
                 self._ear = ear
-                return  # what was changed before there was an ear was not heard
+                return  # changes before the subscription were missed
             while (left := end - time.monotonic()) > 0:
                 if await self._ear.get_message(timeout=left):
                     return
@@ -158,18 +159,18 @@ class RedisStore:
             await asyncio.sleep(max(0.0, end - time.monotonic()))
 
     async def consent(self, user: str) -> bool:
-        """Whether this user's conversations may be learnt from."""
+        """Whether a user consents to training on their conversations."""
         return bool(await self._ask(self._redis.hexists(CONSENTS, user)))
 
     async def set_consent(self, user: str, agreed: bool) -> None:
-        """Remember what they say; with a no, what they gave before is deleted in the same transaction."""
+        """Set a user's consent; withdrawing it deletes their texts in the same transaction."""
         if agreed:
             await self._ask(self._redis.hsetnx(CONSENTS, user, repr(time.time())))
         else:
             await self._forget(user, consent=True)
 
     async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
-        """Keep a conversation of a user who agreed; the same transaction drops their oldest and all that expired."""
+        """Keep a conversation of a consenting user; the same transaction deletes their oldest and all expired ones."""
         digest, now = write_rules.digest(messages), time.time()
 
         async def keep(pipe: Pipeline) -> bool:
@@ -197,7 +198,7 @@ class RedisStore:
         return await self._change(keep, CONSENTS, TEXTS_EXPIRE, _texts_of(user))
 
     async def live_texts(self, user: str | None = None) -> list[LiveText]:
-        """All that is kept, or what is kept of one user, and has not expired, oldest first."""
+        """All texts, or one user's, that have not expired, oldest first."""
         if user is None:
             rows = await self._ask(self._redis.hgetall(TEXTS))
         else:
@@ -209,15 +210,15 @@ class RedisStore:
         return [LiveText(t["user"], t["messages"], t["created"]) for t in texts if t["expires"] >= now]
 
     async def consented_texts(self) -> int:
-        """How many conversations are kept of all users, and have not expired."""
+        """Number of all users' texts that have not expired."""
         return await self._ask(self._redis.zcount(TEXTS_EXPIRE, time.time(), "+inf"))
 
     async def forget_texts(self, user: str) -> int:
-        """Delete what a user gave; how much there was."""
+        """Delete a user's texts; returns how many."""
         return await self._forget(user, consent=False)
 
     async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
-        """Remember what was said at once, under one number, and drop what is too old."""
+        """Add the votes of one feedback, under one number, and delete the oldest above the limit."""
         key = _votes_of(user, model)
 
         async def add(pipe: Pipeline) -> None:
@@ -228,12 +229,12 @@ class RedisStore:
         await self._change(add, key)
 
     async def votes(self, user: str, model: str) -> list[StoredVote]:
-        """What a user has said, oldest first."""
+        """A user's votes, oldest first."""
         rows = await self._ask(self._redis.lrange(_votes_of(user, model), 0, -1))
         return [vote for _, _, vote in map(_read_votes, rows)]
 
     async def drop_votes(self, user: str, model: str, *, last: bool) -> int:
-        """Forget what was said last, or everything."""
+        """Delete the votes of the last feedback, or all."""
         key = _votes_of(user, model)
 
         async def drop(pipe: Pipeline) -> int:
@@ -249,13 +250,13 @@ class RedisStore:
         return await self._change(drop, key)
 
     async def feature_edits(self, bundle: str) -> dict[int, FeatureEdit]:
-        """What people say of a bundle's features, by number."""
+        """Edits of a bundle's features, by number."""
         return _edits(await self._ask(self._redis.hgetall(_edits_of(bundle))))
 
     async def edit_feature(
         self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None
     ) -> FeatureEdit:
-        """Change what is said of a feature; where nothing is said any more, it goes."""
+        """Edit a feature; an empty edit is deleted."""
         key = _edits_of(bundle)
 
         async def change(pipe: Pipeline) -> FeatureEdit:
@@ -272,16 +273,17 @@ class RedisStore:
         return await self._change(change, key)
 
     async def vectors(self, user: str, model: str) -> list[Vector]:
-        """A user's vectors for a model, in the order of their names."""
+        """A user's vectors for a model, by name."""
         return _vectors(await self._ask(self._redis.hgetall(_vectors_of(user, model))))
 
     async def vector(self, user: str, model: str, name: str) -> Vector | None:
-        """One of them; nobody else's."""
+        """One vector of this user."""
         body = await self._ask(self._redis.hget(_vectors_of(user, model), name))
         return Vector.model_validate_json(body) if body else None
 
     async def save_vector(self, user: str, model: str, vector: Vector, *, replace: bool, most: int) -> None:
-        """Keep a vector. Raises Conflict if its name is taken and not to be replaced, or `most` are kept."""
+        """Save a vector. Raises Conflict if the name exists and `replace` is not set, or if there
+        are `most` already."""
         key = _vectors_of(user, model)
 
         async def save(pipe: Pipeline) -> None:
@@ -292,7 +294,7 @@ class RedisStore:
         await self._change(save, key)
 
     async def delete_vector(self, user: str, model: str, name: str) -> bool:
-        """Forget a vector; whether there was one."""
+        """Delete a vector; whether it existed."""
         key = _vectors_of(user, model)
 
         async def delete(pipe: Pipeline) -> bool:
@@ -307,7 +309,7 @@ class RedisStore:
         return await self._change(delete, key)
 
     async def user_data(self, user: str, model: str) -> UserData:
-        """All presets of a model, and what this user has said and made, as of one moment."""
+        """All presets of a model, and a user's data, as one snapshot."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hvals(PRESETS)
             pipe.hgetall(_edits_of(model))
@@ -325,7 +327,7 @@ class RedisStore:
     async def restore(
         self, user: str, model: str, kept: UserData, *, replace: bool, votes: int, vectors: int
     ) -> dict[str, Restored]:
-        """Write it in one transaction. Raises Taken and Conflict, and then nothing is written."""
+        """Write imported data in one transaction. Raises AlreadyExists and Conflict, and then writes nothing."""
         keys = PRESETS, _edits_of(model), _vectors_of(user, model), _votes_of(user, model)
 
         async def write(pipe: Pipeline) -> dict[str, Restored]:
@@ -364,7 +366,7 @@ class RedisStore:
         return await self._change(write, *keys)
 
     async def erase(self, person: str, tenant: str, owner: str | None) -> dict[str, int]:
-        """Delete all of a person's in one transaction, and have what Redis writes down forget it, too."""
+        """Delete all data of a user in one transaction, and rewrite Redis' append-only file without it."""
         keys = LISTED, PRESETS, SHARES, TEXTS, CONSENTS
 
         async def erase(pipe: Pipeline) -> dict[str, int]:
@@ -404,7 +406,7 @@ class RedisStore:
         return gone
 
     async def add_share(self, share: Share, *, most: int) -> None:
-        """Keep a share; the same transaction drops those that have expired. Raises Conflict if `most` are kept."""
+        """Save a share; the same transaction deletes expired ones. Raises Conflict if there are `most` already."""
 
         async def add(pipe: Pipeline) -> None:
             gone = await _now(pipe.zrangebyscore(SHARES_EXPIRE, "-inf", f"({int(time.time())}"))
@@ -418,13 +420,13 @@ class RedisStore:
         await self._change(add, SHARES_EXPIRE)
 
     async def share(self, share_id: str) -> Share | None:
-        """One that has not expired."""
+        """A share that has not expired."""
         body = await self._ask(self._redis.hget(SHARES, share_id))
         found = Share(**json.loads(body)) if body else None
         return found if found and found.expires >= int(time.time()) else None
 
     async def delete_share(self, share_id: str) -> bool:
-        """Forget a share; whether there was one."""
+        """Delete a share; whether it existed."""
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hdel(SHARES, share_id)
             pipe.zrem(SHARES_EXPIRE, share_id)
@@ -432,20 +434,20 @@ class RedisStore:
         return gone > 0
 
     async def keys(self) -> list[Key]:
-        """All keys, the oldest first."""
+        """All keys, oldest first."""
         bodies = await self._ask(self._redis.hvals(KEYS))
         return sorted(map(Key.model_validate_json, bodies), key=lambda k: (k.created, k.id))
 
     async def add_key(self, key: Key) -> None:
-        """Keep a key."""
+        """Add a key."""
         await self._ask(self._redis.hset(KEYS, key.id, key.model_dump_json()))
 
     async def delete_key(self, key_id: str) -> bool:
-        """Forget a key; whether there was one."""
+        """Delete a key; whether it existed."""
         return await self._ask(self._redis.hdel(KEYS, key_id)) > 0
 
     async def records(self) -> list[Record]:
-        """Everything that is kept, as of one moment."""
+        """A snapshot of all records."""
 
         async def read(pipe: Pipeline) -> list[Record]:
             return await _all_records(pipe)
@@ -453,7 +455,7 @@ class RedisStore:
         return await self._change(read, LISTED, *EVERYBODYS)
 
     async def put_records(self, records: Sequence[Record], *, replace: bool) -> None:
-        """Have the store hold this and nothing else, in one transaction."""
+        """Replace the store's content by these records, in one transaction."""
 
         async def put(pipe: Pipeline) -> None:
             held = await _all_records(pipe)
@@ -470,14 +472,14 @@ class RedisStore:
         await self._change(put, LISTED, *EVERYBODYS)
 
     async def check(self) -> None:
-        """Ask Redis; the first one to ask says which layout its keys have."""
+        """Ping Redis; the first call sets or checks the version of the key layout."""
         await self._ask(self._redis.set(f"{PREFIX}version", VERSION, nx=True))
         found = int(await self._ask(self._redis.get(f"{PREFIX}version")) or VERSION)
         if found > VERSION:
             raise BadStore(f"what is in Redis at {self._where} was written by a newer version of Tiller; update")
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         if self._ear is not None:
             await self._ear.aclose()
         await self._redis.aclose()
@@ -501,10 +503,10 @@ class RedisStore:
             return await asked
 
     async def _change(self, work: Change[T], *watched: str) -> T:
-        """Do `work`, which reads, then says `multi` and writes; if one of `watched` changes in between, do it again."""
+        """Run `work`, which reads, then calls `multi` and writes; retry if one of `watched` changes in between."""
         tried = await self._try(work, watched)
         if not tried:
-            async with self._in_turn:  # or many who change the same would disturb each other again and again
+            async with self._in_turn:  # random delay: concurrent writers of one key would collide again and again
                 while not (tried := await self._try(work, watched)):
                     pass
         return tried[0]
@@ -528,14 +530,14 @@ async def _now(asked: Any) -> Any:  # noqa: ANN401 - until `multi`, a pipeline a
 
 
 def _put(pipe: Pipeline, key: str, name: str, body: str) -> None:
-    """Into a hash that is somebody's own."""
+    """Write to a hash of one user."""
     pipe.hset(key, name, body)
     if key not in EVERYBODYS:
         pipe.sadd(LISTED, key)
 
 
 def _whose(key: str) -> list[str]:
-    """What stands behind a listed key's kind: user and model, or a bundle."""
+    """Names after a listed key's kind: user and model, or a bundle."""
     return json.loads(key[key.index("[") :])
 
 

@@ -1,4 +1,4 @@
-"""The default store: one SQLite file, write-ahead log, every commit on disk before it is confirmed."""
+"""SQLite store, the default: one file, write-ahead log, every commit on disk before it is confirmed."""
 
 import asyncio
 import json
@@ -47,13 +47,13 @@ CREATE TABLE IF NOT EXISTS keys (id TEXT PRIMARY KEY, created INTEGER NOT NULL, 
 """
 VERSION = 6
 SINCE_5 = tuple(f"ALTER TABLE shares ADD COLUMN {name} TEXT NOT NULL DEFAULT ''" for name in ("tenant", "owner"))
-"""What a file of version 5 lacks."""
+"""Statements that migrate a file from version 5."""
 TABLES = ("presets", "settings", "consents", "live", "votes", "vectors", "feature_edits", "shares", "keys")
 SHARE = "id, key, content, created, expires, tenant, owner"
 
 
 class SqliteStore:
-    """Correct for one server process; a second process may read and write beside it, too."""
+    """For one server process; further processes may read and write at the same time."""
 
     name = "sqlite"
 
@@ -61,7 +61,7 @@ class SqliteStore:
         self._lock = threading.Lock()
         try:
             make_private_folder(path.parent)
-            make_private_file(path)  # what SQLite puts beside it has the same mode
+            make_private_file(path)  # SQLite's companion files get the same mode
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
         except (OSError, sqlite3.Error) as error:
             raise BadStore(f"cannot open {str(path)!r}: {error}; choose another --data-dir") from error
@@ -81,7 +81,7 @@ class SqliteStore:
             self._db.executescript(
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;" + SCHEMA
             )
-            self._db.execute("BEGIN IMMEDIATE")  # two processes may find an old file at once
+            self._db.execute("BEGIN IMMEDIATE")  # two processes may migrate a file at once
             if "owner" not in [row[1] for row in self._db.execute("PRAGMA table_info(shares)")]:
                 for change in SINCE_5:
                     self._db.execute(change)
@@ -91,7 +91,7 @@ class SqliteStore:
             raise BadStore(f"cannot use {str(path)!r}: {error}; choose another --data-dir") from error
 
     async def presets(self) -> list[Preset]:
-        """All saved presets, in the order of their names."""
+        """All saved presets, by name."""
         rows = await self._run(lambda db: db.execute("SELECT body FROM presets").fetchall())
         return write_rules.in_order(Preset.model_validate_json(body) for (body,) in rows)
 
@@ -102,7 +102,7 @@ class SqliteStore:
         return Preset.model_validate_json(row[0]) if row else None
 
     async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
-        """Create or replace in one transaction. Raises Conflict if `based_on` is not the version held."""
+        """Create or replace in one transaction. Raises Conflict if `based_on` is not the stored version."""
 
         def save(db: sqlite3.Connection) -> Preset:
             place = write_rules.place_of(preset.id, preset.tenant)
@@ -114,17 +114,17 @@ class SqliteStore:
         return await self._run(save)
 
     async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
-        """Forget a preset; whether there was one."""
+        """Delete a preset; whether it existed."""
         place = (write_rules.place_of(preset_id, tenant),)
         return await self._run(lambda db: db.execute("DELETE FROM presets WHERE id = ?", place).rowcount > 0)
 
     async def setting(self, key: str) -> str | None:
-        """A remembered setting."""
+        """A setting."""
         row = await self._run(lambda db: db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone())
         return row[0] if row else None
 
     async def first_setting(self, key: str, value: str) -> str:
-        """Remember a setting unless there is one; what is remembered then."""
+        """Set a setting unless it exists; returns the stored value."""
 
         def first(db: sqlite3.Connection) -> str:
             db.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (key, value))
@@ -133,19 +133,19 @@ class SqliteStore:
         return await self._run(first)
 
     async def set_setting(self, key: str, value: str) -> None:
-        """Remember a setting."""
+        """Set a setting."""
         await self._run(lambda db: db.execute("REPLACE INTO settings VALUES (?, ?)", (key, value)))
 
     async def changed(self, seconds: float) -> None:
-        """Wait: there is nobody else's change to hear of but by looking."""
+        """Sleep: SQLite has no notifications, so other processes' changes are found by polling."""
         await asyncio.sleep(seconds)
 
     async def consent(self, user: str) -> bool:
-        """Whether this user's conversations may be learnt from."""
+        """Whether a user consents to training on their conversations."""
         return bool(await self._run(lambda db: db.execute("SELECT 1 FROM consents WHERE user = ?", (user,)).fetchone()))
 
     async def set_consent(self, user: str, agreed: bool) -> None:
-        """Remember what they say; with a no, what they gave before is deleted in the same transaction."""
+        """Set a user's consent; withdrawing it deletes their texts in the same transaction."""
 
         def change(db: sqlite3.Connection) -> None:
             if agreed:
@@ -159,7 +159,7 @@ class SqliteStore:
             await self._checkpoint()
 
     async def keep_text(self, user: str, messages: str, *, most: int, seconds: float) -> bool:
-        """Keep a conversation of a user who agreed; the same transaction drops their oldest and all that expired."""
+        """Keep a conversation of a consenting user; the same transaction deletes their oldest and all expired ones."""
         now = time.time()
 
         def keep(db: sqlite3.Connection) -> bool:
@@ -176,33 +176,33 @@ class SqliteStore:
         return await self._run(keep)
 
     async def live_texts(self, user: str | None = None) -> list[LiveText]:
-        """All that is kept, or what is kept of one user, and has not expired, oldest first."""
+        """All texts, or one user's, that have not expired, oldest first."""
         sql = "SELECT user, messages, created FROM live WHERE expires >= ? AND user = COALESCE(?, user) ORDER BY id"
         rows = await self._run(lambda db: db.execute(sql, (time.time(), user)).fetchall())
         return [LiveText(*row) for row in rows]
 
     async def consented_texts(self) -> int:
-        """How many conversations are kept of all users, and have not expired."""
+        """Number of all users' texts that have not expired."""
         sql = "SELECT COUNT(*) FROM live WHERE expires >= ?"
         return await self._run(lambda db: db.execute(sql, (time.time(),)).fetchone()[0])
 
     async def forget_texts(self, user: str) -> int:
-        """Delete what a user gave; how much there was."""
+        """Delete a user's texts; returns how many."""
         gone = await self._run(lambda db: db.execute("DELETE FROM live WHERE user = ?", (user,)).rowcount)
         await self._checkpoint()
         return gone
 
     async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
-        """Remember what was said at once, under one number, and drop what is too old."""
+        """Add the votes of one feedback, under one number, and delete the oldest above the limit."""
         await self._run(lambda db: _add_votes(db, user, model, kind, votes, most=most))
 
     async def votes(self, user: str, model: str) -> list[StoredVote]:
-        """What a user has said, oldest first."""
+        """A user's votes, oldest first."""
         sql = "SELECT subject, dose, liked, weight, created FROM votes WHERE user = ? AND model = ? ORDER BY id"
         return [StoredVote(*row) for row in await self._run(lambda db: db.execute(sql, (user, model)).fetchall())]
 
     async def drop_votes(self, user: str, model: str, *, last: bool) -> int:
-        """Forget what was said last, or everything."""
+        """Delete the votes of the last feedback, or all."""
         whose, who = "user = ? AND model = ?", (user, model)
         only = f" AND said = (SELECT MAX(said) FROM votes WHERE {whose})" if last else ""
         return await self._run(
@@ -210,7 +210,7 @@ class SqliteStore:
         )
 
     async def feature_edits(self, bundle: str) -> dict[int, FeatureEdit]:
-        """What people say of a bundle's features, by number."""
+        """Edits of a bundle's features, by number."""
         sql = "SELECT number, body FROM feature_edits WHERE bundle = ?"
         rows = await self._run(lambda db: db.execute(sql, (bundle,)).fetchall())
         return {number: FeatureEdit.model_validate_json(body) for number, body in rows}
@@ -218,7 +218,7 @@ class SqliteStore:
     async def edit_feature(
         self, bundle: str, number: int, changes: Mapping[str, Any], *, by: str | None
     ) -> FeatureEdit:
-        """Change what is said of a feature, in one transaction; where nothing is said any more, the row goes."""
+        """Edit a feature in one transaction; an empty edit is deleted."""
 
         def change(db: sqlite3.Connection) -> FeatureEdit:
             sql = "SELECT body FROM feature_edits WHERE bundle = ? AND number = ?"
@@ -234,19 +234,20 @@ class SqliteStore:
         return await self._run(change)
 
     async def vectors(self, user: str, model: str) -> list[Vector]:
-        """A user's vectors for a model, in the order of their names."""
+        """A user's vectors for a model, by name."""
         sql = "SELECT body FROM vectors WHERE user = ? AND model = ? ORDER BY name"
         rows = await self._run(lambda db: db.execute(sql, (user, model)).fetchall())
         return [Vector.model_validate_json(body) for (body,) in rows]
 
     async def vector(self, user: str, model: str, name: str) -> Vector | None:
-        """One of them; nobody else's."""
+        """One vector of this user."""
         sql = "SELECT body FROM vectors WHERE user = ? AND model = ? AND name = ?"
         row = await self._run(lambda db: db.execute(sql, (user, model, name)).fetchone())
         return Vector.model_validate_json(row[0]) if row else None
 
     async def save_vector(self, user: str, model: str, vector: Vector, *, replace: bool, most: int) -> None:
-        """Keep a vector in one transaction. Raises Conflict if its name is taken and not to be replaced, or `most` are kept."""
+        """Save a vector in one transaction. Raises Conflict if the name exists and `replace` is not
+        set, or if there are `most` already."""
 
         def save(db: sqlite3.Connection) -> None:
             names = [n for (n,) in db.execute("SELECT name FROM vectors WHERE user = ? AND model = ?", (user, model))]
@@ -257,12 +258,12 @@ class SqliteStore:
         await self._run(save)
 
     async def delete_vector(self, user: str, model: str, name: str) -> bool:
-        """Forget a vector; whether there was one."""
+        """Delete a vector; whether it existed."""
         sql = "DELETE FROM vectors WHERE user = ? AND model = ? AND name = ?"
         return await self._run(lambda db: db.execute(sql, (user, model, name)).rowcount > 0)
 
     async def user_data(self, user: str, model: str) -> UserData:
-        """All presets of a model, and what this user has said and made, as of one moment."""
+        """All presets of a model, and a user's data, as one snapshot."""
 
         def read(db: sqlite3.Connection) -> UserData:
             presets = [Preset.model_validate_json(b) for (b,) in db.execute("SELECT body FROM presets ORDER BY id")]
@@ -282,7 +283,7 @@ class SqliteStore:
     async def restore(
         self, user: str, model: str, kept: UserData, *, replace: bool, votes: int, vectors: int
     ) -> dict[str, Restored]:
-        """Write it in one transaction. Raises Taken and Conflict, and then nothing is written."""
+        """Write imported data in one transaction. Raises AlreadyExists and Conflict, and then writes nothing."""
 
         def write(db: sqlite3.Connection) -> dict[str, Restored]:
             done: dict[str, Restored] = {f"preset:{p.id}": _restore_preset(db, p) for p in kept.presets}
@@ -308,7 +309,7 @@ class SqliteStore:
         return await self._run(write)
 
     async def erase(self, person: str, tenant: str, owner: str | None) -> dict[str, int]:
-        """Delete all of a person's in one transaction, and what the log has of it."""
+        """Delete all data of a user in one transaction, and truncate the write-ahead log."""
 
         def erase(db: sqlite3.Connection) -> dict[str, int]:
             whose = "user = :p OR substr(user, 1, length(:p) + 1) = :p || '/'"
@@ -344,7 +345,7 @@ class SqliteStore:
         return gone
 
     async def _checkpoint(self) -> None:
-        """What was deleted is in the write-ahead log, too, until that is emptied."""
+        """Truncate the write-ahead log, which still contains deleted data."""
 
         def empty() -> None:
             with self._lock:
@@ -353,7 +354,7 @@ class SqliteStore:
         await self._in_thread(empty)
 
     async def add_share(self, share: Share, *, most: int) -> None:
-        """Keep a share; the same transaction drops those that have expired. Raises Conflict if `most` are kept."""
+        """Save a share; the same transaction deletes expired ones. Raises Conflict if there are `most` already."""
 
         def add(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM shares WHERE expires < ?", (int(time.time()),))
@@ -364,34 +365,34 @@ class SqliteStore:
         await self._run(add)
 
     async def share(self, share_id: str) -> Share | None:
-        """One that has not expired."""
+        """A share that has not expired."""
         sql = f"SELECT {SHARE} FROM shares WHERE id = ? AND expires >= ?"
         row = await self._run(lambda db: db.execute(sql, (share_id, int(time.time()))).fetchone())
         return Share(*row) if row else None
 
     async def delete_share(self, share_id: str) -> bool:
-        """Forget a share; whether there was one."""
+        """Delete a share; whether it existed."""
         return await self._run(lambda db: db.execute("DELETE FROM shares WHERE id = ?", (share_id,)).rowcount > 0)
 
     async def keys(self) -> list[Key]:
-        """All keys, the oldest first."""
+        """All keys, oldest first."""
         rows = await self._run(lambda db: db.execute("SELECT body FROM keys ORDER BY created, id").fetchall())
         return [Key.model_validate_json(body) for (body,) in rows]
 
     async def add_key(self, key: Key) -> None:
-        """Keep a key."""
+        """Add a key."""
         await self._run(lambda db: _put_key(db, key))
 
     async def delete_key(self, key_id: str) -> bool:
-        """Forget a key; whether there was one."""
+        """Delete a key; whether it existed."""
         return await self._run(lambda db: db.execute("DELETE FROM keys WHERE id = ?", (key_id,)).rowcount > 0)
 
     async def records(self) -> list[Record]:
-        """Everything that is kept, as of one moment."""
+        """A snapshot of all records."""
         return await self._run(lambda db: list(_records(db)))
 
     async def put_records(self, records: Sequence[Record], *, replace: bool) -> None:
-        """Have the store hold this and nothing else, in one transaction."""
+        """Replace the store's content by these records, in one transaction."""
 
         def put(db: sqlite3.Connection) -> None:
             if not replace and any(r.kind != "setting" for r in _records(db)):
@@ -404,7 +405,7 @@ class SqliteStore:
         await self._run(put)
 
     async def check(self) -> None:
-        """Read something, unless somebody else is at it."""
+        """Run a query, unless another one holds the lock."""
 
         def query() -> None:
             if self._lock.acquire(timeout=0.1):
@@ -438,7 +439,7 @@ class SqliteStore:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
             return await anyio.to_thread.run_sync(work)
-        except sqlite3.OperationalError as error:  # a full disk, a file that is gone, somebody who does not let go
+        except sqlite3.OperationalError as error:  # a full disk, a missing file, or another process' lock
             raise Unavailable(f"the store's file cannot be used: {error}") from error
 
 

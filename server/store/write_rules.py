@@ -1,4 +1,4 @@
-"""What a write makes of what is held: the rules that every store keeps. Pure; knows no database."""
+"""Write rules common to all stores: versions, conflicts, ownership and limits."""
 
 import hashlib
 import json
@@ -13,28 +13,28 @@ from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 Given = tuple[int, str, StoredVote]
-"""A vote with the number of what was said at once, and its kind."""
+"""A vote with the number of its feedback, and its kind."""
 
 
 def place_of(preset_id: str, tenant: str) -> str:
-    """Under which name a tenant's preset is kept; no id has a slash."""
+    """Storage name of a tenant's preset; ids have no slash."""
     return f"{tenant}/{preset_id}" if tenant else preset_id
 
 
 def in_order(presets: Iterable[Preset]) -> list[Preset]:
-    """Presets in the order of their names."""
+    """Presets sorted by name."""
     return sorted(presets, key=lambda p: (p.name.lower(), p.id))
 
 
 def saved_preset(held: int, given: Preset, *, based_on: int | None) -> Preset:
-    """The preset as it is saved over version `held`, 0 if there is none. Raises Conflict."""
+    """The preset as saved over version `held`, 0 if there is none. Raises Conflict."""
     if based_on is not None and based_on != held:
         raise Conflict(f"preset {given.id!r} is at version {held}, not {based_on}")
     return given.model_copy(update={"version": held + 1, "updated": int(time.time()), "readonly": False})
 
 
 def restored_preset(held: Preset | None, given: Preset) -> tuple[Preset, Restored]:
-    """The preset as it is brought back: a new one keeps its version and time; one that replaces another counts on."""
+    """The preset as imported: a new one keeps its version and time; a replacement gets the next version."""
     now = given.model_copy(update={"readonly": False, "updated": given.updated or int(time.time())})
     if held is None:
         return now, "created"
@@ -45,69 +45,69 @@ def restored_preset(held: Preset | None, given: Preset) -> tuple[Preset, Restore
 
 
 def restored(held: str | None, body: str) -> Restored:
-    """What becomes of something that is brought back."""
+    """Import result of a record."""
     return "created" if held is None else "unchanged" if held == body else "replaced"
 
 
 def check_restored(done: Mapping[str, Restored], *, replace: bool) -> None:
-    """Raises Taken for what is there and says something else, unless it is to be replaced."""
+    """Raises AlreadyExists for a record with different content, unless it is to be replaced."""
     if not replace and (taken := [name for name, result in done.items() if result == "replaced"]):
         raise AlreadyExists(taken)
 
 
 def edited(held: FeatureEdit | None, changes: Mapping[str, Any], *, by: str | None) -> FeatureEdit:
-    """What is said of a feature after a change."""
+    """A feature's edit after a change."""
     before = (held or FeatureEdit()).model_dump(exclude={"before"})
     return FeatureEdit.model_validate({**before, **changes, "by": by, "at": int(time.time())})
 
 
 def check_vector(names: Collection[str], user: str, vector: Vector, *, replace: bool, most: int) -> None:
-    """Raises Conflict if the name is taken and not to be replaced, or if `most` are kept."""
+    """Raises Conflict if the name exists and `replace` is not set, or if there are `most` already."""
     if vector.name in names and not replace:
         raise Conflict(f"there is a vector {vector.name!r} already")
     if vector.name not in names and len(names) >= most:
-        raise Conflict(f"{user!r} has {len(names)} vectors, as many as are kept")
+        raise Conflict(f"{user!r} has {len(names)} vectors, the maximum")
 
 
 def check_vectors(n: int, user: str, *, most: int) -> None:
-    """Raises Conflict if what is brought back would make more than `most` of them."""
+    """Raises Conflict if the import would exceed `most` vectors."""
     if n > most:
-        raise Conflict(f"{user!r} would have {n} vectors; {most} are kept")
+        raise Conflict(f"{user!r} would have {n} vectors; the maximum is {most}")
 
 
 def digest(messages: str) -> str:
-    """What tells one conversation from another."""
+    """Hash that identifies a conversation."""
     return hashlib.sha256(messages.encode()).hexdigest()
 
 
 def is_of(user: str, person: str) -> bool:
-    """Whether a name is a person's, or of somebody of theirs."""
+    """Whether a name is a person's, or that of one of the person's users."""
     return user == person or user.startswith(f"{person}/")
 
 
 def is_owned(body: str, tenant: str, owner: str) -> bool:
-    """Whether a preset, as it is kept, is this owner's."""
+    """Whether a stored preset belongs to this owner."""
     preset = json.loads(body)
     return (preset.get("tenant", ""), preset.get("owner")) == (tenant, owner)
 
 
 def check_shares(n: int, *, most: int) -> None:
-    """Raises Conflict if so many are kept."""
+    """Raises Conflict if there are too many shares."""
     if n >= most:
-        raise Conflict(f"{n} shares are kept, as many as there may be")
+        raise Conflict(f"there are {n} shares, the maximum")
 
 
 def theirs(edits: Mapping[int, FeatureEdit], user: str) -> dict[int, FeatureEdit]:
-    """What a user, or nobody named, has said of features."""
+    """Edits of features by a user, or by an anonymous one."""
     return {n: e for n, e in sorted(edits.items()) if e.by in (user, None)}
 
 
 def together(given: Iterable[Given]) -> list[VoteBatch]:
-    """Votes in their order, those that were given at once together."""
+    """Votes in order, grouped by feedback."""
     return [VoteBatch(kind, tuple(v for _, _, v in some)) for (_, kind), some in groupby(given, key=lambda g: g[:2])]
 
 
 def not_said(wanted: Sequence[VoteBatch], held: Iterable[VoteBatch]) -> list[VoteBatch]:
-    """Those that are not there yet."""
+    """The votes that are not stored yet."""
     there = {*held}
     return [s for s in wanted if s not in there]

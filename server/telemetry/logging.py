@@ -1,7 +1,8 @@
-"""Log lines: one format for ours, uvicorn's and vLLM's, and a line for each request that has its id. Knows no route and no model.
+"""Logging: one format for our, uvicorn's and vLLM's log lines, and one line per request with its id.
 
-No line holds what somebody wrote, was answered, or is let in with: a request is told by its route and not by its path,
-an exception by its type and frames and not by its words, but for those that only speak of this machine.
+Lines contain no user text, reply or secret: a request is identified by its route and not by its
+path, an exception by its type and frames and not by its message, except for exceptions that are
+only about this machine.
 """
 
 import logging
@@ -22,13 +23,13 @@ Level = Literal["debug", "info", "warning", "error"]
 OURS = ("server", "steering", "ui")
 OF_THE_MACHINE = (OSError, MemoryError, ImportError)
 SO_NAMED = {"OutOfMemoryError", "AcceleratorError", "ConnectionError", "TimeoutError"}
-"""The same of libraries that are not imported here."""
+"""The same for libraries that are not imported here."""
 
 request_fields: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
 
 
 def configure_logging(how: How = "auto", level: Level = "info", stream: TextIO | None = None) -> None:
-    """Write all lines of this process to stderr from now on: JSON if that is no terminal, unless `how` says otherwise."""
+    """Log to stderr from now on: JSON unless it is a terminal, or as `how` says."""
     out = stream or sys.stderr
     structlog.configure(
         processors=[
@@ -48,7 +49,7 @@ def configure_logging(how: How = "auto", level: Level = "info", stream: TextIO |
 
 
 def configure_command_logging(how: How = "auto", level: Level = "warning") -> None:
-    """The same for a command: no progress bars of libraries in between, and of one that ends by itself only what went wrong."""
+    """The same for a command: no progress bars of libraries, and for a background command only errors."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     configure_logging(how, level)
@@ -57,12 +58,12 @@ def configure_command_logging(how: How = "auto", level: Level = "warning") -> No
 
 
 def resolve_format(how: How, stream: TextIO | None = None) -> Literal["json", "pretty"]:
-    """How lines look where somebody watches or not."""
+    """Format on a terminal or not."""
     return how if how != "auto" else "pretty" if (stream or sys.stderr).isatty() else "json"
 
 
 def formatter(how: Literal["json", "pretty"] = "json") -> logging.Formatter:
-    """What makes a line of a record, whoever wrote it."""
+    """Formatter for records of any library."""
     renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
     if how == "pretty":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -84,7 +85,7 @@ def vllm_logging_config(how: Literal["json", "pretty"]) -> dict[str, Any]:
 
 
 def bind_request_fields(**facts: object) -> None:
-    """Have the request's line tell these, too; outside of a request nothing is done."""
+    """Add fields to the request's log line; no-op outside a request."""
     if (held := request_fields.get()) is not None:
         held.update(facts)
 
@@ -96,7 +97,7 @@ def count(**counts: int) -> None:
 
 
 def route_of(scope: Mapping[str, Any]) -> str:
-    """By what a request is told: its route's pattern; "" for what has none, and `page` for what is the page's own."""
+    """Name of a request in logs and metrics: its route's pattern; "" without a route, and `page` for the page's own."""
     return getattr(scope.get("route"), "path", "" if scope["path"].startswith("/v1") else "page")
 
 
@@ -111,14 +112,14 @@ def _shared() -> list[Processor]:
 
 
 def _first_line_of_asyncio(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
-    """Its further lines show an exception with its words."""
+    """The further lines show an exception with its message."""
     if event["_record"].name == "asyncio":
         event["event"] = str(event["event"]).partition("\n")[0]
     return event
 
 
 def redact_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
-    """Replace an exception by its frames and types: its message may hold what somebody wrote."""
+    """Replace an exception by its frames and types: its message may contain user text."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]
@@ -130,7 +131,7 @@ def redact_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutabl
 
 
 def _frames_and_type(error: BaseException) -> list[str]:
-    """An exception and what led to it, each by its frames and type."""
+    """An exception and its causes, each as frames and type."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     lines = [*_frames_and_type(before), "", "and then:", ""] if before else []
     frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()

@@ -1,7 +1,8 @@
-"""Spans for OpenTelemetry, where its SDK is installed and told whither: request → policy, engine → queue, prefill, decode.
+"""Tracing: OpenTelemetry spans, if the SDK is installed and configured: request → policy, engine →
+queue, prefill, decode.
 
-Switched off, which is the default, nothing here is more than a look at one variable. Knows no route and no model; no span
-holds what somebody wrote: routes, counts, states and times.
+Disabled by default, with the cost of one variable read. Spans contain no user text: only routes,
+counts, states and times.
 """
 
 import time
@@ -23,7 +24,8 @@ _provider: "TracerProvider | None" = None
 
 
 def start(endpoint: str | None) -> None:
-    """Send spans to a collector from now on, `http://host:4318`; without an address, or without the SDK, none are made."""
+    """Send spans to a collector from now on, `http://host:4318`; without an address, or without the
+    SDK, tracing stays off."""
     if endpoint is None:
         return
     try:
@@ -36,7 +38,7 @@ def start(endpoint: str | None) -> None:
 
 
 def export_to(processor: "SpanProcessor") -> None:
-    """Hand spans to a processor from now on."""
+    """Send spans to a processor from now on."""
     global _tracer, _provider
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -47,7 +49,7 @@ def export_to(processor: "SpanProcessor") -> None:
 
 
 def stop() -> None:
-    """Send what is left, and stop."""
+    """Flush and stop."""
     global _tracer, _provider
     if _provider is not None:
         _provider.shutdown()
@@ -61,7 +63,7 @@ def tracer() -> "Tracer | None":
 
 @contextmanager
 def span(name: str, **attributes: str | int | float) -> Iterator[None]:
-    """A part of what is going on."""
+    """A child span of the current one."""
     if _tracer is None:
         yield
         return
@@ -72,14 +74,14 @@ def span(name: str, **attributes: str | int | float) -> Iterator[None]:
 
 
 class GenerationSpan:
-    """A reply in the engine, told by what comes out of it."""
+    """Span of a reply in the engine, built from its pieces."""
 
     def __init__(self) -> None:
         self._span: Span | None = _tracer.start_span("engine") if _tracer else None
         self._began, self._first, self._waited, self._tokens = time.time_ns(), 0, 0, 0
 
     def piece(self, tokens: int, waited: float) -> None:
-        """There are so many tokens now, and the engine began after so many seconds."""
+        """Record the number of tokens so far, and the seconds before the engine began."""
         if self._span is None:
             return
         if tokens and not self._first:
@@ -87,7 +89,7 @@ class GenerationSpan:
         self._tokens = tokens
 
     def end(self, reason: str | None) -> None:
-        """It is over, or nobody listens any more."""
+        """End the span: the reply has ended, or its client has disconnected."""
         if self._span is None or _tracer is None:
             return
         from opentelemetry.trace import set_span_in_context

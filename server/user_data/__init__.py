@@ -1,1 +1,1 @@
-"""What users keep: presets, feedback, vectors, imports and exports."""
+"""User data: presets, feedback, vectors, import and export."""

@@ -1,7 +1,7 @@
-"""What goes out as one JSON document and comes in again: a bundle of presets, all that a user keeps. Values and their checks.
+"""Export documents: preset bundles and a user's data as JSON, with their validation.
 
-Nothing in a document is believed: a vector that a feature's snapshot brings has the model's width and a direction's
-length, a curve rises, a sweet spot has two ends.
+Imported documents are untrusted: snapshot vectors must have the model's width and a direction's
+length, curves must rise, sweet spots must have two ends.
 """
 
 import itertools
@@ -22,16 +22,16 @@ from steering.errors import BadBundle, SteeringError
 from steering.spec import FeatureSnapshot, Preset, Vector
 
 PRESETS, EDITS = 2000, 100_000
-"""As many may be in one document."""
+"""Maximum numbers per document."""
 FARTHEST = 1e6
-"""No strength, dose or activation is larger."""
+"""Maximum of strengths, doses and activations."""
 STEEPEST = 1e6
-"""No encoder's row is longer."""
+"""Maximum length of an encoder row."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class PresetBundle(BaseModel):
-    """Presets to pass on: no vectors, no measurements. Whoever imports it takes those of their own server."""
+    """Presets to pass on: no vectors, no measurements, which the importing server has itself."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,11 +42,11 @@ class PresetBundle(BaseModel):
     exported: int = 0
     presets: list[Preset] = Field(max_length=PRESETS)
     replace: bool = False
-    """Of an import: whether what is there and says something else is replaced."""
+    """For imports: whether existing presets with different content are replaced."""
 
 
 class NamedEdit(BaseModel):
-    """What is said of one feature."""
+    """Edits of one feature."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,13 +58,13 @@ class NamedEdit(BaseModel):
     at: int = 0
 
     def to_edit(self, *, by: str | None = None) -> FeatureEdit:
-        """As the store keeps it; said `by` whoever brings it, if that is given."""
+        """The edit as stored; made `by` the importing user, if given."""
         said = self.model_dump(exclude={"id"})
         return FeatureEdit.model_validate(said | ({} if by is None else {"by": by}))
 
 
 class OneVote(BaseModel):
-    """What was said of one slider."""
+    """A vote on one slider."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -76,7 +76,7 @@ class OneVote(BaseModel):
 
 
 class VoteBatchDocument(BaseModel):
-    """What was said of one reply, or of two."""
+    """Votes of one feedback on a reply, or on two."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,12 +84,12 @@ class VoteBatchDocument(BaseModel):
     votes: list[OneVote] = Field(min_length=1, max_length=200)
 
     def to_batch(self) -> VoteBatch:
-        """As the store keeps it."""
+        """The votes as stored."""
         return VoteBatch(self.kind, tuple(StoredVote(**v.model_dump()) for v in self.votes))
 
 
 class Export(BaseModel):
-    """All that a user may take along, or bring back."""
+    """A user's data, for export and import."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,11 +104,11 @@ class Export(BaseModel):
     vectors: list[Vector] = Field(default=[], max_length=VECTORS)
     votes: list[VoteBatchDocument] = Field(default=[], max_length=VOTES)
     replace: bool = False
-    """Of an import: whether what is there and says something else is replaced."""
+    """For imports: whether existing records with different content are replaced."""
 
 
 def check_each_once(names: Sequence[str], param: str) -> None:
-    """Raise a 400 for a name that comes twice."""
+    """Raise a 400 for a duplicate name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -117,7 +117,7 @@ def check_each_once(names: Sequence[str], param: str) -> None:
 
 
 def check_measured(preset: Preset, width: int) -> None:
-    """Hold what a preset brings of measurements and snapshots against what can be. Raises a 400."""
+    """Validate a preset's measurements and snapshots. Raises a 400."""
     ids = {i.id for i in preset.steering.features}
     for i, snapshot in enumerate(preset.snapshots):
         place = f"snapshots.{i}"
@@ -132,22 +132,24 @@ def check_measured(preset: Preset, width: int) -> None:
 
 
 def check_snapshot(snapshot: FeatureSnapshot, width: int, *, param: str) -> None:
-    """Hold a snapshot against the model. Raises a 400."""
+    """Validate a snapshot against the model. Raises a 400."""
     try:
         direction = as_vector(snapshot.direction, width)
         encoder = as_vector(snapshot.encoder, width) if snapshot.encoder else torch.zeros(width)
     except BadBundle as error:
         raise bad_request(str(error), param=param) from error
     if not 0.99 < float(direction.double().norm()) < 1.01 or not float(encoder.double().norm()) <= STEEPEST:
-        raise bad_request(f"{snapshot.id!r} has no direction of length 1, or too long an encoder", param=param)
+        raise bad_request(
+            f"{snapshot.id!r} needs a direction of length 1, and an encoder that is not too long", param=param
+        )
     if not 0 < snapshot.dose <= FARTHEST or not 0 <= snapshot.typical_max <= FARTHEST:
-        raise bad_request(f"{snapshot.id!r} has a dose or a maximum that cannot be", param=param)
+        raise bad_request(f"{snapshot.id!r} has an invalid dose or maximum", param=param)
     if snapshot.knots:
         _check_knots(snapshot.knots, param=f"{param}.knots")
 
 
 def as_error(error: ApiError | SteeringError, place: str) -> ApiError:
-    """What a check found, with its place in the document."""
+    """A validation error with its location in the document."""
     return (error if isinstance(error, ApiError) else bad_request(str(error), param=error.param)).within(place)
 
 

@@ -1,4 +1,4 @@
-"""A user's votes on replies, and the default doses estimated from them."""
+"""Feedback: a user's votes on replies, and the default doses estimated from them."""
 
 import time
 from collections.abc import Sequence
@@ -14,15 +14,16 @@ from steering.errors import UnknownFeature
 from steering.spec import VECTOR
 
 MAX_VOTES = 2000
-"""Votes that are kept of each user; then the oldest go."""
+"""Number of votes kept per user; older ones are deleted."""
 MOVED_SLIDER_VOTE = 0.3
-"""What a moved slider says, in thumbs."""
+"""Weight of a moved slider, in thumbs."""
 
 
 async def with_user_defaults(
     served: ServedModel, caller: Caller, person: str, asked: SteeringRequest
 ) -> SteeringRequest:
-    """The request with this person's defaults where it names none: the scale of a preset, the strength of a feature."""
+    """The request with the user's defaults for what it leaves open: the scale of a preset, the
+    strength of a feature."""
     votes = await served.store.votes(person, served.model)
     changes: dict[str, Any] = {}
     if asked.preset and "scale" not in asked.model_fields_set:
@@ -42,23 +43,21 @@ async def with_user_defaults(
 async def votes_from_spec(
     served: ServedModel, caller: Caller, asked: SteeringRequest, liked: float, weight: float
 ) -> list[StoredVote]:
-    """What is said of each slider of a reply; of several, each says less."""
+    """Votes on each slider of a reply; with several sliders, each has less weight."""
     sliders = [(f"preset:{asked.preset}", asked.scale)] if asked.preset else []
     if asked.unit == "dose":
-        mine = [
-            i for i in asked.features if not i.id.startswith(VECTOR)
-        ]  # a vector has no range of its own to learn in
+        mine = [i for i in asked.features if not i.id.startswith(VECTOR)]  # a vector has no range for a default
         sliders += [(f"feature:{i.id}", i.strength) for i in mine if i.mode == "add"]
     for subject, _ in sliders:
         if await dose_range(served, subject, caller) is None:
             kind, _, name = subject.partition(":")
-            raise bad_request(f"there is no {kind} {name!r} here", param="steering")
+            raise bad_request(f"there is no {kind} {name!r}", param="steering")
     now, each = time.time(), weight / max(1, len(sliders)) ** 0.5
     return [StoredVote(subject, dose, liked, each, now) for subject, dose in sliders]
 
 
 def changed_subjects(votes: Sequence[StoredVote]) -> list[StoredVote]:
-    """A comparison says nothing of a slider that was the same on both sides."""
+    """Sliders that differ between the two sides of a comparison; equal ones get no vote."""
     doses: dict[str, set[float]] = {}
     for v in votes:
         doses.setdefault(v.subject, set()).add(v.dose)
@@ -66,7 +65,7 @@ def changed_subjects(votes: Sequence[StoredVote]) -> list[StoredVote]:
 
 
 async def dose_range(served: ServedModel, subject: str, caller: Caller) -> Range | None:
-    """Where a slider's default may be: its sweet spot, or up to dose 1.0 where none was measured; None if there is none."""
+    """Range of a slider's default: its sweet spot, or up to dose 1.0 if not measured; None without any."""
     kind, _, name = subject.partition(":")
     if kind == "preset":
         preset = await served.preset(name, caller)

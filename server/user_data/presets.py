@@ -1,4 +1,4 @@
-"""Saving presets: validation, ownership and reserved ids."""
+"""Preset saving: validation, ownership and reserved ids."""
 
 from server.auth.caller import ANYONE, Caller
 from server.errors import ApiError, bad_request
@@ -7,16 +7,17 @@ from server.serving.served_model import ServedModel
 from steering.spec import Preset
 
 RESERVED_IDS = ("export", "import")
-"""What stands beside the ids in addresses."""
+"""Ids that are paths of the API."""
 
 
 async def check_preset(served: ServedModel, wanted: Preset, *, user: str | None, caller: Caller = ANYONE) -> Preset:
-    """A preset as a caller may save it, its features pinned, and whose it is. Raises ApiError and SteeringError.
+    """The preset as the caller may save it, with feature snapshots and owner. Raises ApiError and SteeringError.
 
-    Nobody brings measurements or vectors of their own; what was measured stays while the steering does.
+    Measurements and vectors in the request are ignored; stored measurements are kept while the
+    steering stays the same.
     """
     if wanted.id in RESERVED_IDS:
-        raise bad_request(f"{wanted.id!r} is an address of its own; choose another id", param="id")
+        raise bad_request(f"{wanted.id!r} is reserved; choose another id", param="id")
     if wanted.model not in ("", served.model):
         raise bad_request(f"this server serves {served.model!r}; the preset is for {wanted.model!r}", param="model")
     check_sampling(wanted.sampling)
@@ -32,18 +33,17 @@ async def check_preset(served: ServedModel, wanted: Preset, *, user: str | None,
 
 
 async def default_preset_ids(served: ServedModel) -> set[str]:
-    """Ids of the presets that are steered where a request leaves it open: the server's, and keys'."""
+    """Ids of the default presets: the server's, and keys'."""
     keys = await served.store.keys()
     return {p for p in (served.settings.default_preset, *(k.default_preset for k in keys)) if p}
 
 
 async def check_may_replace(served: ServedModel, preset_id: str, caller: Caller = ANYONE) -> Preset | None:
-    """What a caller may replace under this id. Raises ApiError for what comes with the model, is for another, or somebody else's."""
+    """The stored preset that the caller may replace. Raises ApiError for a preset that comes with
+    the model, is for another model, or belongs to another owner."""
     held = await _stored_preset(served, preset_id, caller)
     if caller.tenant == "" and not caller.has_role("admin") and preset_id in await default_preset_ids(served):
-        said = (
-            f"{preset_id!r} is what the operator steers by default, and an admin's alone to change; choose another id"
-        )
+        said = f"{preset_id!r} is the operator's default preset, and only an admin can change it; choose another id"
         raise ApiError(403, said, code="preset_in_use", param="id", kind="permission_error")
     if held and held.model != served.model:
         raise ApiError(
@@ -61,12 +61,12 @@ async def check_may_replace(served: ServedModel, preset_id: str, caller: Caller 
             kind="permission_error",
         )
     if held and not caller.can_change(held):
-        if not caller.can_see(held):  # who it is there for knows; for others there is an id that cannot be had
+        if not caller.can_see(held):  # the owner's own tenant may learn it; for others the id is only taken
             said = f"the id {preset_id!r} is taken; choose another one"
             raise ApiError(409, said, code="preset_exists", param="id")
         raise ApiError(
             403,
-            f"{preset_id!r} is {held.owner or 'everybody'}'s and only they can change it; save yours under another id",
+            f"{preset_id!r} belongs to {held.owner or 'everybody'} and only they can change it; save yours under another id",
             code="not_yours",
             param="id",
             kind="permission_error",
@@ -75,5 +75,5 @@ async def check_may_replace(served: ServedModel, preset_id: str, caller: Caller 
 
 
 async def _stored_preset(served: ServedModel, preset_id: str, caller: Caller) -> Preset | None:
-    """What is kept under an id where a caller's presets are."""
+    """The preset stored under an id in the caller's tenant."""
     return await served.store.preset(preset_id, caller.tenant)

@@ -1,4 +1,4 @@
-"""Import and export of presets and of all data of one user: checks and database writes."""
+"""Import and export: validation and database writes of presets and user data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +26,12 @@ from steering.errors import SteeringError, UnknownFeature
 from steering.spec import Preset
 
 PRIVATE_FIELDS = {"snapshots", "sweet_spot", "calibration"}
-"""Of a preset, what only its own server believes."""
+"""Fields of a preset that other servers do not accept."""
 
 
 async def restored_preset(served: ServedModel, preset: Preset, i: int, user: str | None, caller: Caller) -> Preset:
-    """A preset of one's own export. Measurements and vectors are believed of a researcher alone: others would bring any."""
+    """A preset of the user's own export. Measurements and vectors are accepted from researchers
+    only: they could be forged."""
     await _check_may_replace(served, preset.id, f"presets.{i}", caller)
     with error_context(f"presets.{i}"):
         if not caller.has_role("researcher"):
@@ -42,14 +43,14 @@ async def restored_preset(served: ServedModel, preset: Preset, i: int, user: str
 async def importable_preset(
     served: ServedModel, bundle: PresetBundle, i: int, user: str | None, caller: Caller
 ) -> Preset | None:
-    """The preset as it may be saved; None for one that comes with the model and is the same here."""
+    """The preset to save; None for one that comes with the model and is unchanged."""
     given, place = bundle.presets[i], f"presets.{i}"
     own = (given.model or bundle.model) in ("", served.model)
     strange = await _missing_features(served, given, user, caller) if own else _feature_ids(given)
     if not own or strange:
         whose = f"is for {given.model or bundle.model!r}, and this server serves {served.model!r}" if not own else ""
         raise bad_request(
-            f"{given.id!r} {whose or 'steers what is not here'}; these features cannot be mapped: {', '.join(strange)}",
+            f"{given.id!r} {whose or 'uses unknown features'}; these features cannot be mapped: {', '.join(strange)}",
             param=f"{place}.{'steering.features' if own else 'model'}",
             code="cannot_be_mapped",
             more={"features": strange},
@@ -64,7 +65,7 @@ async def importable_preset(
 
 
 async def _missing_features(served: ServedModel, preset: Preset, user: str | None, caller: Caller) -> list[str]:
-    """Which of its features are neither here nor kept with a preset of that id, or are vectors that this user has not."""
+    """Features of a preset that neither the SAE nor a stored preset has, and vectors that the user does not have."""
     held = await served.store.preset(preset.id, caller.tenant)
     known, missing = {*await served.vectors(caller.subject(user), preset.steering), *(held.pins if held else ())}, []
     for name in _feature_ids(preset):
@@ -78,7 +79,7 @@ async def _missing_features(served: ServedModel, preset: Preset, user: str | Non
 
 @contextmanager
 def error_context(place: str) -> Iterator[None]:
-    """Say where in the document it was that something is wrong."""
+    """Add the location in the document to an error."""
     try:
         yield
     except (ApiError, SteeringError) as error:
@@ -86,7 +87,7 @@ def error_context(place: str) -> Iterator[None]:
 
 
 def check_export(served: ServedModel, document: Export) -> None:
-    """Check a whole export before anything of it is written. Raises ApiError."""
+    """Validate a whole export before writing. Raises ApiError."""
     check_each_once([p.id for p in document.presets], "presets")
     check_each_once([f.id for f in document.features], "features")
     check_each_once([v.name for v in document.vectors], "vectors")
@@ -102,9 +103,9 @@ def check_export(served: ServedModel, document: Export) -> None:
 
 
 def _check_preset(served: ServedModel, preset: Preset) -> None:
-    """A preset comes with its own snapshots here: it may steer what the SAE has no more."""
+    """In an export a preset brings its own snapshots: it may use features that the SAE no longer has."""
     if preset.id in RESERVED_IDS or preset.model != served.model:
-        raise bad_request(f"{preset.id!r} is for {preset.model!r}, or has an id that cannot be", param="model")
+        raise bad_request(f"{preset.id!r} is for {preset.model!r}, or has an invalid id", param="model")
     check_sampling(preset.sampling)
     check_measured(preset, served.engine.width)
     served.resolve(preset.steering, preset.pins)
@@ -112,9 +113,9 @@ def _check_preset(served: ServedModel, preset: Preset) -> None:
 
 def _check_edit(served: ServedModel, feature: NamedEdit, param: str) -> None:
     if feature.id != f"{served.model}/{number_of(feature.id)}" or number_of(feature.id) < 0:
-        raise bad_request(f"{feature.id!r} is no feature of {served.model!r}", param=f"{param}.id")
+        raise bad_request(f"{feature.id!r} is not a feature of {served.model!r}", param=f"{param}.id")
     if feature.to_edit().empty:
-        raise bad_request(f"nothing is said of {feature.id!r}; leave it out", param=param)
+        raise bad_request(f"there is no edit of {feature.id!r}; leave it out", param=param)
 
 
 async def _check_may_replace(served: ServedModel, preset_id: str, place: str, caller: Caller) -> None:
@@ -133,7 +134,7 @@ async def restore_user_data(served: ServedModel, user: str, kept: UserData, *, r
         names = [n.replace("feature:", f"feature:{served.model}/") for n in error.names]
         raise ApiError(
             409,
-            f"{', '.join(names[:8])}: there already, and not the same; nothing was imported: set replace to true, or leave them out",
+            f"{', '.join(names[:8])}: exists already with different content; nothing was imported: set replace to true, or leave them out",
             code="import_conflict",
             param="replace",
             more={"conflicts": names},

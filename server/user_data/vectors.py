@@ -13,7 +13,7 @@ from steering.errors import SteeringError
 from steering.interpret.directions import Direction
 
 MAX_VECTORS = 100
-"""Vectors of one user."""
+"""Maximum number of vectors per user."""
 
 
 async def find_direction(served: ServedModel, body: VectorRequest, account: Account) -> Direction:
@@ -30,11 +30,11 @@ async def find_direction(served: ServedModel, body: VectorRequest, account: Acco
 
 
 async def measure_dose(served: ServedModel, found: Direction) -> MeasuredDose | None:
-    """As measured; None where the model cannot be looked at, or does not chat."""
+    """The vector with its dose; unmeasured if the model is not in this process, or has no chat template."""
     info, tokenizer = served.bundle.info, served.engine.tokenizer
     try:
         return await served.engine.with_model(
             lambda model: measure_vector_dose(model, tokenizer, info, found.direction)
         )
-    except SteeringError:  # it steers all the same: dose 1.0 is then half of a typical length, and every reply says so
+    except SteeringError:  # still usable: dose 1.0 is half of a typical length, and every reply warns about it
         return None

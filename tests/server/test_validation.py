@@ -111,19 +111,19 @@ def test_every_model_that_a_route_takes_is_walked():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"messages": []}, "messages: give at least 1, not 0"),
-        ({"messages": "hi"}, "messages: a list is wanted, not 'hi'"),
-        ({"messages": ["hi"]}, "messages.0: an object is wanted, not 'hi'"),
-        ({"model": ""}, "model: text of 1 or more characters is wanted, not ''"),
-        ({"temperature": "hot"}, "temperature: a number is wanted, not 'hot'"),
-        ({"temperature": 3}, "temperature: at most 2 is wanted, not 3"),
-        ({"max_tokens": 1.5}, "max_tokens: a whole number is wanted, not 1.5"),
-        ({"stream": None}, "stream: true or false is wanted, not null"),
-        ({"steering": {"unit": "doses"}}, "steering.unit: 'dose', 'max' or 'raw' is wanted, not 'doses'; did you mean 'dose'?"),
-        ({"steering": {"features": [{"id": "x"}] * 33}}, "steering.features: give at most 32, not 33"),
-        ({"logit_bias": {"x": 1}}, "logit_bias.x: a whole number is wanted, not 'x'"),
-        ({"seed": 2**63}, "seed: less than 9223372036854775808 is wanted, not 9223372036854775808"),
-        ({"user": "a" * 300}, "user: give at most 256 characters, not 300"),
+        ({"messages": []}, "messages: must have 1 or more items, got 0"),
+        ({"messages": "hi"}, "messages: must be a list, got 'hi'"),
+        ({"messages": ["hi"]}, "messages.0: must be an object, got 'hi'"),
+        ({"model": ""}, "model: must have 1 or more characters, got ''"),
+        ({"temperature": "hot"}, "temperature: must be a number, got 'hot'"),
+        ({"temperature": 3}, "temperature: must be at most 2, got 3"),
+        ({"max_tokens": 1.5}, "max_tokens: must be an integer, got 1.5"),
+        ({"stream": None}, "stream: must be true or false, got null"),
+        ({"steering": {"unit": "doses"}}, "steering.unit: must be 'dose', 'max' or 'raw', got 'doses'; did you mean 'dose'?"),
+        ({"steering": {"features": [{"id": "x"}] * 33}}, "steering.features: must have at most 32 items, got 33"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x: must be an integer, got 'x'"),
+        ({"seed": 2**63}, "seed: must be less than 9223372036854775808, got 9223372036854775808"),
+        ({"user": "a" * 300}, "user: must have at most 256 characters, got 300"),
     ],
 )  # fmt: skip
 def test_a_chat_is_refused_in_a_sentence(http, change, says):
@@ -134,11 +134,11 @@ def test_a_chat_is_refused_in_a_sentence(http, change, says):
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("/v1/features?limit=x", "limit: a whole number is wanted, not 'x'"),
-        ("/v1/features?sort=scores", "sort: 'score', 'density', 'max' or 'label' is wanted, not 'scores'; did you mean 'score'?"),
-        ("/v1/features?labelled=perhaps", "labelled: true or false is wanted, not 'perhaps'"),
-        ("/v1/features?min_density=nan", "min_density: a finite number is wanted, not 'nan'"),
-        ("/v1/features?cursor=x", "cursor: a number, the next_cursor of the page before, is wanted, not 'x'"),
+        ("/v1/features?limit=x", "limit: must be an integer, got 'x'"),
+        ("/v1/features?sort=scores", "sort: must be 'score', 'density', 'max' or 'label', got 'scores'; did you mean 'score'?"),
+        ("/v1/features?labelled=perhaps", "labelled: must be true or false, got 'perhaps'"),
+        ("/v1/features?min_density=nan", "min_density: must be a finite number, got 'nan'"),
+        ("/v1/features?cursor=x", "cursor: must be a number, the next_cursor of the previous page, got 'x'"),
     ],
 )  # fmt: skip
 def test_an_address_is_refused_in_a_sentence(http, path, says):
@@ -147,5 +147,5 @@ def test_an_address_is_refused_in_a_sentence(http, path, says):
 
 def test_of_several_forms_all_are_told_or_the_one_that_was_meant(http):
     says = lambda a: http.post("/v1/features/contrast", json={"a": a, "b": ["x"]}).json()["error"]["message"]  # noqa: E731
-    assert says(["x", 5]) == "a.1: text or a list is wanted, not 5"
-    assert says(["x", ["y"]]) == "a.1.0: an object is wanted, not 'y'"
+    assert says(["x", 5]) == "a.1: must be text or a list, got 5"
+    assert says(["x", ["y"]]) == "a.1.0: must be an object, got 'y'"

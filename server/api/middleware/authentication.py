@@ -1,8 +1,9 @@
-"""Who may come in: every request but those that tell nothing needs a key, where there are any. Knows the keyring; no routes' insides.
+"""Authentication middleware: requires an API key for everything but public paths, if the server has keys.
 
-It stands before the whole application, page and all, because what Gradio does reaches the engine, too. A browser keeps
-a signed name of its key in a cookie that no script can read and that no other site's page sends along. Where there are
-no keys, what changes something comes from the page itself or from no browser at all.
+It wraps the whole application, page included, because Gradio's routes reach the engine too. A
+browser holds a signed key id in a cookie that scripts cannot read and that other sites' pages do
+not send. Without keys, requests that change something must come from the page itself or from a
+client that is not a browser.
 """
 
 from collections.abc import Sequence
@@ -21,32 +22,32 @@ from server.errors import ApiError
 from server.store.base import Unavailable
 
 PUBLIC = ("/livez", "/health", "/version", "/metrics", "/sign-in", "/sign-out")
-"""What tells nothing of anybody, and the way in."""
+"""Public paths: probes, and signing in."""
 CODE = "/page/"
-"""The page's own code, the same for everybody."""
+"""The page's own code, the same for every user."""
 PAGE = ("/", "/config", "/theme.css", "/favicon.ico", "/docs", "/openapi.json")
-"""What else there is beside `FOLDERS` and `GRADIO`."""
+"""Paths of the page besides `FOLDERS` and `GRADIO`."""
 GRADIO = tuple(f"/gradio_api/{name}" for name in ("queue/join", "queue/data", "cancel", "reset", "app_id"))
-"""What the page asks of Gradio, which has much else: it takes files, says what it is made of, fetches from elsewhere."""
+"""Gradio routes that the page uses; others accept files, describe the app or fetch URLs."""
 FOLDERS = ("/v1/", "/assets/", "/static/", "/docs/", CODE)
 SAFE = ("GET", "HEAD", "OPTIONS")
 FORM = 4096
-"""Bytes of what somebody sends who has no key: one, at most."""
+"""Maximum body of a request without a key, in bytes: one key."""
 LOADING_PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tiller</title>'
-    '<link rel="icon" href="data:,"><p>The model is being loaded. This page comes again by itself.</p></html>'
+    '<link rel="icon" href="data:,"><p>The model is loading. This page reloads automatically.</p></html>'
 )
 
 
 class AuthenticationMiddleware:
-    """Lets in who has a key, and says who it is in `request.state.caller`."""
+    """Authenticates requests and sets `request.state.caller`."""
 
     def __init__(self, app: ASGIApp, *, state: Any) -> None:  # noqa: ANN401 - starlette's State
         self.app, self.state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "websocket":  # nothing here speaks it
+        if scope["type"] == "websocket":  # nothing here speaks websockets
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] != "http":
@@ -57,13 +58,13 @@ class AuthenticationMiddleware:
         except (ApiError, Unavailable) as error:
             await _refuse(scope, to_api_error(error))(scope, receive, send)
             return
-        if scope["method"] == "OPTIONS":  # Gradio would tell browsers that pages from elsewhere may come
+        if scope["method"] == "OPTIONS":  # Gradio would add CORS headers for other origins
             await Response(status_code=204)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
     async def _authorize(self, scope: Scope, receive: Receive) -> Receive:
-        """What to read the request's body from. Raises ApiError and Unavailable."""
+        """The function that receives the request's body. Raises ApiError and Unavailable."""
         path, headers = scope["path"], Headers(scope=scope)
         if not _is_plain_path(path):
             raise ApiError(400, "an address has no empty parts, no dots for parts and no backslashes", code="bad_path")
@@ -77,10 +78,10 @@ class AuthenticationMiddleware:
             raise ApiError(503, "Loading model", code="loading", kind="unavailable_error", headers=wait)
         await self._authenticate(scope, headers)
         if path not in PAGE and path not in GRADIO and not path.startswith(FOLDERS):
-            raise ApiError(404, f"there is no {path} here; /docs lists what there is", code="not_found")
+            raise ApiError(404, f"{path} not found; /docs lists the routes", code="not_found")
         if path.startswith("/v1/"):
             return receive
-        # Gradio would let pages from elsewhere read what it answers; it is not told that there are any.
+        # Gradio would let other origins read its responses, so it does not see the Origin header.
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"origin"]
         return await _read_body(headers, receive, self.state.settings.max_body)
 
@@ -99,17 +100,17 @@ class AuthenticationMiddleware:
 
 
 def bearer_token(headers: Headers) -> str | None:
-    """The secret that a request carries."""
+    """The secret in a request's Authorization header."""
     kind, _, secret = headers.get("authorization", "").partition(" ")
     return secret.strip() or None if kind.lower() == "bearer" else None
 
 
 def unauthorized(secret: str | None) -> ApiError:
-    """Nobody who is known."""
+    """A 401 for a missing or unknown key."""
     said = "this key is not known here, or has expired" if secret else "no key was given"
     return ApiError(
         401,
-        f'{said}; send one as "Authorization: Bearer sk-tiller-…": whoever runs this server makes them with `tiller keys new`',
+        f'{said}; send one as "Authorization: Bearer sk-tiller-…"; the operator of this server creates keys with `tiller keys new`',
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )
@@ -120,15 +121,16 @@ def _is_public(path: str) -> bool:
 
 
 def _is_plain_path(path: str) -> bool:
-    """Whether a path means the same to whoever reads it; it may end with a slash."""
+    """Whether a path is unambiguous for every parser; it may end with a slash."""
     first, *parts = path.split("/")
     return not first and bool(parts) and "\\" not in path and not {".", ".."} & {*parts} and all(parts[:-1])
 
 
 def _check_same_origin(scope: Scope, headers: Headers, let_in: Sequence[str] = ()) -> None:
-    """Raises ApiError for what changes something and comes from another site's page; browsers say where from.
+    """Raises ApiError for a request that changes something and comes from another site's page, as
+    the browser's headers show.
 
-    `let_in` are origins whose pages may; a cookie never speaks for them.
+    Pages of the origins in `let_in` are allowed; a cookie never authenticates them.
     """
     origin = headers.get("origin")
     if scope["method"] in SAFE or origin in let_in:
@@ -137,14 +139,14 @@ def _check_same_origin(scope: Scope, headers: Headers, let_in: Sequence[str] = (
     if not own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise ApiError(
             403,
-            "this came from another site's page, and such a page needs an API key to change anything here",
+            "this request came from another site's page, which needs an API key to change anything on this server",
             code="wrong_origin",
             kind="permission_error",
         )
 
 
 def _client_address(origin: str) -> str | None:
-    """Host and port; None of what is no address."""
+    """Host and port; None for what is not an address."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:
@@ -152,7 +154,8 @@ def _client_address(origin: str) -> str | None:
 
 
 async def _read_body(headers: Headers, receive: Receive, most: int) -> Receive:
-    """Read a body before anybody acts on it; gives what reads it once more. Raises ApiError if it is too large."""
+    """Read a body before the request is handled, and return a function that receives it again.
+    Raises ApiError if it is too large."""
     read: list[Message] = []
     said, seen, last = headers.get("content-length", "0"), 0, False
     over = said.isdecimal() and int(said) > most
@@ -171,7 +174,7 @@ async def _read_body(headers: Headers, receive: Receive, most: int) -> Receive:
 
 
 def _refuse(scope: Scope, answer: ApiError) -> Response:
-    """In words for a program; a person at a browser is led to where it goes on."""
+    """A JSON error for programs; a redirect to the sign-in page for browsers."""
     person = "text/html" in Headers(scope=scope).get("accept", "") and not scope["path"].startswith("/v1")
     if person and scope["method"] in SAFE:
         if answer.status == 401:

@@ -1,7 +1,7 @@
-"""Pages of other sites that the operator lets call the API from a browser (CORS). Knows origins; neither keys nor routes.
+"""CORS middleware: lets pages of configured origins call the API from a browser.
 
-They may read what `/v1` answers, errors included. Nothing of the page is for them, and no cookie ever speaks for them:
-where there are keys they bring one, as programs do.
+They may read the responses of `/v1`, errors included, and nothing of the page. A cookie never
+authenticates them: with keys, they send one as any other client.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ EXPOSED_HEADERS = (
     "x-tiller-revision",
     "x-tiller-preset",
 )
-"""Headers of an answer that their code may read."""
+"""Response headers that their scripts may read."""
 
 
 class ApiCorsMiddleware:
-    """Tells browsers which other pages may call; without origins, nothing at all."""
+    """Sends CORS headers for configured origins; without origins, none."""
 
     def __init__(self, app: ASGIApp, *, origins: Sequence[str]) -> None:
         self.app = app

@@ -1,6 +1,7 @@
-"""Requests that went astray, told in OpenAI's shape: to no address, or by a method that it does not take. Knows addresses.
+"""Error-shape middleware: 404, 405 and other errors of the framework in OpenAI's format.
 
-FastAPI, its static files and the page that is mounted refuse in shapes of their own; what they say is said again here.
+FastAPI, its static files and the mounted page have formats of their own; this middleware rewrites
+them.
 """
 
 import json
@@ -17,14 +18,14 @@ from server.errors import ApiError
 from server.telemetry import metrics
 
 GRADIO_PREFIX = "/gradio_api/"
-"""What the page's own code asks; it reads its answers as they are."""
+"""Routes of the page's own code, which reads Gradio's errors unchanged."""
 RESHAPED_TYPES = ("application/json", "text/plain")
-"""How refusals are told in other shapes."""
+"""Content types of errors in other formats."""
 KEPT_HEADERS = ("allow", "retry-after")
 
 
 class ErrorShapeMiddleware:
-    """Brings every refusal into the one shape; `routes` are those that say what an address takes."""
+    """Rewrites every error to one format; `routes` are those that define the methods of a path."""
 
     def __init__(self, app: ASGIApp, *, routes: Sequence[APIRoute]) -> None:
         self.app, self.routes = app, routes
@@ -52,7 +53,7 @@ class ErrorShapeMiddleware:
         await self.app(scope, receive, shaped)
 
     def _reshape(self, asked: Scope, held: Sequence[Message]) -> ApiError | None:
-        """The same refusal in the one shape; None if it is in it."""
+        """The same error in OpenAI's format; None if it is in it already."""
         start, *rest = held
         headers = Headers(raw=start["headers"])
         detail = _detail(b"".join(m.get("body", b"") for m in rest))
@@ -72,13 +73,13 @@ class ErrorShapeMiddleware:
         there = (r for r in self.routes if r.matches(asked)[0] is Match.PARTIAL)
         methods = {m for r in there for m in r.methods or ()} or {*headers.get("Allow", "").split(", ")} - {""}
         if takes := ", ".join(sorted(methods)):
-            said = f"{path} takes {takes}, not {method}"
+            said = f"{path} allows {takes}, not {method}"
             return ApiError(405, said, code="method_not_supported", headers={"Allow": takes})
-        return ApiError(404, f"there is no {method} {path} here; /docs lists what there is", code="not_found")
+        return ApiError(404, f"{method} {path} not found; /docs lists the routes", code="not_found")
 
 
 def _detail(body: bytes) -> str | None:
-    """What a refusal in another shape says."""
+    """The message of an error in another format."""
     try:
         said: Any = json.loads(body)
     except ValueError:

@@ -17,11 +17,11 @@ from server.telemetry.logging import route_of
 
 log = structlog.get_logger(__name__)
 IMPORT_PATHS = {"/v1/import", "/v1/presets/import"}
-"""Where a whole document comes in."""
+"""Paths that accept a whole document, with a higher size limit."""
 
 
 class GatewayMiddleware:
-    """What every request passes: an id, the Host guard of a loopback server, the size limit, and 503 while loading."""
+    """Runs for every request: request id, Host check on loopback, size limit, and 503 while loading."""
 
     def __init__(self, app: ASGIApp, *, state: Any, settings: Settings) -> None:  # noqa: ANN401 - starlette's State
         self.app, self.state, self.settings = app, state, settings
@@ -56,7 +56,8 @@ class GatewayMiddleware:
             try:
                 await self.app(scope, limited, tagged)
             except Exception as error:
-                # Passed on, it would make uvicorn close a connection on which the client sends its next request.
+                # Passed on, the header would make uvicorn close a connection that the client uses
+                # for its next request.
                 if begun:
                     raise
                 log.error("unhandled", route=route_of(scope), exc_info=error)
@@ -64,10 +65,13 @@ class GatewayMiddleware:
                 await JSONResponse(answer.body, answer.status, answer.headers)(scope, receive, tagged)
 
     def _check(self, scope: Scope, headers: Headers) -> ApiError | None:
-        # A page from elsewhere that points its own name at 127.0.0.1 must not reach a server that has no keys.
+        # DNS rebinding: another site's page whose own name resolves to 127.0.0.1 must not reach a
+        # server without keys.
         host = re.sub(r":\d+$", "", headers.get("host", "").lower()).strip("[]")
         if self.settings.host in LOOPBACK and host and host not in LOOPBACK:
-            return ApiError(421, f"this server answers on this machine only, not as {host!r}", code="wrong_host")
+            return ApiError(
+                421, f"this server is only reachable from its own machine, not as {host!r}", code="wrong_host"
+            )
         length = headers.get("content-length", "0")
         most = self._body_limit(scope["path"])
         if scope["path"].startswith("/v1") and length.isdecimal() and int(length) > most:
@@ -79,7 +83,7 @@ class GatewayMiddleware:
 
 
 def _count_request(scope: Scope, status: int, seconds: float) -> None:
-    """By route, not by path: ids would make a figure of each. What is the page's own is one."""
+    """Count by route and not by path: ids would each make a metric. The page's own paths are one route."""
     path = getattr(scope.get("route"), "path", "" if scope["path"].startswith("/v1") else "page")
     metrics.http.labels(scope["method"], path, str(status)).inc()
     metrics.http_seconds.labels(path).observe(seconds)

@@ -1,4 +1,4 @@
-"""Request log middleware: one line for each request, with its id."""
+"""Request log middleware: one line per request, with its id."""
 
 import re
 import time
@@ -12,13 +12,14 @@ from structlog.contextvars import bound_contextvars
 from server.telemetry.logging import log, request_fields, route_of
 
 REQUEST_ID_PATTERN = re.compile(r"[\w.:-]{1,64}", re.ASCII)
-"""What is taken over of a client's own request id: nothing that could be more than a name."""
+"""Request ids accepted from clients: plain names only."""
 QUIET_ROUTES = {"page", "/health", "/livez", "/metrics"}
-"""Routes that are asked all the time."""
+"""Routes that are polled, and not logged."""
 
 
 class RequestLogMiddleware:
-    """The outermost of what a request passes: gives it an id, which every line within has, and writes its own line."""
+    """Outermost middleware: sets the request id, which every log line of the request has, and
+    writes the request's line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

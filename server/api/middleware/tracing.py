@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TracingMiddleware:
-    """Makes a span of each request under /v1, part of the caller's trace if it names one."""
+    """Makes a span per request under /v1, as a child of the caller's trace if the request names one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""HTTP routes, one file a resource."""
+"""HTTP routes, one file per resource."""
 
 from server.api.routes import (
     analyze,
@@ -56,6 +56,6 @@ ROUTERS = tuple(
         keys,
     )
 )
-"""Routers whose routes need a role."""
+"""Routers whose routes require a role."""
 OPEN_ROUTERS = (health.router, sign_in.router)
-"""Routers that answer everybody."""
+"""Routers without authentication."""

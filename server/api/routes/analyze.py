@@ -1,4 +1,4 @@
-"""`/v1/analyze` and tokens: which features a text evokes. Knows the wire; the engine reads, `understand.analyse` looks."""
+"""`/v1/analyze`: feature activations of a text, and its tokens."""
 
 import asyncio
 from typing import Any
@@ -19,10 +19,11 @@ router = APIRouter(prefix="/v1")
 
 @router.post("/analyze", openapi_extra=wire(schemas.analysis.Analysis, 404, 429, takes=AnalyzeRequest))
 async def analyze_text(request: Request) -> dict[str, Any]:
-    """Token by token, by speaker, along the text; with `other`, what tells the two apart."""
+    """Feature activations by token, by speaker and over the text; with `other`, the differences
+    between the two texts."""
     body = parse_body(AnalyzeRequest, await request.body())
     served = current_model(request)
-    await served.choose(body.model, None)  # the model has to be there
+    await served.choose(body.model, None)  # fails while the model is loading
     bundle = served.bundle
     bundle.sae.check_reads()
     rows = None if body.features is None else [served.catalogue.find(f)[1].row for f in body.features]

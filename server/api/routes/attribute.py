@@ -1,4 +1,4 @@
-"""`/v1/attribute`: which features the next token comes from. Knows the wire; `understand.attribute` explains."""
+"""`/v1/attribute`: attribution of the next token to features."""
 
 import asyncio
 from typing import Any
@@ -22,12 +22,12 @@ from steering.interpret.attribution import Attributed, attribute, token_of
 
 router = APIRouter(prefix="/v1")
 LONGEST = 2048
-"""Tokens of a prompt; each ablation runs through all of them."""
+"""Maximum number of prompt tokens; each ablation runs the model on all of them."""
 
 
 @router.post("/attribute", openapi_extra=wire(schemas.analysis.Attribution, 403, 404, 429, takes=AttributeRequest))
 async def attribute_token(request: Request) -> dict[str, Any]:
-    """The features that make for a token, by gradient and by trial."""
+    """Features that contribute to the next token, by gradient and by ablation."""
     body = parse_body(AttributeRequest, await request.body())
     served = current_model(request)
     await served.choose(body.model, None)
@@ -53,7 +53,8 @@ async def attribute_token(request: Request) -> dict[str, Any]:
 
 
 async def _check_guards(served: ServedModel, ids: list[int]) -> None:
-    """Raise ApiError for what the server does not answer: asked for the next token again and again, this would say it."""
+    """Raise ApiError for a prompt that the guards refuse: repeated calls for the next token would
+    otherwise return the refused reply."""
     if served.guards is None:
         return
     verdict = await served.guards.check_prompt(Generation(tuple(ids), (False,) * len(ids), steer_new=False))

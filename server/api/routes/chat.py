@@ -1,7 +1,7 @@
-"""`/v1/chat/completions` and `/v1/completions` as OpenAI's clients expect them, plain and streamed. Knows routes.
+"""OpenAI-compatible `/v1/chat/completions` and `/v1/completions`, complete and streamed.
 
-Everything that can be refused is refused before the first byte; what breaks later is sent as an error
-event and the stream ends without `[DONE]`.
+All validation runs before the first byte; a later error is sent as an error event, and the stream
+ends without `[DONE]`.
 """
 
 from fastapi import APIRouter, Request, Response
@@ -25,7 +25,7 @@ router = APIRouter()
     openapi_extra=wire(schemas.completions.ChatCompletion, 404, 429, takes=ChatRequest, events=CHUNKS),
 )
 async def create_chat_completion(request: Request) -> Response:
-    """Chat, steered or not; `steering` in the body or a model id `base@preset` says how."""
+    """Chat completion, steered by `steering` in the body or by a model id `base@preset`."""
     body = parse_body(ChatRequest, await request.body())
     asked = prepare_chat(current_model(request), body, current_account(request))
     return await _answer(request, await cancel_on_disconnect(request, asked))
@@ -36,7 +36,7 @@ async def create_chat_completion(request: Request) -> Response:
     openapi_extra=wire(schemas.completions.TextCompletion, 404, 429, takes=CompletionRequest, events=CHUNKS),
 )
 async def create_completion(request: Request) -> Response:
-    """Continue raw text. It has no roles, so the scope `assistant` means `generated`."""
+    """Text completion. Raw text has no roles, so the scope `assistant` means `generated`."""
     body = parse_body(CompletionRequest, await request.body())
     asked = prepare_completion(current_model(request), body, current_account(request))
     return await _answer(request, await cancel_on_disconnect(request, asked))

@@ -1,7 +1,7 @@
-"""`/v1/steering/compare`: one question, several steerings, all answered at once with one seed. Knows variants; replies are elsewhere.
+"""`/v1/steering/compare`: the same messages under several steerings, generated in parallel with one seed.
 
-What can be refused is refused before the first byte, and `param` says in which variant. A variant that breaks later is
-told as an error event with its name; the others go on.
+All validation runs before the first byte, and `param` names the variant. A later error of one
+variant is sent as an error event with its name; the other variants continue.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
     "/compare", openapi_extra=wire(schemas.completions.Comparison, 404, 429, takes=CompareRequest, events=CHUNKS)
 )
 async def compare_variants(request: Request) -> Response:
-    """Answer the same messages once for each variant, all at the same time and with the same seed."""
+    """Answer the same messages once per variant, in parallel and with the same seed."""
     body = parse_body(CompareRequest, await request.body())
     served = current_model(request)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
@@ -66,7 +66,7 @@ async def _prepare_variant(served: ServedModel, body: CompareRequest, i: int, se
 
 
 async def _stream_chunks(body: CompareRequest, replies: list[Reply], seed: int) -> AsyncGenerator[dict[str, Any], None]:
-    """All variants' chunks as they come; the first of each tells the seed."""
+    """Chunks of all variants in order of arrival; each variant's first chunk carries the seed."""
     begun: set[int] = set()
     async with MergedStreams([drained(stream_chunks(r)) for r in replies]) as items:
         async for i, item in items:
@@ -96,7 +96,7 @@ async def _complete(body: CompareRequest, replies: list[Reply], seed: int) -> di
 
 
 def _with_variant(error: BaseException, body: CompareRequest, i: int) -> ApiError:
-    """The error with its variant; what all variants share keeps its own place."""
+    """The error with its variant in `param`; errors in shared fields keep their own `param`."""
     variant, found = body.variants[i], to_api_error(error)
     if found.code == "internal_error":
         log.error("variant broke", exc_info=error)

@@ -1,4 +1,4 @@
-"""`/v1/features/contrast`: which features tell two sets of texts apart. Knows the wire; `understand.contrast` tests."""
+"""`/v1/features/contrast`: features that separate two sets of texts."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1")
 
 @router.post("/features/contrast", openapi_extra=wire(schemas.features.Contrast, 404, 429, takes=ContrastRequest))
 async def contrast_texts(request: Request) -> dict[str, Any]:
-    """The features that separate A from B, with shares of documents, log-odds, effect size, p and q."""
+    """Features that separate A from B, with document shares, log-odds, effect size, p and q."""
     body = parse_body(ContrastRequest, await request.body())
     served = current_model(request)
     await served.choose(body.model, None)
@@ -43,7 +43,7 @@ async def contrast_texts(request: Request) -> dict[str, Any]:
 
 
 async def _record_firings(served: ServedModel, side: Sequence[Passage]) -> FiringCounts:
-    """What fires in each document; of the streams only a few are held at a time."""
+    """Activations of each document; only a few residual streams are in memory at a time."""
     parts = []
     for start in range(0, len(side), BATCH):
         some = await record_samples(served, side[start : start + BATCH])

@@ -1,4 +1,4 @@
-"""`/v1/features-map`: all features in the plane. Knows the wire; where a map lies and how it is drawn is elsewhere."""
+"""`/v1/features-map`: two-dimensional map of all features."""
 
 import asyncio
 import hashlib
@@ -16,11 +16,12 @@ from steering.interpret.feature_map import ABOUT, FeatureMap
 router = APIRouter(prefix="/v1/features-map")
 
 
-@router.get("", openapi_extra=wire(schemas.features.FeaturesMap, 304, bytes="float32, x and y by turns"))
+@router.get("", openapi_extra=wire(schemas.features.FeaturesMap, 304, bytes="float32, x and y alternating"))
 async def get_features_map(
     request: Request, format: Literal["json", "bin"] = "json", if_none_match: Annotated[str, Header()] = ""
 ) -> Response:
-    """Where each feature is: pairs of numbers in −1 … 1, in the order of the SAE's rows; `bin` is float32, x and y by turns."""
+    """Coordinates of each feature: pairs of numbers in −1 … 1, in the order of the SAE's rows;
+    `bin` is float32, x and y alternating."""
     served = current_model(request)
     found = await _map(request)
     tag = f'"{hashlib.sha256(found.data).hexdigest()[:32]}-{format}"'
@@ -45,7 +46,7 @@ async def get_features_map_meta(
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
     cursor: Annotated[str, Query(pattern=r"^[0-9]{1,9}$")] = "0",
 ) -> dict[str, Any]:
-    """The clusters with their names, and, page by page, what each point is."""
+    """The clusters with their names, and one page of the points' metadata."""
     served = current_model(request)
     found, start = await _map(request), int(cursor)
     features = served.bundle.features
@@ -74,7 +75,7 @@ async def get_features_map_meta(
 
 
 async def _map(request: Request) -> FeatureMap:
-    """The map of what is served, read or drawn once; read again when a job has drawn another."""
+    """The map of the served revision, read or computed once; read again after a job has written a new one."""
     state, served = request.app.state, current_model(request)
     if getattr(state, "map_lock", None) is None:
         state.map_lock, state.map = asyncio.Lock(), None

@@ -1,4 +1,4 @@
-"""Models, features and steering: what there is, what people call it, what a spec would do. Knows the catalogue and the wire."""
+"""`/v1/features`: list, search and edit features."""
 
 from typing import Annotated, Any
 
@@ -22,31 +22,31 @@ from steering.model.passage import Passage
 
 router = APIRouter(prefix="/v1")
 DETAIL_FIELDS = {"examples", "samples", "histogram", "top_logits"}
-"""What is told of one feature, not in a list of many."""
+"""Fields of a single feature that lists leave out."""
 
 
 @router.get("/features", openapi_extra=wire(schemas.features.FeatureList, 429))
 async def find_features(request: Request, query: Annotated[FeatureQuery, Query()]) -> dict[str, Any]:
-    """Search by words, by meaning, by what a prompt evokes, or by id; page with `cursor`."""
+    """Search by words, by meaning, by what a prompt activates, or by id; page with `cursor`."""
     return await _search(request, query)
 
 
 @router.post("/features/search", openapi_extra=wire(schemas.features.FeatureList, 429, takes=SearchRequest))
 async def find_common_features(request: Request) -> dict[str, Any]:
-    """What several prompts have in common, and others have not."""
+    """Features active in several prompts and inactive in others."""
     asked = parse_body(SearchRequest, await request.body())
     return await _search(request, FeatureQuery.model_validate({**asked.model_dump(), "mode": "common"}))
 
 
 @router.get("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureDetail))
 async def get_feature(request: Request, feature_id: str) -> dict[str, Any]:
-    """All that is known of one feature."""
+    """One feature with all its details."""
     return _feature_detail(*_find_feature(request, feature_id))
 
 
 @router.patch("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureDetail, takes=EditRequest))
 async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
-    """Call a feature something, note something, star it; null takes a label or a note back. Updates leave it alone."""
+    """Set a feature's label, note or star; null removes a label or note. SAE updates keep these edits."""
     asked = parse_body(EditRequest, await request.body())
     served = current_model(request)
     bundle, found = _find_feature(request, feature_id)
@@ -82,7 +82,8 @@ async def _search(request: Request, query: FeatureQuery) -> dict[str, Any]:
 
 
 def _search_index(request: Request, served: ServedModel) -> Index:
-    """The index of what is served; another revision or another label is another catalogue, and so another index."""
+    """Search index of the served catalogue; another revision or a changed label makes another
+    catalogue, and so another index."""
     state = request.app.state
     if getattr(state, "index", None) is None or state.index.catalogue is not served.catalogue:
         state.index = Index(served.catalogue, served.settings.meaning_model)

@@ -1,7 +1,7 @@
-"""`/v1/feedback`: thumbs, comparisons and moved sliders set a user's own defaults. Knows votes and the store; trains nothing.
+"""`/v1/feedback`: thumbs, comparisons and moved sliders set a user's own defaults; nothing is trained.
 
-A vote is about the sliders of a reply: its preset's scale, and the features that were named beside it. It moves the
-defaults of the one who gave it and of nobody else; each can be taken back, or all of them.
+A vote applies to the sliders of a reply: its preset's scale, and the features named beside it. It
+changes the defaults of the user who gave it only, and can be deleted, alone or with all others.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/v1")
 
 @router.post("/feedback", openapi_extra=wire(schemas.user_data.Defaults, takes=Feedback))
 async def give_feedback(request: Request) -> dict[str, Any]:
-    """Say what you think of a reply; returns your defaults as they are then."""
+    """Give feedback on a reply; returns the user's defaults after it."""
     said, served = parse_body(Feedback, await request.body()), current_model(request)
     caller = current_caller(request)
     sides: list[tuple[SteeringRequest | None, float, float]] = {
@@ -49,7 +49,7 @@ async def give_feedback(request: Request) -> dict[str, Any]:
     if said.kind != "thumb":
         found = changed_subjects(found)
     if not found:
-        raise bad_request("no slider to learn about: name a preset or features", param="steering")
+        raise bad_request("no slider to vote on: name a preset or features", param="steering")
     person = caller.require_subject(said.user)
     await served.store.add_votes(person, served.model, said.kind, found, most=MAX_VOTES)
     return await _defaults_to_dict(served, caller, person, said.user)
@@ -57,20 +57,20 @@ async def give_feedback(request: Request) -> dict[str, Any]:
 
 @router.get("/feedback", openapi_extra=wire(schemas.user_data.Defaults))
 async def get_defaults(request: Request, user: str = "") -> dict[str, Any]:
-    """A user's own defaults, what they come from, and what was said."""
+    """A user's learned defaults, and the votes behind them."""
     caller = current_caller(request)
     return await _defaults_to_dict(current_model(request), caller, caller.require_subject(user), user)
 
 
 @router.delete("/feedback", openapi_extra=wire(schemas.user_data.VotesDeleted, 404))
 async def take_back_feedback(request: Request, user: str = "", last: bool = False) -> dict[str, Any]:
-    """Take the last thing back that was said, with `last`; or all of it."""
+    """Delete the last feedback with `last`, or all of it."""
     served = current_model(request)
     caller = current_caller(request)
     person = caller.require_subject(user)
     gone = await served.store.drop_votes(person, served.model, last=last)
     if last and not gone:
-        raise ApiError(404, "nothing was said that could be taken back", code="not_found", param="user")
+        raise ApiError(404, "there is no feedback to delete", code="not_found", param="user")
     return {"deleted": gone, **await _defaults_to_dict(served, caller, person, user)}
 
 
@@ -80,7 +80,7 @@ async def _defaults_to_dict(served: ServedModel, caller: Caller, person: str, us
     for subject in dict.fromkeys(v.subject for v in votes):
         span = await dose_range(served, subject, caller)
         if span is None:
-            continue  # the preset or feature is gone; its votes wait in case it comes back
+            continue  # the preset or feature is gone; its votes are kept in case it is restored
         theirs = votes_of(votes, subject)
         found.append(
             {

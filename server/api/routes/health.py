@@ -27,13 +27,13 @@ COMMIT = git_commit()
 
 @router.get("/livez", openapi_extra=wire(schemas.service.Alive))
 async def get_liveness() -> dict[str, str]:
-    """The process is up."""
+    """Liveness: the process is running."""
     return {"status": "ok"}
 
 
 @router.get("/health", openapi_extra=wire(schemas.service.Health, 503))
 async def get_health(request: Request) -> JSONResponse:
-    """Ready to answer, or 503."""
+    """Readiness: 200 if the server can answer requests, else 503."""
     state = request.app.state
     served: ServedModel | None = state.served_model
     if state.draining:
@@ -57,7 +57,7 @@ async def get_health(request: Request) -> JSONResponse:
 
 @router.get("/version", openapi_extra=wire(schemas.service.Versions))
 async def get_version(request: Request) -> dict[str, Any]:
-    """Versions of what answers."""
+    """Versions of the server and its components."""
     return {
         "version": VERSION,
         "git": COMMIT,
@@ -70,7 +70,7 @@ async def get_version(request: Request) -> dict[str, Any]:
 
 @router.get("/metrics", include_in_schema=False)
 async def get_metrics(request: Request) -> Response:
-    """All figures; while the model is being loaded, those that there are."""
+    """All metrics in Prometheus' format; while the model is loading, those available so far."""
     served: ServedModel | None = request.app.state.served_model
     if served:
         now, waiting = served.engine.occupancy

@@ -1,4 +1,4 @@
-"""`/v1/jobs…`: begin long work, follow it, end it. Knows routes and the queue; nothing of what jobs do."""
+"""`/v1/jobs…`: create, follow, pause and cancel long-running jobs."""
 
 import asyncio
 import hashlib
@@ -23,14 +23,14 @@ from server.store.base import Unavailable
 
 router = APIRouter(prefix="/v1/jobs")
 KEEPALIVE_SECONDS = 15.0
-"""Seconds after which a stream says that it is still there."""
+"""Seconds of silence after which a stream sends a keep-alive comment."""
 MAX_RESULT_CHARS = 8000
-"""Characters of a part of a result that only the job itself tells, and no list."""
+"""Maximum characters of one field of a result in a list; longer ones only come with the job itself."""
 
 
 @router.post("", status_code=202, openapi_extra=wire(Job, takes=JobRequest))
 async def start_job(request: Request) -> Response:
-    """Queue a job."""
+    """Create a job and queue it."""
     asked = parse_body(JobRequest, await request.body())
     try:
         job = await asyncio.to_thread(
@@ -48,7 +48,7 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[float | None, Query(allow_inf_nan=False)] = None,
 ) -> dict[str, Any]:
-    """The jobs, the newest first, without what is long in their results; `cursor` goes on with older ones."""
+    """Jobs, newest first, without the long fields of their results; page with `cursor`."""
     caller = current_caller(request)
     jobs = [j for j in await asyncio.to_thread(job_queue(request).all) if cursor is None or j.created < cursor]
     jobs = [j for j in jobs if _is_visible(caller, j)]
@@ -63,13 +63,13 @@ async def list_jobs(
 
 @router.get("/{job_id}", openapi_extra=wire(Job))
 async def get_job(request: Request, job_id: str) -> dict[str, Any]:
-    """One job, as it is now."""
+    """One job in its current state."""
     return (await _find_job(request, job_id)).model_dump()
 
 
 @router.get("/{job_id}/events", openapi_extra=wire(None, events=EVENT))
 async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str, Header()] = "0") -> Response:
-    """What happens, as it happens: `metric`, `log` and `state`; `Last-Event-ID` goes on after an event."""
+    """Stream of the job's `metric`, `log` and `state` events; `Last-Event-ID` resumes after an event."""
     await _find_job(request, job_id)
     if not (last_event_id.isdecimal() and len(last_event_id) < 19):
         raise bad_request("Last-Event-ID must be the number of an event", param="Last-Event-ID")
@@ -81,25 +81,25 @@ async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str
 
 @router.post("/{job_id}/cancel", status_code=202, openapi_extra=wire(Job, 409))
 async def cancel_job(request: Request, job_id: str) -> Response:
-    """Have a job end."""
+    """Cancel a job."""
     return await _change_state(request, job_id, job_queue(request).cancel)
 
 
 @router.post("/{job_id}/pause", status_code=202, openapi_extra=wire(Job, 409))
 async def pause_job(request: Request, job_id: str) -> Response:
-    """Have a running job stand still; others are done in the meantime."""
+    """Pause a running job; other jobs run in the meantime."""
     return await _change_state(request, job_id, job_queue(request).pause)
 
 
 @router.post("/{job_id}/resume", status_code=202, openapi_extra=wire(Job, 409))
 async def resume_job(request: Request, job_id: str) -> Response:
-    """Have a paused job go on, if another one is being done, after that."""
+    """Resume a paused job; if another one is running, after that."""
     return await _change_state(request, job_id, job_queue(request).resume)
 
 
 @router.delete("/{job_id}", openapi_extra=wire(schemas.service.JobDeleted, 409))
 async def delete_job(request: Request, job_id: str) -> dict[str, Any]:
-    """Forget a job that has ended, and its files."""
+    """Delete a job that has ended, and its files."""
     await _find_job(request, job_id)
     try:
         await asyncio.to_thread(job_queue(request).delete, job_id)
@@ -144,7 +144,7 @@ async def _job_events(jobs: JobQueue, job_id: str, after: int) -> AsyncIterator[
         except BadJob:
             return  # deleted
         except Unavailable:
-            yield ": the store is lost\n\n"  # the job goes on, and so does this when it is back
+            yield ": the store is unavailable\n\n"  # the job continues, and so does this stream once the store is back
             await asyncio.sleep(1)
             continue
         for event in events:
@@ -155,7 +155,7 @@ async def _job_events(jobs: JobQueue, job_id: str, after: int) -> AsyncIterator[
         if events:
             spoken = time.monotonic()
         elif time.monotonic() - spoken > KEEPALIVE_SECONDS:
-            yield ": ping\n\n"  # whoever stands between closes what is silent
+            yield ": ping\n\n"  # proxies close idle connections
             spoken = time.monotonic()
         await asyncio.sleep(0.3)
 
@@ -166,7 +166,7 @@ def _job_summary(job: Job) -> dict[str, Any]:
 
 
 async def _find_job(request: Request, job_id: str) -> Job:
-    """Raises ApiError for one that is not there, or is somebody else's, which is the same."""
+    """Raises ApiError for a missing job and, with the same 404, for one of another owner."""
     try:
         found = await asyncio.to_thread(job_queue(request).get, job_id)
     except BadJob as error:

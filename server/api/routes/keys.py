@@ -1,4 +1,4 @@
-"""`/v1/keys` and `/v1/me`: keys are made, listed and deleted; who one is here. Knows routes and the store; a secret is told once."""
+"""`/v1/keys` and `/v1/me`: create, list and delete API keys; the caller's own key. A secret is shown only once."""
 
 import asyncio
 from typing import Any, Literal
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1")
 
 
 class KeyInfo(BaseModel):
-    """A key, as lists show it."""
+    """A key, without its secret."""
 
     object: Literal["key"]
     id: str
@@ -39,7 +39,7 @@ class KeyInfo(BaseModel):
 
 
 class KeyCreated(KeyInfo):
-    """A new key."""
+    """A new key, with its secret."""
 
     secret: str
 
@@ -51,14 +51,14 @@ class KeyList(schemas.pages.Page):
 
 
 class Ended(BaseModel):
-    """What browsers kept is worth nothing."""
+    """All browser sessions have ended."""
 
     object: Literal["sessions"]
     deleted: Literal[True]
 
 
 class Me(BaseModel):
-    """Who asks."""
+    """The caller."""
 
     object: Literal["me"]
     role: Role
@@ -68,13 +68,13 @@ class Me(BaseModel):
     limits: RateLimits
     default_preset: str | None
     beyond: dict[str, Role]
-    """The routes for which the role is too low, as `POST /v1/presets`, and the least role of each."""
+    """Routes that need a higher role, as `POST /v1/presets`, and the minimum role of each."""
     steering: Bounds
-    """What the role may steer; null is as much as the server allows."""
+    """Steering that the role permits; null for the server's own limits."""
 
 
 class Erased(BaseModel):
-    """How much was deleted, by kind."""
+    """Number of records deleted, by kind."""
 
     object: Literal["erased"]
     deleted: dict[str, int]
@@ -82,7 +82,7 @@ class Erased(BaseModel):
 
 @router.post("/keys", status_code=201, openapi_extra=wire(KeyCreated, 401, 403, takes=KeyRequest))
 async def create_key(request: Request) -> JSONResponse:
-    """Make a key. `secret` is told here and never again."""
+    """Create a key. `secret` is returned only in this response."""
     served = current_model(request)
     asked = parse_body(KeyRequest, await request.body())
     if asked.default_preset and await served.preset(asked.default_preset) is None:
@@ -96,7 +96,7 @@ async def create_key(request: Request) -> JSONResponse:
 
 @router.get("/keys", openapi_extra=wire(KeyList, 401, 403))
 async def list_keys(request: Request) -> dict[str, Any]:
-    """All keys, without their secrets, which nobody has but those who were told."""
+    """All keys, without their secrets: the server stores hashes only."""
     served = current_model(request)
     found = [_key_to_dict(k) for k in await served.store.keys()]
     return {"object": "list", "data": found, "has_more": False, "next_cursor": None}
@@ -104,7 +104,7 @@ async def list_keys(request: Request) -> dict[str, Any]:
 
 @router.delete("/keys/{key_id}", openapi_extra=wire(schemas.user_data.Deleted, 401, 403))
 async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
-    """Nobody gets in with it any more, here at once and at other replicas within a second."""
+    """Delete a key. It stops working at once on this replica, and within a second on the others."""
     served = current_model(request)
     if not await served.store.delete_key(key_id):
         raise ApiError(404, f"no key {key_id[:64]!r}; GET /v1/keys lists them", code="not_found", param="id")
@@ -115,7 +115,7 @@ async def delete_key(request: Request, key_id: str) -> dict[str, Any]:
 
 @router.delete("/sessions", openapi_extra=wire(Ended, 401, 403))
 async def end_sessions(request: Request) -> dict[str, Any]:
-    """Have everybody who uses a browser sign in again, you as well; keys stay as they are."""
+    """End all browser sessions, the caller's own included; keys stay valid."""
     await request.app.state.keyring.end_sessions(current_model(request).store)
     await write_audit(request, "sessions ended")
     return {"object": "sessions", "deleted": True}
@@ -123,7 +123,7 @@ async def end_sessions(request: Request) -> dict[str, Any]:
 
 @router.get("/me", openapi_extra=wire(Me, 401))
 async def get_me(request: Request) -> dict[str, Any]:
-    """Who you are here, what you may, and what is steered where you leave it open."""
+    """The caller's key, permissions and steering defaults."""
     caller, served = current_caller(request), current_model(request)
     return {
         "object": "me",
@@ -140,10 +140,10 @@ async def get_me(request: Request) -> dict[str, Any]:
 
 @router.delete("/me", openapi_extra=wire(Erased, 401))
 async def erase_me(request: Request, user: str = "") -> dict[str, Any]:
-    """Forget you: what you gave to learn from, votes, vectors, and with a key presets, shares and jobs. Keys stay.
+    """Delete the caller's data: training texts, votes, vectors, and with a key presets, shares and jobs. Keys stay.
 
-    With `user`, somebody of yours. What has been learnt from text stays learnt; the text itself is gone, out of jobs that
-    are learning from it, too, which end.
+    With `user`, the data of one of the caller's users. What a model has learned from a text stays;
+    the text itself is deleted, from running training jobs as well, which end.
     """
     served, caller = current_model(request), current_caller(request)
     person, whole = caller.require_subject(user), not user or caller.alone

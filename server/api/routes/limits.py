@@ -1,4 +1,4 @@
-"""`GET /v1/limits`: what this server is, what it allows, and what is switched on. Knows settings and bounds; changes nothing."""
+"""`GET /v1/limits`: the server's limits, and which features are enabled."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ MODES, UNITS, SCOPES = (list(kind.__args__) for kind in (Mode, Unit, Scope))
 
 @router.get("/limits", openapi_extra=wire(schemas.service.Limits))
 async def get_limits(request: Request) -> dict[str, Any]:
-    """What a page of settings shows."""
+    """Limits and settings, as a settings page shows them."""
     served = current_model(request)
     running, waiting = served.engine.occupancy
     settings = served.settings

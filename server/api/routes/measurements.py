@@ -1,4 +1,4 @@
-"""`/v1/steering/sweep` and `/v1/features/{id}/calibrate`: measurements that take a while, begun as jobs. Knows orders, does none."""
+"""`/v1/steering/sweep` and `/v1/features/{id}/calibrate`: measurements that run as jobs."""
 
 import asyncio
 
@@ -28,21 +28,21 @@ router = APIRouter(prefix="/v1")
 
 
 class CalibrateRequest(BaseModel):
-    """POST /v1/features/{id}/calibrate; the body may be left out."""
+    """POST /v1/features/{id}/calibrate; the body is optional."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompts: Whole = Field(default=16, ge=4, le=16)
-    """How many of the fixed questions; fewer are faster and less sure."""
+    """Number of the fixed prompts to use; fewer are faster and less precise."""
 
 
 @router.post("/steering/sweep", status_code=202, openapi_extra=wire(Job, 404, 429, takes=SweepConfig))
 async def sweep_feature(request: Request) -> Response:
-    """Try one feature at several strengths on your prompts; the job's result has the replies and what they are worth."""
+    """Run one feature at several strengths on the given prompts; the job's result has the replies and their scores."""
     served = current_model(request)
     order = parse_body(SweepConfig, await request.body())
-    if served.guards and not current_caller(request).has_role("researcher"):  # a job's replies are read by no guard
-        said = "where guards read replies, a sweep takes a researcher's key"
+    if served.guards and not current_caller(request).has_role("researcher"):  # guards do not check the replies of a job
+        said = "on a server with guards, a sweep requires a key with the role 'researcher'"
         raise ApiError(403, said, code="role_too_low", kind="permission_error")
     try:
         for wanted in resolve_sweep(served.bundle, order, served.settings):
@@ -63,7 +63,7 @@ async def sweep_feature(request: Request) -> Response:
     openapi_extra=wire(Job, takes=CalibrateRequest, optional=True),
 )
 async def calibrate_feature(request: Request, feature_id: str) -> Response:
-    """Measure how far one feature can be pushed, and what that does; what comes of it is served as a new revision."""
+    """Measure a feature's dose and its effects; the result is served as a new revision."""
     served = current_model(request)
     raw = await request.body()
     order = parse_body(CalibrateRequest, raw) if raw.strip() else CalibrateRequest()
@@ -73,12 +73,12 @@ async def calibrate_feature(request: Request, feature_id: str) -> Response:
         raise ApiError(404, str(error), code="feature_not_found", param="id") from error
     served.bundle.sae.check_reads()
     if feature.typical_max <= 0:
-        raise bad_request(f"{feature_id!r} was never seen to fire; describe the features first", param="id")
+        raise bad_request(f"{feature_id!r} is not known to be active anywhere; describe the features first", param="id")
     return await _submit(request, "calibrate", {"features": [feature.id], "presets": False, "prompts": order.prompts})
 
 
 def _check_prompts(served: ServedModel, order: SweepConfig) -> None:
-    """Raise a 400 for a prompt that the template cannot show, or that leaves no room for the reply."""
+    """Raise a 400 for a prompt that the template cannot render, or that leaves no room for the reply."""
     for i, prompt in enumerate(order.prompts):
         try:
             n = len(served.engine.encode_chat([{"role": "user", "content": prompt}]).ids)

@@ -1,4 +1,4 @@
-"""`/v1/models`: the served model and one id for each preset."""
+"""`/v1/models`: the served model and one id per preset."""
 
 import time
 from typing import Any
@@ -17,7 +17,7 @@ STARTED = int(time.time())
 
 @router.get("/models", openapi_extra=wire(schemas.completions.ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
-    """The model, and one id for each preset."""
+    """The served model, and one id per preset."""
     served = current_model(request)
     return {
         "object": "list",

@@ -1,4 +1,4 @@
-"""Presets: read, save, replace, delete. Knows values and the store; what a preset steers is checked as in a request."""
+"""`/v1/presets`: list, retrieve, create, replace and delete presets; their steering is validated as in a request."""
 
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/presets")
 
 @router.get("", openapi_extra=wire(schemas.user_data.PresetList))
 async def list_presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
-    """The bundle's presets and the saved ones; with `snapshots`, what each keeps of its features."""
+    """The bundle's presets and the saved ones; with `snapshots`, the feature snapshots of each."""
     served = current_model(request)
     return {
         "object": "list",
@@ -46,7 +46,7 @@ async def get_preset(request: Request, preset_id: str, snapshots: bool = False) 
 
 @router.post("", status_code=201, openapi_extra=wire(Preset, 409, takes=Preset))
 async def create_preset(request: Request, user: str | None = None) -> Response:
-    """Save a new preset; with `user`, it may hold that user's vectors, and keeps them."""
+    """Save a new preset; with `user`, it may use that user's vectors, and keeps copies of them."""
     served = current_model(request)
     caller = current_caller(request)
     wanted = await check_preset(served, parse_body(Preset, await request.body()), user=user, caller=caller)
@@ -72,11 +72,11 @@ async def create_preset(request: Request, user: str | None = None) -> Response:
 async def replace_preset(
     request: Request, preset_id: str, user: str | None = None, if_match: Annotated[str, Header()] = ""
 ) -> Response:
-    """Create or replace; `If-Match` with a version refuses to overwrite somebody else's change."""
+    """Create or replace a preset; `If-Match` with a version fails if the preset has changed since."""
     served = current_model(request)
     wanted = parse_body(Preset, await request.body())
     if wanted.id != preset_id:
-        raise bad_request(f"the body's id {wanted.id!r} is not that of the address, {preset_id!r}", param="id")
+        raise bad_request(f"the body's id {wanted.id!r} does not match the path's, {preset_id!r}", param="id")
     caller = current_caller(request)
     await check_may_replace(served, preset_id, caller)
     wanted = await check_preset(served, wanted, user=user, caller=caller)
@@ -98,11 +98,11 @@ async def replace_preset(
 
 @router.delete("/{preset_id}", openapi_extra=wire(schemas.user_data.Deleted, 403, 409))
 async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
-    """Forget a saved preset."""
+    """Delete a saved preset."""
     served = current_model(request)
     held = await check_may_replace(served, preset_id, current_caller(request))
     if held and held.tenant == "" and preset_id in await default_preset_ids(served):
-        said = f"{preset_id!r} is steered by default; name another default first, or none"
+        said = f"{preset_id!r} is the default preset; set another default first, or none"
         raise ApiError(409, said, code="preset_in_use", param="id")
     if held is None or not await served.store.delete_preset(preset_id, held.tenant):
         raise _not_found(preset_id)
@@ -112,7 +112,7 @@ async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
 
 def _not_found(preset_id: str) -> ApiError:
     return ApiError(
-        404, f"no preset {preset_id!r}; GET /v1/presets lists those there are", code="preset_not_found", param="id"
+        404, f"no preset {preset_id!r}; GET /v1/presets lists the presets", code="preset_not_found", param="id"
     )
 
 

@@ -1,4 +1,4 @@
-"""`/v1/saes/{revision}/changes`: what a revision changes for those who steer. Knows revisions, presets and what people call features."""
+"""`/v1/saes/{revision}/changes`: what a revision changes for features, labels and presets."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from steering.spec import Preset
 
 router = APIRouter(prefix="/v1/saes")
 HELD = 8
-"""So many comparisons are kept; a revision never changes, so they stay right."""
+"""Number of comparisons in the cache; revisions never change, so entries stay valid."""
 
 
 @router.get("/{revision}/changes", openapi_extra=wire(schemas.saes.SaeChanges, 409))
@@ -32,11 +32,11 @@ async def get_sae_changes(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int, Query(ge=0)] = 0,
 ) -> dict[str, Any]:
-    """What is not as it was in the revision `since`, or in its parent; each list goes on with its `next_cursor`."""
+    """Differences from the revision `since`, or from the parent; page each list with its `next_cursor`."""
     served = current_model(request)
     since = since or (await find_manifest(served, revision)).parent
     if since is None:
-        raise bad_request(f"{revision!r} has no parent; say since which revision: ?since=…", param="since")
+        raise bad_request(f"{revision!r} has no parent; name the revision to compare with: ?since=…", param="since")
     found = await _diff(request, since, revision)
     names = _Labels(await served.store.feature_edits(served.model))
     page = lambda items: _page(items, cursor, limit)  # noqa: E731
@@ -64,7 +64,7 @@ async def get_sae_changes(
 
 
 class _Labels:
-    """What features are called here: by people, else by their bundle."""
+    """Labels of features: the users' edits first, then the bundle's."""
 
     def __init__(self, edits: Mapping[int, FeatureEdit]) -> None:
         self._edits = edits
@@ -75,12 +75,12 @@ class _Labels:
         return {"id": f.id, "label": edit.label if edit and edit.label is not None else f.label}
 
     def shown(self, c: FeatureChange) -> bool:
-        """Whether the bundle's label is the one that people see."""
+        """Whether the label shown is the bundle's own."""
         edit = self._edits.get(c.after.index)
         return edit is None or edit.label is None
 
     def stale(self, c: FeatureChange) -> bool:
-        """Whether the label that people see came to be in doubt."""
+        """Whether the label shown has become doubtful."""
         return c.stale and self.shown(c)
 
 
@@ -99,7 +99,7 @@ async def _diff(request: Request, since: str, revision: str) -> RevisionDiff:
 
 
 async def _open_published(served: ServedModel, revision: str, param: str) -> Bundle:
-    """As it was published: without what people call its features, which changes."""
+    """The revision as published: without the users' labels, which change."""
     await find_manifest(served, revision, param=param)
     try:
         return await asyncio.to_thread(served.revisions.open, revision, gently=True)
@@ -108,7 +108,7 @@ async def _open_published(served: ServedModel, revision: str, param: str) -> Bun
 
 
 def _affected_presets(presets: Sequence[Preset], found: RevisionDiff, names: _Labels) -> list[dict[str, Any]]:
-    """The presets that steer by features which are not as they were."""
+    """Presets that use changed features."""
     gone = {f.index: names.to_dict(f) | {"what": ["retired"], "cosine": None} for f in found.retired}
     tests: dict[str, Callable[[FeatureChange], bool]] = {
         "moved": lambda c: c.moved,

@@ -1,7 +1,7 @@
-"""`/v1/shares`: a steering with its model, seed and, if wanted, messages, under an address that nobody can guess.
+"""`/v1/shares`: a steering with its model, seed and optionally messages, at an unguessable address.
 
-Off unless the settings say otherwise: whoever has the address can read it. It can be deleted with the key that its
-maker was given, and it expires. Knows the wire and the store.
+Off by default, because anyone with the address can read a share. It expires, and can be deleted
+with the key returned at its creation.
 """
 
 import hashlib
@@ -30,20 +30,18 @@ router = APIRouter(prefix="/v1/shares")
 
 @router.post("", status_code=201, openapi_extra=wire(schemas.user_data.ShareMade, 403, 404, 409, takes=ShareRequest))
 async def create_share(request: Request) -> JSONResponse:
-    """Share something; `key` is told once and deletes it."""
+    """Share a steering; `key` is returned only once and deletes the share."""
     served = _require_sharing(request)
     body = parse_body(ShareRequest, await request.body())
     caller = current_caller(request)
-    await served.choose(
-        body.model, body.steering, caller=caller
-    )  # a vector of one's own is nobody else's: it cannot be shared
+    await served.choose(body.model, body.steering, caller=caller)  # a user's vector is private and cannot be shared
     content = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if body.messages is not None:
         content["messages"] = to_messages(body.messages)
     text, most = json.dumps(content, ensure_ascii=False), served.settings.share_bytes
     if len(text.encode()) > most:
         raise ApiError(
-            413, f"a share holds at most {most} bytes; leave messages out", code="share_too_large", param="messages"
+            413, f"a share may have at most {most} bytes; leave messages out", code="share_too_large", param="messages"
         )
     key, now = secrets.token_urlsafe(16), int(time.time())
     expires = now + int(86_400 * served.settings.share_days)
@@ -58,14 +56,14 @@ async def create_share(request: Request) -> JSONResponse:
 
 @router.get("/{share_id}", openapi_extra=wire(schemas.user_data.Share, 403))
 async def get_share(request: Request, share_id: str) -> JSONResponse:
-    """What was shared."""
+    """Retrieve a share."""
     found = await _find_share(_require_sharing(request), share_id)
     return JSONResponse(_share_to_dict(found), headers={"Cache-Control": "no-store"})
 
 
 @router.delete("/{share_id}", openapi_extra=wire(schemas.user_data.Deleted, 403))
 async def delete_share(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
-    """Take it back, with the key that came with it."""
+    """Delete a share, with the key returned at its creation."""
     served = _require_sharing(request)
     found = await _find_share(served, share_id)
     caller = current_caller(request)
@@ -73,7 +71,7 @@ async def delete_share(request: Request, share_id: str, key: str = "") -> dict[s
     if not theirs and not secrets.compare_digest(found.key, _digest(key)):
         raise ApiError(
             403,
-            "only the key that was told when it was made deletes a share: ?key=…",
+            "a share can only be deleted with the key returned at its creation: ?key=…",
             code="wrong_key",
             param="key",
             kind="permission_error",
@@ -87,7 +85,7 @@ def _require_sharing(request: Request) -> ServedModel:
     if not served.settings.shares:
         raise ApiError(
             403,
-            "sharing is off on this server; whoever runs it turns it on with TILLER_SHARES=true",
+            "sharing is disabled on this server; the operator can enable it with TILLER_SHARES=true",
             code="shares_off",
             kind="permission_error",
         )
@@ -97,7 +95,7 @@ def _require_sharing(request: Request) -> ServedModel:
 async def _find_share(served: ServedModel, share_id: str) -> Share:
     if found := await served.store.share(share_id):
         return found
-    raise ApiError(404, "there is no such share; it may have expired", code="share_not_found", param="id")
+    raise ApiError(404, "share not found; it may have expired", code="share_not_found", param="id")
 
 
 def _share_to_dict(share: Share) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`/sign-in` and `/sign-out`: a key for a cookie, for browsers. Knows one small page; the keyring knows keys."""
+"""`/sign-in` and `/sign-out`: exchange an API key for a session cookie, for browsers."""
 
 from collections.abc import Mapping
 from html import escape
@@ -17,7 +17,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/sign-in")
 async def show_sign_in(request: Request) -> Response:
-    """Ask for a key; where there is no need of one, the page itself."""
+    """Sign-in form; redirects to the page if no key is needed."""
     served = current_model(request)
     if served and not await request.app.state.keyring.requires_key(served.store):
         return RedirectResponse("./", 303)
@@ -26,10 +26,10 @@ async def show_sign_in(request: Request) -> Response:
 
 @router.post("/sign-in")
 async def sign_in(request: Request) -> Response:
-    """Take a key and give a cookie."""
+    """Check a key and set the session cookie."""
     state, form = request.app.state, await request.body()
     if state.served_model is None:
-        return _page("The model is being loaded; try again in a moment.", 503)
+        return _page("The model is loading; try again in a moment.", 503)
     where = request.client.host if request.client else ""
     try:
         await state.rate_limiter.count_sign_in(where)
@@ -48,7 +48,7 @@ async def sign_in(request: Request) -> Response:
 
 @router.post("/sign-out")
 async def sign_out() -> Response:
-    """Forget the cookie."""
+    """Delete the session cookie."""
     answer = RedirectResponse("./sign-in", 303)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return answer

@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1")
 
 @router.post("/steering/validate", openapi_extra=wire(schemas.completions.Validated, 404, takes=ValidateRequest))
 async def validate_steering(request: Request) -> dict[str, Any]:
-    """What a steering object would do, without running the model."""
+    """Resolve and check a steering object without running the model."""
     body = parse_body(ValidateRequest, await request.body())
     served = current_model(request)
     choice = await served.choose(body.model, body.steering, user=body.user, caller=current_caller(request))

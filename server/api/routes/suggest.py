@@ -1,4 +1,4 @@
-"""`/v1/steering/suggest`: from a wish, or from a question, to a few sliders. Knows the wire; `understand.suggest` finds them."""
+"""`/v1/steering/suggest`: sliders for a wish or a question."""
 
 import asyncio
 from typing import Any
@@ -29,20 +29,20 @@ class SuggestRequest(BaseModel):
 
     model: str | None = None
     wish: str | None = Field(default=None, min_length=1, max_length=300)
-    """What replies should be like: `more poetic, less formal`."""
+    """How replies should be: `more poetic, less formal`."""
     messages: list[MessageInput] | None = Field(default=None, min_length=1, max_length=200)
     limit: int = Field(default=3, ge=1, le=3)
 
     @model_validator(mode="after")
     def _something(self) -> "SuggestRequest":
         if self.wish is None and self.messages is None:
-            raise ValueError("say what you wish for, or give the messages")
+            raise ValueError("give either wish or messages")
         return self
 
 
 @router.post("/steering/suggest", openapi_extra=wire(schemas.completions.Suggestion, 404, 429, takes=SuggestRequest))
 async def suggest_steering(request: Request) -> dict[str, Any]:
-    """At most three calibrated features with doses, and for each the reason."""
+    """At most three calibrated features with doses, and the reason for each."""
     body = parse_body(SuggestRequest, await request.body())
     served = current_model(request)
     await served.choose(body.model, None)
@@ -55,7 +55,7 @@ async def suggest_steering(request: Request) -> dict[str, Any]:
 
 
 async def _features_of_question(served: ServedModel, body: SuggestRequest, account: Account) -> dict[str, Any]:
-    """What the question itself evokes, a little more of it."""
+    """Features that the question itself activates, at a slightly higher strength."""
     able = {f.row: f for f in candidates(served.bundle)}
     passage, stream, _ = await read_text(served, TextInput(messages=body.messages), account)
     found = await asyncio.to_thread(analyse, served.bundle, passage, stream, features=200)

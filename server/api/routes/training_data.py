@@ -1,6 +1,6 @@
-"""`/v1/training…`: who agrees that their conversations are learnt from, who takes it back, and what the trainer has seen.
+"""`/v1/training…`: consent to training on conversations, its withdrawal, and drift measurements.
 
-Nobody agrees until they say so. What is seen are figures; nothing that anybody wrote is among them.
+Consent is off by default. The measurements are numbers only and contain no user text.
 """
 
 import asyncio
@@ -22,24 +22,24 @@ router = APIRouter()
 
 
 class Consent(BaseModel):
-    """What a user says."""
+    """A user's consent."""
 
     model_config = ConfigDict(extra="forbid")
 
     user: str | None = Field(default=None, min_length=1, max_length=256)
-    """The `user` that their requests carry; with a key, its owner if not given."""
+    """The `user` that the user's requests carry; default: the owner of the key."""
     consent: bool
 
 
 @router.get("/v1/training/consent", openapi_extra=wire(schemas.saes.ConsentState))
 async def get_consent(request: Request, user: str = "") -> dict[str, Any]:
-    """Whether a user has agreed, and how much is kept of them."""
+    """A user's consent, and the number of texts kept."""
     return await _consent_state(current_model(request), current_caller(request).require_subject(user), user)
 
 
 @router.put("/v1/training/consent", openapi_extra=wire(schemas.saes.ConsentState, takes=Consent))
 async def set_consent(request: Request) -> dict[str, Any]:
-    """Agree, or take it back: then everything kept of this user is deleted at once."""
+    """Give or withdraw consent; withdrawal deletes all texts of the user at once."""
     said, served = parse_body(Consent, await request.body()), current_model(request)
     person = current_caller(request).require_subject(said.user)
     await served.store.set_consent(person, said.consent)
@@ -50,7 +50,7 @@ async def set_consent(request: Request) -> dict[str, Any]:
 
 @router.delete("/v1/training/texts", openapi_extra=wire(schemas.saes.TextsDeleted))
 async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
-    """Delete what is kept of a user, who may go on giving."""
+    """Delete a user's texts; the consent stays."""
     served = current_model(request)
     person = current_caller(request).require_subject(user)
     deleted = await served.store.forget_texts(person)
@@ -64,7 +64,7 @@ async def get_drift(
     limit: Annotated[int, Query(ge=1, le=MOST)] = 500,
     cursor: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
 ) -> dict[str, Any]:
-    """What the trainer's looks have measured, the oldest first; `cursor` leads to those before."""
+    """Drift measurements of the trainer, oldest first; `cursor` returns the page before."""
     served = current_model(request)
     log, revision = DriftLog(served.settings.data_dir, served.model), served.bundle.info.revision
 
@@ -90,7 +90,7 @@ async def get_drift(
 async def _count_consented(served: ServedModel) -> int | None:
     try:
         return await served.store.consented_texts()
-    except Unavailable:  # what was seen lies on the disk, and can be told
+    except Unavailable:  # the measurements are on disk and available without the store
         return None
 
 
@@ -99,7 +99,7 @@ def _drift_figures(look: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 async def _cancel_jobs_with_texts(request: Request, person: str) -> None:
-    """A job that is learning from somebody's text ends."""
+    """Cancel jobs that train on the deleted texts."""
     await asyncio.to_thread(job_queue(request).erase_given, [pseudonym(person)], theirs=lambda _: False)
 
 

@@ -1,4 +1,4 @@
-"""`/v1/export`, `/v1/import` and the same of presets: out as one document, in as a whole or not at all. Knows routes and the store."""
+"""`/v1/export`, `/v1/import` and their preset forms: export as one document, import all or nothing."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ router = APIRouter(prefix="/v1")
 
 @router.get("/presets/export", openapi_extra=wire(PresetBundle, 404))
 async def export_presets(request: Request, ids: str = "", shipped: bool = False) -> Response:
-    """The saved presets, those of `ids` (with commas between), with `shipped` also those that come with the model."""
+    """The saved presets, or those in `ids` (comma-separated); with `shipped` also those of the model."""
     served = current_model(request)
     wanted = [i for i in ids.split(",") if i]
     caller = current_caller(request)
@@ -48,7 +48,7 @@ async def export_presets(request: Request, ids: str = "", shipped: bool = False)
 
 @router.post("/presets/import", openapi_extra=wire(schemas.user_data.PresetResults, 403, 409, takes=PresetBundle))
 async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
-    """Save the presets of a bundle, all or none; with `user`, they may hold that user's vectors."""
+    """Save the presets of a document, all or none; with `user`, they may use that user's vectors."""
     served = current_model(request)
     bundle = await asyncio.to_thread(parse_body, PresetBundle, await request.body())
     check_each_once([p.id for p in bundle.presets], "presets")
@@ -65,7 +65,7 @@ async def import_presets(request: Request, user: str = "") -> dict[str, Any]:
 
 @router.get("/export", openapi_extra=wire(Export))
 async def export_user(request: Request, user: str = "") -> Response:
-    """All that is kept of a user: their presets (without keys everybody's), their own words, vectors and votes."""
+    """All data of a user: their presets (without keys: all presets), labels, vectors and votes."""
     served, caller = current_model(request), current_caller(request)
     kept = await served.store.user_data(caller.require_subject(user), served.model)
     mine = [p for p in kept.presets if caller.owner is None or caller.owns(p.tenant, p.owner)]
@@ -81,7 +81,7 @@ async def export_user(request: Request, user: str = "") -> Response:
 
 @router.post("/import", openapi_extra=wire(schemas.user_data.Imported, 403, 409, takes=Export))
 async def import_user(request: Request) -> dict[str, Any]:
-    """Bring back what was exported, all or nothing."""
+    """Import an exported document, all or nothing."""
     served = current_model(request)
     document = await asyncio.to_thread(parse_body, Export, await request.body())
     if document.model != served.model:
@@ -92,7 +92,11 @@ async def import_user(request: Request) -> dict[str, Any]:
     presets = [await restored_preset(served, p, i, document.user, caller) for i, p in enumerate(document.presets)]
     if document.vectors and not caller.has_role("researcher"):
         raise ApiError(
-            403, "vectors take a researcher's key", code="role_too_low", param="vectors", kind="permission_error"
+            403,
+            "vectors require a key with the role 'researcher'",
+            code="role_too_low",
+            param="vectors",
+            kind="permission_error",
         )
     whose = {"tenant": caller.tenant, "owner": caller.owner}
     kept = UserData(

@@ -1,4 +1,4 @@
-"""`/v1/vectors`: directions from examples, each user's own. Knows the wire and the store; `understand.vectors` makes them."""
+"""`/v1/vectors`: a user's own steering directions, computed from examples."""
 
 import time
 from typing import Any
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/vectors")
 
 @router.post("", status_code=201, openapi_extra=wire(schemas.user_data.VectorInfo, 404, 409, 429, takes=VectorRequest))
 async def create_vector(request: Request) -> dict[str, Any]:
-    """Make a vector of examples and measure its dose."""
+    """Compute a vector from examples and measure its dose."""
     body = parse_body(VectorRequest, await request.body())
     served = current_model(request)
     await served.choose(body.model, None)
@@ -52,7 +52,7 @@ async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
 
 @router.delete("/{name}", openapi_extra=wire(schemas.user_data.Deleted))
 async def delete_vector(request: Request, name: str, user: str = "") -> dict[str, Any]:
-    """Forget one; presets that were saved with it keep it."""
+    """Delete a vector; presets that were saved with it keep their copy."""
     served = current_model(request)
     if not await served.store.delete_vector(current_caller(request).require_subject(user), served.model, name):
         raise ApiError(

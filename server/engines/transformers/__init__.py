@@ -1,1 +1,1 @@
-"""The transformers engine: continuous batching with a steering spec for each request."""
+"""Transformers engine: continuous batching with a steering spec per request."""

@@ -1,7 +1,8 @@
-"""All live sequences in one forward pass per step, whatever their specs. Knows tensors; no event loop, and nobody who waits.
+"""Continuous batch: all running sequences in one forward pass per step, each with its own spec.
 
-Each token carries a row of a steering table, each sequence has a row of the key-value cache. A prompt is computed in
-chunks between the others' steps, and only as far as no earlier turn has computed it. It is used by one thread alone.
+Each token has a row of a steering table, each sequence a row of the key-value cache. Prompts are
+prefilled in chunks between decode steps, from the end of the cached prefix on. Used by one thread
+only.
 """
 
 import time
@@ -27,13 +28,13 @@ from steering.sae import Scaling
 
 log = structlog.get_logger(__name__)
 CHUNK = 512
-"""So many prompt tokens are computed between two steps of those that already speak."""
+"""Number of prompt tokens computed between two decode steps."""
 SPEAK_EVERY = 0.02
-"""Seconds between two pieces of a reply. Every word that is handed over costs the engine its interpreter's lock."""
+"""Seconds between two pieces of a reply. Each hand-over makes the engine wait for the interpreter's lock."""
 
 
 class Batch:
-    """The places of one model, and who has them."""
+    """The slots of one model, and their sequences."""
 
     def __init__(
         self,
@@ -47,9 +48,9 @@ class Batch:
     ) -> None:
         config = model.config.get_text_config()
         self.running: list[Sequence_] = []
-        """By their rows in the cache."""
+        """In the order of their rows in the cache."""
         self.cores = torch.get_num_threads()
-        """Threads that compute a prompt, or whatever else is long."""
+        """Threads for prefill and other long computations."""
         self._model, self._mail, self._device = model, mail, model.device
         self._few = decode_threads(model)
         width = int(config.hidden_size)
@@ -65,17 +66,18 @@ class Batch:
 
     @property
     def full(self) -> bool:
-        """Whether all places are taken."""
+        """Whether all slots are taken."""
         return not self._slots
 
     @contextmanager
     def tapped(self) -> Iterator[None]:
-        """The model steers each token as its row says."""
+        """Context in which the model steers each token by its row."""
         with tap(self._model, {hook: self._tap(table) for hook, table in self._tables.items()}):
             yield
 
     def admit(self, sequence: Sequence_) -> None:
-        """Give it a row in the tables and in the cache, with what an earlier turn has computed of it; what breaks here breaks for it alone."""
+        """Assign table and cache rows to a sequence and load its cached prefix; an error here ends
+        this sequence only."""
         sequence.slot, sequence.waited = self._slots.pop(), time.perf_counter() - sequence.came
         try:
             self._admit(sequence)
@@ -84,15 +86,15 @@ class Batch:
             self._free(sequence)
 
     def prefill(self) -> None:
-        """One step of those who still read their prompt."""
+        """One prefill step."""
         self._run_step(self._prefill, [s for s in self.running if s.is_prefilling])
 
     def decode(self) -> None:
-        """One step of those who speak."""
+        """One decode step."""
         self._run_step(self._decode, [s for s in self.running if not s.is_prefilling])
 
     def drop_cancelled(self) -> None:
-        """Whoever has left gives their places back."""
+        """Evict sequences that were cancelled."""
         for sequence in [s for s in self.running if s.cancelled]:
             self._evict(sequence)
 
@@ -120,13 +122,13 @@ class Batch:
             return
         try:
             step(sequences)
-        except Exception:  # nobody can tell whose fault it was, so all who took part end
+        except Exception:  # the culprit is unknown, so all sequences of the pass end
             for sequence in sequences:
                 self._fail(sequence)
                 self._evict(sequence, keep=False)
 
     def _prefill(self, sequences: list[Sequence_]) -> None:
-        """Compute a chunk of the prompts that came first."""
+        """Compute a chunk of the prompts that were admitted first."""
         torch.set_num_threads(self.cores)
         longest = min(CHUNK, max(len(s.request.ids) - s.num_computed_tokens for s in sequences[:1]))
         chosen = sequences[: max(1, CHUNK // longest)]
@@ -150,7 +152,7 @@ class Batch:
             self._emit([chosen[i] for i in done], last)
 
     def _decode(self, sequences: list[Sequence_]) -> None:
-        """Give everybody who speaks one more token; those who still read ride along and write nowhere."""
+        """Generate one token for each decoding sequence; prefilling ones are in the pass too and write nowhere."""
         torch.set_num_threads(self._few)
         at = torch.full((len(self.running), 1), -1)
         tokens, rows = torch.zeros_like(at), torch.zeros_like(at)
@@ -181,7 +183,7 @@ class Batch:
             self._steered_rows = None
 
     def _emit(self, sequences: list[Sequence_], logits: Tensor) -> None:
-        """Draw a token for each and tell it; whoever is done leaves."""
+        """Sample a token for each sequence and emit it; evict finished ones."""
         sound = torch.isfinite(logits).all(-1).tolist()
         for s, fine in zip(sequences, sound, strict=True):
             if not fine:
@@ -202,7 +204,7 @@ class Batch:
                 self._evict(s)
 
     def _evict(self, sequence: Sequence_, *, keep: bool = True) -> None:
-        """Give a sequence's places back and remember what was computed."""
+        """Free a sequence's rows and add its keys and values to the prefix cache."""
         if keep:
             self._cache_prefix(sequence)
         else:

@@ -1,8 +1,8 @@
-"""The embedded engine: a transformers model on CPU, CUDA or Apple. Knows tensors, threads and text.
+"""Embedded engine: a transformers model on CPU, CUDA or Apple silicon.
 
-One thread owns the model, takes in who waits, and gives all who are live one step after the other (`batch.py`); between
-two steps it does what else is asked of the model. Python hooks steer, so the model is never compiled; a probe at start
-proves that they do.
+One thread owns the model, admits waiting sequences, and runs all of them step by step (`batch.py`);
+other calls on the model run between two steps. Steering uses Python hooks, so the model is never
+compiled; a self-test at start proves that they work.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ from steering.sae import Scaling
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 RECORDED = 2048
-"""So many tokens are recorded at once."""
+"""Number of tokens recorded in one pass."""
 
 
 class TransformersEngine:
-    """Serves one model. Close it to end its thread."""
+    """Serves one model. `close` ends its thread."""
 
     name = "transformers"
 
@@ -82,39 +82,39 @@ class TransformersEngine:
         queue: int = 64,
         prefix_mb: int = 256,
     ) -> "TransformersEngine":
-        """Load a folder or a hub id. Raises BadBundle if it is no causal language model with a fast tokenizer."""
+        """Load a folder or a hub id. Raises BadBundle if it is not a causal language model with a fast tokenizer."""
         model, tokenizer = load(path, revision=revision, device=device, dtype=dtype)
         return TransformersEngine(
             model, tokenizer, hooks=hooks, scaling=scaling, live=live, queue=queue, prefix_mb=prefix_mb
         )
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:
-        """Render a chat up to where the assistant speaks. Raises BadChat."""
+        """Render a chat up to the start of the assistant's reply. Raises BadChat."""
         return encode_chat(self.tokenizer, messages)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokenize raw text, its beginning-of-text token first; the template's markers are plain text here."""
+        """Tokenize raw text, with the beginning-of-text token first; the template's markers are plain text here."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
         return (*([bos] if isinstance(bos, int) else []), *ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of some ids, special tokens left out."""
+        """Text of token ids, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
     def occupancy(self) -> tuple[int, int]:
-        """How many sequences are running and how many wait."""
+        """Number of running and of waiting sequences."""
         return sum(not s.cancelled for s in self._batch.running), sum(not s.cancelled for s in self._waiting)
 
     def queue_position(self, tenant: str, name: str) -> int | None:
-        """How many sequences are to begin before somebody's of this name, as it looks now; None if none of it waits."""
+        """Number of sequences ahead of those with this name, at present; None if none of them waits."""
         with self._wake:
             waiting = [s.request for s in self._waiting if not s.cancelled]
         return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
-        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
+        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it failed."""
         sequence = Sequence_.begin(request, self._vocabulary, self.device)
         with self._wake:
             if self._closed:
@@ -132,7 +132,7 @@ class TransformersEngine:
                     return
         finally:
             sequence.cancelled = True
-            with self._wake:  # or who has left would keep others out until its turn comes
+            with self._wake:  # a cancelled sequence would keep its place in the queue until its turn
                 self._waiting.drop(request.tenant, sequence)
 
     async def logprobs_unsteered(self, ids: Sequence[int], start: int) -> list[float]:
@@ -146,12 +146,12 @@ class TransformersEngine:
         return await self._in_thread(score)
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
-        """The unsteered residual stream of each text at a hook point, `[time, d_in]`; no layer after it runs."""
+        """Unsteered residual stream of each text at a hook point, `[time, d_in]`; later layers do not run."""
         found: dict[int, Tensor] = {}
-        for group in _group_by_length(texts):  # between two groups the others' replies go on
+        for group in _group_by_length(texts):  # other replies proceed between two groups
 
             def read(group: list[int] = group) -> Tensor:
-                rows = [torch.tensor(texts[i]) for i in group]  # what is padded on the right is never looked back at
+                rows = [torch.tensor(texts[i]) for i in group]  # causal attention never reads the padding on the right
                 return read_stream(self.model, pad_sequence(rows, batch_first=True).to(self.device), hook)
 
             streams = await self._in_thread(read)
@@ -159,7 +159,7 @@ class TransformersEngine:
         return [found[i] for i in range(len(texts))]
 
     async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:
-        """Let a function look at the unsteered model itself, gradients and all, between two steps; others' replies wait."""
+        """Call a function with the unsteered model, gradients included, between two steps; running replies wait."""
 
         def use() -> T:
             with torch.inference_mode(False):
@@ -168,7 +168,7 @@ class TransformersEngine:
         return await self._in_thread(use)
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
-        """Nothing: every request brings its compiled edits, and its revision salts what is kept of it."""
+        """No-op: every request brings its compiled edits, and its revision is part of the cache salt."""
 
     async def close(self) -> None:
         """Stop; running generations end with an error."""
@@ -177,15 +177,15 @@ class TransformersEngine:
             self._wake.notify()
         await asyncio.to_thread(self._thread.join, 10)
 
-    # What runs in the engine's thread.
+    # Code that runs in the engine's thread.
 
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception as error:  # not one request's fault: a GPU is gone, or a step broke what all share
+        except Exception as error:  # not one request's error: the GPU is gone, or a step broke shared state
             log.exception("the engine has ended")
             self.failure = (
-                f"the engine has ended: {type(error).__name__}; nothing is answered until the server is begun again"
+                f"the engine has ended: {type(error).__name__}; no request is served until the server is restarted"
             )
         with self._wake:
             self._closed = True
@@ -211,14 +211,14 @@ class TransformersEngine:
                 self._mail.send()
 
     def _next_work(self) -> list[tuple[Callable[[], object], "Future[object]"]] | None:
-        """Wait until there is something to do; None if it is to end."""
+        """Wait until there is work; None to end."""
         with self._wake:
             while not (self._closed or self._waiting or self._batch.running or self._jobs):
                 self._wake.wait()
             return None if self._closed else [self._jobs.popleft() for _ in range(len(self._jobs))]
 
     def _admit_waiting(self) -> None:
-        """Give those who wait the places that are free."""
+        """Admit waiting sequences to free slots."""
         while not self._batch.full:
             with self._wake:
                 sequence = self._waiting.take()
@@ -238,7 +238,7 @@ class TransformersEngine:
 
 
 def _group_by_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The texts' numbers in groups of similar length, each of at most RECORDED tokens with its padding."""
+    """Indices of the texts in groups of similar length, each of at most RECORDED tokens with padding."""
     groups: list[list[int]] = []
     for i in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
         if not groups or (len(groups[-1]) + 1) * len(texts[groups[-1][0]]) > RECORDED:
@@ -248,11 +248,11 @@ def _group_by_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _resolve_future(work: Callable[[], object], future: Future[object]) -> None:
-    if not future.set_running_or_notify_cancel():  # whoever asked is gone; an answer would raise in this thread
+    if not future.set_running_or_notify_cancel():  # cancelled: setting a result would raise here
         return
     try:
         future.set_result(work())
-    except SteeringError as error:  # whoever asked can mend it
+    except SteeringError as error:  # an error that the caller can fix
         future.set_exception(error)
     except Exception as error:
         log.exception("engine job failed")

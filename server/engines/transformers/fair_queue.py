@@ -1,7 +1,6 @@
-"""Who waits for a place, in an order that is fair between people. Knows names and lengths, nothing of what waits.
+"""Fair queue: round-robin over per-tenant queues.
 
-Everybody has a line of their own, and the lines take turns: somebody with one request does not wait
-behind somebody else's fifty.
+One waiting request of a tenant does not wait behind fifty of another.
 """
 
 from collections import OrderedDict, deque
@@ -12,7 +11,7 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """Lines, one for each name, that take turns."""
+    """One queue per name, served in turn."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -22,20 +21,20 @@ class FairQueue(Generic[T]):
         return sum(map(len, self._lines.values()))
 
     def __iter__(self) -> Iterator[T]:
-        """All of them in the order in which they will be taken, unless somebody else comes."""
+        """All items in the order in which they will be taken, as of now."""
         lines = [list(line) for line in list(self._lines.values())]
         for turn in range(max(map(len, lines), default=0)):
             yield from (line[turn] for line in lines if turn < len(line))
 
     def add(self, name: str, item: T) -> bool:
-        """Put `item` at the end of a line; False if too many wait already."""
+        """Append `item` to a name's queue; False if too many wait already."""
         if len(self) >= self.most:
             return False
         self._lines.setdefault(name, deque()).append(item)
         return True
 
     def take(self) -> T | None:
-        """Take the first of the line whose turn it is."""
+        """Take the first item of the next queue."""
         if not self._lines:
             return None
         name, line = self._lines.popitem(last=False)
@@ -45,7 +44,7 @@ class FairQueue(Generic[T]):
         return item
 
     def drop(self, name: str, item: T) -> None:
-        """Let `item` leave, if it still waits: its place is free at once."""
+        """Remove `item` if it still waits; its place is free at once."""
         line = self._lines.get(name, deque())
         if item in line:
             line.remove(item)

@@ -1,7 +1,7 @@
-"""Keys and values of many sequences, each at its own length, in buffers that stay. Knows positions, not texts.
+"""Key-value cache: many sequences, each with its own length, in preallocated buffers.
 
-One `SlotCache` serves a whole engine. Sequences take the rows from 0 on without gaps, so that a step
-of all of them reads a view and copies nothing; a row that leaves is filled by the last one.
+One cache serves the whole engine. Sequences occupy the rows from 0 on without gaps, so a step over
+all of them reads a view and copies nothing; a freed row is filled by the last one.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import Cache
 
 STEP = 256
-"""Room for positions grows by this many."""
+"""Positions by which the buffers grow."""
 
 Kept = Float[Tensor, "layers both heads time head_dim"]
 
 
 class KVCache(Cache):
-    """A transformers cache whose rows are written at given positions. Say `begin` before each forward pass."""
+    """A transformers cache whose rows are written at given positions. Call `begin` before each forward pass."""
 
     def __init__(self, rows: int, longest: int) -> None:
         super().__init__(layers=[])
@@ -32,11 +32,11 @@ class KVCache(Cache):
         self._seen = 0
 
     def begin(self, view: slice | Tensor, at: Int[Tensor, "batch time"], seen: int) -> None:
-        """Announce a pass: for which rows, at which positions they write (−1 is nowhere), how far they read."""
+        """Prepare a pass: its rows, the positions that they write (−1 is nowhere), and how far they read."""
         self.reserve(seen)
         rows = torch.arange(view.start, view.stop, device=at.device) if isinstance(view, slice) else view
         self._view, self._row, self._seen = view, rows[:, None], seen
-        self._at = torch.where(at < 0, self.room, at)  # the last column is scratch: nobody reads it
+        self._at = torch.where(at < 0, self.room, at)  # the last column is scratch and never read
 
     def update(
         self,
@@ -57,7 +57,7 @@ class KVCache(Cache):
         return found[0], found[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - transformers names it
-        """What a model asks that was not told positions; the engine always tells them."""
+        """Fallback for models that get no positions; the engine always passes them."""
         return self._seen
 
     def reserve(self, length: int) -> None:
@@ -76,7 +76,7 @@ class KVCache(Cache):
             buffer[target, :, :length] = buffer[source, :, :length]
 
     def take(self, row: int, length: int) -> Kept:
-        """Return a copy of the first `length` positions of a row."""
+        """Copy of the first `length` positions of a row."""
         return torch.stack(
             [
                 torch.stack([k[row, :, :length], v[row, :, :length]])
@@ -85,17 +85,17 @@ class KVCache(Cache):
         )
 
     def put(self, row: int, kept: Kept, length: int) -> None:
-        """Let a row begin with the first `length` positions of what was taken from another."""
+        """Write positions copied from another row to the first `length` positions of a row."""
         self.reserve(length)
         for i, (k, v) in enumerate(zip(self._keys, self._values, strict=True)):
             k[row, :, :length], v[row, :, :length] = kept[i, 0, :, :length], kept[i, 1, :, :length]
 
     def bytes_of(self, length: int) -> int:
-        """How much memory the first `length` positions of a row take."""
+        """Memory of the first `length` positions of a row, in bytes."""
         return sum(b.shape[1] * b.shape[3] * b.element_size() for b in (*self._keys, *self._values)) * length
 
     def wipe(self, row: int) -> None:
-        """Zero a row: a NaN that stays behind would reach the next sequence through masked attention (0 · NaN)."""
+        """Zero a row: a NaN left behind would reach the next sequence through masked attention (0 · NaN)."""
         for buffer in (*self._keys, *self._values):
             buffer[row] = 0
 
@@ -104,18 +104,18 @@ class KVCache(Cache):
 
 
 class AttentionMasks:
-    """Which positions a token may attend to, in the form that a model's attention takes."""
+    """Attention masks, in the form that the model's attention takes."""
 
     def __init__(self, config: Any, dtype: torch.dtype) -> None:  # noqa: ANN401 - each architecture has its own class
         self.kinds: Sequence[str] | None = getattr(config, "layer_types", None)
         self.window: int | None = getattr(config, "sliding_window", None)
         if getattr(config, "use_sliding_window", True) is False:
             self.window = None
-        self.additive = config._attn_implementation == "eager"  # it adds the mask to the scores
+        self.additive = config._attn_implementation == "eager"  # the mask is added to the scores
         self.dtype = dtype
 
     def build(self, at: Int[Tensor, "batch time"], seen: int) -> Tensor | dict[str, Tensor]:
-        """Return the mask of tokens at positions `at` over the positions `0 … seen − 1`."""
+        """Mask of tokens at positions `at` over the positions `0 … seen − 1`."""
         columns = torch.arange(seen, device=at.device)
         here = at.clamp(min=0)[:, None, :, None]
         full = columns <= here  # [batch, 1, time, seen]

@@ -1,4 +1,4 @@
-"""A model and its tokenizer from a folder or a hub, and proof that it can be steered. Knows transformers; no requests."""
+"""Model loading: a model and its tokenizer from a folder or a hub, and the self-test of the steering hook."""
 
 import torch
 from transformers import (
@@ -15,13 +15,13 @@ from steering.errors import BadBundle
 from steering.model.hooks import decoder_layers, read_stream, record, steer
 
 THREAD_WORTH = 30_000_000
-"""With fewer parameters a further thread waits longer at each layer's end than it helps to give a token."""
+"""Parameters per decoding thread; with fewer, the synchronization after each layer costs more than a thread gains."""
 
 
 def load(
     path: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a folder or a hub id. Raises BadBundle if it is no causal language model with a fast tokenizer."""
+    """Load a folder or a hub id. Raises BadBundle if it is not a causal language model with a fast tokenizer."""
     place = _device(device)
     kind = _kind(dtype, place)
     try:
@@ -32,7 +32,7 @@ def load(
             revision=revision,
             dtype=kind,
             attn_implementation=_attention(config),
-            use_safetensors=True,  # a pickle can run code
+            use_safetensors=True,  # a pickle can execute code
         )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
@@ -43,7 +43,8 @@ def load(
 
 
 def self_test_tap(model: PreTrainedModel, hook: str) -> None:
-    """Push the stream by a known vector and read it back. Raises BadBundle if it did not move by exactly that."""
+    """Add a known vector to the stream and read it back. Raises BadBundle if the stream did not
+    change by exactly that."""
     ids = torch.tensor([[1, 2, 3]], device=model.device) % model.config.get_text_config().vocab_size
     d_in = model.config.get_text_config().hidden_size
     probe = torch.linspace(-1, 1, d_in, device=model.device)
@@ -59,14 +60,14 @@ def self_test_tap(model: PreTrainedModel, hook: str) -> None:
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """The tokens that end a reply: the tokenizer's, and those that the model was configured with."""
+    """Token ids that end a reply: the tokenizer's and the model configuration's."""
     configured = model.generation_config.eos_token_id if model.generation_config else None
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int))
 
 
 def decode_threads(model: PreTrainedModel) -> int:
-    """How many threads give a token: a core is left to the event loop, whose every word would else stop them all."""
+    """Number of decoding threads: one core is left to the event loop, which would otherwise stall them."""
     return max(1, min(torch.get_num_threads() - 1, round(model.num_parameters() / THREAD_WORTH)))
 
 
@@ -74,7 +75,7 @@ def _device(name: str) -> torch.device:
     try:
         place = torch.device(_best_device() if name == "auto" else name)
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+    except (RuntimeError, AssertionError) as error:  # the latter if torch was built without the device
         raise BadBundle(f"no device {name!r} here: {str(error).splitlines()[0]}; try auto or cpu") from error
     return place
 
@@ -87,7 +88,7 @@ def _kind(name: str, place: torch.device) -> torch.dtype | str:
 
 
 def _attention(config: PretrainedConfig) -> str | None:
-    """Gemma 2 caps its attention's scores, which torch's fused attention leaves out without a word."""
+    """Attention implementation. Gemma 2 soft-caps attention scores, which torch's fused attention silently omits."""
     return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 

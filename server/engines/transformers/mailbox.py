@@ -1,7 +1,7 @@
-"""What an engine's thread has to tell those who wait in event loops. Knows loops and queues, nothing of what it carries.
+"""Mailbox: passes items from the engine's thread to listeners in event loops.
 
-A step of the engine speaks to everybody at once. Told one by one, each word would wake the loop, which
-then fights the engine for the interpreter's lock; so a step's words are kept and handed over together.
+Each step emits items for all sequences. Delivered one by one, each would wake the loop, which then
+competes with the engine for the interpreter's lock; so the items of a step are delivered together.
 """
 
 import asyncio
@@ -12,23 +12,23 @@ T = TypeVar("T")
 
 
 class Listener(Generic[T]):
-    """Where one listener waits: made in its event loop, written to from the engine's thread."""
+    """Queue of one listener: made in its event loop, written to from the engine's thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[T] = asyncio.Queue()
 
     async def get(self) -> T:
-        """Wait for what comes next."""
+        """Wait for the next item."""
         return await self._queue.get()
 
     def put(self, item: T) -> None:
-        """Called in the loop."""
+        """Runs in the event loop."""
         self._queue.put_nowait(item)
 
 
 class Mailbox(Generic[T]):
-    """What one step has said and not handed over. Belongs to one thread."""
+    """Items of one step that are not sent yet. Belongs to one thread."""
 
     def __init__(self) -> None:
         self._held: defaultdict[asyncio.AbstractEventLoop, list[tuple[Listener[T], T]]] = defaultdict(list)
@@ -38,7 +38,7 @@ class Mailbox(Generic[T]):
         self._held[to.loop].append((to, item))
 
     def send(self) -> None:
-        """Hand over what is kept, with one call for each loop; a loop that has closed has nobody to tell."""
+        """Send the kept items, with one call per loop; items for a closed loop are dropped."""
         for loop, items in self._held.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_deliver, items)

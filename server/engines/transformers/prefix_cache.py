@@ -1,7 +1,7 @@
-"""What was computed for earlier turns, found again by the tokens that a new turn begins with. Knows no model.
+"""Prefix cache: keys and values of earlier turns, found by the first tokens of a new one.
 
-An entry is a pure function of its salt (who asked, which revision, which spec) and of its tokens with
-their steered marks; only a request of the same salt finds it.
+An entry is a pure function of its salt (tenant, revision, spec) and of its tokens with their
+steered marks; only a request with the same salt finds it.
 """
 
 from collections import OrderedDict
@@ -13,12 +13,12 @@ import numpy as np
 from server.engines.transformers.kv_cache import Kept
 
 LEAST = 8
-"""A shorter beginning is computed anew."""
+"""Minimum length of a cached prefix, in tokens."""
 
 
 @dataclass(frozen=True, eq=False)
 class CachedPrefix:
-    """The keys and values of some first tokens."""
+    """Keys and values of the first tokens of a sequence."""
 
     salt: str
     marks: np.ndarray
@@ -26,7 +26,7 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """The last computed beginnings, up to so many bytes."""
+    """The most recent prefixes, up to a number of bytes."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
@@ -37,7 +37,7 @@ class PrefixCache:
         return len(self._entries)
 
     def find(self, salt: str, ids: Sequence[int], steered: Sequence[bool]) -> tuple[int, Kept | None]:
-        """Return how many first tokens are known, and the keys and values that begin with them."""
+        """Number of known first tokens, and their keys and values."""
         wanted, best, at = _marks(ids, steered), 0, -1
         for number, entry in self._entries.items():
             if entry.salt == salt and (n := _shared(wanted, entry.marks)) > best:
@@ -48,11 +48,11 @@ class PrefixCache:
         return best, self._entries[at].kept
 
     def wants(self, size: int) -> bool:
-        """Whether something of so many bytes would be kept."""
+        """Whether an entry of this size fits."""
         return size <= self.most_bytes
 
     def add(self, salt: str, ids: Sequence[int], steered: Sequence[bool], kept: Kept) -> None:
-        """Remember a beginning; what it contains is forgotten, and so is the oldest if there is no room."""
+        """Add a prefix; its own prefixes are evicted, and so are the oldest entries if there is no room."""
         marks = _marks(ids, steered)
         size = _size(kept)
         for number, entry in list(self._entries.items()):
@@ -70,7 +70,7 @@ class PrefixCache:
 
 
 def _marks(ids: Sequence[int], steered: Sequence[bool]) -> np.ndarray:
-    """One number per token that tells its id and whether it was steered."""
+    """One number per token for its id and whether it was steered."""
     return np.asarray(ids, dtype=np.int64) * 2 + np.asarray(steered, dtype=np.int64)
 
 

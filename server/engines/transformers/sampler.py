@@ -1,7 +1,7 @@
-"""Logits → the next tokens, many rows at once. Knows dials and generators; nothing of texts or models.
+"""Sampler: logits to next tokens, many rows at once.
 
-A row's draw depends on its own logits, dials and generator alone: each generator gives one number
-between 0 and 1 per token, and the token is where the cumulated probabilities pass it.
+A row's draw depends only on its own logits, parameters and generator: each generator gives one
+number between 0 and 1 per token, and the token is where the cumulative probabilities pass it.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ Logits = Float[Tensor, " vocab"]
 
 @dataclass(eq=False)
 class Sampler:
-    """One reply's dials, its generator and what it has seen."""
+    """One reply's sampling parameters, its generator and the tokens seen."""
 
     sampling: Sampling
     generator: torch.Generator
     blocked: Sequence[int] = ()
-    """Tokens that may not come now."""
+    """Tokens that may not come next."""
     seen: Tensor | None = None
-    """`[vocab]` bool: what prompt and reply hold; only kept if a penalty asks for it."""
+    """`[vocab]` bool: tokens of prompt and reply; only kept if a penalty needs it."""
     counts: Tensor | None = None
-    """`[vocab]`: how often the reply holds each token."""
+    """`[vocab]`: how often the reply contains each token."""
     bias: tuple[Tensor, Tensor] | None = field(init=False, default=None)
 
     @staticmethod
@@ -47,24 +47,24 @@ class Sampler:
 
     @property
     def penalised(self) -> bool:
-        """Whether what was said before changes what comes."""
+        """Whether any penalty is set."""
         s = self.sampling
         return s.repetition_penalty != 1 or s.presence_penalty != 0 or s.frequency_penalty != 0
 
     @property
     def truncated(self) -> bool:
-        """Whether unlikely tokens are ruled out."""
+        """Whether top-k, top-p or min-p is set."""
         return self.sampling.top_k > 0 or self.sampling.top_p < 1 or self.sampling.min_p > 0
 
     def count_token(self, token: int) -> None:
-        """Note a token of the reply."""
+        """Count a token of the reply."""
         if self.seen is not None and self.counts is not None:
             self.seen[token] = True
             self.counts[token] += 1
 
 
 def next_tokens(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -> list[int]:
-    """Draw one token per row; greedy where the temperature is 0."""
+    """Sample one token per row; greedy where the temperature is 0."""
     logits = _adjusted(logits, draws)
     cold = [d.sampling.temperature == 0 for d in draws]
     if all(cold):
@@ -79,18 +79,18 @@ def next_tokens(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -
     at = torch.tensor([0.0 if c else _uniform(d) for c, d in zip(cold, draws, strict=True)], device=logits.device)
     total = cumulated[:, -1:]
     drawn = torch.searchsorted(cumulated, at[:, None] * total, right=True)
-    drawn = torch.minimum(drawn, (cumulated < total).sum(-1, keepdim=True))[:, 0]  # rounding may reach the very end
+    drawn = torch.minimum(drawn, (cumulated < total).sum(-1, keepdim=True))[:, 0]  # rounding may pass the last token
     return torch.where(torch.tensor(cold, device=logits.device), logits.argmax(-1), drawn).tolist()
 
 
 def truncated(logits: Logits, sampling: Sampling) -> Logits:
-    """Return the logits with all but the likely tokens at −inf: top-k, then top-p, then min-p."""
+    """Logits with all but the likely tokens at −inf: top-k, then top-p, then min-p."""
     if 0 < sampling.top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1:
         values, order = logits.sort(descending=True)
         probabilities = torch.softmax(values, dim=-1)
-        beyond = probabilities.cumsum(-1) - probabilities >= sampling.top_p  # the first one always stays
+        beyond = probabilities.cumsum(-1) - probabilities >= sampling.top_p  # the most likely token always stays
         beyond[0] = False
         logits = logits.index_fill(0, order[beyond], -torch.inf)
     if sampling.min_p > 0:
@@ -100,7 +100,7 @@ def truncated(logits: Logits, sampling: Sampling) -> Logits:
 
 
 def _adjusted(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -> Float[Tensor, "rows vocab"]:
-    """Apply bias, penalties as vLLM defines them, and what may not come."""
+    """Apply logit bias, penalties as vLLM defines them, and blocked tokens."""
     logits = logits.clone()
     for i, draw in enumerate(draws):
         if draw.bias is not None:

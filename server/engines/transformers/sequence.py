@@ -1,4 +1,4 @@
-"""One generation in flight: what was asked, what it has said, and what of that was not sent yet. Knows tokens and text; no model."""
+"""Sequence: one running generation, its output so far, and the part not yet sent."""
 
 import time
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from server.engines.transformers.sampler import Sampler
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """What a model's tokens mean, and when it has to end."""
+    """Token strings and end-of-sequence ids of a model."""
 
     tokenizer: PreTrainedTokenizerFast
     size: int
@@ -26,7 +26,7 @@ class Vocabulary:
 
 @dataclass(eq=False)
 class Sequence_:
-    """A generation in flight: owned by the engine's thread, but for `cancelled` and the listener."""
+    """A running generation: owned by the engine's thread, except for `cancelled` and the listener."""
 
     request: Generation
     listener: Listener[TextPiece | Exception]
@@ -34,18 +34,18 @@ class Sequence_:
     draw: Sampler
     vocabulary: Vocabulary
     slot: int = -1
-    """Its row in the steering tables, for as long as it lives."""
+    """Its row in the steering tables, fixed while it runs."""
     row: int = -1
-    """Its row in the cache, which changes when others leave."""
+    """Its row in the cache, which changes when others are evicted."""
     num_computed_tokens: int = 0
-    """How many tokens' keys and values are in the cache."""
+    """Number of tokens whose keys and values are in the cache."""
     cached: int = 0
-    """How many of them an earlier turn had computed."""
+    """Number of them read from the prefix cache."""
     output_ids: list[int] = field(default_factory=list)
     sent: int = 0
-    """How many of the spoken tokens earlier pieces carried."""
+    """Number of output tokens already sent."""
     unsaid: str = ""
-    """Their text, until the next piece is due."""
+    """Text of the output tokens not yet sent."""
     unsent: list[TokenLogprob] = field(default_factory=list)
     cancelled: bool = False
     came: float = field(default_factory=time.perf_counter)
@@ -53,17 +53,17 @@ class Sequence_:
 
     @property
     def is_prefilling(self) -> bool:
-        """Whether some of its prompt was not computed yet."""
+        """Whether part of its prompt is not computed yet."""
         return self.num_computed_tokens < len(self.request.ids)
 
     @property
     def salt(self) -> str:
-        """What keys and values depend on beside the tokens."""
+        """What keys and values depend on besides the tokens."""
         r = self.request
         return "\0".join((r.tenant, r.revision, r.fingerprint if r.edits else ""))
 
     def marks(self, start: int, end: int) -> tuple[list[int], list[bool]]:
-        """Ids and steered marks of its tokens from `start` to `end`; nothing is steered without an edit."""
+        """Ids and steered marks of its tokens from `start` to `end`; without edits nothing is steered."""
         r, n = self.request, len(self.request.ids)
         ids = [*r.ids[start:end], *self.output_ids[max(0, start - n) : max(0, end - n)]]
         steered = [*r.steered[start:end], *[r.steer_new] * (max(0, end - n) - max(0, start - n))]
@@ -71,7 +71,7 @@ class Sequence_:
 
     @staticmethod
     def begin(request: Generation, vocabulary: Vocabulary, device: torch.device) -> "Sequence_":
-        """One that has said nothing yet."""
+        """A sequence without output."""
         sampling = request.sampling
         text = Detokenizer(vocabulary.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
         draw = Sampler.begin(sampling, request.ids, vocabulary.size, device)
@@ -79,7 +79,7 @@ class Sequence_:
 
     @property
     def blocked(self) -> list[int]:
-        """Tokens that it must not say next."""
+        """Token ids that may not come next."""
         sampling = self.request.sampling
         young = len(self.output_ids) < sampling.min_tokens
         if not (young or sampling.ignore_eos):
@@ -87,7 +87,7 @@ class Sequence_:
         return [*self.vocabulary.eos, *(sampling.stop_token_ids if young else ())]
 
     def emit(self, token: int, logits: Tensor, *, due: bool) -> TextPiece:
-        """Take the token that was drawn; what of it is to be sent: all that waits if that is `due`, else often nothing yet."""
+        """Append the sampled token and return the piece to send: all pending text if `due`, otherwise often None."""
         self.output_ids.append(token)
         self.draw.count_token(token)
         sampling, count = self.request.sampling, len(self.output_ids)

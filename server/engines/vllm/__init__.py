@@ -1,1 +1,1 @@
-"""The vLLM engine and the plug-in that steers inside vLLM's workers."""
+"""vLLM engine, and the plugin that steers inside vLLM's workers."""

@@ -1,9 +1,8 @@
-"""The production engine: an unmodified vLLM with our tap inside. Knows vLLM's public API; the tap is the plugin's.
+"""vLLM engine: an unmodified vLLM with the steering hook as a plugin.
 
-A spec travels as ids and numbers; the workers hold the SAEs. Only a feature that the SAE has no more
-travels as its vectors. `cache_salt` is what keys
-and values depend on beside the tokens (who asks, revision, spec), so vLLM's prefix cache serves a
-conversation's next turn and nobody else.
+A spec is sent as ids and numbers; the workers hold the SAEs. Only features that the SAE no longer
+has are sent as vectors. `cache_salt` covers what keys and values depend on besides the tokens
+(tenant, revision, spec), so vLLM's prefix cache is shared between turns of a conversation only.
 """
 
 import asyncio
@@ -31,14 +30,14 @@ from steering.sae import SAE
 T = TypeVar("T")
 MISSING = "vLLM is not installed here; `pip install 'tiller[vllm]'` on a machine with a GPU, or see docs/guides/vllm.md for a CPU"
 PLUGIN = "2"
-"""Part of vLLM's compile cache key: a graph that was compiled without the tap must not be found."""
+"""Part of vLLM's compile cache key: a graph compiled without the hook must not be reused."""
 GATES = 512
-"""So many features may read the stream at a time, of all running requests; where graphs are captured,
-all of them are computed for every token. Who would need more waits."""
+"""Maximum number of features that read the stream, over all running requests; with captured graphs
+all of them are computed for every token. Requests beyond it wait."""
 
 
 class VLLMEngine:
-    """Serves one model through vLLM's `AsyncLLM`. Open it with `load`, which proves the tap."""
+    """Serves one model through vLLM's `AsyncLLM`. Open it with `load`, which tests the hook."""
 
     name = "vllm"
 
@@ -51,7 +50,7 @@ class VLLMEngine:
             int(config.model_config.get_vocab_size()),
             int(config.model_config.get_hidden_size()),
         )
-        self.device = torch.device("cpu")  # of what is handed in and out; vLLM has its own
+        self.device = torch.device("cpu")  # for inputs and outputs; vLLM has its own
         self._seats, self._queue = int(config.scheduler_config.max_num_seqs), queue
         self._numbers, self._open, self._closed = itertools.count(), 0, False
         self._gates, self._room = GATES, asyncio.Condition()
@@ -68,9 +67,10 @@ class VLLMEngine:
         reads: Sequence[str] = (),
         arguments: Mapping[str, Any] | None = None,
     ) -> "VLLMEngine":
-        """Start vLLM with the SAEs in `folders`, by hook point; at those in `reads`, too, the stream can be recorded.
+        """Start vLLM with the SAEs in `folders`, by hook point; the stream can be recorded at the
+        hook points in `reads` as well.
 
-        Raises BadBundle if the tap does not do what it says.
+        Raises BadBundle if the self-test fails.
         """
         asked = {"revision": revision, "folders": {h: str(f) for h, f in folders.items()}, "reads": [*reads]}
         llm = await asyncio.to_thread(_start, path, asked, dict(arguments or {}))
@@ -87,43 +87,44 @@ class VLLMEngine:
         return engine
 
     def encode_chat(self, messages: list[Message]) -> EncodedChat:
-        """Render a chat up to where the assistant speaks. Raises BadChat."""
+        """Render a chat up to the start of the assistant's reply. Raises BadChat."""
         return encode_chat(self.tokenizer, messages)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokenize raw text, its beginning-of-text token first; the template's markers are plain text here."""
+        """Tokenize raw text, with the beginning-of-text token first; the template's markers are plain text here."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         bos = self.tokenizer.bos_token_id
         return (*([bos] if isinstance(bos, int) else []), *ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of some ids, special tokens left out."""
+        """Text of token ids, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
     def failure(self) -> str | None:
-        """Why it serves nobody any more; None while it does."""
+        """Why the engine has failed for good; None while it works."""
         gone = not self._closed and self.llm.errored
-        return "vLLM's own process has ended; nothing is answered until the server is begun again" if gone else None
+        return "vLLM's own process has ended; no request is served until the server is restarted" if gone else None
 
     @property
     def occupancy(self) -> tuple[int, int]:
-        """How many sequences are running and how many wait."""
+        """Number of running and of waiting sequences."""
         return min(self._open, self._seats), max(0, self._open - self._seats)
 
     def queue_position(self, tenant: str, name: str) -> int | None:
-        """How many came before somebody's of this name and have said nothing yet: vLLM's own order is not told."""
+        """Number of earlier sequences without output, counted from those with this name: vLLM does
+        not expose its queue."""
         waiting = self._silent.values()
         return next((i for i, r in enumerate(waiting) if (r.tenant, r.name) == (tenant, name)), None)
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
-        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it broke."""
+        """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it failed."""
         if self._closed:
             raise EngineFailed("the server is shutting down")
         if self._open >= self._seats + self._queue:
             raise Overloaded(retry_after=max(1.0, self._queue / 8))
         if request.interventions and request.revision not in self._revisions:
-            raise EngineFailed(f"the SAE's revision {request.revision!r} is not served any more; ask again")
+            raise EngineFailed(f"the SAE's revision {request.revision!r} is no longer served; try again")
         name = f"r{next(self._numbers)}"
         asked = _worker_arguments(request, name)
         self._open += 1
@@ -143,7 +144,7 @@ class VLLMEngine:
 
     @asynccontextmanager
     async def _using(self, request: Generation) -> AsyncIterator[None]:
-        """Hold what a request needs in the workers: room for its gates, and its revision of the SAE."""
+        """Reserve what a request needs in the workers: its gates, and its SAE revision."""
         gates = max((sum(i.gate != 0 for i in some) for some in request.interventions.values()), default=0)
         async with self._room:
             await self._room.wait_for(lambda: self._gates >= gates)
@@ -170,19 +171,20 @@ class VLLMEngine:
         return [float(found[i][ids[i]].logprob) for i in range(start, len(ids))]
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
-        """The unsteered residual stream of each text at a hook point, `[time, d_in]`."""
+        """Unsteered residual stream of each text at a hook point, `[time, d_in]`."""
         return list(await asyncio.gather(*(self._take_recorded(ids, hook, {}) for ids in texts)))
 
     async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:  # noqa: ARG002
-        """Refuse: the model is in vLLM's workers, without gradients."""
+        """Raises SteeringError: the model is in vLLM's workers, without gradients."""
         raise SteeringError(
-            "this needs the model's gradients, which vLLM's workers do not keep; ask a server that runs "
+            "this needs the model's gradients, which vLLM's workers do not keep; use a server that runs "
             "`--engine transformers`, or use the command line"
         )
 
     async def add_revision(self, revision: str, folders: Mapping[str, Path]) -> None:
-        """Give the workers another revision's SAEs; running requests end on theirs. Raises BadBundle if they can't load it."""
-        if revision in self._revisions:  # after a rollback it may still be there
+        """Load another revision's SAEs in the workers; running requests finish on their own. Raises
+        BadBundle if loading fails."""
+        if revision in self._revisions:  # after a rollback it may still be loaded
             self._revisions.remove(revision)
         else:
             asked = {h: str(f) for h, f in folders.items()}
@@ -195,7 +197,7 @@ class VLLMEngine:
         await self._drop_unused()
 
     async def _drop_unused(self) -> None:
-        """Free what no running request uses; the last revision but one stays for those that are on their way."""
+        """Unload revisions that no running request uses; the previous one stays for requests in preparation."""
         while unused := [r for r in self._revisions[:-2] if not self._users[r]]:
             self._revisions.remove(revision := unused[0])
             await self.llm.collective_rpc("tiller_drop_revision", args=(revision,))
@@ -204,7 +206,7 @@ class VLLMEngine:
         """Stop; running generations end with an error."""
         self._closed = True
         await asyncio.to_thread(self.llm.shutdown)
-        self.llm = None  # or it would be taken apart after what it needs for that
+        self.llm = None  # otherwise it would be finalized after its dependencies
 
     async def _stream(self, ids: Sequence[int], params: Any, salt: str, name: str) -> AsyncGenerator[Any, None]:  # noqa: ANN401
         prompt = {"prompt_token_ids": list(ids)} | ({"cache_salt": salt} if salt else {})
@@ -249,7 +251,7 @@ class VLLMEngine:
         params = SamplingParams(
             max_tokens=1, temperature=0, detokenize=False, extra_args={KEY: {"name": name, "record": hook, **more}}
         )
-        async with aclosing(self._stream(ids, params, name, name)) as outputs:  # its own salt: nothing is skipped
+        async with aclosing(self._stream(ids, params, name, name)) as outputs:  # a unique salt: nothing is skipped
             async for _ in outputs:
                 pass
         parts = await self.llm.collective_rpc("tiller_recorded", args=(name,))
@@ -259,7 +261,8 @@ class VLLMEngine:
         return torch.tensor(rows)[: len(ids)]
 
     async def _self_test(self, hook: str, sae: SAE) -> None:
-        """Push the stream by a known amount and read it back. Raises BadBundle if it did not move so."""
+        """Add a known vector to the stream and read it back. Raises BadBundle if the stream did not
+        change by exactly that."""
         ids = [i % self.vocab_size for i in range(5, 21)]
         amount = 3.0
         push = {
@@ -279,7 +282,7 @@ class VLLMEngine:
 
 
 def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any:  # noqa: ANN401 - vLLM's class
-    """Start vLLM with the plugin told what to hook. Raises BadBundle with the reason if it doesn't come up."""
+    """Start vLLM with the plugin's hook points configured. Raises BadBundle with the reason if it fails."""
     try:
         from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
         from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
@@ -300,9 +303,9 @@ def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any: 
 
 
 def read_flags(flags: Sequence[str]) -> dict[str, Any]:
-    """What vLLM's own command line makes of `flags`: the arguments that differ from its defaults.
+    """Parse `flags` as vLLM's command line: the arguments that differ from its defaults.
 
-    Raises BadBundle for a flag that it doesn't know.
+    Raises BadBundle for an unknown option.
     """
     if not flags:
         return {}
@@ -319,7 +322,7 @@ def read_flags(flags: Sequence[str]) -> dict[str, Any]:
 
 
 def _worker_arguments(request: Generation, name: str) -> dict[str, Any] | None:
-    """What the workers are told: ids and numbers. None if nothing is steered."""
+    """Arguments for the workers: ids and numbers. None if nothing is steered."""
     if not request.interventions:
         return None
     marks, spans = [*request.steered, False], []

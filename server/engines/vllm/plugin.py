@@ -1,11 +1,11 @@
-"""What runs inside vLLM's processes: the tap. Knows vLLM's model runner, SAEs and tables; nothing of HTTP or catalogues.
+"""vLLM plugin: the steering hook inside vLLM's processes.
 
-vLLM loads `register` by its entry point in every process. The hooked layers' forward then calls one op,
-`tiller::steer`, which survives compilation because a compiler cannot look into it. Before each forward
-the runner writes a table row for each token into a buffer that never moves; row 0 steers nothing. Where
-graphs are captured, the op's work depends on buffers alone, so a replay steers as a first run does. Specs
-arrive in `SamplingParams.extra_args["tiller"]` as ids and numbers, checked before they were sent: what
-went wrong here all the same is remembered by request, and the engine asks for it.
+vLLM loads `register` by its entry point in every process. The hooked layers' forward then calls one
+op, `tiller::steer`, which survives compilation because it is opaque to the compiler. Before each
+forward the runner writes a table row per token into a buffer with a fixed address; row 0 steers
+nothing. With captured graphs, the op's work depends on buffers only, so a replay steers as the
+first run does. Specs arrive in `SamplingParams.extra_args["tiller"]` as ids and numbers, validated
+before; a failure is stored by request, and the engine reads it.
 """
 
 import logging
@@ -28,27 +28,27 @@ from steering.spec import FeatureSnapshot, Mode
 log = logging.getLogger("vllm.tiller")
 KEY = "tiller"
 REPORT = "TILLER_REPORT"
-"""Names the file that takes the reason why a worker cannot start. What stands in vLLM's configuration instead
-would be part of the name under which compiled graphs are kept."""
+"""Variable with the name of a file for the reason why a worker cannot start. A field of vLLM's
+configuration would become part of the cache key of compiled graphs."""
 _TAPS: dict[int, "Tap"] = {}
 
 
 @dataclass(eq=False)
 class Tap:
-    """One hooked layer: its table and this step's rows. What it does depends on buffers alone where `captured`."""
+    """One hooked layer: its table and this step's rows. With `captured`, its work depends on buffers only."""
 
     table: SteeringTable
     rows: Tensor
-    """`[tokens]`: the table's row of each token of the step."""
+    """`[tokens]`: the table row of each token of the step."""
     stream: Tensor
-    """`[tokens, d_in]`: the stream as the layer gives it out, where it is looked at."""
+    """`[tokens, d_in]`: the layer's output stream, where it is recorded."""
     captured: bool = False
-    """Whether the layer runs in a captured graph: then every step does the same operations, needed or not."""
+    """Whether the layer runs in a captured graph: then every step runs the same operations, needed or not."""
     idle: bool = True
     looked_at: bool = False
 
     def apply(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
-        """Return what the layer gives out instead of `hidden`; the stream is `hidden + residual`."""
+        """The layer's output in place of `hidden`; the stream is `hidden + residual`."""
         n = len(hidden)
         if self.idle and not self.captured:
             moved = hidden.clone()
@@ -71,10 +71,11 @@ def _(hidden: Tensor, residual: Tensor | None, tap: int) -> Tensor:  # noqa: ARG
 
 
 class Rewindable(torch.Generator):
-    """A seeded request's draws on a CPU, which can be taken back.
+    """CPU generator of a seeded request that can be rewound.
 
-    When vLLM throws a draw away, because a prompt is computed in pieces, it moves the generator's offset back. A CPU's has no
-    offset, and the error would end the engine and everybody's replies with it. Here it goes back to where the step began.
+    When vLLM discards a draw, because a prompt is prefilled in chunks, it moves the generator's
+    offset back. A CPU generator has no offset, and the error would end the engine and all replies.
+    Here it is reset to the start of the step.
     """
 
     begun: Tensor
@@ -84,12 +85,12 @@ class Rewindable(torch.Generator):
         return 0
 
     def set_offset(self, offset: int) -> torch.Generator:  # noqa: ARG002 - vLLM's signature
-        """Take back what was drawn in this step."""
+        """Undo the draws of this step."""
         return self.set_state(self.begun)
 
 
 def _make_rewindable(runner: Any) -> None:  # noqa: ANN401 - vLLM's class
-    """Let the CPU generators of the step that is about to run be taken back to here."""
+    """Make the CPU generators of the next step rewindable to their present state."""
     batch = runner.input_batch
     for i, generator in list(batch.generators.items()):
         if generator.device.type != "cpu":
@@ -103,7 +104,7 @@ def _make_rewindable(runner: Any) -> None:  # noqa: ANN401 - vLLM's class
 
 @dataclass(eq=False)
 class Steering:
-    """All taps of one model runner, the SAEs by revision and hook point, and which request has which row."""
+    """All hooks of one model runner, the SAEs by revision and hook point, and the table row of each request."""
 
     taps: dict[str, Tap]
     saes: dict[str, dict[str, SAE]]
@@ -111,17 +112,17 @@ class Steering:
     failed: dict[str, str] = field(default_factory=dict)
     recorded: dict[str, list[Tensor]] = field(default_factory=dict)
     _spans: list[tuple[str, str, int, int]] = field(default_factory=list)
-    """Whose tokens of this step are recorded: under which name, at which hook point, from where to where."""
+    """Tokens of this step to record: name, hook point, start, end."""
 
     def prepare(self, runner: Any) -> None:  # noqa: ANN401 - vLLM's class
-        """Write the rows of the step that is about to run."""
+        """Write the table rows for the next step."""
         batch = runner.input_batch
         ids: list[str] = list(batch.req_ids[: batch.num_reqs])
         starts = runner.query_start_loc.np[: len(ids) + 1]
         rows = {hook: np.zeros(len(tap.rows), dtype=np.int64) for hook, tap in self.taps.items()}
         self._spans = []
         _make_rewindable(runner)
-        self._forget_all_but(set(ids))  # whoever was preempted gets a row again when its turn comes
+        self._forget_all_but(set(ids))  # a preempted request gets a row again when it is resumed
         for i, request in enumerate(ids):
             sampling = runner.requests[request].sampling_params
             asked = (sampling.extra_args or {}).get(KEY) if sampling else None
@@ -133,7 +134,7 @@ class Steering:
             tap.rows.copy_(torch.from_numpy(rows[hook]))
 
     def collect(self) -> None:
-        """Keep what was looked at in the step that just ran."""
+        """Store what the last step recorded."""
         for name, hook, start, end in self._spans:
             self.recorded[name].append(self.taps[hook].stream[start:end].to("cpu", torch.float32, copy=True))
 
@@ -148,12 +149,12 @@ class Steering:
                 row = self._row(request, asked)
                 for hook in asked["edits"]:
                     rows[hook][:] = steered_at(asked["spans"], asked["new_from"], at, len(rows[hook])) * row
-        except Exception as error:  # raising here would end the engine and everybody's replies with it
+        except Exception as error:  # raising here would end the engine and all replies
             log.exception("steering failed for one request")
             self.failed[asked.get("name", request)] = f"{type(error).__name__}: {error}"
 
     def _row(self, request: str, asked: dict[str, Any]) -> int:
-        """The request's row in all tables, filled when it has none."""
+        """The request's row in all tables, filled on first use."""
         if request in self.rows:
             return self.rows[request]
         taken, most = set(self.rows.values()), min(len(t.table.push) for t in self.taps.values())
@@ -178,7 +179,7 @@ def _intervention(
 
 
 def steered_at(spans: list[list[int]], new_from: int | None, at: int, count: int) -> np.ndarray:
-    """Which of the positions `at … at + count − 1` are steered: those in a span, and all new ones from `new_from` on."""
+    """Which positions `at … at + count − 1` are steered: those in a span, and all new ones from `new_from` on."""
     positions = np.arange(at, at + count)
     steered = np.zeros(count, dtype=np.int64)
     for start, end in spans:
@@ -189,7 +190,7 @@ def steered_at(spans: list[list[int]], new_from: int | None, at: int, count: int
 
 
 class WorkerExtension:
-    """What the engine may ask of a worker, by name."""
+    """Worker methods that the engine calls by name."""
 
     model_runner: Any
 
@@ -200,12 +201,12 @@ class WorkerExtension:
         return True
 
     def tiller_drop_revision(self, revision: str) -> bool:
-        """Forget a revision that nobody uses any more."""
+        """Unload an unused revision."""
         steering: Steering = self.model_runner.served
         return steering.saes.pop(revision, None) is not None
 
     def tiller_recorded(self, name: str) -> list[list[float]] | None:
-        """Hand over what was recorded under a name, `[tokens, d_in]`; None if nothing was."""
+        """Return and remove the recording of a name, `[tokens, d_in]`; None if there is none."""
         parts = self.model_runner.served.recorded.pop(name, None)
         return torch.cat(parts).tolist() if parts else None
 
@@ -215,7 +216,7 @@ class WorkerExtension:
 
 
 def register() -> None:
-    """Teach vLLM's model runners the tap. Called by vLLM in every process; twice is once."""
+    """Patch vLLM's model runners. Called by vLLM in every process; idempotent."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # pyright: ignore[reportMissingImports]
 
     _teach(GPUModelRunner)
@@ -253,7 +254,7 @@ def _loading(load: Callable[..., None]) -> Callable[..., None]:
 
 
 def _report(why: str) -> None:
-    """Tell the process that started this one why it ends: vLLM itself only says that it does."""
+    """Report to the parent process why this one ends: vLLM itself only reports that it does."""
     if path := os.environ.get(REPORT):
         Path(path).write_text(why, encoding="utf-8")
 
@@ -289,7 +290,7 @@ def _install(runner: Any, asked: dict[str, Any]) -> Steering:  # noqa: ANN401
             stream=torch.zeros(tokens, d_in, dtype=dtype, device=device),
             captured=captured,
         )
-        number = layer_number(hook)  # a compiled graph that comes from the cache calls its tap by this number
+        number = layer_number(hook)  # a compiled graph from the cache calls its hook by this number
         if number >= len(layers):
             raise UnknownArchitecture(f"no hook point {hook!r}: the model has layers 0…{len(layers) - 1}")
         _TAPS[number] = taps[hook]
@@ -298,7 +299,7 @@ def _install(runner: Any, asked: dict[str, Any]) -> Steering:  # noqa: ANN401
 
 
 def _wrap(layer: nn.Module, hook: str) -> None:
-    """Let a decoder layer's output pass the tap, in either of the two forms that vLLM's models give it."""
+    """Wrap a decoder layer so that its output passes the hook, in either of the two forms of vLLM's models."""
     original, kind, tap = layer.forward, type(layer).__name__, layer_number(hook)
 
     def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

@@ -1,7 +1,7 @@
-"""Doses, measured: as a job of a server, and into a bundle. Puts model, corpus, bundle and revisions together.
+"""Job type `calibrate`: measures doses, in a server's revision or in a bundle.
 
-A server's measurements become a revision of their own, with the same SAE: it is published, swapped in and rolled back
-like any other, and presets keep the units that they were saved in.
+A server's measurements become a new revision with the same SAE: it is published, activated and
+rolled back like any other, and presets keep the units they were saved in.
 """
 
 import asyncio
@@ -31,27 +31,27 @@ from steering.files import write_atomic
 from steering.spec import Preset
 
 CHUNK = 512
-"""Features that are measured between two notes of how far a job is."""
+"""Number of features measured between two progress reports."""
 Told = Callable[[int, int], None]
 
 
 class CalibrateConfig(BaseModel):
-    """What is to be measured."""
+    """Which features to calibrate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     features: tuple[str, ...] = ()
-    """By id."""
+    """Feature ids."""
     presets: bool = True
     """The features of all presets, and each preset's own scale."""
     all: bool = False
-    """Every feature that ever fires."""
+    """Every feature that is ever active."""
     prompts: int = Field(default=16, ge=4, le=16)
-    """How many of the fixed questions; fewer are faster and less sure."""
+    """Number of the fixed prompts to use; fewer are faster and less precise."""
 
 
 def select_features(bundle: Bundle, order: CalibrateConfig, presets: Sequence[Preset]) -> list[Feature]:
-    """The features that an order asks for. Raises UnknownFeature and BadBundle."""
+    """The features of a request. Raises UnknownFeature and BadBundle."""
     catalogue = Catalogue([bundle])
     found = {f.index: f for name in order.features for f in (catalogue.find(name)[1],)}
     if order.all:
@@ -61,7 +61,7 @@ def select_features(bundle: Bundle, order: CalibrateConfig, presets: Sequence[Pr
         found |= {n: bundle.numbered[n] for n in numbers if n in bundle.numbered}
     if not any(f.typical_max > 0 for f in found.values()):
         raise BadBundle(
-            "nothing to calibrate: no feature that was seen to fire is asked for; `tiller describe` looks at all of them"
+            "nothing to calibrate: none of the features is known to be active anywhere; run `tiller describe` first"
         )
     return list(found.values())
 
@@ -76,7 +76,7 @@ def measure_features(
     prompts: int = 16,
     told: Told = lambda *_: None,
 ) -> list[Feature]:
-    """The features with their doses, as of today."""
+    """The features with their doses and today's date."""
     date = time.strftime("%Y-%m-%d", time.gmtime())
     return with_doses(model, tokenizer, bundle, features, corpus, date=date, questions=QUESTIONS[:prompts], told=told)
 
@@ -84,14 +84,14 @@ def measure_features(
 def measure_presets(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, bundle: Bundle, presets: Sequence[Preset]
 ) -> list[Preset]:
-    """The presets with the sweet spot of their scale, as of today."""
+    """The presets with the best value of their scale, and today's date."""
     return with_scale(model, tokenizer, bundle, presets, date=time.strftime("%Y-%m-%d", time.gmtime()))
 
 
 def calibrate_bundle(settings: Settings, order: CalibrateConfig, told: Told) -> tuple[list[Feature], list[Preset]]:
-    """Measure a bundle as it was shipped and write that into its folder; its presets push as far as before.
+    """Calibrate a bundle in its original form and write the result to its folder; its presets keep their push.
 
-    Returns what was measured.
+    Returns the measurements.
     """
     bundle = Bundle.open(settings.bundle)
     bundle.sae.check_reads()
@@ -113,7 +113,7 @@ def calibrate_bundle(settings: Settings, order: CalibrateConfig, told: Told) -> 
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Do a job of the type `calibrate`: leaves a revision with the same SAE and new doses, which is served at once."""
+    """Run a `calibrate` job: publishes a revision with the same SAE and new doses, served at once."""
     return asyncio.run(_calibrate(work, CalibrateConfig.model_validate(dict(work.config))))
 
 
@@ -166,7 +166,7 @@ async def _save_scales(
             await store.save_preset(preset, based_on=preset.version)
             kept += 1
         except Conflict:
-            pass  # whoever changed it in between made it something else than was measured
+            pass  # a concurrent change: the preset is no longer the one measured
     return kept
 
 
@@ -183,4 +183,4 @@ def _write_bundle(bundle: Bundle, presets: Sequence[Preset]) -> None:
 
 
 JOB = (CalibrateConfig, run)
-"""The type `calibrate`: what it may be asked for, and what does it."""
+"""Schema and function of the job type `calibrate`."""

@@ -1,4 +1,4 @@
-"""Describing every feature: as a job of a server, and into a bundle. Knows what is asked for; looking is the core's."""
+"""Job type `describe`: describes every feature, in a server's revision or in a bundle."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +12,16 @@ from steering.interpret.describe import describe, refreshed
 
 
 class DescribeConfig(BaseModel):
-    """What is to be looked at."""
+    """What to describe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     texts: int | None = Field(default=None, ge=1)
-    """At most so many of the corpus; all if none is named."""
+    """Maximum number of texts of the corpus; default: all."""
 
 
 def describe_features(ground: MeasurementInputs, order: DescribeConfig, told: OnProgress) -> Measurement:
-    """All features anew, but for labels that are not drawn from examples."""
+    """All features described again, except labels that do not come from examples."""
     bundle = ground.bundle
     batches = with_progress(ground.texts[: order.texts], told)
     rows = describe(ground.model, ground.tokenizer, bundle.sae, bundle.info.hook, batches, bundle=bundle.info.name)
@@ -30,16 +30,16 @@ def describe_features(ground: MeasurementInputs, order: DescribeConfig, told: On
 
 
 def figures_of(features: Sequence[Feature]) -> dict[str, float]:
-    """How many there are of each kind."""
+    """Number of features of each kind."""
     kinds = {kind: sum(kind in f.kind for f in features) for kind in ("dead", "dense", "input-only")}
     return {"described": len(features), **kinds}
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Do a job of the type `describe`: leaves a revision with the same SAE and new descriptions."""
+    """Run a `describe` job: publishes a revision with the same SAE and new descriptions."""
     order = DescribeConfig.model_validate(dict(work.config))
     return publish_revision(work, lambda ground, told: describe_features(ground, order, told))
 
 
 JOB = (DescribeConfig, run)
-"""The type `describe`: what it may be asked for, and what does it."""
+"""Schema and function of the job type `describe`."""

@@ -1,8 +1,9 @@
-"""Labels for features, and how good they are: as a job of a server, and into a bundle. Puts labellers and trials together.
+"""Job type `label`: labels features and scores the labels, in a server's revision or in a bundle.
 
-Without an endpoint a label is words that come where a feature fires, and predicts by them; with one, a language
-model reads examples and names them, and is asked again what the names are worth. Half of the texts are named from, the
-other half is judged on. What people called a feature is theirs: it is judged where a model can, and never changed.
+Without an endpoint a label is the words that occur where a feature is active, and predicts by them;
+with one, a language model reads examples, names them, and is then asked to predict by the name.
+Half of the texts are for naming, the other half for scoring. Labels of users are scored where a
+model is available, and never changed.
 """
 
 import asyncio
@@ -29,29 +30,29 @@ from steering.interpret.top_activations import TopActivations, collect_top_activ
 from steering.interpret.word_labels import Labeller, LabelTexts, WordLabel, word_positions
 
 PEOPLES = ("hand", "fit")
-"""Whose labels no labeller changes."""
+"""Sources whose labels are never changed."""
 MADE_BY_US = ("auto", "none", "contrast")
-"""Labels that words from a contrast may replace: a sentence somebody's model wrote says more."""
+"""Sources that labels by words may replace: a sentence from a user's model is more informative."""
 TOP, SAMPLES, HELD = 20, 12, 4
-"""Places that a label is made from: the strongest, and of each level; and of each level those that it is tried on."""
+"""Examples for a label: the strongest, of each level, and held out of each level."""
 ASKED = 16
-"""Windows of either kind that a language model is asked of."""
+"""Number of windows of each kind that a language model is asked about."""
 
 
 class LabelConfig(BaseModel):
-    """What is to be labelled."""
+    """What to label."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     features: tuple[str, ...] = ()
-    """By id; all if none is named."""
+    """Feature ids; default: all."""
     endpoint: bool = True
-    """Ask the language model that the server's settings name, if they name one."""
+    """Use the language model of the server's settings, if configured."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One feature with what its label is made from and tried on."""
+    """One feature with the examples for its label and for its score."""
 
     feature: Feature
     words: WordLabel
@@ -63,12 +64,12 @@ class Case:
 def label_features(
     ground: MeasurementInputs, order: LabelConfig, endpoint: LLMClient | None, told: OnProgress
 ) -> Measurement:
-    """The features with labels and their scores. Raises SteeringError if the endpoint cannot be asked at all."""
+    """Features with labels and their scores. Raises SteeringError if the endpoint cannot be reached at all."""
     wanted = select_features(ground.bundle, order)
     texts = LabelTexts(ground.tokenizer)
     cases = _cases(ground, wanted, texts, told)
     if not cases:
-        raise BadBundle("nothing to label: none of these features fires on the corpus")
+        raise BadBundle("nothing to label: none of these features is active on the corpus")
     found = [_by_words(case, cases[(i + len(cases) // 2) % len(cases)]) for i, case in enumerate(cases)]
     failed = 0
     if endpoint:
@@ -81,7 +82,7 @@ def label_features(
 
 
 def select_features(bundle: Bundle, order: LabelConfig) -> list[Feature]:
-    """The features that an order names, each once. Raises UnknownFeature."""
+    """The features of a request, each once. Raises UnknownFeature."""
     if not order.features:
         return bundle.features
     catalogue = Catalogue([bundle])
@@ -89,7 +90,8 @@ def select_features(bundle: Bundle, order: LabelConfig) -> list[Feature]:
 
 
 def llm_client_from_settings(settings: Settings) -> LLMClient | None:
-    """The language model that the settings name, if they do. Raises SteeringError for half of it."""
+    """Client for the language model of the settings, if configured. Raises SteeringError for an
+    incomplete configuration."""
     if not settings.label_url:
         return None
     if not settings.label_model:
@@ -103,7 +105,7 @@ def _cases(ground: MeasurementInputs, wanted: Sequence[Feature], texts: LabelTex
     halves = [[row for row in ground.texts if _half(row) == half] for half in (0, 1)]
     if not all(halves):
         raise BadBundle(
-            "too little text: labels are made from one half and tried on the other; name more with --corpus"
+            "too little text: labels are made from one half and scored on the other; name more files with --corpus"
         )
     one = lambda n, of: told(n, 2 * of)  # noqa: E731
     other = lambda n, of: told(of + n, 2 * of)  # noqa: E731
@@ -124,12 +126,12 @@ def _without_firings(seen: TopActivations, row: int) -> np.ndarray:
 
 
 def _half(ids: Sequence[int]) -> int:
-    """Which half a text is in; the same text is in the same half wherever it comes."""
+    """Half that a text belongs to; equal texts are in the same half."""
     return hashlib.sha256(np.asarray(ids, dtype=np.uint32).tobytes()).digest()[0] & 1
 
 
 def _by_words(case: Case, other: Case) -> Feature:
-    """A feature with its label by words; only the words, if its label is better than that."""
+    """A feature with its label by words; only the words, if its present label is better."""
     old = case.feature
     fields: dict[str, Any] = {"words": case.words.words}
     if old.label_source in MADE_BY_US:
@@ -145,7 +147,7 @@ def _by_words(case: Case, other: Case) -> Feature:
 async def _by_model(
     endpoint: LLMClient, cases: Sequence[Case], texts: LabelTexts, told: OnProgress
 ) -> list[Feature | None]:
-    """Each feature as the endpoint's model names and judges it; None where its answers could not be read."""
+    """Each feature as the endpoint's model names and scores it; None if its answers could not be parsed."""
 
     async def name(case: Case) -> str | None:
         if case.feature.label_source in PEOPLES:
@@ -205,11 +207,11 @@ async def _gather(tasks: Sequence[Any], told: OnProgress) -> list[Any]:
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Do a job of the type `label`: leaves a revision with the same SAE and new labels."""
+    """Run a `label` job: publishes a revision with the same SAE and new labels."""
     order = LabelConfig.model_validate(dict(work.config))
     endpoint = llm_client_from_settings(work.settings) if order.endpoint else None
     return publish_revision(work, lambda ground, told: label_features(ground, order, endpoint, told))
 
 
 JOB = (LabelConfig, run)
-"""The type `label`: what it may be asked for, and what does it."""
+"""Schema and function of the job type `label`."""

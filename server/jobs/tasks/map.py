@@ -1,4 +1,4 @@
-"""The map of features: as a job of a server, into a bundle, and as it is answered. Knows where it lies; drawing is the core's."""
+"""Job type `map`: computes the feature map, of a served revision or of a bundle."""
 
 import asyncio
 from typing import Any, Literal
@@ -15,16 +15,16 @@ from steering.interpret.feature_map import FeatureMap, Method, draw_map
 
 
 class MapConfig(BaseModel):
-    """How it is to be drawn."""
+    """How to compute the map."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["umap", "pca"] | None = None
-    """UMAP if it is installed, if none is named."""
+    """Default: UMAP if it is installed."""
 
 
 def map_bundle(settings: Settings, method: Method | None) -> FeatureMap:
-    """Draw the map of a bundle as it was shipped, and write it beside its SAE."""
+    """Compute the map of a bundle in its original form, and write it beside its SAE."""
     bundle = Bundle.open(settings.bundle)
     drawn = draw_map(bundle, method)
     drawn.save(bundle.files)
@@ -32,7 +32,7 @@ def map_bundle(settings: Settings, method: Method | None) -> FeatureMap:
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Do a job of the type `map`: leaves the map of the revision that is served."""
+    """Run a `map` job: writes the map of the served revision."""
     return asyncio.run(_map(work, MapConfig.model_validate(dict(work.config))))
 
 
@@ -50,4 +50,4 @@ async def _map(work: JobContext, order: MapConfig) -> dict[str, Any]:
 
 
 JOB = (MapConfig, run)
-"""The type `map`: what it may be asked for, and what does it."""
+"""Schema and function of the job type `map`."""

@@ -1,6 +1,6 @@
-"""What is measured of features becomes part of a bundle, or a revision that a server follows. Puts model, corpus and files together.
+"""Publishing of measurements: writes them to a bundle, or to a new revision that the server follows.
 
-Measuring is elsewhere; this is how a measurement is done as a job and by a command.
+Common to the jobs and commands that measure features.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from steering.errors import BadBundle
 from steering.model.activations import padded_batches
 
 LONGEST = 256
-"""Tokens of a text that are read."""
+"""Maximum number of tokens read of a text."""
 OnProgress = Callable[[int, int], None]
-"""Hears how much is done, and of how much."""
+"""Called with the number done, and the total."""
 
 
 @dataclass(frozen=True, eq=False)
 class MeasurementInputs:
-    """What is measured on."""
+    """Model, SAE and corpus of a measurement."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -40,7 +40,7 @@ class MeasurementInputs:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a measurement brought: rows that say what they measured, and figures of the whole."""
+    """Result of a measurement: feature rows, and figures of the whole."""
 
     features: Sequence[Feature]
     figures: Mapping[str, float]
@@ -50,7 +50,7 @@ Measure = Callable[[MeasurementInputs, OnProgress], Measurement]
 
 
 def write_bundle(settings: Settings, measure: Measure, told: OnProgress) -> Measurement:
-    """Measure a bundle as it was shipped and write that into its folder, whole or not at all; returns what was found."""
+    """Measure a bundle in its original form and write the result to its folder, all or nothing; returns the result."""
     bundle = Bundle.open(settings.bundle)
     found = measure(_ground(settings, bundle), told)
     after = carry_features(bundle, bundle.sae, [f.index for f in bundle.features], found.features)
@@ -59,12 +59,12 @@ def write_bundle(settings: Settings, measure: Measure, told: OnProgress) -> Meas
 
 
 def publish_revision(work: JobContext, measure: Measure) -> dict[str, Any]:
-    """Measure what a server serves, as its job; leaves a revision with the same SAE, which is served at once."""
+    """Measure a server's SAE as a job; publishes a revision with the same SAE, served at once."""
     return asyncio.run(_as_revision(work, measure))
 
 
 def with_progress(texts: Sequence[list[int]], told: OnProgress, *, batch: int = 16) -> Iterable[tuple[Any, Any]]:
-    """Batches of texts, that tell how many have gone by."""
+    """Batches of texts, with progress reports."""
     for n, some in enumerate(padded_batches(texts, batch=batch, longest=LONGEST, pad=0), 1):
         yield some
         told(min(n * batch, len(texts)), len(texts))
@@ -100,5 +100,5 @@ def _ground(settings: Settings, bundle: Bundle) -> MeasurementInputs:
     model, tokenizer = load_model(settings.model or bundle.model_path, "cpu")
     texts = corpus_token_ids(settings, tokenizer, longest=LONGEST)
     if not texts:
-        raise BadBundle("there is no text to look at; name some with --corpus")
+        raise BadBundle("there is no text to measure on; name files with --corpus")
     return MeasurementInputs(model, tokenizer, bundle, texts)

@@ -13,13 +13,13 @@ from steering.train.trainer import Progress
 
 @dataclass(frozen=True)
 class SaeTrainConfig(TrainConfig):
-    """What a job is asked for: the same, and what the bundle is to be called."""
+    """Training configuration, and the name of the bundle."""
 
     out: str = "trained"
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Do a job of the type `sae_train`: leaves a bundle in the data directory's `bundles/`."""
+    """Run an `sae_train` job: writes a bundle to the data directory's `bundles/`."""
     asked = dict(work.config)
     out = work.settings.data_dir / "bundles" / str(asked.pop("out"))
     if out.exists():
@@ -42,4 +42,4 @@ def run(work: JobContext) -> dict[str, Any]:
 
 
 JOB = (SaeTrainConfig, run)
-"""The type `sae_train`: what it may be asked for, and what does it."""
+"""Schema and function of the job type `sae_train`."""

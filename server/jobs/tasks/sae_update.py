@@ -1,6 +1,6 @@
-"""The job `sae_update`: learns from a corpus and from what people have agreed to give, and publishes what passes its gates.
+"""Job type `sae_update`: trains on a corpus and on consented texts, and publishes a candidate that passes its gates.
 
-What passes is served because the store says so from then on. It knows neither routes nor when it is time for an update.
+The store names the published revision, which makes every server serve it.
 """
 
 import asyncio
@@ -40,30 +40,30 @@ from steering.update.update import update_sae as learn
 TURNED = 0.99
 """A dose was measured along a direction; below this cosine to it, it is measured again."""
 CALIBRATED_ON = 1500
-"""Texts in which the words of a feature are counted."""
+"""Number of texts in which a feature's words are counted."""
 RESERVOIR = 20_000
-"""Texts of earlier corpora that are kept, as tokens, to learn old things again."""
+"""Number of texts of earlier corpora kept, as tokens, for rehearsal."""
 
 
 class SaeUpdateConfig(BaseModel):
-    """What an update may be asked for."""
+    """Configuration of an update."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: tuple[str, ...] = ()
     """Files of new text: a second corpus."""
     live: bool = True
-    """Whether to learn from what people have agreed to give."""
+    """Whether to train on texts of consenting users."""
     steps: int = Field(default=600, ge=50)
     append: int = Field(default=64, ge=0)
     users: int = Field(default=20, ge=2)
     seed: int = 0
     publish: bool = True
-    """Whether what passes is served at once."""
+    """Whether a candidate that passes is served at once."""
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Make a candidate and, if it passes its gates, have it served; begun again, it goes on where it was.
+    """Train a candidate and, if it passes its gates, publish it; after a restart it continues where it was.
 
     Raises SteeringError if there is too little text.
     """
@@ -108,7 +108,7 @@ async def _update(work: JobContext, order: SaeUpdateConfig) -> dict[str, Any]:
 
 
 async def _parent(work: JobContext, revisions: Revisions, store: Store) -> Bundle:
-    """What is served when the job begins; begun again, it is still that."""
+    """The revision served when the job started, kept across restarts."""
     note = work.folder / "parent"
     if note.exists():
         return revisions.open(note.read_text())
@@ -163,14 +163,14 @@ async def _candidate(
     )
     made.gates.append(gates.export_gate(made.sae, written, rows))
     for suspect in made.suspects:
-        work.log(f"taken out: a feature of which {suspect.says}")
+        work.log(f"retired: a feature of which {suspect.says}")
     return made, presets
 
 
 def _with_doses(
     work: JobContext, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, parent: Bundle, made: Candidate
 ) -> list[Feature]:
-    """Measure anew the doses that the update has made doubtful: of features that turned, and of the new ones."""
+    """Recalibrate the doses that the update has invalidated: of changed directions, and of new features."""
     features = carry_features(parent, made.sae, made.numbers, made.features)
     bundle = replace(parent, sae=made.sae, features=features)
     doubtful = []
@@ -181,7 +181,7 @@ def _with_doses(
             doubtful.append(f)
     if not doubtful:
         return made.features
-    work.log(f"measuring the doses of {len(doubtful)} features that are new or have turned")
+    work.log(f"measuring the doses of {len(doubtful)} features that are new or have changed")
     texts = list(TokenStore.open(work.folder / "old"))[:CALIBRATED_ON]
     anew = {f.index: f for f in measure_features(model, tokenizer, bundle, doubtful, texts)}
     told = {"dose", "sweet_spot", "calibration", "note"}
@@ -192,14 +192,14 @@ def _with_doses(
 
 
 async def _texts(work: JobContext, order: SaeUpdateConfig, tokenizer: PreTrainedTokenizerFast, store: Store) -> Texts:
-    """What the job learns from, written down once, so that it is the same when it is begun again."""
+    """The job's texts, written to disk once, so that a restart trains on the same."""
     old, seal = work.folder / "old", TextEncryption.from_settings(work.settings)
     if not (work.folder / GIVEN_FILE).exists():
         live = seal.opened(await store.live_texts()) if order.live else []
         rows, people = _new_rows(order, tokenizer, live)
         if not rows:
             raise SteeringError(
-                "there is nothing new to learn from: name files in `text`, or wait until people who agreed have written"
+                "no new text to train on: name files in `text`, or wait for texts of users who consented"
             )
         TokenStore.write(old, corpus_token_ids(work.settings, tokenizer))
         names = sorted({pseudonym(t.user) for t in live})
@@ -209,19 +209,19 @@ async def _texts(work: JobContext, order: SaeUpdateConfig, tokenizer: PreTrained
         )
     rows, people = _read_given_texts(work)
     owned = people if any(p >= 0 for p in people) else None
-    if owned is not None:  # a corpus among them is nobody's: it counts as one user more for each of its texts
+    if owned is not None:  # a file's texts have no user: each counts as one more
         first = max(owned) + 1
         owned = [p if p >= 0 else first + i for i, p in enumerate(owned)]
     return Texts(TokenStore.open(old), TokenStore.gather(rows), owned, frozenset(tokenizer.all_special_ids))
 
 
 def _read_given_texts(work: JobContext) -> tuple[list[list[int]], list[int]]:
-    """What is new, and whose it is; -1 for a file's."""
+    """New texts and their users; -1 for a file's."""
     try:
         held = json.loads((work.folder / GIVEN_FILE).read_text())
         rows, people = json.loads(TextEncryption.from_settings(work.settings).decrypt(held["sealed"], work.id))
     except (OSError, Unreadable) as error:
-        raise SteeringError(f"what the job learnt from is gone, or cannot be read: {error}") from error
+        raise SteeringError(f"the job's training texts are missing or cannot be read: {error}") from error
     return rows, people
 
 
@@ -243,7 +243,7 @@ def _new_rows(
 
 
 def _keep_corpus(work: JobContext, order: SaeUpdateConfig) -> None:
-    """What was learnt from files becomes old text; what people gave is forgotten here, the store alone keeps it."""
+    """Texts of files are kept for rehearsal; users' texts are deleted here, only the store keeps them."""
     if order.text and (work.folder / GIVEN_FILE).exists():
         kept, (new, people) = replay_corpus_path(work.settings), _read_given_texts(work)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -259,9 +259,9 @@ def _keep_corpus(work: JobContext, order: SaeUpdateConfig) -> None:
 
 
 def _published_before(revisions: Revisions, job: str) -> str | None:
-    """The revision that this job has published already, before it was killed."""
+    """The revision that this job published before it was killed."""
     return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
 
 
 JOB = (SaeUpdateConfig, run)
-"""The type `sae_update`: what it may be asked for, and what does it."""
+"""Schema and function of the job type `sae_update`."""

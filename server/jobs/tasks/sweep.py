@@ -1,4 +1,4 @@
-"""A sweep: one feature at several strengths on one's own prompts, as a job. Puts model, bundle and policy together."""
+"""Job type `sweep`: runs one feature at several strengths on the given prompts."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -28,11 +28,11 @@ from steering.model.chat_template import EncodedChat, encode_chat
 from steering.spec import Intervention, Mode, Scope, SteeringSpec, Unit
 
 STRENGTHS, PROMPTS, TOKENS = 16, 64, 200
-"""As many at most."""
+"""Maximum numbers."""
 
 
 class SweepConfig(BaseModel):
-    """What is to be tried."""
+    """What to sweep."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,13 +44,13 @@ class SweepConfig(BaseModel):
     scope: Scope = "assistant"
     max_tokens: int = Field(default=48, ge=1, le=TOKENS)
     temperature: float = Field(default=0, ge=0, le=2)
-    """0: the likeliest reply."""
+    """0 is greedy."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """All strengths meet the same chance."""
+    """The same seed for all strengths."""
 
 
 def resolve_sweep(bundle: Bundle, order: SweepConfig, settings: Settings) -> list[Resolved]:
-    """What each strength does. Raises UnknownFeature, and BadStrength for one that the policy does not allow."""
+    """The steering of each strength. Raises UnknownFeature, and BadStrength for one that the policy does not allow."""
     catalogue, found = Catalogue([bundle]), []
     catalogue.find(order.feature)
     for i, strength in enumerate(order.strengths):
@@ -65,7 +65,7 @@ def resolve_sweep(bundle: Bundle, order: SweepConfig, settings: Settings) -> lis
 
 
 def run(work: JobContext) -> dict[str, Any]:
-    """Do a job of the type `sweep`; nothing is written but its result."""
+    """Run a `sweep` job; writes nothing but its result."""
     return asyncio.run(_sweep(work, SweepConfig.model_validate(dict(work.config))))
 
 
@@ -117,7 +117,7 @@ def _steered_mask(chat: EncodedChat, scope: Scope) -> EncodedChat:
 
 
 def _point(swept: SweepResult, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """Replies with what each is worth, and the mean of it all."""
+    """Replies of one strength with their scores, and the mean scores."""
     texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(PARTIAL_CHARACTER) for ids in swept.said]
     judged = [judge(text, logprobs) for text, logprobs in zip(texts, swept.logprobs, strict=True)]
     whole = coherence(_mean([j.repetition for j in judged]), _mean([j.mean_logprob_unsteered for j in judged]))
@@ -130,14 +130,14 @@ def _point(swept: SweepResult, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
 
 
 def _words(feature: Feature, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """The tokens of its words; none if it has no words."""
+    """Token ids of a feature's words; empty without words."""
     words, special = set(_named(feature)), set(tokenizer.all_special_ids)
     ids = [i for i in range(len(tokenizer)) if i not in special] if words else []
     return torch.tensor([i for i in ids if str(tokenizer.decode([i])).strip() in words], dtype=torch.long)
 
 
 def _named(feature: Feature) -> Sequence[str]:
-    """What its effect is measured by: the words of its calibration, else of its description."""
+    """Words for measuring its effect: those of its calibration, else of its description."""
     return (feature.calibration.words if feature.calibration else ()) or feature.words
 
 
@@ -146,4 +146,4 @@ def _mean(values: Sequence[float]) -> float:
 
 
 JOB = (SweepConfig, run)
-"""The type `sweep`: what it may be asked for, and what does it."""
+"""Schema and function of the job type `sweep`."""

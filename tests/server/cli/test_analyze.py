@@ -84,9 +84,9 @@ def test_a_text_longer_than_the_context_is_read_to_its_end(look):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.txt", "", "holds no text"),
-        ("a.txt", " \n\n", "holds no text"),
-        ("a.bin", b"\x89PNG\xff\xfe", "no text in UTF-8"),
+        ("a.txt", "", "contains no text"),
+        ("a.txt", " \n\n", "contains no text"),
+        ("a.bin", b"\x89PNG\xff\xfe", "not UTF-8 text"),
         ("a.bin", b"abc\0def", "zero bytes"),
         ("a.jsonl", "{}\n", "line 1 of a.jsonl"),
         ("a.jsonl", '{"text": "a"}\nnonsense\n', "line 2 of a.jsonl"),

@@ -151,7 +151,7 @@ def test_chat_prints_both_replies_side_by_side(bundle, tmp_path):
     [
         (["--preset", "nobody"], "no preset 'nobody'"),
         (["--feature", "small/999=1"], "no feature"),
-        (["--feature", "small/1=much"], "is no dose"),
+        (["--feature", "small/1=much"], "is not a dose"),
     ],
 )
 def test_bad_choice_is_one_sentence(bundle, tmp_path, arguments, words):

@@ -300,7 +300,7 @@ def test_what_would_have_to_read_directions_says_that_it_cannot(transcoder, bund
     for words, said in (
         (("eval", "--bundle", out), "directions only"),
         (("eval", place, "--model", Bundle.open(bundle).model_path), "directions only"),
-        (("export", tmp_path / "lens", "--bundle", out), "SAELens has no layout"),
+        (("export", tmp_path / "lens", "--bundle", out), "SAELens has no format"),
     ):
         done = tiller(*words)
         assert done.exit_code == 1

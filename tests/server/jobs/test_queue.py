@@ -215,9 +215,9 @@ def test_a_key_makes_one_job(settings):
 def test_a_job_that_cannot_be_is_refused_before_it_waits(settings):
     jobs = JobQueue(settings)
     for type, config, said in (
-        ("magic", {}, "no type of job 'magic'; there are sae_train, sae_update, count"),
-        ("count", {"step": 3}, "step of a count: there is no such key"),
-        ("sae_update", {"steps": "many"}, "steps of a sae_update: a whole number is wanted"),
+        ("magic", {}, "unknown job type 'magic'; the types are sae_train, sae_update, count"),
+        ("count", {"step": 3}, "step of a count: unknown key"),
+        ("sae_update", {"steps": "many"}, "steps of a sae_update: must be an integer"),
         ("sae_train", {"model": "m"}, "hook of a sae_train"),
     ):
         with pytest.raises(BadJob, match=said.split("'")[0]):

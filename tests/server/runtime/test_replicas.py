@@ -118,7 +118,7 @@ def test_workers_without_redis_are_refused_in_one_sentence(bundle, tmp_path):
     result = run("serve", "--workers", "2", "--no-browser", TILLER_BUNDLE=str(bundle), TILLER_DATA_DIR=str(tmp_path))
     assert result.returncode == 1
     assert result.stderr.strip() == (
-        "tiller: --workers 2 needs a store that all of them share: give --redis-url redis://localhost:6379, "
+        "tiller: --workers 2 needs a store that all replicas share: give --redis-url redis://localhost:6379, "
         "or leave --workers out"
     )
 

@@ -108,7 +108,7 @@ def test_killed_and_begun_again_it_makes_the_very_same_sae(bundle, text, trained
     assert not out.exists()
     done = CliRunner().invoke(app, words(bundle, text, out))
     assert done.exit_code == 0, done.output
-    assert "going on from step" in done.output
+    assert "resuming from step" in done.output
     whole, resumed = (SAE.load(folder / "revisions" / "r1") for folder in (trained[0], out))
     for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
         assert getattr(whole, name).equal(getattr(resumed, name)), name
@@ -154,9 +154,9 @@ def test_a_dataset_is_read_as_it_streams(bundle, text, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--objective", "magic"], "no objective 'magic'; there are batchtopk"),
-        (["--checkpoint", 70], "no multiple of 50"),
-        (["--rows", 10_000_000], "make no batch"),
+        (["--objective", "magic"], "unknown objective 'magic'; choose one of batchtopk"),
+        (["--checkpoint", 70], "must be a multiple of 50"),
+        (["--rows", 10_000_000], "too few for a batch"),
         (["--text", "/nowhere.txt"], "nowhere.txt"),
         (["--device", "cuda:7"], "no device 'cuda:7'"),
         (["--hook", "layers.99"], "no hook point 'layers.99'"),

@@ -130,7 +130,7 @@ def test_every_one_of_several_prompts_is_read_as_text_or_as_tokens(forbidding):
             assert answer["usage"]["completion_tokens"] == 16
             assert answer["steering"]["guards"]["outcome"] == "as asked"
             assert answer["choices"][place]["steering"]["guards"]["outcome"] == "refused"
-            assert f"otherwise on the prompts {place};" in answer["steering"]["warnings"][-1]["message"]
+            assert f"changed the steering of the prompts {place};" in answer["steering"]["warnings"][-1]["message"]
 
 
 @pytest.mark.parametrize("path", ["completions", "chat/completions", "steering/compare"])

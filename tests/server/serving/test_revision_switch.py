@@ -365,7 +365,7 @@ def test_command_line_works_without_a_server_and_says_what_is_wrong(revisions, f
     published(revisions)
     assert "r1 → r2" in tiller("rollback", "--to", "r2", folder=folder, data=data).stdout
     assert "r2 → r1" in tiller("rollback", folder=folder, data=data).stdout
-    for arguments, problem in (((), "nothing before it"), (("--to", "r9"), "there are r1, r2")):
+    for arguments, problem in (((), "has no parent"), (("--to", "r9"), "there are r1, r2")):
         failed = tiller("rollback", *arguments, folder=folder, data=data)
         assert failed.exit_code == 1
         assert problem in failed.stderr

@@ -59,7 +59,7 @@ def test_everything_goes_out_of_one_store_and_into_the_other(settings, other, tm
     assert (out.exit_code, "1 preset, " in out.output, "24 texts" in out.output) == (0, True, True), out.output
     assert file.stat().st_mode & 0o777 == 0o600
     back = tiller(other, "restore", file)
-    assert (back.exit_code, back.output) == (0, f"brought back {out.output.partition(': ')[2]}"), back.output
+    assert (back.exit_code, back.output) == (0, f"restored {out.output.partition(': ')[2]}"), back.output
     assert held(other) == held(settings)
     again = tmp_path / "again.jsonl"
     assert tiller(other, "backup", again).exit_code == 0
@@ -99,12 +99,12 @@ def test_what_is_there_is_only_replaced_when_told(settings, tmp_path):
     [
         (lambda rows: rows[:-1], "cut off"),
         (lambda rows: [*rows[:5], rows[-1]], "cut off"),
-        (lambda rows: [*rows[:-1], rows[-1][:-4]], "no backup"),
+        (lambda rows: [*rows[:-1], rows[-1][:-4]], "not a backup"),
         (lambda rows: [rows[0].replace("1}", "2}"), *rows[1:]], "newer version"),
-        (lambda rows: ['{"a": 1}', *rows[1:]], "no backup"),
-        (lambda rows: [rows[0], rows[1].replace('"kind": "', '"kind": "un'), *rows[2:]], "no backup"),
+        (lambda rows: ['{"a": 1}', *rows[1:]], "not a backup"),
+        (lambda rows: [rows[0], rows[1].replace('"kind": "', '"kind": "un'), *rows[2:]], "not a backup"),
         (lambda rows: [rows[0], rows[1].replace('"name": "A"', '"name": ""'), *rows[2:]], "nothing was changed"),
-        (lambda rows: [], "no backup"),
+        (lambda rows: [], "not a backup"),
     ],
 )
 def test_a_damaged_backup_is_refused_and_changes_nothing(settings, tmp_path, change, said):

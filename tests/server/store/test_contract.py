@@ -231,7 +231,7 @@ async def test_a_share_is_read_until_it_is_deleted_or_expires(store, another):
     assert await another.share("a") == one
     assert await store.share("old") is await store.share("none") is None
     await store.add_share(share("b"), most=2)  # the old one has made room
-    with pytest.raises(Conflict, match="2 shares are kept"):
+    with pytest.raises(Conflict, match="there are 2 shares"):
         await store.add_share(share("c"), most=2)
     assert (await store.delete_share("a"), await store.delete_share("a")) == (True, False)
     await store.add_share(share("c"), most=2)

@@ -103,7 +103,7 @@ def test_who_follows_a_job_goes_on_following(http, redis_server):
         lines = stream.iter_lines()
         assert next(lines) == "id: 1"
         redis_server.stop()
-        assert next(line for line in lines if line.startswith(":")) == ": the store is lost"
+        assert next(line for line in lines if line.startswith(":")) == ": the store is unavailable"
         redis_server.start()
         assert http.post(f"/v1/jobs/{job}/cancel").status_code == 202
         states = [line for line in lines if line.startswith("data:")]  # it ends by itself

@@ -268,7 +268,7 @@ def test_while_the_model_loads_the_door_is_closed(loading):
 def test_a_person_who_comes_while_the_model_loads_sees_so(loading):
     answer = httpx.get(loading, headers={"Accept": "text/html"})
     assert (answer.status_code, answer.headers["refresh"]) == (503, "2")
-    assert "being loaded" in answer.text
+    assert "is loading" in answer.text
 
 
 def test_what_is_handed_on_is_the_path_that_was_judged(tmp_path):
@@ -349,5 +349,5 @@ def test_a_cookie_never_speaks_for_another_site_that_is_let_in(let_in):
     ["*", "app.example", "https://app.example/", "https://app.example/x", "ftp://a", "https://app.example:443", ""],
 )
 def test_what_is_no_origin_is_refused_at_the_start(given):
-    with pytest.raises(BadSettings, match="is no origin"):
+    with pytest.raises(BadSettings, match="is not an origin"):
         load_settings(origins=(given,))

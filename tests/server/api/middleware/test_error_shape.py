@@ -48,7 +48,7 @@ def test_where_nothing_is_says_where_to_look(page, method, path):
     status, code, message = refusal(page.request(method, path))
     assert (status, code) == (404, "not_found")
     assert path in message
-    assert "/docs lists what there is" in message
+    assert "/docs lists the routes" in message
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_where_nothing_is_says_where_to_look(page, method, path):
 )
 def test_a_wrong_method_says_which_are_right(page, method, path, takes):
     answer = page.request(method, path)
-    assert refusal(answer) == (405, "method_not_supported", f"{path} takes {takes}, not {method}")
+    assert refusal(answer) == (405, "method_not_supported", f"{path} allows {takes}, not {method}")
     assert answer.headers["allow"] == takes
     assert answer.headers["x-request-id"].startswith("req_")
 

@@ -58,8 +58,8 @@ def test_a_text_longer_than_the_context_is_read_in_stretches(http):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({}, "give text or messages"),
-        ({"text": "a", "messages": [{"role": "user", "content": "b"}]}, "give text or messages"),
+        ({}, "give either text or messages"),
+        ({"text": "a", "messages": [{"role": "user", "content": "b"}]}, "give either text or messages"),
         ({"text": ""}, "text"),
         ({"text": "a", "features": ["small/999"]}, "no feature 'small/999'"),
         ({"text": "a", "unknown": 1}, "unknown"),

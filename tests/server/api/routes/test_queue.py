@@ -73,7 +73,7 @@ def test_a_place_is_told_to_whoever_asked_and_to_nobody_else(busy, ask):
         assert (place(admin, "same"), place(ada, "same")) == (0, 1)
         assert (place(admin, "mine"), place(ada, "mine")) == (2, 404)
         refusal = ada.get("/queue/mine").json()["error"]
-        assert (refusal["code"], refusal["message"]) == ("not_found", "no request 'mine' of yours waits here")
+        assert (refusal["code"], refusal["message"]) == ("not_found", "no request 'mine' of yours is waiting here")
     assert all(a.result(120).status_code == 200 for a in asked)
 
 

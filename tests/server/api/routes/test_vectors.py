@@ -147,8 +147,8 @@ def test_a_preset_of_its_owner_keeps_it_for_everybody_and_for_good(own_http):
 @pytest.mark.parametrize(
     ("changes", "param", "says"),
     [
-        ({"name": "Red Bridge"}, "name", "a letter first, is wanted"),
-        ({"name": "12"}, "name", "a letter first, is wanted"),
+        ({"name": "Red Bridge"}, "name", "a letter first, got"),
+        ({"name": "12"}, "name", "a letter first, got"),
         ({"a": ["x"] * 65}, "a", "64"),
         ({"a": []}, "a", ""),
         ({"a": HELLO}, "b", "no direction"),

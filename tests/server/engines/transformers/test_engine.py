@@ -189,7 +189,7 @@ async def test_when_the_device_is_lost_all_are_told_and_nobody_waits(parts):
     assert all(isinstance(t, EngineFailed) for t in told)
     assert engine.failure is not None
     for again in (text_of(engine, request(engine)), engine.logprobs_unsteered((1, 2), 1)):
-        with pytest.raises(EngineFailed, match="until the server is begun again"):
+        with pytest.raises(EngineFailed, match="until the server is restarted"):
             await asyncio.wait_for(again, 120)
     await engine.close()
 

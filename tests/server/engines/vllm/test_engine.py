@@ -144,7 +144,7 @@ async def test_what_cannot_be_steered_is_an_error_and_the_next_request_works(eng
     from server.engines.base import EngineFailed
 
     bad = request(engine, "hello", SPECS[1], revision="no such revision")
-    with pytest.raises(EngineFailed, match="not served any more"):
+    with pytest.raises(EngineFailed, match="no longer served"):
         await said(engine, bad)
     assert len((await said(engine, request(engine, "hello", SPECS[1])))[0]) == 20
 

@@ -207,11 +207,11 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(own, monkeypatch):
 
 
 def test_an_endpoint_that_is_not_there_or_speaks_otherwise_is_told(own):
-    with pytest.raises(SteeringError, match="cannot be asked"):
+    with pytest.raises(SteeringError, match="cannot be reached"):
         ask("http://127.0.0.1:9/v1")
     with endpoint() as (url, model):
         model.fails = [(200, {}, '{"answer": 42}')]
-        with pytest.raises(SteeringError, match="OpenAI's shape"):
+        with pytest.raises(SteeringError, match="OpenAI's format"):
             ask(url)
 
 
@@ -277,7 +277,7 @@ def test_commands_describe_label_and_draw_a_bundle_and_find_in_it(own):
         (("features", "--sort", "taste"), "--sort"),
         (("features", "--min-density", "2"), "--min-density"),
         (("features", "--mode", "prompt"), "needs q"),
-        (("map", "--method", "tsne"), "choose umap or pca"),
+        (("map", "--method", "tsne"), "must be umap or pca"),
         (("label", "small/99"), "no feature 'small/99'"),
         (("label", "--endpoint", "http://127.0.0.1:9/v1"), "TILLER_LABEL_MODEL"),
         (("describe", "--corpus", "nowhere.txt"), "nowhere.txt"),

@@ -88,7 +88,7 @@ def test_what_fails_a_gate_is_kept_aside_with_the_reason(place, monkeypatch):
 
 
 def test_nothing_new_is_an_error_that_says_so(place):
-    with pytest.raises(SteeringError, match="nothing new to learn from"):
+    with pytest.raises(SteeringError, match="no new text to train on"):
         run(work(place, text=()))
     (place / "new.jsonl").write_text((place / "new.jsonl").read_text()[:400].rsplit("\n", 1)[0] + "\n")
     with pytest.raises(SteeringError, match="too little text"):
