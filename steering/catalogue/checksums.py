@@ -37,5 +37,5 @@ def verify(folder: Path, sums: Mapping[str, str]) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _known(path: Path, mtime: int, size: int, inode: int) -> str:  # noqa: ARG001 - what makes it another file
+def _known(path: Path, mtime: int, size: int, inode: int) -> str:  # noqa: ARG001 - they are part of the cache key
     return sha256(path)
