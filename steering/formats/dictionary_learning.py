@@ -1,4 +1,4 @@
-"""dictionary_learning: one reader for each of its classes."""
+"""dictionary_learning: one reader for each of its dictionary classes."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Gemma Scope, the first (arrays of numpy) and the second (safetensors)."""
+"""Gemma Scope 1 (numpy arrays) and Gemma Scope 2 (safetensors)."""
 
 from steering.errors import BadBundle
 from steering.formats.base import Format, ImportedSae, fold, hook_in_path

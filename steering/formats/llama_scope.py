@@ -1,4 +1,4 @@
-"""Llama Scope, its reasoning model's, and what its library writes now."""
+"""Llama Scope, Llama Scope R1, and the current layout of its library, Llamascopium."""
 
 import math
 
@@ -76,7 +76,7 @@ def _llamascopium(files: WeightFiles) -> ImportedSae:
 
 
 def _dataset_scale(files: WeightFiles, config: Config, d: int) -> float:
-    """√d over the average length of the stream; 1 where it is folded in already (`inference`)."""
+    """√d over the average norm of the stream; 1 where it is already folded in (`inference`)."""
     if config.get("norm_activation", "inference") != "dataset-wise":
         return 1.0
     found = [float(t) for n, t in files.tensors.items() if n.startswith("dataset_average_activation_norm.")]

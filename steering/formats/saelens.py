@@ -1,4 +1,4 @@
-"""SAELens, version 6 and later: what a finished run has saved, and as directions only what it calls something else than an SAE."""
+"""SAELens 6 and later: SAEs of a finished run; transcoders and other architectures as directions only."""
 
 import math
 import re
@@ -41,13 +41,13 @@ def _saelens(files: WeightFiles) -> ImportedSae:
 
 
 def _directions(files: WeightFiles, config: Config, about: Config, place: str | None) -> ImportedSae:
-    """Only where features write is taken: something else than their size at the stream decides whether they do."""
+    """Read the decoder only: whether a feature fires depends on something else than its pre-activation."""
     kind, (W_dec,) = config.get("architecture", "standard"), files.take("W_dec")
     factor = _factor(files)
     if config.get("normalize_activations") == "constant_scalar_rescale":
         factor = float(config["activation_normalization_factor"])
     elif not kind.endswith("transcoder") and _scaling(config) != "none":
-        factor = math.nan  # its output is multiplied by each token's scale; only a transcoder's is not
+        factor = math.nan  # its output is multiplied by each token's scale, unlike a transcoder's
     by_length = "topk" in kind and bool(config.get("rescale_acts_by_decoder_norm", True))
     layer = _mlp_out(place)
     hook = f"layers.{layer}" if layer else stream_hook(place)
@@ -67,7 +67,9 @@ def _factor(files: WeightFiles) -> float:
 
 
 def _mlp_out(place: str | None) -> str | None:
-    """The block whose MLP's output this is: it is summed into the stream after that block, so to push the one is to push the other."""
+    """Return the block of an MLP output. It is added to the stream after that block, so a push there is a push on the
+    stream.
+    """
     found = re.fullmatch(r"blocks\.(\d+)\.(?:hook_mlp_out|mlp\.hook_out)", place or "")
     return found[1] if found else None
 
@@ -79,7 +81,7 @@ def _plain(files: WeightFiles, config: Config, scale: float) -> RawSae:
 
 
 def _gated(files: WeightFiles, config: Config, scale: float) -> RawSae:
-    """A gate of the magnitude's own direction is a threshold: xW > −b_gate ⟺ xWeʳ + b_mag > b_mag − eʳ·b_gate."""
+    """A gate along the magnitude's direction is a threshold: xW > −b_gate ⟺ xWeʳ + b_mag > b_mag − eʳ·b_gate."""
     W_enc, gate, magnitude, r, W_dec, b_dec = files.take("W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec")
     return RawSae(
         W_enc * r.exp(),
@@ -118,7 +120,9 @@ DIRECTIONS_ONLY = (
     "matching_pursuit",
     "temporal",
 )
-"""They read another place than they write, keep what is negative, choose one after the other, or look at earlier tokens."""
+"""Their input is not their output's hook point, or they keep negative activations, select greedily, or read other
+tokens.
+"""
 
 
 def _place(about: Config) -> str | None:

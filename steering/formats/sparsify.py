@@ -1,4 +1,4 @@
-"""sparsify: a TopK in a folder that is named after where it reads."""
+"""sparsify: TopK in a folder named after its hook point."""
 
 import re
 
