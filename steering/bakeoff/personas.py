@@ -49,7 +49,9 @@ TUNING = (
 
 @dataclass(frozen=True)
 class Concept:
-    """How a persona is detected: a reply counts if it contains one of the words."""
+    """How a persona is detected: a reply counts if it contains one of the words (`terse` has none; its length is
+    measured).
+    """
 
     words: str
     """A regular expression, matched without case at word boundaries."""

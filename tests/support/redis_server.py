@@ -1,4 +1,4 @@
-"""A real redis-server on a free port, that a test can stop and start again."""
+"""A real redis-server on a free port, which a test can stop and restart."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 
 class RedisServer:
-    """Keeps what it was told across a restart, as `appendonly yes` does; what it confirmed with `sync` across a crash."""
+    """Keeps its data across a restart, as with `appendonly yes`, and data confirmed with `sync` across a crash."""
 
     def __init__(self, folder: Path, *, sync: bool = False) -> None:
         if not shutil.which("redis-server"):
@@ -26,7 +26,7 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Start it, and return when it answers."""
         about = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": self._folder}
         about |= {"appendonly": "yes", "appendfsync": self._sync}
         words = [word for name, value in about.items() for word in (f"--{name}", str(value))]
@@ -40,13 +40,13 @@ class RedisServer:
         until(up)
 
     def stop(self) -> None:
-        """End it at once, as a crash does."""
+        """Kill it, as in a crash."""
         self._process.kill()
         self._process.wait(120)
 
     @contextlib.contextmanager
     def silent(self):
-        """It holds its connections and says nothing."""
+        """Keep its connections open without answering."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -56,7 +56,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def running(folder: Path, *, sync: bool = False):
-    """A server of one's own."""
+    """Yield a server for one test."""
     server = RedisServer(folder, sync=sync)
     server.start()
     try:
