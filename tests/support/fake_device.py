@@ -1,6 +1,6 @@
 """Fake device: tensors that report `cuda:0`, compute on the CPU, and cannot be mixed with CPU tensors.
 
-`TILLER_TEST_DEVICE=pretended pytest tests/engines tests/server` finds on a laptop what would end a request on a GPU: a
+`TILLER_TEST_DEVICE=pretended pytest tests/server` finds on a laptop what would end a request on a GPU: a
 tensor created without a device. It models neither the speed nor the rounding of a GPU.
 """
 

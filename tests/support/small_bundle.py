@@ -18,7 +18,7 @@ TEMPLATE = (
 )
 WIDTH, FEATURES, CONTEXT = 64, 48, 512
 DEVICE = os.environ.get("TILLER_TEST_DEVICE", "cpu")
-"""Device of the models that tests serve: `TILLER_TEST_DEVICE=cuda pytest tests/engines tests/contract tests/server`."""
+"""Device of the models that tests serve: `TILLER_TEST_DEVICE=cuda pytest tests/contract tests/server`."""
 if DEVICE == "pretended":
     fake_device.pretend()
     DEVICE = "cuda"

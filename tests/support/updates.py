@@ -1,4 +1,4 @@
-"""Run one update, started or restarted: `updating.py DATA BUNDLE FILE ID`. Prints `begun` before it works."""
+"""Run one update, started or restarted: `updates.py DATA BUNDLE FILE ID`. Prints `begun` before it works."""
 
 import json
 import sys
