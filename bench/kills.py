@@ -124,7 +124,7 @@ def find_damage(served: Served) -> list[str]:
 
 
 def run(bundle: Path, kills: int, steps: int, longest: float, seed: int) -> Record:
-    """Kill `times` times; return the results."""
+    """Kill that many times; return the results."""
     draw, found = random.Random(seed), Record()
     with tempfile.TemporaryDirectory() as folder:
         text, chats = Path(folder) / "new.jsonl", world(61, new=True)

@@ -392,7 +392,7 @@ def wait_for(true: Callable[[], bool], seconds: float) -> None:
 
 
 def words_of(pid: int) -> str:
-    """Return a process's command line, or an empty list."""
+    """Return a process's command line, or an empty string."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:

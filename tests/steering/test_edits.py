@@ -1,4 +1,4 @@
-"""One formula, four modes: alone, mixed in a batch, and poisoned."""
+"""Steering formula in four modes: alone, mixed in a batch, and with NaN or infinity."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A revision is published whole or not at all, opened only as it was published, and numbers mean one feature for good."""
+"""Revisions: published completely or not at all, verified when opened, with feature numbers that are never reused."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A probe reads the text and not the steering, and says what is wrong with what it is given."""
+"""Probe: scores depend on the text and not on the steering; invalid input is refused with the reason."""
 
 import hashlib
 import json

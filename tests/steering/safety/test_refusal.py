@@ -1,4 +1,4 @@
-"""The latch reads exactly how likely a refusal is, and takes its openers from whoever knows the model."""
+"""Refusal detection: the exact probability of a refusal, and configurable openers."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""A user's own vectors: made from examples, steered by like features, and nobody else's."""
+"""Named vectors: created from examples, used for steering like features, and visible to their owner only."""
 
 import asyncio
 
