@@ -93,7 +93,7 @@ class Contender:
             text=True,
             env=os.environ | waiting,
         )
-        self._said()  # it is ready
+        self._said()  # ready
 
     def turn(self) -> float:
         """Tokens per second of one turn."""
@@ -224,7 +224,7 @@ def main() -> None:
     names = [n for n in FOUND_IN if n == "ours" or (find_spec(n) and n in (args.only or FOUND_IN))]
     if len(names) == 1:
         p.error("none of the others is installed: make bench-sae-peers")
-    # A thread that spins while the other's core is somebody else's makes steps ten times as long.
+    # A spinning thread whose peers' cores are in use by another process makes steps ten times as long.
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if args.shared else {}
     steps = {"small": args.steps or 201, "large": args.steps or 31}
     rows = [row for size in args.size or SIZES for row in table(size, steps[size], args.bundle, names, waiting)]

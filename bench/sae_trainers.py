@@ -94,7 +94,7 @@ class Task:
 
 def ours(task: Task) -> None:
     """`steering.train`: BatchTopK, Matryoshka from 8,192 features on, AuxK."""
-    share = max(1, task.steps // 15)  # as 100 of 1,500
+    share = max(1, task.steps // 15)  # the share of 100 in 1,500
     objective = BatchTopK(k=K, anneal=share, dead_after=task.silence)
     recipe = TrainingRecipe(objective, d_sae=task.size.m, steps=task.steps, warmup=share)
     held_out = np.fromfile(task.folder / "held_out", dtype=np.float32, count=1024 * task.size.d)
@@ -144,14 +144,14 @@ def dictionary_learning(task: Task) -> None:
         "activation_dim": task.size.d,
         "dict_size": task.size.m,
         "k": K,
-        "warmup_steps": task.steps // 24,  # as 1,000 of 24,000
+        "warmup_steps": task.steps // 24,  # the share of 1,000 in 24,000
         "decay_start": task.steps * 4 // 5,
         "layer": 0,
         "lm_name": "given",
         "device": "cpu",
         "seed": 0,
     }
-    data = task.batches(before=102)  # it looks at so many for the scale
+    data = task.batches(before=102)  # the number of batches from which it estimates the scale
     trainSAE(data, [config], task.steps, save_dir=str(task.out), normalize_activations=True, device="cpu")
 
 

@@ -94,8 +94,8 @@ def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> Residua
             raise BadStrength(f"the strength of feature {i.index} is {i.raw}; it must be a finite number")
         if i.gate and not sae.reads:
             raise BadStrength(
-                f"feature {i.index} cannot be steered by {i.mode!r}: this SAE is directions only, and what the feature "
-                "does at a token cannot be read; use the mode 'add'"
+                f"feature {i.index} cannot be steered by {i.mode!r}: this SAE is directions only, so the feature's "
+                "activation cannot be read; use the mode 'add'"
             )
     place = sae.W_dec.device
     target = torch.tensor([i.target for i in interventions], device=place)
@@ -133,9 +133,11 @@ def as_vector(text: str, width: int) -> Float[Tensor, " width"]:
     try:
         found = torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32))
     except ValueError as error:
-        raise BadBundle(f"a snapshot of a feature is damaged ({error}); save the preset anew") from error
+        raise BadBundle(f"a snapshot of a feature is damaged ({error}); save the preset again") from error
     if len(found) != width or not torch.isfinite(found).all():
-        raise BadBundle(f"a snapshot of a feature is no vector of width {width}; save the preset anew for this model")
+        raise BadBundle(
+            f"a snapshot of a feature is not a vector of width {width}; save the preset again for this model"
+        )
     return found
 
 
@@ -178,10 +180,12 @@ class SteeringTable:
         if not all(torch.isfinite(t).all() for t in (edit.push, edit.w, edit.b, edit.threshold, edit.d, edit.gate)):
             raise BadStrength("an edit holds NaN or infinity")
         if len(edit.gate) and edit.scaling != self.scaling:
-            raise ValueError(f"an edit whose scaling is {edit.scaling!r} in a table whose is {self.scaling!r}")
+            raise ValueError(f"an edit with the scaling {edit.scaling!r} does not fit a table with {self.scaling!r}")
         self.clear(row)
         if len(edit.gate) > len(self._free):
-            raise BadStrength(f"{len(edit.gate)} gated features; {len(self._free)} more fit beside the other requests'")
+            raise BadStrength(
+                f"{len(edit.gate)} gated features; {len(self._free)} more fit beside those of other requests"
+            )
         edit = edit.to(self.push.device)
         self.push[row] = edit.push
         held = [heapq.heappop(self._free) for _ in range(len(edit.gate))]

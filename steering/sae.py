@@ -86,7 +86,7 @@ class SAE:
         if self.scaling == "none":
             return a @ self.W_dec + self.b_dec
         if x is None:
-            raise ValueError("this SAE scales each token by itself; give the stream that was read, too")
+            raise ValueError("this SAE scales each token; give the stream that was read (`x`) as well")
         (b_dec,) = at_scale(x, self.scaling, self.b_dec)
         middle = x.mean(-1, keepdim=True) if self.scaling == "spread" else 0.0
         return a @ self.W_dec + b_dec + middle
@@ -128,7 +128,7 @@ class SAE:
         if not self.reads:
             raise SteeringError(
                 "this SAE is directions only: its features can be pushed along (mode 'add'), "
-                "but their activations are not decided by the stream here and cannot be read"
+                "but their activations do not depend on the stream alone and cannot be read"
             )
 
     @property
@@ -142,7 +142,7 @@ class SAE:
         if not self.learns:
             raise SteeringError(
                 f"this SAE divides each token by its own {self.scaling} (SAELens' {NAMED[self.scaling]}), which training "
-                "does not do; it can be served and measured, and another one be trained from the start"
+                "does not support; serve or measure this SAE, or train a new one"
             )
 
     def to(self, device: torch.device | str) -> "SAE":
@@ -192,7 +192,9 @@ class SAE:
         W_enc, b_enc, W_dec, b_dec, threshold = _checked(tensors, folder, PARTS).values()
         sae = SAE(W_enc, b_enc, W_dec, b_dec, threshold, NORMALISED[normal])
         if sae.scaling == "spread" and sae.W_enc.mean(0).abs().max() > 1e-4 * sae.W_enc.abs().max():
-            raise BadBundle(f"{str(folder)!r} reads the mean of a token; `tiller sae import` folds that away")
+            raise BadBundle(
+                f"{str(folder)!r} reads the mean of a token; `tiller sae import` folds the mean into the weights"
+            )
         return sae.to(device)
 
 

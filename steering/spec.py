@@ -46,7 +46,7 @@ def _each_once(features: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
     if repeated := next((i for i in ids if ids.count(i) > 1), None):
         first, second = [n for n, i in enumerate(ids) if i == repeated][:2]
         raise ValueError(
-            f"{repeated!r} is there twice, at {first} and at {second}; keep one, with the strength it is to have"
+            f"{repeated!r} is there twice, at {first} and at {second}; keep one, with the strength that you want"
         )
     return features
 
@@ -117,8 +117,8 @@ class SteeringSpec(_Value):
             return under.model_copy(update={"features": kept})
         if (under.unit, under.scale) != (over.unit, over.scale):
             raise BadStrength(
-                f"what is steered by default is in the unit {under.unit!r} at the scale {under.scale:g}, and this in "
-                f"{over.unit!r} at {over.scale:g}: say the same, or set steering.default to false"
+                f"the default steering has the unit {under.unit!r} and the scale {under.scale:g}, this one "
+                f"{over.unit!r} and {over.scale:g}: use the same ones, or set steering.default to false"
             )
         return SteeringSpec(features=kept + over.features, unit=over.unit, scale=over.scale, scope=over.scope)
 

@@ -31,7 +31,7 @@ def verify(folder: Path, sums: Mapping[str, str]) -> None:
             continue  # reported where it is needed; a model may be stored elsewhere
         if _known(path, about.st_mtime_ns, about.st_size, about.st_ino) != wanted:
             raise BadBundle(
-                f"{str(path)!r} is not the file that bundle.json lists: its SHA-256 is another one. Get it again, or, "
+                f"{str(path)!r} is not the file that bundle.json lists: its SHA-256 differs. Download it again, or, "
                 f"if you changed it yourself, run `tiller sae seal {folder}`"
             )
 

@@ -31,7 +31,7 @@ def read_export(folder: Path, features: Sequence[Feature], unit: Sequence[float]
     """
     if not any((folder / kind).is_dir() for kind in ("features", "explanations", "activations")):
         raise BadBundle(
-            f"{str(folder)!r} is no export of Neuronpedia: it has no features/, explanations/ or activations/"
+            f"{str(folder)!r} is no export of Neuronpedia: it lacks features/, explanations/ or activations/"
         )
     found = {f.index: f for f in features}
     for kind, merge in (("features", _statistics), ("explanations", _label), ("activations", _example)):

@@ -109,8 +109,8 @@ class Catalogue:
             bundle, feature, gone = self._find_or_pinned(item, pin)
             if gone and pin and not pin.encoder and item.mode != "add":
                 raise BadStrength(
-                    f"{item.id!r} cannot be steered by {item.mode!r}, for nothing reads it; use the mode 'add', or make it "
-                    "by the method 'probe'"
+                    f"{item.id!r} cannot be steered by {item.mode!r}: it has no activation; use the mode 'add', or create it "
+                    "with the method 'probe'"
                 )
             raw = raw_strength(item, spec.unit, feature, bundle.info, pin=pin)
             chosen.setdefault(bundle.info.name, []).append(

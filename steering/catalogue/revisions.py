@@ -198,7 +198,7 @@ class Revisions:
         try:
             return {n: t.float() for n, t in load_file(path).items()}
         except (OSError, SafetensorError) as error:
-            raise BadBundle(f"{str(path)!r} is damaged: {error}; delete it to begin without") from error
+            raise BadBundle(f"{str(path)!r} is damaged: {error}; delete it to start without it") from error
 
     def quarantine(self, report: Mapping[str, Any], *, sae: SAE | None = None) -> Path:
         """Store a rejected candidate and the reasons in `rejected/`; only the last few are kept."""
@@ -283,7 +283,7 @@ class Revisions:
             )
         first = self._next_number()
         if used := sorted(n for n in {*numbers} - {*before.by_row} if n < first):
-            raise BadBundle(f"feature {used[0]} was another one before; new features are numbered from {first} on")
+            raise BadBundle(f"feature number {used[0]} was used before; new features are numbered from {first} on")
 
     def _verify(self, files: Path, manifest: Manifest) -> None:
         for name, expected in manifest.sha256.items():
@@ -292,7 +292,9 @@ class Revisions:
             except OSError as error:
                 raise BadBundle(f"cannot read {str(files / name)!r}: {error}; activate another revision") from error
             if found != expected:
-                raise BadBundle(f"{str(files / name)!r} is not what was published; activate another revision")
+                raise BadBundle(
+                    f"{str(files / name)!r} differs from the published file (SHA-256); activate another revision"
+                )
 
     @contextmanager
     def _publishing(self) -> Iterator[None]:

@@ -53,7 +53,7 @@ def loss_recovered(
         sums += torch.stack([*(-s.gather(1, target).sum() for s in (clean, spliced, zeroed)), kl]).double().cpu()
         tokens += len(target)
     if not tokens:
-        raise ValueError("the text has no token that an SAE reads and that another follows")
+        raise ValueError("the text has no token to score: a text needs at least three tokens")
     clean, spliced, zeroed, kl = (sums / tokens).tolist()
     return LossRecovered(clean, spliced - clean, 1 - (spliced - clean) / (zeroed - clean), kl, tokens)
 

@@ -87,4 +87,4 @@ def stream_hook(name: str | None) -> str | None:
             return f"layers.{layer}"
     elif found := re.fullmatch(r"(?:(?:model|transformer|gpt_neox)\.)?(?:layers|h)\.(\d+)", name):
         return f"layers.{found[1]}"
-    raise BadBundle(f"its place is {name!r}, which is not the stream after a block; only that can be steered")
+    raise BadBundle(f"its hook point is {name!r}, which is not the stream after a block; only that can be steered")

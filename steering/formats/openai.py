@@ -39,7 +39,9 @@ def _openai_place(files: WeightFiles) -> tuple[str | None, bool]:
     if found is None:
         return None, False
     if found[1] not in ("resid_post_mlp", "resid_delta_mlp"):
-        raise BadBundle(f"its place is {found[1]!r}, which is not the stream after a block; only that can be steered")
+        raise BadBundle(
+            f"its hook point is {found[1]!r}, which is not the stream after a block; only that can be steered"
+        )
     return f"layers.{found[2]}", found[1] == "resid_delta_mlp"
 
 

@@ -17,7 +17,7 @@ from steering.sae import NORMALISED, Scaling
 def _is_saelens(files: WeightFiles) -> bool:
     config = (
         files.json("cfg.json") or {}
-    )  # before version 6 everything lay at the top, and `standard` went without saying
+    )  # before version 6, all keys were at the top level, and `standard` was the default
     return files.weights.name == "sae_weights.safetensors" and ("architecture" in config or "hook_name" in config)
 
 
@@ -58,7 +58,9 @@ def _directions(files: WeightFiles, config: Config, about: Config, place: str | 
 
 def _scaling(config: Config) -> Scaling:
     if (normal := config.get("normalize_activations")) not in NORMALISED:
-        raise BadBundle(f"normalize_activations {normal!r} is not known, or not folded in yet as a finished run does")
+        raise BadBundle(
+            f"normalize_activations {normal!r} is not supported, or not folded in yet, as at the end of a run"
+        )
     return NORMALISED[normal]
 
 

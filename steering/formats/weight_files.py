@@ -108,7 +108,9 @@ def read_weight_file(path: Path) -> dict[str, Any]:
                 return {n: torch.from_numpy(arrays[n]) for n in arrays.files}
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BadBundle(f"{str(path)!r} holds more than tensors and is not opened, for it could run code") from error
+        raise BadBundle(
+            f"{str(path)!r} holds more than tensors and is not opened, because it could run code"
+        ) from error
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, zipfile.BadZipFile) as error:
         raise BadBundle(f"{str(path)!r} is damaged or cut short: {error}") from error
     if not isinstance(held, dict):

@@ -78,7 +78,7 @@ def attribute(
     """
     sae.check_reads()
     if len(ids) < 2:
-        raise SteeringError("there has to be some text before the token that is explained")
+        raise SteeringError("there is no text before the token that is explained; give at least one token")
     row = torch.tensor([list(ids)], device=model.device)
     seen: dict[str, Tensor] = {}
 

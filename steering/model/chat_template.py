@@ -65,7 +65,7 @@ def _refuse_markers(tokenizer: PreTrainedTokenizerBase, messages: list[Message])
     for i, message in enumerate(messages):
         if found := next((s for s in special if s in message["content"]), None):
             raise BadChat(
-                f"message {i} contains {found!r}, a marker of this model's chat template; take it out or write it apart",
+                f"message {i} contains {found!r}, a marker of this model's chat template; remove it, or put a space into it",
                 param=f"messages.{i}.content",
             )
 
@@ -92,7 +92,7 @@ def _assistant_spans(
             end = len(_render(tokenizer, messages[: i + 1], False))
             if not text.startswith(_render(tokenizer, messages[: i + 1], False)):
                 raise BadChat(
-                    "this model's chat template rewrites earlier turns, so that their tokens have no fixed owner"
+                    "this model's chat template rewrites earlier turns, so that their tokens have no fixed role"
                 )
             spans.append((start, end))
     if generate:

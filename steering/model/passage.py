@@ -68,7 +68,7 @@ def text_passage(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
     """Return plain text after the beginning-of-text token. Raises BadChat for an empty text."""
     found = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     if not found["input_ids"]:
-        raise BadChat("there is no text to look at", param="text")
+        raise BadChat("there is no text to analyse", param="text")
     bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
     n = len(found["input_ids"])
     return Passage(
@@ -104,7 +104,7 @@ def _place(tokenizer: PreTrainedTokenizerFast, messages: list[Message], i: int, 
     for content in (whole, whole.strip()):  # templates may strip
         if start >= 0 and text.startswith(content, start):
             return start, start + len(content), len(whole) - len(whole.lstrip()) if content != whole else 0
-    raise BadChat("this model's chat template rewrites what is said, so that tokens cannot be traced back to it")
+    raise BadChat("this model's chat template changes the messages' text, so that tokens cannot be mapped to it")
 
 
 def parse_transcript(text: str) -> list[Part] | None:

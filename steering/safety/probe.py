@@ -104,7 +104,7 @@ class Probe:
             )
         z = ((x.float().cpu() - self.mean) / self.scale) @ self.direction + self.bias
         if not torch.isfinite(z).all():
-            raise SteeringError("the stream holds NaN or infinity; a probe cannot tell what such a text says")
+            raise SteeringError("the stream holds NaN or infinity; such a text cannot be scored")
         return torch.sigmoid(smoothed(z[:, None], self.card.pace)[:, 0])
 
     def score(self, x: Float[Tensor, "time d"]) -> float:
@@ -149,7 +149,7 @@ class Probe:
         except (OSError, ValueError, SafetensorError, RecursionError) as error:
             raise BadBundle(f"cannot read a probe from {str(folder)!r}: {error}; {again}") from error
         if hashlib.sha256(weights).hexdigest() != card.sha256:
-            raise BadBundle(f"{WEIGHTS} in {str(folder)!r} is not the one that {CARD} tells of; {again}")
+            raise BadBundle(f"{WEIGHTS} in {str(folder)!r} is not the one that {CARD} lists (SHA-256); {again}")
         if problem := _problem(tensors):
             raise BadBundle(f"{WEIGHTS} in {str(folder)!r}: {problem}; {again}")
         layer_number(card.hook)
@@ -160,16 +160,14 @@ def check_hook_below(hook: str, steered: str) -> None:
     """Raise SteeringError if steering at `steered` would change the stream at `hook`."""
     if layer_number(hook) >= layer_number(steered):
         raise SteeringError(
-            f"a probe at {hook!r} would read what steering at {steered!r} does; train it at {hook_below(steered)!r} or lower"
+            f"a probe at {hook!r} would see what steering at {steered!r} changes; train it at {hook_below(steered)!r} or lower"
         )
 
 
 def hook_below(hook: str) -> str:
     """Return the hook point before the block that is steered at `hook`. Raises SteeringError for the first block."""
     if (number := layer_number(hook)) == 0:
-        raise SteeringError(
-            "below 'layers.0' there is nothing but the embedding of single words; steer at a later layer to have a probe"
-        )
+        raise SteeringError("below 'layers.0' there are only token embeddings; steer at a later layer to use a probe")
     return f"layers.{number - 1}"
 
 
@@ -217,7 +215,7 @@ def train_probe(
     for kind, texts in (("forbidden", forbidden), ("benign", benign)):
         if len(texts) < FEWEST:
             raise SteeringError(
-                f"{len(texts)} {kind} texts; a probe takes {FEWEST} at least, and some hundred to be good"
+                f"{len(texts)} {kind} texts; a probe needs {FEWEST} at least, and some hundreds to be accurate"
             )
     (yes, yes_held), (no, no_held) = _split(forbidden), _split(benign)
     parts = [smoothed(t.float().cpu(), pace) for t in (*yes, *no)]

@@ -43,7 +43,9 @@ class RefusalDetector:
 
     def __post_init__(self) -> None:
         if not self.openers:
-            raise SteeringError('a latch without openers never latches; name at least one sentence, such as "I can\'t"')
+            raise SteeringError(
+                'without openers no refusal is detected; give at least one sentence, such as "I can\'t"'
+            )
         if not 0 < self.tau < 1:
             raise SteeringError(f"the latch's tau is a probability between 0 and 1, not {self.tau:g}")
 
@@ -60,9 +62,7 @@ class RefusalDetector:
         """
         found = sum(math.exp(sum(each)) for each in logprobs)
         if len(logprobs) != len(self.openers) or not math.isfinite(found):
-            raise SteeringError(
-                "the openers' probabilities are not numbers, so nobody knows whether the model would refuse"
-            )
+            raise SteeringError("the openers' probabilities are not numbers, so a refusal cannot be detected")
         return min(found, 1.0)
 
     def holds(self, probability: float) -> bool:

@@ -20,4 +20,4 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True, map_location=device)
     except Exception as error:  # torch raises many classes for a damaged file
-        raise SteeringError(f"the checkpoint {str(path)!r} is damaged: {error}; delete it to begin anew") from error
+        raise SteeringError(f"the checkpoint {str(path)!r} is damaged: {error}; delete it to start again") from error

@@ -48,7 +48,7 @@ def measure_drift(
     parts = list(activations(model, batches, hook, skip=skip))
     rows = torch.cat(parts) if parts else torch.empty(0, sae.d_in)
     if len(rows) < LEAST:
-        raise SteeringError(f"{len(rows)} tokens are too few to look at; {LEAST} are needed")
+        raise SteeringError(f"{len(rows)} tokens are too few for a sample; {LEAST} are needed")
     measures = measure_sae(sae, rows.split(4096))
     firing = sum(((sae.encode(part) > 0).float().sum(0) for part in rows.split(4096)), torch.zeros(sae.d_sae))
     return DriftCheck(measures.explained_variance, measures.l0, len(rows), firing / len(rows))
