@@ -484,7 +484,7 @@ def _print(checks: Sequence[Check]) -> None:
 
 
 def main() -> None:
-    """`python -m bench.steering`, the same as `tiller bench steering`."""
+    """Run `python -m steering.bakeoff.steering_report`, the same as `tiller bench steering`."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--concepts", default="harbor", help="harbor, general, or a JSON file")
