@@ -75,6 +75,7 @@ $(PEERS)/.installed: pyproject.toml
 check: install $(PRETTIER) ## Lint, formatting, types and the Dockerfile (needs npm)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python tools/unasync.py --check
 	$(BIN)/pyright
 	$(BIN)/hadolint Dockerfile Dockerfile.cuda
 	$(PRETTIER) --config tools/prettier/prettier.json --check $(PAGE_CODE)
@@ -82,6 +83,7 @@ check: install $(PRETTIER) ## Lint, formatting, types and the Dockerfile (needs 
 format: install $(PRETTIER) ## Format the code (needs npm)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/unasync.py
 	$(PRETTIER) --config tools/prettier/prettier.json --write $(PAGE_CODE)
 
 $(PRETTIER): tools/prettier/package-lock.json

@@ -104,9 +104,9 @@ def test_files_import_each_other_in_no_circle(package):
     assert done == graph.keys()
 
 
-def test_the_client_needs_two_packages_and_no_more():
+def test_the_client_needs_three_packages_and_no_more():
     names = {n.split(".")[0] for p in python_files("tiller") for n in imports(p)}
-    assert names - sys.stdlib_module_names == {"tiller", "httpx", "pydantic"}
+    assert names - sys.stdlib_module_names == {"tiller", "httpx", "httpx_sse", "pydantic"}
 
 
 def test_the_environment_is_read_in_one_place():

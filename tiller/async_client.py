@@ -1,12 +1,13 @@
-"""The client with `await`. Knows how to send; what is sent and how answers are read is in `calls`."""
+"""Asynchronous client. `requests` builds each request and parses its response; this module sends them."""
 
 import asyncio
 import copy
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import httpx
+from httpx_sse import EventSource, ServerSentEvent
 
 from tiller import requests
 from tiller.errors import TillerError, from_response, translate_errors
@@ -25,13 +26,13 @@ from tiller.models import (
     Suggestion,
 )
 from tiller.requests import Messages, Request, Steering
-from tiller.sse import DONE, Followed, Lines, Sent, chunk_of
+from tiller.sse import DONE, Followed, chunk_of
 
 T = TypeVar("T")
 
 
 class AsyncTiller:
-    """A server, by its address. Use it in an `async with`, or close it. Every method raises TillerError."""
+    """A Tiller server at one address, used as a context manager. Every method raises TillerError."""
 
     def __init__(self, base_url: str, *, key: str | None = None, **options: Any) -> None:  # noqa: ANN401
         """The address may end in `/v1` or not; `options` are those of `httpx.AsyncClient`."""
@@ -39,7 +40,7 @@ class AsyncTiller:
         self._headers: dict[str, str] = {}
 
     def sending(self, **headers: str) -> "AsyncTiller":
-        """The same server over the same connections, with headers of somebody's own; only the first one is closed."""
+        """The same client with more headers on every request; both share connections, which the first one closes."""
         other = copy.copy(self)
         other._headers = {**self._headers, **headers}
         return other
@@ -76,7 +77,7 @@ class AsyncTiller:
         seed: int | None = None,
         **sampling: Any,  # noqa: ANN401 - any field of a chat
     ) -> AsyncGenerator[Chunk, None]:
-        """Yield a reply piece by piece; closing this, as `contextlib.aclosing` does, ends the reply."""
+        """Yield a reply piece by piece; closing the generator ends the reply."""
         call = requests.chat(
             model=model, messages=messages, steering=steering, seed=seed, stream=True, sampling=sampling
         )
@@ -157,7 +158,7 @@ class AsyncTiller:
         return await self._request(requests.limits())
 
     async def place(self, request_id: str) -> Place:
-        """How many replies are to begin before one that was asked with this `X-Request-Id`; a 404 once it has begun."""
+        """Queue position of the request with this `X-Request-Id`; 404 once it has begun."""
         return await self._request(requests.place(request_id))
 
     async def model(self) -> str:
@@ -179,18 +180,10 @@ class AsyncTiller:
             page = await self._request(call.after(page.next_cursor))
 
     @asynccontextmanager
-    async def _open_stream(self, call: Request[Any]) -> AsyncIterator[AsyncIterator[Sent]]:
+    async def _open_stream(self, call: Request[Any]) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
         with translate_errors():
             async with self._http.stream(**call.with_headers(self._headers)) as answer:
                 if not answer.is_success:
                     await answer.aread()
                     raise from_response(answer)
-                async with aclosing(_events(answer)) as all_sent:
-                    yield all_sent
-
-
-async def _events(answer: httpx.Response) -> AsyncGenerator[Sent, None]:
-    lines = Lines()
-    async for line in answer.aiter_lines():
-        if sent := lines.take(line):
-            yield sent
+                yield EventSource(answer).aiter_sse()

@@ -1,5 +1,6 @@
-"""The client without `await`. Knows how to send; what is sent and how answers are read is in `calls`."""
+"""Synchronous client. `requests` builds each request and parses its response; this module sends them."""
 
+# Generated from async_client.py by tools/unasync.py; change that file.
 import copy
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
+from httpx_sse import EventSource, ServerSentEvent
 
 from tiller import requests
 from tiller.errors import TillerError, from_response, translate_errors
@@ -25,13 +27,13 @@ from tiller.models import (
     Suggestion,
 )
 from tiller.requests import Messages, Request, Steering
-from tiller.sse import DONE, Followed, Lines, Sent, chunk_of
+from tiller.sse import DONE, Followed, chunk_of
 
 T = TypeVar("T")
 
 
 class Tiller:
-    """A server, by its address. Use it in a `with`, or close it. Every method raises TillerError."""
+    """A Tiller server at one address, used as a context manager. Every method raises TillerError."""
 
     def __init__(self, base_url: str, *, key: str | None = None, **options: Any) -> None:  # noqa: ANN401
         """The address may end in `/v1` or not; `options` are those of `httpx.Client`."""
@@ -39,7 +41,7 @@ class Tiller:
         self._headers: dict[str, str] = {}
 
     def sending(self, **headers: str) -> "Tiller":
-        """The same server over the same connections, with headers of somebody's own; only the first one is closed."""
+        """The same client with more headers on every request; both share connections, which the first one closes."""
         other = copy.copy(self)
         other._headers = {**self._headers, **headers}
         return other
@@ -64,9 +66,8 @@ class Tiller:
         **sampling: Any,  # noqa: ANN401 - any field of a chat
     ) -> Reply:
         """Ask for a reply, and wait until all of it is said."""
-        return self._request(
-            requests.chat(model=model, messages=messages, steering=steering, seed=seed, sampling=sampling)
-        )
+        call = requests.chat(model=model, messages=messages, steering=steering, seed=seed, sampling=sampling)
+        return self._request(call)
 
     def stream(
         self,
@@ -77,7 +78,7 @@ class Tiller:
         seed: int | None = None,
         **sampling: Any,  # noqa: ANN401 - any field of a chat
     ) -> Generator[Chunk, None, None]:
-        """Yield a reply piece by piece; closing this ends the reply."""
+        """Yield a reply piece by piece; closing the generator ends the reply."""
         call = requests.chat(
             model=model, messages=messages, steering=steering, seed=seed, stream=True, sampling=sampling
         )
@@ -158,7 +159,7 @@ class Tiller:
         return self._request(requests.limits())
 
     def place(self, request_id: str) -> Place:
-        """How many replies are to begin before one that was asked with this `X-Request-Id`; a 404 once it has begun."""
+        """Queue position of the request with this `X-Request-Id`; 404 once it has begun."""
         return self._request(requests.place(request_id))
 
     def model(self) -> str:
@@ -173,16 +174,17 @@ class Tiller:
     def _pages(self, call: Request[Page[T]]) -> Iterator[T]:
         page = self._request(call)
         while True:
-            yield from page.data
+            for item in page.data:
+                yield item
             if page.next_cursor is None:
                 return
             page = self._request(call.after(page.next_cursor))
 
     @contextmanager
-    def _open_stream(self, call: Request[Any]) -> Iterator[Iterator[Sent]]:
-        with translate_errors(), self._http.stream(**call.with_headers(self._headers)) as answer:
-            if not answer.is_success:
-                answer.read()
-                raise from_response(answer)
-            lines = Lines()
-            yield (sent for line in answer.iter_lines() if (sent := lines.take(line)))
+    def _open_stream(self, call: Request[Any]) -> Iterator[Iterator[ServerSentEvent]]:
+        with translate_errors():
+            with self._http.stream(**call.with_headers(self._headers)) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise from_response(answer)
+                yield EventSource(answer).iter_sse()

@@ -42,8 +42,8 @@ class Assets(StaticFiles):
         return answer
 
 
-def mount(app: fastapi.FastAPI, *, api_base: str | None = None) -> fastapi.FastAPI:  # noqa: ARG001 - callers pass it still
-    """Mount the page at `/` of the application; `api_base` is unused, since the page asks the host it comes from."""
+def mount(app: fastapi.FastAPI) -> fastapi.FastAPI:
+    """Mount the page at `/` of the application; its JavaScript asks the API of the host that it came from."""
     page = build()
     page._queue.sleep_when_free = QUEUE_POLL_SECONDS
     app.mount("/page", Assets(directory=STATIC))

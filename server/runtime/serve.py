@@ -35,7 +35,7 @@ def serve_here(settings: Settings, listening: socket.socket, address: str) -> st
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
     tracing.start(settings.otel_endpoint)
-    application = mount(create_app(settings, lambda: load_and_freeze(settings)), api_base=f"{address}/v1")
+    application = mount(create_app(settings, lambda: load_and_freeze(settings)))
     server = HttpServer(application, drain_seconds=settings.drain_seconds)
     ready = partial(_print_ready, settings, address)
     threading.Thread(target=announce_when_loaded, args=(application, server, ready), daemon=True).start()
@@ -56,7 +56,7 @@ def serve_replicas(settings: Settings, listening: socket.socket, address: str) -
 
     with tempfile.TemporaryDirectory(prefix="tiller-") as folder:
         page, failed = Path(folder) / "page", threading.Event()
-        server = HttpServer(mount(FastAPI(), api_base=f"{address}/v1"), uds=str(page))
+        server = HttpServer(mount(FastAPI()), uds=str(page))
         replicas = Replicas(settings, listening, page)
 
         def over(well: bool) -> None:

@@ -12,6 +12,7 @@ from tests.support.halted_engine import halted
 from tests.support.waiting import until
 from tiller import AsyncTiller, Tiller, TillerError
 
+EVENTS = {"Content-Type": "text/event-stream"}
 ASKED = {"model": "small", "messages": [{"role": "user", "content": "hello there"}], "seed": 7, "max_tokens": 8}
 BRIDGE = {"features": [{"id": "small/1", "strength": 0.8}]}
 
@@ -154,7 +155,9 @@ def test_a_reply_that_breaks_is_an_error_after_what_was_said(kind):
     broke = {"error": {"message": "the engine broke", "code": "engine_failed", "param": None}}
     body = "".join(f"data: {json.dumps(x)}\n\n" for x in (begun, broke))
     with pytest.raises(TillerError, match="the engine broke") as refused:
-        kind("http://there", transport=httpx.MockTransport(lambda _: httpx.Response(200, text=body)))("stream", **ASKED)
+        kind("http://there", transport=httpx.MockTransport(lambda _: httpx.Response(200, text=body, headers=EVENTS)))(
+            "stream", **ASKED
+        )
     assert (refused.value.status, refused.value.code) == (None, "engine_failed")
 
 
@@ -181,7 +184,11 @@ def test_a_job_is_followed_over_breaks_without_a_gap(kind):
         asked_after.append(last)
         event = f': ping\n\nid: {last + 1}\nevent: metric\ndata: {{"n": {last + 1}}}\n\n'
         cut = f"id: {last + 2}\nevent: metric\nda"
-        return httpx.Response(200, text=event) if last == 2 else httpx.Response(200, stream=Broken(event + cut))
+        return (
+            httpx.Response(200, text=event, headers=EVENTS)
+            if last == 2
+            else httpx.Response(200, headers=EVENTS, stream=Broken(event + cut))
+        )
 
     events = kind("http://there", transport=httpx.MockTransport(answer))("follow", "job_1")
     assert [(e.id, e.data["n"]) for e in events] == [(1, 1), (2, 2), (3, 3)]

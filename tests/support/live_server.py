@@ -32,7 +32,7 @@ def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     app = create_app(configured, opener)
     if mount:
-        app = mount(app, api_base=f"{address}/v1")
+        app = mount(app)
     server = uvicorn.Server(
         uvicorn.Config(app, log_config=None, log_level="error", timeout_graceful_shutdown=1, ws="none")
     )

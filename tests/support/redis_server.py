@@ -14,13 +14,16 @@ from tests.support.waiting import until
 
 
 class RedisServer:
-    """Keeps its data across a restart, as with `appendonly yes`, and data confirmed with `sync` across a crash."""
+    """Keeps its data across a restart by an append-only file; with `sync`, confirmed writes survive a crash.
 
-    def __init__(self, folder: Path, *, sync: bool = False) -> None:
+    With `dump` it serves the dump.rdb of its folder instead, and persists nothing.
+    """
+
+    def __init__(self, folder: Path, *, sync: bool = False, dump: bool = False) -> None:
         if not shutil.which("redis-server"):
             missing = "redis-server is missing: apt-get install redis-server"
             (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
-        self._folder, self._sync = folder, "always" if sync else "everysec"
+        self._folder, self._sync, self._dump = folder, "always" if sync else "everysec", dump
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -28,7 +31,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, and return when it answers."""
         about = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": self._folder}
-        about |= {"appendonly": "yes", "appendfsync": self._sync}
+        about |= {"appendonly": "no" if self._dump else "yes", "appendfsync": self._sync}
         words = [word for name, value in about.items() for word in (f"--{name}", str(value))]
         self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
 
@@ -55,9 +58,9 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, sync: bool = False):
+def running(folder: Path, *, sync: bool = False, dump: bool = False):
     """Yield a server for one test."""
-    server = RedisServer(folder, sync=sync)
+    server = RedisServer(folder, sync=sync, dump=dump)
     server.start()
     try:
         yield server

@@ -37,10 +37,10 @@ ROUND_ABOUT = (
 )
 
 
-def page(app, *, api_base):
+def page(app):
     from ui.page import mount
 
-    return mount(app, api_base=api_base)
+    return mount(app)
 
 
 def forwarding(app, place):
@@ -81,11 +81,11 @@ def guarded(request, bundle, tmp_path_factory):
             yield address
         return
 
-    def forwarded(app, *, api_base):
+    def forwarded(app):
         return forwarding(app, folder / "page")
 
     with (
-        running(page(FastAPI(), api_base="http://127.0.0.1:9/v1"), uds=str(folder / "page")),
+        running(page(FastAPI()), uds=str(folder / "page")),
         serving(bundle, folder / "data", mount=forwarded, admin_key=ADMIN) as (address, _),
     ):
         yield address
@@ -105,7 +105,7 @@ def loading(bundle, tmp_path):
         await asyncio.Event().wait()
         raise AssertionError
 
-    app = page(create_app(Settings(bundle=bundle, data_dir=tmp_path), never), api_base="http://127.0.0.1:9/v1")
+    app = page(create_app(Settings(bundle=bundle, data_dir=tmp_path), never))
     with running(app, port=0) as server:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
