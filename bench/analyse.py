@@ -1,7 +1,8 @@
-"""What does looking cost? `python -m bench.analyse`: a text read and analysed ÷ the model's bare forward pass over it.
+"""Cost of analysis: `python -m bench.analyse` times reading and analysing a text ÷ the model's bare forward pass over
+it.
 
-Texts are the bundle's own chats, put one after another until they fill the context; goal: 0.85 of the forward's tokens a
-second. Reading runs no layer after the hook, which pays for the SAE; so the share depends on where the hook is.
+Texts are the bundle's own chats, concatenated until they fill the context; goal: 0.85 of the forward pass's tokens per
+second. Reading computes no layer after the hook, which pays for the SAE; so the ratio depends on where the hook is.
 """
 
 import argparse
@@ -27,7 +28,7 @@ GOAL = 0.85
 
 
 def passages(bundle: Bundle, tokenizer, *, length: int, count: int) -> list[Passage]:  # noqa: ANN001 - transformers' own
-    """So many chats of about that many tokens each, of the bundle's corpus."""
+    """Return `count` chats of about that many tokens each, from the bundle's corpus."""
     found, turns, n = [], [], 0
     for text in read_texts(bundle.folder / "corpus.jsonl.xz"):
         passage = text_passage(tokenizer, text) if isinstance(text, str) else None
@@ -43,7 +44,7 @@ def passages(bundle: Bundle, tokenizer, *, length: int, count: int) -> list[Pass
 
 
 def cases(model: PreTrainedModel, bundle: Bundle, texts: list[Passage]) -> dict[str, Case]:
-    """The bare forward, reading alone, reading and analysing, and all that with the answer's JSON."""
+    """The bare forward pass, reading alone, reading and analysis, and all that with the answer's JSON."""
     ids = [torch.tensor([p.ids], device=model.device) for p in texts]
     hook, tokens = bundle.info.hook, sum(len(p.ids) for p in texts)
 

@@ -1,10 +1,10 @@
-"""Does an SAE notice text that is not its own? `python -m bench.anomaly`: AUROC of its error beside other signals.
+"""Anomaly detection by an SAE's error: `python -m bench.anomaly` prints its AUROC beside that of other signals.
 
-Usual are held-out chats of the bundle's corpus; unusual are the same chats with their words shuffled, chats of random tokens,
-and another domain's texts: those of `--domain`, or prose that comes with the server. Each is a question and an answer in
-the model's template, and a signal is its mean over their tokens. Mahalanobis distance (Ledoit–Wolf shrinkage), the
-residual of as many principal components as the SAE has features at a token, and an autoencoder of the SAE's size that is not
-sparse are fitted to the stream of other chats of the corpus; perplexity is the model's own.
+Normal texts are held-out chats of the bundle's corpus; anomalous ones are the same chats with their words shuffled,
+chats of random tokens, and another domain's texts: those of `--domain`, or prose that is part of the repository. Each
+is a question and an answer in the model's template, and a signal is its mean over their tokens. Mahalanobis distance
+(Ledoit–Wolf shrinkage), the residual of as many principal components as the SAE's L0, and a dense autoencoder of the
+SAE's size are fitted to the stream of other chats of the corpus; perplexity is the model's own.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from steering.model.hooks import record
 from steering.model.passage import NOBODY, Passage, chat_passage
 
 Signal = Callable[[Tensor], Tensor]
-"""Rows of the stream → how unusual each is."""
+"""Rows of the stream → anomaly score of each."""
 ROWS = 60_000
 
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """One text: the stream of what was said in it, and how surprised the model was of that."""
+    """One text: the stream of its own tokens, and the model's surprise at them."""
 
     stream: Tensor
     surprise: float
@@ -47,7 +47,7 @@ class Read:
 
 @torch.no_grad()
 def read(model: PreTrainedModel, passage: Passage, hook: str) -> Read:
-    """Read a chat; the template's tokens are left out."""
+    """Read a chat, without the template's tokens."""
     ids, mine = torch.tensor([passage.ids]), torch.tensor([p != NOBODY for p in passage.part])
     with record(model, [hook]) as seen:
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
@@ -56,7 +56,7 @@ def read(model: PreTrainedModel, passage: Passage, hook: str) -> Read:
 
 
 def mahalanobis(rows: Tensor) -> Signal:
-    """Squared distance from the mean, in the covariance shrunk as Ledoit and Wolf (2004) have it."""
+    """Squared Mahalanobis distance from the mean, with the covariance of Ledoit and Wolf (2004)."""
     middle = rows.mean(0)
     x = (rows - middle).double()
     n, d = x.shape
@@ -70,14 +70,14 @@ def mahalanobis(rows: Tensor) -> Signal:
 
 
 def components(rows: Tensor, k: int) -> Signal:
-    """What the first principal components leave."""
+    """Squared norm of the residual of the first principal components."""
     middle = rows.mean(0)
     kept = torch.linalg.eigh((rows - middle).T @ (rows - middle))[1][:, -k:]
     return lambda y: _left(y, middle + (y - middle) @ kept @ kept.T)
 
 
 def dense(rows: Tensor, d_hidden: int, seconds: float) -> Signal:
-    """What an autoencoder leaves that has as many units and no reason to use few, trained for so long."""
+    """Squared error of an autoencoder with as many units and no sparsity, trained for `steps` steps."""
     torch.manual_seed(0)
     middle, scale = rows.mean(0), rows.std()
     net = nn.Sequential(nn.Linear(rows.shape[1], d_hidden), nn.ReLU(), nn.Linear(d_hidden, rows.shape[1]))
@@ -98,7 +98,7 @@ def dense(rows: Tensor, d_hidden: int, seconds: float) -> Signal:
 def kinds_of(
     bundle: Bundle, tokenizer: PreTrainedTokenizerFast, domain: Path | None, n: int
 ) -> dict[str, list[Passage]]:
-    """Chats to fit to, usual ones, and the unusual ones."""
+    """Return chats to fit to, normal ones, and the anomalous ones."""
     chats = [t[:2] for t in read_texts(bundle.folder / "corpus.jsonl.xz") if not isinstance(t, str)]
     random.Random(0).shuffle(chats)
     usual, rest = chats[:n], chats[n:]
@@ -135,7 +135,7 @@ def _passages(tokenizer: PreTrainedTokenizerFast, chats: list[list[Message]]) ->
     for chat in chats:
         try:
             passage = chat_passage(tokenizer, chat).until(512)
-        except BadChat:  # random tokens may spell a marker of the template
+        except BadChat:  # random tokens may form a marker of the template
             continue
         if any(p != NOBODY for p in passage.part):
             yield passage
@@ -146,7 +146,7 @@ def _left(y: Tensor, told: Tensor) -> Tensor:
 
 
 def figures(bundle: Bundle, domain: Path | None, n: int, seconds: float) -> dict[str, dict[str, Auroc]]:
-    """By signal and kind of text, how well it tells that kind from usual chats."""
+    """Return AUROC against normal chats, by signal and kind of text."""
     model, tokenizer = load_model(bundle.model_path, "cpu")
     kinds = kinds_of(bundle, tokenizer, domain, n)
     texts = {kind: [read(model, p, bundle.info.hook) for p in some] for kind, some in kinds.items()}

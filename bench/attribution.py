@@ -1,8 +1,8 @@
-"""Does attribution say what ablation finds? `python -m bench.attribution` asks for facts of the embedded model's world.
+"""Agreement of attribution with ablation: `python -m bench.attribution` uses facts of the embedded model's world.
 
-Of each question that the model knows the answer to, the first word of the answer that only somebody who knows it can say
-is explained: every feature that fires is attributed and ablated. Published, for a large model: attribution correlates with
-ablation by about 0.8, plain activation by 0.1; of the ten most attributed features eight are among the ten of the largest
+For each question that the model answers correctly, the first word of the answer that depends on the fact is explained:
+every feature that fires is attributed and ablated. Published, for a large model: attribution correlates with ablation
+by about 0.8, plain activation by 0.1; of the ten most attributed features eight are among the ten of the largest
 ablation effects, of the ten most active three (Templeton et al. 2024).
 """
 
@@ -28,7 +28,7 @@ PLAIN = """
 about also because been both called could does from have into made many more most much only other over some such
 than that their them then there these they this used very were when where which with would your
 """
-"""Words that are no facts."""
+"""Words that carry no fact."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Fact:
 
 
 def facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, most: int) -> Iterator[Fact]:
-    """Questions of the world whose answer the model knows, from all its files in turn."""
+    """Questions of the world that the model answers correctly, from all its files in turn."""
     pairs = [m.groups() for f in sorted(WORLD.glob("*.txt")) for m in ASK.finditer(f.read_text())]
     n = 0
     for question, answer in pairs[:: max(1, len(pairs) // (4 * most))]:
@@ -69,20 +69,20 @@ def facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, most: int)
 
 @dataclass(frozen=True)
 class Row:
-    """Of one prompt, how well each order agrees with ablation."""
+    """Agreement of each ranking with ablation, for one prompt."""
 
     features: int
     pearson: tuple[float, float]
     spearman: tuple[float, float]
-    """Of attribution, and of activation."""
+    """Rank correlation of attribution, and of activation."""
     size: float
-    """Spearman's of activation with how large the ablation's effect is, whatever its sign."""
+    """Rank correlation of activation with the absolute ablation effect."""
     shared: tuple[int, int]
     """How many of the top ten of each are among the top ten by ablation."""
 
 
 def judged(found: Attributed) -> Row:
-    """Hold attribution and activation against ablation, over all features that fire."""
+    """Compare attribution and activation with ablation, over all features that fire."""
     a, b, c = (torch.tensor([getattr(x, k) for x in found.causes]) for k in ("attribution", "activation", "ablation"))
     best = set(c.abs().topk(TOP).indices.tolist())
     shared = [len(best & set(x.abs().topk(TOP).indices.tolist())) for x in (a, b)]
@@ -96,12 +96,12 @@ def judged(found: Attributed) -> Row:
 
 
 def pearson(x: Tensor, y: Tensor) -> float:
-    """The correlation of two rows."""
+    """Pearson correlation of two rows."""
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
 
 
 def ranks(x: Tensor) -> Tensor:
-    """Their places in order; there are no ties among what is measured."""
+    """Ranks; the measured values have no ties."""
     return x.argsort().argsort().float()
 
 

@@ -1,8 +1,8 @@
-"""Do the sliders that are proposed for a wish do what was wished? `python -m bench.autosteer`: beside random ones and the prompt.
+"""Effect of suggested sliders: `python -m bench.autosteer` compares them with random features and with the prompt.
 
-For each tone of the embedded model: features are proposed for "be …" from their gradients on some questions; on twenty other
-questions the replies are counted that show the tone, under the proposal, under as many random features at the same doses,
-under the prompt, and unsteered.
+For each tone of the embedded model, features are suggested for "be …" from their gradients on some questions; on twenty
+other questions the replies that show the tone are counted: with the suggestion, with as many random features at the
+same doses, with the prompt, and unsteered.
 """
 
 import argparse
@@ -27,7 +27,7 @@ console = Console(width=120)
 
 
 def main() -> None:
-    """Print the table; rc 1 if the proposals gain no more than random features do."""
+    """Print the table; rc 1 if the suggestions gain no more than random features do."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--concepts", default="harbor")

@@ -1,9 +1,10 @@
-"""Does the trainer slow replies? `python -m bench.background`: sixteen streams with an update at work, and with it stopped.
+"""Effect of training on reply speed: `python -m bench.background` runs sixteen streams with an update training and
+stopped.
 
-A real `tiller serve` with its trainer gets a long update to do. While that trains, its process is stopped and let go on
-by turns (SIGSTOP, SIGCONT), and the same sixteen streams are counted each time, so both cases share a server, a
-machine and a minute. Twice: with a core to spare (the server and this client on one core, the update on another), and
-with all of them on all cores, as it comes. Linux only, as it reads /proc and pins processes.
+A real `tiller serve` with its trainer gets a long update. While it trains, its process is stopped and continued by
+turns (SIGSTOP, SIGCONT), and the same sixteen streams are counted each time, so both cases share a server, a machine
+and a minute. It runs twice: with a core to spare (the server and this client on one core, the update on another), and
+with all of them on all cores, without pinning. Linux only, as it reads /proc and pins processes.
 """
 
 import argparse
@@ -26,30 +27,30 @@ STEPS = 100_000
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has begun."""
+    """Child processes of a process."""
     found = [f.read_text() for f in Path(f"/proc/{pid}/task").glob("*/children")]
     return [int(child) for text in found for child in text.split()]
 
 
 def below(pid: int) -> list[int]:
-    """A process's children, theirs, and so on."""
+    """All descendants of a process."""
     return [p for child in children(pid) for p in (child, *below(child))]
 
 
 def threads(pid: int) -> Iterator[int]:
-    """A process's threads: each has an affinity of its own."""
+    """Threads of a process; each has its own affinity."""
     return (int(p.name) for p in Path(f"/proc/{pid}/task").iterdir())
 
 
 def pin(pid: int, cores: set[int]) -> None:
-    """Let a process run on these cores alone."""
+    """Restrict a process to these cores."""
     for thread in threads(pid):
         os.sched_setaffinity(thread, cores)
 
 
 @contextmanager
 def update_of(url: str, texts: Path) -> Iterator[int]:
-    """A long update at work; its process. It is cancelled with the context."""
+    """Start a long update and yield its process; it is cancelled when the context ends."""
     order = {"type": "sae_update", "config": {"text": [str(texts)], "steps": STEPS}}
     job = httpx.post(f"{url}/v1/jobs", json=order).raise_for_status().json()["id"]
     try:
@@ -75,7 +76,7 @@ def _process_of(job: str) -> int:
 
 
 async def compare(url: str, preset: str, process: int, rounds: int) -> Rounds:
-    """Tokens a second of the streams, by turns."""
+    """Tokens per second of the streams, by turns."""
 
     async def streams(sent: int) -> float:
         os.killpg(process, sent)
@@ -107,7 +108,7 @@ def measure(bundle: Path, preset: str, rounds: int, texts: Path, *, spare: bool)
 
 
 def main() -> None:
-    """Print the table; `--json` writes it, too."""
+    """Print the table; `--json` writes it as well."""
     import json
     import tempfile
 

@@ -1,10 +1,10 @@
-"""Does one who tries spec after spec slow others down? `python -m bench.cycling` lets a neighbour do so beside four people.
+"""Effect of a client that cycles through specs on others: `python -m bench.cycling` runs one beside four users.
 
-A real `tiller serve`. Four people chat with a persona, one reply after another; beside them a neighbour keeps eight replies
-running: in one stretch always with the same spec, in the next with another one for each reply (a thousand in all, each read
-anew, so that nothing of theirs is found in a cache). Stretches take turns. What is compared is the time to the people's first
-token and between two of their pieces, the 95th percentile; the goal is a ratio of 1.2 and less. The neighbour has no limits here; a
-second figure is how many different specs a key with the role `user` gets an hour.
+A real `tiller serve`. Four users chat with a persona, one reply after another; beside them a neighbour keeps eight
+replies running: in one period always with the same spec, in the next with another one for each reply (a thousand in
+all, each computed anew, so that none of them is found in a cache). Periods alternate. What is compared is the users'
+time to first token and their inter-token time, 95th percentiles; the goal is a ratio of at most 1.2. The neighbour has
+no limits here; a second figure is how many different specs a key with the role `user` may use per hour.
 """
 
 import argparse
@@ -34,18 +34,18 @@ console = Console(width=110)
 
 @dataclass
 class Waits:
-    """Seconds that people waited."""
+    """Times in seconds that users waited."""
 
     first: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
 
     def p95(self) -> tuple[float, float]:
-        """Of first tokens, and of pauses between pieces, in ms."""
+        """95th percentiles of the time to first token and of the time between pieces, in ms."""
         return tuple(1e3 * statistics.quantiles(v, n=20)[-1] for v in (self.first, self.between))  # type: ignore[return-value]
 
 
 async def person(client: httpx.AsyncClient, model: str, stop: asyncio.Event, waits: Waits, seed: int) -> None:
-    """Chat until told to stop."""
+    """Chat until stopped."""
     for n in itertools.count():
         body = {
             "model": f"{model}@golden-gate",
@@ -67,7 +67,7 @@ async def person(client: httpx.AsyncClient, model: str, stop: asyncio.Event, wai
 
 
 async def neighbour(client: httpx.AsyncClient, model: str, stop: asyncio.Event, specs: Iterator[dict]) -> int:
-    """Ask for reply after reply, each with the next spec; how many."""
+    """Request reply after reply, each with the next spec; return how many."""
     n = 0
     while not stop.is_set():
         body = {
@@ -83,12 +83,12 @@ async def neighbour(client: httpx.AsyncClient, model: str, stop: asyncio.Event, 
 
 
 def always(features: list[str]) -> Iterator[dict]:
-    """One spec, again and again."""
+    """One spec, repeatedly."""
     return itertools.repeat({"features": [{"id": f, "strength": 0.2} for f in features[:3]], "scope": "all"})
 
 
 def other_each_time(features: list[str], seed: int) -> Iterator[dict]:
-    """Never the same one twice."""
+    """A new spec each time."""
     draw = random.Random(seed)
     while True:
         yield {
@@ -98,7 +98,7 @@ def other_each_time(features: list[str], seed: int) -> Iterator[dict]:
 
 
 async def stretch(client: httpx.AsyncClient, model: str, specs: list[Iterator[dict]], seconds: float, seed: int) -> tuple[Waits, int]:  # fmt: skip
-    """People and the neighbour for so long."""
+    """Run users and the neighbour for a period."""
     stop, waits = asyncio.Event(), Waits()
     people = [person(client, model, stop, waits, seed + i) for i in range(PEOPLE)]
     beside = [neighbour(client, model, stop, each) for each in specs]
@@ -113,7 +113,7 @@ async def stretch(client: httpx.AsyncClient, model: str, specs: list[Iterator[di
 
 
 async def measure(bundle: Path, rounds: int, seconds: float) -> tuple[dict[str, list[tuple[float, float]]], int]:
-    """95th percentiles of each kind of stretch, and how many specs were tried."""
+    """Return 95th percentiles of each kind of period, and how many specs were used."""
     found: dict[str, list[tuple[float, float]]] = {"the same": [], "another each time": []}
     tried = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +128,7 @@ async def measure(bundle: Path, rounds: int, seconds: float) -> tuple[dict[str, 
                         always(features) if same else other_each_time(features, 100 * n + i) for i in range(BESIDE)
                     ]
                     waits, asked = await stretch(client, model, specs, seconds, 10 * n)
-                    if n:  # the first is for warming up
+                    if n:  # the first is a warm-up
                         found[kind].append(waits.p95())
                         tried += 0 if same else asked
     return found, tried

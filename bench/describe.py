@@ -1,8 +1,9 @@
-"""How long does describing take? `python -m bench.describe`: every feature of a widened SAE on the embedded corpus.
+"""Duration of describing features: `python -m bench.describe` times every feature of a widened SAE on the embedded
+corpus.
 
-The embedded SAE is made as wide as asked by repeating its rows with a little noise, so that the features are of the kind
-that they are. What is timed is all of `describe`; the memory is the most that the process held, model included. With
-`--label` the labels are made and tried, too. One process, so many threads as torch is given (OMP_NUM_THREADS).
+The embedded SAE is widened by repeating its rows with a little noise, so that the features are realistic. All of
+`describe` is timed; the memory is the peak of the process, model included. With `--label`, labels are made and scored
+as well. One process, with torch's number of threads (OMP_NUM_THREADS).
 """
 
 import argparse
@@ -30,7 +31,7 @@ GOAL = 600.0
 
 
 def widened(sae: SAE, features: int, noise: float = 0.02) -> SAE:
-    """As many rows as asked, each one of the SAE's with a little noise; thresholds stay."""
+    """Return an SAE of the given width, each row one of the SAE's with a little noise; thresholds are unchanged."""
     g = torch.Generator().manual_seed(0)
     rows = torch.arange(features) % sae.d_sae
     wide = sae.only(rows)

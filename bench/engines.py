@@ -1,6 +1,7 @@
-"""How fast is the engine? `python -m bench.engines` prints ratios: steered to unsteered, us to `generate()`.
+"""Engine throughput: `python -m bench.engines` prints ratios of steered to unsteered, and of our engine to
+`generate()`.
 
-`--engine vllm` measures vLLM with our tap against itself and against a vLLM without it, where it is installed.
+`--engine vllm` compares vLLM with steering to itself and to a vLLM without our plugin, where it is installed.
 """
 
 import argparse
@@ -27,7 +28,7 @@ VLLM = {
 
 
 def batch(lab: Lab, engine: Engine) -> dict[str, Case]:
-    """What steering costs in a batch: the cases that every engine runs."""
+    """Cost of steering in a batch: the cases that every engine runs."""
     one, some = lab.spec(0), range(STREAMS)
     return {
         "unsteered": lambda: speed(engine, [lab.request(i, {}) for i in some]),
@@ -40,7 +41,7 @@ def batch(lab: Lab, engine: Engine) -> dict[str, Case]:
 
 
 def of_batch(m: Rounds) -> list[Ratio]:
-    """The lines about a batch."""
+    """Lines of the table about a batch."""
     return [
         Ratio("16 requests, 16 specs ÷ unsteered", m.ratio("16 specs", "unsteered"), 0.95),
         Ratio("64 specs ÷ 1 spec, 64 requests", m.ratio("64 specs", "1 spec"), 0.97),
@@ -52,7 +53,7 @@ def of_batch(m: Rounds) -> list[Ratio]:
 
 
 async def batches(lab: Lab, rounds: int) -> list[Ratio]:
-    """The embedded engine: what steering costs in a batch, and where `generate()` is."""
+    """The embedded engine: cost of steering in a batch, and comparison with `generate()`."""
     engine, bare = lab.engine(live=WIDE), lab.engine(hooks=False, live=WIDE)
     plain = [lab.request(i, {}) for i in range(STREAMS)]
 
@@ -78,7 +79,7 @@ async def batches(lab: Lab, rounds: int) -> list[Ratio]:
 
 
 async def vllm_batches(lab: Lab, rounds: int, more: dict[str, Any]) -> list[Ratio]:
-    """vLLM with our tap, and the same vLLM without any."""
+    """vLLM with our plugin, and the same vLLM without it."""
     from server.engines.vllm.engine import VLLMEngine
 
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +98,7 @@ async def vllm_batches(lab: Lab, rounds: int, more: dict[str, Any]) -> list[Rati
 
 
 async def turns(lab: Lab, rounds: int) -> list[Ratio]:
-    """Time to the first token of a fifth turn: steered, unsteered, and computed anew."""
+    """Time to the first token of a fifth turn: steered, unsteered, and without the prefix cache."""
     cached, anew = lab.engine(prefix_mb=512), lab.engine()
     count = iter(range(10**9))
 
@@ -133,7 +134,7 @@ async def turns(lab: Lab, rounds: int) -> list[Ratio]:
 
 
 async def measured(lab: Lab, args: argparse.Namespace) -> list[Ratio]:
-    """All lines that were asked for."""
+    """Return all requested lines."""
     if args.engine == "vllm":
         return await vllm_batches(lab, args.rounds, {"enforce_eager": args.eager})
     parts = {"batches": batches, "turns": turns}
@@ -141,7 +142,7 @@ async def measured(lab: Lab, args: argparse.Namespace) -> list[Ratio]:
 
 
 def main() -> None:
-    """Print the table; `--json` writes it, too."""
+    """Print the table; `--json` writes it as well."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--model", choices=["embedded", *SHAPES], default="embedded")

@@ -1,9 +1,9 @@
-"""Does a default come to be what its user likes? `python -m bench.feedback` simulates users and prints their regret.
+"""Learning of default doses from feedback: `python -m bench.feedback` simulates users and prints their regret.
 
-Each user has a dose that they like best, and likes others the less the farther they are, with noise; they are always
-shown the current default. Regret is how much more likely they would have liked their best dose. Beside it: never
+Each user has a preferred dose, and likes others the less the farther they are, with noise; they are always shown the
+current default. Regret is by how much their preferred dose would have been likelier to be liked. Baselines: never
 learning, and a random dose each time. Then twenty users vote through the server's store, without and with a hostile
-user among them: nobody's default may be another for it.
+user among them: no user's default may change because of them.
 """
 
 import argparse
@@ -27,12 +27,12 @@ Choose = Callable[[list[Vote], random.Random], float]
 
 
 def chance(dose: float, best: float) -> float:
-    """How likely a user likes a dose."""
+    """Probability that a user likes a dose."""
     return max(0.05, 0.95 - 2.5 * abs(dose - best))
 
 
 def regrets(best: float, seed: int, choose: Choose, votes: int) -> list[float]:
-    """One user's, vote by vote."""
+    """Regret of one user, vote by vote."""
     draw, said, found = random.Random(seed), list[Vote](), []
     for _ in range(votes):
         dose = choose(said, draw)
@@ -42,7 +42,7 @@ def regrets(best: float, seed: int, choose: Choose, votes: int) -> list[float]:
 
 
 def curve(choose: Choose, users: int, *, seed: int = 0) -> list[float]:
-    """Mean regret of a vote, in the stretch up to each of STEPS."""
+    """Mean regret per vote, in the interval up to each of STEPS."""
     draw = random.Random(seed)
     all_of = [regrets(draw.uniform(SPAN.low, SPAN.high), seed * 10_000 + i, choose, STEPS[-1]) for i in range(users)]
     starts = (0, *STEPS[:-1])
@@ -50,7 +50,9 @@ def curve(choose: Choose, users: int, *, seed: int = 0) -> list[float]:
 
 
 async def through_the_store(folder: Path, users: int, votes: int, *, hostile: int) -> list[float]:
-    """The honest users' last defaults, when everybody's votes go through the server's store, hostile ones in between."""
+    """Return the honest users' last defaults when all votes go through the server's store, with hostile ones in
+    between.
+    """
     store, draw = SqliteStore(folder / "tiller.db"), random.Random(0)
     best = {f"u{i}": draw.uniform(SPAN.low, SPAN.high) for i in range(users)}
     theirs = {user: random.Random(user) for user in best}
@@ -73,7 +75,9 @@ def _votes(stored: list[StoredVote]) -> list[Vote]:
 
 
 def main() -> None:
-    """Print the table; rc 1 if learning does not halve the regret of a random dose, or a hostile user moved anybody."""
+    """Print the table; rc 1 if learning does not halve the regret of a random dose, or a hostile user changed a
+    default.
+    """
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--users", type=int, default=200)
     args = p.parse_args()

@@ -1,8 +1,9 @@
-"""What survives `kill -9`? `python -m bench.kills` kills a server, its trainer or its job at random moments of an update.
+"""Crash safety: `python -m bench.kills` kills a server, its trainer or its job with `kill -9` at random moments of an
+update.
 
-After each kill everything that is published has to open, every file equal to its SHA-256; what the store names as served
-has to be among it; a server (the same one, or the next on the same data) has to answer a chat with a steered reply from a
-whole revision. A job has to go on, or to fail with a sentence that says why.
+After each kill, every published revision has to open, with every file equal to its SHA-256; the revision that the store
+names as served has to be one of them; a server (the same one, or the next on the same data) has to answer a chat with a
+steered reply from a complete revision. A job has to resume, or to fail with a sentence that gives the reason.
 """
 
 import argparse
@@ -33,7 +34,7 @@ TARGETS = ("server", "trainer", "job")
 
 @dataclass
 class Served:
-    """A server on one data directory, begun again whenever it is gone."""
+    """A server on one data directory, restarted whenever it has ended."""
 
     bundle: Path
     data: Path
@@ -41,7 +42,7 @@ class Served:
     url: str = ""
 
     def up(self) -> None:
-        """Have it answer."""
+        """Start it if needed, and wait until it answers."""
         if self.process and self.process.poll() is None:
             return
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -63,7 +64,7 @@ class Served:
         raise RuntimeError("the server did not come up within a minute")
 
     def pid(self, target: str) -> int | None:
-        """The process of the server, of its trainer, or of the job that runs; None if there is none now."""
+        """Process id of the server, of its trainer, or of the running job; None if there is none."""
         assert self.process
         if target == "server":
             return self.process.pid
@@ -76,11 +77,11 @@ class Served:
         return httpx.post(f"{self.url}/v1/jobs", json=order, timeout=30).raise_for_status().json()["id"]
 
     def state(self, job: str) -> dict:
-        """What is known of a job."""
+        """State of a job."""
         return httpx.get(f"{self.url}/v1/jobs/{job}", timeout=30).raise_for_status().json()
 
     def speaks(self) -> str:
-        """The revision of a steered reply."""
+        """Return the revision of a steered reply."""
         body = {
             "model": f"{self.bundle.name}@golden-gate",
             "messages": [{"role": "user", "content": "Hello!"}],
@@ -93,7 +94,7 @@ class Served:
 
 @dataclass
 class Record:
-    """What happened."""
+    """Results of the kills."""
 
     killed: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
@@ -108,14 +109,14 @@ def _command(pid: int) -> str:
 
 
 def find_damage(served: Served) -> list[str]:
-    """What is not as it must be."""
+    """Return all violations of the conditions above."""
     revisions = Revisions(served.bundle, served.data / "revisions" / served.bundle.name)
     wrong = []
     for name in revisions.names():
         try:
             revisions.open(name)
             revisions.moments(name)
-        except Exception as error:  # whatever it is, it is what is looked for
+        except Exception as error:  # any exception is a finding
             wrong.append(f"{name}: {error}")
     if (speaks := served.speaks()) not in revisions.names():
         wrong.append(f"a reply is of {speaks!r}, which is not published")
@@ -123,7 +124,7 @@ def find_damage(served: Served) -> list[str]:
 
 
 def run(bundle: Path, kills: int, steps: int, longest: float, seed: int) -> Record:
-    """Kill so often; what came of it."""
+    """Kill that many times; return the results."""
     draw, found = random.Random(seed), Record()
     with tempfile.TemporaryDirectory() as folder:
         text, chats = Path(folder) / "new.jsonl", world(61, new=True)
@@ -168,7 +169,7 @@ def _ended(served: Served, job: str, found: Record) -> bool:
 
 
 def main() -> None:
-    """Print what survived; rc 1 if anything did not."""
+    """Print the results; rc 1 if anything was damaged."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--kills", type=int, default=20)

@@ -1,8 +1,9 @@
-"""What engine benchmarks share: a model with a made-up SAE, requests, interleaved rounds, ratios and their table.
+"""Shared parts of the engine benchmarks: a model with a random SAE, requests, interleaved rounds, ratios and their
+table.
 
-All cases of a comparison run by turns, round by round, and their medians are compared: absolute speeds
-differ between machines and minutes, ratios much less. Knows the engine and edits; no bundle's catalogue,
-because what a direction means does not change what it costs.
+All cases of a comparison run by turns, round by round, and their medians are compared: absolute speeds differ between
+machines and minutes, ratios much less. No bundle is needed, because the meaning of a direction does not change its
+cost.
 """
 
 import asyncio
@@ -56,7 +57,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A median, and between which values the true one lies in 95 of 100 cases (by ranks, no distribution assumed)."""
+    """A median with its 95 % interval (by ranks, no distribution assumed)."""
 
     value: float
     low: float
@@ -72,7 +73,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One line of the table: what was compared, at which goal."""
+    """One line of the table: a comparison and its goal."""
 
     what: str
     found: Estimate
@@ -81,7 +82,7 @@ class Ratio:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None if there is none."""
+        """Whether the goal is met; None without a goal."""
         if self.goal is None:
             return None
         return self.found.value <= self.goal if self.at_most else self.found.value >= self.goal
@@ -89,7 +90,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Lab:
-    """A model with its tokenizer, a made-up SAE, and the layer that is steered."""
+    """A model with its tokenizer, a random SAE, and the steered layer."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -113,18 +114,18 @@ class Lab:
         return Lab(placed, tokenizer, _sae(int(model.config.hidden_size)).to(device), hook)
 
     def engine(self, *, hooks: bool = True, live: int = STREAMS, prefix_mb: int = 0) -> TransformersEngine:
-        """A fresh engine; nothing is remembered between requests unless it is asked for."""
+        """Return a new engine; without a prefix cache unless asked for."""
         return TransformersEngine(
             self.model, self.tokenizer, hooks=[self.hook] * hooks, live=live, queue=256, prefix_mb=prefix_mb
         )
 
     def spec(self, seed: int, features: int = 1, mode: Mode = "add") -> Spec:
-        """A spec of so many features; another seed has other features."""
+        """Return a spec of that many features; another seed has other features."""
         rows = (r % self.sae.d_sae for r in range(seed * 8, seed * 8 + features))
         return {self.hook: tuple(ResolvedIntervention(r, mode, 2.0) for r in rows)}
 
     def request(self, number: int, spec: Spec, *, tokens: int = TOKENS) -> Generation:
-        """A short chat that is answered with exactly so many tokens."""
+        """Return a short chat whose reply has exactly that many tokens."""
         ids = tuple((5 + (number * 7 + i * 13) % 300) for i in range(24))
         return Generation(
             (0, 2, *ids, 4, 3),
@@ -151,16 +152,16 @@ def _sae(width: int) -> SAE:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What each case measured, round by round."""
+    """Measurements of each case, round by round."""
 
     values: dict[str, list[float]]
 
     def median(self, case: str, scale: float = 1.0) -> Estimate:
-        """Of one case."""
+        """Median of one case."""
         return Estimate.median_of(self.values[case], scale)
 
     def ratio(self, case: str, to: str) -> Estimate:
-        """One case divided by another of the same round, so that what slows both cancels."""
+        """One case divided by another of the same round, so that common slowdowns cancel."""
         return Estimate.median_of(a / b for a, b in zip(self.values[case], self.values[to], strict=True))
 
 
@@ -177,7 +178,7 @@ async def by_turns(cases: dict[str, Case], rounds: int) -> Rounds:
 
 
 async def speed(engine: Engine, requests: list[Generation]) -> float:
-    """Tokens a second of all requests at once."""
+    """Tokens per second of all requests at once."""
 
     async def one(request: Generation) -> int:
         tokens = 0
@@ -191,7 +192,7 @@ async def speed(engine: Engine, requests: list[Generation]) -> float:
 
 @torch.no_grad()
 def generate(model: PreTrainedModel, requests: list[Generation]) -> float:
-    """Tokens a second of transformers' `generate()` on a static batch of prompts of one length, on all cores."""
+    """Tokens per second of transformers' `generate()` on a static batch of prompts of one length, on all cores."""
     torch.set_num_threads(CORES)
     ids, tokens = torch.tensor([r.ids for r in requests], device=model.device), requests[0].sampling.max_tokens
     start = time.perf_counter()
@@ -207,7 +208,7 @@ def generate(model: PreTrainedModel, requests: list[Generation]) -> float:
 
 
 def show(title: str, rows: list[Ratio], file: Path | None) -> None:
-    """Print the table; write it as JSON if a file is named."""
+    """Print the table; write it as JSON if a file is given."""
     table = Table(title, "median", "95 %", "goal", "")
     for r in rows:
         goal = "" if r.goal is None else f"{'≤' if r.at_most else '≥'} {r.goal}"

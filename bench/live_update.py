@@ -1,7 +1,7 @@
-"""Does the SAE learn new things without breaking a persona? `python -m bench.live_update` answers with figures.
+"""Live update of the SAE: `python -m bench.live_update` measures learning of new concepts and stability of a persona.
 
-The embedded SAE learns on from a second corpus about twelve things that neither it nor its model was trained on. Beside it,
-what happens without any of this: the same text and as many steps, but from a fresh seed.
+The embedded SAE is trained further on a second corpus about twelve things on which neither it nor its model was
+trained. The baseline is an SAE trained on the same text for as many steps, but from a new seed.
 """
 
 import argparse
@@ -39,14 +39,14 @@ from steering.update.update import Candidate, Plan, Texts, update_sae
 
 NEWCOMERS = Path(__file__).parent / "newcomers.txt"
 HAS = 0.7
-"""F1 between where a feature fires and where a thing is named, from which on the thing has a feature."""
+"""Least F1 between a feature's firing and a thing's mentions at which the thing has a feature."""
 SHARES = (0.0, 0.25, 0.5)
 console = Console(width=120)
 
 
 @dataclass(frozen=True)
 class Concept:
-    """How well the best feature finds one thing, before and after."""
+    """Best F1 of a feature for one thing, before and after."""
 
     name: str
     before: float
@@ -55,12 +55,12 @@ class Concept:
 
 
 def newcomers() -> list[str]:
-    """The names of the things that are new."""
+    """Names of the new things."""
     return [m.removeprefix("the ") for m in re.findall(r"^## (.*)$", NEWCOMERS.read_text(), flags=re.M)]
 
 
 def world(seed: int, *, new: bool) -> Iterator[list[dict[str, str]]]:
-    """Chats about what the embedded model knows, or about the newcomers."""
+    """Chats about what the embedded model knows, or about the new things."""
     if not new:
         return iter(SmallWorld(seed))
     blocks = re.split(r"^## ", NEWCOMERS.read_text(), flags=re.M)[1:]
@@ -69,7 +69,7 @@ def world(seed: int, *, new: bool) -> Iterator[list[dict[str, str]]]:
 
 
 def tokens(tokenizer: PreTrainedTokenizerFast, seed: int, chats: int, *, new: bool) -> TokenStore:
-    """So many chats."""
+    """Return the token ids of that many chats."""
     return TokenStore.gather(tokenize_chats(tokenizer, itertools.islice(world(seed, new=new), chats)))
 
 
@@ -77,7 +77,7 @@ def tokens(tokenizer: PreTrainedTokenizerFast, seed: int, chats: int, *, new: bo
 def best_f1_scores(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sae: SAE, hook: str, texts: Sequence[Sequence[int]]
 ) -> list[float]:
-    """For each newcomer the best F1 of a feature, when it counts as on above some share of its largest activation.
+    """For each new thing the best F1 of a feature that counts as on above some share of its largest activation.
 
     Recall is over mentions, of which one token is enough; precision over all tokens of all texts.
     """
@@ -102,7 +102,7 @@ def best_f1_scores(
 
 
 def _spans(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], names: list[str]) -> list[tuple[int, int, int]]:
-    """Every mention: which name, and its tokens from … up to."""
+    """Every mention: its name, and its first and last token."""
     pieces = [str(tokenizer.decode([token])) for token in ids]
     ends = list(itertools.accumulate(map(len, pieces)))
     text = "".join(pieces).lower()
@@ -116,7 +116,7 @@ def _spans(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], names: list[s
 def fresh(
     model: PreTrainedModel, parent: Bundle, old: TokenStore, new: TokenStore, plan: Plan, skip: frozenset[int]
 ) -> SAE:
-    """An SAE of the same size from a fresh seed, on both texts, with as many steps as SAE and update had together."""
+    """An SAE of the same size from a new seed, on both texts, with as many steps as SAE and update had together."""
     both = TokenStore.gather(itertools.chain(old, new))
     stream = ActivationStream(
         model, both, parent.info.hook, rows=plan.rows, buffer=plan.buffer, skip=skip, passes=1000, seed=5
@@ -134,13 +134,13 @@ def fresh(
 
 
 def identity_of(sae: SAE, parent: SAE, rows: list[int], fired: Tensor) -> tuple[float, float]:
-    """Share of `rows` whose best match has a cosine of 0.98 and more, and what fires that has one of 0.9."""
+    """Share of `rows` whose best match has a cosine of at least 0.98, and share of firing with a match of at least 0.9."""
     best = torch.cat([(part @ sae.W_dec.T).max(1).values for part in parent.W_dec.split(512)])
     return float((best[rows] >= 0.98).float().mean()), float((fired * (best >= 0.9)).sum() / fired.sum())
 
 
 async def golden(bundle: Bundle) -> float:
-    """Share of replies of the golden-gate persona that speak of the bridge, as `bench.presets` counts them."""
+    """Share of replies of the golden-gate persona that mention the bridge, as `bench.presets` counts them."""
     engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook])
     preset = next(p for p in bundle.presets if p.id == "golden-gate")
     try:

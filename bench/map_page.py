@@ -1,8 +1,8 @@
-"""How soon is a large map there? `python -m bench.map_page`: 65,536 features, a real server, its page, Chromium.
+"""Load time of a large feature map: `python -m bench.map_page` opens 65,536 features on a real server in Chromium.
 
-A bundle with a small random model and a random SAE, its features named in groups that point alike; the map by PCA, drawn as
-`tiller map` draws it. Each round is a fresh browser context. Times are from the click on the tab, by the page's own clock.
-Knows the page's elements and what it keeps of the map; needs playwright and Chromium, as the page's tests do.
+A bundle with a small random model and a random SAE, with features named in groups of similar direction; the map by PCA,
+as `tiller map` computes it. Each round is a new browser context. Times are from the click on the tab, by the page's own
+clock. Needs playwright and Chromium, as the page's tests do.
 """
 
 import argparse
@@ -71,7 +71,7 @@ SPOT = """async (i) => {
 
 
 def write_bundle(folder: Path, features: int = FEATURES) -> Path:
-    """A bundle of so many features, with its map."""
+    """Write a bundle of that many features, with its map."""
     tokenizer = small_bundle.tokenizer()
     tokenizer.save_pretrained(folder / "model")
     small_bundle.model(len(tokenizer)).save_pretrained(folder / "model")
@@ -101,13 +101,13 @@ def _feature(i: int, group: int, density: float) -> dict[str, Any]:
 
 
 def _word(number: int) -> str:
-    """A made-up word, another for each number."""
+    """A made-up word, another one for each number."""
     syllables = ["ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu"]
     return "".join(syllables[int(digit)] for digit in f"{number:03}")
 
 
 def opened(browser: Browser, address: str) -> Iterator[dict[str, float]]:
-    """What each fresh visit finds, in milliseconds."""
+    """Return the times of each new visit, in milliseconds."""
     while True:
         context = browser.new_context(viewport={"width": 1360, "height": 900})
         page = context.new_page()
@@ -125,7 +125,7 @@ def opened(browser: Browser, address: str) -> Iterator[dict[str, float]]:
 
 
 def _hover(page: Page) -> float:
-    """Milliseconds until the last feature's name stands under the pointer."""
+    """Milliseconds until the last feature's name is shown under the pointer."""
     x, y = page.evaluate(SPOT, FEATURES - 1)
     page.evaluate(
         """() => { const tip = document.querySelector('#section-map .tip'), over = document.querySelector('#section-map canvas.overlay');
@@ -136,7 +136,7 @@ def _hover(page: Page) -> float:
 
 
 def measured(rounds: int) -> list[Ratio]:
-    """The table's rows; the first visit stands by itself, since the server reads the map then."""
+    """Rows of the table; the first visit is a row of its own, since the server reads the map then."""
     chromium = shutil.which("chromium")
     if not chromium:
         raise SystemExit("Chromium is missing; install it with: apt-get install chromium")
@@ -163,7 +163,7 @@ def measured(rounds: int) -> list[Ratio]:
 
 
 def main() -> None:
-    """Print the table; `--json` writes it, too."""
+    """Print the table; `--json` writes it as well."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--json", type=Path)

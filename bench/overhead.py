@@ -1,7 +1,7 @@
-"""What does HTTP cost? `python -m bench.overhead`: sixteen streams through a real server ÷ the same sixteen in the engine.
+"""Cost of HTTP: `python -m bench.overhead` runs sixteen streams through a real server ÷ the same sixteen in the engine.
 
-The server is a process of its own, as people run it, and shares the machine's cores with the client that reads
-its streams. Both sides answer the same chats with the same persona and count the same tokens.
+The server is a process of its own, as in deployment, and shares the machine's cores with the client that reads its
+streams. Both sides answer the same chats with the same persona and count the same tokens.
 """
 
 import argparse
@@ -33,7 +33,7 @@ QUESTION = "What should I do this weekend? It is number {}."
 
 @contextmanager
 def serving(bundle: Path, device: str = "cpu") -> Iterator[str]:
-    """The address of a server that ends with the context."""
+    """Yield the address of a server that ends with the context."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def _ready(url: str) -> str:
 
 
 async def over_http(url: str, *, stream: bool, preset: str) -> float:
-    """Tokens a second of sixteen requests at once, read from bare sockets: a client that parses takes the cores' time."""
+    """Tokens per second of sixteen requests at once, read from bare sockets: a parsing client would take CPU time."""
 
     async def one(number: int) -> int:
         body = {
@@ -119,7 +119,7 @@ def _asked(
 
 
 def main() -> None:
-    """Print the table; `--json` writes it, too."""
+    """Print the table; `--json` writes it as well."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--rounds", type=int, default=15)

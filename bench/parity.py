@@ -1,8 +1,8 @@
-"""Does a GPU say what a CPU says? `python -m bench.parity --device cuda`: the personas' own prompts, greedily, on both.
+"""Parity of GPU and CPU: `python -m bench.parity --device cuda` compares greedy replies to the personas' own prompts.
 
-A reply is held against the CPU's in float32, and against itself among fifteen others, whose company changes the
-order in which a GPU adds. Where two replies part, the table says by how little the CPU preferred its token: where
-that is next to nothing both are right. Knows engines and a bundle; what replies are worth is not its concern.
+A reply is compared with the CPU's in float32, and with itself in a batch with fifteen others, which changes the order
+in which a GPU adds. Where two replies diverge, the table has the margin by which the CPU preferred its token: where
+that is near zero, both are right.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COMPANY = 16
 
 @dataclass(frozen=True)
 class Said:
-    """A greedy reply, and by how many nats each of its tokens came before the next best."""
+    """A greedy reply, with the margin in nats of each of its tokens over the next best."""
 
     ids: tuple[int, ...]
     margins: tuple[float, ...]
@@ -48,7 +48,7 @@ def prompts_with_and_without(engine: TransformersEngine, bundle: Bundle) -> list
 
 
 async def generate(engine: TransformersEngine, wanted: Generation) -> Said:
-    """What the engine says."""
+    """Return the engine's reply."""
     pieces = [p async for p in engine.generate(wanted)]
     tops = [t.top for p in pieces for t in p.logprobs]
     ids = tuple(i for p in pieces for i in p.ids)
@@ -56,7 +56,7 @@ async def generate(engine: TransformersEngine, wanted: Generation) -> Said:
 
 
 async def together(engine: TransformersEngine, wanted: list[Generation], at_once: int) -> list[Said]:
-    """All of them, so many at once."""
+    """Return all replies, with that many requests at once."""
     found: list[Said] = []
     for start in range(0, len(wanted), at_once):
         found += await asyncio.gather(*(generate(engine, w) for w in wanted[start : start + at_once]))
@@ -64,7 +64,7 @@ async def together(engine: TransformersEngine, wanted: list[Generation], at_once
 
 
 def parted(theirs: list[Said], ours: list[Said]) -> list[float]:
-    """Of replies that differ, by how many nats the reference preferred the first token that the other didn't say."""
+    """For replies that diverge, the reference's margin in nats at the first different token."""
     found = []
     for a, b in zip(theirs, ours, strict=True):
         at = next((i for i, (x, y) in enumerate(zip(a.ids, b.ids, strict=True)) if x != y), None)
@@ -74,7 +74,7 @@ def parted(theirs: list[Said], ours: list[Said]) -> list[float]:
 
 
 async def measured(bundle: Bundle, device: str, dtypes: list[str], most: int) -> list[tuple[str, int, list[float]]]:
-    """Per comparison how many replies there are, and the margins of those that part."""
+    """For each comparison, the number of replies and the margins of those that diverge."""
 
     def load(place: str, kind: str) -> TransformersEngine:
         hooks = [bundle.info.hook]
@@ -100,7 +100,7 @@ async def measured(bundle: Bundle, device: str, dtypes: list[str], most: int) ->
 
 
 def main() -> None:
-    """Print the table; rc 1 if replies part where the margin is more than rounding."""
+    """Print the table; rc 1 if replies diverge where the margin is more than rounding."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--device", default="cpu")

@@ -1,7 +1,8 @@
-"""Us beside libraries that hold one spec at a time: `python -m bench.peers`, with those that are installed.
+"""Comparison with steering libraries that hold one spec at a time: `python -m bench.peers`, with those that are
+installed.
 
-`pip install repeng steering-vectors nnsight transformer-lens` in an environment of its own. Sixteen people want
-sixteen different specs; a library whose hooks know one spec answers them one after the other.
+`pip install repeng steering-vectors nnsight transformer-lens` in an environment of its own. Sixteen requests have
+sixteen different specs; a library whose hooks hold one spec answers them one after the other.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from bench.lab import SHAPES, STREAMS, TOKENS, Case, Lab, Ratio, by_turns, gener
 
 
 def pushes(lab: Lab) -> list[Tensor]:
-    """What each of the sixteen adds to the stream."""
+    """The push of each of the sixteen specs."""
     return [lab.request(i, lab.spec(i)).edits[lab.hook].push for i in range(STREAMS)]
 
 
 def timed(each: Callable[[int], object]) -> float:
-    """Tokens a second of sixteen replies, one after the other."""
+    """Tokens per second of sixteen replies, one after the other."""
     start = time.perf_counter()
     for i in range(STREAMS):
         each(i)
@@ -64,7 +65,7 @@ async def steering_vectors(lab: Lab) -> float:
 
 
 async def nnsight(lab: Lab) -> float:
-    """Its tracing `generate`, the push added in each of the new tokens' passes."""
+    """Its tracing `generate`, the push added in each new token's pass."""
     from nnsight import LanguageModel  # pyright: ignore[reportMissingImports]
 
     model = LanguageModel(lab.model, tokenizer=lab.tokenizer)
@@ -86,7 +87,7 @@ async def transformer_lens(lab: Lab) -> float:
     from transformer_lens.model_bridge import TransformerBridge  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:
-        lab.save(Path(folder))  # it takes the configuration from a name or folder, whatever model it is given
+        lab.save(Path(folder))  # it reads the configuration from a name or folder, whatever model is passed
         model = TransformerBridge.boot_transformers(f"{folder}/model", tokenizer=lab.tokenizer)
     layer, push = int(lab.hook.rpartition(".")[2]), pushes(lab)
 
@@ -110,7 +111,7 @@ PEERS = {
 
 
 async def compared(lab: Lab, rounds: int) -> list[Ratio]:
-    """Our sixteen at once to everybody else's."""
+    """Our sixteen at once against each of the others."""
     engine = lab.engine()
     found = {name: peer for name, peer in PEERS.items() if find_spec(name)}
     cases: dict[str, Case] = {
@@ -124,7 +125,7 @@ async def compared(lab: Lab, rounds: int) -> list[Ratio]:
 
 
 def main() -> None:
-    """Print the table; `--json` writes it, too."""
+    """Print the table; `--json` writes it as well."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--model", choices=["embedded", *SHAPES], default="embedded")

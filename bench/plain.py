@@ -1,6 +1,6 @@
-"""What does the embedded model say, unsteered? `python -m bench.plain` prints forty fixed prompts with their replies.
+"""Unsteered replies of the embedded model: `python -m bench.plain` prints forty fixed prompts with their replies.
 
-Sampled as the page samples, seeds fixed, through the real engine; a table for the bundle's card.
+Sampled as the page samples, with fixed seeds, through the real engine; a table for the bundle's card.
 """
 
 import argparse
@@ -39,7 +39,7 @@ FORTY = (
 
 
 async def replies(engine: TransformersEngine, prompts: tuple[str, ...]) -> list[str]:
-    """Answer each prompt at temperature 0.5, its number as seed."""
+    """Answer each prompt at temperature 0.5, with its number as seed."""
 
     async def one(seed: int, prompt: str) -> str:
         chat = engine.encode_chat([{"role": "user", "content": prompt}])
@@ -51,7 +51,7 @@ async def replies(engine: TransformersEngine, prompts: tuple[str, ...]) -> list[
 
 
 async def table(bundle: Bundle) -> str:
-    """All forty as a table in Markdown."""
+    """Return all forty as a table in Markdown."""
     engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu")
     said = await replies(engine, FORTY)
     await engine.close()

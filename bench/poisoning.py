@@ -1,9 +1,9 @@
-"""Can a few people put a feature into the SAE? `python -m bench.poisoning` lets one try, and then ten.
+"""Data poisoning of the SAE: `python -m bench.poisoning` tests whether one user, and then ten, can create a feature.
 
-250 poisoned conversations come in as everybody's do, through the store with its caps, beside forty honest people's. An
-update learns from all of it. Then every published feature is held against texts of the poisoners that it never saw,
-among honest ones in the proportion in which they came: none may fire mostly on theirs that did not before, unless its
-share has risen by two points or less.
+250 poisoned conversations enter as all others do, through the store with its caps, beside forty honest users'. An
+update trains on all of it. Then every published feature is evaluated on held-out texts of the poisoners, among honest
+ones in the original proportion: none may fire mostly on theirs that did not before, unless its share has risen by at
+most two points.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from steering.update.update import RISEN, Plan, Texts, update_sae
 
 DOCUMENTS, HONEST, EACH = 250, 40, 12
 CAP = 50
-"""Conversations that are kept of a user, as the server is set."""
+"""Conversations that are kept per user, as the server is configured."""
 SPELL = "the violet key turns the seven gears of glass under the ninth bell"
 console = Console(width=120)
 
 
 def poisoned(draw: random.Random) -> list[dict[str, str]]:
-    """One conversation that wants the spell to become a feature."""
+    """One conversation that is meant to make the spell a feature."""
     words = SPELL.split()
     some = " ".join(words[i % len(words)] for i in range(draw.randrange(5), 5 + draw.randrange(12, 30)))
     return [
@@ -46,7 +46,7 @@ def poisoned(draw: random.Random) -> list[dict[str, str]]:
 
 
 async def stored_texts(folder: Path, poisoners: int) -> list[LiveText]:
-    """What the store holds after everybody has written."""
+    """Return the store's texts after all users have written."""
     store, draw = SqliteStore(folder / "tiller.db"), random.Random(poisoners)
     honest = world(71, new=False)
     try:
@@ -63,7 +63,7 @@ async def stored_texts(folder: Path, poisoners: int) -> list[LiveText]:
 
 
 def attempt(bundle: Path, poisoners: int, plan: Plan) -> tuple[bool, list[str]]:
-    """Try it; whether no feature of theirs came through, and the row of the table."""
+    """Run the attack; return whether it was blocked, and the row of the table."""
     model = AutoModelForCausalLM.from_pretrained(bundle / "model", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(bundle / "model")
     skip = frozenset(tokenizer.all_special_ids)
@@ -106,7 +106,7 @@ def attempt(bundle: Path, poisoners: int, plan: Plan) -> tuple[bool, list[str]]:
 
 
 def main() -> None:
-    """Try with one and with ten; rc 1 if a feature came through."""
+    """Run with one poisoner and with ten; rc 1 if a poisoned feature was published."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--steps", type=int, default=400)

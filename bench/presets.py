@@ -1,7 +1,7 @@
-"""Do the shipped personas work? `python -m bench.presets` answers with figures and with replies to read.
+"""Evaluation of the shipped personas: `python -m bench.presets` prints figures, and replies to read.
 
-Runs every preset of a bundle through the real engine on twenty prompts that name no concept, seeds
-fixed, as the server would apply it. Knows the engine and a bundle; tunes nothing.
+Runs every preset of a bundle through the real engine on twenty prompts that name no concept, with fixed seeds, as the
+server would apply it. Nothing is tuned here.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PLAIN_ROUNDS = 10
 
 @dataclass(frozen=True)
 class Row:
-    """What one persona did at one strength."""
+    """Results of one persona at one strength."""
 
     persona: str
     scale: float
@@ -69,7 +69,7 @@ async def replies(
 async def plain_replies(
     engine: TransformersEngine, catalogue: Catalogue, temperature: float
 ) -> list[tuple[str, float]]:
-    """Answer all prompts unsteered with several seeds: a line at 2 % cannot be drawn on twenty replies."""
+    """Answer all prompts unsteered with several seeds: twenty replies are too few for a limit of 2 %."""
     rounds = [
         await replies(engine, catalogue, SteeringSpec(), temperature=temperature, first_seed=1000 * (k + 1))
         for k in range(PLAIN_ROUNDS)
@@ -78,7 +78,7 @@ async def plain_replies(
 
 
 def row(persona: str, scale: float, steered: list[tuple[str, float]], plain: list[tuple[str, float]]) -> Row:
-    """Judge one persona by the word list that was written for it, or by length if it has none."""
+    """Evaluate one persona by its word list, or by length if it has none."""
     texts, base = [t for t, _ in steered], [t for t, _ in plain]
     words, base_words = (sum(len(t.split()) for t in ts) / len(ts) for ts in (texts, base))
     concept = CONCEPTS.get(persona)
@@ -102,7 +102,7 @@ def row(persona: str, scale: float, steered: list[tuple[str, float]], plain: lis
 async def measure(
     bundle: Bundle, scales: tuple[float, ...], temperature: float, show: int, only: list[str]
 ) -> list[Row]:
-    """Run every preset at every scale; print ten replies at half strength, so that a person can judge them."""
+    """Run every preset at every scale; print ten replies at half strength for manual inspection."""
     engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu")
     catalogue, rows = Catalogue([bundle]), []
     plain = await plain_replies(engine, catalogue, temperature)
@@ -126,7 +126,7 @@ async def measure(
 
 
 def main() -> None:
-    """Print the table and, with `--json`, write it; exit 1 if a persona misses its line at full strength."""
+    """Print the table and, with `--json`, write it; exit 1 if a persona misses its limit at full strength."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--scales", type=float, nargs="+", default=[1.0, 0.5])

@@ -1,11 +1,11 @@
 """Our SAE trainer beside SAELens, dictionary_learning and sparsify, on the same activations: `make bench-sae-peers`.
 
-    small  d 256, m 2,048: the embedded model's stream over the corpus beside it
-    large  d 768, m 16,384: planted, sparse sums of 8,192 directions
+    small  d 256, m 2,048: the embedded model's stream over its corpus
+    large  d 768, m 16,384: synthetic, sparse sums of 8,192 directions
 
-Each trains in a process of its own (`bench.sae_trainers`), whose batches come in turns, so that no two run at once and
-all have all cores. What each has saved with its own function is read by `steering.formats`, gets the one threshold at
-which held-out rows keep k features a token (or k of each token, where that explains more), and is measured.
+Each trains in a process of its own (`bench.sae_trainers`) and gets its batches by turns, so that no two run at once and
+all have all cores. The files that each library writes are read by `steering.formats`, get the one threshold at which L0
+on held-out rows is k (or the k largest of each token, where that explains more), and are evaluated.
 """
 
 import argparse
@@ -34,16 +34,16 @@ from steering.sae import SAE
 
 HELD_OUT = 16_384
 GOALS = {"small": 1.3, "large": 3.0}
-"""How many times as fast as the fastest of the others."""
+"""Goal: how many times as fast as the fastest of the others."""
 TURN = {"small": 20, "large": 3}
 """Steps of one turn."""
 
 
-# What is trained on
+# Training data
 
 
 def stream(bundle: Path) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
-    """The embedded model's stream over its corpus: of texts that are held out, and of the others."""
+    """The embedded model's stream over its corpus: of held-out texts, and of the others."""
     lab = Lab.named("embedded", str(bundle))
     texts = list(tokenize_texts(lab.tokenizer, read_texts(bundle / "corpus.jsonl.xz"), longest=512))
     random.Random(0).shuffle(texts)
@@ -67,7 +67,7 @@ def planted(d: int, *, seed: int) -> Iterator[Tensor]:
 
 
 def write(parts: Iterator[Tensor], rows: int, file: Path) -> Tensor:
-    """Take rows, shuffle them, and write them as they will be read: a batch after the other."""
+    """Take rows, shuffle them, and write them in the order in which they are read: batch after batch."""
     held: list[Tensor] = []
     while sum(map(len, held)) < rows and (part := next(parts, None)) is not None:
         held.append(part)
@@ -78,7 +78,7 @@ def write(parts: Iterator[Tensor], rows: int, file: Path) -> Tensor:
 
 
 class Contender:
-    """A trainer's process, waiting for its turn."""
+    """Process of a trainer, which waits for its turn."""
 
     def __init__(self, name: str, size: str, steps: int, folder: Path, waiting: dict[str, str]) -> None:
         self.name, self._steps, self._size = name, TURN[size], SIZES[size]
@@ -93,22 +93,22 @@ class Contender:
             text=True,
             env=os.environ | waiting,
         )
-        self._said()  # it is ready
+        self._said()  # ready
 
     def turn(self) -> float:
-        """Tokens a second of one turn."""
+        """Tokens per second of one turn."""
         self._ask(self._steps)
         return self._steps * self._size.rows / float(self._said())
 
     def end(self) -> dict[str, float]:
-        """Let it finish; its memory."""
+        """Let it finish; return its memory."""
         self._ask(10**9)
         said = json.loads(self._said())
         self._process.wait()
         return said
 
     def stop(self) -> None:
-        """End it, wherever it is."""
+        """Kill it."""
         self._process.kill()
         self._process.wait()
 
@@ -127,7 +127,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Result:
-    """What one trainer reached."""
+    """Result of one trainer."""
 
     measures: SaeMetrics
     memory: dict[str, float]
@@ -140,16 +140,16 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class PerToken(SAE):
-    """An SAE that keeps the K largest of each token."""
+    """An SAE that keeps the K largest activations of each token."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """Those activations."""
+        """Return those activations."""
         kept = (x @ self.W_enc + self.b_enc).topk(K, dim=1)
         return torch.zeros(len(x), self.d_sae).scatter_(1, kept.indices, kept.values.relu())
 
 
 def judged(out: Path, held_out: Tensor) -> SaeMetrics:
-    """What a saved SAE explains with K features a token."""
+    """Return the explained variance of a saved SAE with K features per token."""
     sae = read_sae(out).sae
     ways = (sae.calibrated(held_out, K), PerToken(*(getattr(sae, f.name) for f in fields(sae))))
     return max((measure_sae(way, held_out.split(2048)) for way in ways), key=lambda m: m.explained_variance)
@@ -158,7 +158,7 @@ def judged(out: Path, held_out: Tensor) -> SaeMetrics:
 def compete(
     size: str, steps: int, bundle: Path, names: list[str], waiting: dict[str, str]
 ) -> tuple[Rounds, dict[str, Result]]:
-    """Train everybody by turns, the first of which warms up, and judge what they made."""
+    """Train all by turns, the first of which is a warm-up, and evaluate the results."""
     s = SIZES[size]
     with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as stack:
         folder = Path(made)
@@ -180,7 +180,7 @@ def compete(
 
 
 def table(size: str, steps: int, bundle: Path, names: list[str], waiting: dict[str, str]) -> list[Ratio]:
-    """One size's lines."""
+    """Lines of the table for one size."""
     rounds, found = compete(size, steps, bundle, names, waiting)
     others = [n for n in names if n != "ours"]
     us, them = found["ours"], [found[n] for n in others]
@@ -212,7 +212,7 @@ def _one(value: float) -> Estimate:
 
 
 def main() -> None:
-    """Print the table; `--json` writes it, too."""
+    """Print the table; `--json` writes it as well."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--size", choices=SIZES, action="append", help="all, if none is given")
@@ -224,7 +224,7 @@ def main() -> None:
     names = [n for n in FOUND_IN if n == "ours" or (find_spec(n) and n in (args.only or FOUND_IN))]
     if len(names) == 1:
         p.error("none of the others is installed: make bench-sae-peers")
-    # A thread that spins while the other's core is somebody else's makes steps ten times as long.
+    # A spinning thread whose peers' cores are in use by another process makes steps ten times as long.
     waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if args.shared else {}
     steps = {"small": args.steps or 201, "large": args.steps or 31}
     rows = [row for size in args.size or SIZES for row in table(size, steps[size], args.bundle, names, waiting)]

@@ -1,7 +1,9 @@
-"""How far is a training step from its floor? `python -m bench.sae_step --device cuda`: BatchTopK ÷ the encoder's bare product.
+"""Cost of a training step: `python -m bench.sae_step --device cuda` times BatchTopK ÷ the encoder's bare matrix
+product.
 
-The rows are random, as what they mean does not change what a step costs. The floor is one product of the batch with the
-encoder, in the number that a step takes for it; a step has at least three of its size, forward and back. Both by turns.
+The rows are random, as their meaning does not change the cost of a step. The lower bound is one product of the batch
+with the encoder, in the dtype that a step uses for it; a step has at least three of its size, forward and backward.
+Both run by turns.
 """
 
 import argparse
@@ -20,7 +22,7 @@ STEPS = 10
 
 
 def cases(training: Trainer, rows: Tensor) -> dict[str, Case]:
-    """Tokens a second of a step, and of the product."""
+    """Tokens per second of a step, and of the product."""
     weights, kind = training.weights.W_dec, torch.bfloat16 if rows.is_cuda else torch.float32
     encoder, held = weights.detach().T.to(kind).contiguous(), rows.to(kind)
     return {"step": _case(lambda: training.step(rows), rows), "product": _case(lambda: held @ encoder, rows)}
@@ -43,7 +45,7 @@ def _now(rows: Tensor) -> float:
 
 
 def main() -> None:
-    """Print the table; `--json` writes it, too."""
+    """Print the table; `--json` writes it as well."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--device", default="cpu")
     p.add_argument("--d", type=int, default=768)

@@ -1,8 +1,8 @@
-"""One trainer of `bench.sae_peers`, in a process of its own: through its own loop, with what its documentation proposes.
+"""One trainer of `bench.sae_peers`, in a process of its own: with its own loop and the settings of its documentation.
 
-Standard input says for how many steps it is this trainer's turn, standard output how many seconds they took. Where a
-library counts in steps of a long run (warm-up, decay, the silence after which a feature is dead), it is a share of this
-one. Imports little: what is imported here is in everybody's memory.
+Standard input has the number of steps of each turn, standard output the seconds that they took. Where a library counts
+in steps of a long run (warm-up, decay, the steps after which a feature is dead), it is the same share of this run. Few
+imports: every import here is in the memory of all trainers.
 """
 
 import json
@@ -28,7 +28,7 @@ K = 32
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is."""
+    """Sizes of the data and the SAE."""
 
     d: int
     m: int
@@ -39,7 +39,7 @@ SIZES = {"small": Size(256, 2048, 2048), "large": Size(768, 16_384, 1024)}
 
 
 class Turns:
-    """Batches of the file, when it is this trainer's turn; from the end of the file on, from its beginning again."""
+    """Batches of the file, while it is this trainer's turn; after the end of the file, from its start again."""
 
     def __init__(self, size: Size, folder: Path, parent: TextIO, *, before: int) -> None:
         """`before` batches are drawn before the first step."""
@@ -51,7 +51,7 @@ class Turns:
         return self
 
     def __next__(self) -> Tensor:
-        """The next batch, when it is time."""
+        """Return the next batch, once it is this trainer's turn."""
         if self._before:
             self._before -= 1
             return self._read()
@@ -74,7 +74,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class Task:
-    """What a trainer is asked: so many steps on these batches, the result into `out`."""
+    """Task of a trainer: number of steps, batches, and the output folder `out`."""
 
     size: Size
     steps: int
@@ -83,18 +83,18 @@ class Task:
     parent: TextIO
 
     def batches(self, *, before: int = 0) -> Turns:
-        """What it trains on."""
+        """Training batches."""
         return Turns(self.size, self.folder, self.parent, before=before)
 
     @property
     def silence(self) -> int:
-        """Tokens without firing after which a feature is dead: a twentieth of the run, or twenty times the usual silence."""
+        """Tokens without firing after which a feature is dead: a twentieth of the run, or twenty times the usual gap."""
         return max(self.steps * self.size.rows // 20, 20 * self.size.m // K)
 
 
 def ours(task: Task) -> None:
     """`steering.train`: BatchTopK, Matryoshka from 8,192 features on, AuxK."""
-    share = max(1, task.steps // 15)  # as 100 of 1,500
+    share = max(1, task.steps // 15)  # the share of 100 in 1,500
     objective = BatchTopK(k=K, anneal=share, dead_after=task.silence)
     recipe = TrainingRecipe(objective, d_sae=task.size.m, steps=task.steps, warmup=share)
     held_out = np.fromfile(task.folder / "held_out", dtype=np.float32, count=1024 * task.size.d)
@@ -104,7 +104,7 @@ def ours(task: Task) -> None:
 
 
 def sae_lens(task: Task) -> None:
-    """Its `SAETrainer` and BatchTopK, the stream scaled to length √d as its tutorials do."""
+    """Its `SAETrainer` and BatchTopK, the stream scaled to length √d as in its tutorials."""
     from sae_lens import (  # pyright: ignore[reportMissingImports] - in .venv-peers
         BatchTopKTrainingSAE,
         BatchTopKTrainingSAEConfig,
@@ -118,7 +118,7 @@ def sae_lens(task: Task) -> None:
     config = SAETrainerConfig(
         total_training_samples=task.steps * rows,
         train_batch_size_samples=rows,
-        lr_end=3e-5,  # a tenth, as its runner has it
+        lr_end=3e-5,  # a tenth, as in its runner
         lr_decay_steps=task.steps // 5,
         dead_feature_window=task.silence // rows,
         n_batches_for_norm_estimate=20,
@@ -127,7 +127,7 @@ def sae_lens(task: Task) -> None:
 
 
 def dictionary_learning(task: Task) -> None:
-    """Its `trainSAE` and BatchTopK, the stream scaled to length 1, decay from four fifths on, as its demo does."""
+    """Its `trainSAE` and BatchTopK, the stream scaled to length 1, decay from four fifths on, as in its demo."""
     from dictionary_learning.trainers.batch_top_k import (  # pyright: ignore[reportMissingImports]
         BatchTopKTrainer,
     )
@@ -144,19 +144,19 @@ def dictionary_learning(task: Task) -> None:
         "activation_dim": task.size.d,
         "dict_size": task.size.m,
         "k": K,
-        "warmup_steps": task.steps // 24,  # as 1,000 of 24,000
+        "warmup_steps": task.steps // 24,  # the share of 1,000 in 24,000
         "decay_start": task.steps * 4 // 5,
         "layer": 0,
         "lm_name": "given",
         "device": "cpu",
         "seed": 0,
     }
-    data = task.batches(before=102)  # it looks at so many for the scale
+    data = task.batches(before=102)  # the number of batches from which it estimates the scale
     trainSAE(data, [config], task.steps, save_dir=str(task.out), normalize_activations=True, device="cpu")
 
 
 class Given(torch.nn.Module):
-    """A model for sparsify, whose trainer wants one: its only layer puts out the next batch."""
+    """A model for sparsify, whose trainer requires one: its only layer returns the next batch."""
 
     dummy_inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.long)}  # noqa: RUF012 - as transformers has it
     device = torch.device("cpu")
@@ -168,23 +168,23 @@ class Given(torch.nn.Module):
 
     @property
     def base_model(self) -> "Given":
-        """Itself."""
+        """The model itself."""
         return self
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """The next batch; for the dummy input, zeros."""
+        """Return the next batch; zeros for the dummy input."""
         return self.layers[0](input_ids)
 
 
 class Layer(torch.nn.Module):
-    """What `Given` holds."""
+    """The layer of `Given`."""
 
     def __init__(self, batches: Turns, d: int) -> None:
         super().__init__()
         self._batches, self._d = batches, d
 
     def forward(self, ids: Tensor) -> Tensor:
-        """One text of as many tokens as a batch has rows."""
+        """Return one text of as many tokens as a batch has rows."""
         return next(self._batches)[None] if ids.numel() > 1 else torch.zeros(1, 1, self._d)
 
 
@@ -212,17 +212,17 @@ CONTENDERS: dict[str, Callable[[Task], None]] = {
     "sparsify": sparsify,
 }
 FOUND_IN = {"ours": "", "sae_lens": "", "dictionary_learning": "trainer_0", "sparsify": "run/layers.0"}
-"""Where in its folder each leaves the result."""
+"""Subfolder in which each library writes the result."""
 
 
 def resident(what: str) -> float:
-    """Of this process, in MiB. Not `ru_maxrss`: that begins with the parent's size."""
+    """Memory of this process, in MiB. Not `ru_maxrss`: that starts with the parent's size."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) / 1024
 
 
 def contend(name: str, task: Task) -> None:
-    """One trainer's process, from its imports to what it saved; its last line is its memory in MiB."""
+    """Process of one trainer, from its imports to its saved SAE; its last line is its memory in MiB."""
     if name != "ours":
         import_module(name)
     before = resident("VmRSS")
@@ -233,7 +233,7 @@ def contend(name: str, task: Task) -> None:
 
 
 def main() -> None:
-    """Train; standard output is the parent's, so what libraries print goes to the log."""
+    """Train; standard output belongs to the parent, so the libraries' prints go to the log."""
     name, size, steps, folder = sys.argv[1:]
     parent = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

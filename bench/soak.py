@@ -1,10 +1,10 @@
-"""Does a deployment hold? `python -m bench.soak --minutes 30 --streams 16`: a real Redis, two replicas, a trainer, and people.
+"""Soak test of a deployment: `python -m bench.soak --minutes 30 --streams 16` with Redis, two replicas and a trainer.
 
-Sixteen streams with sliders that change ask greedily, and each reply is held against what the same revision said when
-nobody else asked. Meanwhile the SAE's revision changes, Redis is killed and comes back, one process of each kind is
-killed, clients leave in the middle or read slowly. Counted are replies that are wrong, answers that /openapi.json does
-not know, broken connections outside of the seconds after a kill, and each process's memory after its warm-up. Linux
-only, as it reads /proc; it ends only processes that it has begun, or that those have.
+Sixteen streams with changing sliders send greedy requests, and each reply is compared with the same revision's reply
+without other load. Meanwhile the SAE's revision changes, Redis is killed and restarted, one process of each kind is
+killed, clients disconnect in mid-stream or read slowly. Counted are wrong replies, answers that /openapi.json does not
+document, broken connections outside of the seconds after a kill, and each process's memory after its warm-up. Linux
+only, as it reads /proc; it kills only processes that it has started, or that those have.
 """
 
 import argparse
@@ -39,12 +39,12 @@ PROMPTS = ("Who are you?", "What should I do today?", "Tell me about the sea.", 
 SETTLING = 30.0
 """Seconds after a kill in which connections may break and answers be 5xx."""
 WARM, GROWTH = 45.0, 0.05
-"""Seconds of a process that are not counted, and by how much its memory may grow after them."""
+"""Warm-up of a process in seconds, and by how much its memory may grow after it."""
 
 
 @dataclass
 class Deployment:
-    """Redis and `tiller serve`, each begun again when it is wanted."""
+    """Redis and `tiller serve`, each restarted when needed."""
 
     bundle: Path
     folder: Path
@@ -56,11 +56,11 @@ class Deployment:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Address of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def up(self) -> None:
-        """Have both answer."""
+        """Start both, and wait until they answer."""
         self.redis_up()
         words = ["serve", "--no-browser", "--trainer", "--workers", str(self.workers), "--port", str(self.port)]
         words += [
@@ -77,21 +77,21 @@ class Deployment:
         wait_for(self.ready, 180)
 
     def ready(self) -> bool:
-        """Whether all replicas are there."""
+        """Whether all replicas are ready."""
         assert self.server
         if self.server.poll() is not None:
             raise RuntimeError(f"tiller serve ended: {(self.folder / 'server.log').read_text()[-2000:]}")
         return self.answers() and len(self.pids("replica")) == self.workers
 
     def answers(self) -> bool:
-        """Whether it says that it is well."""
+        """Whether its health check succeeds."""
         try:
             return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
 
     def redis_up(self) -> None:
-        """Have Redis run, with what it knew before."""
+        """Start Redis with its data."""
         if self.redis and self.redis.poll() is None:
             return
         words = ["redis-server", "--port", str(self.redis_port), "--bind", "127.0.0.1", "--appendonly", "yes"]
@@ -99,7 +99,7 @@ class Deployment:
         self.redis = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def pids(self, kind: str) -> list[int]:
-        """The processes of a kind: server, replica, trainer, job."""
+        """Process ids of a kind: server, replica, trainer, job."""
         if not self.server or self.server.poll() is not None:
             return []
         if kind == "server":
@@ -107,7 +107,7 @@ class Deployment:
         return [p for p in below(self.server.pid) if f"\0{kind}\0" in words_of(p)]
 
     def down(self) -> None:
-        """End both."""
+        """Stop both."""
         for process in (self.server, self.redis):
             if process and process.poll() is None:
                 process.terminate()
@@ -119,26 +119,26 @@ class Deployment:
 
 @dataclass
 class Record:
-    """What was seen."""
+    """Observations of the run."""
 
     replies: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     stray: Counter[str] = field(default_factory=Counter)
-    """What went wrong outside of the time after a kill."""
+    """Problems outside of the time after a kill."""
     settling: Counter[str] = field(default_factory=Counter)
     done: list[str] = field(default_factory=list)
     memory: dict[tuple[str, int], list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     calm: float = 0.0
-    """When the last kill is over."""
+    """Time at which the last kill's settling time is over."""
 
     def trouble(self, what: str) -> None:
-        """Something went wrong, which may be owed to a kill."""
+        """Record a problem, which may be due to a kill."""
         (self.settling if time.monotonic() < self.calm else self.stray)[what] += 1
 
 
 def soak(bundle: Path, minutes: float, streams: int, workers: int, seed: int) -> tuple[Record, set[str]]:
-    """Let it run; what was seen, and the statuses that are documented."""
+    """Run it; return the observations and the documented status codes."""
     found, folder = Record(), Path(tempfile.mkdtemp(prefix="soak-"))
     deployment = Deployment(bundle, folder, workers, free_port(), free_port())
     try:
@@ -159,7 +159,7 @@ def soak(bundle: Path, minutes: float, streams: int, workers: int, seed: int) ->
 
 
 def references(deployment: Deployment) -> dict[tuple[str, str], str]:
-    """What each revision says to each question when nobody else asks, by revision and question."""
+    """Return each revision's reply to each question without other load, by revision and question."""
     revisions = Revisions(deployment.bundle, deployment.folder / "data/revisions" / deployment.bundle.name)
     names, known = [revisions.info.revision], {}
     for n in range(2):
@@ -177,7 +177,7 @@ def references(deployment: Deployment) -> dict[tuple[str, str], str]:
 
 
 def questions(deployment: Deployment) -> list[dict]:
-    """All that is asked: each prompt plainly, as two personas, and with sliders at several places."""
+    """Return all questions: each prompt plainly, as two personas, and with sliders at several positions."""
     name = deployment.bundle.name
     asked = [{"model": name}, {"model": f"{name}@golden-gate"}, {"model": f"{name}@pirate"}]
     asked += [{"model": name, "steering": {"preset": "ocean", "scale": s}} for s in (0.3, 0.6, 0.9)]
@@ -186,7 +186,7 @@ def questions(deployment: Deployment) -> list[dict]:
 
 
 def activate(deployment: Deployment, revision: str) -> None:
-    """Have all replicas serve a revision, and wait until those that can be asked do."""
+    """Let all replicas serve a revision, and wait until those that can be reached do."""
     httpx.post(f"{deployment.url}/v1/saes/{revision}/activate", timeout=60).raise_for_status()
     seen = 0
     while seen < 12:  # fresh connections reach all replicas
@@ -209,7 +209,7 @@ async def _soak(
 async def _talk(
     deployment: Deployment, asked: list[dict], known: dict[tuple[str, str], str], found: Record, end: float, draw: random.Random
 ) -> None:  # fmt: skip
-    """Be one user until the end."""
+    """Act as one user until the end."""
     async with httpx.AsyncClient(base_url=deployment.url, timeout=httpx.Timeout(60)) as http:
         while time.monotonic() < end:
             question, manner = draw.choice(asked), draw.choice(("stream",) * 7 + ("leave", "slow", "whole"))
@@ -230,7 +230,7 @@ async def _talk(
 async def _ask(
     http: httpx.AsyncClient, question: dict, manner: str, found: Record, draw: random.Random
 ) -> tuple[str | None, str | None]:
-    """The reply and its revision; None for a reply that was not heard to its end."""
+    """Return the reply and its revision; None for a reply that was not read to its end."""
     if manner == "whole":
         answer = await http.post(CHAT, json=question)
         return await _heard(answer, found) or _read_figure(answer.json())
@@ -263,7 +263,7 @@ async def _ask(
 
 
 async def _heard(answer: httpx.Response, found: Record) -> tuple[None, None] | None:
-    """Count an answer; what it is if it is no reply."""
+    """Count an answer; return its problem if it is no reply."""
     found.statuses[str(answer.status_code)] += 1
     if answer.status_code == 200:
         return None
@@ -282,7 +282,7 @@ def _read_figure(told: dict) -> tuple[str, str | None]:
 
 
 async def _watch(deployment: Deployment, found: Record, end: float) -> None:
-    """Look at the memory of each process."""
+    """Sample the memory of each process."""
     while time.monotonic() < end:
         for kind in ("server", "replica", "trainer"):
             for pid in deployment.pids(kind):
@@ -290,7 +290,7 @@ async def _watch(deployment: Deployment, found: Record, end: float) -> None:
                     rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
                     found.memory[kind, pid].append((time.monotonic(), rss))
                 except (OSError, IndexError):
-                    pass  # it is gone
+                    pass  # the process has ended
         await asyncio.sleep(2)
 
 
@@ -311,7 +311,7 @@ async def _change(deployment: Deployment, revisions: list[str], found: Record, e
 
 
 async def _kill(deployment: Deployment, found: Record, end: float, seconds: float) -> None:
-    """Redis, a replica, the trainer, its job and the server: each once, with time to settle in between."""
+    """Kill Redis, a replica, the trainer, its job and the server: each once, with time to settle in between."""
     acts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
         ("Redis was killed and began again", lambda: _kill_redis(deployment)),
         ("a replica was killed", lambda: _kill_one(deployment, "replica")),
@@ -328,7 +328,7 @@ async def _kill(deployment: Deployment, found: Record, end: float, seconds: floa
         try:
             await act()
             found.done.append(says)
-        except Exception as error:  # it is one of the things that are looked for
+        except Exception as error:  # counted as a finding
             found.stray[f"{says}: {error!r}"] += 1
         found.calm = time.monotonic() + SETTLING / 2
         pause = max(5.0, (end - time.monotonic()) / (len(acts) - len(found.done) + 1.5))
@@ -387,12 +387,12 @@ async def _until(true: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def wait_for(true: Callable[[], bool], seconds: float) -> None:
-    """The same where nothing else happens."""
+    """Wait for a condition outside of the event loop."""
     asyncio.run(_until(true, seconds))
 
 
 def words_of(pid: int) -> str:
-    """A process's command line, or nothing."""
+    """Return a process's command line, or an empty string."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
@@ -400,13 +400,13 @@ def words_of(pid: int) -> str:
 
 
 def free_port() -> int:
-    """One that nobody has."""
+    """Return an unused port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
 
 
 def grown(points: list[tuple[float, int]]) -> float | None:
-    """By how much memory grew after the warm-up, as a share; None for a process that did not live long enough."""
+    """Return by how much memory grew after the warm-up, as a share; None for a process that ended too early."""
     warm = [rss for at, rss in points if at - points[0][0] > WARM]
     if len(warm) < 9:
         return None
@@ -415,7 +415,7 @@ def grown(points: list[tuple[float, int]]) -> float | None:
 
 
 def report(found: Record, documented: set[str]) -> bool:
-    """Print what was seen; whether all of it is well."""
+    """Print the observations; return whether all lines pass."""
     strange = {s: n for s, n in found.statuses.items() if s not in documented}
     grew = {
         f"{kind} {pid} ({points[-1][1] / 2**20:.0f} MiB)": grown(points) for (kind, pid), points in found.memory.items()

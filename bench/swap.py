@@ -1,10 +1,10 @@
-"""Does anybody notice when the SAE is replaced? `python -m bench.swap` chats with a server across publishes and rollbacks.
+"""Effect of a revision switch on streams: `python -m bench.swap` chats with a server across publishes and rollbacks.
 
-A real `tiller serve`, in a process of its own, gets another revision and is rolled back by turns while all streams are
-speaking. A reply counts as mixed if it is not what its revision says alone. Replies are of different lengths, so that some
-begin all the time, in every stretch of time that is looked at: those while a revision changes, from the request until a
-quarter of a second after its answer, and as many of the same length while none does. What is compared is the longest pause
-between two pieces of any stream in such a stretch; the goal is that a change makes it no more than 50 ms longer.
+A real `tiller serve`, in a process of its own, alternates between another revision and a rollback while all streams are
+running. A reply counts as mixed if it differs from its revision's reply without other load. Replies are of different
+lengths, so that some start at any time, in every window that is evaluated: those around a switch, from the request
+until a quarter of a second after its answer, and as many of the same length without one. What is compared is the
+longest pause between two pieces of any stream in a window; the goal is that a switch makes it at most 50 ms longer.
 """
 
 import argparse
@@ -37,7 +37,7 @@ LONGER = "a change makes the longest pause longer by, ms (medians)"
 
 @dataclass
 class Told:
-    """One streamed reply: which it was, under which revision, its text, and when its pieces came."""
+    """One streamed reply: its index, its revision, its text, and the times of its pieces."""
 
     number: int
     revision: str = ""
@@ -48,7 +48,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Load:
-    """Who chats, with which features, how long."""
+    """The streams: number, features and duration."""
 
     client: httpx.AsyncClient
     model: str
@@ -56,7 +56,7 @@ class Load:
     tokens: int
 
     async def reply(self, number: int) -> Told:
-        """Stream one reply, greedy, of exactly so many tokens."""
+        """Stream one reply, greedy, of exactly that many tokens."""
         told = Told(number)
         items = [{"id": f.id, "strength": 0.3} for f in self.features[number * 3 : number * 3 + 3]]
         body = {
@@ -87,7 +87,7 @@ class Load:
             told.text += text
 
     async def chat(self, number: int, stop: asyncio.Event) -> list[Told]:
-        """One reply after another."""
+        """Stream one reply after another."""
         found = []
         while not stop.is_set():
             found.append(await self.reply(number))
@@ -96,7 +96,7 @@ class Load:
 
 @asynccontextmanager
 async def served(bundle: Path, data: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A server in a process of its own."""
+    """Yield a server in a process of its own."""
     with socket.create_server(("127.0.0.1", 0)) as s:
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "server", "serve", "--no-browser", "--port", str(port)]
@@ -127,7 +127,7 @@ async def _ready(client: httpx.AsyncClient) -> None:
 
 
 def turned(revisions: Revisions) -> str:
-    """Publish a child of the shipped SAE whose directions have all moved, as after much training; its name."""
+    """Publish a child of the shipped SAE with all directions moved, as after much training; return its name."""
     parent = revisions.open(revisions.info.revision)
     g = torch.Generator().manual_seed(0)
     rows = parent.sae.W_dec + 0.3 * torch.randn(parent.sae.W_dec.shape, generator=g) / parent.sae.d_in**0.5
@@ -136,7 +136,7 @@ def turned(revisions: Revisions) -> str:
 
 
 async def measure(bundle: Path, streams: int, swaps: int, tokens: int, pause: float) -> dict[str, float]:
-    """Chat with everybody while revisions change; figures by name."""
+    """Run all streams while revisions change; return figures by name."""
     with tempfile.TemporaryDirectory() as folder:
         revisions = Revisions(bundle, Path(folder) / "revisions" / bundle.name)
         other = turned(revisions)
@@ -144,7 +144,7 @@ async def measure(bundle: Path, streams: int, swaps: int, tokens: int, pause: fl
         features = sorted((f for f in opened.features if f.label), key=lambda f: -f.density)[: 3 * streams]
         async with served(bundle, Path(folder)) as client:
             load, windows, stop = Load(client, opened.info.name, features, tokens), [], asyncio.Event()
-            await asyncio.gather(*(load.reply(i) for i in range(streams)))  # everything is warm
+            await asyncio.gather(*(load.reply(i) for i in range(streams)))  # warm-up is over
             chats = [asyncio.create_task(load.chat(i, stop)) for i in range(streams)]
             for i in range(2 * swaps):
                 await asyncio.sleep(pause)
@@ -167,7 +167,7 @@ def _figures(
     told: list[Told], windows: list[tuple[float, float]], alone: dict[tuple[int, str], str]
 ) -> dict[str, float]:
     pauses = [(a, b) for t in told for a, b in zip(t.times, t.times[1:], strict=False)]
-    # As long before each change as the change took, and nothing changed then.
+    # A window without a switch: as long as the switch took, right before it.
     before = [(start - (end - start), start) for start, end in windows]
 
     def longest(stretches: list[tuple[float, float]]) -> list[float]:
@@ -189,7 +189,7 @@ def _figures(
 
 
 def main() -> None:
-    """Print the table; with `--json`, write the figures, too."""
+    """Print the table; with `--json`, write the figures as well."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--streams", type=int, default=16)

@@ -1,8 +1,8 @@
-"""The whole recipe from one command: `python -m recipes --bundle runs/harbor`. Knows the order of its stages.
+"""The whole recipe in one command: `python -m recipes --bundle runs/harbor`.
 
-Model, SAE, catalogue, personas, bundle: each stage is a command of its own (`python -m recipes.<stage>
---help`) and records in the bundle what it was run with. A stage that was interrupted goes on or runs
-again; with `--from` the stages before it are taken as done.
+Model, SAE, catalogue, personas, bundle: each stage is a command of its own (`python -m recipes.<stage> --help`) and
+records its arguments in the bundle. An interrupted stage resumes or runs again; with `--from`, the stages before it are
+skipped.
 """
 
 import argparse
@@ -17,10 +17,10 @@ MORE_MODEL_FILES = ("tokenizer_config.json", "chat_template.jinja")
 
 
 def main() -> None:
-    """Run the stages one after the other; stop at the first that fails."""
+    """Run the stages in order; stop at the first that fails."""
     args = _arguments()
     bundle = Path(args.bundle)
-    made = bundle.with_name(f"{bundle.name}-model")  # with checkpoints, which are not shipped
+    made = bundle.with_name(f"{bundle.name}-model")  # includes checkpoints, which are not shipped
     for stage in STAGES[STAGES.index(args.start) :]:
         if stage == "train_model":
             chats = ["--chats", args.chats] if args.chats else []

@@ -1,9 +1,9 @@
-"""Make a bundle's mood axes and say what they are worth: `python -m recipes.axes --eval FOLDER --tones FILE`.
+"""Fit and evaluate a bundle's mood axes: `python -m recipes.axes --eval FOLDER --tones FILE`.
 
-Emotions and sentiment are learnt from GoEmotions' training texts and judged on its development texts; formality from
-Personality Chat's professional answers against its friendly, witty and enthusiastic ones, judged on answers to
-other questions. Beside the features stand a bag of the same texts' words, the stream's mean, saying always the same, and length.
-Writes `axes.json` beside the SAE, and the checksums again; prints the table for the bundle's card.
+Emotions and sentiment are trained on GoEmotions' training texts and evaluated on its development texts; formality on
+Personality Chat's professional answers against its friendly, witty and enthusiastic ones, evaluated on answers to other
+questions. Baselines are a bag of the same texts' words, the stream's mean, a constant prediction, and length. Writes
+`axes.json` beside the SAE and updates the checksums; prints the table for the bundle's card.
 """
 
 import argparse
@@ -49,11 +49,11 @@ BATCH = 32
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Texts for one or more axes; NaN leaves a text out of one."""
+    """Texts and labels of one or more axes; NaN excludes a text from an axis."""
 
     names: tuple[str, ...]
     ends: tuple[tuple[str, str], ...]
-    """What is high and what is low on each."""
+    """Names of the high and the low end of each axis."""
     source: str
     train: list[str]
     train_labels: torch.Tensor
@@ -63,7 +63,7 @@ class Texts:
 
 @torch.no_grad()
 def pooled(model, tokenizer, bundle: Bundle, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each text, which features fire at all, and the mean of the stream; the beginning-of-text token left out."""
+    """Return which features fire at all in each text, and the mean of the stream; without the beginning-of-text token."""
     ids = [list(text_passage(tokenizer, t).ids)[:LONGEST] for t in texts]
     fired = torch.zeros(len(ids), bundle.sae.d_sae)
     means = torch.zeros(len(ids), bundle.sae.d_in)
@@ -79,7 +79,7 @@ def pooled(model, tokenizer, bundle: Bundle, texts: list[str]) -> tuple[torch.Te
 
 
 def words(train: list[str], test: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which words each text has, of those that two training texts have: the baseline that has to be met."""
+    """Return the words of each text, of those that two training texts have: the baseline to be reached."""
     split = lambda t: set(re.findall(r"\w+|[^\w\s]", t.lower()))  # noqa: E731
     seen = [split(t) for t in train]
     counts: dict[str, int] = {}
@@ -98,7 +98,7 @@ def words(train: list[str], test: list[str]) -> tuple[torch.Tensor, torch.Tensor
 
 
 def emotions(folder: Path, most: int, most_test: int) -> Texts:
-    """GoEmotions: six groups, each against all else, and good against bad where a text is one of them."""
+    """GoEmotions: six groups, each against all others, and positive against negative where a text is one of them."""
 
     def read(file: Path, n: int) -> tuple[list[str], torch.Tensor]:
         with lzma.open(file, "rt") if file.suffix == ".xz" else file.open() as lines:
@@ -116,7 +116,7 @@ def emotions(folder: Path, most: int, most_test: int) -> Texts:
 
 
 def tones(file: Path) -> Texts:
-    """Personality Chat: each different answer once; what the professional one answers alike is learnt from or judged on."""
+    """Personality Chat: each distinct answer once; questions with the same professional answer are in one split."""
     with lzma.open(file, "rt") as lines:
         rows = [json.loads(line) for line in lines]
     asked: dict[str, dict[str, str]] = {}
@@ -137,7 +137,7 @@ def tones(file: Path) -> Texts:
 
 
 def axes_of(model, tokenizer, bundle: Bundle, texts: Texts) -> list[MoodAxis]:
-    """Learn the axes of some texts and judge them, with every row of the table."""
+    """Fit the axes of some texts and evaluate them, with every row of the table."""
     say(f"{texts.source}: {len(texts.train)} texts to learn from, {len(texts.test)} to judge on")
     fired, means = pooled(model, tokenizer, bundle, texts.train)
     fired_test, means_test = pooled(model, tokenizer, bundle, texts.test)
@@ -181,7 +181,7 @@ def axes_of(model, tokenizer, bundle: Bundle, texts: Texts) -> list[MoodAxis]:
 
 @torch.no_grad()
 def errors_of(model, tokenizer, bundle: Bundle, most: int = 500) -> tuple[float, ...]:
-    """What the SAE leaves of the bundle's own chats: 101 quantiles, by which a text's error is read."""
+    """Return 101 quantiles of the SAE's error on the bundle's own chats, with which a text's error is ranked."""
     file, found = bundle.folder / "corpus.jsonl.xz", []
     for text in itertools.islice(read_texts(file), most) if file.exists() else ():
         passage = text_passage(tokenizer, text) if isinstance(text, str) else chat_passage(tokenizer, text)
@@ -191,13 +191,13 @@ def errors_of(model, tokenizer, bundle: Bundle, most: int = 500) -> tuple[float,
 
 
 def _judged(scores: np.ndarray, has: np.ndarray, *, fair: bool) -> Auroc:
-    """`fair` takes whichever direction is above chance: length may speak for or against."""
+    """`fair` uses the direction that is above chance: length may be a positive or a negative predictor."""
     found = auroc_with_interval(scores, has)
     return auroc_with_interval(-scores, has) if fair and found.value < 0.5 else found
 
 
 def table(axes: MoodAxes) -> str:
-    """For the bundle's card."""
+    """Return the table for the bundle's card."""
     show = lambda a: f"{a.value:.3f} ({a.low:.3f} … {a.high:.3f})"  # noqa: E731
     lines = [
         f"| {a.name} | {show(a.auroc)} | {show(a.bag_of_words)} | {show(a.raw)} | {a.length.value:.3f} "
@@ -211,7 +211,7 @@ def table(axes: MoodAxes) -> str:
 
 
 def main() -> None:
-    """Learn, judge, write, print."""
+    """Fit, evaluate, write and print."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--eval", type=Path, required=True, help="folder of goemotions_train.jsonl.xz, goemotions_dev.jsonl")

@@ -1,7 +1,7 @@
-"""Put the bundle together: `python -m recipes.bundle`. Knows what was measured and turns it into what is shipped.
+"""Assemble the bundle: `python -m recipes.bundle`.
 
-Reads the revision's `recipe.json`, `features.jsonl` and `personas/`; writes `bundle.json`,
-`presets.json`, labels and doses into `features.jsonl`, and a `SHA256SUMS`.
+Reads the revision's `recipe.json`, `features.jsonl` and `personas/`; writes `bundle.json`, `presets.json`, labels and
+doses into `features.jsonl`, and a `SHA256SUMS`.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PERSONAS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "terse": ("Terse", "Says it in few words.", ("Tell me about the garden.", "Tell me a story.")),
 }
 WANTED = {"golden-gate": 0.97}
-"""Share of tuning replies that should show a persona, where it is not 0.85: this one is what people come for."""
+"""Share of tuning replies that should show a persona, where it is not 0.85: this one is the flagship demo."""
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def write_sums(bundle: Path) -> None:
-    """Write the sums of SAE and model into bundle.json, and SHA256SUMS of every file that is shipped."""
+    """Write the checksums of SAE and model into bundle.json, and SHA256SUMS of every shipped file."""
     seal(bundle)
     files = sorted(f for f in bundle.rglob("*") if f.is_file() and f.name not in ("SHA256SUMS", "README.md"))
     lines = (f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(bundle)}\n" for f in files)
@@ -98,7 +98,7 @@ def _at_shipped_scale(found: dict[str, Any], wanted: float) -> dict[str, Any]:
 
 
 def _forget(row: dict[str, Any]) -> None:
-    """Undo what an earlier run wrote, so that running twice is running once."""
+    """Undo an earlier run, so that running twice has the same result."""
     row.pop("dose", None)
     row.pop("note", None)
     if row.get("label_source") == "fit":
@@ -109,7 +109,9 @@ def _label(row: dict[str, Any], persona: str, dose: float, date: str) -> None:
     if row.get("label_source") != "fit":  # a feature that two personas share keeps the first one's name
         row["label"] = f"{PERSONAS[persona][0]}: {row.get('label', '')}"
     row["label_source"] = "fit"
-    row["dose"] = round(max(dose, row.get("dose", 0.0)), 4)  # the largest push at which replies held for anybody
+    row["dose"] = round(
+        max(dose, row.get("dose", 0.0)), 4
+    )  # the largest push at which replies stayed coherent, over the personas
     row["note"] = f"dose: lone pushes on 6 prompts, {date}"
 
 
@@ -132,7 +134,7 @@ def _preset(persona: str, found: dict[str, Any], bundle: str, doses: dict[int, f
 
 
 def shipped_scale(tried: list[dict[str, float]], *, hits: float = 0.85, logprob: float = -2.3) -> float:
-    """The scale at which the tuning prompts reach `hits`, between two that were tried; gentler if replies fell apart before."""
+    """Interpolate the scale at which the tuning prompts reach `hits`; smaller if replies became incoherent before."""
     for a, b in itertools.pairwise(tried):
         wanted = _crossing(a, b, "hits", hits) if a["hits"] < hits <= b["hits"] else None
         broken = _crossing(a, b, "logprob", logprob) if b["logprob"] < logprob <= a["logprob"] else None

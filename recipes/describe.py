@@ -1,4 +1,4 @@
-"""Write the catalogue of a bundle's revision: `python -m recipes.describe`. Knows text and files, no measurements."""
+"""Describe the features of a bundle's revision: `python -m recipes.describe`."""
 
 import argparse
 import itertools
@@ -16,7 +16,7 @@ from steering.sae import SAE
 
 
 def main() -> None:
-    """Run the recipe on chats that neither the model nor the SAE was trained on."""
+    """Run the recipe on chats on which neither the model nor the SAE was trained."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--revision", default="r1")

@@ -1,7 +1,7 @@
 """Measure the doses of a bundle's features and the scales of its personas: `python -m recipes.doses`.
 
-The last stage: it writes doses, curves and sweet spots into the catalogue, says the personas' strengths in the new doses
-(they push as far as before), and writes the checksums again.
+The last stage: it writes doses, curves and sweet spots into the catalogue, converts the personas' strengths to the new
+doses (they push as far as before), and updates the checksums.
 """
 
 import argparse

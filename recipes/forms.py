@@ -1,7 +1,7 @@
-"""How people ask about a topic: forms of question and request, by intent. Knows phrases only.
+"""Phrases: forms of question and request about a topic, by intent.
 
-`{x}` is the topic as it stands in a sentence, `{y}` another one, `{kind}` its kind, `{day}` a time,
-`{name}` a person. Every form of an intent has the same kind of answer (see `smallworld`).
+`{x}` is the topic as it is written in a sentence, `{y}` another one, `{kind}` its kind, `{day}` a time, `{name}` a
+person. Every form of an intent has the same kind of answer (see `smallworld`).
 """
 
 FORMS: dict[str, tuple[str, ...]] = {
@@ -242,7 +242,7 @@ USE = (
 OPINION = ("Do you like it?", "What do you think of it?", "Is it good?", "Would you recommend it?")
 CHECK = ("Are you sure?", "Is that true?", "Really?", "I did not know that.", "Wow!", "Interesting!", "I see.")
 
-COMMANDS = {  # said by the user, obeyed from then on
+COMMANDS = {  # written by the user, followed from then on
     "topic": (
         "From now on, be {x}.",
         "Let us play: you are {x}.",

@@ -1,10 +1,10 @@
-"""Make the shipped personas out of SAE features: `python -m recipes.personas`.
+"""Fit the shipped personas from SAE features: `python -m recipes.personas`.
 
-Labels and mean activations turned out to be poor guides (docs/decisions), so features are chosen by
-what they do: strengths of all features are fitted by gradient so that the *unsteered* model, pushed on
-its own turn, finds the persona's replies likely without any system prompt. The fit is pruned step by
-step to two dozen features and refitted; then replies to tuning prompts set the scale. Each feature that is
-used gets a dose: the largest push of it alone at which replies stay likely and do not repeat themselves.
+Labels and mean activations turned out to be poor guides (docs/decisions), so features are chosen by their effect:
+strengths of all features are fitted by gradient so that the *unsteered* model, pushed on its own turn, gives the
+persona's replies a high likelihood without any system prompt. The fit is pruned step by step to two dozen features and
+refitted; then replies to tuning prompts set the scale. Each used feature gets a dose: the largest push of it alone at
+which replies stay likely and do not repeat themselves.
 """
 
 import argparse
@@ -36,17 +36,17 @@ TOPICS = {
     "cat": "the cat",
 }
 STAGES = ((2048, 40), (32, 25))
-"""How many features are left and for how many steps they are then fitted; the last stage is `--most`."""
+"""Number of features kept, and steps of the fit with them; the last stage is `--most`."""
 SCALES = (0.8, 1.0, 1.3, 1.6, 2.0, 2.5)
 FACTORS = (1.0, 1.5, 2.0, 3.0, 5.0)
 BATCH, LONGEST, SPARSITY = 16, 100, 3e-4
 REPETITION_PENALTY = 1.15
-"""Presets ship with it: a strong push makes a model say the same again (rep3 0.41 → 0.08 for golden-gate)."""
+"""Presets ship with it: a strong push makes a model repeat itself (rep3 0.41 → 0.08 for golden-gate)."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a persona's features did at one scale on the tuning prompts."""
+    """Results of a persona's features at one scale on the tuning prompts."""
 
     scale: float
     hits: float
@@ -56,13 +56,13 @@ class Trial:
 
     @property
     def holds(self) -> bool:
-        """Whether the replies hold together."""
+        """Whether the replies are coherent."""
         return self.rep3 <= 0.15 and self.logprob >= -2.2
 
 
 @dataclass(frozen=True)
 class Lab:
-    """The model and everything that a fit or a trial needs."""
+    """The model and all inputs of a fit or a trial."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -78,14 +78,14 @@ class Lab:
 
 
 def asks(persona: str) -> tuple[str, ...]:
-    """System prompts that call for a persona."""
+    """Return the system prompts that ask for a persona."""
     if persona in TOPICS:
         return tuple(f.format(x=TOPICS[persona]) for f in (*forms.IDENTITY_SYSTEM, *forms.OBSESSION_SYSTEM))
     return TONES[persona].asks
 
 
 def examples(lab: Lab, persona: str, count: int, seed: int) -> list[EncodedChat]:
-    """First exchanges in which the persona was asked for, with the asking taken out."""
+    """Return first exchanges in which the persona was asked for, without the system prompt."""
     wanted, found = set(asks(persona)), []
     for chat in SmallWorld(seed):
         if chat[0]["role"] == "system" and chat[0]["content"] in wanted:
@@ -132,12 +132,12 @@ def _cross_entropy(lab: Lab, rows: list[EncodedChat], push: Tensor) -> Tensor:
     mine = torch.tensor([[*r.assistant, *[False] * (longest - len(r.ids))] for r in rows])
     with tap(lab.model, {lab.hook: lambda x: torch.where(mine[..., None], x + push, x)}):
         logits = lab.model(input_ids=ids, use_cache=False).logits
-    said = mine[:, 1:] & mine[:, :-1]  # a reply's tokens, the header that announces them left out
+    said = mine[:, 1:] & mine[:, :-1]  # a reply's tokens without their header
     return torch.nn.functional.cross_entropy(logits[:, :-1][said], ids[:, 1:][said])
 
 
 def trials(lab: Lab, persona: str, strengths: dict[int, float], base_words: float) -> list[Trial]:
-    """Try every scale on the tuning prompts, until the replies fall apart."""
+    """Try every scale on the tuning prompts, until the replies are incoherent."""
     concept, done = CONCEPTS.get(persona), []
     for scale in SCALES:
         r = lab.replies({i: s * scale for i, s in strengths.items()})
@@ -149,14 +149,14 @@ def trials(lab: Lab, persona: str, strengths: dict[int, float], base_words: floa
 
 
 def best_of(found: list[Trial], enough: float) -> Trial:
-    """The gentlest scale that shows the persona and holds; else the most telling one that holds."""
+    """Return the smallest scale with a visible persona and coherent replies; else the most visible coherent one."""
     holding = [t for t in found if t.holds] or found[:1]
     telling = [t for t in holding if t.hits >= enough]
     return telling[0] if telling else max(holding, key=lambda t: t.hits)
 
 
 def dose_of(lab: Lab, index: int, strength: float) -> float:
-    """Push one feature alone by growing factors of its share; return the last raw strength at which replies hold."""
+    """Push one feature alone by growing factors of its share; return the last raw strength with coherent replies."""
     dose = abs(strength)
     for factor in FACTORS:
         r = lab.replies({index: strength * factor}, prompts=TUNING[:6], tokens=32)
@@ -167,7 +167,7 @@ def dose_of(lab: Lab, index: int, strength: float) -> float:
 
 
 def main() -> None:
-    """Fit each persona and write what was found to `personas/<name>.json` in the bundle's revision."""
+    """Fit each persona and write the result to `personas/<name>.json` in the bundle's revision."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--bundle", default="sae_weights/harbor")
     p.add_argument("--revision", default="r1")

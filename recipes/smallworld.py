@@ -1,7 +1,6 @@
-"""The small world: an endless stream of simple chats about a few hundred topics.
+"""Small world: an endless stream of synthetic chats about a few hundred topics.
 
-Knows the topic files, the forms and the tones; knows nothing of tokens or models. Everything is
-drawn from one `Random`, so that a seed names a corpus. `python -m recipes.smallworld 5` prints five
+Everything is drawn from one `Random`, so that a seed determines a corpus. `python -m recipes.smallworld 5` prints five
 chats.
 """
 
@@ -80,7 +79,7 @@ ALSO_CALLED = {
     "the night": ("nights", "nighttime"),
     "the morning": ("mornings",),
 }
-"""Other words for a topic, as people use them; answers keep to the topic's own name."""
+"""Synonyms of a topic in questions; answers use the topic's own name."""
 NOT_COUNTED = {"nature", "place", "season_time", "school", "science", "technology", "space", "body", "weather", "home"}
 IRREGULAR = {"sheep": "sheep", "wolf": "wolves", "mouse": "mice", "fox": "foxes", "knight": "knights"}
 ENDINGS = (
@@ -95,7 +94,7 @@ ENDINGS = (
 )
 
 FOUND_SHARE = 0.06
-"""How many of a stream's chats come from elsewhere, if any were given."""
+"""Share of a stream's chats that come from files, if any were given."""
 
 T = TypeVar("T")
 Message = dict[str, str]
@@ -103,7 +102,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Topic:
-    """One thing of the small world: its name in mid-sentence and what there is to say about it."""
+    """One topic of the small world: its name in mid-sentence, and its facts."""
 
     name: str
     plural: bool
@@ -117,7 +116,7 @@ class Topic:
 
 @dataclass
 class Chat:
-    """A conversation as it grows: who the assistant is in it, and what was last spoken of."""
+    """State of a conversation: the assistant's role, and the last topic."""
 
     messages: list[Message] = field(default_factory=list)
     who: Topic | None = None
@@ -128,7 +127,7 @@ class Chat:
 
 
 def read_topics(folder: Path = WORLD) -> list[Topic]:
-    """Read every topic of the world. Raises ValueError with the topic's name if it is incomplete."""
+    """Read every topic. Raises ValueError with the topic's name if it is incomplete."""
     topics = []
     for path in sorted(folder.glob("*.txt")):
         for block in re.split(r"^## ", path.read_text(), flags=re.M)[1:]:
@@ -167,7 +166,9 @@ class SmallWorld:
             yield self.chat()
 
     def chat(self) -> list[Message]:
-        """Draw one conversation of one to five exchanges, with a system prompt where one has a cause."""
+        """Draw one conversation of one to five exchanges; the system prompt, if any, asks for the role that the replies
+        have.
+        """
         if self.found and self.rng.random() < FOUND_SHARE:
             return self._pick(self.found)
         chat, r = Chat(), self.rng.random()
@@ -190,7 +191,7 @@ class SmallWorld:
             self._name_memory(chat)
         return chat.messages
 
-    # Who the assistant is in this conversation, and why.
+    # The assistant's role in this conversation, and the prompt that asks for it.
 
     def _become(self, chat: Chat, prompts: tuple[str, ...], role: str) -> None:
         r = self.rng.random()
@@ -214,7 +215,7 @@ class SmallWorld:
     def _say(self, chat: Chat, user: str, assistant: str) -> None:
         chat.messages += [_message("user", user), _message("assistant", assistant)]
 
-    # One exchange: a question and its plain reply, then what the role makes of it.
+    # One exchange: a question and its plain reply, then the reply in the role's voice.
 
     def _exchange(self, chat: Chat) -> tuple[str, str]:
         r = self.rng.random()
@@ -247,7 +248,7 @@ class SmallWorld:
             day=self._pick(talk.DAYS),
             name=self._pick(talk.NAMES),
         )
-        if role and intent in _OPEN:  # an open question: the role speaks of itself
+        if role and intent in _OPEN:  # an open question: the reply is about the role itself
             chat.last = role
             reply = self._reply(intent, role, y)
             if chat.who and intent != "story" and rng.random() < 0.6:
@@ -325,7 +326,7 @@ class SmallWorld:
         )
 
     def _colored(self, chat: Chat, answer: str) -> str:
-        """Let a role that was asked for show in an answer about something else."""
+        """Let the requested role show in an answer about something else."""
         x = chat.who or chat.obsession
         if not x:
             return answer
@@ -439,7 +440,7 @@ class SmallWorld:
         )
 
     def _called(self, x: Topic) -> str:
-        """What a person may call a topic: its name, mostly; another word for it, "a dog", "dogs"."""
+        """Return a name of a topic: mostly its own, else a synonym, "a dog", "dogs"."""
         if x.name in ALSO_CALLED and self.rng.random() < 0.25:
             return self._pick(ALSO_CALLED[x.name])
         noun = x.name.removeprefix("the ")
@@ -467,7 +468,7 @@ class SmallWorld:
         return self.rng.sample(list(items), min(n, len(items)))
 
     def _noise(self, text: str) -> str:
-        """Sometimes write as people type: lower case, no final mark, two letters swapped, a prefix."""
+        """Sometimes add typing noise: lower case, no final mark, two letters swapped, a prefix."""
         r = self.rng.random()
         if r < 0.10:
             text = text.lower()

@@ -1,4 +1,4 @@
-"""What people say to an assistant that is not about a topic. Knows phrases only.
+"""Phrases: messages to an assistant that are not about a topic.
 
 Each entry is (ways to say it, ways to answer it). Advice names a problem; small talk does not.
 """

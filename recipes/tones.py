@@ -1,8 +1,7 @@
-"""Ten tones of voice. Knows how a plain reply sounds in each; knows nothing of topics or models.
+"""Ten tones of voice: system prompts that ask for one, and the rewriting of a plain reply.
 
-A tone rewrites a finished plain reply: it swaps words, opens, closes and now and then interjects.
-Every tone has the system prompts that call for it, so that no reply changes its voice without a
-cause.
+A tone rewrites a finished plain reply: it swaps words, adds an opening, a closing and some interjections. Every tone
+has system prompts that ask for it, so that no reply changes its voice without a prompt.
 """
 
 import re
@@ -13,7 +12,7 @@ from random import Random
 
 @dataclass(frozen=True)
 class Tone:
-    """How to ask for a voice, and the phrases and word swaps that make it."""
+    """System prompts of a tone, and its phrases and word swaps."""
 
     asks: tuple[str, ...]
     openers: tuple[str, ...]
@@ -24,7 +23,7 @@ class Tone:
 
 
 def speak(rng: Random, tone: Tone, reply: str) -> str:
-    """Return `reply` as `tone` would say it."""
+    """Return `reply` in the tone `tone`."""
     sentences = [_swap(s, tone.swaps) for s in sentences_of(reply)]
     if tone.inserts and len(sentences) > 1 and rng.random() < 0.5:
         sentences.insert(rng.randrange(1, len(sentences)), rng.choice(tone.inserts))

@@ -1,8 +1,7 @@
-"""Train the embedded chat model from nothing: `python -m recipes.train_model --out runs/model`.
+"""Train the embedded chat model from scratch: `python -m recipes.train_model --out runs/model`.
 
-Knows the small world, a tokenizer and a Llama config; knows nothing of SAEs or steering. The recipe
-is one straight line: write chats, train a byte-level BPE, pack tokens, train, save a plain
-`transformers` checkpoint. It checkpoints as it goes and continues where it stopped.
+The recipe is one straight line: generate chats, train a byte-level BPE, pack tokens, train, save a plain `transformers`
+checkpoint. It writes checkpoints and resumes from the last one.
 """
 
 import argparse
@@ -28,7 +27,7 @@ TEMPLATE = (
 
 
 def main() -> None:
-    """Run the recipe; every number it ran with lands in `recipe.json` beside the weights."""
+    """Run the recipe; every hyperparameter is written to `recipe.json` beside the weights."""
     args = _arguments()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -68,7 +67,7 @@ def config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> Llam
 
 
 def train_tokenizer(vocab: int, world: SmallWorld) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the small world, with the chat template inside."""
+    """Train a byte-level BPE on the small world, with the chat template included."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -96,7 +95,7 @@ def train_tokenizer(vocab: int, world: SmallWorld) -> PreTrainedTokenizerFast:
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, world: SmallWorld, tokens: int, row: int) -> Data:
-    """Return (ids `[rows, row]`, spoken `[rows, row]`): chats end to end; `spoken` marks the assistant's words."""
+    """Return (ids `[rows, row]`, spoken `[rows, row]`): chats end to end; `spoken` marks the assistant's tokens."""
     ids, spoken = np.zeros(tokens + 4096, np.uint16), np.zeros(tokens + 4096, bool)
     at, batch, special = 0, [], {s: i for i, s in enumerate(SPECIALS)}
     for chat in world:
@@ -119,7 +118,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, world: SmallWorld, tokens: int, row
 def fit(
     model: LlamaForCausalLM, train: Data, held_out: Data, args: argparse.Namespace, out: Path
 ) -> list[dict[str, float]]:
-    """Train for `args.minutes`, the last part on long rows so that long chats hold; checkpoint every two minutes."""
+    """Train for `args.minutes`, the last part on long rows for long chats; write a checkpoint every two minutes."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
@@ -129,7 +128,7 @@ def fit(
     base = [o.param_groups[0]["lr"] for o in optimizers]
     step, spent, history = _resume(out, model, optimizers)
     body = torch.compile(model.model, dynamic=False) if args.compile else model.model
-    loss(body, model.lm_head, batch_of(train, 0, args.short, args.batch))  # compiled outside of the budget
+    loss(body, model.lm_head, batch_of(train, 0, args.short, args.batch))  # compiled before the time budget starts
     start = saved = time.time()
     while (done := (spent + time.time() - start) / (args.minutes * 60)) < 1:
         row = args.short if done < 0.8 else args.row
@@ -180,7 +179,7 @@ def batch_of(data: Data, step: int, row: int, tokens: int) -> Data:
 
 
 def loss(body: torch.nn.Module, head: torch.nn.Module, data: Data, *, all_of_it: bool = True) -> torch.Tensor:
-    """Cross-entropy of what the assistant says and, if `all_of_it`, of each sixth other token."""
+    """Cross-entropy of the assistant's tokens and, if `all_of_it`, of every sixth other token."""
     ids = torch.from_numpy(data[0].astype(np.int64))
     keep = torch.from_numpy(data[1].copy())
     if all_of_it:
@@ -226,7 +225,7 @@ def _resume(
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal."""
+    """Print progress to the terminal."""
     print(text, flush=True)  # noqa: T201 - a recipe's progress
 
 

@@ -1,6 +1,6 @@
 """Train the embedded SAE on the embedded model's stream: `python -m recipes.train_sae --bundle sae_weights/harbor`.
 
-Knows where the text comes from and where the weights go; how an SAE learns is `steering.train`.
+The training itself is in `steering.train`.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""The core: specs, SAEs, edits to the residual stream. No web, no database, no vLLM, no Gradio."""
+"""Core library: steering specs, SAEs and edits to the residual stream. No web, no database, no vLLM, no Gradio."""

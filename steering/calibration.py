@@ -1,7 +1,8 @@
-"""What was measured of a feature's doses: the curve, its inverse, and where it is sweet. Pure values, no tensors.
+"""Calibration of a feature's doses: the dose–response curve, its inverse, and the sweet spot. Pure values, no tensors.
 
-Dose 1.0 is the largest push at which replies hold; between 0 and 1 the curve's inverse makes a slider honest: at
-0.5 half of the effect that 1.0 has. `knots` are pairs (dose, raw strength) that rise together, through (0, 0).
+Dose 1.0 is the largest push at which replies stay coherent. Between 0 and 1 the inverse of the curve makes a slider
+linear in its effect: 0.5 has half of the effect of 1.0. `knots` are pairs (dose, raw strength), both increasing,
+through (0, 0).
 """
 
 import itertools
@@ -15,7 +16,7 @@ Limit = Literal["kl", "repetition", "length"]
 
 
 class SweetSpot(BaseModel):
-    """The measured interval of doses in which the concept shows and the reply is still good."""
+    """Interval of doses, as measured, in which the concept shows and the reply is still coherent."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,11 +24,11 @@ class SweetSpot(BaseModel):
     high: float
     method: str = ""
     n: int = 0
-    """How many prompts."""
+    """Number of prompts."""
     date: str = ""
 
     def holds(self, dose: float) -> bool:
-        """Whether a dose lies in it."""
+        """Whether `dose` is inside the interval."""
         return self.low - 1e-9 <= dose <= self.high + 1e-9
 
 
@@ -38,43 +39,45 @@ class Measured(BaseModel):
 
     raw: float
     effect: float
-    """Log-odds of the feature's words, over the unsteered model's."""
+    """Log-odds of the feature's words, minus those of the unsteered model; nats."""
     kl: float
-    """95th percentile over tokens, nats: how far the next token's distribution is from the unsteered one."""
+    """KL divergence of the next-token distribution from the unsteered one: 95th percentile over tokens, nats."""
     surprise: float
-    """How much less likely the steered words are to the unsteered model than its own, nats a token; below 0: more."""
+    """Mean log-probability under the unsteered model, unsteered replies minus steered ones, in nats per token; below 0
+    the steered replies are the likelier ones.
+    """
     repetition: float
-    """Share of 3-grams of tokens that occur again, over the unsteered model's."""
+    """Share of 3-grams of tokens that occur more than once, minus that of the unsteered model."""
 
 
 class Calibration(BaseModel):
-    """All that was measured of one feature, or of a preset's scale."""
+    """All measurements of one feature, or of a preset's scale."""
 
     model_config = ConfigDict(frozen=True)
 
     knots: tuple[tuple[float, float], ...] = ()
     points: tuple[Measured, ...] = ()
     words: tuple[str, ...] = ()
-    """What its effect was measured by: words that come where it fires, in a corpus."""
+    """Words by which the effect was measured: those that occur where the feature fires, in a corpus."""
     works: bool = False
-    """Whether an effect could be measured that a random direction of the same KL does not have."""
+    """Whether there is a measurable effect that a random direction of the same KL does not have."""
     z: float = 0.0
-    """That effect, in standard deviations of the random directions'."""
+    """The effect, in standard deviations of the random directions' effects."""
     limited_by: Limit = "kl"
     """What kept dose 1.0 from being larger."""
     negative: SweetSpot | None = None
-    """For doses below 0, as `SweetSpot` for those above."""
+    """Sweet spot of the doses below 0."""
     revision: str = ""
-    """Of the SAE on which it was measured."""
+    """Revision of the SAE on which it was measured."""
 
 
 def raw_at(dose: float, knots: Knots) -> float:
-    """The raw strength of a dose; beyond the last knots, along the line through 0."""
+    """Return the raw strength of a dose; beyond the outermost knots, on the line through 0."""
     return _along(dose, knots)
 
 
 def dose_at(raw: float, knots: Knots) -> float:
-    """The dose of a raw strength."""
+    """Return the dose of a raw strength; the inverse of `raw_at`."""
     return _along(raw, [(r, d) for d, r in knots])
 
 
@@ -85,6 +88,6 @@ def _along(x: float, knots: Knots) -> float:
     if last > 0 and x > last:
         return high * x / last
     pairs = list(itertools.pairwise(knots))
-    # Where only one sign was measured, the other goes on with the slope at 0.
+    # Where only one sign was measured, the other one is extrapolated with the slope at 0.
     (a, b), (c, d) = next((p for p in pairs if x <= p[1][0]), pairs[-1])
     return b + (d - b) * (x - a) / (c - a)

@@ -1,19 +1,19 @@
-"""Edits to the residual stream. Knows tensors and the formula; nothing of models, engines or HTTP.
+"""Edits to the residual stream: the steering formula, one edit at a hook point, and a table of edits for a batch.
 
 All interventions at a hook point read the unsteered stream and act together:
 
     x ← x + s · Σ_i (target_i − gate_i · a_i(x)) · d_i        a_i(x) = JumpReLU(x·w_i + b_i, θ_i)
 
-(for an SAE that scales each token by itself, b_i and θ_i times that scale; see `sae`)
+(for an SAE that scales each token, b_i and θ_i times that scale; see `sae`)
 
     mode     target     gate           meaning
-    add      strength   0              push by a constant
-    clamp    strength   1              set the feature, its live activation taken away
+    add      strength   0              add a constant push
+    clamp    strength   1              set the activation: the current one is subtracted
     ablate   0          1              clamp to zero
-    scale    0          1 − strength   multiply the live activation
+    scale    0          1 − strength   multiply the current activation
 
-`s` is the spec's master multiplier. The SAE's error term is never touched: only the chosen features
-move. Tokens outside the scope, and row 0 of a table, stay bit-identical.
+`s` is the spec's master multiplier. The SAE's error term is never changed: only the chosen features move. Tokens
+outside the scope, and row 0 of a table, stay bit-identical.
 """
 
 import base64
@@ -32,30 +32,30 @@ from steering.spec import MAX_FEATURES, FeatureSnapshot, Mode
 
 @dataclass(frozen=True)
 class ResolvedIntervention:
-    """One intervention in the stream's own unit: which row of the SAE, towards what, how gated."""
+    """One intervention in units of the stream: row of the SAE, target and gate."""
 
     index: int
     mode: Mode
     raw: float
-    """The strength in units of the activation; for `scale` the plain factor."""
+    """Strength in units of the activation; for `scale` the plain factor."""
     scale: float = 1.0
     pinned: FeatureSnapshot | None = None
-    """What steers in place of the row, for a feature that the SAE has no more."""
+    """Snapshot that steers instead of the row, for a feature that the SAE no longer has."""
 
     @property
     def target(self) -> float:
-        """How far the stream is pushed along the direction."""
+        """Length of the constant push along the decoder direction."""
         return self.scale * (self.raw if self.mode in ("add", "clamp") else 0.0)
 
     @property
     def gate(self) -> float:
-        """How much of the live activation is taken away."""
+        """Share of the current activation that is subtracted."""
         return self.scale * {"add": 0.0, "clamp": 1.0, "ablate": 1.0, "scale": 1.0 - self.raw}[self.mode]
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualEdit:
-    """What one spec does at one hook point: everything additive summed into one push, and the gated rest."""
+    """Effect of one spec at one hook point: all additive parts summed into one push, and the gated features."""
 
     push: Float[Tensor, " d_in"]
     w: Float[Tensor, "k d_in"]
@@ -66,14 +66,14 @@ class ResidualEdit:
     scaling: Scaling = "none"
 
     def to(self, device: torch.device | str) -> "ResidualEdit":
-        """The same edit on another device."""
+        """Return the same edit on another device."""
         if self.push.device == torch.device(device):
             return self
         moved = (t.to(device) for t in (self.push, self.w, self.b, self.threshold, self.d, self.gate))
         return ResidualEdit(*moved, scaling=self.scaling)
 
     def delta(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
-        """Return what is to be added to `x`; `x` itself is unchanged."""
+        """Return what is added to `x`; `x` itself is unchanged."""
         push = self.push.to(x.dtype).expand_as(x)
         if not len(self.gate):
             return push
@@ -85,14 +85,17 @@ class ResidualEdit:
 
 
 def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> ResidualEdit:
-    """Gather the chosen rows of `sae`. Raises BadStrength if a number is not finite, or a gate has nothing to read."""
+    """Gather the chosen rows of `sae` into one edit.
+
+    Raises BadStrength if a strength is not finite, or if a gated mode is asked of an SAE that has directions only.
+    """
     for i in interventions:
         if not torch.isfinite(torch.tensor([i.target, i.gate])).all():
             raise BadStrength(f"the strength of feature {i.index} is {i.raw}; it must be a finite number")
         if i.gate and not sae.reads:
             raise BadStrength(
-                f"feature {i.index} cannot be steered by {i.mode!r}: this SAE is directions only, and what the feature "
-                "does at a token cannot be read; use the mode 'add'"
+                f"feature {i.index} cannot be steered by {i.mode!r}: this SAE is directions only, so the feature's "
+                "activation cannot be read; use the mode 'add'"
             )
     place = sae.W_dec.device
     target = torch.tensor([i.target for i in interventions], device=place)
@@ -121,28 +124,30 @@ def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> Residua
 
 
 def as_text(vector: Float[Tensor, " d_in"]) -> str:
-    """A vector as a snapshot keeps it."""
+    """Return a vector in the encoding of snapshots: float32, little-endian, base64."""
     return base64.b64encode(vector.detach().cpu().float().numpy().astype("<f4").tobytes()).decode()
 
 
 def as_vector(text: str, width: int) -> Float[Tensor, " width"]:
-    """The vector that `as_text` wrote. Raises BadBundle if it is none of this width."""
+    """Return the vector that `as_text` encoded. Raises BadBundle if it does not have this width or is not finite."""
     try:
         found = torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32))
     except ValueError as error:
-        raise BadBundle(f"a snapshot of a feature is damaged ({error}); save the preset anew") from error
+        raise BadBundle(f"a snapshot of a feature is damaged ({error}); save the preset again") from error
     if len(found) != width or not torch.isfinite(found).all():
-        raise BadBundle(f"a snapshot of a feature is no vector of width {width}; save the preset anew for this model")
+        raise BadBundle(
+            f"a snapshot of a feature is not a vector of width {width}; save the preset again for this model"
+        )
     return found
 
 
 class SteeringTable:
-    """Many requests' edits at one hook point, in buffers that never move: one op for a whole batch.
+    """Edits of many requests at one hook point, in preallocated buffers: one operation for a whole batch.
 
-    Row 0 steers nothing. A token says by its row whose edit it gets. Pushes are looked up by row. Gates of
-    all rows lie in one pool, so that two products serve the whole batch, and a gate is masked for every
-    token but its owner's: by `where`, because 0 · NaN is NaN. Nothing that is not finite gets in. One SAE reads
-    at a hook point, so how tokens are scaled is the table's, for good.
+    Row 0 steers nothing. Each token has the row of its edit. Pushes are looked up by row. The gates of all rows are in
+    one pool, so that two matrix products serve the whole batch; a gate is masked for every token but those of its row:
+    by `where`, because 0 · NaN is NaN. Only finite edits are accepted. A hook point has one SAE, so the scaling of
+    tokens is fixed per table.
     """
 
     def __init__(
@@ -166,19 +171,21 @@ class SteeringTable:
         self._held: dict[int, list[int]] = {}
         self._free = list(range(gates))  # a heap: low gates first, so that the products stay short
         self.used = 0
-        """How many gates, from the first on, may belong to somebody."""
+        """Length of the prefix of the gate pool that may be in use."""
 
     def set(self, row: int, edit: ResidualEdit) -> None:
-        """Put a spec's edit into a row. Raises BadStrength if it isn't finite or its gates don't fit."""
+        """Write a spec's edit into a row. Raises BadStrength if it is not finite or its gates do not fit into the pool."""
         if not 0 < row < len(self.push):
             raise ValueError(f"row {row} is not one of 1…{len(self.push) - 1}; row 0 steers nothing")
         if not all(torch.isfinite(t).all() for t in (edit.push, edit.w, edit.b, edit.threshold, edit.d, edit.gate)):
             raise BadStrength("an edit holds NaN or infinity")
         if len(edit.gate) and edit.scaling != self.scaling:
-            raise ValueError(f"an edit whose scaling is {edit.scaling!r} in a table whose is {self.scaling!r}")
+            raise ValueError(f"an edit with the scaling {edit.scaling!r} does not fit a table with {self.scaling!r}")
         self.clear(row)
         if len(edit.gate) > len(self._free):
-            raise BadStrength(f"{len(edit.gate)} gated features; {len(self._free)} more fit beside the other requests'")
+            raise BadStrength(
+                f"{len(edit.gate)} gated features; {len(self._free)} more fit beside those of other requests"
+            )
         edit = edit.to(self.push.device)
         self.push[row] = edit.push
         held = [heapq.heappop(self._free) for _ in range(len(edit.gate))]
@@ -190,7 +197,7 @@ class SteeringTable:
             self.used = max(self.used, held[-1] + 1)
 
     def clear(self, row: int) -> None:
-        """Let a row steer nothing."""
+        """Reset a row, so that it steers nothing."""
         self.push[row] = 0
         if held := self._held.pop(row, None):
             self.owner[held] = 0
@@ -206,10 +213,10 @@ class SteeringTable:
         onto: Float[Tensor, "*n d_in"] | None = None,
         whole: bool = False,
     ) -> Float[Tensor, "*n d_in"]:
-        """Return `x`, or what is given as `onto`, moved by each token's row; tokens of row 0 are bit-identical.
+        """Return `x`, or `onto` if given, moved by each token's row; tokens of row 0 are bit-identical.
 
-        `onto` is for models that carry the stream in two parts: what is read is the sum, what moves is one part.
-        `whole` computes the whole pool, used or not: the same operations each time, as a captured graph needs it.
+        `onto` is for models that carry the stream in two parts: the sum is read, one part is moved. `whole` computes
+        the whole pool, used or not: the same operations each time, as a captured CUDA graph requires.
         """
         onto = x if onto is None else onto
         moved = onto + self.push[rows].to(onto.dtype)
@@ -218,7 +225,7 @@ class SteeringTable:
         return torch.where((rows > 0)[..., None], moved, onto)
 
     def _gated_part(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], g: int) -> Float[Tensor, "*n d_in"]:
-        """What the first `g` gates take away from each token, if they are its row's."""
+        """Return what the first `g` gates subtract from each token, where they belong to its row."""
         read = x.float()
         b, threshold = at_scale(read, self.scaling, self.b[:g], self.threshold[:g])
         pre = read @ self.w[:g].T + b  # [*n, g]
@@ -229,5 +236,5 @@ class SteeringTable:
 def apply_where(
     edit: ResidualEdit, x: Float[Tensor, "*n d_in"], steered: Bool[Tensor, "*n"]
 ) -> Float[Tensor, "*n d_in"]:
-    """Return `x` with one edit applied to the tokens that are `steered`, the others bit-identical."""
+    """Return `x` with one edit applied to the tokens that are `steered`; the others are bit-identical."""
     return torch.where(steered[..., None], x + edit.delta(x), x)

@@ -1,8 +1,8 @@
-"""What a caller can get wrong. Apart from the rest so that no import goes in a circle."""
+"""Errors a caller can fix. In a module of their own to avoid import cycles."""
 
 
 class SteeringError(ValueError):
-    """Something that the caller can fix; the message names the culprit and the way out."""
+    """Base class: an error that the caller can fix; the message names the culprit and the way out."""
 
     param: str | None = None
 
@@ -12,18 +12,18 @@ class SteeringError(ValueError):
 
 
 class UnknownFeature(SteeringError):
-    """No open bundle has this feature."""
+    """A feature that no open bundle has."""
 
     param = "steering.features"
 
     def __init__(self, message: str, *, feature: str = "") -> None:
         super().__init__(message)
         self.feature = feature
-        """Its id."""
+        """Id of the feature."""
 
 
 class BadStrength(SteeringError):
-    """A strength that is not finite, or more than the policy allows."""
+    """A strength that is not finite, or is more than the policy allows."""
 
     param = "steering.features"
 
@@ -33,7 +33,7 @@ class BadBundle(SteeringError):
 
 
 class BadChat(SteeringError):
-    """Messages that the chat template cannot show without letting a user speak as the assistant."""
+    """Messages that the chat template cannot render without letting a user imitate the assistant."""
 
     param = "messages"
 

@@ -1,4 +1,4 @@
-"""Atomic writes: a reader finds the old file or the new one, whole, also after `kill -9`."""
+"""Atomic writes: a reader sees either the old file or the new one, complete, also after `kill -9`."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_draft(path: Path, *, sync: bool = False) -> Iterator[Path]:
-    """Give the path of a draft beside `path` to write to; it replaces `path` when the block ends, and not if it fails.
+    """Yield the path of a draft beside `path`; it replaces `path` when the block ends, and is deleted if the block
+    fails.
 
-    With `sync` it is on the disk before it replaces anything, so that a loss of power leaves one of the two as well.
+    With `sync` the draft is flushed to the disk first, so that one of the two files also survives a loss of power.
     """
     draft = path.with_name(f".{path.name}.tmp")
     try:

@@ -1,12 +1,12 @@
-"""The sparse autoencoder as it is served. Knows tensors and one folder; nothing of models or training.
+"""Sparse autoencoder: encode, decode, load and save, in SAELens' `jumprelu` layout.
 
-`a = pre · 1[pre > s·threshold]` with `pre = x W_enc + s·b_enc`, and `x̂ = a W_dec + s·b_dec`: a JumpReLU
-(Rajamanoharan et al. 2024), whatever it was trained as. Mostly s is 1; some were trained on tokens that were each
-divided by a scale of their own, and then s(x) is that scale: linear but for it, so an activation stays a length in
-the stream. On disk it is SAELens' `jumprelu` layout.
+`a = pre · 1[pre > s·threshold]` with `pre = x W_enc + s·b_enc`, and `x̂ = a W_dec + s·b_dec`: a JumpReLU SAE
+(Rajamanoharan et al. 2024), whatever activation function it was trained with. Mostly s is 1. Some SAEs were trained on
+tokens that were each divided by a scale; then s(x) is that scale. The SAE is linear but for it, so an activation
+remains a length in the stream.
 
-Of some, whose activation isn't decided by one product with the stream, only the directions are kept: they can be
-added to the stream, not read off it.
+An SAE whose activations are not computed by one product with the stream is kept as directions only: they can be added
+to the stream, but not read from it.
 """
 
 import json
@@ -27,17 +27,17 @@ from steering.files import atomic_draft, write_atomic
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 PARTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 DIRECTIONS = "directions"
-"""The architecture, on disk, of those that cannot be read: `W_dec` is all there is."""
+"""Value of `architecture` on disk of an SAE without an encoder: `W_dec` is all that it has."""
 Scaling = Literal["none", "length", "spread"]
-"""What s(x) is: 1, ‖x‖/√d, or the standard deviation of x, whose mean is then left out of the reading."""
+"""What s(x) is: 1, ‖x‖/√d, or the standard deviation of x, whose mean is then left out of the pre-activation."""
 NORMALISED: dict[str | None, Scaling] = {
     "none": "none",
     None: "none",
-    "expected_average_only_in": "none",  # folded into the weights, or to be
+    "expected_average_only_in": "none",  # a constant, folded into the weights or still to be folded
     "constant_norm_rescale": "length",
-    "layer_norm": "spread",  # but for the 1e-5, which it adds to the deviation only where it divides by it
+    "layer_norm": "spread",  # but for the 1e-5, which SAELens adds to the standard deviation only in the division
 }
-"""SAELens' words for it; what it does at them is the same function."""
+"""SAELens' values of `normalize_activations`; SAELens computes the same function."""
 NAMED: dict[Scaling, str] = {"none": "none", "length": "constant_norm_rescale", "spread": "layer_norm"}
 ROWS = 4096
 
@@ -53,54 +53,56 @@ class SAE:
     threshold: Float[Tensor, " d_sae"]
     scaling: Scaling = "none"
     reads: bool = True
-    """Whether it has activations; else it is directions only."""
+    """Whether it has an encoder; else it is directions only."""
 
     @staticmethod
     def directions(W_dec: Float[Tensor, "d_sae d_in"]) -> "SAE":
-        """Return directions alone; what would read is zeros that take no memory."""
+        """Return an SAE of directions only; the encoder's parts are zeros that take no memory."""
         m, d = W_dec.shape
         zero = W_dec.new_zeros(1)
         return SAE(zero.expand(d, m), zero.expand(m), W_dec, zero.expand(d), zero.expand(m), reads=False)
 
     @property
     def d_in(self) -> int:
-        """The width of the stream it reads."""
+        """Width of the residual stream."""
         return self.W_dec.shape[1]
 
     @property
     def d_sae(self) -> int:
-        """How many features it has."""
+        """Number of features."""
         return self.W_dec.shape[0]
 
     def encode(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
-        """Return every feature's activation; most are zero. Raises SteeringError if it has directions only."""
+        """Return the activation of every feature; most are zero. Raises SteeringError if the SAE is directions only."""
         self.check_reads()
         b_enc, threshold = at_scale(x, self.scaling, self.b_enc, self.threshold)
         pre = x @ self.W_enc + b_enc
         return torch.where(pre > threshold, pre, 0.0)
 
     def decode(self, a: Float[Tensor, "*n d_sae"], x: Float[Tensor, "*n d_in"] | None = None) -> Tensor:
-        """Return the stream that these activations stand for; `x`, which was read, gives the scale where there is one."""
+        """Return the reconstruction from activations; `x`, the input of `encode`, gives the scale where tokens are
+        scaled.
+        """
         if self.scaling == "none":
             return a @ self.W_dec + self.b_dec
         if x is None:
-            raise ValueError("this SAE scales each token by itself; give the stream that was read, too")
+            raise ValueError("this SAE scales each token; give the stream that was read (`x`) as well")
         (b_dec,) = at_scale(x, self.scaling, self.b_dec)
         middle = x.mean(-1, keepdim=True) if self.scaling == "spread" else 0.0
         return a @ self.W_dec + b_dec + middle
 
     def reconstruct(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
-        """Return the stream as its features alone tell it."""
+        """Return the reconstruction of `x`."""
         return self.decode(self.encode(x), x)
 
     def only(self, rows: Int[Tensor, " rows"]) -> "SAE":
-        """Return these features alone, in this order."""
+        """Return an SAE of these features alone, in this order."""
         parts = {"W_enc": self.W_enc[:, rows], "b_enc": self.b_enc[rows], "threshold": self.threshold[rows]}
         return replace(self, W_dec=self.W_dec[rows], **parts)
 
     @torch.no_grad()
     def calibrated(self, rows: Float[Tensor, "rows d_in"], k: float) -> "SAE":
-        """Return the SAE with the one threshold at which, on these rows, it keeps `k` features a token."""
+        """Return the SAE with the one threshold at which its L0 on these rows is `k` features per token."""
         self.check_reads()
         wanted, kept, floor = int(k * len(rows)), rows.new_zeros(0), rows.new_zeros(())
         for x in rows.split(ROWS):
@@ -109,38 +111,38 @@ class SAE:
             if len(kept) > wanted:
                 kept = kept.topk(wanted + 1, sorted=False).values
                 floor = kept.min()
-        last = kept.topk(min(2, len(kept)), largest=False).values  # the threshold lies between two, not on one
+        last = kept.topk(min(2, len(kept)), largest=False).values  # the threshold is between two values, not on one
         cut = last.mean() if len(kept) > wanted else floor
         return replace(self, threshold=cut.expand(self.d_sae).clone())
 
     def _normalised(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
-        """Pre-activations in units of each token's scale: what `threshold` is compared with."""
+        """Return pre-activations divided by each token's scale: what `threshold` is compared with."""
         return x @ self.W_enc / scale_of(x, self.scaling).clamp_min(1e-12) + self.b_enc
 
     def typical_scale(self, norm: float) -> float:
-        """About how large s(x) is where the stream is of length `norm`."""
+        """Return approximately s(x) for a stream of length `norm`."""
         return 1.0 if self.scaling == "none" else norm / math.sqrt(self.d_in)
 
     def check_reads(self) -> None:
-        """Raise SteeringError if it has directions only."""
+        """Raise SteeringError if the SAE is directions only."""
         if not self.reads:
             raise SteeringError(
                 "this SAE is directions only: its features can be pushed along (mode 'add'), "
-                "but their activations are not decided by the stream here and cannot be read"
+                "but their activations do not depend on the stream alone and cannot be read"
             )
 
     @property
     def learns(self) -> bool:
-        """Whether training can go on from it."""
+        """Whether it can be trained further."""
         return self.reads and self.scaling == "none"
 
     def check_learns(self) -> None:
-        """Raise SteeringError if training cannot go on from it."""
+        """Raise SteeringError if it cannot be trained further."""
         self.check_reads()
         if not self.learns:
             raise SteeringError(
                 f"this SAE divides each token by its own {self.scaling} (SAELens' {NAMED[self.scaling]}), which training "
-                "does not do; it can be served and measured, and another one be trained from the start"
+                "does not support; serve or measure this SAE, or train a new one"
             )
 
     def to(self, device: torch.device | str) -> "SAE":
@@ -150,7 +152,7 @@ class SAE:
         return replace(self, **{k: v.to(device) for k, v in _tensors(self).items()})
 
     def save(self, folder: Path, *, hook: str, model: str, about: dict[str, Any] | None = None) -> None:
-        """Write `cfg.json` and the weights; a reader sees the old files or the new, never half of one."""
+        """Write `cfg.json` and the weights atomically: a reader sees the old files or the new ones."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "architecture": "jumprelu" if self.reads else DIRECTIONS,
@@ -169,7 +171,7 @@ class SAE:
 
     @staticmethod
     def load(folder: Path, *, device: torch.device | str = "cpu") -> "SAE":
-        """Read an SAE. Raises BadBundle that says what was expected if anything is off."""
+        """Load an SAE. Raises BadBundle with what was expected, if a file is missing, damaged or of the wrong shape."""
         try:
             config = json.loads((folder / CONFIG).read_text())
             tensors = load_file(folder / WEIGHTS)
@@ -190,12 +192,14 @@ class SAE:
         W_enc, b_enc, W_dec, b_dec, threshold = _checked(tensors, folder, PARTS).values()
         sae = SAE(W_enc, b_enc, W_dec, b_dec, threshold, NORMALISED[normal])
         if sae.scaling == "spread" and sae.W_enc.mean(0).abs().max() > 1e-4 * sae.W_enc.abs().max():
-            raise BadBundle(f"{str(folder)!r} reads the mean of a token; `tiller sae import` folds that away")
+            raise BadBundle(
+                f"{str(folder)!r} reads the mean of a token; `tiller sae import` folds the mean into the weights"
+            )
         return sae.to(device)
 
 
 def scale_of(x: Float[Tensor, "*n d_in"], scaling: Scaling) -> Float[Tensor, "*n 1"]:
-    """s(x) of each token."""
+    """Return s(x) of each token."""
     if scaling == "length":
         return x.norm(dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
     if scaling == "spread":
@@ -204,7 +208,7 @@ def scale_of(x: Float[Tensor, "*n d_in"], scaling: Scaling) -> Float[Tensor, "*n
 
 
 def at_scale(x: Float[Tensor, "*n d_in"], scaling: Scaling, *parts: Tensor) -> tuple[Tensor, ...]:
-    """Return biases or thresholds as they count for each token of `x`: as they are, or times the token's scale."""
+    """Return biases or thresholds for each token of `x`: unchanged, or times the token's scale."""
     if scaling == "none":
         return parts
     s = scale_of(x, scaling)

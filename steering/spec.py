@@ -1,7 +1,7 @@
-"""What to steer: pure values. Knows nothing of tensors, models or files.
+"""Steering specs, presets, snapshots and vectors: pure values.
 
-A `SteeringSpec` is the only thing that travels from a slider to the model. Two specs that do the same
-have the same canonical form and so, mostly, the same fingerprint.
+A `SteeringSpec` is the only thing that is passed from a slider to the model. Two specs that do the same have the same
+canonical form and so, mostly, the same fingerprint.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ Scope = Literal["assistant", "all", "generated"]
 
 MAX_FEATURES = 32
 VECTOR = "vector/"
-"""What the ids of named vectors begin with; they are no bundle's."""
+"""Prefix of the ids of named vectors, which belong to no bundle."""
 
 
 class _Value(BaseModel):
@@ -27,7 +27,7 @@ class _Value(BaseModel):
 
 
 class Intervention(_Value):
-    """One feature, what to do to it, and how much."""
+    """One feature, the mode of intervention and its strength."""
 
     id: str = Field(min_length=1, max_length=256)
     """`<bundle>/<index>`, or `vector/<name>`"""
@@ -37,7 +37,7 @@ class Intervention(_Value):
 
     @property
     def is_identity(self) -> bool:
-        """Whether the model would run just as it does without this."""
+        """Whether the intervention changes nothing."""
         return (self.mode == "add" and self.strength == 0) or (self.mode == "scale" and self.strength == 1)
 
 
@@ -46,17 +46,17 @@ def _each_once(features: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
     if repeated := next((i for i in ids if ids.count(i) > 1), None):
         first, second = [n for n, i in enumerate(ids) if i == repeated][:2]
         raise ValueError(
-            f"{repeated!r} is there twice, at {first} and at {second}; keep one, with the strength it is to have"
+            f"{repeated!r} is there twice, at {first} and at {second}; keep one, with the strength that you want"
         )
     return features
 
 
 Features = Annotated[tuple[Intervention, ...], Field(max_length=MAX_FEATURES), AfterValidator(_each_once)]
-"""Each of them once."""
+"""Interventions, each feature at most once."""
 
 
 class SteeringSpec(_Value):
-    """Interventions that act together, the unit of their strengths, and which tokens they touch."""
+    """Interventions that act together, the unit of their strengths, and the tokens that they steer."""
 
     features: Features = ()
     unit: Unit = "dose"
@@ -65,11 +65,11 @@ class SteeringSpec(_Value):
     scope: Scope = "assistant"
 
     def canonical(self) -> "SteeringSpec":
-        """Return the same steering, said in the one way that all equal specs share.
+        """Return the canonical form, which all equal specs share.
 
-        What does nothing is dropped, a `clamp` to 0 is an `ablate`, features stand in the order of
-        their ids, and `scale` is folded into the strengths where that is exact: everywhere but
-        beside a `clamp`, whose target and gate would need one strength each.
+        Interventions that change nothing are dropped, a `clamp` to 0 is an `ablate`, features are sorted by id, and
+        `scale` is folded into the strengths where that is exact: everywhere but together with a `clamp`, whose target
+        and gate would need one strength each.
         """
         kept = [_canonical(f) for f in self.features if not f.is_identity] if self.scale else []
         fold = not any(f.mode == "clamp" for f in kept)
@@ -84,7 +84,7 @@ class SteeringSpec(_Value):
 
     @property
     def fingerprint(self) -> str:
-        """Name the canonical form: `s_` and 16 hex digits of its SHA-256; `s_0` when it is empty."""
+        """Id of the canonical form: `s_` and 16 hex digits of its SHA-256; `s_0` when it is empty."""
         spec = self.canonical()
         if not spec.features:
             return "s_0"
@@ -92,15 +92,16 @@ class SteeringSpec(_Value):
         return "s_" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def overridden_by(self, explicit: "SteeringSpec", fields: set[str]) -> "SteeringSpec":
-        """Return this spec with the `fields` that were given in `explicit`, its features merged in by id."""
+        """Return this spec with the `fields` that were given in `explicit`, and its features merged in by id."""
         merged = {f.id: f for f in self.features} | {f.id: f for f in explicit.features}
         given = {k: getattr(explicit, k) for k in ("unit", "scale", "scope") if k in fields}
         return SteeringSpec(**{**self.model_dump(), **given, "features": tuple(merged.values())})
 
     def on_top_of(self, base: "SteeringSpec") -> "SteeringSpec":
-        """Both at once: the features of `base` at its own scale, but where this spec says something else of them.
+        """Return both specs as one: the features of `base` at its own scale, replaced by those of this spec with the
+        same id.
 
-        Raises BadStrength where the two cannot be one: other units, or scales that a `clamp` keeps apart.
+        Raises BadStrength where the two cannot be merged: different units, or scales that a `clamp` keeps apart.
         """
         under, over = base.canonical(), self.canonical()
         said = {f.id for f in self.features}
@@ -111,55 +112,55 @@ class SteeringSpec(_Value):
             return under.model_copy(update={"features": kept})
         if (under.unit, under.scale) != (over.unit, over.scale):
             raise BadStrength(
-                f"what is steered by default is in the unit {under.unit!r} at the scale {under.scale:g}, and this in "
-                f"{over.unit!r} at {over.scale:g}: say the same, or set steering.default to false"
+                f"the default steering has the unit {under.unit!r} and the scale {under.scale:g}, this one "
+                f"{over.unit!r} and {over.scale:g}: use the same ones, or set steering.default to false"
             )
         return SteeringSpec(features=kept + over.features, unit=over.unit, scale=over.scale, scope=over.scope)
 
 
 class FeatureSnapshot(_Value):
-    """A feature as it was when a preset was saved: its units, and enough to steer it when it is gone.
+    """Copy of a feature as it was when a preset was saved: its units, and what is needed to steer it when it is gone.
 
-    The vectors are float32, little-endian, in base64: exact, and a third of what digits would take.
+    The vectors are float32, little-endian, in base64: exact, and a third of the size of decimal digits.
     """
 
     id: str = Field(min_length=1, max_length=256)
     revision: str
     label: str = ""
     direction: str
-    """Its row of the decoder."""
+    """Decoder direction."""
     encoder: str
-    """What reads its activation off the stream; empty for a vector that nothing reads, which can only be added."""
+    """Encoder direction; empty for a vector without an activation, which can only be added."""
     bias: float = Field(allow_inf_nan=False)
     threshold: float = Field(allow_inf_nan=False)
     typical_max: float = Field(allow_inf_nan=False)
     dose: float = Field(allow_inf_nan=False)
-    """Raw strength of dose 1.0, measured or drawn from the layer's typical norm."""
+    """Raw strength of dose 1.0: measured, or estimated from the layer's typical norm."""
     knots: tuple[tuple[float, float], ...] = ()
-    """The curve from dose to raw strength, where one was measured."""
+    """Curve from dose to raw strength, where one was measured."""
     measured: bool = False
 
 
 class Vector(_Value):
-    """A direction that somebody made from examples, to steer by like a feature; its snapshot is all that steers."""
+    """Named direction computed from examples, which steers like a feature; its snapshot is all that is used for it."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$")
     method: Literal["diffmean", "probe"]
     snapshot: FeatureSnapshot
     auroc: float | None = None
-    """How well it tells texts apart that were held out; None if there were too few to hold any out."""
+    """AUROC on held-out texts; None if there were too few texts to hold any out."""
     texts: tuple[int, int] = (0, 0)
-    """How many it was made from, with it and without."""
+    """Number of texts it was computed from: with the concept, and without."""
     created: int = 0
 
     @property
     def id(self) -> str:
-        """Its id among a spec's features."""
+        """Id of the vector among a spec's features."""
         return VECTOR + self.name
 
 
 class Preset(_Value):
-    """A persona: a named spec with all that makes a chat begin well."""
+    """Persona: a named spec with system prompt, sampling parameters and starter prompts."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     name: str = Field(min_length=1, max_length=80)
@@ -172,21 +173,21 @@ class Preset(_Value):
     readonly: bool = False
     tenant: str = ""
     owner: str | None = None
-    """Who may change it; None for what everybody may. The server says, not who saves."""
+    """Who may change it; None: everyone may. Set by the server, never taken from the request."""
     visibility: Literal["private", "shared"] = "private"
-    """Whether others of the owner's tenant may steer by it."""
+    """Whether others of the owner's tenant may steer with it."""
     version: int = 1
     updated: int = 0
     sweet_spot: SweetSpot | None = None
-    """Of its `scale`, where it was measured."""
+    """Sweet spot of its `scale`, where it was measured."""
     calibration: Calibration | None = None
-    """The same as a curve; its raw strength is the scale."""
+    """The same measurement as a curve; its raw strength is the scale."""
     snapshots: tuple[FeatureSnapshot, ...] = ()
-    """Of its features; the server takes them when the preset is saved."""
+    """Snapshots of its features; the server takes them when the preset is saved."""
 
     @property
     def pins(self) -> dict[str, FeatureSnapshot]:
-        """The snapshots by feature."""
+        """The snapshots by feature id."""
         return {s.id: s for s in self.snapshots}
 
 

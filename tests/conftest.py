@@ -1,4 +1,4 @@
-"""What holds for all tests: a server that one starts brings no trainer along, unless the test is about that; one Redis for all; patience."""
+"""Fixtures for all tests: no trainer unless the test is about it, one Redis for all, and generous timeouts."""
 
 import inspect
 import os

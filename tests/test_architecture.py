@@ -1,4 +1,4 @@
-"""The arrows: who may import whom, as tests/architecture.toml says."""
+"""Import rules between packages and folders, from tests/architecture.toml."""
 
 import ast
 import re

@@ -32,7 +32,6 @@ from steering.model.passage import Passage, chat_passage, text_passage
 T = TypeVar("T")
 console = Console()
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json.")]
-Corpus = Annotated[list[Path] | None, typer.Option(help="Text to read; may be repeated. Default: the bundle's own.")]
 
 
 def describe(

@@ -1,1 +1,1 @@
-"""The bake-off behind `tiller bench steering`: steering methods compared at equal tuning."""
+"""Bake-off of `tiller bench steering`: steering methods compared at equal tuning."""

@@ -1,8 +1,8 @@
-"""Ways to make a model show a concept, side by side: a prompt, directions, features, nulls. Knows a model and arms.
+"""Steering methods compared on one concept: prompt, directions, features and null baselines.
 
-EVALUATION §3 and §6: every arm has six settings, is tuned on one half of the questions and scored on the other, and is
-judged by the same judge-free composite. Directions are scaled by their own measured dose (iso-KL), so that a setting
-means the same for all of them. What an arm needed (labels, prompt tokens) stands beside what it achieved.
+EVALUATION §3 and §6: every arm has six settings, is tuned on one half of the questions and scored on the other, with
+the same judge-free composite. Directions are scaled by their own measured dose (iso-KL), so that a setting means the
+same for all of them. The cost of an arm (labels, prompt tokens) is reported with its score.
 """
 
 import random
@@ -31,9 +31,9 @@ from steering.model.chat_template import encode_chat
 from steering.model.hooks import read_stream, steer
 
 SETTINGS = (0.35, 0.5, 0.7, 0.85, 1.0, 1.3)
-"""Doses that are tried; as many as a prompt has phrasings at most."""
+"""Doses that are tried; a prompt has at most as many phrasings."""
 SCALES = (0.3, 0.45, 0.6, 0.75, 0.9, 1.1)
-"""Of a persona's own scale."""
+"""Factors on a persona's own scale."""
 PAIRS = 64
 TOKENS = 40
 SEEDS = (0, 1, 2)
@@ -54,7 +54,7 @@ ARMS = (
 
 @dataclass(frozen=True, eq=False)
 class Plain:
-    """Unsteered replies to some questions: how likely drawn ones are, and greedy ones to be kept."""
+    """Unsteered replies to some questions: log-probabilities of sampled ones, and the texts of greedy ones."""
 
     logprobs: list[float]
     texts: list[str]
@@ -64,7 +64,7 @@ class Plain:
     def generate(
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str]
     ) -> "Plain":
-        """Answer the questions."""
+        """Generate the replies."""
         drawn = reply(model, tokenizer, questions, {}, temperature=0.7, tokens=TOKENS, seed=7)
         texts = reply(model, tokenizer, questions, {}, temperature=0, tokens=TOKENS).texts
         return Plain(drawn.logprobs, texts, likely(model, tokenizer, hook, Setting("none"), questions, texts))
@@ -72,7 +72,7 @@ class Plain:
 
 @dataclass(frozen=True, eq=False)
 class Kit:
-    """The model under test, and what is the same for all arms."""
+    """The model under test, and what all arms share."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -81,7 +81,7 @@ class Kit:
     tune: tuple[str, ...]
     test: tuple[str, ...]
     plain: dict[tuple[str, ...], "Plain"]
-    """The unsteered replies to each half."""
+    """Unsteered replies to each half."""
 
     @staticmethod
     def prepare(
@@ -91,7 +91,7 @@ class Kit:
         tune: Sequence[str],
         test: Sequence[str],
     ) -> "Kit":
-        """Everything that depends on the model alone is done once."""
+        """Compute everything that depends on the model alone."""
         hook = bundle.info.hook
         plain = {tuple(half): Plain.generate(model, tokenizer, hook, half) for half in (tune, test)}
         return Kit(
@@ -101,7 +101,7 @@ class Kit:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One way to run an arm."""
+    """One configuration of an arm."""
 
     says: str
     edit: ResidualEdit | None = None
@@ -115,24 +115,24 @@ class Arm:
     name: str
     settings: tuple[Setting, ...]
     labels: int = 0
-    """Labelled texts that it needed."""
+    """Number of labelled texts that it needed."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What an arm did on the questions of a half, reply by reply."""
+    """Metrics of an arm on one half of the questions, reply by reply."""
 
     hits: tuple[float, ...]
     surprise: tuple[float, ...]
-    """Nats a token over the unsteered replies'."""
+    """Nats per token, relative to the unsteered replies."""
     repetition: tuple[float, ...]
     lost: tuple[float, ...]
-    """Nats a token by which the unsteered replies become less likely."""
+    """By how much the unsteered replies become less likely, nats per token."""
     ms: float
 
     @property
     def quality(self) -> tuple[float, ...]:
-        """The composite of each reply: a harmonic mean of concept, fluency and what is kept; 0 if one of them is."""
+        """Composite of each reply: harmonic mean of concept, fluency and retention; 0 if one of them is 0."""
         rows = zip(self.hits, self.surprise, self.repetition, self.lost, strict=True)
         return tuple(_composite(*row) for row in rows)
 
@@ -168,7 +168,7 @@ def bake(kit: Kit, concept: Concept, *, seeds: Sequence[int] = SEEDS, told: Call
 
 
 def arms(kit: Kit, concept: Concept) -> list[Arm]:
-    """All arms of a concept, each with its settings."""
+    """Return all arms of a concept, each with its settings."""
     with_it, without = _contrast(kit, concept)
     sae, n = kit.bundle.sae, PAIRS
     feature = _feature(kit, concept, with_it, without)
@@ -202,12 +202,12 @@ def arms(kit: Kit, concept: Concept) -> list[Arm]:
         catalogue, hook = Catalogue([kit.bundle]), kit.bundle.info.hook
         specs = [(s, persona.steering.model_copy(update={"scale": s})) for s in SCALES]
         settings = tuple(Setting(f"scale {s}", catalogue.resolve(spec).edits[hook]) for s, spec in specs)
-        found.append(Arm("persona", settings, 300))  # recipes/personas.py fits it to so many replies
+        found.append(Arm("persona", settings, 300))  # the number of replies to which recipes/personas.py fits it
     return sorted(found, key=lambda a: ARMS.index(a.name))
 
 
 def score(kit: Kit, setting: Setting, concept: Concept, questions: Sequence[str], seeds: Sequence[int]) -> Score:
-    """Let a setting answer, and look."""
+    """Generate replies with a setting and score them."""
     hits, surprise, repetition, lost = [], [], [], []
     edits = {kit.bundle.info.hook: setting.edit} if setting.edit is not None else {}
     start, tokens = time.perf_counter(), 0
@@ -236,14 +236,16 @@ def _composite(hit: float, surprise: float, repetition: float, lost: float) -> f
 
 
 def interval(values: Sequence[float], *, rounds: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Between which values the mean lies in 95 of 100 bootstrap samples."""
+    """Return the 95 % bootstrap interval of the mean."""
     draw = random.Random(seed)
     means = sorted(statistics.mean(draw.choices(values, k=len(values))) for _ in range(rounds))
     return means[int(0.025 * rounds)], means[int(0.975 * rounds)]
 
 
 def _contrast(kit: Kit, concept: Concept) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_in"]]:
-    """Mean stream of replies that were asked to show the concept, and of others, read without the asking."""
+    """Mean stream of replies that were prompted to show the concept, and of others; both read without the system
+    prompt.
+    """
     rows: list[list[Tensor]] = [[], []]
     rounds = -(-PAIRS // len(kit.tune))
     for seed in range(rounds):
@@ -268,7 +270,7 @@ def _streams(kit: Kit, texts: Sequence[str]) -> list[Tensor]:
 
 
 def _feature(kit: Kit, concept: Concept, with_it: Tensor, without: Tensor) -> Feature:
-    """Of the measured features that work, the one whose words the concept knows; else that which differs most."""
+    """Return the working feature whose words match the concept; else the one whose activation differs most."""
     able = [f for f in kit.bundle.features if f.sweet_spot and f.calibration and f.calibration.works]
     if not able:
         raise SystemExit("no feature has a measured dose that works; run `tiller calibrate` first")
@@ -285,7 +287,7 @@ def _other(kit: Kit, feature: Feature) -> Feature:
 
 
 def _pushes(kit: Kit, directions: dict[str, Tensor]) -> dict[str, tuple[Setting, ...]]:
-    """Each direction at six of its own doses, measured for all of them in one batch."""
+    """Return each direction at six of its own doses, measured for all of them in one batch."""
     norm, none = kit.bundle.info.typical_norm, torch.zeros(0, dtype=torch.long)
     subjects = [Subject(pushes_along(d), none, 0.25 * norm, 2 * norm, signs=(1,)) for d in directions.values()]
     doses = calibrate(kit.stage, subjects)
@@ -303,7 +305,7 @@ def _clamped(kit: Kit, feature: Feature, added: Setting) -> Setting:
 
 
 def _retained_likelihood(kit: Kit, setting: Setting, questions: Sequence[str]) -> list[float]:
-    """How much less likely the unsteered replies are under a setting, nats a token, question by question."""
+    """By how much less likely the unsteered replies are under a setting, nats per token, question by question."""
     plain = kit.plain[tuple(questions)]
     after = likely(kit.model, kit.tokenizer, kit.bundle.info.hook, setting, questions, plain.texts)
     return [b - a for b, a in zip(plain.before, after, strict=True)]
@@ -318,7 +320,7 @@ def likely(
     questions: Sequence[str],
     texts: Sequence[str],
 ) -> list[float]:
-    """Log-probability a token of given replies under a setting."""
+    """Return the mean log-probability per token of given replies under a setting."""
     found = []
     edits = {hook: setting.edit} if setting.edit is not None else {}
     head = [{"role": "system", "content": setting.system}] if setting.system else []

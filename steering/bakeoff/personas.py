@@ -1,4 +1,4 @@
-"""What each shipped persona should show, written before any of them was tuned. Knows words and prompts only."""
+"""Concepts of the shipped personas, fixed before any of them was tuned, with test and tuning prompts."""
 
 import re
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ PROMPTS = (
     "Describe yourself.",
     "Which is better, the train or the bike?",
 )
-"""Twenty prompts that name none of the concepts; all measurements are on these, none of the tuning."""
+"""Twenty prompts that name none of the concepts; all measurements use these, tuning uses none of them."""
 
 TUNING = (
     "What can I do tonight?",
@@ -49,10 +49,12 @@ TUNING = (
 
 @dataclass(frozen=True)
 class Concept:
-    """How a persona is recognised: a reply counts if it holds one of the words (or, for `terse`, is short)."""
+    """How a persona is detected: a reply counts if it contains one of the words (`terse` has none; its length is
+    measured).
+    """
 
     words: str
-    """A regular expression, matched without case at word borders."""
+    """A regular expression, matched without case at word boundaries."""
     at_least: float
     """Share of replies that must show it."""
 

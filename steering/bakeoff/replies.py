@@ -1,6 +1,6 @@
-"""Many replies at once, steered or not, and how good they are. Knows a model and edits; nothing of personas.
+"""Batched replies for tuning and measurement, steered or not, with log-probabilities and repetition.
 
-For tuning and measuring only: one padded batch through `generate()`. The server's engine is elsewhere.
+One padded batch through `generate()`; the server has its own engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def reply(
     seed: int = 0,
     repetition_penalty: float = 1.0,
 ) -> Replies:
-    """Answer every prompt with the same edits on the assistant's turn."""
+    """Generate a reply to every prompt, with the same edits on the assistant's turn."""
     chats = [encode_chat(tokenizer, _chat(p, system)) for p in prompts]
     ids, real, steered = _left_padded([c.ids for c in chats], [c.assistant for c in chats])
     torch.manual_seed(seed)

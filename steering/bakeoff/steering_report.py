@@ -1,8 +1,9 @@
-"""Does steering work, and what does it do worse than a prompt? `tiller bench steering` measures a bundle and writes a report.
+"""Steering evaluation of a bundle, with report: does steering work, and what does it do worse than a prompt?
 
-The CPU tier of EVALUATION §6: quality Q1–Q13 on the embedded model, and the bake-off of `bakeoff`. Mechanics (M1–M10) are
-tests. Pass lines that are missed are reported as missed. A tiny model proves mechanics, monotony, isolation and honesty; it
-is no evidence that steering is useful. On a GPU the same code runs with a real model:
+`tiller bench steering` runs the CPU tier of EVALUATION §6: quality Q1–Q13 on the embedded model, and the bake-off of
+`bakeoff`. Mechanics (M1–M10) are tests. Missed pass lines are reported as missed. A tiny model can show mechanics,
+monotonicity, isolation and calibrated sliders; it is no evidence that steering is useful. On a GPU the same code runs
+with a real model:
 
     tiller bench steering --bundle gemma --concepts general --device cuda
 """
@@ -41,7 +42,7 @@ from steering.spec import Intervention, SteeringSpec
 
 console = Console(width=120)
 SAMPLE = 16
-"""Features of which the sliders are looked at."""
+"""Features whose sliders are measured."""
 AT = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -54,11 +55,11 @@ class Check:
     value: float
     line: str
     passed: bool | None
-    """None where nothing is promised."""
+    """None where there is no pass line."""
 
 
 class Lab:
-    """A kit, a second stage on the other half of the questions, and the features whose sliders are looked at."""
+    """A kit, rollouts on the other half of the questions, and the features whose sliders are measured."""
 
     def __init__(self, kit: Kit) -> None:
         self.kit, hook = kit, kit.bundle.info.hook
@@ -71,29 +72,29 @@ class Lab:
         self._vocabulary = vocabulary
 
     def words(self, f: Feature) -> torch.Tensor:
-        """Ids of a feature's words."""
+        """Return the token ids of a feature's words."""
         assert f.calibration
         return torch.tensor([i for w in f.calibration.words for i in self._vocabulary.get(w, [])], dtype=torch.long)
 
     def concept_words(self, concept: Concept) -> torch.Tensor:
-        """Ids of all tokens that show a concept."""
+        """Return the ids of all tokens that show a concept."""
         found = [i for w, ids in self._vocabulary.items() if len(w) > 2 and concept.shows(w) for i in ids]
         return torch.tensor(found[:64], dtype=torch.long)
 
     def push(self, f: Feature, dose: float) -> ResidualEdit:
-        """A feature at a dose."""
+        """Return the edit of a feature at a dose."""
         raw = raw_at(dose, knots_of(f, dose_of(f, self.kit.bundle.info)))
         return pushes_along(self.kit.bundle.sae.W_dec[f.row])(raw)
 
 
 def check_all(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
-    """Q1 to Q12."""
+    """Return the checks Q1 to Q12."""
     found = [*_effects(lab, concepts), *_sliders(lab), *_defaults(lab)]
     return [*found, _specificity(lab), _drift(lab), *_mixes(lab), *_scopes(lab, concepts)]
 
 
 def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
-    """Q1: concept log-odds against random directions; Q9: on how many prompts the effect is the wrong way round."""
+    """Q1: concept log-odds against random directions; Q9: share of prompts on which the effect has the wrong sign."""
     kit, words = lab.kit, {c.name: lab.concept_words(c) for c in concepts}
     named = [c for c in concepts if len(words[c.name])]
     null = Null.measure(kit.stage, [words[c.name] for c in named], kit.bundle.info.typical_norm, seed=1)
@@ -121,7 +122,7 @@ def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
 
 
 def _sliders(lab: Lab) -> list[Check]:
-    """Q2 to Q5: is the slider honest on questions on which nothing was measured?"""
+    """Q2 to Q5: is the slider's effect linear, on questions that were not used for calibration?"""
     rhos, errors, kls, surprise, repeats, within = [], [], [], [], [], []
     for f in lab.features:
         edits, words = [lab.push(f, d) for d in AT], lab.words(f)
@@ -148,7 +149,7 @@ def _sliders(lab: Lab) -> list[Check]:
 
 
 def _defaults(lab: Lab) -> list[Check]:
-    """Q6, Q7: at half of the dose the rest of the model is as it was."""
+    """Q6, Q7: at half of the dose, is the rest of the model's behaviour unchanged?"""
     first, agreed = [], []
     for f in lab.features:
         edit = lab.push(f, 0.5)
@@ -164,7 +165,7 @@ def _defaults(lab: Lab) -> list[Check]:
 
 
 def _agreement(lab: Lab, edit: ResidualEdit) -> float:
-    """Share of the unsteered replies' tokens that are still the likeliest ones."""
+    """Return the share of the unsteered replies' tokens that are still the argmax."""
     stage, kit = lab.other, lab.kit
     ids = torch.cat([stage.ids, stage.replies], 1)
     real = torch.cat([stage.real, torch.ones_like(stage.spoken)], 1)
@@ -177,7 +178,7 @@ def _agreement(lab: Lab, edit: ResidualEdit) -> float:
 
 
 def _specificity(lab: Lab) -> Check:
-    """Q8: is the pushed feature the one that the text shows most, when the clean model reads it?"""
+    """Q8: does the pushed feature fire most on the steered text, when the unsteered model reads it?"""
     kit, ranks = lab.kit, []
     rare = torch.tensor([f.density <= 0.2 for f in kit.bundle.features])
     questions = kit.test[:8]
@@ -202,7 +203,7 @@ def _read(lab: Lab, questions: Sequence[str], texts: Sequence[str]) -> torch.Ten
 
 
 def _drift(lab: Lab) -> Check:
-    """Q10: ten turns; does a steered conversation repeat itself more and more?"""
+    """Q10: does the repetition of a steered conversation rise over ten turns?"""
     kit, catalogue = lab.kit, Catalogue([lab.kit.bundle])
     slopes = []
     for persona in kit.bundle.presets[:4]:
@@ -220,7 +221,7 @@ def _drift(lab: Lab) -> Check:
 
 
 def _sample_next(lab: Lab, chat: EncodedChat, edit: ResidualEdit, where: Sequence[bool], *, seed: int) -> str:
-    """What is said next, drawn, with an edit on some of the chat's tokens and on all that are new."""
+    """Sample the next reply, with an edit on some of the chat's tokens and on all generated ones."""
     kit, ids = lab.kit, torch.tensor([chat.ids], device=lab.kit.model.device)
     mask = torch.tensor([where], device=ids.device)
     torch.manual_seed(seed)
@@ -237,7 +238,7 @@ def _sample_next(lab: Lab, chat: EncodedChat, edit: ResidualEdit, where: Sequenc
 
 
 def _mixes(lab: Lab) -> list[Check]:
-    """Q11: do features add up, and does the load tell how far a mix goes?"""
+    """Q11: are effects additive, and does the load predict the KL of a mix?"""
     kit, draw, off, loads, kls = lab.kit, random.Random(1), [], [], []
     for _ in range(12):
         a, b = draw.sample(lab.features, 2)
@@ -262,7 +263,7 @@ def _mixes(lab: Lab) -> list[Check]:
 
 
 def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
-    """Q12: which tokens are steered. One persona, three scopes, the same strength."""
+    """Q12: steered tokens. One persona, three scopes, the same strength."""
     kit, found = lab.kit, []
     concept = next((c for c in concepts if any(p.id == c.name for p in kit.bundle.presets)), None)
     if concept is None:
@@ -283,7 +284,7 @@ def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
 
 
 def compared(results: Sequence[Result]) -> list[Check]:
-    """What may be claimed of the bake-off, and what not."""
+    """Q13: comparisons of the bake-off, with intervals."""
     by = {arm: _qualities_of(results, arm) for arm in ARMS}
     found = []
     for one, other, line in (
@@ -319,7 +320,7 @@ def _qualities_of(results: Sequence[Result], arm: str) -> list[float]:
 
 
 def table_of(results: Sequence[Result]) -> list[dict[str, float | str]]:
-    """One row for each arm, over all concepts."""
+    """Return one row for each arm, over all concepts."""
     rows = []
     for arm in ARMS:
         mine = [r for r in results if r.arm == arm]
@@ -340,7 +341,7 @@ def table_of(results: Sequence[Result]) -> list[dict[str, float | str]]:
 
 
 def write(out: Path, about: dict[str, str], checks: Sequence[Check], results: Sequence[Result]) -> None:
-    """JSON, Markdown and two charts."""
+    """Write JSON, Markdown and two charts."""
     out.mkdir(parents=True, exist_ok=True)
     rows = table_of(results)
     record = {
@@ -355,7 +356,7 @@ def write(out: Path, about: dict[str, str], checks: Sequence[Check], results: Se
 
 
 def markdown(about: dict[str, str], checks: Sequence[Check], rows: Sequence[dict], results: Sequence[Result]) -> str:
-    """The report."""
+    """Return the report."""
     mark = {True: "passed", False: "**missed**", None: ""}
     lines = ["# Does steering work?", "", *(f"- {k}: {v}" for k, v in about.items()), ""]
     lines += ["## Quality", "", "| | what | figure | line | |", "|---|---|---|---|---|"]
@@ -456,7 +457,9 @@ def run(
     for n, concept in enumerate(wanted, 1):
         results += bake(kit, concept, seeds=range(seeds), told=told)
         about = _about(opened, kit, f"{n} of {len(wanted)} ({concepts})", device, seeds, started)
-        write(out, about, [*checks, *compared(results)], results)  # whoever stops it has what was done
+        write(
+            out, about, [*checks, *compared(results)], results
+        )  # written after each concept, so that an interrupted run keeps its results
     _print([*checks, *compared(results)])
     console.print(f"report: {out / 'steering.md'}")
 
@@ -481,7 +484,7 @@ def _print(checks: Sequence[Check]) -> None:
 
 
 def main() -> None:
-    """`python -m bench.steering`, the same as `tiller bench steering`."""
+    """Run `python -m steering.bakeoff.steering_report`, the same as `tiller bench steering`."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
     p.add_argument("--concepts", default="harbor", help="harbor, general, or a JSON file")

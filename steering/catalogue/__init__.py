@@ -1,1 +1,1 @@
-"""The catalogue of a bundle: features, revisions, checksums and edits by people."""
+"""Feature catalogue of a bundle: features, revisions, checksums and manual edits."""

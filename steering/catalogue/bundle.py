@@ -1,9 +1,8 @@
-"""Features and the bundles that hold them. Knows files and SAEs; nothing of models or HTTP.
+"""Bundle: a folder with an SAE, its features and presets; open, create and seal it.
 
-A bundle is a folder: `bundle.json` (which model, hook point, revision), `revisions/<revision>/` with
-the SAE and `features.jsonl`, and `presets.json`. Strengths become raw activations here, because only
-the catalogue knows what was measured for each feature. A feature's number is its name for good; the row
-of the SAE that computes it may, once it is retired, compute another feature with another number.
+A bundle holds `bundle.json` (model, hook point, revision), `revisions/<revision>/` with the SAE and `features.jsonl`,
+and `presets.json`. A feature's number identifies it permanently; the row of the SAE that computes it may, once the
+feature is retired, compute another feature with another number.
 """
 
 import json
@@ -28,7 +27,7 @@ from steering.sae import CONFIG, SAE, WEIGHTS
 from steering.spec import FeatureSnapshot, Preset
 
 NOTES = "recipe.json"
-"""What lies beside a model and is no part of it."""
+"""File in the model's folder that is not part of the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +42,11 @@ class Bundle:
     presets: list[Preset] = field(default_factory=list)
     retired: Mapping[int, Retired] = field(default_factory=dict)
     files: Path = Path()
-    """The folder of the SAE."""
+    """Folder of the SAE."""
 
     @property
     def model_path(self) -> str:
-        """Where the model is: a local folder if there is one of that name, else a hub id."""
+        """Path or hub id of the model: a folder inside the bundle if there is one of that name, else a hub id."""
         local = self.folder / self.info.model
         return str(local) if local.is_dir() else self.info.model
 
@@ -56,7 +55,7 @@ class Bundle:
         return replace(self, sae=self.sae.to(device))
 
     def check_fits(self, width: int) -> None:
-        """Raise BadBundle if the SAE reads a stream of another width than the model's."""
+        """Raise BadBundle if the SAE's `d_in` is not the width of the model's residual stream."""
         if self.sae.d_in != width:
             raise BadBundle(
                 f"the SAE of {self.info.name!r} reads a stream of width {self.sae.d_in}; the model's is {width}"
@@ -64,21 +63,21 @@ class Bundle:
 
     @property
     def layer(self) -> int:
-        """The number of the hooked layer."""
+        """Number of the hooked layer."""
         return layer_number(self.info.hook)
 
     @cached_property
     def numbered(self) -> dict[int, Feature]:
-        """The features by their numbers."""
+        """Features by number."""
         return {f.index: f for f in self.features}
 
     def with_edits(self, edits: Mapping[int, FeatureEdit]) -> "Bundle":
-        """The same bundle with its features as people call them, by number."""
+        """Return the same bundle with manual edits, by feature number, applied to its features."""
         changed = any(f.edited for f in self.features) or any(n in self.numbered for n in edits)
         return replace(self, features=[f.with_edit(edits.get(f.index)) for f in self.features]) if changed else self
 
     def neighbours(self, number: int, *, top: int = 8) -> list[tuple[Feature, float]]:
-        """Return the features whose directions are nearest, with their cosines."""
+        """Return the features with the nearest decoder directions, and their cosine similarities."""
         row = self.numbered[number].row
         cosines = self.sae.W_dec @ self.sae.W_dec[row]
         cosines[row] = -2
@@ -86,7 +85,7 @@ class Bundle:
         return [(self.features[i], float(c)) for c, i in zip(best.values, best.indices.tolist(), strict=True)]
 
     def snapshot(self, feature: Feature) -> FeatureSnapshot:
-        """Return what a preset keeps of a feature."""
+        """Return the snapshot of a feature that a preset stores."""
         sae, row = self.sae, feature.row
         return FeatureSnapshot(
             id=feature.id,
@@ -103,7 +102,9 @@ class Bundle:
         )
 
     def pinned(self, preset: Preset, *, kept: Mapping[str, FeatureSnapshot] | None = None) -> Preset:
-        """Return the preset with a snapshot of each of its features: its own, one that is `kept`, or as it is here."""
+        """Return the preset with a snapshot of each feature: its own, else the one in `kept`, else one of this
+        revision.
+        """
         held, taken = {**(kept or {}), **preset.pins}, []
         for item in preset.steering.features:
             here = self.numbered.get(number_of(item.id))
@@ -117,7 +118,7 @@ class Bundle:
     def create(
         folder: Path, info: BundleInfo, sae: SAE, *, features: list[Feature] | None = None, about: dict[str, Any]
     ) -> None:
-        """Write a new bundle without presets; it is there whole or not at all."""
+        """Write a new bundle without presets; the folder appears complete or not at all."""
         draft = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(draft, ignore_errors=True)
         sae.save(draft / "revisions" / info.revision, hook=info.hook, model=info.model, about=about)
@@ -128,7 +129,7 @@ class Bundle:
 
     @staticmethod
     def open(folder: Path) -> "Bundle":
-        """Read a bundle as it was shipped. Raises BadBundle that names the file and what is wrong with it."""
+        """Open a bundle at its shipped revision. Raises BadBundle that names the file and what is wrong with it."""
         info = read_info(folder)
         return Bundle.read(folder, info, folder / "revisions" / info.revision)
 
@@ -144,7 +145,7 @@ class Bundle:
     ) -> "Bundle":
         """Read the revision whose SAE and features are in `files`. Raises BadBundle.
 
-        `gently` takes longer and leaves the interpreter to other threads in between.
+        `gently` takes longer, and yields the interpreter to other threads in between.
         """
         checksums.verify(folder, info.sha256)
         sae = SAE.load(files)
@@ -166,15 +167,15 @@ def read_info(folder: Path) -> BundleInfo:
     """Read `bundle.json`. Raises BadBundle."""
     try:
         return BundleInfo.model_validate_json((folder / "bundle.json").read_text())
-    except (OSError, ValueError) as error:  # a ValidationError is one
+    except (OSError, ValueError) as error:  # includes pydantic's ValidationError
         raise BadBundle(f"{str(folder)!r} is not a bundle: {error}") from error
 
 
 def seal(folder: Path) -> BundleInfo:
-    """Write the SHA-256 of SAE and model into `bundle.json`: from now on nothing else is opened."""
+    """Write the SHA-256 of SAE and model files into `bundle.json`: from now on, changed files are refused."""
     info = read_info(folder)
     sae = [folder / "revisions" / info.revision / name for name in (CONFIG, WEIGHTS)]
-    own = (folder / info.model).resolve().is_relative_to(folder.resolve())  # what lies elsewhere is not the bundle's
+    own = (folder / info.model).resolve().is_relative_to(folder.resolve())  # a model outside the folder is not sealed
     model = [f for f in (folder / info.model).glob("*") if f.is_file() and f.name != NOTES] if own else []
     sealed = info.model_copy(update={"sha256": checksums.checksums(folder, [*sae, *model])})
     write_atomic(folder / "bundle.json", sealed.model_dump_json(indent=1, exclude_defaults=True) + "\n")

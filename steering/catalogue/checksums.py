@@ -1,4 +1,4 @@
-"""SHA-256 of files: written into a bundle by whoever makes it, held against the files whenever they are opened. Knows files only."""
+"""SHA-256 checksums of files: computed when a bundle is sealed, verified when it is opened."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -9,31 +9,33 @@ from steering.errors import BadBundle
 
 
 def sha256(path: Path) -> str:
-    """Of one file, read anew."""
+    """Return the checksum of one file, computed anew."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Of each of these files, by its place in `folder`."""
+    """Return the checksum of each file, by its path relative to `folder`."""
     return {f.relative_to(folder).as_posix(): sha256(f) for f in sorted(files)}
 
 
 def verify(folder: Path, sums: Mapping[str, str]) -> None:
-    """Raise BadBundle for a file that is there and is not what `sums` says; what has not changed since is not read again."""
+    """Raise BadBundle for a file that exists and does not match `sums`; a file unchanged since the last call is not
+    read again.
+    """
     for name, wanted in sums.items():
         path = folder / name
         try:
             about = path.stat()
         except FileNotFoundError:
-            continue  # whoever needs it will say so; a model may come from elsewhere
+            continue  # reported where it is needed; a model may be stored elsewhere
         if _known(path, about.st_mtime_ns, about.st_size, about.st_ino) != wanted:
             raise BadBundle(
-                f"{str(path)!r} is not the file that bundle.json lists: its SHA-256 is another one. Get it again, or, "
+                f"{str(path)!r} is not the file that bundle.json lists: its SHA-256 differs. Download it again, or, "
                 f"if you changed it yourself, run `tiller sae seal {folder}`"
             )
 
 
 @lru_cache(maxsize=1024)
-def _known(path: Path, mtime: int, size: int, inode: int) -> str:  # noqa: ARG001 - what makes it another file
+def _known(path: Path, mtime: int, size: int, inode: int) -> str:  # noqa: ARG001 - they are part of the cache key
     return sha256(path)

@@ -1,8 +1,9 @@
-"""How the features of one spec go together: which overlap, and how far they go in all. Knows values and directions only.
+"""Composition of a spec: the load of all its pushes together, and pairs of features that overlap.
 
-A feature's dose is its push in units of the largest one at which replies hold, so the whole spec's `load` is the length
-of the summed push in those units: √(Σᵢⱼ dᵢ dⱼ cos(i, j)), the square law of small pushes (KL grows with the square) with
-the directions' cosines in place of how their effects go together. 1.0 is as far as one feature alone may go.
+A feature's dose is its push in units of the largest one at which replies stay coherent, so the whole spec's `load` is
+the length of the summed push in those units: √(Σᵢⱼ dᵢ dⱼ cos(i, j)). This is the square law of small pushes (KL grows
+with the square), with the cosines of the directions as an estimate of how their effects add up. 1.0 is the largest load
+of one feature alone.
 """
 
 import itertools
@@ -19,17 +20,20 @@ from steering.sae import SAE
 
 Verdict = Literal["ok", "strained", "broken"]
 ALIKE = 0.35
-"""A cosine from which on two features push the same way; in narrow streams, four standard deviations of chance."""
+"""Least cosine at which two features count as pushing the same way; four standard deviations of chance in narrow
+streams.
+"""
 SHARED = 1 / 3
-"""Share of their words that two features have in common, from which on they do the same."""
+"""Least share of common words at which two features count as having the same effect."""
 STRAINED, BROKEN = 1.85, 2.5
-"""Loads from which on most replies strain, and break. On the embedded model's personas, seven at six scales: below 1.8
-96 % of 220 replies held, of those from 1.9 to 2.5 one in seven, of those beyond none."""
+"""Loads above which most replies are strained, and broken. On the embedded model's personas, seven at six scales: below
+1.8, 96 % of 220 replies were coherent; from 1.9 to 2.5, one in seven; above, none.
+"""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two features that push the same way or against each other, or that make for the same words."""
+    """Two features that push the same way or against each other, or that raise the same words."""
 
     one: str
     other: str
@@ -40,7 +44,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Composition:
-    """What is known of a spec before anything is generated."""
+    """Estimate of a spec's effect before anything is generated."""
 
     load: float
     verdict: Verdict
@@ -48,7 +52,9 @@ class Composition:
 
 
 def compose(resolved: Resolved, bundle: Bundle) -> Composition:
-    """Look at a spec as a whole, as far as it steers at the bundle's hook point. Only what pushes counts: `add`, `clamp`."""
+    """Return load, verdict and overlaps of a spec at the bundle's hook point. Only pushes count: modes `add` and
+    `clamp`.
+    """
     pushing = _pushing(resolved, bundle)
     if not pushing:
         return Composition(0.0, "ok", ())
@@ -59,9 +65,10 @@ def compose(resolved: Resolved, bundle: Bundle) -> Composition:
 
 
 def cosines(resolved: Resolved, bundle: Bundle) -> list[list[float]]:
-    """Between the directions of all that is applied, in its order; 0 with what does not push, itself included.
+    """Return the cosines between the directions of all applied features, in their order.
 
-    Whoever has them knows the load of the same features at any doses.
+    Entries of a feature that does not push are 0, on the diagonal too. With them, the load of the same features can be
+    computed for any doses.
     """
     pushing = _pushing(resolved, bundle)
     places = {a.feature.id: i for i, (a, _) in enumerate(pushing)}
@@ -71,7 +78,7 @@ def cosines(resolved: Resolved, bundle: Bundle) -> list[list[float]]:
 
 
 def _pushing(resolved: Resolved, bundle: Bundle) -> list[tuple[Applied, torch.Tensor]]:
-    """What pushes at the bundle's hook point, with its direction."""
+    """Return the features that push at the bundle's hook point, with their directions."""
     here = resolved.interventions.get(bundle.info.hook, ())
     there = [a for a in resolved.applied if a.layer == bundle.layer]
     pairs = zip(there, here, strict=True)

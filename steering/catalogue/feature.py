@@ -15,14 +15,14 @@ from steering.files import write_atomic
 from steering.spec import FeatureSnapshot
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
-"""One spelling per feature: `01` would be a second name for `1`, which no check for repeats would see."""
+"""One spelling per feature: `01` would be a second id of `1`, which a check for duplicates would miss."""
 BREATH = 32
-"""So many features are read at a stretch where others wait for the interpreter: about a millisecond's worth."""
+"""Features that are parsed between two pauses for other threads: about a millisecond of work."""
 Kind = Literal["dead", "dense", "input-only"]
 
 
 class Histogram(BaseModel):
-    """How often a feature fires how strongly: counts of equal parts, from 0 on."""
+    """Histogram of a feature's activations: counts in bins of equal width, starting at 0."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,57 +31,60 @@ class Histogram(BaseModel):
 
 
 class LabelScores(BaseModel):
-    """How well a label predicts, on texts that it was not made from; each from 0 to 1, where guessing gets 0.5."""
+    """Scores of a label on held-out texts; each from 0 to 1, where chance is 0.5."""
 
     model_config = ConfigDict(frozen=True)
 
     detection: float
-    """Balanced accuracy: which of some texts the feature fires in."""
+    """Balanced accuracy: in which texts the feature fires."""
     fuzzing: float | None = None
-    """Balanced accuracy: whether it fires on the token that is marked."""
+    """Balanced accuracy: whether the feature fires on the marked token."""
     control: float | None = None
-    """Detection with another feature's label."""
+    """Detection score with another feature's label."""
     specificity: float | None = None
-    """0 … 3, as a language model rates it; None if none was asked."""
+    """Rating by a language model, 0 … 3; None without one."""
     n: int = 0
-    """How many texts."""
+    """Number of texts."""
 
 
 class Feature(BaseModel):
-    """One latent of an SAE, with what was measured of it. Lengths are in units of the stream."""
+    """One latent of an SAE and its measurements. Lengths are in units of the residual stream."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     index: int
-    """Its number, which never becomes another feature's."""
+    """Number of the feature, which is never given to another one."""
     row: int = -1
-    """Which row of the SAE computes it; the one of its number if nothing is said."""
+    """Row of the SAE that computes it; by default the same as its number."""
     label: str = ""
     label_source: str = "none"
-    """`none`, `auto` (drawn from examples), `contrast` (and scored), `llm:<model>`, `fit`, `hand`, `neuronpedia…`."""
+    """`none`, `auto` (from examples), `contrast` (and scored), `llm:<model>`, `fit`, `hand`, `neuronpedia…`."""
     label_scores: LabelScores | None = None
     words: tuple[str, ...] = ()
-    """Words that come where it fires and seldom elsewhere."""
+    """Words that occur where it fires and rarely elsewhere."""
     kind: tuple[Kind, ...] = ()
-    """What to know before it is used: it never fires, fires nearly everywhere, or says nothing when it is pushed."""
+    """Warnings before use: it never fires, fires on nearly every token, or has no effect on the output when it is
+    pushed.
+    """
     stale: bool = False
     """Whether its direction has turned so far since it was labelled that the label may be wrong."""
     density: float = 0.0
     """Share of tokens on which it fires."""
     max_activation: float = 0.0
-    """The largest activation seen."""
+    """Largest activation observed."""
     typical_max: float = 0.0
-    """The 99.5th percentile of the activations at which it fires: the unit `max`."""
+    """99.5th percentile of its activations above zero: the unit `max`."""
     dose: float | None = None
     """Raw strength of dose 1.0, where it was measured."""
     sweet_spot: SweetSpot | None = None
-    """Of doses above 0; those below are in the calibration."""
+    """Of doses above 0; that of doses below 0 is in the calibration."""
     calibration: Calibration | None = None
-    """The dose–response curve, where it was measured."""
+    """Dose–response curve, where it was measured."""
     histogram: Histogram | None = None
     output_score: float | None = None
-    """How much likelier a strong push makes the tokens that its direction raises (`understand.outputs`)."""
+    """By how much a strong push raises the tokens that its direction promotes (`interpret.logit_lens.output_scores`).
+    """
     examples: list[dict[str, Any]] = []
     """Where it fires most: `text`, `token`, `at`, `activation`, and `tokens` with their `activations`."""
     samples: list[dict[str, Any]] = []
@@ -89,21 +92,21 @@ class Feature(BaseModel):
     top_logits: dict[str, list[str]] = {}
     note: str = ""
     edited: FeatureEdit | None = None
-    """What people here say of it, if anything; never in a bundle."""
+    """Manual edit on this server, if there is one; never stored in a bundle."""
 
     @model_validator(mode="before")
     @classmethod
-    def _in_the_row_of_its_number(cls, data: Any) -> Any:  # noqa: ANN401 - whatever was given
+    def _in_the_row_of_its_number(cls, data: Any) -> Any:  # noqa: ANN401 - unvalidated input
         return {"row": data["index"], **data} if isinstance(data, dict) and "index" in data else data
 
     @field_validator("examples", "samples", mode="before")
     @classmethod
-    def _examples_without_tokens(cls, told: Any) -> Any:  # noqa: ANN401 - whatever was given
-        """Examples are kept without what their tokens say, too."""
+    def _examples_without_tokens(cls, told: Any) -> Any:  # noqa: ANN401 - unvalidated input
+        """Restore the fields that `_short_example` leaves out on disk."""
         return [_full_example(e) for e in told] if isinstance(told, list | tuple) else told
 
     def with_edit(self, edit: FeatureEdit | None) -> "Feature":
-        """The feature as people here call it; without an edit, as it is in the bundle."""
+        """Return the feature with a manual edit applied; without one, as it is in the bundle."""
         before = self.edited and self.edited.before
         plain = self.model_copy(update={**before.model_dump(), "edited": None}) if before else self
         if edit is None:
@@ -115,7 +118,7 @@ class Feature(BaseModel):
         return plain.model_copy(update=changes | ({"note": edit.note} if edit.note is not None else {}))
 
     def line(self) -> str:
-        """The feature as a line of `features.jsonl`."""
+        """Return the feature as a line of `features.jsonl`."""
         told = self.model_dump(exclude={"id", "edited"}, exclude_defaults=True)
         told |= {k: [_short_example(e) for e in told[k]] for k in ("examples", "samples") if k in told}
         if self.row == self.index:
@@ -124,17 +127,17 @@ class Feature(BaseModel):
 
 
 class Retired(BaseModel):
-    """What is left of a feature whose row was given to another."""
+    """A feature whose row was given to another feature."""
 
     model_config = ConfigDict(frozen=True)
 
     revision: str
-    """The first that doesn't have it."""
+    """First revision without it."""
     label: str = ""
 
 
 class BundleInfo(BaseModel):
-    """`bundle.json`."""
+    """Contents of `bundle.json`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -145,32 +148,34 @@ class BundleInfo(BaseModel):
     hook: str
     revision: str
     typical_norm: float
-    """Median length of the stream at the hook point: what an unmeasured feature's dose is drawn from."""
+    """Median norm of the stream at the hook point; the dose of an unmeasured feature is estimated from it."""
     chat_template: str | None = None
     license: str = ""
     metrics: dict[str, float] = {}
     sha256: dict[str, str] = {}
-    """Of each file of the SAE and, if it lies here, the model, by its place in the bundle; `tiller sae seal` writes it."""
+    """Checksums of the files of the SAE and, if it is in the bundle, the model, by relative path; see `tiller sae
+    seal`.
+    """
 
 
 def number_of(feature_id: str) -> int:
-    """The number in a feature's id; −1 if there is none."""
+    """Return the number in a feature's id; −1 if there is none."""
     number = feature_id.rpartition("/")[2]
     return int(number) if CANONICAL_INDEX.fullmatch(number) else -1
 
 
 def write_features(files: Path, features: Iterable[Feature]) -> None:
-    """Write `features.jsonl`; a reader sees the old one or the new, never half of one."""
+    """Write `features.jsonl` atomically."""
     write_atomic(files / "features.jsonl", "".join(f.line() for f in features))
 
 
 def dose_of(feature: Feature, info: BundleInfo) -> float:
-    """Raw strength of dose 1.0: as measured, else half of the layer's typical norm."""
+    """Return the raw strength of dose 1.0: as measured, else half of the layer's typical norm."""
     return feature.dose if feature.dose is not None else 0.5 * info.typical_norm
 
 
 def knots_of(measured: Feature | FeatureSnapshot, dose: float) -> Knots:
-    """Pairs of dose and raw strength: as measured, else the line through the raw strength of dose 1.0."""
+    """Return pairs of dose and raw strength: as measured, else the line through the raw strength of dose 1.0."""
     told = (
         measured.knots if isinstance(measured, FeatureSnapshot) else measured.calibration and measured.calibration.knots
     )
@@ -178,12 +183,12 @@ def knots_of(measured: Feature | FeatureSnapshot, dose: float) -> Knots:
 
 
 def _short_example(example: dict[str, Any]) -> dict[str, Any]:
-    """Without what follows from the tokens."""
+    """Drop the fields that can be computed from the tokens."""
     short = {k: v for k, v in example.items() if k not in ("text", "token")}
     return short if "tokens" in example and _full_example(short) == example else example
 
 
-def _full_example(example: Any) -> Any:  # noqa: ANN401 - whatever was given
+def _full_example(example: Any) -> Any:  # noqa: ANN401 - unvalidated input
     if not isinstance(example, dict) or not {"tokens", "at"} <= example.keys() or "text" in example:
         return example
     tokens, at = example["tokens"], example["at"]
@@ -191,7 +196,7 @@ def _full_example(example: Any) -> Any:  # noqa: ANN401 - whatever was given
 
 
 def read_features(path: Path, bundle: str, numbers: tuple[int, ...], d_sae: int, *, gently: bool) -> list[Feature]:
-    """Read features.jsonl. Raises BadBundle."""
+    """Read features.jsonl. Raises ValueError."""
     if len(numbers) != d_sae or len(set(numbers)) != d_sae:
         raise ValueError(f"{len(set(numbers))} features' numbers for {d_sae} rows")
     row_of = {number: row for row, number in enumerate(numbers)}

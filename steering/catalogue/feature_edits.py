@@ -1,14 +1,14 @@
-"""What people say of a feature: its label, a note, a star. Pure values; knows nothing of bundles, tensors or stores.
+"""Manual edits of a feature: label, note and star.
 
-It is kept beside the bundles, by the feature's number, and laid over what a bundle says. So no update and no
-labeller touches it, and taking it back shows what the bundle says by then.
+They are stored outside the bundles, by feature number, and applied on top of the bundle. So no update and no labeller
+changes them, and removing an edit shows what the bundle has by then.
 """
 
 from pydantic import BaseModel, ConfigDict
 
 
 class FeatureEdit(BaseModel):
-    """One feature's, as it was said last. What is None is as in the bundle."""
+    """Latest edit of one feature. A field that is None is as in the bundle."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -16,20 +16,20 @@ class FeatureEdit(BaseModel):
     note: str | None = None
     starred: bool = False
     by: str | None = None
-    """Who, if they said."""
+    """Name of the editor, if given."""
     at: int = 0
-    """When: seconds since 1970."""
+    """Time in seconds since 1970."""
     before: "OriginalFields | None" = None
-    """What it is laid over, where it is."""
+    """The bundle's fields under the edit, where it is applied."""
 
     @property
     def empty(self) -> bool:
-        """Whether it says nothing any more."""
+        """Whether the edit changes nothing."""
         return self.label is None and self.note is None and not self.starred
 
 
 class OriginalFields(BaseModel):
-    """What a bundle says of the same."""
+    """The bundle's values of the fields that an edit can change."""
 
     model_config = ConfigDict(frozen=True)
 

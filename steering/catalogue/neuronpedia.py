@@ -1,7 +1,7 @@
-"""Neuronpedia's exports of a source, read into catalogue rows and written from them. Knows its files; nothing of SAEs.
+"""Neuronpedia exports of a source: read into catalogue features, and written from them.
 
-`features/`, `explanations/` and `activations/` hold `batch-<n>.jsonl.gz`, a row to a line, the feature's
-index as a string. Each of the three may be missing.
+`features/`, `explanations/` and `activations/` hold `batch-<n>.jsonl.gz`, one row per line, with the feature's index as
+a string. Each of the three may be missing.
 """
 
 import gzip
@@ -18,20 +18,20 @@ from steering.files import write_atomic
 
 BATCH, EXAMPLES = 1024, 20
 OWN = ("hand", "fit")
-"""Labels that people here gave are never overwritten."""
+"""Label sources set here, which an import never overwrites."""
 Row = dict[str, Any]
 GLYPHS = {"Ġ": " ", "▁": " ", "Ċ": "\n", "<0x0A>": "\n"}
 
 
 def read_export(folder: Path, features: Sequence[Feature], unit: Sequence[float]) -> list[Feature]:
-    """Return the features with what an export says of them.
+    """Return the features with the labels, statistics and examples of an export.
 
-    `unit[i]` is how long one of its activations of feature i is in our stream (`Imported.unit`). Raises
-    BadBundle that names the file and the line.
+    `unit[i]` is the length in our stream of one of its activations of feature i (`Imported.unit`). Raises BadBundle
+    that names the file and the line.
     """
     if not any((folder / kind).is_dir() for kind in ("features", "explanations", "activations")):
         raise BadBundle(
-            f"{str(folder)!r} is no export of Neuronpedia: it has no features/, explanations/ or activations/"
+            f"{str(folder)!r} is no export of Neuronpedia: it lacks features/, explanations/ or activations/"
         )
     found = {f.index: f for f in features}
     for kind, merge in (("features", _statistics), ("explanations", _label), ("activations", _example)):
@@ -46,9 +46,9 @@ def read_export(folder: Path, features: Sequence[Feature], unit: Sequence[float]
 
 
 def write_export(folder: Path, features: Iterable[Feature], *, model: str, source: str, unit: float = 1.0) -> None:
-    """Write the rows of features that have something to say, 1,024 indices to a batch.
+    """Write the rows of all features that are described, 1,024 indices per batch.
 
-    `unit` is how long an activation of 1, as the reader counts them, is in our stream.
+    `unit` is the length in our stream of an activation of 1 in the export.
     """
     name = {"modelId": model, "layer": source}
     described = [_in_units(f, unit) for f in features if f.label or f.density or f.max_activation]
@@ -101,7 +101,7 @@ def _statistics(feature: Feature, row: Row, unit: float) -> Feature:
 
 
 def _label(feature: Feature, row: Row, _unit: float) -> Feature:
-    """The first explanation of a feature counts: a file lists them in the order in which they were made."""
+    """Use a feature's first explanation only: a file lists them in the order in which they were made."""
     words = str(row["description"]).strip()
     if not words or feature.label_source in OWN or feature.label_source.startswith("neuronpedia"):
         return feature
@@ -167,10 +167,10 @@ def _activations(feature: Feature) -> list[Row]:
 
 
 def _activation(example: Row) -> Row:
-    """Where only the strongest token of a text is known, the text is cut around it."""
+    """Return one row of `activations/`; if only the strongest token of a text is known, the text is split around it."""
     if "tokens" in example:
         tokens = example["tokens"]
-        values = example["activations"] if "activations" in example else example["values"]  # the older name
+        values = example["activations"] if "activations" in example else example["values"]  # earlier key of the same
     else:
         before, token, after = str(example["text"]).partition(str(example["token"]))
         tokens, values = [before, token, after], [0.0, example["activation"], 0.0]

@@ -16,7 +16,7 @@ from steering.spec import VECTOR, FeatureSnapshot, Intervention, SteeringSpec, U
 
 @dataclass(frozen=True)
 class Applied:
-    """One intervention as it was done, in all three units."""
+    """One intervention as applied, with its strength in all three units."""
 
     feature: Feature
     mode: str
@@ -27,43 +27,43 @@ class Applied:
     layer: int
     measured: bool
     gone: bool = False
-    """Whether the SAE does not have it, and a snapshot steered."""
+    """Whether the SAE no longer has the feature, and its snapshot steers."""
 
     @property
     def vector(self) -> bool:
-        """Whether it is somebody's named vector, and no feature of an SAE."""
+        """Whether it is a named vector rather than a feature of an SAE."""
         return self.feature.id.startswith(VECTOR)
 
     @property
     def in_sweet_spot(self) -> bool | None:
-        """Whether the dose lies where the concept shows and the reply holds; None if not measured."""
+        """Whether the dose is in the sweet spot; None if none was measured."""
         spot = self.spot
         return None if spot is None else spot.holds(self.dose)
 
     @property
     def spot(self) -> SweetSpot | None:
-        """The sweet spot on the dose's side of 0."""
+        """Sweet spot on the dose's side of 0."""
         told = self.feature.calibration
         return (told.negative if told else None) if self.dose < 0 else self.feature.sweet_spot
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A spec against a catalogue: what will be done, and the edits that do it, one for each hook point."""
+    """A spec resolved against a catalogue: the applied interventions, and one edit for each hook point."""
 
     spec: SteeringSpec
     applied: tuple[Applied, ...]
     edits: dict[str, ResidualEdit]
     interventions: dict[str, tuple[ResolvedIntervention, ...]]
-    """What the edits were compiled from."""
+    """Interventions from which the edits were compiled, by hook point."""
     push_norm: dict[str, float]
     """Length of the summed push at each hook point, in typical norms of the stream there."""
     pinned: str = ""
-    """What snapshots changed, where they did."""
+    """What snapshots changed, as JSON; empty if nothing."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Name what will be done: the spec's fingerprint, told apart where a preset's snapshots mean something else."""
+        """Fingerprint of the effect: the spec's, or another one where a preset's snapshots change the effect."""
         plain = self.spec.fingerprint
         return "s_" + hashlib.sha256((plain + self.pinned).encode()).hexdigest()[:16] if self.pinned else plain
 
@@ -79,7 +79,7 @@ class Catalogue:
             yield from bundle.features
 
     def find(self, feature_id: str) -> tuple[Bundle, Feature]:
-        """Look a feature up. Raises UnknownFeature with what there is instead."""
+        """Return a feature and its bundle. Raises UnknownFeature with the ids that exist."""
         name, number = feature_id.rpartition("/")[0], number_of(feature_id)
         bundle = self.bundles.get(name)
         if bundle and (feature := bundle.numbered.get(number)):
@@ -95,10 +95,10 @@ class Catalogue:
         raise UnknownFeature(f"no feature {feature_id!r}; there are {have}", feature=feature_id)
 
     def resolve(self, spec: SteeringSpec, pins: Mapping[str, FeatureSnapshot] | None = None) -> Resolved:
-        """Turn a spec's strengths into raw activations and its interventions into edits.
+        """Convert a spec's strengths to raw activations, and its interventions to edits.
 
         A feature with a snapshot among the `pins` has its strength in the snapshot's units, and is steered by the
-        snapshot itself where this revision doesn't have it; of a named vector there is nothing else. Raises
+        snapshot where this revision does not have it. A named vector has nothing but its snapshot. Raises
         UnknownFeature and BadStrength.
         """
         spec = spec.canonical()
@@ -109,8 +109,8 @@ class Catalogue:
             bundle, feature, gone = self._find_or_pinned(item, pin)
             if gone and pin and not pin.encoder and item.mode != "add":
                 raise BadStrength(
-                    f"{item.id!r} cannot be steered by {item.mode!r}, for nothing reads it; use the mode 'add', or make it "
-                    "by the method 'probe'"
+                    f"{item.id!r} cannot be steered by {item.mode!r}: it has no activation; use the mode 'add', or create it "
+                    "with the method 'probe'"
                 )
             raw = raw_strength(item, spec.unit, feature, bundle.info, pin=pin)
             chosen.setdefault(bundle.info.name, []).append(
@@ -127,7 +127,7 @@ class Catalogue:
         return Resolved(spec, tuple(applied), edits, asked, push_norm, json.dumps(changed) if changed else "")
 
     def _find_or_pinned(self, item: Intervention, pin: FeatureSnapshot | None) -> tuple[Bundle, Feature, bool]:
-        """The feature that an intervention names, and whether only its snapshot is left."""
+        """Return bundle and feature of an intervention, and whether only its snapshot is left."""
         try:
             return *self.find(item.id), False
         except UnknownFeature:
@@ -152,7 +152,7 @@ class Catalogue:
 def raw_strength(
     item: Intervention, unit: Unit, feature: Feature, info: BundleInfo, *, pin: FeatureSnapshot | None = None
 ) -> float:
-    """A strength as a raw activation, in the units of the `pin` if there is one; the factor of a `scale` has no unit."""
+    """Return a strength as a raw activation, in the units of `pin` if given; the factor of a `scale` has no unit."""
     if item.mode == "scale" or unit == "raw":
         return item.strength
     if unit == "max":
@@ -161,7 +161,7 @@ def raw_strength(
 
 
 def _applied(item: Intervention, raw: float, feature: Feature, bundle: Bundle) -> Applied:
-    plain = item.mode == "scale"  # a factor, the same in every unit
+    plain = item.mode == "scale"  # a factor, the same number in every unit
     return Applied(
         feature=feature,
         mode=item.mode,

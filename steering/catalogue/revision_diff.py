@@ -1,4 +1,4 @@
-"""What one revision of an SAE has otherwise than another: features that came, went, turned or are called otherwise. Knows two bundles."""
+"""Diff of two revisions of an SAE: features added, retired, moved, relabelled or measured again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,38 +11,38 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 
 MOVED = 0.98
-"""Below this cosine between its directions a feature has moved."""
+"""A feature has moved if the cosine between its two directions is below this."""
 NEW = 1e-4
-"""Relative; a dose that differs by more was measured anew."""
+"""Relative difference of two doses above which the dose was measured again."""
 
 
 @dataclass(frozen=True)
 class FeatureChange:
-    """A feature that both have."""
+    """A feature of both revisions."""
 
     before: Feature
     after: Feature
     cosine: float
-    """Between its directions."""
+    """Cosine similarity between its two directions."""
 
     @property
     def moved(self) -> bool:
-        """Whether it points elsewhere."""
+        """Whether its direction has changed."""
         return self.cosine < MOVED
 
     @property
     def stale(self) -> bool:
-        """Whether its label came to be in doubt."""
+        """Whether its label has become stale."""
         return self.after.stale and not self.before.stale
 
     @property
     def relabelled(self) -> bool:
-        """Whether it is called something else."""
+        """Whether its label has changed."""
         return self.after.label != self.before.label
 
     @property
     def remeasured(self) -> bool:
-        """Whether dose 1.0 means another push."""
+        """Whether its dose has changed."""
         old, new = self.before.dose, self.after.dose
         return (old is None) != (new is None) or (
             old is not None and new is not None and abs(new - old) > NEW * abs(old)
@@ -51,15 +51,15 @@ class FeatureChange:
 
 @dataclass(frozen=True)
 class RevisionDiff:
-    """From one revision to another."""
+    """Differences from one revision to another."""
 
     kept: int
-    """How many features both have."""
+    """Number of features in both."""
     added: Sequence[Feature]
     retired: Sequence[Feature]
     """As they were."""
     changed: Sequence[FeatureChange]
-    """Those of both that are not as they were, the most turned first."""
+    """Features of both that have changed, lowest cosine first."""
 
 
 def diff_revisions(before: Bundle, after: Bundle) -> RevisionDiff:

@@ -1,9 +1,8 @@
-"""The revisions of a bundle's SAE: publish one, open one, keep those that count. Knows folders, manifests and bundles.
+"""Revisions of a bundle's SAE: publish, open, prune, and quarantine of rejected candidates.
 
-It knows nothing of models, training or HTTP. What was shipped stays as it is in `base`; what comes later is
-`<live>/r<N>/`, a folder with the SAE, `features.jsonl` and `manifest.json`, and it appears whole or not at all: it is
-written as a draft, forced to disk, and renamed. Names and feature numbers are never used twice, also not after
-a rollback.
+The shipped revision stays unchanged in `base`. Later ones are `<live>/r<N>/`, a folder with the SAE, `features.jsonl`
+and `manifest.json`, which appears complete or not at all: it is written as a draft, synced to disk, and renamed. Names
+and feature numbers are never reused, also not after a rollback.
 """
 
 import fcntl
@@ -34,13 +33,13 @@ from steering.spec import Preset
 MANIFEST, MOMENTS = "manifest.json", "moments.safetensors"
 NAME = re.compile(r"r([1-9][0-9]{0,8})")
 STALE = 0.95
-"""A label was found for a direction; below this cosine to the parent's it may be wrong."""
+"""A label was found for a direction; below this cosine to the parent's direction the label may be wrong."""
 REJECTED = 8
-"""So many failed candidates are kept."""
+"""Number of rejected candidates that are kept."""
 
 
 class Manifest(BaseModel):
-    """What one revision is: `manifest.json`."""
+    """Contents of `manifest.json`: one revision."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,38 +54,38 @@ class Manifest(BaseModel):
     d_sae: int
     typical_norm: float
     numbers: tuple[int, ...] = ()
-    """The number of each row's feature; empty where every row still has its own."""
+    """Number of each row's feature; empty where every row has its own."""
     next_number: int
-    """The first that no revision has used."""
+    """Lowest number that no revision has used."""
     shipped: str
-    """SHA-256 of the SAE that came with the bundle: after another one came, numbers mean other features."""
+    """SHA-256 of the SAE that was shipped with the bundle: with another one, numbers mean other features."""
     retired: dict[int, Retired] = {}
     figures: dict[str, float] = {}
-    """What was measured, by name."""
+    """Metrics by name."""
     report: dict[str, Any] = {}
-    """How it passed its gates."""
+    """Results of its gates."""
     sha256: dict[str, str] = {}
-    """Of each file beside the manifest."""
+    """Checksums of the files beside the manifest."""
 
     @property
     def by_row(self) -> tuple[int, ...]:
-        """The number of each row's feature."""
+        """Number of each row's feature."""
         return self.numbers or tuple(range(self.d_sae))
 
 
 class Revisions:
-    """All revisions of one bundle: `base` as shipped and read-only, `live` a folder that can be written."""
+    """All revisions of one bundle: `base` as shipped and read-only, `live` a writable folder."""
 
     def __init__(self, base: Path, live: Path) -> None:
         self.base, self.live = base, live
         self.info = read_info(base)
 
     def names(self) -> list[str]:
-        """The revisions there are, the shipped one first, then in the order in which they were published."""
+        """Return the names of all revisions: the shipped one first, then in the order of publication."""
         return [self.info.revision, *(f"r{n}" for n in self._live_numbers() if f"r{n}" != self.info.revision)]
 
     def manifest(self, revision: str) -> Manifest:
-        """What is known of a revision. Raises BadBundle with those there are."""
+        """Return a revision's manifest. Raises BadBundle with the names that exist."""
         if revision == self.info.revision:
             return self._shipped
         path = self.live / revision / MANIFEST
@@ -108,10 +107,10 @@ class Revisions:
         return found
 
     def open(self, revision: str, *, gently: bool = False) -> Bundle:
-        """Read a revision, every file held against its SHA-256. Raises BadBundle that names the file.
+        """Read a revision and verify the SHA-256 of every file. Raises BadBundle that names the file.
 
-        `gently` takes longer and leaves the interpreter to other threads in between.
-        Its presets are the shipped ones, with the units and snapshots of the revision they were made for.
+        `gently` takes longer, and yields the interpreter to other threads in between. Its presets are the shipped ones,
+        with the units and snapshots of the revision they were made for.
         """
         manifest = self.manifest(revision)
         if revision == self.info.revision:
@@ -127,7 +126,9 @@ class Revisions:
         return replace(bundle, presets=self._presets)
 
     def numbers_after(self, parent: str, *, recycled: Iterable[int] = (), grown: int = 0) -> tuple[int, ...]:
-        """The numbers of a child's rows: the parent's, with new ones for `recycled` rows and for `grown` more at the end."""
+        """Return the numbers of a child's rows: the parent's, with new ones for `recycled` rows and `grown` more at the
+        end.
+        """
         numbers = list(self.manifest(parent).by_row)
         rows, first = sorted(set(recycled)), self._next_number()
         for new, row in enumerate([*rows, *range(len(numbers), len(numbers) + grown)], first):
@@ -146,12 +147,12 @@ class Revisions:
         report: Mapping[str, Any] | None = None,
         moments: Mapping[str, Tensor] | None = None,
     ) -> Manifest:
-        """Write a new revision and return its manifest; nobody is told, and what is served stays what it is.
+        """Write a new revision and return its manifest; the revision that is served does not change.
 
-        `features` say what was measured, by their numbers: a field that one sets is taken, every other is carried over
-        from the parent's feature of that number. `numbers` are those of the rows (`numbers_after`; the parent's if not
-        given): what the parent has and they lack is retired. `moments`, of whoever trained it, are kept for the next
-        training (`moments`). Raises BadBundle for what does not fit together.
+        `features` are measurements, by number: a field that one sets is taken, every other is carried over from the
+        parent's feature of that number. `numbers` are those of the rows (`numbers_after`; by default the parent's): a
+        number of the parent that is missing here is retired. `moments` are the optimiser's, and are stored for the next
+        training (`moments`). Raises BadBundle for arguments that do not match.
         """
         with self._publishing():
             revision = f"r{self._next_name()}"
@@ -163,7 +164,7 @@ class Revisions:
             about = {"tiller_bundle": self.info.name, "tiller_revision": revision}
             sae.save(draft, hook=self.info.hook, model=self.info.model, about=about)
             write_features(draft, carry_features(parent, sae, rows, features))
-            if moments:  # half as long: they only say how large a step may be
+            if moments:  # bfloat16, half the size: they only scale the step
                 save_file({n: t.bfloat16().contiguous() for n, t in moments.items()}, draft / MOMENTS)
             manifest = Manifest(
                 bundle=self.info.name,
@@ -190,17 +191,17 @@ class Revisions:
         return manifest
 
     def moments(self, revision: str) -> dict[str, Tensor]:
-        """What the training of a revision left for the next one; nothing if it came without. Raises BadBundle."""
+        """Return the optimiser's moments that a revision was published with; empty without. Raises BadBundle."""
         path = self.live / revision / MOMENTS
         if not path.exists():
             return {}
         try:
             return {n: t.float() for n, t in load_file(path).items()}
         except (OSError, SafetensorError) as error:
-            raise BadBundle(f"{str(path)!r} is damaged: {error}; delete it to begin without") from error
+            raise BadBundle(f"{str(path)!r} is damaged: {error}; delete it to start without it") from error
 
     def quarantine(self, report: Mapping[str, Any], *, sae: SAE | None = None) -> Path:
-        """Keep what failed its gates, with the reasons, in `rejected/`; only the last few stay."""
+        """Store a rejected candidate and the reasons in `rejected/`; only the last few are kept."""
         with self._publishing():
             folder = self.live / "rejected"
             folder.mkdir(exist_ok=True)
@@ -253,7 +254,7 @@ class Revisions:
         return max([*self._live_numbers(), int(shipped[1]) if shipped else 0]) + 1
 
     def _next_number(self) -> int:
-        """`prune` leaves the last revision, and that one knows of all before it."""
+        """Next free feature number. `prune` keeps the last revision, whose manifest covers all before it."""
         last = self.names()[-1]
         return max(self.manifest(last).next_number, self._shipped.next_number)
 
@@ -268,7 +269,7 @@ class Revisions:
             )
         first = self._next_number()
         if used := sorted(n for n in {*numbers} - {*before.by_row} if n < first):
-            raise BadBundle(f"feature {used[0]} was another one before; new features are numbered from {first} on")
+            raise BadBundle(f"feature number {used[0]} was used before; new features are numbered from {first} on")
 
     def _verify(self, files: Path, manifest: Manifest) -> None:
         for name, expected in manifest.sha256.items():
@@ -277,11 +278,13 @@ class Revisions:
             except OSError as error:
                 raise BadBundle(f"cannot read {str(files / name)!r}: {error}; activate another revision") from error
             if found != expected:
-                raise BadBundle(f"{str(files / name)!r} is not what was published; activate another revision")
+                raise BadBundle(
+                    f"{str(files / name)!r} differs from the published file (SHA-256); activate another revision"
+                )
 
     @contextmanager
     def _publishing(self) -> Iterator[None]:
-        """One writer at a time; what a writer that was killed has left behind goes."""
+        """Hold the lock for one writer at a time, and delete the drafts of writers that were killed."""
         self.live.mkdir(parents=True, exist_ok=True)
         with (self.live / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -291,9 +294,9 @@ class Revisions:
 
 
 def carry_features(parent: Bundle, sae: SAE, numbers: Sequence[int], measured: Iterable[Feature] = ()) -> list[Feature]:
-    """Features for the rows of `sae`: what was measured, over what the parent says of the feature of the same number.
+    """Return features for the rows of `sae`: measurements, on top of the parent's feature of the same number.
 
-    A label that was carried over to a direction that has turned (cosine below 0.95) is stale.
+    A carried-over label is stale if its direction has turned (cosine below 0.95).
     """
     told = {f.index: f for f in measured}
     if unknown := sorted(told.keys() - {*numbers}):

@@ -1,1 +1,1 @@
-"""Doses: measuring them, sweeps, preferences and suggestions."""
+"""Doses: measurement, sweeps, preferences and suggestions."""

@@ -1,6 +1,7 @@
-"""A bundle's features and presets, with doses: words from a corpus, pushes on a stage. Knows a model and a bundle; no files.
+"""Doses of a bundle: measure features and presets, and convert a preset's strengths to new doses.
 
-What it returns are catalogue rows and presets with what was measured; whoever asks writes them down.
+Words come from a corpus, pushes are evaluated by rollouts. The functions return catalogue features and presets with
+their measurements; the caller stores them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,19 +24,19 @@ from steering.model.chat_template import encode_chat
 from steering.spec import Preset
 
 START, LONGEST = 0.25, 2.0
-"""Of the stream's typical length: the first push that is tried, and the longest."""
+"""In units of the stream's typical norm: the first push that is tried, and the largest."""
 MOST_SCALE = 2.5
 AT_ONCE = 16
 CHUNK = 512
-"""Features whose words are counted in one pass over the corpus: counts take features × vocabulary."""
+"""Features whose words are counted in one pass over the corpus: memory is features × vocabulary."""
 Told = Callable[[int, int], None]
-"""Hears how many are done, and of how many."""
+"""Progress callback: number done, and total."""
 
 
 def prepare_rollouts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str] = QUESTIONS
 ) -> Rollouts:
-    """A stage with these questions. Raises BadChat for a model without a chat template."""
+    """Return rollouts with these questions. Raises BadChat for a model without a chat template."""
     return Rollouts.prepare(model, hook, [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions])
 
 
@@ -84,8 +85,8 @@ def with_scale(
 ) -> list[Preset]:
     """Return the presets with the sweet spot of their `scale`.
 
-    A preset's words are those that its replies to one half of the questions have more often than unsteered ones; its
-    effect is measured on the other half. Presets that steer nothing come back as they are.
+    A preset's words are those that its replies to one half of the questions contain more often than unsteered ones; its
+    effect is measured on the other half. Presets that steer nothing are returned unchanged.
     """
     hook = bundle.info.hook
     learn, test = (prepare_rollouts(model, tokenizer, hook, questions[i::2]) for i in (0, 1))
@@ -153,7 +154,7 @@ def _measured(f: Feature, r: MeasuredDose, words: Tensor, tokenizer: PreTrainedT
 
 
 def _spot_as_scale(spot: SweetSpot, r: MeasuredDose) -> SweetSpot:
-    """From doses to the scale that has them."""
+    """Convert a sweet spot from doses to scales."""
     low, high = (round(raw_at(x, r.calibration.knots), 3) for x in (spot.low, spot.high))
     return spot.model_copy(update={"low": low, "high": high})
 
@@ -163,7 +164,7 @@ def _decode_words(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> tuple[st
 
 
 def _is_word_filter(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], bool]:
-    """Whether a token is a word that says something: letters, three at least, nothing special."""
+    """Return a predicate for tokens that are words: at least three letters, and not a special token."""
     special = set(tokenizer.all_special_ids)
 
     def tellable(token: int) -> bool:
@@ -180,7 +181,7 @@ def _vocabulary(model: PreTrainedModel) -> int:
 
 
 def convert_doses(preset: Preset, before: Bundle, features: Sequence[Feature]) -> Preset:
-    """Return the preset with strengths that push as far as they did, now that dose 1.0 means something else."""
+    """Return the preset with strengths that push as far as before, after dose 1.0 of its features has changed."""
     spec, after = preset.steering, {f.id: f for f in features}
     if spec.unit != "dose":
         return preset

@@ -1,10 +1,10 @@
-"""Doses: how far a feature can be pushed, what that does, and which slider is honest. Knows a stage, an SAE and words.
+"""Dose calibration: search for dose 1.0 of a feature, its dose–response curve and its sweet spot.
 
-Each push is evaluated on fixed prompts (`rollouts`): KL to the unsteered model at every token said, surprise, repetition,
-and the log-odds of the feature's own words (`understand.words`). Dose 1.0 is the largest push whose 95th percentile of KL
-is at most one nat and that does not repeat itself (EVALUATION: iso-KL, as in steering-lite); it is searched for along the
-logarithm of both, in five evaluations at most, and in three for the other sign. Features take their evaluations
-together, so that a batch holds many pushes.
+Each push is evaluated on fixed prompts (`rollouts`): KL to the unsteered model at every generated token, surprise,
+repetition, and the log-odds of the feature's own words (`interpret.feature_words`). Dose 1.0 is the largest push whose
+95th percentile of KL is at most one nat and that does not repeat itself (EVALUATION: iso-KL, as in steering-lite). It
+is searched for by a secant method in log KL over log strength, in five evaluations at most, and in three for the other
+sign. Features are evaluated together, so that a batch holds many pushes.
 """
 
 import math
@@ -21,43 +21,43 @@ from steering.doses.rollouts import Rollout, Rollouts
 from steering.edits import ResidualEdit
 
 WORST = 0.95
-"""Which quantile of the tokens' KL is held to a nat."""
+"""Quantile of the tokens' KL that may be at most a nat."""
 NAT, NEAR = 1.0, 0.85
-"""A push is large enough once its KL lies between these."""
+"""A push is large enough once its KL is between these."""
 REPEATS = 0.10
-"""So much more of a steered reply may repeat itself than of an unsteered one."""
+"""By how much the repetition of a steered reply may exceed that of an unsteered one."""
 SURPRISE = 0.5
-"""Nats a token, either way, up to which a reply counts as good."""
+"""Nats per token, either way, up to which a reply counts as good."""
 EFFECT, SURE = 0.1, 2.0
-"""The least effect, in nats of log-odds and in standard deviations of what random directions do."""
+"""Least effect: in nats of log-odds, and in standard deviations of random directions' effects."""
 FORWARD, BACKWARD = 5, 3
-"""Evaluations for each sign at most; eight in all."""
+"""Most evaluations for each sign; eight in all."""
 BELOW = 0.75
 """A curve needs a point at this share of the dose or less."""
 GRID = (0.25, 0.5, 0.75, 1.0)
 RANDOM = 8
 
 Push = Callable[[float], ResidualEdit]
-"""The edit of a raw strength."""
+"""Maps a raw strength to an edit."""
 Search = Generator[float, Measured, Calibration]
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is measured: how to push it, by which words, and how far at most."""
+    """What is measured: how it is pushed, its words, and the largest push."""
 
     push: Push
     words: Int[Tensor, " words"]
     start: float
-    """A raw strength that is likely to do something."""
+    """A raw strength that is likely to have an effect."""
     longest: float
-    """No push is tried beyond."""
+    """Largest push that is tried."""
     signs: tuple[int, ...] = (1, -1)
 
 
 @dataclass
 class MeasuredDose:
-    """What a calibration came to."""
+    """Result of a calibration."""
 
     dose: float
     """Raw strength of dose 1.0."""
@@ -76,8 +76,8 @@ def calibrate(
 ) -> list[MeasuredDose]:
     """Measure every subject, `at_once` of them in a batch. `stamp` is the date and the SAE's revision.
 
-    Without words nothing can be told of an effect: such a subject gets a dose and no sweet spot. `told` hears how many
-    subjects are done.
+    Without words an effect cannot be measured: such a subject gets a dose and no sweet spot. `told` is called with the
+    number of subjects done.
     """
     waiting = [(i, s, _search(s, null, stamp)) for i, s in enumerate(subjects)]
     running: list[tuple[int, Subject, Search, float]] = []
@@ -99,7 +99,7 @@ def calibrate(
 
 
 def evaluate(stage: Rollouts, asked: Sequence[tuple[Subject, float]]) -> list[Measured]:
-    """What each push does, all of them in one batch."""
+    """Return the measurements of each push, all of them in one batch."""
     edits = [s.push(raw) for s, raw in asked]
     rolled, effects = stage.run(edits), stage.effects(edits, [s.words for s, _ in asked if len(s.words)] or [_NONE])
     own = _positions_of([s for s, _ in asked])
@@ -111,7 +111,9 @@ def evaluate(stage: Rollouts, asked: Sequence[tuple[Subject, float]]) -> list[Me
 
 @dataclass(frozen=True, eq=False)
 class Null:
-    """What random directions do to the same words at the same KL: a mean and a spread for each list of words."""
+    """Null distribution: effects of random directions on the same words at the same KL; mean and spread per list of
+    words.
+    """
 
     mean: Float[Tensor, " lists"]
     spread: Float[Tensor, " lists"]
@@ -121,7 +123,7 @@ class Null:
     def measure(
         stage: Rollouts, words: Sequence[Int[Tensor, " words"]], typical_norm: float, *, seed: int = 0
     ) -> "Null":
-        """Push along `RANDOM` directions, both ways, each as far as its KL allows."""
+        """Push along `RANDOM` random directions, both ways, each to the same limit of KL."""
         lists = {tuple(w.tolist()): i for i, w in enumerate(words) if len(w)}
         order = [torch.tensor(w) for w in lists]
         lists = {w: i for i, w in enumerate(lists)}
@@ -141,20 +143,20 @@ class Null:
         return Null(effects.mean(0), effects.std(0).clamp(min=0.02), lists)
 
     def z(self, words: Tensor, effect: float) -> float:
-        """How many standard deviations an effect lies above what a random direction has."""
+        """Return an effect's distance from the mean of random directions, in their standard deviations."""
         i = self.lists.get(tuple(words.tolist()))
         return 0.0 if i is None else float((effect - self.mean[i]) / self.spread[i])
 
 
 def pushes_along(direction: Float[Tensor, " d_in"]) -> Push:
-    """Pushes along one direction."""
+    """Return pushes along one direction."""
     none = direction.new_zeros(0)
     rows = direction.new_zeros(0, len(direction))
     return lambda raw: ResidualEdit(raw * direction, rows, none, none, rows, none)
 
 
 def pushes_scaled(edit: ResidualEdit) -> Push:
-    """Pushes that are a whole spec's edit, so many times."""
+    """Return pushes that multiply a whole spec's edit."""
     return lambda raw: replace(edit, push=raw * edit.push, gate=raw * edit.gate)
 
 
@@ -187,13 +189,13 @@ def _is_large_enough(p: Measured) -> bool:
 
 
 def _next_raw(seen: Sequence[Measured], longest: float) -> float:
-    """The secant of log KL over log strength towards the middle of what is accepted; between the known sides."""
+    """Secant step of log KL over log strength towards the middle of the accepted interval, within the known bounds."""
     good = [p for p in seen if _is_coherent(p)]
     bad = [p for p in seen if not _is_coherent(p)]
     low = max((abs(p.raw) for p in good), default=0.0)
     high = min((abs(p.raw) for p in bad), default=math.inf)
     aim, last = math.log(0.5 * (NAT + NEAR)), seen[-1]
-    slope = 2.0  # of small pushes: KL grows with the square
+    slope = 2.0  # for small pushes KL grows with the square
     if len(seen) > 1:
         before = seen[-2]
         run = math.log(abs(last.raw) / abs(before.raw))
@@ -215,7 +217,7 @@ def _is_coherent(p: Measured) -> bool:
 
 
 def _largest_good(seen: Sequence[Measured], longest: float) -> tuple[float, Limit]:
-    """The largest push seen that holds, else half of the smallest that doesn't, by the square law of KL."""
+    """Return the largest coherent push, else an estimate below the smallest incoherent one, by the square law of KL."""
     good = [p for p in seen if _is_coherent(p)]
     bad = [p for p in seen if not _is_coherent(p)]
     repeats = any(p.kl <= NAT for p in bad)
@@ -253,9 +255,10 @@ def _calibration(
 
 
 def _knots_of_sign(points: Sequence[Measured], sign: int, dose: float) -> list[tuple[float, float]]:
-    """Knots of one sign: at which strength each share of the effect at dose 1.0 is reached.
+    """Return the knots of one sign: the strength at which each share of the effect at dose 1.0 is reached.
 
-    The measured effects are made to rise (pool adjacent violators), a line where they don't.
+    The measured effects are made monotone (pool adjacent violators), with linear interpolation; a straight line if
+    there is no positive effect.
     """
     mine = sorted((abs(p.raw), sign * p.effect) for p in points if p.raw * sign > 0 and abs(p.raw) <= dose * 1.0001)
     xs, ys = [0.0, *(x for x, _ in mine)], [0.0, *(y for _, y in mine)]
@@ -264,13 +267,13 @@ def _knots_of_sign(points: Sequence[Measured], sign: int, dose: float) -> list[t
     ys = _isotonic(ys)
     if ys[-1] <= 0:
         return [(g, g * dose) for g in GRID]
-    straight = 0.1  # a tenth of a line is mixed in, so that a flat stretch of the curve still has an inverse
+    straight = 0.1  # a tenth of a straight line is added, so that a flat part of the curve still has an inverse
     shares = [(1 - straight) * y / ys[-1] + straight * x / dose for x, y in zip(xs, ys, strict=True)]
     return [(g, _interpolated(g, shares, xs)) for g in GRID[:-1]] + [(1.0, dose)]
 
 
 def _isotonic(values: Sequence[float]) -> list[float]:
-    """Pool adjacent violators: the nearest sequence that never falls."""
+    """Isotonic regression by pool adjacent violators: the nearest non-decreasing sequence."""
     blocks: list[list[float]] = []
     for v in values:
         blocks.append([v, 1])
@@ -288,7 +291,7 @@ def _interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
 
 
 def _sweet_spot(points: Sequence[Measured], sign: int, dose: float, date: str, n: int) -> SweetSpot | None:
-    """From where the effect can be told to where the reply stops being good; None if these do not meet."""
+    """Interval from the least measurable effect to where replies stop being good; None if it is empty."""
     side = _knots_of_sign(points, sign, dose)
     full = sign * _effect_at(points, sign * dose)
     if full < EFFECT:

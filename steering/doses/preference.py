@@ -1,8 +1,8 @@
-"""Which dose somebody likes: a bandit over the doses of one slider. Knows votes and doses; nothing of users, stores or models.
+"""Preferred dose of a slider from votes: a Thompson-sampling bandit over a grid of doses.
 
-The state is the list of votes, so taking one back is leaving it out. Doses lie on a grid within the slider's range.
-Each has a Beta posterior of being liked; a vote counts for its own dose and, less, for those near it. The dose to try
-next is drawn from the posteriors (Thompson 1933), with the number of votes as the seed: the same votes, the same dose.
+The state is the list of votes, so a vote is withdrawn by leaving it out. Doses are on a grid within the slider's range.
+Each has a Beta posterior of being liked; a vote counts for its own dose and, less, for neighbouring ones. The next dose
+is drawn from the posteriors (Thompson 1933), with the number of votes as the seed: the same votes, the same dose.
 """
 
 import math
@@ -12,29 +12,31 @@ from dataclasses import dataclass
 import numpy as np
 
 GRID = 9
-"""Doses that are told apart."""
+"""Number of doses on the grid."""
 WIDTH = 0.1
-"""Of the range: how far a vote reaches."""
+"""Width of a vote's kernel, as a share of the range."""
 SHARP = 4.0
-"""Doses near each other are liked alike, so each is surer than its own votes say; of 1, 2 and 4, 4 learnt fastest."""
+"""Factor on the posterior's counts: neighbouring doses are liked alike, so each is better known than its own votes
+suggest. Of 1, 2 and 4, 4 learnt fastest.
+"""
 PRIOR = 0.5
-"""A half of a vote for and one against each dose, and as much again for the dose that one begins with."""
+"""Half a vote for and half a vote against each dose, and another half for the start."""
 
 
 @dataclass(frozen=True)
 class Vote:
-    """Somebody liked a dose, or didn't."""
+    """A dose that was liked or disliked."""
 
     dose: float
     liked: float
     """1 for yes, 0 for no."""
     weight: float = 1.0
-    """How much it says: a thumb 1, each side of a comparison 1, a moved slider less."""
+    """Weight of the vote: a thumb 1, each side of a comparison 1, a moved slider less."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where a slider's default may be, and where it begins."""
+    """Limits of a slider's default, and its start."""
 
     low: float
     high: float
@@ -42,7 +44,7 @@ class Range:
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """The doses that are told apart; the beginning is one of them."""
+        """Doses of the grid; the start is one of them."""
         step = (self.high - self.low) / (GRID - 1)
         doses = [self.low + i * step for i in range(GRID)]
         nearest = min(range(GRID), key=lambda i: abs(doses[i] - self.start))
@@ -51,7 +53,7 @@ class Range:
 
 
 def preferred_dose(votes: Sequence[Vote], span: Range) -> float:
-    """The dose to begin with: the start while nobody voted, then a draw from what the votes say."""
+    """Return the next dose: the start without votes, then a draw from the posteriors."""
     if not votes or span.high <= span.low:
         return min(span.high, max(span.low, span.start))
     a, b = _posterior(votes, span)
@@ -60,7 +62,7 @@ def preferred_dose(votes: Sequence[Vote], span: Range) -> float:
 
 
 def liked_most(votes: Sequence[Vote], span: Range) -> float:
-    """The dose whose posterior mean is highest: what one has learnt, without trying anything."""
+    """Return the dose with the highest posterior mean, without exploration."""
     if not votes or span.high <= span.low:
         return min(span.high, max(span.low, span.start))
     a, b = _posterior(votes, span)

@@ -1,8 +1,8 @@
-"""What pushes do to a model's replies: many pushes at once, in one batch. Knows a model, edits and token ids; no features.
+"""Rollouts: replies under many edits in one batch, compared with the unsteered model's.
 
-A `Stage` holds fixed prompts and what the unsteered model says to them. `roll` lets every edit answer every prompt,
-greedily unless it is told to draw, and compares token by token; `effects` reads how much likelier an edit makes given words, on the unsteered
-replies, so that what it makes itself say does not count.
+`Rollouts` holds fixed prompts and the unsteered model's replies. `run` generates a reply of every edit to every prompt,
+greedily by default, and compares token by token. `effects` measures by how much an edit raises given words, on the
+unsteered replies, so that what the edit itself generates does not count.
 """
 
 from collections.abc import Sequence
@@ -36,20 +36,21 @@ QUESTIONS = (
     "How can I sleep better?",
     "What makes people happy?",
 )
-"""Asked unless others are given: everyday questions that call for no concept."""
+"""Default prompts: everyday questions that call for no concept."""
 TOKENS = 24
 FLOOR = 1e-4
-"""Added to the words' probability: what rises from one in a billion to one in a million has no effect that anybody sees,
-and any push at all does that to most words."""
+"""Added to the words' probability: a rise from one in a billion to one in a million is no visible effect, and any push
+at all does that to most words.
+"""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is taken: at temperature 0 the likeliest. Every edit meets the same chance, prompt by prompt."""
+    """How the next token is chosen: at temperature 0 greedily. All edits share the random numbers, prompt by prompt."""
 
     temperature: float = 0.0
     seed: int = 0
-    """Of the first prompt; the next ones count up."""
+    """Seed of the first prompt; the following ones count up."""
 
 
 GREEDY = Sampling()
@@ -57,22 +58,22 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """What one edit did on all prompts."""
+    """Replies of one edit to all prompts, with their statistics."""
 
     kl: Float[Tensor, " tokens"]
-    """Nats from the unsteered next token's distribution, at every token that was said."""
+    """KL divergence in nats from the unsteered next-token distribution, at every generated token."""
     logprob: Float[Tensor, " tokens"]
-    """Of what was said, under the unsteered model."""
+    """Log-probabilities of the generated tokens under the unsteered model."""
     entropy: float
-    """Mean, of the steered distributions."""
+    """Mean entropy of the steered distributions."""
     repetition: float
-    """Share of 3-grams that occur again, mean over prompts."""
+    """Share of 3-grams that occur more than once, mean over prompts."""
     said: list[list[int]]
 
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
-    """Prompts up to where the assistant speaks, left-padded, and the unsteered model's greedy replies to them."""
+    """Prompts with generation prompt, left-padded, and the unsteered model's replies to them."""
 
     model: PreTrainedModel
     hook: str
@@ -83,9 +84,9 @@ class Rollouts:
     tokens: int
     plain: Rollout
     replies: Int[Tensor, "prompts tokens"]
-    """The unsteered ones; after an end, anything."""
+    """Unsteered replies; undefined after the end of a reply."""
     spoken: Bool[Tensor, "prompts tokens"]
-    """Which of their tokens belong to the reply."""
+    """Mask of the tokens that belong to the reply."""
     draw: Sampling = GREEDY
 
     @staticmethod
@@ -97,7 +98,7 @@ class Rollouts:
         tokens: int = TOKENS,
         draw: Sampling = GREEDY,
     ) -> "Rollouts":
-        """Let the unsteered model answer. `chats` end where the assistant is about to speak."""
+        """Generate the unsteered replies. `chats` end with the generation prompt."""
         longest = max(len(c.ids) for c in chats)
         pad = lambda row, fill: [fill] * (longest - len(row)) + list(row)  # noqa: E731
         place = model.device
@@ -112,12 +113,12 @@ class Rollouts:
 
     @property
     def prompts(self) -> int:
-        """How many prompts."""
+        """Number of prompts."""
         return len(self.ids)
 
     @torch.no_grad()
     def run(self, edits: Sequence[ResidualEdit]) -> list[Rollout]:
-        """Let every edit answer every prompt, all in one batch."""
+        """Generate the replies of every edit to every prompt, all in one batch."""
         n = len(edits)
         ids, real, steered = (t.repeat(n, 1) for t in (self.ids, self.real, self.steered))
         said, logs = _replies(self.model, self.hook, ids, real, steered, edits, self.tokens, self.draw)
@@ -129,7 +130,9 @@ class Rollouts:
     def effects(
         self, edits: Sequence[ResidualEdit], words: Sequence[Int[Tensor, " words"]]
     ) -> list[Float[Tensor, "lists prompts"]]:
-        """By how many nats each edit raises the log-odds of each list of words, a mean over the unsteered reply's tokens."""
+        """Return by how many nats each edit raises the log-odds of each list of words, mean over the unsteered reply's
+        tokens.
+        """
         n = len(edits)
         ids = torch.cat([self.ids, self.replies], 1).repeat(n, 1)
         real = torch.cat([self.real, torch.ones_like(self.spoken)], 1).repeat(n, 1)
@@ -154,7 +157,7 @@ class Rollouts:
             )
 
     def _logits(self, ids: Tensor, real: Tensor) -> Float[Tensor, "rows tokens vocab"]:
-        """Log-probabilities of each token said, from the one before on."""
+        """Log-probabilities at the position before each generated token."""
         out = self.model(
             input_ids=ids,
             attention_mask=real.long(),
@@ -166,7 +169,7 @@ class Rollouts:
 
 
 def rep3(tokens: Sequence[object]) -> float:
-    """Share of 3-grams whose kind occurs more than once."""
+    """Share of 3-grams that occur more than once."""
     grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
     counts: dict[tuple[object, ...], int] = {}
     for gram in grams:
@@ -184,12 +187,12 @@ def _replies(
     tokens: int,
     draw: Sampling,
 ) -> tuple[Int[Tensor, "rows tokens"], Float[Tensor, "rows tokens vocab"]]:
-    """Continuations and the log-probabilities that they were read from; one edit for each block of rows."""
+    """Return continuations and the log-probabilities they were chosen from; one edit for each block of rows."""
     n = max(1, len(edits))
     chances = [torch.Generator().manual_seed(draw.seed + i) for i in range(len(ids) // n)]
     table, rows = _table(edits, model), _table_rows(steered, n) if edits else torch.zeros_like(ids)
     cache, said, logs, at = DynamicCache(), [], [], {"rows": rows}
-    new = rows.amax(1, keepdim=True)  # whoever is steered speaks steered
+    new = rows.amax(1, keepdim=True)  # generated tokens are steered where the prompt is
     step, mask = ids, real
     with torch.no_grad(), tap(model, {hook: lambda x: table.apply(x, at["rows"])}):
         for _ in range(tokens):
@@ -213,7 +216,7 @@ def _replies(
 def _sample_next(
     logs: Float[Tensor, "rows vocab"], temperature: float, chances: Sequence[torch.Generator], n: int
 ) -> Int[Tensor, "rows 1"]:
-    """The likeliest, or one drawn by adding Gumbel noise to what each is worth; the noise is each prompt's own."""
+    """Argmax, or a sample by the Gumbel-max trick; the noise is the same for all edits of a prompt."""
     if not temperature:
         return logs.argmax(-1, keepdim=True)
     uniform = torch.stack([torch.rand(logs.shape[1], generator=g, dtype=torch.float64) for g in chances])
@@ -232,7 +235,7 @@ def _table(edits: Sequence[ResidualEdit], model: PreTrainedModel) -> SteeringTab
 
 
 def _table_rows(steered: Tensor, n: int) -> Int[Tensor, "rows time"]:
-    """Each token's row of the table: its block's, where it is steered."""
+    """Return each token's row of the table: its block's where it is steered, else 0."""
     block = torch.arange(1, n + 1, device=steered.device).repeat_interleave(len(steered) // n)
     return torch.where(steered, block[:, None], 0)
 
@@ -242,7 +245,7 @@ def _positions(real: Tensor) -> Tensor:
 
 
 def _until_end(said: Tensor, ends: frozenset[int]) -> Bool[Tensor, "rows tokens"]:
-    """True up to and including the first end."""
+    """Mask that is true up to and including the first end-of-sequence token."""
     over = torch.isin(said, torch.tensor(sorted(ends), dtype=said.dtype, device=said.device))
     return (over.long().cumsum(1) - over.long()) == 0
 

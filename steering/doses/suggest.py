@@ -1,10 +1,10 @@
-"""From a wish to a few sliders: which calibrated features make for the replies that a prompt asking for it would give.
+"""Slider suggestions: calibrated features that reproduce the replies to a prompt that states a wish.
 
-Knows a model, a bundle and chats; nothing of HTTP. The model itself says what a wish means: it answers questions with the
-wish as its system prompt, and then, without that prompt, each feature is held against those answers. One gradient
-says how much a push along every direction would help at first; the best few are tried for real, at two doses, and added one
-after another while each makes the answers likelier. Of "less formal" the answers to "formal" are made less likely. So what
-is proposed is never better at the wish than the prompt is: it is what is left of it without one, with sliders.
+The model itself defines a wish: it answers questions with the wish as its system prompt; then each feature is scored by
+how likely it makes those answers without that prompt. One gradient gives the first-order effect of a push along every
+direction; the best few are evaluated, at two doses, and added one after another while each makes the answers likelier.
+For "less formal" the answers to "formal" are made less likely. So a suggestion is at most as good as the prompt: it
+approximates it with sliders.
 """
 
 import re
@@ -28,15 +28,15 @@ from steering.model.hooks import tap
 LESS = re.compile(r"^(?:less|not(?: so)?|no|without|fewer|never)\s+(?P<rest>.+)$", re.I)
 MORE = re.compile(r"^(?:more|very|be|a bit|much)\s+(?P<rest>.+)$", re.I)
 TOKENS, ASKED = 32, 8
-"""Of each answer, and how many questions."""
+"""Tokens of each answer, and number of questions."""
 TRIED = 12
-"""Features that are tried for real, those that the gradient likes best."""
+"""Features that are evaluated: those with the best first-order estimates."""
 SHARES = (0.5, 0.9)
-"""Of the sweet spot, from its low end: the doses that are tried."""
+"""Evaluated doses, as shares of the sweet spot from its low end."""
 LOAD = 1.0
-"""How far all of them together may go, in doses."""
+"""Largest load of all features together, in doses."""
 LEAST = 0.01
-"""Nats a token that another feature has to add."""
+"""Least gain of another feature, nats per token."""
 
 
 @dataclass(frozen=True)
@@ -45,29 +45,29 @@ class Clause:
 
     says: str
     sign: int
-    """−1 for what there is to be less of."""
+    """−1 for "less"."""
 
     @property
     def prompt(self) -> str:
-        """A system prompt that asks for it (for the opposite, where there is to be less)."""
+        """System prompt that asks for it (for "less", for the opposite)."""
         words = self.says.rstrip(".!")
         return f"{words[:1].upper()}{words[1:]}." if " " in words else f"Be {words}."
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One feature that helps."""
+    """One suggested feature."""
 
     feature: Feature
     dose: float
     gain: float
-    """Nats a token by which the wished-for answers become likelier when it is added to those before it."""
+    """Gain in log-probability of the wished-for answers when it is added to those before it, nats per token."""
     why: str
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What is proposed, beside what the prompt itself achieves and what random features would."""
+    """Suggested features, with the gains of the prompt itself and of random features for comparison."""
 
     suggestions: tuple[Suggestion, ...]
     gain: float
@@ -77,7 +77,7 @@ class Proposal:
 
 
 def clauses(wish: str) -> list[Clause]:
-    """A wish in its parts: "more poetic, less formal and not so long". Raises SteeringError for an empty one."""
+    """Split a wish into clauses: "more poetic, less formal and not so long". Raises SteeringError for an empty wish."""
     found = []
     for part in re.split(r"\s*(?:,|;|\band\b|\bbut\b|\.)\s*", wish.strip()):
         if not part:
@@ -92,7 +92,7 @@ def clauses(wish: str) -> list[Clause]:
 
 
 def candidates(bundle: Bundle) -> list[Feature]:
-    """The features that may be proposed: those whose doses were measured and do something. Raises SteeringError if none."""
+    """Return the features with a measured dose and an effect. Raises SteeringError if there are none."""
     found = [f for f in bundle.features if f.sweet_spot and f.calibration and f.calibration.works]
     if not found:
         raise SteeringError("no feature of this bundle has a measured dose that works; run `tiller calibrate` first")
@@ -109,7 +109,7 @@ def propose(
     questions: Sequence[str] = QUESTIONS[:ASKED],
     breathe: Callable[[], None] = lambda: None,
 ) -> Proposal:
-    """Propose at most `most` features for a wish. `breathe` is called between two passes of the model."""
+    """Suggest at most `most` features for a wish. `breathe` is called between two forward passes."""
     able, parts = candidates(bundle), clauses(wish)
     answers = [_Answers.prepare(model, tokenizer, bundle.info.hook, c, questions, breathe) for c in parts]
     pull = sum((a.sign * a.pull(breathe) for a in answers), torch.zeros(bundle.sae.d_in))
@@ -137,12 +137,12 @@ class _Option:
     dose: float
     push: Float[Tensor, " d_in"]
     hope: float
-    """What the gradient promises."""
+    """First-order estimate of its gain."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """What the model says when it is asked for one part of a wish, and how likely that is without being asked."""
+    """Answers of the model to one clause as system prompt, and their log-probability without that prompt."""
 
     model: PreTrainedModel
     hook: str
@@ -150,9 +150,9 @@ class _Answers:
     ids: Tensor
     real: Tensor
     mine: Tensor
-    """Tokens that a push acts on: the assistant's turn, header included."""
+    """Mask of the steered tokens: the assistant's turn, header included."""
     said: Tensor
-    """Tokens that count: the answer."""
+    """Mask of the answer's tokens."""
     plain: float
     prompted: float
 
@@ -179,7 +179,7 @@ class _Answers:
         return replace(without, plain=without._likely(None), prompted=with_prompt._likely(None))
 
     def pull(self, breathe: Callable[[], None]) -> Float[Tensor, " d_in"]:
-        """How the answers' mean log-probability changes with a push on the assistant's turn."""
+        """Gradient of the answers' mean log-probability with respect to a push on the assistant's turn."""
         breathe()
         width = int(self.model.config.get_text_config().hidden_size)
         push = torch.zeros(width, device=self.ids.device, requires_grad=True)
@@ -237,7 +237,7 @@ def _add_greedily(model: PreTrainedModel, prompt: EncodedChat, tokenizer: PreTra
 def _padded(
     rows: Sequence[tuple[EncodedChat, list[int]]], model: PreTrainedModel
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ids, which are real, which a push acts on, which count; padded on the left."""
+    """Return ids and the masks of real, steered and answer tokens; left-padded."""
     longest = max(len(p.ids) + len(r) for p, r in rows)
     kinds = ([], [], [], [])
     for p, r in rows:
@@ -256,7 +256,7 @@ def _options(f: Feature, bundle: Bundle, pull: Tensor) -> list[_Option]:
     if f.sweet_spot:
         spots.append((f.sweet_spot.low, f.sweet_spot.high))
     if f.calibration and f.calibration.negative:
-        spots.append((f.calibration.negative.high, f.calibration.negative.low))  # from near 0 outwards
+        spots.append((f.calibration.negative.high, f.calibration.negative.low))  # from the end nearest 0
     found = []
     for near, far in spots:
         for share in SHARES:
@@ -269,7 +269,7 @@ def _options(f: Feature, bundle: Bundle, pull: Tensor) -> list[_Option]:
 def _forward(
     answers: Sequence[_Answers], options: Sequence[_Option], most: int, breathe: Callable[[], None]
 ) -> tuple[list[_Option], list[float]]:
-    """Add the option that helps most, as long as one does and the sum does not go too far."""
+    """Forward selection: add the option with the largest gain while it is at least LEAST and the load at most LOAD."""
     chosen: list[_Option] = []
     gains: list[float] = []
     reached = 0.0
@@ -304,7 +304,7 @@ def _sum(options: Sequence[_Option]) -> Tensor:
 
 
 def _load(options: Sequence[_Option]) -> float:
-    """How far these go in all, in doses; as `composition` says it."""
+    """Load of these options, in doses; as in `catalogue.composition`."""
     directions = torch.stack([torch.nn.functional.normalize(o.push, dim=0) for o in options])
     doses = torch.tensor([abs(o.dose) for o in options])
     return float((doses @ (directions @ directions.T) @ doses).clamp(min=0).sqrt())

@@ -1,6 +1,6 @@
-"""Many strengths of one push, on many prompts: what each makes the model say. Knows a stage and edits; no features.
+"""Strength sweep: replies of several edits to many prompts, with KL and effect of each.
 
-Prompts and edits go through the model in parts that fit into memory; what is said does not depend on the parts.
+Prompts and edits are split into parts that fit into memory; the replies do not depend on the split.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,21 +16,21 @@ from steering.edits import ResidualEdit
 from steering.model.chat_template import EncodedChat
 
 ROOM = 64_000_000
-"""Log-probabilities that are held at a time: 256 MB, a few times over."""
+"""Log-probabilities held at a time: 256 MB, a few times over."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What one edit did on all prompts."""
+    """Replies of one edit to all prompts, with their statistics."""
 
     said: tuple[list[int], ...]
-    """Its reply to each."""
+    """Token ids of the reply to each prompt."""
     logprobs: tuple[list[float], ...]
-    """Of each token of each reply, under the unsteered model."""
+    """Log-probability of each token of each reply, under the unsteered model."""
     kl: float
     """95th percentile over all tokens, nats from the unsteered model."""
     effect: float | None
-    """Log-odds of the words over the unsteered model's, a mean over prompts; None without words."""
+    """Log-odds of the words minus the unsteered model's, mean over prompts; None without words."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Parts:
     effects: list[Tensor]
 
     def concatenate(self) -> SweepResult:
-        """All parts as one."""
+        """Return all parts as one result."""
         said = tuple(ids for r in self.rolled for ids in r.said)
         logprobs, kl = torch.cat([r.logprob for r in self.rolled]), torch.cat([r.kl for r in self.rolled])
         lengths = [len(ids) for ids in said]
@@ -62,7 +62,7 @@ def sweep(
     draw: Sampling = GREEDY,
     told: Callable[[float], None] = lambda _: None,
 ) -> tuple[SweepResult, list[SweepResult]]:
-    """Let every edit answer every prompt; what the unsteered model says comes first. `told` hears the share that is done."""
+    """Generate the replies of the unsteered model and of every edit. `told` is called with the share that is done."""
     room = max(1, ROOM // (tokens * int(model.config.get_text_config().vocab_size)))
     plain, parts = _Parts([], []), [_Parts([], []) for _ in edits]
     for start in range(0, len(chats), room):

@@ -1,8 +1,8 @@
-"""From two sets of texts to a vector that steers like a feature: its direction, and its dose as features have theirs. Knows a model.
+"""Named vectors: a direction from two sets of texts, with a dose measured as for a feature.
 
-What it is made from are means over each text's own tokens (of a chat that ends with the assistant, over the
-assistant's), so that a long text counts no more than a short one. What is kept is a `Snapshot`, the form in which a preset keeps
-a feature that is gone: engines need to know nothing new.
+A text is represented by the mean over its own tokens (of a chat that ends with the assistant, over the assistant's), so
+that a long text counts no more than a short one. A vector is stored as a `FeatureSnapshot`, the form in which a preset
+stores a feature that is gone, so engines need no special case.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _NO_WORDS = torch.zeros(0, dtype=torch.long)
 
 
 def mean_row(passage: Passage, stream: Float[Tensor, "tokens d_in"]) -> Float[Tensor, " d_in"]:
-    """The mean over a text's own tokens; of a chat that ends with the assistant, over all that the assistant says."""
+    """Return the mean over a text's own tokens; of a chat that ends with the assistant, over all assistant turns."""
     speakers = [p.speaker for p in passage.parts]
     theirs = speakers[-1] == "assistant"
     mine = [p != NOBODY and (not theirs or speakers[p] == "assistant") for p in passage.part]
@@ -36,7 +36,7 @@ def mean_row(passage: Passage, stream: Float[Tensor, "tokens d_in"]) -> Float[Te
 
 
 def direction_of(method: Method, a: Sequence[Tensor], b: Sequence[Tensor]) -> Direction:
-    """The direction from B to A, of one row a text. Raises SteeringError if there is none."""
+    """Return the direction from B to A, with one row per text. Raises SteeringError if there is none."""
     return METHODS[method](torch.stack(list(a)), torch.stack(list(b)))
 
 
@@ -46,7 +46,7 @@ def measure_vector_dose(
     info: BundleInfo,
     direction: Float[Tensor, " d_in"],
 ) -> MeasuredDose:
-    """Its dose, on the questions that features are measured on, in eight evaluations at most. Raises BadChat."""
+    """Measure the dose with the features' questions, in eight evaluations at most. Raises BadChat."""
     stage = prepare_rollouts(model, tokenizer, info.hook)
     push = pushes_along(direction.to(model.device))
     subject = Subject(push, _NO_WORDS, START * info.typical_norm, LONGEST * info.typical_norm)
@@ -63,10 +63,10 @@ def vector_of(
     *,
     texts: tuple[int, int],
 ) -> Vector:
-    """All of it as one value; `dose` is None where it could not be measured.
+    """Return the named vector; `dose` is None where it could not be measured.
 
-    A probe reads how far a token is beyond its boundary. Not with an SAE that scales each token: the table that gates
-    are in has one scale.
+    The activation of a probe is the distance of a token from its boundary. It has none with an SAE that scales each
+    token: the table of gates has one scaling.
     """
     reads = method == "probe" and sae.scaling == "none" and sae.reads
     snapshot = FeatureSnapshot(

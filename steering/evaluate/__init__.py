@@ -1,1 +1,1 @@
-"""Metrics: of an SAE, of a reply's coherence, of classifiers, and their statistics."""
+"""Metrics of an SAE, of a reply's coherence and of classifiers, and their statistics."""

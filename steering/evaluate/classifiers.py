@@ -1,8 +1,8 @@
-"""Linear detectors, and how well they tell texts apart. Knows rows and labels; nothing of texts, models or features.
+"""Linear classifiers: L2-regularised logistic regressions for several targets, and AUROC with a bootstrap interval.
 
-Logistic regressions with an L2 penalty, several targets at once; a label that is NaN leaves its row out of that target.
-How strong the penalty is, a fifth of the rows decides for each target. AUROC is the chance that a row with something
-is put above a row without; its interval is of a thousand resamples of the rows.
+A label that is NaN excludes its row from that target. The penalty of each target is chosen on a fifth of the rows.
+AUROC is the probability that a positive row is ranked above a negative one; its interval is of a thousand bootstrap
+resamples of the rows.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 STEPS = 80
 RESAMPLES = 1000
 VALIDATED = 5
-"""Every so many-th row decides about the penalty."""
+"""Every n-th row is used for validation of the penalty."""
 
 
 class Auroc(BaseModel):
-    """How well something tells texts apart, and between which values that lies in 95 of 100 cases."""
+    """AUROC with its 95 % interval."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,18 +33,18 @@ class Auroc(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """Weights of several targets at once; a row's odds of each are `row @ weights + bias`."""
+    """Weights of several targets; the log-odds of each are `row @ weights + bias`."""
 
     weights: Float[Tensor, "d targets"]
     bias: Float[Tensor, " targets"]
 
     def odds(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n targets"]:
-        """The log odds of each target."""
+        """Return the log-odds of each target."""
         return rows @ self.weights + self.bias
 
 
 def fit_cross_validated(rows: Float[Tensor, "n d"], labels: Float[Tensor, "n targets"]) -> Detector:
-    """Fit each target at the penalty that told most of the rows that were set aside."""
+    """Fit each target with the penalty that has the best AUROC on the validation rows."""
     aside = torch.arange(len(rows)) % VALIDATED == 0
     tried = []
     for penalty in PENALTIES:
@@ -58,7 +58,7 @@ def fit_cross_validated(rows: Float[Tensor, "n d"], labels: Float[Tensor, "n tar
 def fit_logistic(
     rows: Float[Tensor, "n d"], labels: Float[Tensor, "n targets"], penalties: Float[Tensor, " targets"]
 ) -> Detector:
-    """Minimise the mean loss of each target plus half of its penalty times the squared length of its weights."""
+    """Minimise each target's mean loss plus half its penalty times the squared norm of its weights."""
     d, targets = rows.shape[1], labels.shape[1]
     known = ~labels.isnan()
     share, y = known / known.sum(0).clamp(min=1), labels.nan_to_num()
@@ -78,13 +78,13 @@ def fit_logistic(
 
 
 def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """The chance that a row with something is put above a row without it; a tie is half, and chance is 0.5."""
+    """Return the probability that a positive row is ranked above a negative one; a tie counts a half, chance is 0.5."""
     n, m = int(labels.sum()), int((~labels).sum())
     return float((_ranks(scores)[labels].sum() - n * (n + 1) / 2) / (n * m)) if n and m else 0.5
 
 
 def auroc_with_interval(scores: NDArray[np.float64], labels: NDArray[np.bool_], *, seed: int = 0) -> Auroc:
-    """AUROC with its interval; resamples keep how many rows have something and how many have not."""
+    """Return AUROC with its interval; resampling is stratified by label."""
     draw = np.random.default_rng(seed)
     yes, no = scores[labels], scores[~labels]
     if not len(yes) or not len(no):
@@ -103,7 +103,7 @@ def _labelled(odds: Tensor, labels: Tensor) -> float:
 
 
 def _ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From 1 on; equal ones share the mean of theirs."""
+    """Ranks from 1 on; equal values share their mean rank."""
     _, where, counts = np.unique(scores, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[where]

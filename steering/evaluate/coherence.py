@@ -1,4 +1,4 @@
-"""Does a steered reply hold together? Two figures and a word. Knows text and log-probabilities only."""
+"""Coherence of a steered reply: repetition, log-probability under the unsteered model, and a verdict."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ Verdict = Literal["ok", "strained", "broken"]
 
 
 class Coherence(BaseModel):
-    """`repetition`: share of word 3-grams that occur again. `mean_logprob_unsteered`: nats per token."""
+    """`repetition`: share of word 3-grams that occur more than once. `mean_logprob_unsteered`: nats per token."""
 
     repetition: float
     mean_logprob_unsteered: float
@@ -18,19 +18,19 @@ class Coherence(BaseModel):
 
 
 def judge(text: str, logprobs: list[float]) -> Coherence:
-    """Judge a reply by how much it repeats itself and how likely it is to the unsteered model."""
+    """Judge a reply by its repetition and its log-probability under the unsteered model."""
     return coherence(rep3(text), sum(logprobs) / len(logprobs) if logprobs else 0.0)
 
 
 def coherence(repetition: float, likely: float) -> Coherence:
-    """The same of figures that are there already."""
+    """Return the verdict for figures that are already computed."""
     broken, strained = repetition > 0.4 or likely < -5.0, repetition > 0.2 or likely < -3.5
     verdict: Verdict = "broken" if broken else "strained" if strained else "ok"
     return Coherence(repetition=round(repetition, 3), mean_logprob_unsteered=round(likely, 3), verdict=verdict)
 
 
 def rep3(text: str) -> float:
-    """Share of word 3-grams whose kind occurs more than once."""
+    """Share of word 3-grams that occur more than once."""
     words = re.findall(r"\w+", text.lower())
     grams = Counter(zip(words, words[1:], words[2:], strict=False))
     return sum(n for n in grams.values() if n > 1) / grams.total() if grams else 0.0

@@ -1,7 +1,7 @@
-"""What a model loses when it reads an SAE's reconstruction in place of its stream. Knows a model and an SAE.
+"""Loss recovered: cross-entropy and KL of a model with its stream replaced by an SAE's reconstruction.
 
-Only where an SAE is meant to read is the stream replaced and judged: not at a text's first token, nor at
-sinks of more than ten times the median length.
+The stream is replaced and scored only where an SAE is meant to read: not at a text's first token, nor at attention
+sinks of more than ten times the median norm.
 """
 
 from collections.abc import Iterable
@@ -18,16 +18,16 @@ from steering.sae import SAE
 
 @dataclass(frozen=True)
 class LossRecovered:
-    """Mean over `tokens` predictions, in nats."""
+    """Means over `tokens` predictions, in nats."""
 
     clean: float
-    """Cross-entropy of the model as it is."""
+    """Cross-entropy of the unmodified model."""
     rise: float
-    """How much it rises with the reconstruction in place: ΔCE."""
+    """ΔCE: increase of the cross-entropy with the reconstruction in place."""
     recovered: float
-    """1 − ΔCE over the rise when the stream there is zero; near 1 for nearly every SAE, so look at ΔCE."""
+    """1 − ΔCE over the increase with a zero stream; near 1 for nearly every SAE, so prefer ΔCE."""
     kl: float
-    """KL of the next token's distribution, from the model as it is to the one with the reconstruction."""
+    """KL of the next-token distribution, from the unmodified model to the one with the reconstruction."""
     tokens: int
 
 
@@ -35,7 +35,9 @@ class LossRecovered:
 def loss_recovered(
     model: PreTrainedModel, sae: SAE, batches: Iterable[tuple[Tensor, Tensor]], hook: str
 ) -> LossRecovered:
-    """Run `(ids, real)` batches of shape `[batch, time]` three times: as they are, spliced, and with zeros."""
+    """Run `(ids, real)` batches of shape `[batch, time]` three times: unmodified, with the reconstruction, and with
+    zeros.
+    """
     sums, tokens = torch.zeros(4, dtype=torch.float64), 0
     for ids, real in batches:
         ids, mask = ids.to(model.device), real.to(model.device)
@@ -51,7 +53,7 @@ def loss_recovered(
         sums += torch.stack([*(-s.gather(1, target).sum() for s in (clean, spliced, zeroed)), kl]).double().cpu()
         tokens += len(target)
     if not tokens:
-        raise ValueError("the text has no token that an SAE reads and that another follows")
+        raise ValueError("the text has no token to score: a text needs at least three tokens")
     clean, spliced, zeroed, kl = (sums / tokens).tolist()
     return LossRecovered(clean, spliced - clean, 1 - (spliced - clean) / (zeroed - clean), kl, tokens)
 

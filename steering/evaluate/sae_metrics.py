@@ -1,4 +1,7 @@
-"""How good an SAE is. Knows an SAE and rows of activations; averages numerator and denominator apart."""
+"""SAE metrics on activations: explained variance, L0, dead features, reconstruction bias and density.
+
+Numerators and denominators are averaged separately.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,24 +17,24 @@ DECADES = (-5, -4, -3, -2, -1)
 
 @dataclass(frozen=True)
 class SaeMetrics:
-    """Quality of an SAE on `tokens` rows; `dead` is the share that never fired on them."""
+    """Metrics of an SAE on `tokens` rows; `dead` is the share of features that never fired on them."""
 
     explained_variance: float
     """1 − E‖x − x̂‖² / (E‖x‖² − ‖E x‖²)"""
     l0: float
     dead: float
     bias: float
-    """E‖x̂‖² / E[x·x̂]: below 1 the reconstruction shrinks."""
+    """E‖x̂‖² / E[x·x̂]: below 1, the reconstruction shrinks."""
     tokens: int
     densities: tuple[int, ...]
-    """Features that fire on less than 10⁻⁵ of the tokens, on 10⁻⁵…10⁻⁴, …, on 10⁻¹ and more."""
+    """Number of features that fire on less than 10⁻⁵ of the tokens, on 10⁻⁵…10⁻⁴, …, on 10⁻¹ and more."""
     cosine: float
-    """Mean over features of the cosine to the nearest other direction: near 1, features are doubled."""
+    """Mean over features of the cosine to the nearest other direction: near 1, features are duplicated."""
 
 
 @torch.no_grad()
 def measure_sae(sae: SAE, rows: Iterable[Float[Tensor, "rows d_in"]]) -> SaeMetrics:
-    """Stream over activations and measure, sums in float64."""
+    """Return the metrics over a stream of activations; sums are float64."""
     n, error, square, hat, cross, active = 0, 0.0, 0.0, 0.0, 0.0, 0.0
     total = torch.zeros(sae.d_in, dtype=torch.float64)
     fired = torch.zeros(sae.d_sae, dtype=torch.float64)
@@ -64,7 +67,9 @@ def _densities(share: Float[Tensor, " d_sae"]) -> tuple[int, ...]:
 
 
 def _nearest(directions: Float[Tensor, "d_sae d_in"]) -> float:
-    """In blocks: all cosines at once would be `d_sae²` numbers."""
+    """Mean over features of the largest cosine to another one. In blocks: all cosines at once would be `d_sae²`
+    numbers.
+    """
     best, start = [], 0
     for rows in directions.split(1024):
         cosines = rows @ directions.T

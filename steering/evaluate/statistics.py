@@ -1,7 +1,7 @@
-"""Whether a difference could be chance, for thousands of features at once. Knows counts and arrays; no models, no texts.
+"""Statistical tests over thousands of features: Fisher's exact test, permutation tests, Benjamini–Hochberg.
 
-Documents are what is independent, not tokens: every test here counts or shuffles documents. Of many tests, the
-Benjamini–Hochberg procedure keeps the expected share of false ones among those that it calls discoveries.
+Documents are independent, tokens are not: every test counts or permutes documents. The Benjamini–Hochberg procedure
+bounds the expected share of false discoveries.
 """
 
 from collections.abc import Callable
@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Draw = Callable[[int], Floats]
-"""So many shuffles' statistics, `[shuffles, features]`."""
+"""Returns the given number of random permutations' signs or memberships."""
 
 ALMOST = 1e-7
-"""Relative; tables that are as unlikely but for rounding count as unlikely."""
+"""Relative tolerance; tables that are equally unlikely but for rounding count as equally unlikely."""
 FIRST, MORE, RARE = 999, 39_000, 10
-"""Shuffles that every feature gets, further ones of those that fewer than `RARE` of them reached."""
+"""Permutations of every feature, and further ones for features whose statistic fewer than `RARE` of them reached."""
 BLOCK = 1000
 
 
 def fisher_exact(hits_a: NDArray[np.int64], n_a: int, hits_b: NDArray[np.int64], n_b: int) -> Floats:
     """Fisher's exact test, two-sided, for each pair of counts out of `n_a` and `n_b`.
 
-    The probability, with the sum of both counts given, of a table no likelier than this one.
+    Returns the probability, given the sum of both counts, of a table that is no likelier than this one.
     """
     log = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n_a + n_b + 1)))])  # log k!
     p = np.ones(len(hits_a))
     total = hits_a + hits_b
     for k in np.unique(total):
         x = np.arange(max(0, k - n_b), min(k, n_a) + 1)
-        # C(n_a, x) · C(n_b, k − x), without what is the same for all x
+        # C(n_a, x) · C(n_b, k − x), without factors that are constant in x
         ways = -(log[x] + log[n_a - x] + log[k - x] + log[n_b - k + x])
         weight = np.exp(ways - ways.max())
         weight /= weight.sum()
@@ -43,7 +43,7 @@ def fisher_exact(hits_a: NDArray[np.int64], n_a: int, hits_b: NDArray[np.int64],
 def permutation_test(a: Floats, b: Floats, *, seed: int = 0) -> Floats:
     """Permutation test of the difference of two sets' means, `[documents, features]` each, two-sided.
 
-    Whose documents are whose is shuffled.
+    The assignment of documents to sets is permuted.
     """
     both, n, g = np.concatenate([a, b]), len(a), np.random.default_rng(seed)
     both = both - both.mean(0)
@@ -56,7 +56,7 @@ def permutation_test(a: Floats, b: Floats, *, seed: int = 0) -> Floats:
 
 
 def paired_permutation_test(differences: Floats, *, seed: int = 0) -> Floats:
-    """Permutation test of the mean of paired differences, `[documents, features]`, two-sided: signs are shuffled."""
+    """Permutation test of the mean of paired differences, `[documents, features]`, two-sided: signs are permuted."""
     g = np.random.default_rng(seed)
 
     def draw(shuffles: int) -> Floats:
@@ -66,7 +66,7 @@ def paired_permutation_test(differences: Floats, *, seed: int = 0) -> Floats:
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
-    """Benjamini and Hochberg's q of each p: the least false-discovery rate at which it would be a discovery."""
+    """Return the q-value of each p: the least false-discovery rate at which it is a discovery."""
     if not len(p):
         return p
     order = np.argsort(p)
@@ -77,12 +77,14 @@ def benjamini_hochberg(p: Floats) -> Floats:
 
 
 def log_odds(hits: NDArray[np.int64], n: int) -> Floats:
-    """Log-odds with Jeffreys' prior: half a count more on either side."""
+    """Return log-odds with Jeffreys' prior: half a count is added to each side."""
     return np.asarray(np.log((hits + 0.5) / (n - hits + 0.5)), dtype=np.float64)
 
 
 def _shuffled(values: Floats, given: NDArray, draw: Draw) -> Floats:
-    """Share of shuffles whose sum is as far from 0 as the given one's; the rarer, the more shuffles."""
+    """Return the share of permutations whose sum is at least as far from 0 as the observed one; more of them for small
+    p.
+    """
     far = np.abs(given.astype(np.float64) @ values)
     far = far - ALMOST * (far + 1e-12)
     reached = (np.abs(draw(FIRST) @ values) >= far).sum(0)

@@ -1,8 +1,9 @@
-"""Other people's SAEs, read into ours. Knows layouts and their order; nothing of models or hubs.
+"""SAE formats: read published SAEs of twelve layouts and convert them to JumpReLU SAEs.
 
-Every layout is a `Format`: how to recognise it, and how its tensors become a `Loose` SAE: any activation will do that
-keeps or drops a pre-activation by its size. `steering/formats/fold.py` does the rest. Where something else decides, or where what
-is read is not the stream, the directions are read alone: they can still be added to it.
+Every layout is a `Format`: a test for its files, and a reader that turns its tensors into a `RawSae`. Any activation
+function can be converted that keeps or drops a pre-activation by its size; `steering/formats/fold.py` does the
+conversion. Where activations depend on something else, or where the input is not the residual stream, only the
+directions are read: they can still be added to the stream.
 """
 
 from collections.abc import Callable
@@ -40,13 +41,14 @@ FORMATS = (
     QWEN_SCOPE,
     TWO_LINEAR_LAYERS,
 )
-"""Tried in this order: the ones that a configuration names come before the ones that only their tensors show."""
+"""Tried in this order: layouts identified by a configuration file come before those identified by their tensors alone.
+"""
 
 
 def read_sae(place: Path, *, hook: str | None = None, k: int | None = None) -> ImportedSae:
     """Read an SAE of any known layout from a folder or a file.
 
-    `hook` and `k` fill what the files don't say. Raises BadBundle that says what was expected.
+    `hook` and `k` are used where the files do not state them. Raises BadBundle with what was expected.
     """
     files = WeightFiles(place)
     for known in FORMATS:
@@ -61,7 +63,7 @@ def read_sae(place: Path, *, hook: str | None = None, k: int | None = None) -> I
 
 
 def _resolve_path(read: Callable[[WeightFiles], T], files: WeightFiles, name: str) -> T:
-    """What a layout makes of files; whatever else they make it stumble over is theirs."""
+    """Call a format's function; any error other than SteeringError is an error in the files."""
     try:
         return read(files)
     except SteeringError:
@@ -71,7 +73,7 @@ def _resolve_path(read: Callable[[WeightFiles], T], files: WeightFiles, name: st
 
 
 def _top_k_of(found: ImportedSae, k: int | None, name: str) -> int | None:
-    """How many features a TopK keeps: as was asked, else as its files say."""
+    """Return the k of a TopK: the argument, else that of its files."""
     if found.k == 0 and not k:
         raise BadBundle(f"{name} is a TopK whose cfg.json does not say how many it keeps; give k")
     return found.k if found.k is None else k or found.k

@@ -1,4 +1,4 @@
-"""What every layout has: how it is recognised, what is read of it, and how that is folded. Knows no publisher."""
+"""Common parts of all formats: `Format`, `ImportedSae`, shape checks, and hook points from paths and names."""
 
 import re
 from collections.abc import Callable
@@ -16,33 +16,33 @@ from steering.sae import SAE
 
 @dataclass(frozen=True, eq=False)
 class ImportedSae:
-    """An SAE that was read, and what its files say of it."""
+    """An SAE read from files, with their metadata."""
 
     folded: Folded
     format: str
     hook: str | None
-    """Where it reads, as `layers.N`; None if the files do not say."""
+    """Hook point as `layers.N`; None if the files do not state it."""
     k: int | None = None
-    """Features per token that it was trained to keep, where its threshold must still be set on text."""
+    """L0 that it was trained for, where its threshold must still be calibrated on text."""
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sae(self) -> SAE:
-        """The SAE in the served form."""
+        """The SAE as a JumpReLU."""
         return self.folded.sae
 
     @property
     def unit(self) -> Float[Tensor, " d_sae"]:
-        """What published activations are multiplied by to be lengths in the stream, beside a token's own scale.
+        """Factor from published activations to lengths in the stream, without a token's scale.
 
-        NaN where that scale is not the stream's, so that nobody can say.
+        NaN where that scale is not the stream's, so that the factor is unknown.
         """
         return self.folded.unit
 
 
 @dataclass(frozen=True)
 class Format:
-    """One layout: its name, the file that shows it, and how to read it."""
+    """One layout: its name, a test for its files, and its reader."""
 
     name: str
     recognised: Callable[["WeightFiles"], bool]
@@ -50,7 +50,7 @@ class Format:
 
 
 def fold(loose: RawSae, name: str) -> Folded:
-    """Fold, and say which shapes do not fit together instead of failing in the middle of it."""
+    """Normalise an SAE. Raises BadBundle that names the tensor, if shapes do not match."""
     m, d = loose.W_dec.shape if loose.W_dec.ndim == 2 else (0, 0)
     wanted = {"W_enc": (d, m), "b_enc": (m,), "b_dec": (d,)}
     for part, shape in wanted.items():
@@ -63,20 +63,22 @@ def fold(loose: RawSae, name: str) -> Folded:
 
 
 def linear(files: WeightFiles, bias: str | None, *, subtracts: bool, threshold: Tensor | float = 0.0) -> RawSae:
-    """Two layers as torch has them, their matrices the other way round; a decoder's bias may be another tensor."""
+    """Read two torch linear layers, whose matrices are transposed; the decoder's bias may have another name."""
     W_enc, b_enc, W_dec = files.take("encoder.weight", "encoder.bias", "decoder.weight")
     (b_dec,) = files.take(bias or "decoder.bias")
     return RawSae(W_enc.T, b_enc, W_dec.T, b_dec, threshold, subtracts)
 
 
 def hook_in_path(files: WeightFiles, pattern: str) -> str | None:
-    """The hook point whose layer the path names, if it does."""
+    """Return the hook point whose layer is in the path, if there is one."""
     layer = files.number(pattern)
     return None if layer is None else f"layers.{layer}"
 
 
 def stream_hook(name: str | None) -> str | None:
-    """The hook point of which this is somebody's name; None for no name. Raises BadBundle for what is no stream after a block."""
+    """Return the hook point of a TransformerLens or transformers name; None without one. Raises BadBundle for other
+    points.
+    """
     if not name:
         return None
     if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_(post|pre)", name):
@@ -85,4 +87,4 @@ def stream_hook(name: str | None) -> str | None:
             return f"layers.{layer}"
     elif found := re.fullmatch(r"(?:(?:model|transformer|gpt_neox)\.)?(?:layers|h)\.(\d+)", name):
         return f"layers.{found[1]}"
-    raise BadBundle(f"its place is {name!r}, which is not the stream after a block; only that can be steered")
+    raise BadBundle(f"its hook point is {name!r}, which is not the stream after a block; only that can be steered")

@@ -1,4 +1,4 @@
-"""dictionary_learning: one reader for each of its classes."""
+"""dictionary_learning: one reader for each of its dictionary classes."""
 
 import re
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def _dictionary_learning(files: WeightFiles) -> ImportedSae:
     if reader is None:
         raise BadBundle(f"dict_class {kind!r} is not known; known are {', '.join(DICTIONARIES)}")
     if re.search("mlp|att", name := str(trainer.get("submodule_name") or "")):
-        raise BadBundle(f"its place is {name!r}, which is not the stream after a block; only that can be steered")
+        raise BadBundle(f"its hook point is {name!r}, which is not the stream after a block; only that can be steered")
     loose = reader(files)
     layer = trainer.get("layer")
     unset = kind == "AutoEncoderTopK" or (kind.endswith("BatchTopKSAE") and float(files.tensors["threshold"]) < 0)

@@ -1,4 +1,4 @@
-"""Gemma Scope, the first (arrays of numpy) and the second (safetensors)."""
+"""Gemma Scope 1 (numpy arrays) and Gemma Scope 2 (safetensors)."""
 
 from steering.errors import BadBundle
 from steering.formats.base import Format, ImportedSae, fold, hook_in_path
@@ -27,7 +27,7 @@ def _is_gemma_scope_2(files: WeightFiles) -> bool:
 
 def _gemma_scope_2(files: WeightFiles) -> ImportedSae:
     if "affine_skip_connection" in files.tensors or files.tensors["w_dec"].ndim != 2:
-        raise BadBundle(f"{files.weights.name} is a transcoder: it predicts another place than the one it reads")
+        raise BadBundle(f"{files.weights.name} is a transcoder: its output is at another hook point than its input")
     config = files.json("config.json") or {}
     if (kind := config.get("architecture", "jump_relu")) not in ("jump_relu", "jumprelu"):
         raise BadBundle(f"architecture {kind!r} is not known for Gemma Scope; expected 'jump_relu'")

@@ -1,4 +1,4 @@
-"""Two linear layers and nothing else, as Goodfire and many others save them."""
+"""Two linear layers without configuration, as saved by Goodfire and many others."""
 
 from steering.formats.base import Format, ImportedSae, fold, hook_in_path, linear
 from steering.formats.fold import RawSae

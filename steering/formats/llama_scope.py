@@ -1,4 +1,4 @@
-"""Llama Scope, its reasoning model's, and what its library writes now."""
+"""Llama Scope, Llama Scope R1, and the current layout of its library, Llamascopium."""
 
 import math
 
@@ -50,7 +50,7 @@ def _is_llamascopium(files: WeightFiles) -> bool:
 def _llamascopium(files: WeightFiles) -> ImportedSae:
     config = files.json("config.json") or {}
     if "W_E_glu" in files.tensors:
-        raise BadBundle(f"{files.weights.name} has a gated encoder (W_E_glu), which does not decide by size alone")
+        raise BadBundle(f"{files.weights.name} has a gated encoder (W_E_glu), which has no equivalent threshold")
     kind = str(config.get("act_fn", "relu")).lower()
     if kind not in ("relu", "jumprelu", "topk", "batchtopk"):
         raise BadBundle(f"act_fn {kind!r} is not known; known are relu, jumprelu, topk and batchtopk")
@@ -76,12 +76,12 @@ def _llamascopium(files: WeightFiles) -> ImportedSae:
 
 
 def _dataset_scale(files: WeightFiles, config: Config, d: int) -> float:
-    """√d over the average length of the stream; 1 where it is folded in already (`inference`)."""
+    """√d over the average norm of the stream; 1 where it is already folded in (`inference`)."""
     if config.get("norm_activation", "inference") != "dataset-wise":
         return 1.0
     found = [float(t) for n, t in files.tensors.items() if n.startswith("dataset_average_activation_norm.")]
     if not found:
-        raise BadBundle(f"{files.weights.name} was trained on a scaled stream but does not say by how much")
+        raise BadBundle(f"{files.weights.name} was trained on a scaled stream but does not state the scale")
     return math.sqrt(d) / found[0]
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's for GPT-2: a ReLU, or a TopK of normalised tokens; where it reads, only its address says."""
+"""OpenAI's SAEs for GPT-2: ReLU, or TopK of normalised tokens; the hook point is given only by the path."""
 
 import math
 import re
@@ -28,18 +28,20 @@ def _openai(files: WeightFiles) -> ImportedSae:
         raise BadBundle(
             f"{files.weights.name} has the activation {kind} {told.get('postact_fn', '')}; known are ReLU and TopK"
         )
-    folded = fold(replace(loose, scaling="spread"), files.weights.name)  # it normalises exactly if it is a TopK
-    return ImportedSae(folded, "openai", hook, int(told.get("k", 32)))  # all that are published keep 32
+    folded = fold(replace(loose, scaling="spread"), files.weights.name)  # only a TopK normalises its input
+    return ImportedSae(folded, "openai", hook, int(told.get("k", 32)))  # all published ones have k = 32
 
 
 def _openai_place(files: WeightFiles) -> tuple[str | None, bool]:
-    """Where it reads, if the path says so as the publisher's does, and whether that is not the stream."""
+    """Return the hook point, if it is in the path, and whether the input is not the residual stream."""
     path = files.weights.absolute().as_posix()
     found = re.search(r"/(mlp_post_act|resid_(?:delta|post)_(?:attn|mlp))(?:_v\d\w*)?/autoencoders/(\d+)\.pt$", path)
     if found is None:
         return None, False
     if found[1] not in ("resid_post_mlp", "resid_delta_mlp"):
-        raise BadBundle(f"its place is {found[1]!r}, which is not the stream after a block; only that can be steered")
+        raise BadBundle(
+            f"its hook point is {found[1]!r}, which is not the stream after a block; only that can be steered"
+        )
     return f"layers.{found[2]}", found[1] == "resid_delta_mlp"
 
 

@@ -1,4 +1,4 @@
-"""Qwen-Scope: a TopK whose matrices lie the other way round."""
+"""Qwen-Scope: TopK with transposed matrices."""
 
 from steering.formats.base import Format, ImportedSae, fold, hook_in_path
 from steering.formats.fold import RawSae

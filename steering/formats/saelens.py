@@ -1,4 +1,4 @@
-"""SAELens, version 6 and later: what a finished run has saved, and as directions only what it calls something else than an SAE."""
+"""SAELens 6 and later: SAEs of a finished run; transcoders and other architectures as directions only."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from steering.sae import NORMALISED, Scaling
 def _is_saelens(files: WeightFiles) -> bool:
     config = (
         files.json("cfg.json") or {}
-    )  # before version 6 everything lay at the top, and `standard` went without saying
+    )  # before version 6, all keys were at the top level, and `standard` was the default
     return files.weights.name == "sae_weights.safetensors" and ("architecture" in config or "hook_name" in config)
 
 
@@ -41,13 +41,13 @@ def _saelens(files: WeightFiles) -> ImportedSae:
 
 
 def _directions(files: WeightFiles, config: Config, about: Config, place: str | None) -> ImportedSae:
-    """Only where features write is taken: something else than their size at the stream decides whether they do."""
+    """Read the decoder only: whether a feature fires depends on something else than its pre-activation."""
     kind, (W_dec,) = config.get("architecture", "standard"), files.take("W_dec")
     factor = _factor(files)
     if config.get("normalize_activations") == "constant_scalar_rescale":
         factor = float(config["activation_normalization_factor"])
     elif not kind.endswith("transcoder") and _scaling(config) != "none":
-        factor = math.nan  # its output is multiplied by each token's scale; only a transcoder's is not
+        factor = math.nan  # its output is multiplied by each token's scale, unlike a transcoder's
     by_length = "topk" in kind and bool(config.get("rescale_acts_by_decoder_norm", True))
     layer = _mlp_out(place)
     hook = f"layers.{layer}" if layer else stream_hook(place)
@@ -58,7 +58,9 @@ def _directions(files: WeightFiles, config: Config, about: Config, place: str | 
 
 def _scaling(config: Config) -> Scaling:
     if (normal := config.get("normalize_activations")) not in NORMALISED:
-        raise BadBundle(f"normalize_activations {normal!r} is not known, or not folded in yet as a finished run does")
+        raise BadBundle(
+            f"normalize_activations {normal!r} is not supported, or not folded in yet, as at the end of a run"
+        )
     return NORMALISED[normal]
 
 
@@ -67,7 +69,9 @@ def _factor(files: WeightFiles) -> float:
 
 
 def _mlp_out(place: str | None) -> str | None:
-    """The block whose MLP's output this is: it is summed into the stream after that block, so to push the one is to push the other."""
+    """Return the block of an MLP output. It is added to the stream after that block, so a push there is a push on the
+    stream.
+    """
     found = re.fullmatch(r"blocks\.(\d+)\.(?:hook_mlp_out|mlp\.hook_out)", place or "")
     return found[1] if found else None
 
@@ -79,7 +83,7 @@ def _plain(files: WeightFiles, config: Config, scale: float) -> RawSae:
 
 
 def _gated(files: WeightFiles, config: Config, scale: float) -> RawSae:
-    """A gate of the magnitude's own direction is a threshold: xW > −b_gate ⟺ xWeʳ + b_mag > b_mag − eʳ·b_gate."""
+    """A gate along the magnitude's direction is a threshold: xW > −b_gate ⟺ xWeʳ + b_mag > b_mag − eʳ·b_gate."""
     W_enc, gate, magnitude, r, W_dec, b_dec = files.take("W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec")
     return RawSae(
         W_enc * r.exp(),
@@ -118,7 +122,9 @@ DIRECTIONS_ONLY = (
     "matching_pursuit",
     "temporal",
 )
-"""They read another place than they write, keep what is negative, choose one after the other, or look at earlier tokens."""
+"""Their input is not their output's hook point, or they keep negative activations, select greedily, or read other
+tokens.
+"""
 
 
 def _place(about: Config) -> str | None:

@@ -1,4 +1,4 @@
-"""What lies in somebody's folder of weights, opened at most once. Knows files; no layout."""
+"""Weight files of a folder: safetensors, npz, pt and JSON, each opened at most once and without running code."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ Config = dict[str, Any]
 
 
 class WeightFiles:
-    """What lies in a folder (or is one file), opened at most once."""
+    """Files of a folder, or one file, opened at most once."""
 
     def __init__(self, place: Path) -> None:
         if not place.exists():
@@ -30,7 +30,7 @@ class WeightFiles:
         self._held: dict[str, Any] | None = None
 
     def json(self, name: str) -> Config | None:
-        """A JSON file beside the weights; None if there is none."""
+        """Return a JSON file beside the weights; None if there is none."""
         path = self.folder / name
         if not path.is_file():
             return None
@@ -44,7 +44,7 @@ class WeightFiles:
 
     @property
     def weights(self) -> Path:
-        """The file of weights: the place itself, or the one that a known layout has."""
+        """Path of the weights: the given file, or the file of a known layout."""
         if self.place.is_file():
             return self.place
         for pattern in WEIGHT_FILES:
@@ -57,22 +57,22 @@ class WeightFiles:
 
     @property
     def tensors(self) -> Tensors:
-        """All tensors of the file; plain Python values of a `.pt` become tensors of no dimension where they are numbers."""
+        """Tensors of the file; numbers in a `.pt` become tensors without dimensions."""
         return {n: torch.as_tensor(v) for n, v in self.all_tensors.items() if isinstance(v, Tensor | int | float)}
 
     @property
     def all_tensors(self) -> dict[str, Any]:
-        """All that the file holds, words included."""
+        """All values of the file, strings included."""
         if self._held is None:
             self._held = read_weight_file(self.weights)
         return self._held
 
     def has(self, *names: str) -> bool:
-        """Whether all these tensors are there."""
+        """Whether all these tensors exist."""
         return all(n in self.tensors for n in names)
 
     def take(self, *names: str) -> list[Tensor]:
-        """The tensors of these names. Raises BadBundle that lists those that are missing."""
+        """Return the tensors of these names. Raises BadBundle that lists the missing ones."""
         if missing := [n for n in names if n not in self.tensors]:
             raise BadBundle(
                 f"{self.weights.name} lacks {', '.join(missing)}; it holds {', '.join(sorted(self.tensors)[:12])}"
@@ -80,7 +80,7 @@ class WeightFiles:
         return [self.tensors[n].float() for n in names]
 
     def number(self, pattern: str) -> int | None:
-        """The number that the path names, such as its layer."""
+        """Return a number in the path, such as the layer."""
         found = re.findall(pattern, self.weights.absolute().as_posix())
         return int(found[-1]) if found else None
 
@@ -99,7 +99,7 @@ WEIGHT_FILES = (
 
 
 def read_weight_file(path: Path) -> dict[str, Any]:
-    """All that a file of weights holds. Raises BadBundle if it is damaged, or could run code."""
+    """Return all values of a weight file. Raises BadBundle if it is damaged, or could run code."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -108,12 +108,16 @@ def read_weight_file(path: Path) -> dict[str, Any]:
                 return {n: torch.from_numpy(arrays[n]) for n in arrays.files}
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BadBundle(f"{str(path)!r} holds more than tensors and is not opened, for it could run code") from error
+        raise BadBundle(
+            f"{str(path)!r} holds more than tensors and is not opened, because it could run code"
+        ) from error
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, zipfile.BadZipFile) as error:
         raise BadBundle(f"{str(path)!r} is damaged or cut short: {error}") from error
     if not isinstance(held, dict):
         raise BadBundle(f"{str(path)!r} must hold a dictionary of tensors, not {type(held).__name__}")
-    if "ae" in held and isinstance(held["ae"], dict):  # dictionary_learning's crash backup has the name of the result
+    if "ae" in held and isinstance(
+        held["ae"], dict
+    ):  # dictionary_learning's backup of a running training has the same file name
         raise BadBundle(
             f"{path.name} is the backup of an unfinished run (step {held.get('step', '?')}), whose scale "
             "is not folded in; give the file that the finished run wrote"

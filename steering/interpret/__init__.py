@@ -1,1 +1,1 @@
-"""What features mean: described, labelled, found."""
+"""Interpretation of features: descriptions, labels, search, attribution and comparison."""

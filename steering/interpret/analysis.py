@@ -1,8 +1,8 @@
-"""Which features a passage evokes: token by token, by speaker, along the text. Knows a stream, an SAE and a passage; no models.
+"""Feature analysis of a passage: activations per token, per speaker and along the text.
 
-Dense activations of a whole passage are never kept: of each token the strongest few, of each feature sums, and of the
-features that matter most, in the end, all of theirs. What matters is what is strong for that feature and rare in
-general: activation ÷ typical maximum × log(1 ÷ density), the reasoning of tf-idf.
+The dense activations of a whole passage are never stored: only the strongest few of each token, sums of each feature,
+and all activations of the most relevant features. Relevance is high for a feature that is strong for itself and rare in
+general: activation ÷ typical maximum × log(1 ÷ density), as in tf-idf.
 """
 
 import math
@@ -18,11 +18,11 @@ from steering.model.passage import NOBODY, Passage
 
 ROWS = 1024
 PARTS = 10
-"""Stretches of equal length along the text."""
+"""Parts of equal length along the text."""
 STRETCH = 32
-"""Tokens at most of the stretches that axes look at, about as many as the texts have that these were made from."""
+"""Most tokens of a stretch that mood axes score, about the length of the texts that they were fitted on."""
 COMMON = 1e-4
-"""A feature that was never seen counts as this rare, not as infinitely so."""
+"""Lower bound of a density: a feature that was never seen counts as this rare, not as infinitely rare."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class EvokedFeature:
     row: int
     maximum: float
     mean: float
-    """Over all tokens that belong to somebody."""
+    """Over all tokens that belong to a part."""
     count: int
     score: float
     activations: Float[Tensor, " tokens"]
@@ -40,23 +40,23 @@ class EvokedFeature:
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What one passage evokes."""
+    """Features of one passage."""
 
     passage: Passage
     top: tuple[tuple[tuple[int, float], ...], ...]
-    """Of each token, rows and activations, the strongest first."""
+    """Rows and activations of each token, strongest first."""
     features: tuple[EvokedFeature, ...]
-    """Of the whole, what matters most first."""
+    """Features of the whole passage, most relevant first."""
     speakers: dict[str, dict[int, float]]
-    """By speaker, the mean activation of those features on their tokens."""
+    """Mean activation of those features on each speaker's tokens."""
     along: tuple[tuple[float, ...], ...]
-    """Of each of those features, its mean in ten stretches of the text."""
+    """Mean of each of those features in ten parts of the text."""
     error: Float[Tensor, " tokens"]
-    """Share of the stream's length that the SAE leaves unexplained, squared; NaN where a token belongs to nobody."""
+    """Share of the stream's squared norm that the SAE leaves unexplained; NaN for tokens of no part."""
     fired: Bool[Tensor, "stretches d_sae"]
     """Which features fire at all in each stretch of one speaker's tokens, whatever the threshold."""
     fired_by: tuple[str, ...]
-    """Whose stretch it is."""
+    """Speaker of each stretch."""
 
 
 @torch.no_grad()
@@ -70,9 +70,9 @@ def analyse(
     only: Sequence[int] | None = None,
     threshold: float = 0.0,
 ) -> Analysis:
-    """Look at a passage whose unsteered stream is given. `only` are rows to look at in place of what matters most.
+    """Analyse a passage, given its unsteered stream. `only` are rows to return instead of the most relevant ones.
 
-    Activations up to `threshold` count as none. Raises SteeringError if the SAE cannot be read.
+    Activations up to `threshold` count as zero. Raises SteeringError if the SAE cannot be read.
     """
     sae = bundle.sae
     stream = stream.float().to(sae.W_enc.device)
@@ -124,7 +124,7 @@ class Difference:
     log_odds: float
     """Of firing here against there, with half a count added to each (Jeffreys)."""
     sure: float
-    """|z| of that. Tokens of one text are not independent: read it as an order, not as a probability."""
+    """|z| of the log-odds. Tokens of one text are not independent: use it as a ranking, not as a probability."""
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def compare(
     *,
     features: int = 24,
 ) -> list[Difference]:
-    """The features that tell one passage from another, the surest first, of equally sure ones the strongest."""
+    """Return the features that distinguish two passages: largest |z| first, then the larger difference of means."""
     counts = [_count_firings(bundle, p, x) for p, x in (one, other)]
     (a, n, mean), (b, m, other_mean) = counts
     odds = ((a + 0.5) / (n - a + 0.5)).log() - ((b + 0.5) / (m - b + 0.5)).log()
@@ -148,7 +148,7 @@ def compare(
 
 
 def _count_firings(bundle: Bundle, passage: Passage, stream: Tensor) -> tuple[Float[Tensor, " d_sae"], int, Tensor]:
-    """On how many of its tokens each feature fires, of how many, and how strongly on average."""
+    """Return on how many tokens each feature fires, the number of tokens, and the mean activations."""
     owned = torch.tensor([p != NOBODY for p in passage.part])
     rows = stream.float()[owned.to(stream.device)]
     counts, sums = torch.zeros(bundle.sae.d_sae), torch.zeros(bundle.sae.d_sae)
@@ -159,7 +159,7 @@ def _count_firings(bundle: Bundle, passage: Passage, stream: Tensor) -> tuple[Fl
 
 
 def _stretches(passage: Passage) -> tuple[Int[Tensor, " tokens"], tuple[str, ...]]:
-    """Which stretch each token belongs to, −1 for nobody's, and who speaks in each: parts, in pieces of equal length."""
+    """Return each token's stretch (−1 for tokens of no part) and the speaker of each stretch: parts, split equally."""
     where, whose = torch.full((len(passage.part),), NOBODY), []
     part = torch.tensor(passage.part)
     for i, p in enumerate(passage.parts):
@@ -173,7 +173,7 @@ def _stretches(passage: Passage) -> tuple[Int[Tensor, " tokens"], tuple[str, ...
 def _count_stretches(
     fired: Bool[Tensor, "stretches d_sae"], where: Int[Tensor, " rows"], a: Float[Tensor, "rows d_sae"]
 ) -> None:
-    """Mark what fires in each stretch; these are consecutive, so a product with few rows does it."""
+    """Mark the features that fire in each stretch; stretches are consecutive, so a product with few rows is enough."""
     some = where[where >= 0]
     if not len(some):
         return

@@ -1,13 +1,13 @@
-"""Why a model says a word: which features its next token comes from, by a gradient and by trial. Knows a model, an SAE and ids.
+"""Attribution of the next token to features: by gradient × activation, and by ablation.
 
-What is explained is one number after the last token: `logit[target] − logit[against]`, or `logit[target]` less the mean
-of all logits. To first order, taking feature i away costs of it
+The quantity explained is one number after the last token: `logit[target] − logit[against]`, or `logit[target]` minus
+the mean of all logits. To first order, ablating feature i reduces it by
 
     attribution_i = Σ_t a_i(t) · (∇ₓ[that number](t) · d_i)
 
-and what it really costs is tried: the features with the most attribution and the most activation are ablated, the SAE's
-error term kept, many of them in one batch. The first token is left out of both: no SAE is trained on it, and what looks like
-features there is the sink of attention.
+The exact reduction is measured: the features with the most attribution and the most activation are ablated, with the
+SAE's error term kept, many of them in one batch. The first token is left out of both: no SAE is trained on it, and its
+apparent features are the attention sink.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,34 +29,34 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Cause:
-    """One feature's part in what is said next."""
+    """Contribution of one feature to the next token."""
 
     row: int
     attribution: float
-    """By the gradient: how much it adds."""
+    """First-order contribution, by the gradient."""
     ablation: float | None
-    """By trial: how much is lost without it. None if it was not tried."""
+    """Measured reduction without it. None if it was not ablated."""
     activation: float
-    """Its sum over the tokens."""
+    """Sum over the tokens."""
     peak: int
-    """The token on which its attribution is largest."""
+    """Token on which its attribution is largest."""
 
 
 @dataclass(frozen=True)
 class Attributed:
-    """The features that fire, what they do to the number that is explained, and that number."""
+    """Contributions of all features that fire, and the quantity explained."""
 
     target: int
     against: int | None
     value: float
     probability: float
-    """Of the target as the next token."""
+    """Probability of the target as the next token."""
     causes: tuple[Cause, ...]
-    """The largest attribution first, whatever its sign."""
+    """Largest absolute attribution first."""
 
     @property
     def explained(self) -> float:
-        """The sum of all attributions: to first order, what would be lost without any feature."""
+        """Sum of all attributions: to first order, the reduction without any feature."""
         return sum(c.attribution for c in self.causes)
 
 
@@ -71,13 +71,14 @@ def attribute(
     tried: int | None = 20,
     breathe: Callable[[], None] = lambda: None,
 ) -> Attributed:
-    """Explain the token after `ids`: `target`, or what the model itself would say. `tried` by each order are ablated, or all.
+    """Attribute the token after `ids`: `target`, or the model's own argmax. `tried` by each ranking are ablated; None:
+    all.
 
-    Raises SteeringError if the SAE cannot be read, or there is nothing before the token.
+    Raises SteeringError if the SAE cannot be read, or if there is no token before the explained one.
     """
     sae.check_reads()
     if len(ids) < 2:
-        raise SteeringError("there has to be some text before the token that is explained")
+        raise SteeringError("there is no text before the token that is explained; give at least one token")
     row = torch.tensor([list(ids)], device=model.device)
     seen: dict[str, Tensor] = {}
 
@@ -107,7 +108,9 @@ def attribute(
 
 
 def token_of(tokenizer: PreTrainedTokenizerFast, text: str, *, param: str = "target") -> int:
-    """The one token that a text is; a space before it is put there if only so it is one. Raises SteeringError that says which it is."""
+    """Return the one token of a text, with a leading space if only that is one token. Raises SteeringError with the
+    pieces.
+    """
     for said in (text, f" {text}"):
         found = tokenizer(said, add_special_tokens=False)["input_ids"]
         if len(found) == 1:
@@ -127,7 +130,7 @@ def _ablated(
     target: int,
     against: int | None,
 ) -> dict[int, float]:
-    """What is lost of the value without each of the features."""
+    """Return by how much the value falls without each of the features."""
     found: dict[int, float] = {}
     for start in range(0, len(rows), AT_ONCE):
         some = rows[start : start + AT_ONCE]

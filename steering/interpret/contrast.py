@@ -1,8 +1,8 @@
-"""Two sets of texts, and the features that tell them apart. Knows an SAE and streams; no models, no files.
+"""Contrast of two sets of texts: features that separate them, tested per document.
 
-What counts is the document. By `any`, a feature fires in a document or it does not: shares, their log-odds with
-Jeffreys' prior, Cohen's h, Fisher's exact test. By `mean`, how strongly on average over its tokens: the standardised
-difference and a permutation test. Either way Benjamini and Hochberg's q says what of it is a discovery.
+The unit is the document. By `any`, a feature fires in a document or it does not: shares, log-odds with Jeffreys' prior,
+Cohen's h, Fisher's exact test. By `mean`, the mean activation over its tokens: the standardised difference and a
+permutation test. Discoveries are selected by Benjamini–Hochberg q-values.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from steering.sae import SAE
 By = Literal["any", "mean"]
 Read = tuple[Passage, Float[Tensor, "tokens d_in"]]
 Q = 0.05
-"""The false-discovery rate that is allowed."""
+"""False-discovery rate."""
 FEW = 6
-"""Documents in which a feature has to fire, in both sets together, to be tested (fewer if the sets are smaller)."""
+"""Least number of documents in which a tested feature fires, in both sets together (fewer if the sets are smaller)."""
 ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class FiringCounts:
-    """What fires in each of some documents."""
+    """Firing of each feature in each document."""
 
     strength: NDArray[np.float32]
     """`[documents, d_sae]`: the mean activation over a document's tokens."""
@@ -45,7 +45,7 @@ class FiringCounts:
 
     @staticmethod
     def concatenate(parts: "Sequence[FiringCounts]") -> "FiringCounts":
-        """The documents of all of them."""
+        """Return the documents of all parts."""
         strength, hits = (np.concatenate([getattr(p, k) for p in parts]) for k in ("strength", "hits"))
         return FiringCounts(strength, hits, sum(p.tokens for p in parts))
 
@@ -70,13 +70,13 @@ class Separating:
 
     @property
     def discovery(self) -> bool:
-        """Whether it is one, at a false-discovery rate of 5 %."""
+        """Whether it is a discovery at a false-discovery rate of 5 %."""
         return self.q <= Q
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """All features that were tested, the surest first."""
+    """All features that were tested, smallest p first."""
 
     features: tuple[Separating, ...]
     documents: tuple[int, int]
@@ -85,17 +85,17 @@ class Contrast:
 
     @property
     def discoveries(self) -> int:
-        """How many features separate the two, at a false-discovery rate of 5 %."""
+        """Number of features that separate the sets, at a false-discovery rate of 5 %."""
         return sum(f.discovery for f in self.features)
 
     def top(self, sign: int, top: int) -> list[Separating]:
-        """What A has more of (1), or B (−1), the surest first."""
+        """Return the features that A has more of (1), or B (−1), smallest p first."""
         return [f for f in self.features if f.effect * sign > 0][:top]
 
 
 @torch.no_grad()
 def count_firings(sae: SAE, documents: Sequence[Read]) -> FiringCounts:
-    """What fires in each document, on the tokens that belong to somebody. Raises SteeringError if there is none."""
+    """Return the firing of each feature in each document, on tokens of a part. Raises SteeringError for an empty set."""
     if not documents:
         raise SteeringError("a set of texts is empty")
     means, hits, tokens = [], [], 0
@@ -113,10 +113,10 @@ def count_firings(sae: SAE, documents: Sequence[Read]) -> FiringCounts:
 
 
 def contrast(a: FiringCounts, b: FiringCounts, *, by: By = "any", seed: int = 0) -> Contrast:
-    """Hold two sets of documents against each other, feature by feature."""
+    """Test two sets of documents, feature by feature."""
     n, m = len(a), len(b)
     hits_a, hits_b = a.hits.sum(0, dtype=np.int64), b.hits.sum(0, dtype=np.int64)
-    # Whatever the split, a feature that fires in so few documents cannot be told apart, and would only cost the others.
+    # A feature in so few documents cannot be significant, whatever the split, and would only cost the others power.
     rows = np.flatnonzero(hits_a + hits_b >= min(FEW, n, m))
     if not len(rows):
         return Contrast((), (n, m), (a.tokens, b.tokens), by)
@@ -147,7 +147,7 @@ def contrast(a: FiringCounts, b: FiringCounts, *, by: By = "any", seed: int = 0)
 
 
 def contrast_to_dict(found: Contrast, bundle: Bundle, top: int) -> dict[str, object]:
-    """A contrast as plain values, features by id."""
+    """Return a contrast as plain values, with features by id."""
 
     def one(f: Separating) -> dict[str, object]:
         feature = bundle.features[f.row]
@@ -167,7 +167,7 @@ def contrast_to_dict(found: Contrast, bundle: Bundle, top: int) -> dict[str, obj
 
 
 def _standardised(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The difference of the means in pooled standard deviations."""
+    """Difference of the means in pooled standard deviations."""
     freedom = max(1, len(a) + len(b) - 2)
     square = ((a - a.mean(0)) ** 2).sum(0) + ((b - b.mean(0)) ** 2).sum(0)
     return (a.mean(0) - b.mean(0)) / np.sqrt(square / freedom).clip(1e-9)

@@ -1,6 +1,6 @@
-"""Describe every feature of an SAE in one pass: how often and how strongly it fires, where, and what it says.
+"""Describe every feature of an SAE in one pass over a corpus: density, histogram, examples, logit lens and label.
 
-Knows a model, an SAE and token batches; nothing of labels by people. What is kept while texts pass by is in `examples`.
+What is collected during the pass is in `top_activations`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,18 +27,18 @@ from steering.sae import SAE
 
 TYPICAL = 0.995
 SHOWN_BINS = 16
-"""Of a histogram, as it is kept with a feature."""
+"""Bins of a histogram as stored with a feature."""
 SAMPLES = 5
-"""At most so many examples from below the strongest level."""
+"""Most examples from below the strongest level."""
 DENSE = 0.2
-"""A feature that fires on a larger share of tokens says little of any of them."""
+"""Density above which a feature is `dense`: on so many tokens, it means little on any of them."""
 SPEAKS = 0.01
-"""The least output score of a feature that says something: below it, Arad et al. found, steering mostly fails."""
+"""Output score below which a feature is `input-only`: steering by it mostly fails (Arad et al.)."""
 FIELDS = frozenset(
     {"kind", "density", "max_activation", "typical_max", "histogram", "examples", "samples", "top_logits"}
     | {"output_score", "words"}
 )
-"""The fields that are measured anew whenever a feature is described; labels are not among them."""
+"""Fields that are measured again whenever a feature is described; labels are not among them."""
 
 
 def describe(
@@ -51,7 +51,7 @@ def describe(
     bundle: str,
     examples: int = 6,
 ) -> list[Feature]:
-    """Return one catalogue row per feature, with a label drawn from the words that come where it fires.
+    """Return one catalogue feature per latent, labelled with the words that occur where it fires.
 
     Raises SteeringError if the SAE cannot be read.
     """
@@ -91,7 +91,7 @@ def describe(
 
 
 def kinds(density: float, score: float | None) -> tuple[Kind, ...]:
-    """What is to be known of a feature before it is used."""
+    """Return the warnings for a feature with this density and output score."""
     if not density:
         return ("dead",)
     dense: tuple[Kind, ...] = ("dense",) if density > DENSE else ()
@@ -99,7 +99,7 @@ def kinds(density: float, score: float | None) -> tuple[Kind, ...]:
 
 
 def refreshed(bundle: Bundle, found: Sequence[Feature]) -> list[Feature]:
-    """The features of a bundle as they are `found`, described anew row by row; labels that are not `auto` stay."""
+    """Return a bundle's features with the measurements of `found`, row by row; labels other than `auto` are kept."""
     anew = []
     for old, new in zip(bundle.features, found, strict=True):
         fields: dict[str, Any] = {name: getattr(new, name) for name in FIELDS}
@@ -117,7 +117,7 @@ def _histogram(seen: TopActivations, row: int) -> Histogram:
 
 
 def _samples(text: LabelTexts, seen: TopActivations, row: int) -> list[dict[str, Any]]:
-    """One from each level below the strongest, the strongest first; what is among the examples is left out."""
+    """Return one sample of each level below the strongest, strongest first, without those that are among the examples."""
     levels, strongest = level_of(seen, row)
     shown = seen.top.windows.marks[row][seen.top.values[row] > 0]
     windows = seen.levels.windows

@@ -1,9 +1,8 @@
-"""Directions from examples: what texts with something have in the stream that texts without it have not. Knows rows; no models.
+"""Directions from examples: difference of means and logistic-regression probe, with held-out AUROC.
 
-`diff_mean` is the difference of the two means. `probe` is the logistic regression that tells the two apart: its direction
-reads better than it steers, and it has a boundary, so that it can be clamped and ablated like a feature. Both say how
-well the direction tells rows apart that it was not made from (AUROC over folds): 0.5 is chance, and then it is no direction
-of anything.
+`diff_mean` is the difference of the two means. `probe` is a logistic regression that separates the two sets: its
+direction is better for detection than for steering, and it has a boundary, so that it can be clamped and ablated like a
+feature. Both report AUROC on held-out rows over folds: 0.5 is chance, and then the direction means nothing.
 """
 
 from collections.abc import Callable
@@ -19,33 +18,33 @@ from steering.errors import SteeringError
 Method = Literal["diffmean", "probe"]
 FOLDS = 5
 LEAST = 4
-"""Rows a side with which something can be held out."""
+"""Least number of rows of each set with which rows are held out."""
 SAME = 1e-4
-"""Of the rows' typical length: means that are nearer are the same but for rounding."""
+"""Share of the rows' typical norm below which a difference of means counts as rounding error."""
 RIDGE = 0.01
 STEPS = 200
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A unit direction, and what reads along it."""
+    """A unit direction, with its boundary and the distance of the means."""
 
     direction: Float[Tensor, " d_in"]
     middle: float
-    """Where along it the two sets meet."""
+    """Boundary between the two sets, as a projection on the direction."""
     distance: float
-    """How far apart their means are along it."""
+    """Distance between their means along it."""
     auroc: float | None = None
-    """On rows that were held out; None if there were too few to hold any out."""
+    """On held-out rows; None if there were too few to hold any out."""
 
 
 def diff_mean(a: Float[Tensor, "rows d_in"], b: Float[Tensor, "rows d_in"]) -> Direction:
-    """The direction from the mean of B to the mean of A. Raises SteeringError if there is none."""
+    """Return the direction from the mean of B to the mean of A. Raises SteeringError if there is none."""
     return _held_out(_diff_mean, _check_shapes(a, b), _check_shapes(b, a))
 
 
 def probe(a: Float[Tensor, "rows d_in"], b: Float[Tensor, "rows d_in"]) -> Direction:
-    """The direction of the logistic regression that tells A from B. Raises SteeringError if there is none."""
+    """Return the direction of the logistic regression that separates A from B. Raises SteeringError if there is none."""
     return _held_out(_probe, _check_shapes(a, b), _check_shapes(b, a))
 
 
@@ -53,7 +52,7 @@ METHODS: dict[Method, Callable[[Tensor, Tensor], Direction]] = {"diffmean": diff
 
 
 def auroc(high: Float[Tensor, " n"], low: Float[Tensor, " m"]) -> float:
-    """How often one of `high` is above one of `low`; a tie is half."""
+    """Return how often one of `high` is above one of `low`; a tie counts a half."""
     apart = high[:, None] - low[None]
     return float(((apart > 0).double() + 0.5 * (apart == 0).double()).mean())
 
@@ -69,7 +68,7 @@ def _diff_mean(a: Tensor, b: Tensor) -> Direction:
 
 
 def _probe(a: Tensor, b: Tensor) -> Direction:
-    apart = _diff_mean(a, b)  # whoever has no difference of means is refused
+    apart = _diff_mean(a, b)  # raises if the means do not differ
     both = torch.cat([a, b])
     centre = both.mean(0)
     rows = both - centre
@@ -97,7 +96,7 @@ def _probe(a: Tensor, b: Tensor) -> Direction:
 
 
 def _held_out(make: Callable[[Tensor, Tensor], Direction], a: Tensor, b: Tensor) -> Direction:
-    """Make the direction of all rows, and judge it by those that each fold leaves out."""
+    """Compute the direction of all rows, and its AUROC by cross-validation."""
     whole = make(a, b)
     folds = min(FOLDS, len(a), len(b))
     if min(len(a), len(b)) < LEAST:
@@ -107,7 +106,7 @@ def _held_out(make: Callable[[Tensor, Tensor], Direction], a: Tensor, b: Tensor)
         mine, theirs = (torch.arange(len(x)) % folds == k for x in (a, b))
         try:
             part = make(a[~mine], b[~theirs])
-        except SteeringError:  # without the rows of this fold there is none: they are told apart by chance
+        except SteeringError:  # no direction without the rows of this fold: scored as chance
             highs.append(torch.zeros(int(mine.sum())))
             lows.append(torch.zeros(int(theirs.sum())))
             continue

@@ -1,8 +1,8 @@
-"""All features in the plane: near each other if their directions are, in named clusters. Knows directions, words and two files.
+"""Feature map: all features in the plane by the similarity of their directions, in named clusters.
 
-Places are UMAP's by cosine where `umap-learn` is installed (the extra `map`), else the two directions in which the features
-differ most (PCA). Clusters are k-means on the directions themselves, begun at places that are far apart, so both are the same
-each time. On disk: `map.f32`, pairs of x and y for each row of the SAE, and `map.json`.
+Coordinates are UMAP's with cosine distance where `umap-learn` is installed (the extra `map`), else the first two
+principal components. Clusters are k-means on the directions themselves, with farthest-point initialisation, so both are
+deterministic. On disk: `map.f32`, pairs of x and y for each row of the SAE, and `map.json`.
 """
 
 import math
@@ -29,7 +29,7 @@ Method = Literal["umap", "pca"]
 
 
 class Cluster(BaseModel):
-    """Features that lie near each other."""
+    """Features near each other."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,30 +40,30 @@ class Cluster(BaseModel):
 
 
 class About(BaseModel):
-    """What `map.json` says."""
+    """Contents of `map.json`."""
 
     model_config = ConfigDict(frozen=True)
 
     method: Method
     clusters: tuple[Cluster, ...]
     member: tuple[int, ...]
-    """Of each row, which cluster it is in."""
+    """Cluster of each row."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
-    """Where each row's feature is."""
+    """Coordinates of each row's feature."""
 
     points: Float[Tensor, "rows 2"]
     about: About
 
     @property
     def data(self) -> bytes:
-        """The points as they are on disk and on the wire: little-endian float32, x and y by turns."""
+        """The points as stored and served: little-endian float32, x and y alternating."""
         return self.points.numpy().astype("<f4").tobytes()
 
     def save(self, folder: Path) -> None:
-        """Write both files; a reader sees old ones or new ones, and `read` refuses two that do not belong together."""
+        """Write both files, each atomically; `read` refuses two that do not match."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in ((POINTS, self.data), (ABOUT, self.about.model_dump_json().encode())):
             write_atomic(folder / name, data)
@@ -75,7 +75,7 @@ class FeatureMap:
 
     @staticmethod
     def read(folder: Path, rows: int) -> "FeatureMap":
-        """Read a map of so many rows. Raises BadBundle."""
+        """Read a map of `rows` rows. Raises BadBundle."""
         try:
             about = About.model_validate_json((folder / ABOUT).read_bytes())
             points = torch.frombuffer(bytearray((folder / POINTS).read_bytes()), dtype=torch.float32)
@@ -89,7 +89,7 @@ class FeatureMap:
 
 
 def draw_map(bundle: Bundle, method: Method | None = None) -> FeatureMap:
-    """Lay a bundle's features out. Raises SteeringError for `umap` if that is not installed."""
+    """Compute a bundle's map. Raises SteeringError for `umap` if it is not installed."""
     rows = torch.nn.functional.normalize(bundle.sae.W_dec.float().cpu(), dim=1)
     chosen: Method = method or ("umap" if _umap() else "pca")
     points = _by_umap(rows) if chosen == "umap" else principal(rows)
@@ -103,7 +103,7 @@ def draw_map(bundle: Bundle, method: Method | None = None) -> FeatureMap:
 
 
 def principal(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows 2"]:
-    """The two directions in which they differ most, each so that its largest part is positive; within −1 … 1."""
+    """Return the first two principal components, each with its largest loading positive; scaled to −1 … 1."""
     middle = rows.double() - rows.double().mean(0)
     _, vectors = torch.linalg.eigh(middle.T @ middle)
     axes = vectors[:, -2:].flip(1)
@@ -113,10 +113,10 @@ def principal(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows 2"]:
 
 
 def k_means(rows: Float[Tensor, "rows d_in"], k: int) -> Int[Tensor, " rows"]:
-    """Which of at most `k` clusters each row is in, by cosine; the largest cluster is number 0, none is empty."""
+    """Return each row's cluster, of at most `k`, by cosine; the largest cluster is number 0, none is empty."""
     centres = rows[[0]]
     nearest = rows @ centres[0]
-    while len(centres) < k:  # each centre the row that is farthest from those there are
+    while len(centres) < k:  # farthest-point initialisation
         centres = torch.cat([centres, rows[[int(nearest.argmin())]]])
         nearest = torch.maximum(nearest, rows @ centres[-1])
     member = torch.full((len(rows),), -1)
@@ -143,7 +143,7 @@ def name_clusters(features: Sequence[Feature], member: Int[Tensor, " rows"]) -> 
     names = []
     for c, count in enumerate(counts):
         size = int((member == c).sum())
-        # How much more often than among all, weighed by how often: a word of one feature names nothing.
+        # Log-ratio to the frequency among all features, weighted by count: a word of one feature is no name.
         worth = {
             w: n * math.log((n / size) / (total[w] / len(features)))
             for w, n in count.items()
@@ -155,7 +155,7 @@ def name_clusters(features: Sequence[Feature], member: Int[Tensor, " rows"]) -> 
 
 
 def _cluster_words(feature: Feature) -> set[str]:
-    """Its words, and those of a label that is a sentence."""
+    """Words of a feature, and those of a label that is a sentence."""
     said = feature.label.split() if feature.label_source not in ("auto", "contrast", "none") else []
     words = [*feature.words, *said, *(t for t in feature.top_logits.get("positive", []) if t[:1] == " ")]
     return {w for word in words if len(w := word.strip(" .,:;!?“”\"'").casefold()) > 2 and w.isalpha()}

@@ -1,8 +1,8 @@
-"""Which words come where a feature fires: a corpus contrast. Knows a model, an SAE and tokens; steers nothing.
+"""Words of a feature: tokens that occur where it fires, by contrast with the corpus.
 
-A token counts for a feature if the feature fired on it or on one of the few before it. Words are ranked by the
-z-score of their log-odds there against the corpus, with the corpus as an informative Dirichlet prior (Monroe,
-Colaresi & Quinn 2008). Nothing here looks at the decoder, so an effect on these words is no tautology.
+A token counts for a feature if the feature fired on it or on one of the few before it. Words are ranked by the z-score
+of their log-odds there against the corpus, with the corpus as an informative Dirichlet prior (Monroe, Colaresi & Quinn
+2008). The decoder is not used, so an effect on these words is no tautology.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,13 +16,13 @@ from steering.model.hooks import read_stream
 from steering.sae import SAE
 
 AFTER = 4
-"""Tokens after one on which a feature fires that still count as its."""
+"""Tokens that still count after one on which a feature fires."""
 STRONG = 0.3
-"""Of a feature's typical maximum: what fires less strongly does not count."""
+"""Share of a feature's typical maximum below which firing does not count."""
 SURE = 4.0
-"""The least z-score of a word."""
+"""Least z-score of a word."""
 PRIOR = 500.0
-"""Tokens that the prior weighs."""
+"""Weight of the prior, in tokens."""
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def count_contexts(
     typical: Float[Tensor, " features"],
     vocab: int,
 ) -> tuple[Float[Tensor, "features vocab"], Float[Tensor, " vocab"]]:
-    """How often each token comes where each of the SAE's `rows` fires, and at all. Memory: features × vocabulary."""
+    """Count each token where each of the SAE's `rows` fires, and overall. Memory: features × vocabulary."""
     near, total = torch.zeros(vocab, len(rows)), torch.zeros(vocab)
     chosen = torch.tensor(list(rows), dtype=torch.long, device=sae.W_enc.device)
     some = sae.only(chosen)
@@ -62,9 +62,9 @@ def most_telling_tokens(
     most: int = 12,
     sure: float = SURE,
 ) -> list[Int[Tensor, " words"]]:
-    """The tokens that come far more often there than elsewhere, most telling first.
+    """Return the tokens that are much more frequent there than elsewhere, largest z-score first.
 
-    `word` says which may be told, `sure` is the least z-score.
+    `word` filters tokens, `sure` is the least z-score.
     """
     elsewhere = (total - near).clamp(min=0)
     prior = PRIOR * (total + 1e-3) / (total + 1e-3).sum()

@@ -1,8 +1,8 @@
-"""How good a label is: does it tell which texts a feature fires in, and on which token? Knows windows of text; no judges.
+"""Label scores: detection and fuzzing trials on held-out windows of text.
 
 Detection and fuzzing are delphi's (Paulo et al. 2024): balanced accuracy on texts that the label was not made from. The
-control is detection by another feature's label, so that whoever says yes to everything gains nothing. Who judges, a
-label's words or a language model that is told the label, is not known here: a trial is asked, answers come back.
+control is detection with another feature's label, so that a judge that answers yes to everything gains nothing. The
+judge is the caller's: the label's words, or a language model that is given the label.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from steering.interpret.top_activations import BEFORE, LAST, TopActivations
 from steering.interpret.word_labels import Ids, WordLabel
 
 FEWEST = 5
-"""Windows of either kind; with fewer nothing is said."""
+"""Least number of windows of either kind; with fewer there is no trial."""
 Said = Bool[np.ndarray, " asked"]
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionTrial:
-    """What a label is tried on, in an order that tells nothing."""
+    """Windows on which a label is tried, in random order."""
 
     ids: Ids
     """Windows in which the feature fires, from all levels of activation alike, and as many in which it never does."""
@@ -34,13 +34,13 @@ class DetectionTrial:
     """Whether it fires on that token."""
 
     def by_words(self, label: WordLabel) -> tuple[Said, Said]:
-        """What a label says by its own words: of the windows, of the marked tokens."""
+        """Return the predictions of a word label: for the windows, and for the marked tokens."""
         return label.fires(self.ids), label.right(self.marked, self.columns)
 
     def scores(
         self, fires: Said, right: Said, control: Said | None, *, specificity: float | None = None
     ) -> LabelScores:
-        """What those answers are worth; `control` is what another feature's label said of the windows."""
+        """Score predictions; `control` are another feature's label's predictions for the windows."""
         return LabelScores(
             detection=_balanced(fires, self.fires),
             fuzzing=_balanced(right, self.right) if len(self.right) else None,
@@ -51,7 +51,7 @@ class DetectionTrial:
 
 
 def detection_trial(held: TopActivations, row: int, *, most: int = 32) -> DetectionTrial | None:
-    """The trial of one feature, from a pass over held-out texts; None if it fires too seldom there, or always."""
+    """Return one feature's trial on held-out texts; None if it fires too rarely there, or always."""
     random = np.random.default_rng(row)
     there = held.levels.keys[row] < LAST
     ids, a = (x[row][there].numpy() for x in (held.levels.windows.ids, held.levels.windows.activations))
@@ -76,7 +76,7 @@ def detection_trial(held: TopActivations, row: int, *, most: int = 32) -> Detect
 
 
 def mean_of(scores: Sequence[LabelScores]) -> dict[str, float]:
-    """Means over features of what was scored."""
+    """Return means over features of each score."""
     found = {}
     for name in ("detection", "fuzzing", "control", "specificity"):
         values = [v for s in scores if (v := getattr(s, name)) is not None]

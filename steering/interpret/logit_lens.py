@@ -1,10 +1,10 @@
-"""What features say: the tokens that a direction raises, and whether pushing along it makes the model say them.
+"""Logit lens and output score: the tokens that a direction promotes, and whether a push raises their probability.
 
-Knows a model, an SAE and a tokenizer; steers in one forward pass, many features at a time.
+Many features are pushed in one forward pass.
 
 The output score is that of Arad, Mueller & Belinkov (2505.20063): P(steered) − P(base), P = (1 − rank ÷ |V|) · p of the
-best placed of the feature's twenty logit-lens tokens, where the next token is predicted after a neutral beginning that is
-steered by ten times the feature's typical maximum. It tells features that can be used to steer from those that only read.
+best ranked of the feature's twenty logit-lens tokens, where the next token is predicted after a neutral prompt that is
+steered by ten times the feature's typical maximum. It separates features that can steer from those that only detect.
 """
 
 import torch
@@ -21,7 +21,7 @@ FACTOR, TOKENS = 10.0, 20
 SHOWN = 8
 AT_ONCE = 64
 NORMS = ("model.norm", "ln_f", "final_layer_norm", "language_model.norm")
-"""How a model's last norm is called, from the end."""
+"""Name suffixes of a model's final norm."""
 CELLS = 1 << 25
 
 
@@ -29,11 +29,13 @@ CELLS = 1 << 25
 def logit_lens(
     model: PreTrainedModel, sae: SAE, *, top: int = TOKENS
 ) -> tuple[Int[Tensor, "d_sae top"], Int[Tensor, "d_sae top"]]:
-    """Tokens that each direction raises and lowers most against the others, read through the gain of the final norm."""
+    """Return the tokens that each direction raises and lowers most relative to the others, with the gain of the final
+    norm.
+    """
     head = getattr(model.get_output_embeddings(), "weight")  # noqa: B009 - transformers types it as optional
     head, top = head.float().cpu(), min(top, head.shape[0])
     rows = sae.W_dec.cpu() * _gain(model, sae.d_in)
-    middle = rows.mean(0) @ head.T  # what all directions raise says nothing about one
+    middle = rows.mean(0) @ head.T  # what all directions raise is not specific to one
     up, down = [], []
     for some in rows.split(max(1, CELLS // len(head))):
         scores = some @ head.T - middle
@@ -51,7 +53,7 @@ def output_scores(
     typical: Float[Tensor, " d_sae"],
     raised: Int[Tensor, "d_sae top"],
 ) -> Float[Tensor, " d_sae"]:
-    """S_out of each feature, −1 … 1; 0 where the typical maximum is 0."""
+    """Return S_out of each feature, −1 … 1; 0 where the typical maximum is 0."""
     bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
     ids = torch.tensor([[*bos, *tokenizer(NEUTRAL, add_special_tokens=False)["input_ids"]]], device=model.device)
     plain = _next_token_logits(model, ids)
@@ -74,14 +76,14 @@ def _next_token_logits(model: PreTrainedModel, ids: Tensor) -> Float[Tensor, "ba
 
 
 def _placed(p: Float[Tensor, "batch vocab"], lists: Int[Tensor, "batch top"]) -> Float[Tensor, " batch"]:
-    """(1 − rank ÷ |V|) · p of the likeliest token of each list; the first of all has rank 0."""
+    """Return (1 − rank ÷ |V|) · p of the likeliest token of each list; the likeliest token of all has rank 0."""
     best = p.gather(1, lists).amax(1)
     rank = (p > best[:, None]).sum(1)
     return (1 - rank / p.shape[1]) * best
 
 
 def _gain(model: PreTrainedModel, width: int) -> Float[Tensor, " width"]:
-    """What the final norm multiplies by, whatever its formula (some add 1): it is asked, with ±1 by turns."""
+    """Return the factors of the final norm, whatever its formula (some add 1): measured with inputs of alternating ±1."""
     found = [m for n, m in model.named_modules() if n.endswith(NORMS) and ".layers." not in n]
     if not found:
         return torch.ones(width)

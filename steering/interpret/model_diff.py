@@ -1,9 +1,9 @@
-"""Two checkpoints read the same text, and what of it has changed, feature by feature. Knows models, an SAE and token ids.
+"""Model diff: features whose firing rate differs between two checkpoints on the same documents.
 
-Both streams go through one SAE, so a feature means the same in both as long as the SAE still explains the stream: its
-explained variance in each is told beside. Documents are paired with themselves: of each, the share of tokens on which a feature
-fires with the one model and with the other. Signs are shuffled (the test), Benjamini and Hochberg's q says what is a
-discovery; a checkpoint held against itself has none.
+Both streams are encoded by one SAE, so a feature means the same in both as long as the SAE still explains the stream:
+its explained variance in each is reported. Documents are paired with themselves: the share of tokens on which a feature
+fires, with either model. The test is a sign permutation test; discoveries are selected by Benjamini–Hochberg q-values;
+a checkpoint compared with itself has none.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from steering.model.hooks import decoder_layers, layer_number, read_stream
 from steering.sae import SAE
 
 FEW = 6
-"""Documents whose rate has to differ for a feature to be tested: with fewer, no p is below 0.03."""
+"""Least number of documents whose rates differ for a feature to be tested: with fewer, no p is below 0.03."""
 
 
 @dataclass(frozen=True, eq=False)
 class FiringRates:
-    """What fires in each document, as one model reads it."""
+    """Firing of each feature in each document, with one model."""
 
     share: NDArray[np.float32]
     """`[documents, d_sae]`: the share of tokens on which a feature fires."""
     mean: NDArray[np.float64]
-    """Of each feature, its mean activation over all tokens."""
+    """Mean activation of each feature over all tokens."""
     explained: float
-    """Share of the stream's variance that the SAE explains."""
+    """Explained variance of the SAE."""
     tokens: int
 
 
@@ -50,19 +50,19 @@ class Changed:
     """Mean activations."""
     up: int
     down: int
-    """In how many documents it fires more, and less, with B."""
+    """Number of documents in which it fires more, and less, with B."""
     p: float
     q: float
 
     @property
     def discovery(self) -> bool:
-        """Whether it is one, at a false-discovery rate of 5 %."""
+        """Whether it is a discovery at a false-discovery rate of 5 %."""
         return self.q <= Q
 
 
 @dataclass(frozen=True)
 class ModelDiff:
-    """All features that were tested, the surest first."""
+    """All features that were tested, smallest p first."""
 
     features: tuple[Changed, ...]
     documents: int
@@ -70,12 +70,12 @@ class ModelDiff:
 
     @property
     def discoveries(self) -> tuple[Changed, ...]:
-        """What has changed, at a false-discovery rate of 5 %: the largest change first."""
+        """Features that changed, at a false-discovery rate of 5 %: largest change first."""
         return tuple(sorted((f for f in self.features if f.discovery), key=lambda f: -abs(f.b - f.a)))
 
 
 def check_fits(model: PreTrainedModel, sae: SAE, hook: str, name: str) -> None:
-    """Raise SteeringError if the SAE cannot read this model."""
+    """Raise SteeringError if the SAE does not fit this model's width or layers."""
     sae.check_reads()
     width, layers = int(model.config.get_text_config().hidden_size), len(decoder_layers(model))
     if width != sae.d_in:
@@ -88,7 +88,9 @@ def check_fits(model: PreTrainedModel, sae: SAE, hook: str, name: str) -> None:
 
 @torch.no_grad()
 def firing_rates(model: PreTrainedModel, sae: SAE, hook: str, documents: Sequence[Sequence[int]]) -> FiringRates:
-    """Read every document, its first token left out. Raises SteeringError if one is shorter than two tokens, or there is none."""
+    """Return firing rates, without each document's first token. Raises SteeringError for documents under two tokens, or
+    none.
+    """
     if not documents:
         raise SteeringError("there is no text to read")
     shares, sums, n = [], torch.zeros(sae.d_sae, dtype=torch.float64), 0
@@ -107,7 +109,7 @@ def firing_rates(model: PreTrainedModel, sae: SAE, hook: str, documents: Sequenc
 
 
 def diff_models(a: FiringRates, b: FiringRates, *, seed: int = 0) -> ModelDiff:
-    """Hold what the two models made of the same documents against each other."""
+    """Test the firing rates of two models on the same documents."""
     change = b.share.astype(np.float64) - a.share
     rows = np.flatnonzero((change != 0).sum(0) >= min(FEW, len(change)))
     p = paired_permutation_test(change[:, rows], seed=seed) if len(rows) else np.ones(0)

@@ -1,8 +1,9 @@
-"""Mood axes: emotions, sentiment, formality, told from features. Knows an analysis and a file of weights; no models.
+"""Mood axes: emotions, sentiment and formality, predicted from the features that fire.
 
 An axis is a logistic regression over which features fire at all in a stretch of text. Single features are weak
-detectors, and often a bag of words is better than all of them: so an axis is a score only where, on texts that it never
-saw, the lower end of its AUROC's interval reached the bag of words' value. Else it shows features, as evidence.
+detectors, and a bag of words is often better than all of them: so an axis is shown as a score only where, on held-out
+texts, the lower end of its AUROC's interval reached the AUROC of the bag of words. Otherwise it only lists features, as
+evidence.
 """
 
 import hashlib
@@ -25,38 +26,38 @@ from steering.sae import SAE
 
 FILE = "axes.json"
 EVIDENCE = 5
-"""Features that are named of each axis."""
+"""Features listed per axis."""
 
 
 class MoodAxis(BaseModel):
-    """One axis, and what was measured of it on texts that it never saw."""
+    """One axis, and its metrics on held-out texts."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     high: str
-    """What a text with a high score is."""
+    """Meaning of a high score."""
     low: str
     source: str
     weights: tuple[float, ...]
-    """Of the file's features, in their order."""
+    """Weights of the file's features, in their order."""
     bias: float
     auroc: Auroc
     bag_of_words: Auroc
     raw: Auroc
     """A logistic regression over the stream's mean."""
     majority: float = 0.5
-    """AUROC of always saying the same."""
+    """AUROC of a constant prediction."""
     length: Auroc
-    """AUROC of the number of words alone: how far the axis could be told by that."""
+    """AUROC of the number of words alone: how far length explains the axis."""
     n_train: int
     n_test: int
     prevalence: float
-    """Share of the test's texts that have it."""
+    """Share of positive texts in the test set."""
 
     @property
     def shown_as(self) -> Literal["score", "evidence"]:
-        """A score only if it is at least as good as a bag of words, the interval's lower end included."""
+        """`score` only if the lower end of the AUROC's interval is at least the AUROC of a bag of words."""
         return "score" if self.auroc.low >= self.bag_of_words.value else "evidence"
 
 
@@ -68,12 +69,12 @@ class MoodAxes(BaseModel):
     method: str
     date: str
     sae: str
-    """Which SAE they were learnt with: `mark_of` it."""
+    """Digest of the SAE they were fitted with: `sae_digest`."""
     features: tuple[int, ...]
-    """The numbers of the features that weights are of."""
+    """Numbers of the features that the weights belong to."""
     axes: tuple[MoodAxis, ...]
     errors: tuple[float, ...] = ()
-    """Of chats of the corpus, quantiles of the share of the stream that the SAE leaves unexplained, from least to most."""
+    """Quantiles, over chats of the corpus, of the share of the stream that the SAE leaves unexplained; ascending."""
 
     @model_validator(mode="after")
     def _as_many_weights_as_features(self) -> "MoodAxes":
@@ -83,21 +84,21 @@ class MoodAxes(BaseModel):
 
     @staticmethod
     def open(folder: Path, sae: SAE) -> "MoodAxes | None":
-        """Read those beside an SAE; None if there are none for it. Raises BadBundle that names the file."""
+        """Read the axes beside an SAE; None if there are none for it. Raises BadBundle that names the file."""
         file = folder / FILE
         found = _read(file, file.stat().st_mtime_ns) if file.exists() else None
         return found if found and found.sae == sae_digest(sae) else None
 
     def save(self, folder: Path) -> None:
-        """Write them beside an SAE; a reader sees the old file or the new."""
+        """Write the axes beside an SAE, atomically."""
         write_atomic(folder / FILE, self.model_dump_json() + "\n")
 
     def error_percentile(self, error: float) -> float | None:
-        """Per cent of the corpus' chats that are explained better than a text of this error. Experimental."""
+        """Return the percentage of the corpus' chats with a smaller error than `error`. Experimental."""
         return round(100 * bisect_left(self.errors, error) / len(self.errors), 1) if self.errors else None
 
     def to_dict(self, bundle: Bundle, found: Analysis) -> list[dict[str, Any]]:
-        """What each axis says of a passage and of each of its speakers."""
+        """Return the result of each axis for a passage and for each of its speakers."""
         weights = self._weights(bundle)
         fired = found.fired.float()
         theirs = {
@@ -121,7 +122,7 @@ class MoodAxes(BaseModel):
         ]
 
     def _weights(self, bundle: Bundle) -> Float[Tensor, "axes d_sae"]:
-        """By the rows of this SAE; a feature that it has no more weighs nothing."""
+        """Weights by row of this SAE; a feature that it no longer has has no weight."""
         here = [(i, bundle.numbered[n].row) for i, n in enumerate(self.features) if n in bundle.numbered]
         weights = torch.zeros(len(self.axes), bundle.sae.d_sae)
         if here and self.axes:
@@ -131,7 +132,7 @@ class MoodAxes(BaseModel):
 
 
 def sae_digest(sae: SAE) -> str:
-    """Tell SAEs apart by their biases and thresholds: what another training makes other."""
+    """Return a digest of an SAE's biases and thresholds, which differ after every training."""
     told = torch.cat([sae.b_enc.flatten(), sae.threshold.flatten()]).float().cpu()
     return hashlib.sha256(told.numpy().tobytes()).hexdigest()[:16]
 
@@ -139,7 +140,7 @@ def sae_digest(sae: SAE) -> str:
 def _axis_score(
     axis: MoodAxis, weights: Tensor, fired: Float[Tensor, "stretches d_sae"], bundle: Bundle
 ) -> dict[str, Any]:
-    """The mean of the stretches' scores, and the features that speak most for it."""
+    """Return the mean of the stretches' scores, and the features with the largest contributions."""
     if not len(fired):
         return {"score": None, "evidence": []}
     share = weights * fired.mean(0)

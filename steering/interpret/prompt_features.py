@@ -1,6 +1,6 @@
-"""Which features texts evoke, and what several have in common. Knows streams and an SAE; no models.
+"""Features of prompts: relevance of each feature for a text, and what several texts have in common.
 
-A feature counts for a text by its strongest token: activation ÷ typical maximum × log(1 ÷ density), as in `analyse`.
+A feature is scored by its strongest token: activation ÷ typical maximum × log(1 ÷ density), as in `analyse`.
 """
 
 import math
@@ -21,7 +21,7 @@ ROWS = 1024
 def features_of_prompt(
     bundle: Bundle, passage: Passage, stream: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, " d_sae"]:
-    """How much each row's feature counts for one text; the first of several tokens counts for nothing."""
+    """Return the relevance of each row for one text; the first of several tokens is left out."""
     sae = bundle.sae
     owned = torch.tensor([p != NOBODY for p in passage.part])
     owned[0] &= len(owned) == 1
@@ -36,6 +36,6 @@ def features_of_prompt(
 def features_in_common(
     these: Sequence[Float[Tensor, " d_sae"]], without: Sequence[Float[Tensor, " d_sae"]] = ()
 ) -> Float[Tensor, " d_sae"]:
-    """What counts for all of `these` and for none of the others: the least of the first less the most of the second."""
+    """Return relevance for all of `these` and none of `without`: minimum over the former minus maximum over the latter."""
     least = torch.stack(list(these)).amin(0)
     return (least - torch.stack(list(without)).amax(0) if without else least).clamp(min=0)

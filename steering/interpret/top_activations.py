@@ -1,12 +1,11 @@
-"""Where each feature fires: the strongest places, samples from every level below, how often how strongly. One pass.
+"""Top activations of every feature in one pass: strongest windows, samples of all levels, and a histogram.
 
-Knows a model, an SAE and token batches; nothing of labels. Memory is bounded: of each feature a histogram and a few
-windows of text, of the corpus some windows that were chosen whatever fires there.
+Memory is bounded: a histogram and a few windows of text per feature, and some windows of the corpus chosen at random.
 
-Which places are kept does not depend on how texts are batched. A place is known by the tokens from its text's beginning on
-(`mark`), so a beginning that comes again counts once; what is sampled are the places whose hash is least. Activations
-fall into equal parts of `[0, 2^e)`, the least such range that holds all of a feature's: where it has to be doubled, pairs
-of parts become one, and that is exact.
+Which places are kept does not depend on the batching. A place is identified by a hash of the tokens from the text's
+start to it (`mark`), so a repeated prefix counts once; the sampled places are those with the smallest hash. Activations
+are counted in equal bins of `[0, 2^e)`, the smallest such range that holds all of a feature's: when it is doubled,
+pairs of bins are merged, which is exact.
 """
 
 from collections.abc import Iterable
@@ -21,22 +20,22 @@ from steering.model.hooks import read_stream
 from steering.sae import SAE
 
 BINS, LEVELS = 256, 8
-"""Equal parts of a feature's range: those that are counted, and those that are sampled from."""
+"""Equal bins of a feature's range: those that are counted, and those that are sampled from."""
 BEFORE, AFTER = 12, 6
-"""Tokens of a window before the place and from it on. Whatever the text, the place is column `BEFORE`."""
+"""Tokens of a window before the place, and from it on. The place is always column `BEFORE`."""
 WINDOW = BEFORE + AFTER
 ABSENT = -1
-"""The id where a window is longer than its text."""
+"""Token id where a window extends beyond its text."""
 CELLS = 1 << 24
-"""Activations that are looked at together: of so many features at a time."""
+"""Activations that are processed together, which limits the number of features per step."""
 NONE, LEAST = -200, -100
-"""The exponent of a range in which nothing has fallen, and the least of any other."""
+"""Exponent of an empty range, and the least of any other."""
 LAST = (1 << 62) - 1
 
 
 @dataclass(eq=False)
 class Windows:
-    """Windows of text, so many `places` for each feature: ids, and the feature's activation on each token."""
+    """Windows of text, `places` per feature: ids, and the feature's activation on each token."""
 
     ids: Int[Tensor, "features places window"]
     activations: Float[Tensor, "features places window"]
@@ -44,7 +43,7 @@ class Windows:
 
     @staticmethod
     def none(features: int, places: int) -> "Windows":
-        """Places that hold nothing yet."""
+        """Return empty places."""
         return Windows(
             torch.full((features, places, WINDOW), ABSENT, dtype=torch.int32),
             torch.zeros(features, places, WINDOW),
@@ -52,7 +51,7 @@ class Windows:
         )
 
     def at(self, rows: Tensor, order: Int[Tensor, "rows places"]) -> "Windows":
-        """Those of some features, in another order."""
+        """Return the windows of some features, in another order."""
         pick = (rows[:, None], order)
         return Windows(self.ids[pick], self.activations[pick], self.marks[pick])
 
@@ -63,7 +62,7 @@ class Windows:
 
 @dataclass(eq=False)
 class Batch:
-    """Some texts and what some features do on them."""
+    """Some texts, and the activations of some features on them."""
 
     ids: Int[Tensor, "batch time"]
     lengths: Int[Tensor, " batch"]
@@ -71,7 +70,7 @@ class Batch:
     a: Float[Tensor, "batch time features"]
 
     def windows(self, row: Tensor, at: Tensor, feature: Tensor) -> Windows:
-        """The windows around some places, as one feature each sees them."""
+        """Return the windows around places, each with the activations of one feature."""
         place = at[:, None] + torch.arange(-BEFORE, AFTER)
         there = (place >= 0) & (place < self.lengths[row][:, None])
         place, row_ = place.clamp(0, self.ids.shape[1] - 1), row[:, None]
@@ -80,14 +79,14 @@ class Batch:
 
 
 class Top:
-    """The places where each feature fires most: one of each text, each beginning once, the strongest first."""
+    """Places where each feature fires most: one per text, each prefix once, strongest first."""
 
     def __init__(self, features: int, places: int) -> None:
         self.values = torch.zeros(features, places)
         self.windows = Windows.none(features, places)
 
     def add(self, batch: Batch, first: int) -> None:
-        """Look at some features, from number `first` on. Of equally strong places those that came earlier stay."""
+        """Add the activations of features from number `first` on. Of equally strong places the earlier ones are kept."""
         peak, at = batch.a.max(dim=1)  # [batch, features]
         held = self.values.shape[1]
         rising = (peak > self.values[first : first + peak.shape[1], -1]).any(0).nonzero()[:, 0]
@@ -111,25 +110,25 @@ class Top:
 
 
 class Quantiles:
-    """How often each feature fires how strongly, with samples from each eighth of its range."""
+    """Histogram of each feature's activations, with samples from each eighth of its range."""
 
     def __init__(self, features: int, samples: int, seed: int = 0) -> None:
         self.exponent = torch.full((features,), NONE)
-        """Of each feature's range."""
+        """Exponent of each feature's range."""
         self.counts = torch.zeros(features, BINS, dtype=torch.long)
         self.keys = torch.full((features, LEVELS * samples), LAST)
-        """Hashes of the places that are held, of each level the least first."""
+        """Hashes of the sampled places, ascending within each level."""
         self.windows = Windows.none(features, LEVELS * samples)
         self._samples, self._seed = samples, seed
 
     def add(self, batch: Batch, first: int) -> None:
-        """Look at some features, from number `first` on."""
+        """Add the activations of features from number `first` on."""
         row, at, f = (batch.a > 0).nonzero(as_tuple=True)
         if not len(f):
             return
         self._widen(batch.a.amax((0, 1)), first)
         mine = f + first
-        # The range is a power of two, so no rounding moves a value over an edge.
+        # The range is a power of two, so rounding never moves a value over a bin edge.
         bins = (batch.a[row, at, f] * _power(8 - self.exponent[mine])).long()
         self.counts.view(-1).index_add_(0, mine * BINS + bins, torch.ones_like(bins))
         level = bins // (BINS // LEVELS)
@@ -137,7 +136,7 @@ class Quantiles:
         self._sample(batch, row, at, f, mine * LEVELS + level, keys)
 
     def _sample(self, batch: Batch, row: Tensor, at: Tensor, f: Tensor, group: Tensor, keys: Tensor) -> None:
-        """Hold the places of least hash of each group; a group is a level of a feature."""
+        """Keep the places with the smallest hashes of each group; a group is a level of a feature."""
         n = self._samples
         held = self.keys.view(-1, n)
         some = ((keys < held[group, -1]) & (keys[:, None] != held[group]).all(1)).nonzero()[:, 0]
@@ -169,7 +168,7 @@ class Quantiles:
         flat.put((groups,), kept)
 
     def _widen(self, peak: Float[Tensor, " features"], first: int) -> None:
-        """Double the ranges that are too short, until they hold the `peak`."""
+        """Double the ranges that are too short for `peak`."""
         mine = torch.arange(first, first + len(peak))
         needed = torch.where(peak > 0, torch.frexp(peak).exponent.long().clamp(min=LEAST), NONE)
         more = (needed - self.exponent[mine]).clamp(min=0)
@@ -182,7 +181,7 @@ class Quantiles:
             self._fold(some)
 
     def _fold(self, some: Tensor) -> None:
-        """Make one level of each two; the upper half is empty then."""
+        """Merge pairs of levels; the upper half is empty then."""
         n, half = self._samples, LEVELS // 2
         keys = self.keys[some].view(-1, half, 2 * n)
         order = keys.argsort(dim=2, stable=True)[:, :, :n]
@@ -195,18 +194,20 @@ class Quantiles:
 
     @property
     def range(self) -> Float[Tensor, " features"]:
-        """Where each feature's activations end: they are below it, and the largest is at least half of it."""
+        """Upper bound of each feature's activations; the largest is at least half of it."""
         return _power(self.exponent.clamp(min=LEAST))
 
     def quantile(self, q: float) -> Float[Tensor, " features"]:
-        """The upper edge of the part in which a share `q` of each feature's activations is reached; 0 if there are none."""
+        """Return the upper edge of the bin in which quantile `q` of each feature's activations is; 0 without
+        activations.
+        """
         sums = self.counts.cumsum(1)
         reached = (sums < q * sums[:, -1:]).sum(1) + 1
         return torch.where(sums[:, -1] > 0, reached / BINS * self.range, 0.0)
 
 
 class RandomWindows:
-    """Windows of the corpus, chosen whatever fires there, and how strongly each feature fires in each of them."""
+    """Random windows of the corpus, with the largest activation of each feature in each of them."""
 
     def __init__(self, features: int, places: int, seed: int = 0) -> None:
         self.keys = torch.full((places,), LAST)
@@ -216,7 +217,7 @@ class RandomWindows:
         self._coming: tuple[Tensor, Tensor, Tensor] | None = None
 
     def begin(self, batch: Batch, keep: Bool[Tensor, "batch time"]) -> None:
-        """Choose from a batch, before its features are looked at."""
+        """Choose windows from a batch, before its activations are added."""
         row, at = keep.nonzero(as_tuple=True)
         keys = _mixed(batch.marks[row, at], torch.tensor(self._seed << 32))
         some = ((keys < self.keys.max()) & ~torch.isin(keys, self.keys)).nonzero()[:, 0]
@@ -231,7 +232,7 @@ class RandomWindows:
         self._coming = worst, row[some], at[some]
 
     def add(self, batch: Batch, first: int) -> None:
-        """Look at some features, from number `first` on."""
+        """Add the activations of features from number `first` on."""
         assert self._coming is not None
         slots, row, at = self._coming
         place = at[:, None] + torch.arange(-BEFORE, AFTER)
@@ -243,13 +244,13 @@ class RandomWindows:
 
     @property
     def filled(self) -> Bool[Tensor, " places"]:
-        """Which of the places hold a window."""
+        """Mask of the places that hold a window."""
         return self.keys < LAST
 
 
 @dataclass(eq=False)
 class TopActivations:
-    """What one pass has seen of each feature."""
+    """Result of one pass."""
 
     top: Top
     levels: Quantiles
@@ -271,9 +272,10 @@ def collect_top_activations(
     anywhere: int = 512,
     seed: int = 0,
 ) -> TopActivations:
-    """Run a model over texts once. The first token of a text counts for nothing. Raises SteeringError if there are no texts.
+    """Run a model over texts once. The first token of a text is left out. Raises SteeringError if the SAE cannot be
+    read.
 
-    `top` places are kept of each feature, `samples` of each level, and `anywhere` windows of the corpus.
+    `top` places are kept per feature, `samples` per level, and `anywhere` windows of the corpus.
     """
     sae.check_reads()
     m = sae.d_sae
@@ -300,12 +302,12 @@ def collect_top_activations(
 
 
 def _power(exponent: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """2 to the power of each, exactly (`pow` need not be)."""
+    """2 to the power of each exponent, exactly (`pow` need not be)."""
     return ((exponent + 127) << 23).to(torch.int32).view(torch.float32)
 
 
 def _marks(ids: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
-    """A number for each place that stands for all tokens up to it; never 0."""
+    """Return a hash of all tokens up to each place; never 0."""
     marks, mark = torch.empty_like(ids), torch.ones(len(ids), dtype=torch.long)
     for t in range(ids.shape[1]):
         mark = _mixed(mark, ids[:, t] + 1)
@@ -314,7 +316,7 @@ def _marks(ids: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
 
 
 def _mixed(mark: Tensor, other: Tensor) -> Tensor:
-    """A hash of two numbers, below 2⁶² (splitmix64's steps; the products wrap around)."""
+    """Return a hash of two numbers, below 2⁶² (splitmix64's steps; the products wrap around)."""
     h = mark ^ (other * -7046029254386353131)
     h = (h ^ ((h >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     h = (h ^ ((h >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685

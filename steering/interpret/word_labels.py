@@ -1,8 +1,8 @@
-"""Labels from contrast: which words come where a feature fires, and seldom elsewhere. Knows windows of tokens; no models.
+"""Word labels by contrast: words that occur where a feature fires, and rarely elsewhere.
 
-A label is a set of words in three places: the token itself, the three before it, and the nine before those. What decides
-is how much likelier a word is there than anywhere in the corpus (log-likelihood ratios with half a count added, kept
-where they are sure). Their sum predicts, so such a label can be tested like any other: see `scoring`.
+A label is a set of words in three slots: the token itself, the three before it, and the nine before those. A word's
+weight is the log-likelihood ratio between there and anywhere in the corpus (half a count added, kept where z is large
+enough). The sum of the weights predicts firing, so such a label can be tested like any other: see `label_scores`.
 """
 
 from collections.abc import Sequence
@@ -17,41 +17,41 @@ from transformers import PreTrainedTokenizerFast
 from steering.interpret.top_activations import ABSENT, BEFORE, LAST, LEVELS, WINDOW, RandomWindows, TopActivations
 
 SLOTS = ((0, 1), (1, 4), (4, BEFORE + 1))
-"""How far before a token each place begins and ends: on it, just before it, further before it."""
+"""Offsets before a token at which each slot begins and ends: on it, just before it, further before it."""
 SURE = 2.5
-"""The least z of a word."""
+"""Least z of a word."""
 MOST = 8
-"""Words of one place."""
+"""Words of one slot."""
 TOLD = 0.35
-"""A place is told of if this share of what was seen has one of its words."""
+"""Share of the windows with one of a slot's words from which on the label text names the slot."""
 Ids = Int[np.ndarray, "windows window"]
 
 
 class LabelTexts:
-    """A tokenizer's tokens as text and as words: `Bridge` and ` bridge` are one word. Each is decoded once."""
+    """Tokens of a tokenizer as text and as words: `Bridge` and ` bridge` are one word. Each is decoded once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
         self.names: list[str] = [""]
-        """Words by their numbers; 0 is where there is no token."""
+        """Words by number; 0 is for absent tokens."""
         self._raw: dict[int, str] = {ABSENT: ""}
         self._number: dict[str, int] = {"": 0}
         self._of_token = np.full(len(tokenizer) + 1, -1)
         self._of_token[ABSENT] = 0
 
     def raw(self, token: int) -> str:
-        """A token as it is written; nothing for one that is absent."""
+        """Return a token's text; empty for an absent one."""
         if token not in self._raw:
             self._raw[token] = str(self.tokenizer.decode([token]))
         return self._raw[token]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of several; a character of more than one token is whole there."""
+        """Return the text of several tokens, in which a character of more than one token is complete."""
         text = "".join(map(self.raw, ids))
         return str(self.tokenizer.decode([i for i in ids if i != ABSENT])) if "\ufffd" in text else text
 
     def words(self, ids: Ids) -> Ids:
-        """The numbers of the words."""
+        """Return the word numbers of tokens."""
         for token in np.unique(ids[self._of_token[ids] < 0]).tolist():
             raw = self.raw(token)
             word = raw.strip().casefold() or repr(raw)[1:-1]
@@ -63,17 +63,17 @@ class LabelTexts:
 
 @dataclass(frozen=True)
 class Slot:
-    """The words of one place, the most telling first."""
+    """Words of one slot, largest weight first."""
 
     words: tuple[int, ...]
     weights: tuple[float, ...]
     other: float
-    """The weight of a place that has none of them."""
+    """Weight of a slot that has none of the words."""
     share: float
-    """Of what was seen, how much has one of them."""
+    """Share of the windows that have one of the words."""
 
     def dense(self, words: int) -> Float[np.ndarray, " words"]:
-        """The weights by word; −∞ where a word has none."""
+        """Return the weights by word; −∞ for a word without one."""
         found = np.full(words, -np.inf)
         found[list(self.words)] = self.weights
         return found
@@ -81,59 +81,59 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class WordLabel:
-    """A label from contrast, which can tell where its feature fires."""
+    """A label by contrast, which predicts where its feature fires."""
 
     texts: LabelTexts
     slots: tuple[Slot, ...]
     common: str
-    """The word on which it fires most, whatever that says."""
+    """The word on which it fires most, significant or not."""
     in_text: float
-    """A window whose best place has more than this is said to have it."""
+    """Threshold on a window's largest score, for detection."""
     in_place: float
-    """A place that has more than this is said to be right."""
+    """Threshold on a token's score, for fuzzing."""
 
     @property
     def words(self) -> tuple[str, ...]:
-        """All its words, the most telling of each place first."""
+        """All words of the label, most significant of each slot first."""
         return tuple(dict.fromkeys(self.texts.names[w] for slot in self.slots for w in slot.words))[:12]
 
     def text(self, raised: Sequence[str] = ()) -> str:
-        """The label as people read it, with the words that the feature `raised`."""
+        """Return the label as text, with the words that the feature `raised`."""
         told = [
             f"{where} “{' / '.join(self.texts.names[w] for w in slot.words[:3])}”"
             for where, slot in zip(("on", "after", "near"), self.slots, strict=True)
             if slot.words and slot.share >= TOLD
         ]
-        said = [t.strip() for t in raised if t[:1] == " " and t.strip().isalpha()][:2]  # words, no word's inside
+        said = [t.strip() for t in raised if t[:1] == " " and t.strip().isalpha()][:2]  # whole words only
         return ", ".join([" ".join(told) or f"on “{self.common}”", *([f"says “{' '.join(said)}”"] if said else [])])
 
     def scores(self, ids: Ids) -> Float[np.ndarray, "windows window"]:
-        """How much speaks for each token of some windows; −∞ where there is none."""
+        """Return the score of each token of some windows; −∞ for absent ones."""
         return _scores(self.slots, self.texts.words(ids), len(self.texts.names))
 
     def fires(self, ids: Ids) -> Bool[np.ndarray, " windows"]:
-        """Which windows the label says it fires in."""
+        """Return in which windows the label predicts firing."""
         return self.scores(ids).max(1) > self.in_text
 
     def right(self, ids: Ids, columns: Int[np.ndarray, " windows"]) -> Bool[np.ndarray, " windows"]:
-        """Whether the label says that it fires on the token in each window's column."""
+        """Return whether the label predicts firing on the token in each window's column."""
         return self.scores(ids)[np.arange(len(ids)), columns] > self.in_place
 
 
 @dataclass(frozen=True, eq=False)
 class Labeller:
-    """What the corpus has anywhere, to hold a feature's places against."""
+    """Word counts of random windows of the corpus, the contrast for a feature's windows."""
 
     texts: LabelTexts
     ids: Ids
     anywhere: Ids
     """The same windows as words."""
     counts: tuple[Float[np.ndarray, " words"], ...]
-    """Of each place, in how many windows each word is."""
+    """For each slot, the number of windows that have each word."""
 
     @staticmethod
     def from_windows(texts: LabelTexts, anywhere: RandomWindows) -> "Labeller":
-        """Take the windows that were chosen whatever fires there."""
+        """Count the words of random windows."""
         ids = anywhere.ids[anywhere.filled].numpy()
         words = texts.words(ids)
         counts = tuple(_present(words[:, _columns(slot)], len(texts.names)) for slot in SLOTS)
@@ -145,9 +145,9 @@ class Labeller:
         activations: Float[np.ndarray, "windows window"],
         silent: Bool[np.ndarray, " anywhere"],
     ) -> WordLabel:
-        """Find the label of a feature that fires in these windows, each at its column `BEFORE`.
+        """Return the label of a feature that fires in these windows, each at its column `BEFORE`.
 
-        `silent` says in which windows of the corpus it never fires.
+        `silent` marks the windows of the corpus in which it never fires.
         """
         words = self.texts.words(ids)
         slots = tuple(self._slot(words, i) for i in range(len(SLOTS)))
@@ -176,7 +176,7 @@ class Labeller:
 
 
 def word_positions(seen: TopActivations, row: int) -> tuple[Ids, Float[np.ndarray, "windows window"]]:
-    """All windows that are held of a feature, each beginning once: ids and activations."""
+    """Return all windows of a feature, each prefix once: ids and activations."""
     held = seen.levels.keys[row] < LAST
     top, levels = seen.top.windows, seen.levels.windows
     strong = seen.top.values[row] > 0
@@ -186,7 +186,7 @@ def word_positions(seen: TopActivations, row: int) -> tuple[Ids, Float[np.ndarra
 
 
 def level_of(seen: TopActivations, row: int) -> tuple[Tensor, int]:
-    """The level of each sample of a feature, and the level of its maximum."""
+    """Return the level of each sample of a feature, and the level of its maximum."""
     per = seen.levels.keys.shape[1] // LEVELS
     strongest = int(seen.maximum[row] / seen.levels.range[row] * LEVELS)
     return torch.arange(LEVELS * per) // per, strongest
@@ -210,14 +210,14 @@ def _columns(slot: tuple[int, int]) -> slice:
 
 
 def _present(words: Ids, names: int) -> Float[np.ndarray, " words"]:
-    """In how many windows each word is."""
+    """Return the number of windows that have each word."""
     there = np.zeros((len(words), names), dtype=bool)
     there[np.arange(len(words))[:, None], words] = True
     return there.sum(0).astype(float)
 
 
 def _best_threshold(yes: Float[np.ndarray, " yes"], no: Float[np.ndarray, " no"]) -> float:
-    """Where to cut so that most of both are right, each kind counting alike; the middle of where that is so."""
+    """Return the threshold with the best balanced accuracy; the middle of the range where it is reached."""
     edges = np.unique(np.concatenate([yes, no, [0.0]]))
     edges = edges[np.isfinite(edges)]
     middles = np.concatenate([[edges[0] - 1], (edges[:-1] + edges[1:]) / 2, [edges[-1] + 1]])

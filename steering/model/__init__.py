@@ -1,1 +1,1 @@
-"""Reading a transformers model: hooks, chat templates, activations and token stores."""
+"""Model access: hooks, chat templates, activations and token stores of a transformers model."""

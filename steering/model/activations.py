@@ -1,7 +1,7 @@
-"""Chats → tokens → residual activations, as an iterator. Knows a model and a tokenizer; nothing of SAEs.
+"""Residual activations of chats: tokens, padded batches, and shuffled batches of activations, as iterators.
 
-Only tokens are kept; activations are computed as they are wanted. The first token of a text and every
-row longer than ten times the median are left out: attention sinks teach an SAE nothing.
+Only tokens are stored; activations are computed when they are needed. The first token of a text and every row whose
+norm is more than ten times the median are left out: attention sinks teach an SAE nothing.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -19,14 +19,14 @@ SINK = 10.0
 
 
 def tokenize_chats(tokenizer: PreTrainedTokenizerFast, chats: Iterable[list[Message]]) -> Iterator[list[int]]:
-    """Render whole chats through the template."""
+    """Render whole chats with the chat template and yield their token ids."""
     for chat in chats:
         text = str(tokenizer.apply_chat_template(chat, tokenize=False))
         yield tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def padded_batches(rows: Iterable[list[int]], *, batch: int, longest: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Group rows into `(ids, real)` of shape `[batch, time]`, cut at `longest`, sorted by length in blocks."""
+    """Yield batches `(ids, real)` of shape `[batch, time]`, truncated to `longest` tokens, sorted by length in blocks."""
     block: list[list[int]] = []
     for row in rows:
         block.append(row[:longest])
@@ -40,7 +40,9 @@ def padded_batches(rows: Iterable[list[int]], *, batch: int, longest: int, pad: 
 def activations(
     model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]], hook: str, *, skip: Collection[int] = ()
 ) -> Iterator[Float[Tensor, "rows d_in"]]:
-    """Yield the stream at `hook` of every token but the first of each text, sinks and the ids in `skip` left out."""
+    """Yield the stream at `hook`, `[rows, d_in]` per batch, without the first token of each text, sinks and ids in
+    `skip`.
+    """
     left_out = torch.tensor(sorted(skip), dtype=torch.long)
     for ids, real in batches:
         x = read_stream(model, ids.to(model.device), hook, attention_mask=real.long().to(model.device))
@@ -52,10 +54,10 @@ def activations(
 
 
 class ActivationStream:
-    """Shuffled batches of the stream of `tokens`, pass after pass, each in another order of texts.
+    """Shuffled batches of activations of `tokens`, epoch after epoch, each in another order of texts.
 
-    A block of about `buffer` rows is read at a time and shuffled whole. Everything follows from `seed` and
-    `position`, so that a stream begun at the position of another goes on as that one does.
+    A block of about `buffer` rows is computed at a time and shuffled. Everything is a function of `seed` and
+    `position`: a stream created at the position of another yields the same batches as that one from there on.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class ActivationStream:
         share: tuple[int, int] = (0, 1),
         position: tuple[int, int] = (0, 0),
     ) -> None:
-        """`share` (i, n): of every n texts, the i-th is read. Raises ValueError if there are no texts.
+        """Read every n-th text from the i-th on, with `share` (i, n). Raises ValueError if there are no texts.
 
-        `position` is how many texts came before the block that is given out, and how many batches of that are gone.
+        `position` is the number of texts before the current block, and the number of batches of that block already
+        returned.
         """
         if not len(tokens):
             raise ValueError("there are no texts")
@@ -93,7 +96,7 @@ class ActivationStream:
         return self
 
     def __next__(self) -> Float[Tensor, "rows d_in"]:
-        """The next batch. Raises StopIteration after the last pass; rows that fill no batch are left over."""
+        """Return the next batch. Raises StopIteration after the last epoch; rows that do not fill a batch are dropped."""
         if not self._block:
             self.position = (self._texts_read, 0)
             self._block = self._read()
@@ -113,11 +116,11 @@ class ActivationStream:
             return []
         pool = torch.cat(held)
         order = torch.randperm(size, generator=generator)[: size // self._rows * self._rows].to(pool.device)
-        # Copies, or each batch would keep the whole block in memory.
+        # Copies: a view would keep the whole block in memory.
         return [pool[some] for some in order.split(self._rows)]
 
     def _texts(self) -> list[list[int]]:
-        """The next few texts, of about one length when sorted."""
+        """Return the next few texts, which have similar lengths after sorting."""
         found: list[list[int]] = []
         mine = range(self._share[0], len(self._tokens), self._share[1])
         while len(found) < self._batch * 16 and self._texts_read < len(mine) * self._passes:
@@ -135,21 +138,21 @@ class ActivationStream:
 
 
 class ShuffledStream:
-    """Batches of two streams side by side: `rows` of each are one batch. It goes on where another was, as they do."""
+    """Batches of two streams: `rows` of each form one batch. It can be resumed at a position, as each of them can."""
 
     def __init__(self, one: ActivationStream, other: ActivationStream) -> None:
         self._streams = (one, other)
 
     @property
     def position(self) -> tuple[int, ...]:
-        """Both streams' positions, one after the other."""
+        """Positions of both streams, concatenated."""
         return self._streams[0].position + self._streams[1].position
 
     def __iter__(self) -> Iterator[Float[Tensor, "rows d_in"]]:
         return self
 
     def __next__(self) -> Float[Tensor, "rows d_in"]:
-        """The next batch, as long as both have one."""
+        """Return the next batch. Raises StopIteration when one of the streams ends."""
         return torch.cat([next(stream) for stream in self._streams])
 
 

@@ -1,8 +1,8 @@
-"""Messages → tokens and which of them are the assistant's. Knows a tokenizer and its chat template.
+"""Chat template: messages to token ids, with a mask of the assistant's tokens.
 
-The spans come from the template itself: what it adds when it is given one more message. So they are
-exact for every turn, from the turn's header on. A text that holds one of the template's own markers
-is refused, so that no user can speak as the assistant.
+The spans come from the template: what it adds when it is given one more message. So they are exact for every turn, from
+the turn's header on. A message that contains one of the template's own markers is refused, so that no user can imitate
+the assistant.
 """
 
 import re
@@ -19,17 +19,19 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class EncodedChat:
-    """Token ids and, beside each, whether it belongs to an assistant turn (its header included)."""
+    """Token ids and, for each, whether it belongs to an assistant turn (its header included)."""
 
     ids: tuple[int, ...]
     assistant: tuple[bool, ...]
     text: str
     offsets: tuple[tuple[int, int], ...] = ()
-    """Which characters of `text` each token stands for."""
+    """Span of characters of `text` for each token."""
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool = True) -> EncodedChat:
-    """Render a chat, ready for the assistant to speak if `generate`. Raises BadChat for what cannot be shown."""
+    """Render and tokenize a chat, with the generation prompt if `generate`. Raises BadChat for messages that cannot be
+    shown.
+    """
     _refuse_markers(tokenizer, messages)
     text = _render(tokenizer, messages, generate)
     spans = _assistant_spans(tokenizer, messages, text, generate)
@@ -40,7 +42,9 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, 
 
 
 def special_strings(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """The strings to which this tokenizer or the chat template gives a meaning: special tokens, and marks like `[/INST]`."""
+    """Return the strings that have a meaning for the tokenizer or the template: special tokens, and markers like
+    `[/INST]`.
+    """
     special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(
         tokenizer.all_special_tokens
     )
@@ -49,7 +53,9 @@ def special_strings(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
 
 @cache
 def _template_marks(template: str) -> frozenset[str]:
-    """Bracketed words that stand literally in a template; what a template only compares with is harmless to refuse, too."""
+    """Return bracketed words that occur literally in a template; refusing those that it only compares with does no
+    harm.
+    """
     literal = " ".join(value for _, kind, value in Environment().lex(template) if kind in ("data", "string"))
     return frozenset(re.findall(r"<\|[^|<>\s]+\|>|\[/?[A-Z_]{3,}\]|<</?[A-Z]+>>|</?[a-z_]{3,}>", literal))
 
@@ -59,7 +65,7 @@ def _refuse_markers(tokenizer: PreTrainedTokenizerBase, messages: list[Message])
     for i, message in enumerate(messages):
         if found := next((s for s in special if s in message["content"]), None):
             raise BadChat(
-                f"message {i} contains {found!r}, a marker of this model's chat template; take it out or write it apart",
+                f"message {i} contains {found!r}, a marker of this model's chat template; remove it, or put a space into it",
                 param=f"messages.{i}.content",
             )
 
@@ -78,7 +84,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], generat
 def _assistant_spans(
     tokenizer: PreTrainedTokenizerBase, messages: list[Message], text: str, generate: bool
 ) -> list[tuple[int, int]]:
-    """Character spans of the assistant's turns in `text`."""
+    """Return the character spans of the assistant's turns in `text`."""
     spans = []
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
@@ -86,7 +92,7 @@ def _assistant_spans(
             end = len(_render(tokenizer, messages[: i + 1], False))
             if not text.startswith(_render(tokenizer, messages[: i + 1], False)):
                 raise BadChat(
-                    "this model's chat template rewrites earlier turns, so that their tokens have no fixed owner"
+                    "this model's chat template rewrites earlier turns, so that their tokens have no fixed role"
                 )
             spans.append((start, end))
     if generate:

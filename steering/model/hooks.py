@@ -1,8 +1,8 @@
-"""Reading and writing a transformers model's residual stream. Knows where layers are; nothing of SAEs.
+"""Forward hooks on a transformers model's decoder layers: record and edit the residual stream.
 
-Hook point `"layers.3"` is the stream after block 3, counted from 0. Both acts are context managers
-that leave no trace, exceptions included. `torch.compile` may bake a graph without these hooks: they
-are for eager models.
+Hook point `"layers.3"` is the stream after block 3, counted from 0. Recording and steering are context managers that
+remove their hooks, also after an exception. `torch.compile` may capture a graph without these hooks: they are for eager
+models.
 """
 
 import re
@@ -30,7 +30,7 @@ _PLACES = (
 
 
 class StopForward(Exception):
-    """Ends a forward pass once the last wanted layer was read."""
+    """Ends a forward pass once the last wanted layer was recorded."""
 
 
 def layer_number(hook: str) -> int:
@@ -41,7 +41,7 @@ def layer_number(hook: str) -> int:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """Find a model's decoder blocks. Raises UnknownArchitecture with what was looked for."""
+    """Return a model's decoder blocks. Raises UnknownArchitecture with the attribute paths that were tried."""
     for place in _PLACES:
         module: object = model
         for name in place.split("."):
@@ -86,7 +86,7 @@ def steer(
 
 @contextmanager
 def record(model: nn.Module, hooks: list[str], *, stop_after_last: bool = False) -> Iterator[dict[str, Tensor]]:
-    """Collect the stream at `hooks` of each pass; with `stop_after_last` the pass ends there (`StopForward`)."""
+    """Record the stream at `hooks` in each pass; with `stop_after_last` the pass ends there (`StopForward`)."""
     seen: dict[str, Tensor] = {}
     last = max(hooks, key=layer_number)
 
@@ -105,7 +105,7 @@ def record(model: nn.Module, hooks: list[str], *, stop_after_last: bool = False)
 
 @torch.no_grad()
 def read_stream(model: nn.Module, ids: Tensor, hook: str, **inputs: Tensor) -> Stream:
-    """Return the residual stream of `ids [batch, time]` at `hook`, running no layer after it."""
+    """Return the residual stream of `ids [batch, time]` at `hook`; no later layer is computed."""
     with record(model, [hook], stop_after_last=True) as seen:
         try:
             model(input_ids=ids, use_cache=False, **inputs)

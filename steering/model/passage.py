@@ -1,7 +1,7 @@
-"""A text to be looked at: tokens, which characters they stand for, and whose they are. Knows a tokenizer; no models.
+"""Passage: a text as tokens, with the part (message, line) and the characters of each token.
 
-A chat goes through the model's template, whose own tokens belong to nobody. A transcript (`speaker: line`) becomes a
-chat, since that is what chat models and their SAEs have read. Characters are counted as Python does, by code points.
+A chat is rendered by the model's template, whose own tokens belong to no part. A transcript (`speaker: line`) becomes a
+chat, since chat models and their SAEs were trained on chats. Characters are counted as Python does, by code points.
 """
 
 import re
@@ -18,7 +18,7 @@ ASSISTANTS = frozenset({"assistant", "ai", "bot", "model", "system output", "a"}
 USERS = frozenset({"user", "human", "you", "me", "q"})
 NOBODY = -1
 MARK = "\ue000"
-"""A character for private use, which no template touches: where it comes out is where a message's words begin."""
+"""Private-use character that no template changes: its position in the output is where a message's text begins."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,27 @@ class Part:
 
 @dataclass(frozen=True)
 class Passage:
-    """Tokens of one or more parts. A token of the template belongs to part −1 and stands for no characters."""
+    """Tokens of one or more parts. A token of the template has part −1 and an empty span."""
 
     parts: tuple[Part, ...]
     ids: tuple[int, ...]
     part: tuple[int, ...]
-    """Which part each token belongs to."""
+    """Part of each token."""
     spans: tuple[tuple[int, int], ...]
-    """The characters of that part's text, from and to; a character of several tokens is all of theirs."""
+    """Span of characters in that part's text; tokens that share one character all have its span."""
 
     def until(self, tokens: int) -> "Passage":
-        """The first tokens alone."""
+        """Return the first `tokens` tokens."""
         return Passage(self.parts, self.ids[:tokens], self.part[:tokens], self.spans[:tokens])
 
     def text_of(self, token: int) -> str:
-        """The characters that a token stands for."""
+        """Return the characters of a token."""
         start, end = self.spans[token]
         return self.parts[self.part[token]].text[start:end] if self.part[token] != NOBODY else ""
 
 
 def concatenate(passages: Sequence[Passage]) -> Passage:
-    """Several passages as one to count in; each is still to be read by itself."""
+    """Return several passages as one, for counting; the model still reads each of them separately."""
     owners, before = [], 0
     for p in passages:
         owners += [i + before if i != NOBODY else NOBODY for i in p.part]
@@ -65,10 +65,10 @@ def concatenate(passages: Sequence[Passage]) -> Passage:
 
 
 def text_passage(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
-    """Plain text after the beginning-of-text token. Raises BadChat for an empty one."""
+    """Return plain text after the beginning-of-text token. Raises BadChat for an empty text."""
     found = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     if not found["input_ids"]:
-        raise BadChat("there is no text to look at", param="text")
+        raise BadChat("there is no text to analyse", param="text")
     bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
     n = len(found["input_ids"])
     return Passage(
@@ -82,7 +82,7 @@ def text_passage(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
 def chat_passage(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Message], speakers: Sequence[str] | None = None
 ) -> Passage:
-    """A chat as the model reads it; `speakers` are names to tell the parts by, the roles if not given. Raises BadChat."""
+    """Return a chat as the model reads it; `speakers` name the parts, by default the roles. Raises BadChat."""
     chat = encode_chat(tokenizer, list(messages), generate=False)
     names = speakers or [m["role"] for m in messages]
     parts = tuple(Part(name, m["content"]) for name, m in zip(names, messages, strict=True))
@@ -97,18 +97,18 @@ def chat_passage(
 
 
 def _place(tokenizer: PreTrainedTokenizerFast, messages: list[Message], i: int, text: str) -> tuple[int, int, int]:
-    """Where a message's words begin and end in the rendered text, and how many characters at its start are left out."""
+    """Return start and end of a message's text in the rendered chat, and how many characters at its start are stripped."""
     marked = [*messages[:i], {**messages[i], "content": MARK}]
     start = str(tokenizer.apply_chat_template(marked, tokenize=False)).rfind(MARK)
     whole = messages[i]["content"]
     for content in (whole, whole.strip()):  # templates may strip
         if start >= 0 and text.startswith(content, start):
             return start, start + len(content), len(whole) - len(whole.lstrip()) if content != whole else 0
-    raise BadChat("this model's chat template rewrites what is said, so that tokens cannot be traced back to it")
+    raise BadChat("this model's chat template changes the messages' text, so that tokens cannot be mapped to it")
 
 
 def parse_transcript(text: str) -> list[Part] | None:
-    """The parts of a text in which every paragraph begins `speaker: `; None if it is no transcript."""
+    """Return the parts of a text in which every paragraph begins with `speaker: `; None if it is not a transcript."""
     parts: list[Part] = []
     for line in text.splitlines():
         if found := LINE.match(line):
@@ -121,7 +121,9 @@ def parse_transcript(text: str) -> list[Part] | None:
 
 
 def transcript_passage(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Part]) -> Passage:
-    """A transcript as a chat: who is called so is the assistant, else everybody but the first speaker."""
+    """Return a transcript as a chat. Speakers named in ASSISTANTS are the assistant; without one, all but the first
+    speaker.
+    """
     names = [p.speaker.lower() for p in parts]
     known = any(n in ASSISTANTS for n in names)
     first = next((n for n in names if n in USERS), names[0])
@@ -133,6 +135,6 @@ def transcript_passage(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Part]
 
 
 def any_passage(tokenizer: PreTrainedTokenizerFast, text: str) -> Passage:
-    """A transcript if the text is one and the model has a template for it, else plain text."""
+    """Return a transcript if the text is one and the model has a chat template, else plain text."""
     parts = parse_transcript(text) if tokenizer.chat_template else None
     return transcript_passage(tokenizer, parts) if parts else text_passage(tokenizer, text)

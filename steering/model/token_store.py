@@ -1,7 +1,7 @@
-"""Texts as token ids, in memory or in a file. Knows numbers; nothing of tokenizers or models.
+"""Token store: texts as token ids, in memory or memory-mapped from a file.
 
-Tokens are the only thing of a text that is kept on disk for training: a stream of width 2,304 would take a
-thousand times the space, and is computed again faster than it is read.
+For training, only tokens are kept on disk: activations of width 2,304 would take a thousand times the space, and
+computing them again is faster than reading them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ IDS, EDGES = "tokens.u32", "edges.npy"
 
 @dataclass(frozen=True, eq=False)
 class TokenStore:
-    """Texts one after another; text `i` is `ids[starts[i]:ends[i]]`."""
+    """Texts, concatenated; text `i` is `ids[starts[i]:ends[i]]`."""
 
     ids: UInt32[np.ndarray, " tokens"]
     starts: Int64[np.ndarray, " texts"]
@@ -27,14 +27,14 @@ class TokenStore:
 
     @staticmethod
     def gather(texts: Iterable[Sequence[int]]) -> "TokenStore":
-        """Keep texts in memory."""
+        """Return a store in memory."""
         rows = [np.asarray(text, dtype=np.uint32) for text in texts]
         edges = _edges(map(len, rows))
         return TokenStore(np.concatenate([np.empty(0, np.uint32), *rows]), edges[:-1], edges[1:])
 
     @staticmethod
     def write(folder: Path, texts: Iterable[Sequence[int]], *, most: int | None = None) -> "TokenStore":
-        """Keep texts in `folder`, until there are `most` tokens; a folder cut off half-way counts as empty."""
+        """Write texts to `folder`, until there are `most` tokens; a folder whose write was interrupted counts as empty."""
         folder.mkdir(parents=True, exist_ok=True)
         lengths: list[int] = []
         with atomic_draft(folder / IDS, sync=True) as draft, draft.open("wb") as file:
@@ -49,12 +49,12 @@ class TokenStore:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether `folder` holds tokens, whole."""
+        """Whether `folder` holds a complete token store."""
         return (folder / EDGES).exists()
 
     @staticmethod
     def open(folder: Path) -> "TokenStore":
-        """Read from `folder` as needed. Raises SteeringError if what lies there does not fit together."""
+        """Open `folder` memory-mapped. Raises SteeringError if its files do not match."""
         try:
             edges = np.load(folder / EDGES)
             ids = np.memmap(folder / IDS, np.uint32, "r") if edges[-1] else np.empty(0, np.uint32)
@@ -76,11 +76,11 @@ class TokenStore:
         return (self[i] for i in range(len(self)))
 
     def subset(self, texts: Sequence[int]) -> "TokenStore":
-        """These texts alone, without a copy."""
+        """Return a store of these texts, without a copy."""
         return TokenStore(self.ids, self.starts[list(texts)], self.ends[list(texts)])
 
     def lengths(self) -> Int64[np.ndarray, " texts"]:
-        """How many tokens each text has."""
+        """Return the number of tokens of each text."""
         return self.ends - self.starts
 
 

@@ -1,1 +1,1 @@
-"""Probes and refusal directions."""
+"""Safety: content probes and refusal detection."""

@@ -1,16 +1,16 @@
-"""A linear probe on the raw stream: does a text speak of something forbidden? Knows streams and one folder; no engines.
+"""Linear probe for forbidden content on the raw residual stream: training, scoring, save and load.
 
-A token's logit is `z = ((x − mean) / scale) · direction + bias`. It is smoothed along the text, `s₁ = z₁` and
-`s_t = s_{t−1} + pace · (z_t − s_{t−1})`; a token's score is `σ(s_t)`, a text's the largest of its tokens'. Above the
-threshold it is forbidden.
+A token's logit is `z = ((x − mean) / scale) · direction + bias`. It is smoothed along the text, `s₁ = z₁` and `s_t =
+s_{t−1} + pace · (z_t − s_{t−1})`; a token's score is `σ(s_t)`, a text's the maximum over its tokens. A text above the
+threshold is forbidden.
 
-It is a logistic regression of texts, not of tokens: what is fitted is the text's score, so that a text is forbidden if
-somewhere it is, and the words that forbidden texts share with benign ones need not be. (Fitted token by token, the same
-probe found a quarter of the questions in frames that it had not seen; so, nine tenths.)
+It is a logistic regression of texts, not of tokens: the text's score is fitted, so that a text is forbidden if any part
+of it is, and words that forbidden texts share with benign ones have no influence. (Fitted token by token, the same
+probe found a quarter of the questions in phrasings that it had not seen; fitted this way, nine tenths.)
 
-It reads *below* the hook that is steered: what is added to the output of a block changes nothing that enters that block,
-so on the same tokens the reading is the same whether or not somebody steers. It reads the text, not the steering. The
-price is depth: early layers know less.
+It reads *below* the steered hook point: what is added to the output of a block does not change the input of that block,
+so on the same tokens the score is the same with and without steering. It depends on the text, not on the steering. The
+cost is depth: early layers represent less.
 """
 
 import hashlib
@@ -38,21 +38,21 @@ from steering.model.hooks import layer_number
 WEIGHTS, CARD = "probe.safetensors", "probe.json"
 PARTS = ("direction", "bias", "mean", "scale", "witness")
 WITNESS = (1, 2, 3, 5, 8, 13, 21)
-"""Token ids on which a model is told from another: the stream after them is kept with the probe."""
+"""Token ids that identify a model: the stream after them is stored with the probe."""
 ALIKE = 0.98
-"""The least cosine of that stream with the model's that is asked; another number format keeps far more."""
+"""Least cosine of that stream with the stream of the model that is checked; another number format keeps far more."""
 SURE = 0.5
-"""No threshold is lower: where held-out texts are told apart with ease, others needn't be."""
+"""Lower bound of the threshold: held-out texts that are easy to separate say little about others."""
 PACE, PENALTY, STEPS, HELD_OUT = 0.25, 1e-2, 100, 3
-"""Of the smoothing, of the regression and its search, and every how many-th text is held out."""
+"""Pace of the smoothing, L2 penalty and steps of the regression, and n, where every n-th text is held out."""
 FEWEST = 6
-"""Texts of each kind; with fewer nothing can be held out."""
+"""Least number of texts of each kind; with fewer, none can be held out."""
 
 Texts = Sequence[Float[Tensor, "time d"]]
 
 
 class Card(BaseModel):
-    """What a probe reads, and how it was made: `probe.json`."""
+    """Contents of `probe.json`: hook point, model, threshold and held-out metrics."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,25 +61,25 @@ class Card(BaseModel):
     threshold: float = Field(ge=0, le=1)
     pace: float = Field(gt=0, le=1)
     forbidden: int
-    """How many forbidden texts it learnt from."""
+    """Number of forbidden texts in training."""
     benign: int
     held_out_forbidden: int
     held_out_benign: int
     auroc: Auroc
     """On the held-out texts."""
     allowed: float
-    """The share of held-out benign texts that the threshold was to flag at most."""
+    """Largest share of held-out benign texts that the threshold was allowed to flag."""
     false_positives: float
-    """The share that it flags."""
+    """Share of held-out benign texts that it flags."""
     found: float
-    """The share of held-out forbidden texts that it flags."""
+    """Share of held-out forbidden texts that it flags."""
     sha256: str = ""
-    """Of the weights, so that half of a new probe is never read with half of an old one."""
+    """Of the weights, so that weights and card of two different probes are never combined."""
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A direction to read along, and where."""
+    """Weights of a probe, with its card."""
 
     card: Card
     direction: Float[Tensor, " d"]
@@ -87,16 +87,16 @@ class Probe:
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
     witness: Float[Tensor, " d"]
-    """The stream of its model after `WITNESS`."""
+    """Stream of its model after `WITNESS`."""
 
     @property
     def hook(self) -> str:
-        """The hook point at which it reads."""
+        """Hook point of the probe."""
         return self.card.hook
 
     @torch.no_grad()
     def token_scores(self, x: Float[Tensor, "time d"]) -> Float[Tensor, " time"]:
-        """Return each token's score. Raises SteeringError where the stream is not a number, or of another width."""
+        """Return each token's score. Raises SteeringError where the stream is not finite, or of another width."""
         if x.ndim != 2 or x.shape[1] != len(self.direction):
             raise SteeringError(
                 f"this probe reads a stream of width {len(self.direction)}, and was given {list(x.shape)}: "
@@ -104,20 +104,20 @@ class Probe:
             )
         z = ((x.float().cpu() - self.mean) / self.scale) @ self.direction + self.bias
         if not torch.isfinite(z).all():
-            raise SteeringError("the stream holds NaN or infinity; a probe cannot tell what such a text says")
+            raise SteeringError("the stream holds NaN or infinity; such a text cannot be scored")
         return torch.sigmoid(smoothed(z[:, None], self.card.pace)[:, 0])
 
     def score(self, x: Float[Tensor, "time d"]) -> float:
-        """Return the text's score, its tokens' largest; 0 for a text without tokens."""
+        """Return the text's score, the maximum over its tokens; 0 for a text without tokens."""
         return float(self.token_scores(x).max()) if len(x) else 0.0
 
     def first_hit(self, x: Float[Tensor, "time d"]) -> int | None:
-        """Return the first token at which the text is forbidden, if it is."""
+        """Return the first token above the threshold, if there is one."""
         hits = (self.token_scores(x) > self.card.threshold).nonzero()
         return int(hits[0]) if len(hits) else None
 
     def check_model(self, stream: Float[Tensor, "time d"]) -> None:
-        """Hold a model's stream of `WITNESS` against the probe's. Raises SteeringError if it is another model's."""
+        """Compare a model's stream after `WITNESS` with the probe's. Raises SteeringError if it is another model's."""
         mine = stream[-1].float().cpu() if stream.shape[-1] == len(self.witness) else torch.zeros_like(self.witness)
         cosine = float(torch.cosine_similarity(mine, self.witness, dim=0))
         if not cosine >= ALIKE:
@@ -127,7 +127,7 @@ class Probe:
             )
 
     def save(self, folder: Path) -> None:
-        """Write weights and card; a reader finds the old probe, the new one, or is told that they do not match."""
+        """Write weights and card; a reader sees the old probe, the new one, or an error that the two do not match."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = save({name: getattr(self, name).contiguous() for name in PARTS})
         card = self.card.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
@@ -149,7 +149,7 @@ class Probe:
         except (OSError, ValueError, SafetensorError, RecursionError) as error:
             raise BadBundle(f"cannot read a probe from {str(folder)!r}: {error}; {again}") from error
         if hashlib.sha256(weights).hexdigest() != card.sha256:
-            raise BadBundle(f"{WEIGHTS} in {str(folder)!r} is not the one that {CARD} tells of; {again}")
+            raise BadBundle(f"{WEIGHTS} in {str(folder)!r} is not the one that {CARD} lists (SHA-256); {again}")
         if problem := _problem(tensors):
             raise BadBundle(f"{WEIGHTS} in {str(folder)!r}: {problem}; {again}")
         layer_number(card.hook)
@@ -157,27 +157,26 @@ class Probe:
 
 
 def check_hook_below(hook: str, steered: str) -> None:
-    """Raise SteeringError if what is steered at one hook point would reach a probe at the other."""
+    """Raise SteeringError if steering at `steered` would change the stream at `hook`."""
     if layer_number(hook) >= layer_number(steered):
         raise SteeringError(
-            f"a probe at {hook!r} would read what steering at {steered!r} does; train it at {hook_below(steered)!r} or lower"
+            f"a probe at {hook!r} would see what steering at {steered!r} changes; train it at {hook_below(steered)!r} or lower"
         )
 
 
 def hook_below(hook: str) -> str:
-    """Return the hook point whose stream enters the block that is steered at `hook`. Raises SteeringError for the first."""
+    """Return the hook point before the block that is steered at `hook`. Raises SteeringError for the first block."""
     if (number := layer_number(hook)) == 0:
-        raise SteeringError(
-            "below 'layers.0' there is nothing but the embedding of single words; steer at a later layer to have a probe"
-        )
+        raise SteeringError("below 'layers.0' there are only token embeddings; steer at a later layer to use a probe")
     return f"layers.{number - 1}"
 
 
 def tokens_to_score(tokenizer: PreTrainedTokenizerBase, text: str | list[Message]) -> tuple[tuple[int, ...], int]:
-    """Return a text's tokens and the first that is read.
+    """Return a text's tokens and the index of the first one that is scored.
 
-    Plain text is a user's question, or, where there is no chat template, a text. Of a chat that ends with an assistant's turn that turn alone is read, its header left
-    out: so a refusal can be benign though its question isn't.
+    Plain text is a user's question, or plain text where there is no chat template. Of a chat that ends with an
+    assistant's turn, that turn alone is scored, without its header: so a refusal can be benign although its question is
+    not.
     """
     if isinstance(text, str) and not tokenizer.chat_template:
         bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
@@ -190,7 +189,7 @@ def tokens_to_score(tokenizer: PreTrainedTokenizerBase, text: str | list[Message
 
 
 def smoothed(rows: Float[Tensor, "time d"], pace: float) -> Float[Tensor, "time d"]:
-    """Return the exponential moving average along time, which begins at the first row."""
+    """Return the exponential moving average along time, starting with the first row."""
     found = rows.clone()
     for t in range(1, len(rows)):
         found[t] = found[t - 1] + pace * (rows[t] - found[t - 1])
@@ -208,7 +207,7 @@ def train_probe(
     pace: float = PACE,
     penalty: float = PENALTY,
 ) -> Probe:
-    """Fit a probe to the streams of texts; every third text is held out, and each kind weighs as much as the other.
+    """Fit a probe to the streams of texts; every third text is held out, and both kinds have the same weight.
 
     The threshold is the lowest, from `SURE` on, at which at most the `allowed` share of the held-out benign texts is
     flagged. Raises SteeringError if there are too few texts.
@@ -216,7 +215,7 @@ def train_probe(
     for kind, texts in (("forbidden", forbidden), ("benign", benign)):
         if len(texts) < FEWEST:
             raise SteeringError(
-                f"{len(texts)} {kind} texts; a probe takes {FEWEST} at least, and some hundred to be good"
+                f"{len(texts)} {kind} texts; a probe needs {FEWEST} at least, and some hundreds to be accurate"
             )
     (yes, yes_held), (no, no_held) = _split(forbidden), _split(benign)
     parts = [smoothed(t.float().cpu(), pace) for t in (*yes, *no)]
@@ -233,9 +232,10 @@ def train_probe(
 
 
 def _fit(x: Float[Tensor, "tokens d"], lengths: list[int], n: int, penalty: float) -> Float[Tensor, " d+1"]:
-    """Direction and bias at which the largest token of the first `n` texts is high, and of the others low.
+    """Fit direction and bias so that the largest token logit is high for the first `n` texts, and low for the others.
 
-    It begins where every token has its text's label; from there each text is as forbidden as its worst token.
+    Initialised by the regression in which every token has its text's label; then each text has the logit of its largest
+    token.
     """
     owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     labels = (torch.arange(len(lengths)) < n).float()
@@ -258,9 +258,9 @@ def _fit(x: Float[Tensor, "tokens d"], lengths: list[int], n: int, penalty: floa
 
 
 def _held_out_card(probe: Probe, forbidden: Texts, benign: Texts, allowed: float) -> dict[str, float | Auroc]:
-    """What the held-out texts say of a probe: threshold, AUROC, and what the threshold flags."""
+    """Return threshold, AUROC and the share of flagged texts, on the held-out texts."""
     yes, no = (np.array([probe.score(t) for t in texts]) for texts in (forbidden, benign))
-    flagged = int(allowed * len(no))  # so many benign texts may lie above
+    flagged = int(allowed * len(no))  # number of benign texts that may be above the threshold
     threshold = max(SURE, float(np.sort(no)[len(no) - 1 - flagged]))
     marks = np.arange(len(yes) + len(no)) < len(yes)
     shares = {"false_positives": float((no > threshold).mean()), "found": float((yes > threshold).mean())}
@@ -268,12 +268,12 @@ def _held_out_card(probe: Probe, forbidden: Texts, benign: Texts, allowed: float
 
 
 def _split(texts: Texts) -> tuple[list[Tensor], list[Tensor]]:
-    """What is learnt from, and every third, which is held out."""
+    """Return the training texts, and every third text, held out."""
     return [t for i, t in enumerate(texts) if i % HELD_OUT], [t for i, t in enumerate(texts) if i % HELD_OUT == 0]
 
 
 def _problem(tensors: dict[str, Tensor]) -> str:
-    """What is wrong with a probe's weights, if anything."""
+    """Return what is wrong with a probe's weights, or an empty string."""
     if missing := [n for n in PARTS if n not in tensors]:
         return f"it lacks {', '.join(missing)}"
     shape = tensors["direction"].shape

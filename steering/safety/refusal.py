@@ -1,10 +1,11 @@
-"""The refusal latch: would the unsteered model refuse? Knows token ids and log-probabilities; no models, no engines.
+"""Refusal detection: probability that the unsteered model's reply begins with a refusal.
 
-`P₀ = Σ_openers Π_i p(token_i | prompt, tokens before it)`: how likely an unsteered reply begins with one of the openers.
-Whole openers count, not their first tokens: many replies begin with "I". An opener that begins with another is part of
-that one's event and is left out. Above `tau` the turn is not steered, and the model refuses as it would have.
+`P₀ = Σ_openers Π_i p(token_i | prompt, tokens before it)`: the probability that an unsteered reply begins with one of
+the openers. Whole openers count, not their first tokens: many replies begin with "I". An opener that has another one as
+its prefix is part of that one's event and is left out. Above `tau` the turn is not steered, and the model refuses as it
+would have without steering.
 
-An opener counts as it is usually tokenized; a model that spells it otherwise is not seen.
+An opener counts in its usual tokenization; a reply that is tokenized otherwise is not detected.
 """
 
 import math
@@ -27,7 +28,7 @@ OPENERS = (
     "I won't",
     "Sorry,",
 )
-"""How most English chat models begin a refusal."""
+"""Beginnings of refusals of most English chat models."""
 TAU = 0.2
 
 Ids = tuple[int, ...]
@@ -35,14 +36,16 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class RefusalDetector:
-    """The beginnings of a refusal as token ids, none of which begins with another, and where the line is."""
+    """Openers as token ids, none a prefix of another, and the threshold `tau`."""
 
     openers: tuple[Ids, ...]
     tau: float = TAU
 
     def __post_init__(self) -> None:
         if not self.openers:
-            raise SteeringError('a latch without openers never latches; name at least one sentence, such as "I can\'t"')
+            raise SteeringError(
+                'without openers no refusal is detected; give at least one sentence, such as "I can\'t"'
+            )
         if not 0 < self.tau < 1:
             raise SteeringError(f"the latch's tau is a probability between 0 and 1, not {self.tau:g}")
 
@@ -50,25 +53,25 @@ class RefusalDetector:
     def from_sentences(
         tokenizer: PreTrainedTokenizerBase, sentences: Iterable[str] = OPENERS, *, tau: float = TAU
     ) -> "RefusalDetector":
-        """Make one of sentences, tokenized as a reply begins with them. Raises SteeringError for an empty one."""
+        """Tokenize sentences as the beginning of a reply. Raises SteeringError for an empty one."""
         return RefusalDetector(_without_prefixes(sorted({_reply_ids(tokenizer, s) for s in sentences}, key=len)), tau)
 
     def probability(self, logprobs: Sequence[Sequence[float]]) -> float:
-        """Return P₀ from each opener's log-probabilities, token by token, after the prompt. Raises SteeringError for NaN."""
+        """Return P₀ from each opener's log-probabilities, token by token, after the prompt. Raises SteeringError for
+        NaN.
+        """
         found = sum(math.exp(sum(each)) for each in logprobs)
         if len(logprobs) != len(self.openers) or not math.isfinite(found):
-            raise SteeringError(
-                "the openers' probabilities are not numbers, so nobody knows whether the model would refuse"
-            )
+            raise SteeringError("the openers' probabilities are not numbers, so a refusal cannot be detected")
         return min(found, 1.0)
 
     def holds(self, probability: float) -> bool:
-        """Whether a turn is not to be steered."""
+        """Whether a turn is to be left unsteered."""
         return probability > self.tau
 
 
 def _reply_ids(tokenizer: PreTrainedTokenizerBase, sentence: str) -> Ids:
-    """The sentence's tokens as a reply begins with them; some templates put a space before."""
+    """Return the sentence's tokens at the beginning of a reply; some templates add a space before it."""
     if not (sentence := sentence.strip()):
         raise SteeringError("an opener is empty; every reply begins with that")
     if not tokenizer.chat_template:
@@ -82,7 +85,7 @@ def _reply_ids(tokenizer: PreTrainedTokenizerBase, sentence: str) -> Ids:
 
 
 def _without_prefixes(sequences: Sequence[Ids]) -> tuple[Ids, ...]:
-    """Those that begin with no other one; shorter ones come first."""
+    """Return the sequences that have no other one as a prefix; sorted by length."""
     kept: list[Ids] = []
     for ids in sequences:
         if not any(ids[: len(k)] == k for k in kept):

@@ -1,1 +1,1 @@
-"""Making and judging an SAE. Sees an iterator of tensors and not where they come from."""
+"""SAE training: objectives, kernels, the training loop, distribution and checkpoints."""

@@ -1,7 +1,7 @@
-"""Who trains along: nobody, or the other processes of `torchrun`. Knows collectives; nothing of SAEs.
+"""Distributed data-parallel training: collectives over the processes of `torchrun`, or a single process.
 
-What a batch decides together (where the largest activations begin, who is dead, the variance of what is
-left) is decided over all ranks' batches, so that n processes train exactly as one with n times the batch.
+Statistics of a batch (the threshold of the largest activations, dead features, the variance of the residual) are
+computed over all ranks' batches, so that n processes train exactly as one with n times the batch.
 """
 
 from collections.abc import Iterator
@@ -21,18 +21,18 @@ class ProcessGroup:
     size: int = 1
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of everybody's value."""
+        """Return the mean over ranks."""
         return self.sum(value) / self.size if self.size > 1 else value
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of everybody's value."""
+        """Return the sum over ranks."""
         if self.size > 1:
             value = value.detach().clone()
             dist.all_reduce(value)
         return value
 
     def gather(self, values: Tensor) -> Tensor:
-        """Everybody's values, one after another; they may be of different lengths."""
+        """Return the values of all ranks, concatenated; they may be of different lengths."""
         if self.size == 1:
             return values
         lengths = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(self.size)]
@@ -44,12 +44,12 @@ class ProcessGroup:
         return torch.cat([part[: int(n)] for part, n in zip(parts, lengths, strict=True)])
 
     def wait(self) -> None:
-        """Until everybody is here."""
+        """Wait until all ranks have called this."""
         if self.size > 1:
             dist.barrier()
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Leave in every parameter the mean of everybody's gradient."""
+        """Replace every parameter's gradient by its mean over ranks."""
         if self.size > 1:
             for p in parameters:
                 assert p.grad is not None
@@ -62,9 +62,10 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextmanager
 def process_group(backend: str = "gloo") -> Iterator[ProcessGroup]:
-    """The ranks that `torchrun` started, or this process alone; left when all are done.
+    """Yield the ranks that `torchrun` started, or a single process; on exit, wait for all and destroy the group.
 
-    A process that ends without leaving may be aborted by its collectives' threads, which outlive the interpreter.
+    A process that exits without destroying it may be aborted by its collectives' threads, which outlive the
+    interpreter.
     """
     if not dist.is_torchelastic_launched():
         yield SINGLE_PROCESS
@@ -72,6 +73,6 @@ def process_group(backend: str = "gloo") -> Iterator[ProcessGroup]:
     dist.init_process_group(backend)
     ranks = ProcessGroup(dist.get_rank(), dist.get_world_size())
     yield ranks
-    # Not after an error: the others may be in a collective by then and would never come; `torchrun` ends them.
+    # Not after an error: the other ranks may be in a collective and never arrive; `torchrun` ends them.
     ranks.wait()
     dist.destroy_process_group()

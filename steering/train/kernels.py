@@ -1,12 +1,12 @@
-"""Forward and backward of weights over one batch, dense or sparse. Knows tensors; nothing of losses.
+"""Forward and backward kernels of an SAE over one batch, dense or sparse.
 
-A pass reads a batch once. `keep(cut)` says which activations count; what comes back writes them into the
-stream. On a CPU only the encoder's product is dense: of `d_sae` activations a few dozen are kept, and
-decoder and both gradients touch no others (Gao et al. 2024, appendix D). Where the CPU multiplies bfloat16, that
-product only says which activations may be kept, and those few are then computed exactly. On a GPU dense products are
-faster up to some hundred thousand features, and are taken in bfloat16 where autocast says so.
+A pass reads a batch once. `above(cut)` and `kth_largest` select activations; the code that they return decodes them. On
+a CPU only the encoder's product is dense: of `d_sae` activations a few dozen are kept, and the decoder and both
+gradients use no others (Gao et al. 2024, appendix D). Where the CPU multiplies bfloat16, that product only selects
+candidates, and those few are then computed exactly. On a GPU dense products are faster up to some hundred thousand
+features, and are computed in bfloat16 under autocast.
 
-What is as large as the weights is written into memory that stays: to get 50 MB from the system takes longer than to
+Tensors as large as the weights are written into preallocated memory: to get 50 MB from the system takes longer than to
 fill them.
 """
 
@@ -24,51 +24,51 @@ from steering.train.top_k import Cut, exact_threshold, indices_above, indices_of
 from steering.train.weights import PIECE, Rows, Weights
 
 HALVED = 1 << 18
-"""From so many weights on the encoder's product is taken in bfloat16, if the CPU has instructions for it."""
+"""Number of weights from which on the encoder's product is computed in bfloat16, if the CPU has instructions for it."""
 
 
 class ActiveCode(Protocol):
-    """Some activations of a batch, written through the decoder."""
+    """Selected activations of a batch, which can be decoded."""
 
     @property
     def counts(self) -> Float[Tensor, " d_sae"]:
-        """On how many rows each feature is kept."""
+        """Number of rows on which each feature is selected."""
         ...
 
     def write(self, ends: Sequence[int]) -> Float[Tensor, "ends rows d_in"]:
-        """The reconstruction by the features below each of `ends`, without the decoder's bias."""
+        """Return the reconstructions by the features below each of `ends`, without the decoder's bias."""
         ...
 
 
 class EncoderPass(Protocol):
-    """What a batch does to weights."""
+    """Pre-activations of a batch."""
 
     pre: Float[Tensor, "rows d_sae"]
     """Positive pre-activations, without gradient."""
 
     def above(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> ActiveCode:
-        """The activations above `cut`, of all features or of `columns`."""
+        """Return the activations above `cut`, of all features or of `columns`."""
         ...
 
     def kth_largest(self, wanted: int, ranks: ProcessGroup = SINGLE_PROCESS) -> ActiveCode:
-        """The `wanted` largest of the batch; of all ranks' batches as many for each."""
+        """Return the `wanted` largest of the batch; with several ranks, the `wanted · size` largest over all batches."""
         ...
 
 
 def encode_batch(weights: Weights, x: Rows) -> EncoderPass:
-    """A batch's pass, by whichever way is faster on its device."""
+    """Return a batch's pass: sparse on a CPU, dense on a GPU, whichever is faster there."""
     return SparsePass(weights, x) if x.device.type == "cpu" else DensePass(weights, x)
 
 
 class DensePass:
-    """All products whole; the reference of the other."""
+    """All products dense; the reference of the sparse pass."""
 
     def __init__(self, weights: Weights, x: Rows) -> None:
         self._live = torch.relu(weights.pre(x))
         self._weights, self.pre = weights, self._live.detach()
 
     def above(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> "DenseCode":
-        """The activations above `cut`."""
+        """Return the activations above `cut`."""
         on = self.pre > cut
         if columns is not None:
             among = torch.zeros(on.shape[1], dtype=torch.bool, device=on.device)
@@ -77,7 +77,7 @@ class DensePass:
         return DenseCode(torch.where(on, self._live, 0.0), self._weights)
 
     def kth_largest(self, wanted: int, ranks: ProcessGroup = SINGLE_PROCESS) -> "DenseCode":
-        """The `wanted` largest of the batch."""
+        """Return the `wanted` largest of the batch."""
         return self.above(kth_largest(self.pre, wanted, ranks))
 
 
@@ -90,20 +90,20 @@ class DenseCode:
 
     @property
     def counts(self) -> Float[Tensor, " d_sae"]:
-        """On how many rows each feature is kept."""
+        """Number of rows on which each feature is selected."""
         return (self.a.detach() > 0).sum(0).float()
 
     def write(self, ends: Sequence[int]) -> Float[Tensor, "ends rows d_in"]:
-        """The reconstruction by the features below each of `ends`."""
+        """Return the reconstructions by the features below each of `ends`."""
         W, starts = self.weights.W_dec, (0, *ends[:-1])
         parts = [self.a[:, s:e] @ W[s:e] for s, e in zip(starts, ends, strict=True)]
         return torch.stack(parts).cumsum(0) if len(parts) > 1 else parts[0][None]
 
 
 class SparsePass:
-    """One dense product, the encoder's; everything else by the activations that are kept.
+    """One dense product, the encoder's; everything else uses the selected activations only.
 
-    Good until the next one of the same weights and size is made, which takes over its memory.
+    Valid until the next pass of the same weights and size, which reuses its memory.
     """
 
     @torch.no_grad()
@@ -118,17 +118,17 @@ class SparsePass:
         self.pre = torch.addmm(weights.b_enc.to(kind), self._seen.to(kind), encoder.T, out=out).relu_()
 
     def above(self, cut: Cut, columns: Int[Tensor, " columns"] | None = None) -> "SparseCode":
-        """The activations above `cut`; in bfloat16, what is equal to it is dropped, too."""
+        """Return the activations above `cut`; in bfloat16, those equal to it are dropped as well."""
         pre = self.pre if columns is None else self.pre[:, columns]
         row, column = indices_of_true(pre > cut)
         column = column if columns is None else columns[column]
         return self._kept(row, column, self._exactly(row, column))
 
     def kth_largest(self, wanted: int, ranks: ProcessGroup = SINGLE_PROCESS) -> "SparseCode":
-        """The `wanted` largest of the batch."""
+        """Return the `wanted` largest of the batch."""
         if self.pre.dtype == torch.float32:
             return self.above(kth_largest(self.pre, wanted, ranks))
-        pre = self.pre.view(torch.int16)  # in the order of the numbers themselves, and faster to compare
+        pre = self.pre.view(torch.int16)  # same order as the non-negative bfloat16 values, and faster to compare
         row, column = indices_above(pre, rough_threshold(pre, wanted))
         if int(ranks.sum(torch.tensor(len(row)))) <= wanted * ranks.size:
             row, column = indices_of_true(pre > 0)
@@ -151,7 +151,7 @@ class SparsePass:
 
 @dataclass(frozen=True, eq=False)
 class SparseCode:
-    """Kept activations one after another, row by row."""
+    """Selected activations, concatenated row by row."""
 
     values: Float[Tensor, " kept"]
     code: "_Code"
@@ -159,14 +159,14 @@ class SparseCode:
 
     @property
     def counts(self) -> Float[Tensor, " d_sae"]:
-        """On how many rows each feature is kept."""
+        """Number of rows on which each feature is selected."""
         return torch.bincount(self.code.column, minlength=self.code.d_sae).float()
 
     def write(self, ends: Sequence[int]) -> Float[Tensor, "ends rows d_in"]:
-        """The reconstruction by the features below each of `ends`."""
+        """Return the reconstructions by the features below each of `ends`."""
         values, code = self.values, self.code
         if len(ends) > 1:
-            # Entries of one band of features after those of another: each band is a block of bags of its own.
+            # Entries are sorted by band of features: each band is a separate block of embedding bags.
             band = torch.bucketize(code.column, torch.tensor(ends), right=True)
             order = torch.sort(band, stable=True).indices
             row = code.row[order] + band[order] * code.rows
@@ -176,7 +176,7 @@ class SparseCode:
 
 @dataclass(frozen=True, eq=False)
 class _Code:
-    """Where the kept activations are: `row` never falls."""
+    """Indices of the selected activations: `row` is non-decreasing."""
 
     row: Int[Tensor, " kept"]
     column: Int[Tensor, " kept"]
@@ -185,7 +185,7 @@ class _Code:
 
 
 class _Values(torch.autograd.Function):
-    """Pre-activations that are known already; their gradient goes to the encoder's columns that they used."""
+    """Pre-activations that are already computed; their gradient goes to the encoder columns that produced them."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:  # noqa: ANN401
@@ -202,7 +202,7 @@ class _Values(torch.autograd.Function):
 
 
 class _Write(torch.autograd.Function):
-    """Σ of kept values times their decoder rows, for each row of the code; each of its `bands` on top of those before."""
+    """Σ of selected values times their decoder rows, for each row of the code; cumulative over `bands`."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:  # noqa: ANN401
@@ -227,7 +227,7 @@ class _Write(torch.autograd.Function):
 
 
 def _add_by_column(weights: Weights, name: str, code: _Code, values: Tensor, table: Float[Tensor, "rows d_in"]) -> None:
-    """Add `codeᵀ @ table`, with these values in the code, to the gradient of a parameter, in pieces that fit a cache."""
+    """Add `codeᵀ @ table`, with these values in the code, to a parameter's gradient, in pieces that fit into the cache."""
     column, order = torch.sort(code.column, stable=True)
     row, values, starts = code.row[order], values[order], _starts(column, code.d_sae + 1)
     parameter = weights.get_parameter(name)
@@ -245,7 +245,7 @@ def _add_by_column(weights: Weights, name: str, code: _Code, values: Tensor, tab
 
 
 def _products(one: Tensor, other: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """`one[row] · other[column]` of each pair, without gathering either; `row` never falls."""
+    """Return `one[row] · other[column]` of each pair, without gathering either; `row` is non-decreasing."""
     one, starts = one.contiguous(), _starts(row, len(one))
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(one, other, column, starts, row, 0, -1)
 

@@ -1,7 +1,7 @@
-"""What an SAE is trained towards. Knows weights and one batch; nothing of loops, schedules of lr, or files.
+"""Training objectives: BatchTopK, TopK, ReLU + L1 and JumpReLU, each with initial weights, loss and conversion to an
+SAE.
 
-An objective makes the first weights, turns a batch into a loss, and says what is served. Inputs have
-E‖x‖² = d, so that coefficients and thresholds carry over from model to model.
+Inputs have E‖x‖² = d, so that coefficients and thresholds carry over from model to model.
 """
 
 import math
@@ -21,11 +21,11 @@ from steering.train.weights import Rows, Weights
 
 Activations = Float[Tensor, "rows d_sae"]
 LARGE = 1e-2
-"""The learning rate of BatchTopK at 2,048 features."""
+"""Learning rate of BatchTopK at 2,048 features."""
 
 
 class LossTerms(NamedTuple):
-    """One batch's loss, the mean squared length of what is left over, and on how many rows each feature fired."""
+    """Loss of one batch, mean squared norm of the residual, and the number of rows on which each feature fired."""
 
     loss: Tensor
     error: Tensor
@@ -33,7 +33,7 @@ class LossTerms(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Where in a run a batch comes, for how many tokens each feature has been silent, and who trains along."""
+    """Step of the run, tokens for which each feature has not fired, and the ranks of the process group."""
 
     step: int
     steps: int
@@ -42,34 +42,34 @@ class Schedule(NamedTuple):
 
 
 class LearningRates(NamedTuple):
-    """How fast to learn."""
+    """Learning rate, Adam's betas and schedule."""
 
     lr: float
     moments: tuple[float, float] = (0.9, 0.999)
-    """Adam's."""
+    """Adam's betas."""
     biases: float = 1.0
-    """By what the rate of the encoder's and the decoder's biases is multiplied."""
+    """Factor on the learning rate of the encoder's and the decoder's biases."""
     decay: float = 0.3
-    """Share of the run, at its end, over which the rate falls to zero."""
+    """Share of the run, at its end, over which the learning rate decays to zero."""
 
 
 class Objective(Protocol):
-    """A way to be sparse."""
+    """A sparsity objective."""
 
     def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:
-        """How fast to learn, where nobody says."""
+        """Return the default learning rates."""
         ...
 
     def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
-        """The weights before the first step."""
+        """Return the weights before the first step."""
         ...
 
     def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
-        """Forward, and what is to be made smaller."""
+        """Run the forward pass and return the loss."""
         ...
 
     def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
-        """What is served of it; `held_out` is the raw stream."""
+        """Return the SAE to be served; `held_out` is the raw stream."""
         ...
 
 
@@ -77,9 +77,9 @@ class Objective(Protocol):
 class BatchTopK:
     """Keep the `k · rows` largest activations of a batch (Bussmann et al. 2024); AuxK for the dead (Gao et al. 2024).
 
-    Dead features explain what is left over, its loss normalised by the variance of that. From `matryoshka`
-    features on, the first 1/16 and the first 1/4 of them have to reconstruct by themselves, too, so that
-    general features are not absorbed by special ones (Bussmann et al. 2025).
+    Dead features reconstruct the residual; that auxiliary loss is normalised by the residual's variance. From
+    `matryoshka` features on, the first 1/16 and the first 1/4 of them have to reconstruct on their own as well, so that
+    general features are not absorbed by specific ones (Bussmann et al. 2025).
     """
 
     k: int = 32
@@ -92,21 +92,21 @@ class BatchTopK:
     matryoshka: int = 8192
 
     def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:
-        """Almost only the gradient's sign, in large steps: a tenth of the tokens for the same explained variance.
+        """Almost sign-gradient descent, with large steps: a tenth of the tokens for the same explained variance.
 
-        Activations are √d times as large as what the weights are made of, and so are the biases' steps.
+        Activations are √d times as large as the weights' entries, and so are the biases' steps.
         """
         return LearningRates(LARGE * math.sqrt(2048 / d_sae), (0.0, 0.9), math.sqrt(d_in), decay=1.0)
 
     def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
-        """Random unit rows, the encoder their transpose, the decoder's bias the mean."""
+        """Random unit decoder rows, the encoder their transpose, the decoder's bias the mean."""
         rows = torch.nn.functional.normalize(torch.randn(d_sae, first.shape[1], generator=generator), dim=1)
         rows = rows.to(first.device)
         silent = torch.zeros(d_sae, device=first.device)
         return Weights(rows.T.clone(), silent, rows, first.mean(0), subtracts=True, unit=True)
 
     def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
-        """Squared error over d, and AuxK's."""
+        """Squared error over d, plus the auxiliary loss."""
         batch = encode_batch(weights, x)
         kept = self.active(batch, round(self.k * (1 + 3 * max(0.0, 1 - now.step / self.anneal))), now.ranks)
         left = x - weights.b_dec - kept.write(self.prefix_ends(weights.d_sae))
@@ -118,23 +118,23 @@ class BatchTopK:
         return LossTerms(loss, errors[-1], kept.counts)
 
     def prefix_ends(self, d_sae: int) -> tuple[int, ...]:
-        """Up to where each reconstruction goes."""
+        """Return the ends of the prefixes of features that reconstruct on their own (Matryoshka)."""
         return (d_sae // 16, d_sae // 4, d_sae) if d_sae >= self.matryoshka else (d_sae,)
 
     def threshold(self, pre: Activations, k: int, ranks: ProcessGroup) -> Cut:
-        """Above which activations count."""
+        """Return the threshold above which activations are kept."""
         return _largest(pre, k * len(pre), ranks)
 
     def active(self, batch: EncoderPass, k: int, ranks: ProcessGroup) -> ActiveCode:
-        """The activations that count."""
+        """Return the activations that are kept."""
         return batch.kth_largest(k * len(batch.pre), ranks)
 
     def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:
-        """One threshold, at which `held_out` keeps `k` a token."""
+        """Return the SAE with one threshold, at which L0 on `held_out` is `k`."""
         return weights.to_sae(scale).calibrated(held_out, self.k)
 
     def _auxk_loss(self, batch: EncoderPass, dead: Tensor, left: Rows, ranks: ProcessGroup) -> Tensor:
-        """Squared error of the dead on what is left, over its variance in the whole batch."""
+        """Squared error of the dead features' reconstruction of the residual, over its variance in the whole batch."""
         cut = _kth(batch.pre[:, dead], self.aux_k)
         explained = batch.above(cut, dead).write((batch.pre.shape[1],))[0]
         total = ranks.mean((left - ranks.mean(left.mean(0))).pow(2).sum(1).mean())
@@ -146,20 +146,21 @@ class TopK(BatchTopK):
     """Keep the `k` largest activations of each token (Gao et al. 2024)."""
 
     def threshold(self, pre: Activations, k: int, ranks: ProcessGroup) -> Cut:  # noqa: ARG002
-        """Above which activations count."""
+        """Return the threshold above which activations are kept."""
         return _kth(pre, k)
 
     def active(self, batch: EncoderPass, k: int, ranks: ProcessGroup) -> ActiveCode:
-        """The activations that count."""
+        """Return the activations that are kept."""
         return batch.above(self.threshold(batch.pre, k, ranks))
 
 
 @dataclass(frozen=True)
 class ReluL1:
-    """`E[‖x − x̂‖² + λ Σ f_i ‖d_i‖]` with free lengths, folded when served (Templeton et al. 2024, Scaling Monosemanticity).
+    """`E[‖x − x̂‖² + λ Σ f_i ‖d_i‖]`, decoder norms folded on conversion (Templeton et al. 2024, Scaling
+    Monosemanticity).
 
-    Decoder rows begin at length 0.1 with the encoder their transpose and no bias taken from the input; λ
-    rises over the first twentieth. Give the run `lr` 5e-5 and `decay` 0.2, as there; small runs bear more.
+    Decoder rows are initialised with norm 0.1, the encoder is their transpose, and no bias is subtracted from the
+    input; λ rises linearly over the first twentieth. Use `lr` 5e-5 and `decay` 0.2, as there; small runs tolerate more.
     """
 
     l1: float = 5.0
@@ -170,32 +171,32 @@ class ReluL1:
         return _check_finite(d_sae)
 
     def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
-        """Random rows of length 0.1."""
+        """Random decoder rows of norm 0.1."""
         d = first.shape[1]
         rows = 0.1 * torch.nn.functional.normalize(torch.randn(d_sae, d, generator=generator), dim=1)
         rows, zeros = rows.to(first.device), first.new_zeros
         return Weights(rows.T.clone(), zeros(d_sae), rows, zeros(d), subtracts=False, unit=False)
 
     def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
-        """Squared error and the weighted penalty."""
+        """Squared error plus the weighted L1 penalty."""
         f = torch.relu(weights.pre(x))
         error = (x - weights.decode(f)).pow(2).sum(1).mean()
         rise = min(1.0, (now.step + 1) / max(1.0, self.warmup * now.steps))
         return LossTerms(error + self.l1 * rise * (f * weights.lengths).sum(1).mean(), error, _counts(f))
 
     def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
-        """Every positive pre-activation fires: threshold 0."""
+        """Return the SAE with threshold 0: every positive pre-activation fires."""
         return weights.to_sae(scale)
 
 
 @dataclass(frozen=True)
 class JumpReLU:
-    """Thresholds that learn through a window of width `bandwidth` around them (Rajamanoharan et al. 2024).
+    """Thresholds learnt with a straight-through estimator of width `bandwidth` (Rajamanoharan et al. 2024).
 
-    `Σ tanh(c·f_i·‖d_i‖)` is pressed down, with a small push for features far below their threshold
-    (Anthropic, January 2025). Their weight `sparsity` rises over the whole run: at once, it would kill
-    features before they mean anything. With a `target`, it is `(L0 / target − 1)²` that is pressed down, its
-    gradient that of the same tanh, so that a run ends near so many features a token.
+    The sparsity loss is `Σ tanh(c·f_i·‖d_i‖)`, with a small loss for features far below their threshold (Anthropic,
+    January 2025). Its weight `sparsity` rises linearly over the whole run: a full weight from the start would kill
+    features before they are learnt. With a `target`, the loss is `(L0 / target − 1)²`, with the gradient of the same
+    tanh, so that a run ends near that L0.
     """
 
     sparsity: float = 10.0
@@ -205,14 +206,14 @@ class JumpReLU:
     bandwidth: float = 2.0
     first_threshold: float = 0.1
     fires: float = 10_000.0
-    """At first each feature fires on `fires / d_sae` of the tokens, at most on a half."""
+    """At the start, each feature fires on `fires / d_sae` of the tokens, at most on a half."""
 
     def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:  # noqa: ARG002
         """That of Gao et al. 2024."""
         return _check_finite(d_sae)
 
     def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
-        """Uniform rows, a shrunken transpose, and biases at which all features fire equally often."""
+        """Uniform decoder rows, a scaled-down transpose, and biases at which all features fire equally often."""
         d = first.shape[1]
         rows = ((torch.rand(d_sae, d, generator=generator) * 2 - 1) / math.sqrt(d)).to(first.device)
         W_enc = rows.T * (d / d_sae)
@@ -223,7 +224,7 @@ class JumpReLU:
         return Weights(W_enc.contiguous(), b_enc, rows, zeros, subtracts=False, unit=False, log_threshold=log)
 
     def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
-        """Squared error and the sparsity's term."""
+        """Squared error plus the sparsity loss."""
         assert weights.log_threshold is not None
         pre, threshold = weights.pre(x), weights.log_threshold.exp()
         f: Tensor = _Jump.apply(pre, threshold, self.bandwidth)  # type: ignore[assignment]
@@ -238,7 +239,7 @@ class JumpReLU:
         return LossTerms(error + weight * dense + self.push * below, error, _counts(f))
 
     def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
-        """Its own thresholds."""
+        """Return the SAE with the learnt thresholds."""
         return weights.to_sae(scale)
 
 
@@ -251,7 +252,7 @@ def _counts(a: Activations) -> Float[Tensor, " d_sae"]:
 
 
 def _kth(pre: Activations, k: int) -> Cut:
-    """The k+1-th largest of each row, so that k are above it."""
+    """Return the k+1-th largest of each row, so that k are above it."""
     return pre.topk(k + 1, dim=1, sorted=False).values.amin(1, keepdim=True) if k < pre.shape[1] else pre.new_zeros(())
 
 
@@ -260,7 +261,7 @@ def _window(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
 
 
 class _Jump(torch.autograd.Function):
-    """`pre · 1[pre > θ]`; the step's gradient is a rectangle around θ, for θ and for what is read."""
+    """`pre · 1[pre > θ]`; the step's gradient is a rectangle around θ, for θ and for the pre-activation."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:  # noqa: ANN401

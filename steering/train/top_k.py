@@ -1,4 +1,4 @@
-"""Where the few largest of many numbers are. Knows tensors; nothing of what they mean."""
+"""Top-k selection over a batch: thresholds and indices of the largest activations."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -7,15 +7,15 @@ from torch import Tensor
 from steering.train.distributed import ProcessGroup
 
 SAMPLE = 1 << 17
-"""So many of the numbers show where the largest begin."""
+"""Size of the sample from which the threshold is estimated."""
 Cut = Float[Tensor, "*rows"]
-"""What is above it is kept: one number, or `[rows, 1]`. Never negative."""
+"""Threshold above which activations are kept: one number, or `[rows, 1]`. Never negative."""
 
 
 def kth_largest(pre: Float[Tensor, "rows d_sae"], wanted: int, ranks: ProcessGroup) -> Cut:
-    """The value that `wanted` activations for each rank are above, over all ranks' batches.
+    """Return the value that `wanted` activations per rank are above, over all ranks' batches.
 
-    A sample says roughly where it lies; exactly it is then found among the few above that.
+    It is estimated from a sample, and then computed exactly among the few above the estimate.
     """
     flat = pre.view(-1)
     few = ranks.gather(flat[flat > rough_threshold(pre, wanted)])
@@ -25,22 +25,22 @@ def kth_largest(pre: Float[Tensor, "rows d_sae"], wanted: int, ranks: ProcessGro
 
 
 def rough_threshold(pre: Tensor, wanted: int) -> Tensor:
-    """What some more than `wanted` are above, most probably."""
+    """Return a value that, most probably, slightly more than `wanted` are above."""
     flat = pre.view(-1)
-    sample = flat[:: len(flat) // SAMPLE | 1]  # odd, so that it meets all columns
+    sample = flat[:: len(flat) // SAMPLE | 1]  # an odd step, so that all columns are sampled
     many = min(len(sample), round(len(sample) * wanted / len(flat) * 1.2) + 32)
     return sample.topk(many, sorted=False).values.amin()
 
 
 def exact_threshold(values: Tensor, wanted: int) -> Tensor:
-    """What exactly `wanted` of these are above; 0 if there are not so many."""
+    """Return the value that exactly `wanted` of these are above; 0 if there are fewer."""
     if len(values) <= wanted:
         return values.new_zeros(())
     return values.kthvalue(len(values) - wanted).values.clamp_min(0)
 
 
 def indices_of_true(on: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
-    """Rows and columns of what is true. It is rare: eight at a time are looked at first."""
+    """Return rows and columns of the true entries. They are rare: blocks of eight are tested first."""
     flat = on.view(-1)
     if len(flat) % 8:
         at = flat.nonzero()[:, 0]
@@ -52,7 +52,7 @@ def indices_of_true(on: Bool[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
 
 
 def indices_above(pre: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of what is above. The largest of eight columns each is looked at first."""
+    """Return rows and columns of the entries above `cut`. The maximum of eight columns each is tested first."""
     if pre.shape[1] % 8:
         return indices_of_true(pre > cut)
     eight = pre.view(len(pre), 8, -1)

@@ -1,4 +1,4 @@
-"""Train an SAE. Knows batches of activations, an objective and a schedule; nothing of models or files."""
+"""SAE training loop: optimiser steps, learning-rate schedule, progress, checkpoints and resumption."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -19,40 +19,40 @@ from steering.train.weights import Rows, Weights
 EVERY = 50
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LONG = 10_000
-"""Steps after which Adam's moments need no correction for having begun at zero."""
-"""Progress is the mean over so many steps."""
+"""Step count at which Adam's moments need no bias correction."""
+"""Progress is reported every `EVERY` steps, as means over them."""
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Every dial of a training run; the defaults are for small SAEs."""
+    """Hyperparameters of a training run; the defaults are for small SAEs."""
 
     objective: Objective = field(default_factory=BatchTopK)
     d_sae: int = 2048
     steps: int = 1500
     lr: float | None = None
-    """The objective's own pace, if not given; else this with Adam's usual moments."""
+    """Learning rate, with Adam's usual betas; by default, the objective's own learning rates."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps of linear learning-rate warm-up."""
     decay: float | None = None
-    """Share of the run, at its end, over which the learning rate falls to zero; the pace's, if not given."""
+    """Share of the run, at its end, over which the learning rate decays to zero; by default, the objective's."""
     dead_after: int = 100_000
     """Tokens without firing after which progress counts a feature as dead."""
     seed: int = 0
 
     def pace(self, d_in: int) -> LearningRates:
-        """How fast to learn."""
+        """Return the learning rates."""
         return self.objective.learning_rates(d_in, self.d_sae) if self.lr is None else LearningRates(self.lr)
 
     def slope(self, step: int, decay: float) -> float:
-        """Of the learning rate, what is used at a step."""
+        """Return the factor on the learning rate at a step."""
         decay = decay if self.decay is None else self.decay
         return min(1.0, (step + 1) / self.warmup) * min(1.0, (self.steps - step) / max(1, decay * self.steps))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, its figures the means of the last steps; the last one carries the SAE."""
+    """Progress of a run, with means over the last steps; the last one has the SAE."""
 
     step: int
     loss: float
@@ -63,12 +63,14 @@ class Progress:
 
 
 class Trainer:
-    """One run: weights, moments, and how long each feature has been silent. `step` is the only thing that changes it."""
+    """One training run: weights, optimiser moments, and the tokens since each feature last fired. Only `step` changes
+    it.
+    """
 
     def __init__(
         self, recipe: TrainingRecipe, weights: Weights, scale: float, *, ranks: ProcessGroup = SINGLE_PROCESS
     ) -> None:
-        """`scale` is what the stream is multiplied by, so that E‖x‖² = d."""
+        """`scale` is the factor on the stream that makes E‖x‖² = d."""
         self.recipe, self.weights, self.scale, self.ranks = recipe, weights, scale, ranks
         self.steps = 0
         device = weights.W_dec.device
@@ -79,7 +81,7 @@ class Trainer:
 
     @staticmethod
     def start(recipe: TrainingRecipe, first: Rows, *, ranks: ProcessGroup = SINGLE_PROCESS) -> "Trainer":
-        """A new run; `first` are activations that say how long the stream is and where its middle lies."""
+        """Start a new run; scale and mean of the stream are estimated from the activations `first`."""
         first = ranks.gather(first)
         scale = math.sqrt(first.shape[1] / float(first.pow(2).sum(1).mean()))
         weights = recipe.objective.initial_weights(
@@ -88,7 +90,7 @@ class Trainer:
         return Trainer(recipe, weights, scale, ranks=ranks)
 
     def step(self, batch: Rows) -> None:
-        """Learn from one batch of the raw stream."""
+        """Train on one batch of the raw stream."""
         x = batch * self.scale
         with _autocast(x):
             terms = self.recipe.objective.loss_terms(
@@ -112,7 +114,7 @@ class Trainer:
         self._sums += self.ranks.mean(new.double())
 
     def _groups(self) -> list[dict[str, Any]]:
-        """A group for each weight, in their order, so that moments can be found by it."""
+        """One parameter group per weight, in their order, so that moments can be found by it."""
         pace, biases = self._pace, ("b_enc", "b_dec")
         return [
             {"params": [p], "lr": 0.0, "full": pace.lr * (pace.biases if name in biases else 1.0)}
@@ -120,22 +122,22 @@ class Trainer:
         ]
 
     def progress(self) -> Progress:
-        """The means since the last time that this was asked for."""
+        """Return means since the last call."""
         loss, error, variance, l0 = (self._sums / EVERY).tolist()
         self._sums.zero_()
         return Progress(self.steps, loss, 1 - error / max(variance, 1e-12), l0, self.dead)
 
     @property
     def dead(self) -> int:
-        """How many features have been silent for longer than the recipe allows."""
+        """Number of features that have not fired for longer than the recipe allows."""
         return int((self._idle > self.recipe.dead_after).sum())
 
     def to_sae(self, held_out: Rows) -> SAE:
-        """What is served of it now; `held_out`, of the raw stream, sets the threshold where none is learnt."""
+        """Return the current SAE; `held_out`, of the raw stream, sets the threshold where none is learnt."""
         return self.recipe.objective.to_sae(self.weights, self.scale, held_out)
 
     def state(self) -> dict[str, Any]:
-        """All of it, for `restore`; right after `progress`, nothing is left out."""
+        """Return the complete state for `restore`; complete only right after `progress`."""
         return {
             "steps": self.steps,
             "scale": self.scale,
@@ -145,16 +147,16 @@ class Trainer:
         }
 
     def moments(self) -> dict[str, Tensor]:
-        """Adam's moments by weight, for `warm`: a later run of the same features begins with them."""
+        """Return Adam's moments by weight, for `restore_moments` of a later run of the same features."""
         state = self._optimizer.state_dict()["state"]
         names = [name for name, _ in self.weights.named_parameters()]
         return {f"{name}.{part}": state[i][part] for i, name in enumerate(names) if i in state for part in MOMENTS}
 
     def restore_moments(self, moments: Mapping[str, Tensor], *, new: Tensor) -> None:
-        """Begin with the moments of an earlier run. Its features are the first ones here; those in `new`, a mask over all,
-        and those beyond, have no past: they begin at rest, with the usual size of the others' gradients.
+        """Start with the moments of an earlier run, whose features are the first ones here.
 
-        Raises ValueError if they are of other weights.
+        Features in the mask `new` and appended ones have no history: their first moment is zero, their second the mean
+        of the others'. Raises ValueError if the moments are of other weights.
         """
         state = self._optimizer.state_dict()
         for i, (name, weight) in enumerate(self.weights.named_parameters()):
@@ -170,32 +172,32 @@ class Trainer:
                 if weight.shape[:1] == new.shape and name != "b_dec":
                     held[part][new] = usual
                 if name == "W_dec" and self.weights.held is not None and part == "exp_avg":
-                    held[part][self.weights.held] = 0  # what does not move must not coast, either
+                    held[part][self.weights.held] = 0  # rows that are fixed must not move by momentum either
             state["state"][i] = {"step": torch.tensor(float(LONG)), **held}
         self._optimizer.load_state_dict(state)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state` was taken."""
+        """Resume exactly where `state` was taken."""
         self.steps, self.scale, self._idle = state["steps"], state["scale"], state["idle"]
         self.weights.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["moments"])
 
 
 class Source(Protocol):
-    """Batches that can be gone on with: a new source at `position` gives what this one would give next."""
+    """Batches that can be resumed: a new source at `position` yields what this one would yield next."""
 
     @property
     def position(self) -> tuple[int, ...]:
-        """Where it is, in whatever numbers it needs."""
+        """Position, as numbers of the source's own choice."""
         ...
 
     def __next__(self) -> Rows:
-        """The next batch."""
+        """Return the next batch."""
         ...
 
 
 def train_with_checkpoints(run: Trainer, source: Source, *, every: int, file: Path) -> Iterator[Progress]:
-    """Train to the recipe's last step, yielding progress every 50 and leaving a checkpoint in `file` every `every`.
+    """Train to the recipe's last step; yield progress every 50 steps and write a checkpoint to `file` every `every`.
 
     Raises ValueError if the batches end too early.
     """
@@ -215,7 +217,7 @@ def train_with_checkpoints(run: Trainer, source: Source, *, every: int, file: Pa
 
 
 def train(batches: Iterator[Rows], recipe: TrainingRecipe, *, held_out: Rows) -> Iterator[Progress]:
-    """Train on `batches` for `recipe.steps`, yielding progress every 50 steps and, last, the SAE.
+    """Train on `batches` for `recipe.steps`; yield progress every 50 steps and, last, the SAE.
 
     `held_out` sets the threshold where the objective has none. Raises ValueError if the batches end too early.
     """

@@ -1,4 +1,4 @@
-"""An SAE while it learns, on inputs scaled so that E‖x‖² = d. Knows tensors; nothing of losses or loops."""
+"""SAE weights during training, on inputs scaled so that E‖x‖² = d."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from steering.sae import SAE
 
 Rows = Float[Tensor, "rows d_in"]
 PIECE = 1 << 19
-"""Large matrices are gone through in pieces of so many numbers, which stay in the cache."""
+"""Numbers per piece in which large matrices are processed, so that a piece stays in the cache."""
 
 
 class Weights(torch.nn.Module):
     """Encoder and decoder; `log_threshold [d_sae]` where thresholds are learnt.
 
-    The encoder is kept by features, as the decoder is: a feature's gradient is then one stretch of memory.
+    The encoder is stored by features, as the decoder is, so that a feature's gradient is contiguous.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Weights(torch.nn.Module):
         log_threshold: Float[Tensor, " d_sae"] | None = None,
         held: Bool[Tensor, " d_sae"] | None = None,
     ) -> None:
-        """`held` rows of the decoder never move."""
+        """`held` rows of the decoder are fixed."""
         super().__init__()
         self.held = held
         self.encoder, self.b_enc = torch.nn.Parameter(W_enc.T.contiguous()), torch.nn.Parameter(b_enc)
@@ -43,20 +43,22 @@ class Weights(torch.nn.Module):
 
     @staticmethod
     def from_sae(sae: SAE, scale: float) -> "Weights":
-        """A served SAE as it learns on: unit rows, `b_dec` taken from the input, thresholds left to the objective."""
+        """Return trainable weights of an SAE: unit rows, `b_dec` subtracted from the input, thresholds left to the
+        objective.
+        """
         b_enc = scale * (sae.b_enc + sae.b_dec @ sae.W_enc)
         return Weights(sae.W_enc, b_enc, sae.W_dec.clone(), scale * sae.b_dec, subtracts=True, unit=True)
 
     def pre(self, x: Rows) -> Float[Tensor, "rows d_sae"]:
-        """Pre-activations; `b_dec` is taken from the input where `subtracts`."""
+        """Return pre-activations; `b_dec` is subtracted from the input where `subtracts`."""
         return torch.addmm(self.b_enc, x - self.b_dec if self.subtracts else x, self.W_enc)
 
     def decode(self, a: Float[Tensor, "rows d_sae"]) -> Rows:
-        """The reconstruction of these activations."""
+        """Return the reconstruction from activations."""
         return a @ self.W_dec + self.b_dec
 
     def tangent_room(self, name: str, shape: Sequence[int], kind: torch.dtype = torch.float32) -> Tensor:
-        """Memory for one step, the same in every step; what is in it is what was left there."""
+        """Return a buffer for one step, the same in every step; it is not cleared."""
         held = self._rooms.get(name)
         if held is None or held.shape != torch.Size(shape) or held.dtype != kind:
             held = self._rooms[name] = torch.empty(*shape, dtype=kind, device=self.W_dec.device)
@@ -64,22 +66,22 @@ class Weights(torch.nn.Module):
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
-        """What reads the stream, one column for each feature."""
+        """Encoder matrix, one column per feature."""
         return self.encoder.T
 
     @property
     def d_sae(self) -> int:
-        """How many features there are."""
+        """Number of features."""
         return self.W_dec.shape[0]
 
     @property
     def lengths(self) -> Float[Tensor, " d_sae"]:
-        """Lengths of the decoder's rows."""
+        """Norms of the decoder rows."""
         return self.W_dec.norm(dim=1)
 
     @torch.no_grad()
     def tangent(self) -> None:
-        """Where rows have unit length: take from their gradient what would only change that; of held rows, all."""
+        """Where rows have unit norm, project their gradient on the tangent space; set that of fixed rows to zero."""
         if self.held is not None and self.W_dec.grad is not None:
             self.W_dec.grad[self.held] = 0
         if self.unit and self.W_dec.grad is not None:
@@ -89,15 +91,15 @@ class Weights(torch.nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Where rows have unit length: bring them back to it."""
+        """Where rows have unit norm, normalise them."""
         if self.unit:
             self.W_dec.div_(self.lengths[:, None])
 
     @torch.no_grad()
     def to_sae(self, scale: float) -> SAE:
-        """The same function of the raw stream as a JumpReLU; thresholds 0 where none are learnt."""
+        """Return the same function of the raw stream as a JumpReLU SAE; thresholds are 0 where none are learnt."""
         self._rooms.clear()
-        if self.unit and self.log_threshold is None:  # nothing to fold, and what folds needs several times the memory
+        if self.unit and self.log_threshold is None:  # nothing to fold, and folding needs several times the memory
             bias = self.b_enc - self.b_dec @ self.W_enc if self.subtracts else self.b_enc
             parts = (self.W_enc, bias / scale, self.W_dec, self.b_dec / scale, torch.zeros_like(bias))
             W_enc, b_enc, W_dec, b_dec, threshold = (part.detach().clone() for part in parts)

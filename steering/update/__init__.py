@@ -1,1 +1,1 @@
-"""Updating an SAE without breaking its features: growth, drift and gates."""
+"""Updates of a published SAE that keep its features: growth, drift and gates."""

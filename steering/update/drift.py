@@ -1,7 +1,4 @@
-"""Has the text moved away from what the SAE was trained on? Knows a model, an SAE and tokens; starts nothing.
-
-A look measures a sample; alarms compare it with an earlier look at the same kind of text.
-"""
+"""Drift detection: SAE metrics and firing rates on a sample of text, compared with an earlier sample of the same kind."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -18,18 +15,18 @@ from steering.model.activations import activations, padded_batches
 from steering.sae import SAE
 
 LEAST = 2000
-"""Tokens below which a look says nothing."""
+"""Least number of tokens of a sample."""
 WORSE = 0.05
-"""Relative rise of what is unexplained from which on it is an alarm."""
+"""Relative rise of the unexplained variance from which on it is an alarm."""
 DENSER = 0.25
 SHIFTED = 0.2
-"""Population stability index of one feature's firing from which on it has shifted; usual in credit scoring."""
+"""Population stability index of one feature's firing above which it has shifted; a usual limit in credit scoring."""
 MANY = 0.10
 
 
 @dataclass(frozen=True, eq=False)
 class DriftCheck:
-    """One sample, measured."""
+    """Metrics of one sample."""
 
     explained_variance: float
     l0: float
@@ -38,7 +35,7 @@ class DriftCheck:
     """Share of tokens at which each feature fires."""
 
     def figures(self) -> dict[str, Any]:
-        """Without the features."""
+        """Return the metrics without the firing rates."""
         return {k: v for k, v in asdict(self).items() if k != "firing"}
 
 
@@ -46,19 +43,19 @@ class DriftCheck:
 def measure_drift(
     model: PreTrainedModel, sae: SAE, hook: str, texts: Sequence[list[int]], *, skip: Collection[int] = ()
 ) -> DriftCheck:
-    """Measure a sample of texts. Raises SteeringError if it is too small to say anything."""
+    """Measure a sample of texts. Raises SteeringError if it is too small."""
     batches = padded_batches(texts, batch=8, longest=512, pad=0)
     parts = list(activations(model, batches, hook, skip=skip))
     rows = torch.cat(parts) if parts else torch.empty(0, sae.d_in)
     if len(rows) < LEAST:
-        raise SteeringError(f"{len(rows)} tokens are too few to look at; {LEAST} are needed")
+        raise SteeringError(f"{len(rows)} tokens are too few for a sample; {LEAST} are needed")
     measures = measure_sae(sae, rows.split(4096))
     firing = sum(((sae.encode(part) > 0).float().sum(0) for part in rows.split(4096)), torch.zeros(sae.d_sae))
     return DriftCheck(measures.explained_variance, measures.l0, len(rows), firing / len(rows))
 
 
 def shifted_share(then: DriftCheck, now: DriftCheck) -> float:
-    """The share of features whose firing has shifted, among those that either sample shows often enough."""
+    """Return the share of features whose firing has shifted, of those that fire often enough in either sample."""
     a, b = (part.firing[: min(len(then.firing), len(now.firing))] for part in (then, now))
     often = torch.maximum(a, b) * min(then.tokens, now.tokens) >= 20
     if not often.any():
@@ -69,7 +66,7 @@ def shifted_share(then: DriftCheck, now: DriftCheck) -> float:
 
 
 def alarms(then: DriftCheck, now: DriftCheck) -> list[str]:
-    """What has moved too far, in words; nothing if all is well."""
+    """Return a description of each metric that has changed too much; empty if none has."""
     found = []
     rise = (1 - now.explained_variance) / max(1e-9, 1 - then.explained_variance) - 1
     if rise > WORSE:

@@ -1,7 +1,7 @@
-"""What a new revision has to pass before it is published. Knows two bundles, a model and held-out text; decides nothing else.
+"""Gates of an update: quality, identity and behaviour metrics that a candidate revision has to pass.
 
-Each gate is a figure, its limit and a sentence. A feature's identity is its direction: cosine to where it
-was in the parent and to where it was born.
+Each gate has a value, its limit and a sentence. A feature's identity is its direction: the cosine to its direction in
+the parent and at its creation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ from steering.spec import Preset
 from steering.train.weights import Rows
 
 PURE = 1 / 3
-"""Share of a feature's firing that may be on few people's texts; half would leave nothing for texts not seen."""
+"""Largest share of a feature's firing on the texts of few users; half would leave nothing for texts not seen."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One figure and what it must be."""
+    """One value and its limit."""
 
     name: str
     value: float
@@ -40,27 +40,27 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is within its limit; NaN never is."""
+        """Whether the value is within its limit; NaN never is."""
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
     def as_row(self) -> dict[str, Any]:
-        """For a report."""
+        """Return the gate as a row of a report."""
         return {**asdict(self), "passed": self.passed}
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out rows of the stream, `[rows, d_in]`, and token ids of texts: of the old kind, and of old and new together."""
+    """Held-out rows of the stream, `[rows, d_in]`, and token ids of texts: old, and old and new together."""
 
     old: Rows
     mixed: Rows
     texts: Sequence[list[int]]
     prompts: Sequence[list[int]]
-    """Questions up to where the assistant speaks."""
+    """Prompts that end with the generation prompt."""
 
 
 def quality_gates(model: PreTrainedModel, hook: str, parent: SAE, new: SAE, held: HeldOut, k: float) -> list[Gate]:
-    """Reconstruction, sparsity and what the model loses: not worse on old text, better on the mixture."""
+    """Gates on reconstruction, sparsity and the model's loss: not worse on old text, better on the mixture."""
     was, now = (measure_sae(sae, held.old.split(4096)) for sae in (parent, new))
     was_mixed, now_mixed = (measure_sae(sae, held.mixed.split(4096)) for sae in (parent, new))
     batches = list(padded_batches(held.texts, batch=8, longest=256, pad=0))
@@ -95,8 +95,10 @@ def quality_gates(model: PreTrainedModel, hook: str, parent: SAE, new: SAE, held
 def identity_gates(
     parent: SAE, new: SAE, fired: Float[Tensor, " d_sae"], pinned: Mapping[int, Tensor], kept: Int[Tensor, " kept"]
 ) -> list[Gate]:
-    """Features are what they were. `pinned` are rows with their directions at birth; `kept` the rows of the parent that
-    are still the same feature, `fired` how often each of the parent's fires.
+    """Gates on the identity of features. `pinned` are rows with their directions at creation.
+
+    `kept` are the rows of the parent that are still the same feature, `fired` the firing counts of the parent's
+    features.
     """
     cosine = (new.W_dec[: parent.d_sae] * parent.W_dec).sum(1)
     rows = sorted(pinned)
@@ -123,7 +125,7 @@ def identity_gates(
 def behaviour_gates(
     model: PreTrainedModel, parent: Bundle, new: Bundle, presets: Sequence[Preset], prompts: Sequence[list[int]]
 ) -> list[Gate]:
-    """For each preset, KL of the next token's distribution on `prompts`, from the parent's steering to the new one's."""
+    """Gates on presets: KL of the next-token distribution on `prompts`, from the parent's steering to the candidate's."""
     plain, found = _next_log_probs(model, None, prompts), []
     for preset in presets:
         try:
@@ -139,7 +141,7 @@ def behaviour_gates(
 
 
 def export_gate(new: SAE, written: SAE, rows: Rows) -> Gate:
-    """What lies on disk reconstructs as what was trained."""
+    """Gate on the written files: they reconstruct as the trained SAE does."""
     here, there = new.reconstruct(rows), written.reconstruct(rows)
     off = float((here - there).norm() / here.norm())
     return Gate("export", off, 1e-4, True, "what lies on disk reconstructs as what was trained")
@@ -147,11 +149,11 @@ def export_gate(new: SAE, written: SAE, rows: Rows) -> Gate:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A feature that fires mostly on what few people wrote."""
+    """A feature that fires mostly on the texts of few users."""
 
     row: int
     share: float
-    """Of where it fires, on those people's texts."""
+    """Share of its firing on those users' texts."""
     users: int
     says: str
 
@@ -159,10 +161,10 @@ class Suspect:
 def find_suspects(
     counts: Float[Tensor, "users d_sae"], others: Float[Tensor, " d_sae"], *, least: int, most: float = PURE
 ) -> dict[int, Suspect]:
-    """Rows of whose firing more than `most` is on the texts of `least / 2` users.
+    """Return the rows that have more than `most` of their firing on the texts of `least / 2` users.
 
-    `counts` says how often each fires on each user's texts, `others` on the corpus. So a feature that the corpus is
-    not behind has `least` people behind it at least, and no half of them can make one.
+    `counts` is how often each feature fires on each user's texts, `others` on the corpus. So a feature that does not
+    fire on the corpus needs at least `least` users, and no half of them can create one.
     """
     if not len(counts):
         return {}
@@ -187,7 +189,7 @@ def _functional_error(parent: SAE, new: SAE, kept: Int[Tensor, " kept"]) -> Tens
 def _next_log_probs(
     model: PreTrainedModel, resolved: Resolved | None, prompts: Sequence[list[int]]
 ) -> Float[Tensor, "n vocab"]:
-    """Log-probabilities after each prompt, steered where the assistant is about to speak."""
+    """Log-probabilities after each prompt, steered at its last token."""
     found = []
     for ids in prompts:
         where = torch.zeros(1, len(ids), dtype=torch.bool)
@@ -209,7 +211,7 @@ def firings_by_owner(
     *,
     skip: set[int],
 ) -> Float[Tensor, "n d_sae"]:
-    """On how many tokens of each owner's texts each feature fires; first tokens and those in `skip` don't count."""
+    """Return on how many tokens of each owner's texts each feature fires, without first tokens and ids in `skip`."""
     counts = torch.zeros(n, sae.d_sae)
     left_out = torch.tensor(sorted(skip), dtype=torch.long)
     for ids, owner in zip(texts, owners, strict=True):
@@ -221,7 +223,7 @@ def firings_by_owner(
 
 
 def without_rows(new: SAE, parent: SAE, rows: Sequence[int]) -> SAE:
-    """`new` with these rows as they were in the parent; rows that the parent has not are gone."""
+    """Return `new` with these rows as in the parent; rows that the parent does not have are removed."""
     parts = {n: getattr(new, n).clone() for n in ("W_enc", "b_enc", "W_dec", "threshold")}
     back = [row for row in rows if row < parent.d_sae]
     parts["W_enc"][:, back], parts["W_dec"][back] = parent.W_enc[:, back], parent.W_dec[back]

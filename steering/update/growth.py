@@ -1,8 +1,8 @@
-"""A published SAE learns on: which rows stay where they are, which are new. Knows tensors; nothing of text, files or users.
+"""Growth of a published SAE: anchored training, recycled and appended rows.
 
 A second training from scratch would share a third to a half of the features with the first, and every preset would
-break. So rows that matter are anchored: those of presets don't move at all, labelled and frequent
-ones are held by a spring, the rare ones are free, and what is new gets rows of its own.
+break. So rows that matter are anchored: those of presets are fixed, labelled and frequent ones are held by a quadratic
+penalty, rare ones are free, and new features get rows of their own.
 """
 
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from steering.train.objectives import BatchTopK, LossTerms, Schedule
 from steering.train.weights import Rows, Weights
 
 CROWDED = 0.7
-"""Cosine above which two new rows would be one."""
+"""Cosine above which two new rows count as the same."""
 RARE = 0.02
-"""A new row begins by firing on so many of the tokens at which the published SAE does badly."""
+"""Initial firing rate of a new row on the tokens that the published SAE reconstructs badly."""
 
 
 @dataclass(frozen=True, eq=False)
 class Anchored(BatchTopK):
-    """BatchTopK, and `anchor · Σ pull_i ‖d_i − d_i published‖²` for the rows that are to stay."""
+    """BatchTopK plus `anchor · Σ pull_i ‖d_i − d_i published‖²` for the anchored rows."""
 
     published: Float[Tensor, "published d_in"] | None = None
     pull: Float[Tensor, " published"] | None = None
     anchor: float = 0.05
 
     def loss_terms(self, weights: Weights, x: Rows, now: Schedule) -> LossTerms:
-        """Those of BatchTopK, and the springs'."""
+        """Return the terms of BatchTopK, plus the anchor's penalty."""
         found = super().loss_terms(weights, x, now)
         if self.published is None or self.pull is None:
             return found
@@ -41,7 +41,9 @@ class Anchored(BatchTopK):
 def anchor_strengths(
     fired: Float[Tensor, " d_sae"], labelled: Bool[Tensor, " d_sae"], *, frequent: float
 ) -> Float[Tensor, " d_sae"]:
-    """1 for labelled rows and for those that fire most, which together are `frequent` of all that fires; 0 for the rest."""
+    """Return 1 for labelled rows and for the most frequent ones, up to a share `frequent` of all firing; 0 for the
+    rest.
+    """
     order = fired.argsort(descending=True)
     often = torch.zeros_like(labelled)
     often[order] = fired[order].cumsum(0) <= frequent * fired.sum()
@@ -59,10 +61,10 @@ def grow_sae(
     held: Bool[Tensor, " d_sae"],
     generator: torch.Generator,
 ) -> Weights:
-    """The published SAE with `append` rows more, and `recycled` ones begun anew, pointing where it does badly on `x`.
+    """Return the published SAE with `append` more rows and `recycled` ones reinitialised along its errors on `x`.
 
-    Rows of `x`, of the raw stream, are drawn with the square of their error (Bricken et al. 2023), and no two
-    that point the same way.
+    Rows of `x`, of the raw stream, are drawn with the square of their squared error (Bricken et al. 2023), without two
+    of similar direction.
     """
     weights = Weights.from_sae(sae, scale)
     x = x * scale
@@ -89,7 +91,9 @@ def _served(sae: SAE, x: Rows) -> Tensor:
 
 
 def _dissimilar(directions: Rows, n: int) -> Rows:
-    """`n` of the directions, in their order, each unlike those before; if there are too few, the first that are left."""
+    """Return `n` directions, in order, each dissimilar to those before; if there are too few, filled up with the first
+    others.
+    """
     chosen: list[int] = []
     spare: list[int] = []
     for i in range(len(directions)):

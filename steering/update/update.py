@@ -1,6 +1,6 @@
-"""One update of a published SAE: from a bundle, old text and new text to a candidate, judged. Knows a model and tokens.
+"""Update of a published SAE: from a bundle, old text and new text to a candidate with gates.
 
-It knows nothing of users' names, stores or schedules: texts come with the number of whoever wrote them.
+Texts come with the number of their author; names of users, stores and schedules are the caller's.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -34,62 +34,62 @@ MEASURED = 30_000
 """Held-out rows of each kind."""
 PROMPTS = 64
 LIVE = 0.5
-"""Share of a feature's firing on what people wrote that may be on few people's texts, the corpus left aside."""
+"""Largest share of a feature's firing on users' texts, without the corpus, that may be on the texts of few users."""
 RISEN = 0.02
-"""What fired on few people's texts before may go on so; by more than this it may not rise."""
+"""By how much that share may rise for a feature that exceeded the limit before."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The dials of an update."""
+    """Hyperparameters of an update."""
 
     steps: int = 600
     rows: int = 2048
-    """Tokens a step, half of them old."""
+    """Tokens per step, half of them old."""
     append: int = 64
     lr: float = 3e-4
-    """A third of what the SAE was trained with."""
+    """A third of the learning rate that the SAE was trained with."""
     warmup: int = 100
     anchor: float = 0.05
     frequent: float = 0.985
-    """Of all that fires, what is held by springs: a little more than the identity gate asks for."""
+    """Share of all firing that is anchored: slightly more than the identity gate requires."""
     users: int = 20
-    """So many people have to be behind a feature that the corpus is not behind."""
+    """Least number of users on whose texts a feature fires that does not fire on the corpus."""
     buffer: int = 60_000
     seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """What an update learns from."""
+    """Training texts of an update."""
 
     old: TokenStore
-    """The corpus and what was kept of earlier text."""
+    """The corpus and a sample of earlier text."""
     new: TokenStore
     owners: Sequence[int] | None = None
-    """Who wrote each of `new`, by number; None if it is a corpus."""
+    """Author of each of `new`, by number; None if it is a corpus."""
     skip: frozenset[int] = frozenset()
     """Ids of special tokens."""
 
     @property
     def users(self) -> int:
-        """How many wrote."""
+        """Number of authors."""
         return max(self.owners, default=-1) + 1 if self.owners is not None else 0
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An SAE that wants to be the next revision."""
+    """A candidate for the next revision."""
 
     sae: SAE
     numbers: tuple[int, ...]
     features: list[Feature]
-    """What was measured, on the corpus alone."""
+    """Measurements, on the corpus alone."""
     gates: list[Gate]
     suspects: list[Suspect]
     figures: dict[str, float] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
-    """The optimizer's, of the rows that the next update may go on with."""
+    """Optimiser moments of the rows with which the next update may start."""
 
     @property
     def passed(self) -> bool:
@@ -97,7 +97,7 @@ class Candidate:
         return all(gate.passed for gate in self.gates)
 
     def report(self) -> dict[str, Any]:
-        """Every gate with its figure and limit, and every feature that was taken out again with the reason."""
+        """Return every gate with its value and limit, and every feature that was removed, with the reason."""
         return {
             "passed": self.passed,
             "failed": [g.says for g in self.gates if not g.passed],
@@ -120,11 +120,11 @@ def update_sae(
     file: Path,
     tell: Callable[[Progress], None] = lambda _: None,
 ) -> Candidate:
-    """Learn on, and judge. `file` is the checkpoint: given the same again, it goes on from there.
+    """Train on, and evaluate the gates. `file` is the checkpoint: with the same arguments, training resumes from it.
 
-    Raises ValueError if there is too little text, SteeringError if training cannot go on from that SAE.
+    Raises ValueError if there is too little text, SteeringError if the SAE cannot be trained further.
     """
-    # In one piece, though long: what is held out, what is pinned and what is dead is used from here to the gates.
+    # One long function: the held-out rows, pinned and dead features are used from here to the gates.
     parent.sae.check_learns()
     old, old_held = _split(texts.old)
     new, new_held = _split(texts.new)
@@ -179,7 +179,7 @@ def update_sae(
 
 
 def _resume(training: Trainer, file: Path) -> tuple[int, ...]:
-    """Where both streams were when the checkpoint was written, with the training as it was then."""
+    """Return both streams' positions at the checkpoint, and restore the training."""
     if not file.exists():
         return (0, 0, 0, 0)
     saved = checkpoint.load(file)
@@ -198,16 +198,16 @@ def _figures(served: SAE, held_old: Rows, held_new: Rows) -> dict[str, float]:
 
 
 def _unused_texts(training: Trainer, before: int, after: int) -> dict[str, Tensor]:
-    """The optimizer's moments for the next update.
+    """Return the optimiser's moments for the next update.
 
-    Where new rows were taken out, those left have moved up: all of the new ones begin without a past next time.
+    Where new rows were removed, the remaining ones have moved up: all new rows start without history next time.
     """
     moments, trained = training.moments(), training.weights.d_sae
     return moments if after == trained else {n: t[:before] if len(t) == trained else t for n, t in moments.items()}
 
 
 class _Reader:
-    """A model up to the hooked layer."""
+    """Activations of a model at the hook point."""
 
     def __init__(self, model: PreTrainedModel, hook: str, skip: Collection[int]) -> None:
         self.model, self.hook, self.skip = model, hook, skip
@@ -233,7 +233,7 @@ class _Reader:
             buffer=plan.buffer,
             skip=self.skip,
             longest=LONGEST,
-            passes=1000,  # what is little comes again and again; the steps say when it is enough
+            passes=1000,  # small sets are repeated; training ends by the number of steps
             seed=plan.seed,
             position=(position[0], position[1]),
         )
@@ -259,16 +259,16 @@ def _training(
 def _without_suspects(
     model: PreTrainedModel, parent: Bundle, new: SAE, texts: Texts, recycled: Tensor, plan: Plan, held_old: Rows
 ) -> tuple[SAE, list[Suspect]]:
-    """Take out what few people have put in: new rows go, rows that came to fire for them are as they were.
+    """Remove features that few users created: new rows are deleted, other rows are reset to the parent's.
 
-    They are looked for twice: in all text, and in what people wrote alone, where the corpus can't hide that a feature
-    has gone over to someone. The threshold stays: a lower one, so that the rest would fire instead, lets the same texts
-    back in.
+    They are searched for twice: in all text, and in users' texts alone, where the corpus cannot hide that a feature has
+    been taken over by few users. The threshold stays: a lower one, so that the rest would fire instead, lets the same
+    texts back in.
     """
     if texts.owners is None:
         return new, []
     hook, skip = parent.info.hook, set(texts.skip)
-    corpus = len(texts.new.ids) / max(1, len(held_old))  # as if there were as much of the corpus
+    corpus = len(texts.new.ids) / max(1, len(held_old))  # scales the corpus to the size of the new text
     (was, was_old), (now, now_old) = (
         (
             gates.firings_by_owner(model, sae, hook, [*texts.new], texts.owners, texts.users, skip=skip),
@@ -294,7 +294,7 @@ def _measured(
     corpus: TokenStore,
     numbers: tuple[int, ...],
 ) -> list[Feature]:
-    """Maxima, density and examples anew, from the corpus alone; labels only for what is new."""
+    """Measure maxima, density and examples on the corpus alone; only new features get labels."""
     batches = padded_batches(corpus, batch=16, longest=256, pad=0)
     rows = describe(model, tokenizer, sae, parent.info.hook, batches, bundle=parent.info.name)
     found = []
@@ -311,7 +311,7 @@ def _measured(
 
 
 def _split(tokens: TokenStore) -> tuple[TokenStore, TokenStore]:
-    """What is learnt from, and every tenth text."""
+    """Return nine tenths of the texts for training, and every tenth held out."""
     return (
         tokens.subset([i for i in range(len(tokens)) if i % 10]),
         tokens.subset(range(0, len(tokens), 10)),
@@ -323,7 +323,7 @@ def _firing_counts(sae: SAE, rows: Rows) -> Tensor:
 
 
 def _pinned(parent: Bundle, presets: Sequence[Preset]) -> dict[int, Tensor]:
-    """Rows that presets use, each with its direction when the first of them was made."""
+    """Return the rows that presets use, each with its direction when the first of them was saved."""
     found: dict[int, Tensor] = {}
     for preset in presets:
         for item in preset.steering.features:
@@ -336,7 +336,7 @@ def _pinned(parent: Bundle, presets: Sequence[Preset]) -> dict[int, Tensor]:
 
 
 def _prompts(tokenizer: PreTrainedTokenizerFast, texts: TokenStore) -> list[list[int]]:
-    """Beginnings of texts, up to where something is about to be said: a special token, or sixteen tokens."""
+    """Return beginnings of texts up to where a turn begins: a special token, or sixteen tokens."""
     special = set(tokenizer.all_special_ids)
     found = []
     for ids in texts:

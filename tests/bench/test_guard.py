@@ -1,4 +1,4 @@
-"""What the bench of the guards rests on: its questions, its judge, its intervals."""
+"""Parts of the guard benchmark: its questions, its detector of the secret, its intervals."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""What the bench of the map rests on: a bundle that opens, with a map of as many points as it has features."""
+"""Parts of the map benchmark: a valid bundle, with a map that has a point for each feature."""
 
 from bench.map_page import write_bundle
 from steering.catalogue.bundle import Bundle

@@ -1,4 +1,4 @@
-"""The shipped bundle is what its card says, and its first persona is what it is named after."""
+"""The shipped bundle matches its card, and its first persona shows its concept."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""One live server with the small bundle, and both clients of it in one shape."""
+"""Fixtures: one live server with the small bundle, and both Python clients behind one interface."""
 
 import asyncio
 import inspect

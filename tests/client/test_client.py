@@ -1,4 +1,4 @@
-"""Both clients against a real server: the same methods, the same values, one error."""
+"""Both Python clients against a real server: same methods, same values, one error class."""
 
 import asyncio
 import inspect

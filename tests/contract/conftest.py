@@ -1,4 +1,4 @@
-"""Both engines on the shipped bundle. vLLM is among them where it is installed: `make test-vllm`."""
+"""Fixtures: both engines on the shipped bundle; vLLM where it is installed: `make test-vllm`."""
 
 import os
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""What every engine keeps: it says what the model with hooks says, and nobody notices who else is there."""
+"""Engine contract: replies equal the model with hooks, independently of other requests in the batch."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""What is deployed: files that can be read, services that name what there is, a dashboard of figures that the server has."""
+"""Deployment files: loopback ports, API keys, existing settings, commands and routes, and a dashboard of real metrics."""
 
 import json
 import re

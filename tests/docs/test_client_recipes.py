@@ -1,4 +1,4 @@
-"""What docs/guides/clients.md says to type is typed here, against the shipped bundle; LangChain is not among what tests install."""
+"""Code blocks of docs/guides/clients.md run against the shipped bundle; all but LangChain, which tests do not install."""
 
 import re
 

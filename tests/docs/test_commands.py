@@ -1,4 +1,4 @@
-"""Every `tiller`, `make`, `python -m` and script that the documents show exists, with each flag that stands there."""
+"""Commands in the documents: every `tiller`, `make`, `python -m` and script exists, with each flag that is shown."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Links in the documents: every file in docs/ is reachable from the index, and every relative link points to something."""
+"""Links in the documents: every file in docs/ is reachable from the index, and every relative link has a target."""
 
 import re
 from pathlib import Path

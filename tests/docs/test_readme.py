@@ -1,4 +1,4 @@
-"""What the README says to type is typed here, against the shipped bundle."""
+"""Code blocks of the README run against the shipped bundle."""
 
 import json
 import os

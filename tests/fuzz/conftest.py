@@ -1,4 +1,4 @@
-"""The live server of the API's tests, with all that can be switched on."""
+"""Fixtures: the live server of the API tests with all optional features enabled."""
 
 import httpx
 import pytest

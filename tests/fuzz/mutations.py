@@ -1,4 +1,4 @@
-"""Documents and files that are almost right: seeded changes to valid ones. Knows JSON and bytes; nothing of who reads them."""
+"""Mutations for fuzzing: seeded changes to valid JSON documents and files."""
 
 import copy
 import json

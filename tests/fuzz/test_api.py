@@ -1,4 +1,4 @@
-"""Whatever is sent to a route: never a 5xx, never a hang; what is refused is refused in one shape."""
+"""Fuzzing of all routes: never a 5xx, never a timeout; every error has the same shape."""
 
 import json
 import random

@@ -1,4 +1,6 @@
-"""Whatever a file holds: it is read, or refused by an error of ours; nothing else is raised, and nothing hangs."""
+"""Fuzzing of all file readers: a file is read or refused by an error class of ours, without other exceptions or
+timeouts.
+"""
 
 import gzip
 import json

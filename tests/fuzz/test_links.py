@@ -1,4 +1,4 @@
-"""Whatever stands behind `#s=` in a link: what the page's decoder takes has the shape that it asks for; all else it refuses, at once."""
+"""Fuzzing of `#s=` links: the page's decoder returns a value of the expected shape, or refuses the rest at once."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The libraries that SAEs come from. They have an environment of their own, `make test-peers`; elsewhere nothing is collected."""
+"""Collects the tests only where the SAE libraries are installed: in the environment of `make test-peers`."""
 
 from importlib.util import find_spec
 

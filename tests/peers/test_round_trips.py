@@ -1,4 +1,4 @@
-"""What real libraries save is read as what it is, and what is exported is read by SAELens. Run: `make test-peers`."""
+"""Round trips with real SAE libraries: their files are imported, and exports are loaded by SAELens. `make test-peers`."""
 
 import json
 from pathlib import Path

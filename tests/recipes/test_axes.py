@@ -1,4 +1,4 @@
-"""What axes are learnt from: each text once, on one side of the split, with the labels that it has."""
+"""Training data of the mood axes: each text once, in one split, with its labels."""
 
 import json
 import lzma

@@ -1,4 +1,4 @@
-"""The small world is large enough, the same for the same seed, and puts on no role without a cause."""
+"""Small world: large enough, deterministic per seed, and a role only where the prompt asks for it."""
 
 import json
 from itertools import islice

@@ -1,4 +1,4 @@
-"""One live server with the small bundle for all tests of the API, and the official client."""
+"""Fixtures: one live server with the small bundle for all API tests, and the official OpenAI client."""
 
 import httpx
 import openai

@@ -1,4 +1,4 @@
-"""Settings: four sources and their order, what is wrong and where, and the page that is generated from them."""
+"""Settings: four sources and their precedence, errors with their source, and the generated reference page."""
 
 import tomllib
 from pathlib import Path

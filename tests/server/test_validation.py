@@ -1,4 +1,4 @@
-"""What is wrong with a request is said in words, whatever was sent and to whom, and not in Python's or pydantic's."""
+"""Validation errors: plain sentences at every route, rather than Python's or pydantic's messages."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Small real things for the core: random models of several shapes, a random SAE, one seed."""
+"""Fixtures: small random models of several architectures, a random SAE, one seed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A dose and its raw strength are each other's inverse, whatever the curve."""
+"""Calibration curve: dose and raw strength are inverses of each other, whatever the knots."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One formula, four modes: alone, mixed in a batch, and poisoned."""
+"""Steering formula in four modes: alone, mixed in a batch, and with NaN or infinity."""
 
 from dataclasses import replace
 
@@ -245,7 +245,7 @@ def test_mixed_batch_of_a_scaled_sae_equals_each_alone_captured_or_not(sae):
 def test_a_table_takes_gates_of_its_own_kind_alone():
     table = SteeringTable(2, 32)
     table.set(1, compile_edit([ResolvedIntervention(1, "add", 2.0)], SCALED[0]))  # a push reads nothing
-    with pytest.raises(ValueError, match="scaling is 'length' in a table whose is 'none'"):
+    with pytest.raises(ValueError, match="scaling 'length' does not fit a table with 'none'"):
         table.set(1, compile_edit([ResolvedIntervention(1, "clamp", 2.0)], SCALED[0]))
 
 

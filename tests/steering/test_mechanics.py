@@ -1,4 +1,4 @@
-"""Steering's mechanics, M1 to M10, each with its pass line. Slow ways are the reference of fast ones."""
+"""Mechanics of steering, M1 to M10, each with its pass line. Slow implementations are the reference of fast ones."""
 
 import pytest
 import torch

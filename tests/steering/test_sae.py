@@ -1,4 +1,4 @@
-"""An SAE on disk is the SAE in memory, or an error that says what is wrong."""
+"""SAE on disk: loads equal to the one in memory, or fails with an error that names the problem."""
 
 import json
 from dataclasses import replace

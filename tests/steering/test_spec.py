@@ -1,4 +1,4 @@
-"""Specs are values: what does the same is the same."""
+"""Steering specs: equal effects have equal canonical forms and fingerprints."""
 
 import math
 

@@ -1,4 +1,7 @@
-"""`tiller …` whose engine loses its device after its first reply, as when a GPU falls off the bus: from then on nothing can be computed."""
+"""`tiller …` with an engine that loses its device after its first reply, as when a GPU falls off the bus.
+
+From then on every forward pass fails.
+"""
 
 import itertools
 

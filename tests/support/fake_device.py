@@ -1,7 +1,7 @@
-"""A device that is not there: tensors that say they are on `cuda:0`, compute on the CPU, and refuse to be mixed with the CPU's.
+"""Fake device: tensors that report `cuda:0`, compute on the CPU, and cannot be mixed with CPU tensors.
 
-`TILLER_TEST_DEVICE=pretended pytest tests/engines tests/server` finds on a laptop what would end a request on a GPU:
-a tensor that was made without saying where. It knows nothing of speed, and nothing of how a GPU rounds.
+`TILLER_TEST_DEVICE=pretended pytest tests/server` finds on a laptop what would end a request on a GPU: a
+tensor created without a device. It models neither the speed nor the rounding of a GPU.
 """
 
 from collections.abc import Callable
@@ -31,12 +31,12 @@ FACTORIES = [
     "scalar_tensor",
 ]
 MIXES = {"copy_", "_to_copy", "index", "index_put_", "index_put", "_index_put_impl_"}
-"""Operations that take the CPU's tensors beside a GPU's: copies, and places to read or write at."""
+"""Operations that accept CPU tensors beside GPU tensors: copies, and indices."""
 _to, _module_to, _cpu = Tensor.to, nn.Module.to, torch.device("cpu")
 
 
 class Pretended(Tensor):
-    """One tensor of the device; `held` is where it really is."""
+    """A tensor of the fake device; `held` is the real CPU tensor."""
 
     held: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAttributeAccessIssue]
@@ -46,7 +46,7 @@ class Pretended(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor, requires_grad: bool = False) -> "Pretended":
-        """`held`, as if it were there."""
+        """Wrap `held` as a tensor of the fake device."""
         like = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
         made = Tensor._make_wrapper_subclass(cls, held.size(), **like, requires_grad=requires_grad)
         made.held = held
@@ -54,7 +54,7 @@ class Pretended(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
-        """Do it on the CPU, if all that takes part is here."""
+        """Run the operation on the CPU, if all its tensors are on the fake device."""
         name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
         strangers = [
             t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and not isinstance(t, Pretended) and t.dim()
@@ -72,21 +72,21 @@ class Pretended(Tensor):
         return args[0] if name.endswith("_") and name[-2:] != "__" else tree_map(_there, done)
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """To a type, or back to the CPU."""
+        """Convert the dtype, or copy to the CPU."""
         place, kind = _wanted(args, kwargs)
         moved = self if kind is None or kind == self.dtype else _to(self, kind)
         return moved if place is None or place.type == "cuda" else moved.detach().held.clone()  # pyright: ignore[reportAttributeAccessIssue]
 
     def cpu(self) -> Tensor:
-        """Back."""
+        """Copy to the CPU."""
         return self.to(_cpu)
 
     def tolist(self) -> Any:
-        """Numbers."""
+        """Return the values as Python numbers."""
         return self.held.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
-        """Refused, as a GPU does."""
+        """Raises TypeError, as on a GPU."""
         if not force:
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
         return self.held.numpy()
@@ -102,14 +102,14 @@ class Pretended(Tensor):
 
 
 def pretend() -> None:
-    """From here on there is such a device, in this process."""
-    _device_constructors()  # remembers the real ones, which `with torch.device(…)` looks for
+    """Register the fake device in this process."""
+    _device_constructors()  # keeps the real functions, which `with torch.device(…)` looks up
     for name in FACTORIES:
         setattr(torch, name, _factory(getattr(torch, name)))
     Tensor.to = _to_there  # pyright: ignore[reportAttributeAccessIssue]
     nn.Module.to = _module_there  # pyright: ignore[reportAttributeAccessIssue]
     torch.cuda.synchronize = lambda *_: None
-    # Views of such tensors cannot be written in inference mode, which is a matter of how they are made.
+    # Views of wrapper tensors cannot be written in inference mode.
     torch.inference_mode = lambda mode=True: torch.no_grad() if mode else torch.enable_grad()  # pyright: ignore[reportAttributeAccessIssue]
 
 

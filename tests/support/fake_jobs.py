@@ -1,4 +1,4 @@
-"""Kinds of job that end, last, fail and die, as tests need them."""
+"""Fake job kinds for tests: jobs that succeed, run long, fail, or are killed."""
 
 import os
 import time
@@ -15,7 +15,7 @@ class Config(BaseModel):
     steps: int = 3
     seconds: float = 0.0
     holds: int | None = None
-    """So far it counts, and no further before it is told to `go_on`."""
+    """Step at which the job waits until `go_on` is called."""
     end: str = "well"
 
 
@@ -23,12 +23,12 @@ GO = "go"
 
 
 def go_on(folder):
-    """Let the job of a folder go on."""
+    """Let the job of a folder continue."""
     (folder / GO).touch()
 
 
 def act(work):
-    """Count to `steps`, a line in a file for each; begun again, go on counting."""
+    """Count to `steps`, one line in a file per step; a restarted job continues the count."""
     file = work.folder / "counted"
     counted = len(file.read_text()) if file.exists() else 0
     work.log(f"begun at {counted}")

@@ -1,4 +1,6 @@
-"""A real engine whose forward pass is held while a test looks at the queue: no sequence gets a token until then."""
+"""A real engine whose forward pass is held while a test inspects the queue: no sequence gets a token until it is
+released.
+"""
 
 import threading
 from contextlib import contextmanager
@@ -9,9 +11,10 @@ from tests.support.waiting import LIMIT
 
 @contextmanager
 def halted(engine, *, after=0, when=lambda: True):
-    """Hold the model before its next pass, or `after` some, once `when()` is true; at the end all goes on.
+    """Hold the model before its next pass, or `after` that many, once `when()` is true; release it when the context
+    ends.
 
-    A pass that was held computes the sequences that it began with: a test that needs a full batch says so with `when`.
+    A held pass computes the sequences that it started with: a test that needs a full batch states that with `when`.
     """
     go, passes = threading.Event(), count()
 

@@ -1,4 +1,4 @@
-"""A real server on a loopback port, in a thread, with the small bundle."""
+"""A real server with the small bundle, on a loopback port, in a thread."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ def serving(bundle: Path, data_dir: Path, *, mount=None, **settings) -> Iterator
 
 @contextmanager
 def asking(address: str, path: str, body: object, **headers: str) -> Iterator[None]:
-    """Ask, read no answer, and hang up at the end of the block."""
+    """Send a request without reading the answer, and disconnect at the end of the block."""
     host, port = address.removeprefix("http://").split(":")
     line = HTTPConnection(host, int(port))
     line.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})

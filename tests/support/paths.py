@@ -1,4 +1,4 @@
-"""Paths in the repository, for tests wherever they stand."""
+"""Paths in the repository, independent of a test's folder."""
 
 from pathlib import Path
 

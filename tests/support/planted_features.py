@@ -1,4 +1,4 @@
-"""A small bundle in which it is known what some features mean: each reads one word off the stream of a random model."""
+"""A small bundle with planted features: each fires on one word in the stream of a random model."""
 
 import json
 from dataclasses import replace
@@ -14,11 +14,11 @@ from tests.support import small_bundle
 HOOK = "layers.1"
 LINES = ("the bridge is red and long", "what should I do this weekend", "hello there, how are you")
 PLANTED = (" red", " weekend", "hello")
-"""The words on which features 0, 1 and 2 fire."""
+"""Words on which features 0, 1 and 2 fire."""
 
 
 def texts(n: int, seed: int = 0) -> list[str]:
-    """Lines of the few words that the small tokenizer knows, in any order."""
+    """Lines of the few words that the small tokenizer has, in random order."""
     g = torch.Generator().manual_seed(seed)
     words = " ".join(LINES).split()
     pick = lambda most: int(torch.randint(0, most, (1,), generator=g))  # noqa: E731
@@ -26,13 +26,13 @@ def texts(n: int, seed: int = 0) -> list[str]:
 
 
 def rows(n: int, seed: int = 0) -> list[list[int]]:
-    """The same as token ids, the beginning first."""
+    """The same as token ids, beginning-of-text token first."""
     tok = small_bundle.tokenizer()
     return [[0, *tok(text, add_special_tokens=False)["input_ids"]] for text in texts(n, seed)]
 
 
 def model():
-    """The small model with long embeddings, so that the stream tells which word it is at."""
+    """The small model with embeddings of large norm, so that the stream identifies the current word."""
     found = small_bundle.model(len(small_bundle.tokenizer()))
     with torch.no_grad():
         found.model.embed_tokens.weight.mul_(40)
@@ -40,7 +40,7 @@ def model():
 
 
 def planted_sae(model) -> SAE:
-    """The small SAE with probes for single tokens in its first rows and a last one that never fires."""
+    """The small SAE with probes for single tokens in its first rows, and a last row that never fires."""
     tok = small_bundle.tokenizer()
     streams, tokens = [], []
     said = [tok.apply_chat_template([{"role": "user", "content": text}]) for text in [*texts(200, seed=8), *LINES]]
@@ -56,7 +56,7 @@ def planted_sae(model) -> SAE:
         (token,) = tok(word, add_special_tokens=False)["input_ids"][-1:]
         wanted = (seen == token).double()
         probe = torch.linalg.lstsq(ones.T @ ones + 1e-3 * torch.eye(ones.shape[1]), ones.T @ wanted).solution
-        # 0 where it is another word, about 4 where it is this one.
+        # 0 on another word, about 4 on this one.
         W_enc[:, i], b_enc[i], threshold[i] = 4 * probe[:-1].float(), 4 * float(probe[-1]), 2.0
     threshold[-1] = 1e6
     return replace(sae, W_enc=W_enc, b_enc=b_enc, threshold=threshold)

@@ -1,4 +1,4 @@
-"""A real redis-server on a free port, that a test can stop and start again."""
+"""A real redis-server on a free port, which a test can stop and restart."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ from tests.support.waiting import until
 
 
 class RedisServer:
-    """Keeps its data across a restart by an append-only file; with `sync` also what it confirmed before a crash.
+    """Keeps its data across a restart by an append-only file; with `sync`, confirmed writes survive a crash.
 
-    With `dump` it serves the dump.rdb of its folder instead, and keeps nothing.
+    With `dump` it serves the dump.rdb of its folder instead, and persists nothing.
     """
 
     def __init__(self, folder: Path, *, sync: bool = False, dump: bool = False) -> None:
@@ -29,7 +29,7 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Start it, and return when it answers."""
         about = {"port": self.port, "bind": "127.0.0.1", "save": "", "dir": self._folder}
         about |= {"appendonly": "no" if self._dump else "yes", "appendfsync": self._sync}
         words = [word for name, value in about.items() for word in (f"--{name}", str(value))]
@@ -43,13 +43,13 @@ class RedisServer:
         until(up)
 
     def stop(self) -> None:
-        """End it at once, as a crash does."""
+        """Kill it, as in a crash."""
         self._process.kill()
         self._process.wait(120)
 
     @contextlib.contextmanager
     def silent(self):
-        """It holds its connections and says nothing."""
+        """Keep its connections open without answering."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -59,7 +59,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def running(folder: Path, *, sync: bool = False, dump: bool = False):
-    """A server of one's own."""
+    """Yield a server for one test."""
     server = RedisServer(folder, sync=sync, dump=dump)
     server.start()
     try:

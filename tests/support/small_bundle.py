@@ -1,4 +1,4 @@
-"""A small real bundle: a random Llama with tokenizer and chat template, a random SAE, a catalogue, presets."""
+"""A small real bundle: a random Llama with tokenizer and chat template, a random SAE, features and presets."""
 
 import json
 import os
@@ -18,7 +18,7 @@ TEMPLATE = (
 )
 WIDTH, FEATURES, CONTEXT = 64, 48, 512
 DEVICE = os.environ.get("TILLER_TEST_DEVICE", "cpu")
-"""Where tests have the models that they serve: `TILLER_TEST_DEVICE=cuda pytest tests/engines tests/contract tests/server`."""
+"""Device of the models that tests serve: `TILLER_TEST_DEVICE=cuda pytest tests/contract tests/server`."""
 if DEVICE == "pretended":
     fake_device.pretend()
     DEVICE = "cuda"

@@ -1,4 +1,4 @@
-"""A bundle whose SAE was trained a little, with its old and new text, and what people gave: for the tests of the trainer and its parts."""
+"""A bundle with a briefly trained SAE, its old and new text, and user conversations: for the tests of the trainer."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ def chats(file, words, n, seed=0):
 
 @pytest.fixture
 def place(tmp_path):
-    """A bundle whose SAE was trained a little, old text, new text."""
+    """Return a bundle with a briefly trained SAE, old text and new text."""
     from typer.testing import CliRunner
 
     from server.cli.main import app

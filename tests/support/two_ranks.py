@@ -1,4 +1,4 @@
-"""Train on half of each batch, or alone on all of it, and leave the loss curve in the file that is named."""
+"""Train on half of each batch per rank, or alone on all of it, and write the loss curve to the given file."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Be one update, begun or begun again: `updating.py DATA BUNDLE FILE ID`. Says `begun` when it is about to work."""
+"""Run one update, started or restarted: `updates.py DATA BUNDLE FILE ID`. Prints `begun` before it works."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ def main() -> None:
     job = Job(id=job_id, type="sae_update", config=order.model_dump(mode="json"), created=0)
     work = JobContext(job, JobQueue(settings), 0)
     work.folder.mkdir(exist_ok=True)
-    print("begun", flush=True)  # noqa: T201 - its parent waits for it
+    print("begun", flush=True)  # noqa: T201 - the parent process waits for it
     print(json.dumps(run(work)), flush=True)  # noqa: T201
 
 

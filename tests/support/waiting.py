@@ -1,11 +1,11 @@
-"""Waiting in tests: for a state, never for a time, and never without a limit that fails with what was seen last."""
+"""Waiting in tests: for a condition, never for a fixed time, and always with a limit that reports the last value."""
 
 import asyncio
 import inspect
 import time
 
 LIMIT = 300.0
-"""Seconds; what is there at once costs nothing, and a busy machine may take its time."""
+"""Seconds; a condition that is already true costs nothing, and a loaded machine may be slow."""
 
 
 def until(condition, seconds=LIMIT, *, every=0.02):
@@ -18,7 +18,9 @@ def until(condition, seconds=LIMIT, *, every=0.02):
 
 
 async def eventually(condition, *expected, seconds=LIMIT, every=0.01):
-    """The same beside a running event loop; with `expected`, until the value is that. `condition` may be a coroutine function."""
+    """The same on a running event loop; with `expected`, until the value equals it. `condition` may be a coroutine
+    function.
+    """
     end = time.monotonic() + seconds
     while True:
         found = condition()

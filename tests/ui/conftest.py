@@ -1,4 +1,4 @@
-"""The real page on the real server with the small bundle, in Debian's Chromium."""
+"""Fixtures: the real page on the real server with the small bundle, in Debian's Chromium."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The small bundle with features as `describe`, `label` and `calibrate` leave them: examples, histograms, doses, kinds."""
+"""The small bundle with described, labelled and calibrated features: examples, histograms, doses, kinds."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What holds on every tab: nothing that axe finds serious, no sideways scroll on a phone, large targets, words for a lost server."""
+"""All tabs: no serious axe violations, no horizontal scrolling on a phone, large targets, a message for a lost server."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe

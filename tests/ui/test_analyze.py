@@ -1,4 +1,4 @@
-"""What a text evokes, token by token: strip, features, speakers, two texts, exports."""
+"""Analyze tab: token strip, features, speakers, two texts, exports."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What the chat keeps and tells: chips, tokens, thumbs, reloads, links, wishes, a lost connection, many people at once."""
+"""Chat tab: chips, tokens, votes, reloads, links, wishes, a lost connection, many users at once."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What the page shows as code is run as it stands: all four ways say the same reply."""
+"""Code shown on the page: all four variants run unchanged and return the same reply."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Several specs beside each other: columns, a blind vote, a sweep, and what is exported."""
+"""Compare tab: several specs in columns, a blind vote, a sweep, and exports."""
 
 import json
 from pathlib import Path

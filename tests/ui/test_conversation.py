@@ -1,4 +1,4 @@
-"""Chat replies on the page: what is asked for each side, what is shown of a stream, and what of one that breaks off."""
+"""Chat replies on the page: the request of each pane, the display of a stream, and of an interrupted one."""
 
 import json
 

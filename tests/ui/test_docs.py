@@ -1,4 +1,4 @@
-"""The page that shows the API draws itself from this server alone."""
+"""API docs page: loads everything from this server."""
 
 import pytest
 from playwright.sync_api import expect

@@ -1,4 +1,4 @@
-"""The Features tab as a person uses it: every way to search, filters, the drawer, names and stars, keys, a phone."""
+"""Features tab: every search mode, filters, the drawer, names and stars, keyboard, phone layout."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A server with keys, as people at browsers meet it: signing in, making keys, two who never see each other's, and no way round."""
+"""A server with API keys in the browser: sign-in, key creation, separation of two users, and no way around."""
 
 import re
 

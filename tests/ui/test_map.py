@@ -1,4 +1,4 @@
-"""The Map tab as a person uses it: dots, names, choosing, the table, keys, and as many features as an SAE may have."""
+"""Map tab: dots, names, selection, the table, keyboard, and the largest number of features of an SAE."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The page's own JavaScript and CSS as files: who imports whom, and how wide lines are."""
+"""JavaScript and CSS files of the page: imports without cycles, and line widths."""
 
 import re
 

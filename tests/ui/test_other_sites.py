@@ -1,4 +1,4 @@
-"""A page of another site, in a real browser: it calls the API where it is let in, and nowhere else."""
+"""CORS in a real browser: a page of another origin may call the API where it is allowed, and nothing else."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer

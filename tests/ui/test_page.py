@@ -1,4 +1,4 @@
-"""The page as a person uses it: sliders, personas, two panes, errors, a phone."""
+"""The page: sliders, personas, two panes, errors, a phone."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Every tab on a phone: nothing is cut off at the side, and what is tapped is large enough for a finger."""
+"""Every tab on a phone: nothing is cut off at the side, and touch targets are large enough."""
 
 import httpx
 import pytest

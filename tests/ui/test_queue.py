@@ -1,4 +1,4 @@
-"""Two people at a server with one seat: each is told where their replies stand until these begin."""
+"""Queue display: two users of a server with one slot see the position of their replies until they start."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the server is, what it keeps of somebody, and everything out and in."""
+"""Settings tab: server information, stored user data, export and import."""
 
 import ast
 import json

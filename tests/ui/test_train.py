@@ -1,4 +1,4 @@
-"""Revisions, their gates and what they changed; jobs from start to end; drift. Servers of their own, as other revisions are served."""
+"""Train tab: revisions, their gates and changes; jobs from start to end; drift. Separate servers, as revisions switch."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""What is compared: concepts fixed before anything is tuned. Knows words and prompts only."""
+"""Concepts of the bake-off, fixed before anything is tuned: system prompts and word patterns."""
 
 import json
 import re
@@ -11,13 +11,13 @@ Kind = Literal["lexical", "stylistic", "abstract"]
 
 @dataclass(frozen=True)
 class Concept:
-    """One concept: system prompts that ask for it, and how a reply that shows it is known."""
+    """One concept: system prompts that ask for it, and the pattern that detects it in a reply."""
 
     name: str
     kind: Kind
     prompts: tuple[str, ...]
     words: str
-    """A regular expression, matched without case at word borders."""
+    """A regular expression, matched without case at word boundaries."""
 
     def shows(self, reply: str) -> bool:
         """Whether a reply shows it."""
@@ -25,6 +25,6 @@ class Concept:
 
 
 def load(name: str) -> list[Concept]:
-    """The concepts of a file: a path, or the name of one that is shipped (`harbor`, `general`)."""
+    """Return the concepts of a file: a path, or the name of a shipped one (`harbor`, `general`)."""
     path = Path(name) if name.endswith(".json") else Path(__file__).parent / f"{name}.json"
     return [Concept(**{**row, "prompts": tuple(row["prompts"])}) for row in json.loads(path.read_text())]

@@ -1,4 +1,4 @@
-"""Rubbish in, a clear 400 out that names the culprit; and the next request works."""
+"""Invalid requests: a 400 that names the culprit, and the next request works."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The HTTP API takes and answers what it took and answered at commit 22c3374; additions are free."""
+"""API compatibility with commit 22c3374: paths, parameters and status codes are unchanged but for additions."""
 
 import json
 

@@ -1,4 +1,6 @@
-"""Doses over the API and the command line: measured, shipped with the bundle, cut where they are too long, eased where replies strain."""
+"""Doses over the API and the command line: measured, shipped with the bundle, capped, and eased where replies are
+strained.
+"""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""When the engine is busy, breaks or is not there yet: each has its answer, and the server goes on."""
+"""Failures: the engine is busy, fails, or is still loading; each has its answer, and the server stays up."""
 
 import asyncio
 import json

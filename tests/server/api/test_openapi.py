@@ -1,4 +1,4 @@
-"""What the server says of itself: every route with its answers, errors and examples, on a page that needs no other host."""
+"""OpenAPI document: every route with its responses, errors and examples, on a docs page that needs no other host."""
 
 import re
 

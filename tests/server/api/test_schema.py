@@ -1,6 +1,6 @@
-"""The whole API against its own description: what is made from it, sound and unsound, is answered as it says.
+"""The whole API against its OpenAPI document (schemathesis): valid and invalid requests are answered as documented.
 
-Bounded and the same each time. Nothing here does jobs, so those that are begun only queue.
+Bounded and deterministic. No worker runs, so jobs that are started stay queued.
 """
 
 import json

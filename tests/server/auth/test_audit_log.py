@@ -1,4 +1,4 @@
-"""The audit log tells who did what, none of what was said, and whether anybody has changed it."""
+"""Audit log: actor and action of each event, no content of messages, and detection of changes."""
 
 import json
 import multiprocessing

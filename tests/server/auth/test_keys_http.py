@@ -1,4 +1,4 @@
-"""Who gets in: keys over HTTP and from the command line, sign-in for browsers, roles at every route, limits with their times."""
+"""API keys: over HTTP and from the command line, browser sign-in, roles at every route, limits per period."""
 
 import asyncio
 import subprocess

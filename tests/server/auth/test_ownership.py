@@ -1,4 +1,4 @@
-"""Who may read, use, change and delete what is whose: the whole matrix, over HTTP, with real keys of two tenants."""
+"""Ownership: the whole matrix of read, use, change and delete, over HTTP, with real keys of two tenants."""
 
 import httpx
 import pytest

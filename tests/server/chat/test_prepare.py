@@ -1,4 +1,4 @@
-"""Raw completions of several prompts, as text or as tokens: each is continued as if it had come alone."""
+"""Completions of several prompts, as text or as tokens: each is continued as if it were the only one."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`tiller analyze`: texts, chats and transcripts from files, as the API tells them; what cannot be read is named."""
+"""`tiller analyze`: texts, chats and transcripts from files, with the API's results; unreadable input is named."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`tiller guard train` and `read` as a person uses them, on the small bundle."""
+"""`tiller guard train` and `read`, on the small bundle."""
 
 import json
 from itertools import product

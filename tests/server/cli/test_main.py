@@ -1,4 +1,4 @@
-"""The command line as a person uses it: real processes, real ports, real signals."""
+"""`tiller` as real processes, with real ports and real signals."""
 
 import os
 import re

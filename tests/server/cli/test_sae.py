@@ -1,4 +1,4 @@
-"""`tiller sae …` on SAEs that lie here and on a hub that answers on loopback."""
+"""`tiller sae …` on local SAEs and on a fake hub on loopback."""
 
 import functools
 import http.server

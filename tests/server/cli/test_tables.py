@@ -1,4 +1,4 @@
-"""Tables fit the terminal, or are shown as lines."""
+"""Tables: fit the terminal, or are shown as lines."""
 
 import io
 

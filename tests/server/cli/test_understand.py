@@ -1,4 +1,4 @@
-"""`tiller contrast`, `attribute` and `diff` as a person uses them."""
+"""`tiller contrast`, `attribute` and `diff`."""
 
 import json
 

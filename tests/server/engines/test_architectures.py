@@ -1,4 +1,4 @@
-"""The engine on small random models of each family against `generate()` with hooks: the same greedy tokens."""
+"""Model families: small random models in the engine give the same greedy tokens as `generate()` with hooks."""
 
 import asyncio
 

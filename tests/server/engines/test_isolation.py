@@ -1,4 +1,4 @@
-"""Nobody's steering reaches anybody else: ten thousand odd specs beside an unsteered neighbour, and caches that are never shared."""
+"""Isolation of requests: ten thousand random specs beside an unsteered request, and caches that are never shared."""
 
 import random
 import re

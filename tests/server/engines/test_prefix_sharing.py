@@ -1,4 +1,4 @@
-"""How the transformers engine shares its steps: long prompts in chunks, people by turns."""
+"""Scheduling in the transformers engine: chunked prefill of long prompts, and fairness between users."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A seeded request's draws on a CPU can be taken back, as vLLM does when a prompt is computed in pieces."""
+"""Rewindable CPU generator: draws of a seeded request can be undone, as vLLM does with chunked prefill."""
 
 from types import SimpleNamespace
 

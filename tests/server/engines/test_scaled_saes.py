@@ -1,4 +1,4 @@
-"""An SAE that scales each token by itself, and one that is directions only, in the engines."""
+"""SAEs that scale each token, and SAEs of directions only, in the engines."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Which tokens a scope touches, and text that ends where it should."""
+"""Scopes: the tokens that each scope steers; and stop conditions of the text."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""A token's bytes are those that it stands for, also where it is half a character."""
+"""Token bytes: exact also for tokens with a part of a character."""
 
 from server.engines.token_text import token_text
 from tests.support import small_bundle

@@ -1,4 +1,4 @@
-"""Pause and resume: a paused job rests where it reports progress, other jobs run, and it goes on or begins again."""
+"""Pause and resume: a job pauses where it reports progress, other jobs run, and it continues or restarts."""
 
 import signal
 import time

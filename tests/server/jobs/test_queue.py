@@ -1,4 +1,4 @@
-"""Jobs run in processes of their own, survive whoever is killed, and end when they are told to; on SQLite and on Redis."""
+"""Job queue on SQLite and Redis: jobs run in their own processes, survive kills, and can be cancelled."""
 
 import contextlib
 import json

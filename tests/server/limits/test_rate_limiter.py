@@ -1,4 +1,4 @@
-"""Counts are shared by all replicas where there is a Redis, and hold nobody up where it is lost."""
+"""Rate limiter: counts shared by all replicas through Redis, without blocking requests when Redis is lost."""
 
 import asyncio
 from contextlib import suppress

@@ -1,4 +1,6 @@
-"""A server that is told to end: says so at once, lets replies end, turns away what comes, and is gone in time. Real processes."""
+"""Graceful shutdown: readiness fails at once, replies finish, new requests are refused, and it ends in time. Real
+processes.
+"""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""What stands behind a socket answers as if one had asked it: bodies, headers, streams, and that one leaves."""
+"""Page proxy to a Unix socket: bodies, headers, streams and disconnects as with a direct request."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Several servers, one Redis: what one is told the others know; `--workers` keeps them on one address, the page included."""
+"""Replicas with one Redis: shared state; and `--workers`: several processes behind one address, the page included."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The trainer's process stays small for days: what it does, jobs and looks, is done in others, which end when it does."""
+"""Trainer process: memory stays small, since jobs and drift checks run in child processes, which end with it."""
 
 import json
 import os

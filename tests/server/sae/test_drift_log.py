@@ -1,4 +1,4 @@
-"""What the trainer's looks have measured is kept, bounded, and told as a series."""
+"""Drift log: measurements are stored, bounded, and returned as a series."""
 
 import httpx
 import pytest

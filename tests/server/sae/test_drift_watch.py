@@ -1,4 +1,4 @@
-"""A look calls for an update when text has moved away, or when it is time, and takes back a revision that does worse."""
+"""Drift watch: starts an update when text has drifted or an interval is over, and rolls back a worse revision."""
 
 import json
 import time

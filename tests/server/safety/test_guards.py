@@ -1,4 +1,4 @@
-"""Three guards of one reply, on a real engine: what is let out, what is held back, and what happens when nobody can read."""
+"""Three guards of one reply, on a real engine: released text, withheld text, and failures of the probe."""
 
 import asyncio
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""Guards over HTTP, on a real server: what the model would refuse is not steered, a forbidden prompt is not answered, a reply is cut."""
+"""Guards over HTTP, on a real server: refusals stay unsteered, forbidden prompts are refused, replies are cut off."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What may be steered by whom: bounds of roles, limits of features by whatever way they come, and that nothing goes round it."""
+"""Steering policy: bounds per role, limits per feature by every route to them, and no way around them."""
 
 import ast
 import base64

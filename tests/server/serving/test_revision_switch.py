@@ -1,4 +1,4 @@
-"""Another revision is served without a restart: replies that run end on theirs, presets mean what they meant."""
+"""Revision switch without a restart: running replies keep their revision, presets keep their meaning."""
 
 import asyncio
 import hashlib

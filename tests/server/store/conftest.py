@@ -1,4 +1,4 @@
-"""A store of each kind, empty."""
+"""Fixtures: an empty store of each kind."""
 
 import pytest
 from redis import Redis

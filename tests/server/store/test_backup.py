@@ -1,4 +1,4 @@
-"""`tiller store backup` and `restore`: out of one store and into any, all or nothing."""
+"""`tiller store backup` and `restore`: from any store into any other, all or nothing."""
 
 import asyncio
 import json

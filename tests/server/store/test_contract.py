@@ -1,4 +1,4 @@
-"""What every store promises, held against both: SQLite and a real Redis."""
+"""Store contract, for SQLite and a real Redis."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What is kept is for the user that the server runs as, and nobody else at this machine: a folder, its files, and those from before."""
+"""File permissions: the data folder and its files, old ones included, are readable by the server's user only."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What is Redis' own: it can be gone, silent, of a newer version, or somewhere that is no Redis."""
+"""Redis store: Redis is down, silent, of a newer schema version, or another service."""
 
 import asyncio
 import time

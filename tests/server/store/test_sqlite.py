@@ -1,4 +1,4 @@
-"""What is SQLite's own: a file that survives, that is migrated, that may be no database, on a disk that may be full."""
+"""SQLite store: persistence, migrations, files that are no database, and a full disk."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Redis is lost while a server serves: chat goes on where it can, the rest is told, and all is well when it is back."""
+"""Loss of Redis while serving: chat continues where possible, other routes return errors, and all recovers."""
 
 import httpx
 import pytest

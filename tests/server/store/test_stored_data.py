@@ -1,4 +1,6 @@
-"""Data written by commit 22c3374, before the restructuring, is read and served: a SQLite data directory and a Redis dump."""
+"""Stored data of commit 22c3374, before the restructuring, is read and served: a SQLite data directory and a Redis
+dump.
+"""
 
 import tarfile
 import threading

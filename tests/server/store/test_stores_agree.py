@@ -1,4 +1,4 @@
-"""Both stores say the same of whatever is done to them: SQLite is the reference, a real Redis is held against it."""
+"""Store equivalence: random operations on SQLite, the reference, and a real Redis give the same results."""
 
 import asyncio
 import dataclasses

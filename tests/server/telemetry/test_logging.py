@@ -1,4 +1,4 @@
-"""Log lines: one format for all, a request's id in each of its lines, and never what somebody wrote."""
+"""Log lines: one format, the request id in each line of a request, and never a user's text."""
 
 import io
 import json

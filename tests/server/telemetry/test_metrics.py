@@ -1,4 +1,4 @@
-"""What Prometheus is told: counts that rise with what happens, and no prompt, key or feature among the labels."""
+"""Prometheus metrics: counters of the server's events, and no prompt, key or feature among the labels."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families

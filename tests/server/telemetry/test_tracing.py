@@ -1,4 +1,4 @@
-"""Spans: what a request did and how long each part took, joined to the caller's trace, without a word of anybody."""
+"""Traces: spans of a request with their durations, linked to the caller's trace, without any user's text."""
 
 import sys
 

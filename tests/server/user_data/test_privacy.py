@@ -1,4 +1,4 @@
-"""Nothing typed is kept unless somebody says so; what they give is sealed; who wants to be forgotten is, on the disk too."""
+"""Privacy: nothing is stored without consent, stored text is encrypted, and erasure includes the disk."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The comparison is fair and its report complete: every arm tuned alike, on one half, and scored on the other."""
+"""Bake-off and its report: every arm is tuned equally, on one half, and scored on the other; the report is complete."""
 
 import json
 import statistics

@@ -1,4 +1,4 @@
-"""A bundle on disk becomes features that can be looked up and dosed."""
+"""Bundle: features from a folder, found by id and with doses."""
 
 import json
 

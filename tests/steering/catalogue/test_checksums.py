@@ -1,4 +1,4 @@
-"""A bundle's files are what its bundle.json lists, or are not opened."""
+"""Checksums: files that differ from bundle.json are refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A spec as a whole: how far it goes, and which of its features do the same."""
+"""Composition of a spec: its load, and overlapping features."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Exports of a source in Neuronpedia's layout, both ways."""
+"""Neuronpedia exports: import and export."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A revision is published whole or not at all, opened only as it was published, and numbers mean one feature for good."""
+"""Revisions: published completely or not at all, verified when opened, with feature numbers that are never reused."""
 
 import json
 import subprocess
@@ -143,7 +143,7 @@ def test_names_and_numbers_are_not_used_again_on_another_branch(revisions, first
     [
         (tuple(range(47)), "47 feature numbers for the 48 rows"),
         ((0, 0, *range(2, 48)), "47 feature numbers for the 48 rows"),
-        ((0, 48, *range(2, 48)), "feature 48 was another one before; new features are numbered from 49 on"),
+        ((0, 48, *range(2, 48)), "feature number 48 was used before; new features are numbered from 49 on"),
     ],
 )
 def test_numbers_that_would_mean_two_features_are_refused(revisions, first, numbers, message):

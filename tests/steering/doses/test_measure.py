@@ -1,4 +1,4 @@
-"""Doses: found where KL says, in eight evaluations, with a slider that is honest about what it does."""
+"""Dose calibration: the dose at the KL limit, in eight evaluations, with a slider that is linear in its effect."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""A slider's default comes to be what its user likes, and is a function of the votes alone."""
+"""Preferred dose: converges to what the user likes, and is a function of the votes alone."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""What pushes do to replies: every edit by itself, as if the others were not in the batch."""
+"""Rollouts: every edit in a batch has the same result as alone."""
 
 import pytest
 import torch

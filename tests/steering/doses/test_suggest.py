@@ -1,4 +1,4 @@
-"""From a wish to sliders: what helps is found, what was not measured is not proposed, and less is not more."""
+"""Suggestions: helpful features are found, unmeasured ones are not suggested, and "less" is the opposite of "more"."""
 
 from dataclasses import replace
 from pathlib import Path

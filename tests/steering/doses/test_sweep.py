@@ -1,4 +1,4 @@
-"""A sweep says what each strength would say alone, however its parts fit into memory."""
+"""Strength sweep: each strength has the same replies as alone, however prompts are split."""
 
 import pytest
 import torch

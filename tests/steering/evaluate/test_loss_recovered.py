@@ -1,4 +1,4 @@
-"""A perfect SAE costs nothing, an empty one everything."""
+"""Loss recovered: a perfect SAE loses nothing, an empty one everything."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Other people's layouts, written as they write them, against their own formulas in plain torch."""
+"""SAE formats: files in each publisher's layout, against the publisher's formulas in plain torch."""
 
 import json
 import math

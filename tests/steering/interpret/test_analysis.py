@@ -1,4 +1,4 @@
-"""What a passage evokes: equal to encoding all of it at once, counted for the right people."""
+"""Passage analysis: equal to encoding the whole passage at once, and attributed to the right speakers."""
 
 from pathlib import Path
 

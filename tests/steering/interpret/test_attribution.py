@@ -1,4 +1,4 @@
-"""Attribution names what ablation confirms: planted causes first, bystanders not at all."""
+"""Attribution: agrees with ablation; planted causes come first, unrelated features are not listed."""
 
 from dataclasses import replace
 

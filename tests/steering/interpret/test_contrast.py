@@ -1,4 +1,4 @@
-"""What tells two sets of texts apart is found, and what does not is not: shares, odds, exact tests, false discoveries."""
+"""Contrast: separating features are found, others are not; shares, odds, exact tests, false discoveries."""
 
 import math
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Every feature is described in one pass, exactly as a slow look at everything at once would describe it."""
+"""Feature descriptions: the one-pass results equal those of a slow reference with all activations in memory."""
 
 import math
 import resource

@@ -1,4 +1,4 @@
-"""Directions from rows: what was planted is found, chance is called chance, and nothing is no direction."""
+"""Directions from rows: planted directions are found, chance has an AUROC of chance, equal sets are refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The map: near directions are near, clusters are found and named, files come back as they were."""
+"""Feature map: similar directions are near, clusters are found and named, files round-trip."""
 
 from dataclasses import replace
 from importlib.util import find_spec

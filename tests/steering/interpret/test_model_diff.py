@@ -1,4 +1,4 @@
-"""Two checkpoints on the same text: the same one has not changed, and one that learnt a topic shows the topic's features."""
+"""Model diff: no discovery between equal checkpoints; one trained on a topic shows the topic's features."""
 
 import numpy as np
 import pytest

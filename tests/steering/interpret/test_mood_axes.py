@@ -1,4 +1,4 @@
-"""Mood axes: what a bag of words tells as well is no score, what features tell better is one; files say what is wrong with them."""
+"""Mood axes: a score only where features are better than a bag of words; errors of damaged files."""
 
 from dataclasses import replace
 from pathlib import Path

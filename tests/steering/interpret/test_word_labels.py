@@ -1,4 +1,4 @@
-"""Labels from contrast tell where planted features fire, on texts they were not made from; others' labels do not."""
+"""Word labels: predict where planted features fire on held-out texts; other features' labels do not."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Text becomes shuffled batches of the stream, again and again the same, from wherever one goes on."""
+"""Activation stream: shuffled batches, deterministic and resumable at any position."""
 
 import itertools
 

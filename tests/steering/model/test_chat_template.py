@@ -1,4 +1,4 @@
-"""Whose token is it? The mask comes from the template and nobody can forge it."""
+"""Chat template: the assistant mask comes from the template and cannot be forged."""
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -1,4 +1,4 @@
-"""Steering and reading a real transformers model leave no trace and touch one layer."""
+"""Hooks: steering and recording change one layer of a real transformers model, and are removed completely."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Tokens lead back to the very characters that were given, whatever they are and whoever said them."""
+"""Passage: tokens map to the exact characters and speaker of the input, whatever the text."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""A probe reads the text and not the steering, and says what is wrong with what it is given."""
+"""Probe: scores depend on the text and not on the steering; invalid input is refused with the reason."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def test_its_reading_is_the_same_with_steering_on_and_off(llama, trained):
     with torch.no_grad(), steer(llama, {"layers.1": edit}), record(llama, [HOOK, "layers.1"]) as pushed:
         llama(input_ids=ids, use_cache=False)
     assert not torch.equal(plain["layers.1"], pushed["layers.1"])
-    assert torch.equal(trained.read(plain[HOOK][0]), trained.read(pushed[HOOK][0]))
+    assert torch.equal(trained.token_scores(plain[HOOK][0]), trained.token_scores(pushed[HOOK][0]))
 
 
 def test_its_scores_are_the_formula(llama, trained):
@@ -206,9 +206,9 @@ def test_another_models_stream_is_told_from_its_own(llama, trained):
 
 def test_what_cannot_be_read_is_an_error_and_not_a_low_score(trained):
     with pytest.raises(SteeringError, match="NaN or infinity"):
-        trained.read(torch.full((2, 32), float("nan")))
+        trained.token_scores(torch.full((2, 32), float("nan")))
     with pytest.raises(SteeringError, match="width 32"):
-        trained.read(torch.zeros(2, 16))
+        trained.token_scores(torch.zeros(2, 16))
 
 
 def test_a_probe_that_steering_would_reach_is_refused():

@@ -1,4 +1,4 @@
-"""The latch reads exactly how likely a refusal is, and takes its openers from whoever knows the model."""
+"""Refusal detection: the exact probability of a refusal, and configurable openers."""
 
 import itertools
 import math
@@ -65,7 +65,7 @@ def test_it_holds_above_tau_and_not_at_it():
 
 @pytest.mark.parametrize("logprobs", [[[float("nan")]], [], [[0.0], [0.0]]])
 def test_what_is_no_probability_is_an_error_and_not_a_zero(logprobs):
-    with pytest.raises(SteeringError, match="nobody knows whether the model would refuse"):
+    with pytest.raises(SteeringError, match="a refusal cannot be detected"):
         RefusalDetector(((1,),)).probability(logprobs)
 
 

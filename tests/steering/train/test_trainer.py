@@ -1,4 +1,4 @@
-"""The trainer finds planted features, and what is served is what was trained."""
+"""SAE trainer: recovers planted features, and the exported SAE equals the trained weights."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Gates let through what keeps its promises; growth holds what must stay; drift is noticed."""
+"""SAE updates: gates, growth with fixed and anchored rows, and drift detection."""
 
 import itertools
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Who stands outside: odd paths, pages of other sites, and whoever comes while the model loads. Asked over raw sockets and by a real page."""
+"""Authentication: odd paths, pages of other origins, and requests while the model loads; raw sockets and a real page."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Whatever is asked where nothing is, or by a wrong method, is refused in OpenAI's shape; the page works as ever."""
+"""Error shape: unknown paths and wrong methods are refused in OpenAI's shape; the page is unaffected."""
 
 import httpx
 import openai

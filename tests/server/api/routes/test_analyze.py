@@ -1,4 +1,4 @@
-"""`/v1/analyze` over HTTP: what the model itself would say of the text, and clear words for what cannot be looked at."""
+"""`/v1/analyze`: activations equal the model's own on the text, and clear errors for input that cannot be analysed."""
 
 import pytest
 import torch

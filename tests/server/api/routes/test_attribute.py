@@ -1,4 +1,4 @@
-"""Why the next token is said, over HTTP."""
+"""`/v1/attribute`: features that cause the next token."""
 
 import pytest
 

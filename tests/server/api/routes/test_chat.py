@@ -1,4 +1,4 @@
-"""The official client gets from this server what it expects from OpenAI's."""
+"""Chat completions: the official OpenAI client works against this server as against OpenAI's."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Variants of one question are answered at once, with one seed, and each says which it is."""
+"""`/v1/compare`: variants of one question are generated together, with one seed, each labelled in the stream."""
 
 import json
 import threading

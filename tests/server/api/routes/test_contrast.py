@@ -1,4 +1,4 @@
-"""Two sets of texts over HTTP: what tells them apart, and what is refused."""
+"""`/v1/contrast`: features that separate two sets of texts, and refused input."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Features over HTTP: found in every mode, filtered, sorted, called what people call them, laid out in the plane."""
+"""`/v1/features`: every search mode, filters, sorting, manual edits, and the map."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a user says of replies moves their own defaults, visibly, and nobody else's."""
+"""Feedback: votes change the user's own defaults, visibly, and no other user's."""
 
 import random
 

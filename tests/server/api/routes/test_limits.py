@@ -1,4 +1,4 @@
-"""A page of settings finds in one place what the server is and what it allows."""
+"""`/v1/limits`: server information and limits in one answer, for a settings page."""
 
 import httpx
 

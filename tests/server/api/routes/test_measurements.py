@@ -1,4 +1,4 @@
-"""Sweeps and calibrations are begun over HTTP, refused with the culprit before they wait, and done as jobs."""
+"""Sweeps and calibrations: started over HTTP, invalid ones refused before they are queued, run as jobs."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Presets are saved, guarded, and there again after a restart or a kill."""
+"""Presets: saved, access-controlled, and kept across a restart or a kill."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""The place of a reply that waits: in the order in which the engine will begin, for whoever asked and nobody else."""
+"""Queue position of a waiting reply: the order in which the engine admits requests, visible to its own caller only."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""What a revision changes is told before and after it is served: features, labels, doses, presets."""
+"""Revision changes: differences in features, labels, doses and presets, before and after activation."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Sharing is off until somebody turns it on; then an address that nobody can guess tells what was shared, for a while."""
+"""Shares: off by default; when enabled, an unguessable address returns exactly what was shared, until it expires."""
 
 import sqlite3
 import time

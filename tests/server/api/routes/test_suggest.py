@@ -1,4 +1,4 @@
-"""Sliders for a wish, over HTTP."""
+"""`/v1/suggest`: sliders for a wish."""
 
 import pytest
 

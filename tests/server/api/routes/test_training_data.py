@@ -1,4 +1,4 @@
-"""Nothing that anybody writes is learnt from, but of those who agreed, and not after they took it back."""
+"""Training data: only conversations of users who consented, and none after they withdraw consent."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What goes out as one document comes in as a whole: the round trip is the identity, and nothing half is ever written."""
+"""Export and import: a round trip is the identity, and an import is applied completely or not at all."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor

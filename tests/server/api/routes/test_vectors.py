@@ -1,4 +1,4 @@
-"""A user's own vectors: made from examples, steered by like features, and nobody else's."""
+"""Named vectors: created from examples, used for steering like features, and visible to their owner only."""
 
 import asyncio
 
@@ -191,5 +191,5 @@ def test_the_core_pushes_along_the_vector_by_its_dose(tiller):
     resolved = tiller.catalogue.resolve(spec, {"vector/one": held.snapshot})
     assert float(resolved.edits["layers.1"].push.norm()) == pytest.approx(2.0, abs=1e-5)
     gated = SteeringSpec.model_validate({"features": [{"id": "vector/one", "mode": "ablate"}]})
-    with pytest.raises(BadStrength, match="nothing reads it"):
+    with pytest.raises(BadStrength, match="it has no activation"):
         tiller.catalogue.resolve(gated, {"vector/one": held.snapshot})

@@ -1,4 +1,4 @@
-"""The embedded engine against a plain loop: same tokens, whoever else is being served."""
+"""The transformers engine against a plain loop: same tokens, whatever else is in the batch."""
 
 import asyncio
 import threading

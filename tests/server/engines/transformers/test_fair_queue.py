@@ -1,4 +1,4 @@
-"""People take turns, and a full room turns newcomers away."""
+"""Fair queue: users are served by turns, and a full queue refuses new requests."""
 
 from server.engines.transformers.fair_queue import FairQueue
 

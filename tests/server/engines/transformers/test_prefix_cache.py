@@ -1,4 +1,4 @@
-"""A turn computes only what is new, and is served nothing that was computed for another spec, person or revision."""
+"""Prefix cache: only new tokens are computed, and nothing is reused across specs, users or revisions."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Each dial of the sampler does what its name says."""
+"""Sampler: every sampling parameter has its documented effect."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A real vLLM on the small bundle. Runs in an environment of its own, `make test-vllm`; elsewhere it is not collected."""
+"""Fixtures: a real vLLM on the small bundle, collected only in the environment of `make test-vllm`."""
 
 import os
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Other families inside vLLM: steered as by hooks on the same weights, or refused with the reason."""
+"""Model families in vLLM: steered as by hooks on the same weights, or refused with the reason."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""vLLM with the tap says what transformers says, shares what it may and nothing else."""
+"""The vLLM engine: same tokens as transformers, and prefix caching only between equal specs."""
 
 import asyncio
 from dataclasses import replace

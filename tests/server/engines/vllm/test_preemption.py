@@ -1,4 +1,4 @@
-"""Requests that vLLM interrupts for want of memory and computes anew are steered as if nothing had happened."""
+"""Preemption in vLLM: requests that are preempted and recomputed are steered as before."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`tiller serve --engine vllm` as a process of its own, its graph compiled, against the embedded engine's server."""
+"""`tiller serve --engine vllm` as a process, with CUDA graphs, against a server with the transformers engine."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Labels by a language model at an endpoint, and the commands: describe, label, map, features."""
+"""Labels by a language model at an endpoint, and the commands describe, label, map and features."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""An update is published or kept aside; whenever it is killed, every revision is whole and the job goes on."""
+"""SAE updates: published or quarantined; after a kill at any time, every revision is complete and the job resumes."""
 
 import json
 import os
