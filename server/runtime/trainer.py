@@ -13,7 +13,6 @@ from server.jobs.priority import lower_priority
 from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
 from server.runtime.trainer_process import stop_child
-from server.sae.drift_watch import DriftWatch
 from server.settings import Settings, child_environment
 
 log = structlog.get_logger(__name__)
@@ -33,6 +32,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 def check_drift(settings: Settings) -> None:
     """Run one drift check: log the result and act on it. Raises SystemExit if it fails; the next one may succeed."""
+    from server.sae.drift_watch import DriftWatch  # loads torch, which the trainer that waits for days must not
+
     try:
         found = DriftWatch(settings, JobQueue(settings, patient=True).submit).check()
     except Exception as error:

@@ -15,7 +15,6 @@ from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
-from transformers.utils import logging as transformers_logging
 
 log = structlog.get_logger(__name__)
 How = Literal["auto", "json", "pretty"]
@@ -50,9 +49,11 @@ def configure_logging(how: How = "auto", level: Level = "info", stream: TextIO |
 
 def configure_command_logging(how: How = "auto", level: Level = "warning") -> None:
     """The same for a command: no progress bars of libraries, and for a background command only errors."""
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     configure_logging(how, level)
+    from transformers.utils import logging as transformers_logging  # reads the variables when it is imported
 
     transformers_logging.disable_progress_bar()
 

@@ -27,7 +27,7 @@ for (const text of lines) {
   const began = Date.now();
   let given = null, kind = null;
   try {
-    given = text.length > LONGEST ? null : unpacked(text);
+    given = text.length > MAX_LINK ? null : decode(text);
     if (given?.v !== VERSION || !Array.isArray(given.steering?.features)) throw new Error();
   } catch (error) { kind = error.constructor.name; given = null; }
   told.push({ taken: given !== null, kind, ms: Date.now() - began, polluted: ({}).x !== undefined });
@@ -37,9 +37,9 @@ console.log(JSON.stringify(told));
 
 
 def decoder():
-    constants = re.search(r"^const VERSION = .*$", SOURCE, flags=re.M)
-    function = re.search(r"^function unpacked.*?^}", SOURCE, flags=re.M | re.S)
-    check = "given?.v !== VERSION || !Array.isArray(given.steering?.features)"
+    constants = re.search(r"^const VERSION = .*?;$", SOURCE, flags=re.M | re.S)
+    function = re.search(r"^function decode.*?^}", SOURCE, flags=re.M | re.S)
+    check = "shared?.v !== VERSION || !Array.isArray(shared.steering?.features)"
     assert constants and function and check in SOURCE, "the decoder has changed; so must this"
     return f"{constants[0]}\n{function[0]}\n{PROGRAM}"
 

@@ -71,7 +71,7 @@ def live(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("page")
     with serving(small_bundle.write_bundle(folder / "bundle"), folder / "data", mount=mount) as (address, app):
-        engine = app.state.tiller.engine
+        engine = app.state.served_model.engine
         engine.generate = Replies(engine)
         yield address, engine.generate
 

@@ -222,8 +222,8 @@ def test_link_to_features_of_another_sae_lists_what_is_missing(opened, address):
 def test_lost_connection_keeps_what_was_said(browser, tmp_path):
     context = browser.new_context()
     with serving(small_bundle.write_bundle(tmp_path / "bundle"), tmp_path / "data", mount=mount) as (address, app):
-        app.state.tiller.engine.generate = Replies(app.state.tiller.engine)
-        app.state.tiller.engine.generate.most = 6  # neither reply may end while the server goes down
+        app.state.served_model.engine.generate = Replies(app.state.served_model.engine)
+        app.state.served_model.engine.generate.most = 6  # neither reply may end while the server goes down
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("#cards .card")

@@ -20,7 +20,7 @@ def busy(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("busy")
     with serving(small_bundle.write_bundle(folder / "bundle"), folder / "data", mount=mount, live=1) as (address, app):
-        yield address, app.state.tiller.engine
+        yield address, app.state.served_model.engine
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_each_reply_says_how_many_are_before_it_until_it_begins(people, busy):
 def test_where_the_place_is_not_known_the_page_says_how_many_wait(people, busy, monkeypatch):
     one, other = people
     engine = busy[1]
-    monkeypatch.setattr(engine, "before", lambda *_: None)  # as another replica would answer
+    monkeypatch.setattr(engine, "queue_position", lambda *_: None)  # as another replica would answer
     with halted(engine):
         send(one, "hello there")
         until(lambda: engine.occupancy == (1, 1))

@@ -218,10 +218,8 @@ def test_nobody_brings_measurements_of_their_own(http):
 
 def test_a_damaged_copy_is_not_half_written(own, tmp_path, monkeypatch):
     """Killed while it writes, a bundle is as it was."""
-    import server.jobs.tasks.calibrate as calibrating
-
     copy = shutil.copytree(own, tmp_path / "copy")
-    monkeypatch.setattr(calibrating.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    monkeypatch.setattr("steering.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
     result = CliRunner().invoke(app, ["calibrate", "--bundle", str(copy), "--corpus", str(tmp_path / "text.txt"),
                                       "--prompts", "4"])  # fmt: skip
     assert result.exit_code == 1
