@@ -305,9 +305,9 @@ def _wrap(layer: nn.Module, hook: str) -> None:
     def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         out = original(*args, **kwargs)
         if isinstance(out, Tensor):  # the stream itself
-            return torch.ops.served.steer(out, None, tap)
+            return torch.ops.tiller.steer(out, None, tap)
         if isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], Tensor):
-            return torch.ops.served.steer(out[0], out[1], tap), out[1]
+            return torch.ops.tiller.steer(out[0], out[1], tap), out[1]
         raise UnknownArchitecture(
             f"the layer at {hook!r}, a {kind}, gives out neither the stream nor (hidden, residual); it cannot be steered"
         )
