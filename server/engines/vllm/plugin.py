@@ -196,23 +196,23 @@ class WorkerExtension:
 
     def tiller_add_revision(self, revision: str, folders: dict[str, str]) -> bool:
         """Load another revision's SAEs, by hook point; running requests keep theirs."""
-        steering: Steering = self.model_runner.served
+        steering: Steering = self.model_runner.tiller
         steering.saes[revision] = _load(folders, self.model_runner.device)
         return True
 
     def tiller_drop_revision(self, revision: str) -> bool:
         """Unload an unused revision."""
-        steering: Steering = self.model_runner.served
+        steering: Steering = self.model_runner.tiller
         return steering.saes.pop(revision, None) is not None
 
     def tiller_recorded(self, name: str) -> list[list[float]] | None:
         """Return and remove the recording of a name, `[tokens, d_in]`; None if there is none."""
-        parts = self.model_runner.served.recorded.pop(name, None)
+        parts = self.model_runner.tiller.recorded.pop(name, None)
         return torch.cat(parts).tolist() if parts else None
 
     def tiller_failure(self, name: str) -> str | None:
         """Why a request could not be steered, if so."""
-        return self.model_runner.served.failed.pop(name, None)
+        return self.model_runner.tiller.failed.pop(name, None)
 
 
 def register() -> None:
@@ -245,7 +245,7 @@ def _loading(load: Callable[..., None]) -> Callable[..., None]:
         asked = (self.vllm_config.additional_config or {}).get(KEY)
         if asked and not hasattr(self, KEY):
             try:
-                self.served = _install(self, asked)
+                self.tiller = _install(self, asked)
             except Exception as error:
                 _report(str(error))
                 raise
