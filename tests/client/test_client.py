@@ -1,8 +1,10 @@
 """Both Python clients against a real server: same methods, same values, one error class."""
 
 import asyncio
+import importlib
 import inspect
 import json
+import sys
 
 import httpx
 import pydantic
@@ -226,3 +228,11 @@ def test_closing_a_stream_ends_the_reply(live):
     with halted(engine, after=100):
         asyncio.run(awaited())
         until(lambda: engine.occupancy[0] == 0)
+
+
+def test_the_packages_former_name_still_works_and_warns():
+    sys.modules.pop("client", None)
+    with pytest.warns(DeprecationWarning, match="from tiller import Tiller"):
+        former = importlib.import_module("client")
+    assert former.Tiller is Tiller
+    assert former.AsyncTiller is AsyncTiller
