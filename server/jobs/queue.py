@@ -37,6 +37,8 @@ class BadJob(SteeringError):
     """Invalid job, or invalid change of one; the message says why and what is possible."""
 
 
+PAUSE_FILE, RESTING_FILE = ".pause", ".resting"
+"""In a job's folder: the runner asks its process to pause, and the process has paused."""
 GIVEN_FILE = "given.json"
 """File in a job's folder with the users' texts, encrypted, and their aliases, by which they can be deleted."""
 
@@ -186,7 +188,7 @@ class JobQueue:
     def artifacts(self, job_id: str) -> list[Path]:
         """The job's files. Raises BadJob."""
         self.get(job_id)
-        return sorted(p for p in (self.folder / job_id).rglob("*") if p.is_file())
+        return sorted(p for p in (self.folder / job_id).rglob("*") if p.is_file() and not p.name.startswith("."))
 
     def task(self, type: str) -> tuple[Any, Callable[["JobContext"], dict[str, Any]]]:
         """Schema and function of a job type. Raises BadJob with the known types."""

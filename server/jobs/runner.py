@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 from huey.exceptions import HueyException
 
-from server.jobs.queue import GIVEN_FILE, BadJob, JobQueue
+from server.jobs.queue import GIVEN_FILE, PAUSE_FILE, RESTING_FILE, BadJob, JobQueue
 from server.schemas.jobs import Job, State
 from server.settings import child_environment
 
@@ -95,6 +95,7 @@ class Runner:
         job, child = self._resting.pop(job_id)
         self.jobs.add_event(job_id, "state", {"state": "running"})
         self.jobs.remove_flag("resting", job_id)
+        (self.jobs.folder / job_id / PAUSE_FILE).unlink(missing_ok=True)
         self._supervise(job, child, stop)
 
     def _give_up(self, job_id: str) -> None:
@@ -129,7 +130,8 @@ class Runner:
     def _start(self, job: Job, stop: threading.Event) -> None:
         """Start the job's process; it ends with this one, as its standard input closes."""
         place = self.jobs.folder / job.id
-        (place / "end.json").unlink(missing_ok=True)
+        for name in ("end.json", PAUSE_FILE, RESTING_FILE):
+            (place / name).unlink(missing_ok=True)
         words = [sys.executable, "-m", "server", "job", job.id]
         with (place / "output.log").open("ab") as output:
             child = subprocess.Popen(
@@ -144,19 +146,22 @@ class Runner:
 
     def _supervise(self, job: Job, child: "subprocess.Popen[bytes]", stop: threading.Event) -> None:
         """Supervise a job until it ends or is paused."""
-        asked = False
+        asked, place = False, self.jobs.folder / job.id
         while child.poll() is None:
             self._lease(job.id)
             self._look_after_resting()
             if not asked and (stop.is_set() or self.jobs.has_flag("cancel", job.id)):
                 asked = True
                 _end_group(child)
-            elif not asked and self.jobs.has_flag("resting", job.id):
-                if self.jobs.has_flag("pause", job.id):
+            elif not asked and self.jobs.has_flag("pause", job.id):
+                (place / PAUSE_FILE).touch()
+                if (place / RESTING_FILE).exists():
                     self._resting[job.id] = job, child
+                    self.jobs.set_flag("resting", job.id)
                     self.jobs.add_event(job.id, "state", {"state": "paused"})
                     return
-                self.jobs.remove_flag("resting", job.id)  # resumed before the pause was noticed
+            else:
+                (place / PAUSE_FILE).unlink(missing_ok=True)
             time.sleep(0.1)
         self._finish(job, child, stopped=stop.is_set())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from server.jobs.priority import die_with_parent, lower_priority
-from server.jobs.queue import JobQueue
+from server.jobs.queue import PAUSE_FILE, RESTING_FILE, JobQueue
 from server.schemas.jobs import Job
 from server.settings import Settings
 from steering.errors import SteeringError
@@ -52,16 +52,17 @@ class JobContext:
         self._rest_while_paused()
 
     def _rest_while_paused(self) -> None:
-        """Block while the job is paused: at progress reports nothing is half written and no lock is held.
+        """Block here while the runner has paused the job: nothing is half written where progress is reported.
 
-        The flag `resting` tells the runner that it may start another job; the runner removes it to
-        let this one continue.
+        The two files are the runner's and the job's; the store may be lost meanwhile, and a running job needs none.
         """
-        if not self.jobs.has_flag("pause", self.id):
+        pause, resting = self.folder / PAUSE_FILE, self.folder / RESTING_FILE
+        if not pause.exists():
             return
-        self.jobs.set_flag("resting", self.id)
-        while self.jobs.has_flag("resting", self.id):
+        resting.touch()
+        while pause.exists():
             time.sleep(0.1)
+        resting.unlink(missing_ok=True)
 
     def log(self, line: str) -> None:
         """Write to the job's log."""

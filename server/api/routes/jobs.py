@@ -37,7 +37,7 @@ async def start_job(request: Request) -> Response:
             job_queue(request).submit, asked.type, asked.config, asked.idempotency_key, by=owner_of_request(request)
         )
     except BadJob as error:
-        raise bad_request(str(error), param="type" if "no type" in str(error) else "config") from error
+        raise bad_request(str(error), param="config" if asked.type in job_queue(request).kinds else "type") from error
     await write_audit(request, "job begun", job=job.id, type=job.type)
     return JSONResponse(job.model_dump(), 202)
 

@@ -118,7 +118,7 @@ def test_whole_numbers_may_be_written_with_a_point(client, ids):
         (["a", []], "prompt.1", "must have 1 or more tokens"),
         (["a", 5], "prompt.1", "must be text or a list of token ids, got 5"),
         (["a", None], "prompt.1", "must be text or a list of token ids, got null"),
-        ([True], "prompt.0", "not true"),
+        ([True], "prompt.0", "got true"),
         ([1, "a"], "prompt.1", "must be a token id, got 'a'"),
         ([1, True], "prompt.1", "must be a token id, got true"),
         ([[1], [2, 1.5]], "prompt.1.1", "must be a token id, got 1.5"),

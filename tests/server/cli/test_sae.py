@@ -73,7 +73,7 @@ def test_what_is_missing_is_asked_for_and_nothing_is_left_behind(bundle, tmp_pat
     for words, said in (
         ((nameless, "--model", opened.model_path), "add --hook layers."),
         ((nameless, "--model", tmp_path, "--hook", "layers.1"), "cannot be loaded"),
-        ((tmp_path / "none", "--model", opened.model_path), "nothing at"),
+        ((tmp_path / "none", "--model", opened.model_path), "there is no file or folder"),
         ((nameless, "--model", opened.model_path, "--hook", "layers.77"), "layers.77"),
     ):
         done = tiller("import", *words, "--out", tmp_path / "new")

@@ -156,7 +156,7 @@ def test_a_job_that_dies_is_begun_three_times(settings):
     job = jobs.submit("count", {"end": "die"})
     with runner(settings):
         until(lambda: jobs.get(job.id).state == "failed")
-    assert "begun 3 times" in jobs.get(job.id).error
+    assert "started 3 times" in jobs.get(job.id).error
 
 
 @pytest.mark.parametrize(

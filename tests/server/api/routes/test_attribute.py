@@ -36,7 +36,7 @@ def test_what_the_assistant_has_begun_to_say_is_gone_on_with(http):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({}, "one of them"),
+        ({}, "either text or messages"),
         ({"text": "the bridge", "target": "antidisestablishment"}, "tokens"),
         ({"text": "the bridge", "top_k": 0}, "top_k"),
         ({"text": "the bridge", "tagret": "red"}, "tagret"),

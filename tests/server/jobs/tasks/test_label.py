@@ -276,7 +276,7 @@ def test_commands_describe_label_and_draw_a_bundle_and_find_in_it(own):
         (("features", "--mode", "smell"), "--mode"),
         (("features", "--sort", "taste"), "--sort"),
         (("features", "--min-density", "2"), "--min-density"),
-        (("features", "--mode", "prompt"), "needs q"),
+        (("features", "--mode", "prompt"), "q is required"),
         (("map", "--method", "tsne"), "must be umap or pca"),
         (("label", "small/99"), "no feature 'small/99'"),
         (("label", "--endpoint", "http://127.0.0.1:9/v1"), "TILLER_LABEL_MODEL"),
