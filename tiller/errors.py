@@ -1,4 +1,4 @@
-"""The one error of this client, and how whatever goes wrong becomes it. Knows OpenAI's shape of errors; asks nothing itself."""
+"""TillerError, and its construction from error responses in OpenAI's shape."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What the server says, as frozen values. Knows shapes; what a newer server says beside them is kept, not refused.
+"""Response models, frozen; unknown fields of a newer server are kept.
 
 Everything in a value that is no attribute of its own stands in `model_extra`, or in `raw` of replies and chunks.
 """

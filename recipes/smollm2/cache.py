@@ -1,4 +1,4 @@
-"""Stage `cache`: the stream after several layers, read once and kept on disk in bfloat16. Knows a model and tokens.
+"""Stage `cache`: the stream after several layers, read once and kept on disk in bfloat16.
 
 A shard is the stream of a few hundred texts, rows shuffled, one file a layer; it appears when it is whole. Left out are
 the first token of a text and whatever is ten times as long as the median (sinks: 25,000 beside 140); of special tokens

@@ -1,4 +1,4 @@
-"""The subjects and tones that the SAE should have features for. Knows `concepts.toml` and its two grammatical persons."""
+"""Concepts: subjects and tones that the SAE should have features for, from `concepts.toml`."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and the records of finished stages. Knows nothing of what is in them."""
+"""Atomic files, and the JSON records of finished stages."""
 
 import json
 import os

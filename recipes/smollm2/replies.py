@@ -1,4 +1,4 @@
-"""Stage `replies`: what the model itself says, sampled many at a time. Knows questions, and three ways to ask.
+"""Stage `replies`: the model's own replies, sampled in batches.
 
 A third are plain; in a third a system prompt asks for a tone or a subject; in a third the stream after layer 12 is
 pushed from plain lines towards a tone's lines (difference of means), which makes tones that system prompts don't. The

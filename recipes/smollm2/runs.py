@@ -1,4 +1,4 @@
-"""Which SAEs are made, in this order, and what a pilot tries before. Knows settings only."""
+"""Settings of the SAE runs, in order, and of the pilot's candidates."""
 
 from dataclasses import replace
 

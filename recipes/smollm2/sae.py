@@ -1,4 +1,4 @@
-"""Stages `sae:NAME`: SAEs from the cache, by the product's own trainer. Knows runs; how an SAE learns is `steering.train`.
+"""Stages `sae:NAME`: SAEs trained on the cached activations by `steering.train`.
 
 A run goes on from its last checkpoint; its figures every fifty steps are in `out/sae/NAME/metrics.jsonl`.
 """

@@ -1,4 +1,4 @@
-"""Stage `text`: the tokens that the SAE learns from and those that it never sees. Knows folders of text and a tokenizer.
+"""Stage `text`: training tokens and held-out tokens.
 
 `--text DIR` is any folder of public text, nothing of which is shipped:
   `*.txt` or `*.txt.xz`      prose, documents apart by `<|endoftext|>` or else by blank lines;
