@@ -22,7 +22,7 @@ from recipes.smollm2.lean import Lean, Writing
 from recipes.smollm2.text import Chat
 from recipes.smollm2.text import questions as corpus_questions
 
-TOKENS, CPU_SECONDS = 1_300_000, 3_000
+TOKENS, CPU_SECONDS = 600_000, 3_000
 LAYER = 12
 WIDE = 128
 """Replies sampled at once."""
