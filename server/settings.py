@@ -35,7 +35,17 @@ ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d{1,5})?")
 """Origin as browsers send it: no path, nothing after the port."""
 SHORTEST_KEY = 32
 """Minimum length of an admin key, in characters."""
-EMBEDDED = Path(__file__).parent.parent / "sae_weights" / "harbor"
+SHIPPED = Path(__file__).parent.parent / "sae_weights"
+"""Folder of the bundles that come with Tiller; a setting may name one of them."""
+EMBEDDED, FALLBACK = SHIPPED / "harbor", SHIPPED / "harbor"
+"""Default bundle, and the one that brings its own model."""
+
+
+def bundle_folder(given: Path) -> Path:
+    """The folder of a bundle: a shipped one if `given` is a bare name that names no folder here."""
+    shipped = SHIPPED / given
+    bare = len(given.parts) == 1 and not given.exists()
+    return shipped if bare and (shipped / "bundle.json").is_file() else given
 
 
 class BadSettings(SteeringError):
@@ -56,7 +66,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path.home() / ".local" / "share" / "tiller"
     """Folder for presets, settings, jobs and all other data."""
     bundle: Path = EMBEDDED
-    """Folder with `bundle.json`."""
+    """Folder with `bundle.json`, or the name of a bundle that comes with Tiller, such as `harbor`."""
     model: str | None = None
     """Folder or hub id that replaces the bundle's model."""
     engine: Literal["transformers", "vllm"] = "transformers"
@@ -145,6 +155,11 @@ class Settings(BaseSettings):
     """OpenTelemetry collector for spans, such as `http://localhost:4318`; needs `tiller[otel]`."""
     job_kinds: tuple[str, ...] = ()
     """Additional job types, `name=module:attribute`."""
+
+    @field_validator("bundle")
+    @classmethod
+    def _resolve_shipped(cls, given: Path) -> Path:
+        return bundle_folder(given)
 
     @field_validator("origins")
     @classmethod

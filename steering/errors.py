@@ -40,3 +40,7 @@ class BadChat(SteeringError):
 
 class UnknownArchitecture(SteeringError):
     """A model whose decoder layers are not found; it is refused rather than served unsteered."""
+
+
+class ModelUnavailable(SteeringError):
+    """A packaged model that cannot be fetched, or whose checkpoint is missing or damaged."""

@@ -1,5 +1,8 @@
-"""Atomic writes: a reader sees either the old file or the new one, complete, also after `kill -9`."""
+"""Files: atomic writes, where a reader sees either the old file or the new one, complete, also after `kill -9`; and
+checksums.
+"""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,3 +32,9 @@ def write_atomic(path: Path, data: str | bytes, *, sync: bool = False) -> None:
     """Replace a file's content in one step; text is written as UTF-8."""
     with atomic_draft(path, sync=sync) as draft:
         draft.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -62,6 +62,8 @@ def _bundle(settings: Settings) -> str:
 
 def _model(settings: Settings) -> str:
     opened = Bundle.open(settings.bundle)
+    if not settings.model and opened.info.package:
+        opened.info.package.verify()
     engine = TransformersEngine.load(
         settings.model or opened.model_path, hooks=[opened.info.hook], device=settings.device
     )

@@ -35,6 +35,7 @@ COMMANDS = {
     "config": Entry("Print the settings in force as TOML, each with its source; secrets are hidden.", "config:config"),
     "chat": Entry("Print the default and the steered reply side by side.", "chat:chat"),
     "presets": Entry("List the personas: the bundle's and your own.", "chat:presets"),
+    "model": Entry("The bundle's model: fetch it, print its path.", "model:app"),
     "doctor": Entry("Check what the server needs; exit with 1 if something is missing.", "doctor:doctor"),
     "features": Entry("Search the features.", "features:features"),
     "describe": Entry(

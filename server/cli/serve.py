@@ -32,11 +32,14 @@ def serve(context: typer.Context, **given: object) -> None:
         )
     keep_private(settings.data_dir)
     listening = or_exit(lambda: bind_socket(settings))
-    from server.runtime.serve import serve_here, serve_replicas  # imports torch; a port in use is reported before that
+    # These import torch; a port in use is reported before that.
+    from server.runtime.embedded_model import with_model
+    from server.runtime.serve import serve_here, serve_replicas
 
     port = listening.getsockname()[1]
     logging.configure_command_logging(settings.log, settings.log_level)
     try:
+        settings = or_exit(lambda: with_model(settings, lambda line: typer.echo(line, err=True)))
         run = serve_here if settings.workers == 1 else serve_replicas
         failure = run(settings, listening, f"http://{browser_host(settings.host)}:{port}")
     finally:

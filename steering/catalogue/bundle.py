@@ -20,7 +20,7 @@ from steering.catalogue import checksums
 from steering.catalogue.feature import BundleInfo, Feature, Retired, dose_of, number_of, read_features, write_features
 from steering.catalogue.feature_edits import FeatureEdit
 from steering.edits import as_text
-from steering.errors import BadBundle
+from steering.errors import BadBundle, ModelUnavailable
 from steering.files import write_atomic
 from steering.model.hooks import layer_number
 from steering.sae import CONFIG, SAE, WEIGHTS
@@ -46,9 +46,19 @@ class Bundle:
 
     @property
     def model_path(self) -> str:
-        """Path or hub id of the model: a folder inside the bundle if there is one of that name, else a hub id."""
-        local = self.folder / self.info.model
-        return str(local) if local.is_dir() else self.info.model
+        """Path or hub id of the model: a folder inside the bundle, the checkpoint of its package, or a hub id.
+
+        Raises ModelUnavailable for a package that was not fetched.
+        """
+        local, package = self.folder / self.info.model, self.info.package
+        if local.is_dir() or package is None:
+            return str(local) if local.is_dir() else self.info.model
+        if not package.is_fetched:
+            raise ModelUnavailable(
+                f"the model of {self.info.name!r} is not here yet; `tiller model fetch` brings it "
+                f"({package.megabytes} MB), or give another one by --model"
+            )
+        return str(package.checkpoint)
 
     def to(self, device: torch.device | str) -> "Bundle":
         """Return the same bundle with its SAE on another device."""

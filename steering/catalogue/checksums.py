@@ -1,17 +1,11 @@
 """SHA-256 checksums of files: computed when a bundle is sealed, verified when it is opened."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from steering.errors import BadBundle
-
-
-def sha256(path: Path) -> str:
-    """Return the checksum of one file, computed anew."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from steering.files import sha256
 
 
 def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:

