@@ -6,7 +6,10 @@
     text       the mix that is learnt from, and what is held out
     cache      the stream after layers 11 … 14 of all of it, on disk (about 46 GB)
     pilot      short runs that choose the settings
-    sae-NAME   SAEs from the cache; after each, evaluate-NAME: what it is worth on held-out text
+    sae-NAME   one short run for each layer
+    layers     which layer's features do most at equal KL divergence
+    sae-final  the SAE that is shipped
+    evaluate   what each is worth on held-out text
 
 A stage that is finished has `out/records/STAGE.json` with its figures, and is skipped; one that was killed goes on, at
 the same command. What `--text` must hold is said in `text.py`.
@@ -15,6 +18,7 @@ the same command. What `--text` must hold is said in `text.py`.
 import argparse
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from recipes.smollm2.files import Record, record_of, say
@@ -25,11 +29,12 @@ def main() -> None:
     args = _arguments()
     from recipes.smollm2.cache import make_cache
     from recipes.smollm2.evaluate import evaluate
+    from recipes.smollm2.layers import make_layers
     from recipes.smollm2.model import make_model
     from recipes.smollm2.passages import make_passages
     from recipes.smollm2.pilot import make_pilot
     from recipes.smollm2.replies import make_replies
-    from recipes.smollm2.runs import RUNS, run_of
+    from recipes.smollm2.runs import SHORT, final_run
     from recipes.smollm2.sae import make_sae
     from recipes.smollm2.text import make_text
 
@@ -43,9 +48,10 @@ def main() -> None:
         ("cache", lambda: make_cache(out, threads)),
         ("pilot", lambda: make_pilot(out, threads)),
     ]
-    for name in RUNS:
-        stages.append((f"sae-{name}", lambda n=name: make_sae(out, n, run_of(n, _pilot(out)), threads)))
-        stages.append((f"evaluate-{name}", lambda n=name: evaluate(out, n, threads)))
+    stages += [(f"sae-{name}", partial(make_sae, out, name, run, threads)) for name, run in SHORT.items()]
+    stages.append(("layers", lambda: make_layers(out, threads)))
+    stages.append(("sae-final", lambda: make_sae(out, "final", final_run(*_records(out)), threads)))
+    stages += [(f"evaluate-{name}", partial(evaluate, out, name, threads)) for name in ("final", *SHORT)]
     for name, act in stages:
         if record_of(out, name) is None:
             say(f"{name}: begins")
@@ -53,10 +59,11 @@ def main() -> None:
     say("all stages are finished")
 
 
-def _pilot(out: Path) -> Record:
-    found = record_of(out, "pilot")
-    assert found is not None, "the pilot comes before the runs"
-    return found
+def _records(out: Path) -> tuple[Record, Record]:
+    """What the pilot and the comparison of layers found."""
+    pilot, layers = record_of(out, "pilot"), record_of(out, "layers")
+    assert pilot is not None and layers is not None, "they come before the final run"
+    return pilot, layers
 
 
 def _arguments() -> argparse.Namespace:

@@ -45,8 +45,13 @@ class Lean:
         self.cos, self.sin = angle.cos().to(dtype), angle.sin().to(dtype)
 
     @torch.inference_mode()
-    def read(self, ids: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
-        """The stream after each of `layers`, `[batch, time, d]`, of texts padded on the right."""
+    def read(
+        self, ids: Tensor, layers: Collection[int], *, push: tuple[int, Tensor] | None = None
+    ) -> dict[int, Tensor]:
+        """The stream after each of `layers`, `[batch, time, d]`, of texts padded on the right.
+
+        `push` is a layer and what is added to the stream after it.
+        """
         batch, time = ids.shape
         x, found = self.embedding[ids], {}
         cos, sin = self.cos[:time], self.sin[:time]
@@ -57,6 +62,8 @@ class Lean:
             k, v = (t.view(batch, time, self.kv, self.head).transpose(1, 2) for t in (k, v))
             a = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
             x = self._rest(b, x, a.transpose(1, 2).reshape(batch, time, self.d))
+            if push is not None and i == push[0]:
+                x = x + push[1]
             if i in layers:
                 found[i] = x
         return found

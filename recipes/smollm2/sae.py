@@ -29,7 +29,7 @@ class Run:
 
     layer: int
     features: int = 8192
-    k: int = 38
+    k: int = 39
     matryoshka: bool = True
     passes: float = 1.0
     rows: int = 4096
