@@ -1,8 +1,8 @@
 """Calibration of a feature's doses: the dose–response curve, its inverse, and the sweet spot. Pure values, no tensors.
 
-Dose 1.0 is the largest push at which replies stay coherent. Between 0 and 1 the inverse of the curve makes a slider
-linear in its effect: 0.5 has half of the effect of 1.0. `knots` are pairs (dose, raw strength), both increasing,
-through (0, 0).
+Dose 1.0 is the largest push at which nine of ten replies still read as fluent. `knots` are pairs (dose, raw strength),
+both increasing, through (0, 0); older calibrations (`method` "kl") have more of them, which make a slider linear in its
+effect, and their dose 1.0 is the push at which KL divergence reaches one nat.
 """
 
 import itertools
@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Knots = Sequence[tuple[float, float]]
-Limit = Literal["kl", "repetition", "length"]
+Limit = Literal["fluency", "length", "kl", "repetition"]
+Method = Literal["fluency", "kl"]
 
 
 class SweetSpot(BaseModel):
@@ -33,21 +34,31 @@ class SweetSpot(BaseModel):
 
 
 class Measured(BaseModel):
-    """One evaluation: what a push did on the fixed prompts."""
+    """One evaluation: what a push did on the fixed prompts. Effect and KL are defined by the calibration's method."""
 
     model_config = ConfigDict(frozen=True)
 
     raw: float
     effect: float
-    """Log-odds of the feature's words, minus those of the unsteered model; nats."""
+    """Activation of the feature and its neighbours where the unsteered model reads the replies, minus that of unsteered
+    replies, in typical maxima. With method "kl": log-odds of the feature's words, minus the unsteered model's, in nats.
+    """
     kl: float
-    """KL divergence of the next-token distribution from the unsteered one: 95th percentile over tokens, nats."""
+    """KL divergence of the next-token distribution from the unsteered one, mean over tokens, nats; with method "kl" the
+    95th percentile.
+    """
     surprise: float
     """Mean log-probability under the unsteered model, unsteered replies minus steered ones, in nats per token; below 0
     the steered replies are the likelier ones.
     """
     repetition: float
     """Share of 3-grams of tokens that occur more than once, minus that of the unsteered model."""
+    z: float = 0.0
+    """The effect, in standard deviations of random pushes' effects."""
+    fluent: float | None = None
+    """Share of replies that read as fluent."""
+    n: int = 0
+    """Number of replies."""
 
 
 class Calibration(BaseModel):
@@ -58,11 +69,19 @@ class Calibration(BaseModel):
     knots: tuple[tuple[float, float], ...] = ()
     points: tuple[Measured, ...] = ()
     words: tuple[str, ...] = ()
-    """Words by which the effect was measured: those that occur where the feature fires, in a corpus."""
+    """Words by which the effect was measured, with method "kl"."""
+    method: Method = "kl"
+    """How dose 1.0 is defined."""
     works: bool = False
-    """Whether there is a measurable effect that a random direction of the same KL does not have."""
+    """Whether there is a measurable effect that random pushes at their own dose 1.0 do not have."""
     z: float = 0.0
-    """The effect, in standard deviations of the random directions' effects."""
+    """The effect at dose 1.0, in standard deviations of the random pushes' effects."""
+    p: float | None = None
+    """One-sided p-value of that; `works` holds the false discovery rate over all features measured together."""
+    interval: tuple[float, float] | None = None
+    """90 % interval of dose 1.0, relative to it."""
+    replies: int = 0
+    """Number of replies from which dose 1.0 was found."""
     limited_by: Limit = "kl"
     """What kept dose 1.0 from being larger."""
     negative: SweetSpot | None = None

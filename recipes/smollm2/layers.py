@@ -24,9 +24,9 @@ from steering.sae import SAE
 
 READ = 20
 """Layer at which replies are read."""
-STRENGTHS = (0.2, 0.3, 0.4, 0.5)
+STRENGTHS = (0.25, 0.35, 0.45)
 """Of the typical norm."""
-QUESTIONS = 6
+QUESTIONS, TOKENS = 4, 32
 KL = 1.0
 """Nats per token at which layers are compared."""
 PASSAGES = 40
@@ -150,10 +150,10 @@ def _measured(
     prompts = [q for _ in names for q in questions]
     rows = push.repeat_interleave(len(questions), 0).to(model.embedding.dtype)
     generator = torch.Generator().manual_seed(0)
-    written = sample(model, prompts, rows, torch.full((len(prompts),), 0.5), generator)
+    written = sample(model, prompts, rows, torch.full((len(prompts),), 0.5), generator, layer=layer, most=TOKENS)
     odds, kls = torch.zeros(len(names)), torch.zeros(len(names))
     for i in range(len(prompts)):
-        ids = [t for t in written[i] if t not in END][:48] or [0]
+        ids = [t for t in written[i] if t not in END] or [0]
         own = i // len(questions)
         full = torch.tensor([prompts[i] + ids])
         start = len(prompts[i])

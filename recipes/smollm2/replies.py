@@ -106,15 +106,22 @@ def _shard(
 
 @torch.inference_mode()
 def sample(
-    model: Lean, prompts: list[list[int]], push: Tensor, temperature: Tensor, generator: torch.Generator
+    model: Lean,
+    prompts: list[list[int]],
+    push: Tensor,
+    temperature: Tensor,
+    generator: torch.Generator,
+    *,
+    layer: int = LAYER,
+    most: int = MOST,
 ) -> list[list[int]]:
-    """Replies to prompts, at most `MOST` tokens each; finished rows leave the batch when they are a fifth of it."""
-    writing = Writing(model, prompts, max(map(len, prompts)) + MOST, push, LAYER)
+    """Replies to prompts, at most `most` tokens each; finished rows leave the batch when they are a fifth of it."""
+    writing = Writing(model, prompts, max(map(len, prompts)) + most, push, layer)
     written: list[list[int]] = [[] for _ in prompts]
     rows = torch.arange(len(prompts))
     used = torch.zeros(len(prompts), model.embedding.shape[0], dtype=torch.bool)
     going = torch.ones(len(prompts), dtype=torch.bool)
-    for _ in range(MOST):
+    for _ in range(most):
         logits = writing.next.float()
         logits = torch.where(used, torch.where(logits > 0, logits / PENALTY, logits * PENALTY), logits)
         top, index = (logits / temperature[:, None]).topk(AMONG)

@@ -23,7 +23,8 @@ def calibrate(
         bool, typer.Option("--presets/--no-presets", help="The features of all presets, and each preset's scale.")
     ] = True,
     every: Annotated[bool, typer.Option("--all", help="Every feature that is ever active.")] = False,
-    prompts: Annotated[int, typer.Option(min=4, max=16, help="Number of the fixed prompts to use.")] = 16,
+    best: Annotated[int, typer.Option(min=0, help="This many features with the highest output score.")] = 0,
+    prompts: Annotated[int, typer.Option(min=4, max=32, help="Number of the fixed prompts to use.")] = 32,
     bundle: Annotated[Path | None, typer.Option(envvar="TILLER_BUNDLE")] = None,
     text: Text_ = None,
     corpus: Corpus_ = None,
@@ -35,7 +36,7 @@ def calibrate(
     """
     given = {"bundle": bundle, "corpus": (*(text or ()), *(corpus or ())) or None}
     settings = settings_from_options(**given)
-    order = CalibrateConfig(features=tuple(features or ()), presets=presets, all=every, prompts=prompts)
+    order = CalibrateConfig(features=tuple(features or ()), presets=presets, all=every, best=best, prompts=prompts)
     try:
         with console.status("measuring") as status:
             done, scales = calibrate_bundle(settings, order, lambda n, of: status.update(f"measuring {n} of {of}"))
@@ -49,21 +50,21 @@ def calibrate(
 
 
 def _table(features: list[Feature]) -> Table:
-    table = Table("feature", "label", "dose 1.0", "effect", "z", "sweet spot", "below 0", "its words")
+    table = Table("feature", "label", "dose 1.0", "interval", "effect", "z", "works", "sweet spot")
     for f in features:
         if (c := f.calibration) is None:
             continue
-        full = next((p.effect for p in reversed(c.points) if abs(p.raw - (f.dose or 0)) < 1e-3), None)
-        spot, below = f.sweet_spot, c.negative
+        full = next((p.effect for p in reversed(c.points) if p.raw > 0), None)
+        spot, low_high = f.sweet_spot, c.interval
         table.add_row(
             f.id,
             f.label[:40],
             f"{f.dose:.1f}" if f.dose else "",
+            f"{low_high[0]:.2f} … {low_high[1]:.2f}" if low_high else "",
             "" if full is None else f"{full:+.2f}",
             f"{c.z:.1f}",
+            "yes" if c.works else "no",
             f"{spot.low:.2f} … {spot.high:.2f}" if spot else "none",
-            f"{below.low:.2f} … {below.high:.2f}" if below else "none",
-            ", ".join(c.words[:4]),
         )
     return table
 

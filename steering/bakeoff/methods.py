@@ -22,7 +22,7 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.catalogue.resolve import Catalogue
 from steering.doses.bundle_doses import prepare_rollouts
-from steering.doses.measure import Subject, calibrate, pushes_along
+from steering.doses.measure import Subject, calibrate, pushes_along, reads_direction
 from steering.doses.rollouts import Rollouts
 from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
 from steering.evaluate.coherence import rep3
@@ -274,11 +274,15 @@ def _feature(kit: Kit, concept: Concept, with_it: Tensor, without: Tensor) -> Fe
     able = [f for f in kit.bundle.features if f.sweet_spot and f.calibration and f.calibration.works]
     if not able:
         raise SystemExit("no feature has a measured dose that works; run `tiller calibrate` first")
-    named = [f for f in able if f.calibration and sum(concept.shows(w) for w in f.calibration.words) >= 2]
+    named = [f for f in able if concept.shows(f.label) or sum(concept.shows(w) for w in _words(f)) >= 2]
     rows = torch.tensor([f.row for f in able])
     apart = kit.bundle.sae.only(rows).encode(with_it).mean(0) - kit.bundle.sae.only(rows).encode(without).mean(0)
     by = {f.id: float(v) for f, v in zip(able, apart, strict=True)}
     return max(named or able, key=lambda f: by[f.id])
+
+
+def _words(f: Feature) -> Sequence[str]:
+    return (f.calibration.words if f.calibration else ()) or f.words
 
 
 def _other(kit: Kit, feature: Feature) -> Feature:
@@ -288,9 +292,10 @@ def _other(kit: Kit, feature: Feature) -> Feature:
 
 def _pushes(kit: Kit, directions: dict[str, Tensor]) -> dict[str, tuple[Setting, ...]]:
     """Return each direction at six of its own doses, measured for all of them in one batch."""
-    norm, none = kit.bundle.info.typical_norm, torch.zeros(0, dtype=torch.long)
-    subjects = [Subject(pushes_along(d), none, 0.25 * norm, 2 * norm, signs=(1,)) for d in directions.values()]
-    doses = calibrate(kit.stage, subjects)
+    norm = kit.bundle.info.typical_norm
+    subjects = [Subject(pushes_along(d), reads_direction(d, norm), 2 * norm, signs=(1,)) for d in directions.values()]
+    decode = lambda ids: str(kit.tokenizer.decode(ids, skip_special_tokens=True))  # noqa: E731
+    doses = calibrate([kit.stage], subjects, None, decode, norm)
     return {
         name: tuple(Setting(f"dose {s}", subject.push(s * found.dose)) for s in SETTINGS)
         for name, subject, found in zip(directions, subjects, doses, strict=True)

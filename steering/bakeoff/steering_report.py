@@ -14,7 +14,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,15 +32,18 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.composition import compose
 from steering.catalogue.feature import Feature, dose_of, knots_of
 from steering.catalogue.resolve import Catalogue
-from steering.doses.bundle_doses import prepare_rollouts
-from steering.doses.measure import Null, pushes_along
-from steering.doses.rollouts import Rollouts, rep3
+from steering.doses.bundle_doses import prepare_rollouts, reads_feature
+from steering.doses.measure import Null, pushes_along, reading
+from steering.doses.rollouts import Rollouts
 from steering.edits import ResidualEdit
+from steering.evaluate.coherence import judge, rep3
 from steering.model.chat_template import EncodedChat, encode_chat
 from steering.model.hooks import read_stream, steer
 from steering.spec import Intervention, SteeringSpec
 
 console = Console(width=120)
+RANDOM_DIRECTIONS = 16
+"""Random directions to whose effects on words a persona's is compared."""
 SAMPLE = 16
 """Features whose sliders are measured."""
 AT = (0.25, 0.5, 0.75, 1.0)
@@ -73,8 +76,12 @@ class Lab:
 
     def words(self, f: Feature) -> torch.Tensor:
         """Return the token ids of a feature's words."""
-        assert f.calibration
-        return torch.tensor([i for w in f.calibration.words for i in self._vocabulary.get(w, [])], dtype=torch.long)
+        words = (f.calibration.words if f.calibration else ()) or f.words
+        return torch.tensor([i for w in words for i in self._vocabulary.get(w, [])], dtype=torch.long)
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of a reply."""
+        return str(self.kit.tokenizer.decode(ids, skip_special_tokens=True))
 
     def concept_words(self, concept: Concept) -> torch.Tensor:
         """Return the ids of all tokens that show a concept."""
@@ -97,7 +104,7 @@ def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     """Q1: concept log-odds against random directions; Q9: share of prompts on which the effect has the wrong sign."""
     kit, words = lab.kit, {c.name: lab.concept_words(c) for c in concepts}
     named = [c for c in concepts if len(words[c.name])]
-    null = Null.measure(kit.stage, [words[c.name] for c in named], kit.bundle.info.typical_norm, seed=1)
+    null = _word_null(lab, [words[c.name] for c in named])
     zs, wrong = [], []
     for concept in named:
         persona = next((p for p in kit.bundle.presets if p.id == concept.name), None)
@@ -107,10 +114,10 @@ def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
         spec = persona.steering.model_copy(update={"scale": scale})
         edit = Catalogue([kit.bundle]).resolve(spec).edits[kit.bundle.info.hook]
         effects = kit.stage.effects([edit], [words[concept.name]])[0][0]
-        zs.append(null.z(words[concept.name], float(effects.mean())))
+        zs.append(null(words[concept.name], float(effects.mean())))
         wrong.append(float((effects < 0).float().mean()))
     shuffled = [
-        null.z(words[b.name], float(kit.stage.effects([lab.push(f, 1.0)], [words[b.name]])[0][0].mean()))
+        null(words[b.name], float(kit.stage.effects([lab.push(f, 1.0)], [words[b.name]])[0][0].mean()))
         for f, b in zip(lab.features, [*named[1:], named[0]], strict=False)
     ]
     good, quiet = sum(z >= 4 for z in zs), sum(abs(z) < 3 for z in shuffled)
@@ -121,29 +128,38 @@ def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     ]  # fmt: skip
 
 
+def _word_null(lab: Lab, lists: Sequence[torch.Tensor]) -> Callable[[torch.Tensor, float], float]:
+    """Return z of an effect on words, against random directions at their own dose 1.0."""
+    kit, norm = lab.kit, lab.kit.bundle.info.typical_norm
+    random_ = Null.measure([kit.stage], lab.decode, norm, seed=1)
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.nn.functional.normalize(
+        torch.randn(RANDOM_DIRECTIONS, kit.bundle.sae.d_in, generator=generator), dim=1
+    )
+    effects = torch.stack([kit.stage.effects([pushes_along(d)(random_.dose)], lists)[0].mean(1) for d in directions])
+    mean, spread = effects.mean(0), effects.std(0).clamp(min=0.02)
+    at = {tuple(w.tolist()): i for i, w in enumerate(lists)}
+    return lambda words, effect: float((effect - mean[at[tuple(words.tolist())]]) / spread[at[tuple(words.tolist())]])
+
+
 def _sliders(lab: Lab) -> list[Check]:
-    """Q2 to Q5: is the slider's effect linear, on questions that were not used for calibration?"""
-    rhos, errors, kls, surprise, repeats, within = [], [], [], [], [], []
+    """Q2 to Q5: does the slider climb, and does text hold at dose 1.0, on questions that were not used for calibration?"""
+    rhos, kls, surprise, repeats, fluent = [], [], [], [], []
     for f in lab.features:
-        edits, words = [lab.push(f, d) for d in AT], lab.words(f)
-        effects = [float(e[0].mean()) for e in lab.other.effects(edits, [words])]
-        rhos.append(_spearman(AT, effects))
-        if effects[-1] > 0:
-            errors += [100 * abs(e / effects[-1] - d) for d, e in zip(AT[:-1], effects[:-1], strict=True)]
-        (rolled,) = lab.other.run([edits[-1]])
-        kls.append(float(rolled.kl.quantile(0.95)))
-        surprise.append(abs(float(lab.other.plain.logprob.mean() - rolled.logprob.mean())))
-        repeats.append(rolled.repetition - lab.other.plain.repetition)
-        assert f.calibration
-        at_one = min(f.calibration.points, key=lambda p: abs(p.raw - (f.dose or 0)))
-        within.append(0.9 <= at_one.kl <= 1.1)
-    most = max(len(f.calibration.points) for f in lab.features if f.calibration)
+        read, base = reads_feature(lab.kit.bundle.sae, f), lab.other.plain
+        rolled = lab.other.run([lab.push(f, d) for d in AT])
+        rhos.append(_spearman(AT, [reading(read, r) - reading(read, base) for r in rolled]))
+        at_one = rolled[-1]
+        kls.append(float(at_one.kl.mean()))
+        surprise.append(abs(float(base.logprob.mean() - at_one.logprob.mean())))
+        repeats.append(at_one.repetition - base.repetition)
+        verdicts = [judge(lab.decode(ids), p).verdict for ids, p in zip(at_one.said, at_one.logprobs, strict=True)]
+        fluent.append(sum(v == "ok" for v in verdicts) / len(verdicts))
     return [
         Check("Q2", "rank correlation of slider and effect, other questions (median)", _median(rhos), "≥ 0.9", _median(rhos) >= 0.9),
-        Check("Q3", "mean error of the slider, 0–100, other questions", statistics.mean(errors), "≤ 10", statistics.mean(errors) <= 10),
-        Check("Q4", f"share of doses 1.0 with p95 KL of 1.0 ± 0.1, in at most {most} evaluations", statistics.mean(within), "all in 8", all(within) and most <= 8),
-        Check("Q4", "p95 KL at dose 1.0 on other questions (median)", _median(kls), "reported", None),
-        Check("Q5", "surprise at dose 1.0, nats a token, other questions (median)", _median(surprise), "≤ 0.5", _median(surprise) <= 0.5),
+        Check("Q3", "share of fluent replies at dose 1.0, other questions (mean)", statistics.mean(fluent), "≥ 0.85", statistics.mean(fluent) >= 0.85),
+        Check("Q4", "mean KL at dose 1.0, nats, other questions (median)", _median(kls), "reported", None),
+        Check("Q5", "surprise at dose 1.0, nats a token, other questions (median)", _median(surprise), "reported", None),
         Check("Q5", "repetition at dose 1.0 over unsteered (worst)", max(repeats), "≤ 0.10", max(repeats) <= 0.10),
     ]  # fmt: skip
 

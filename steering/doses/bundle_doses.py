@@ -1,43 +1,99 @@
 """Doses of a bundle: measure features and presets, and convert a preset's strengths to new doses.
 
-Words come from a corpus, pushes are evaluated by rollouts. The functions return catalogue features and presets with
-their measurements; the caller stores them.
+Pushes are evaluated by rollouts. The functions return catalogue features and presets with their measurements; the
+caller stores them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.calibration import SweetSpot, dose_at, raw_at
+from steering.calibration import dose_at
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, dose_of, knots_of, number_of
 from steering.catalogue.resolve import Catalogue, raw_strength
-from steering.doses.measure import MeasuredDose, Null, Subject, calibrate, pushes_along, pushes_scaled
-from steering.doses.rollouts import QUESTIONS, Rollouts
+from steering.doses.measure import (
+    MeasuredDose,
+    Null,
+    Reader,
+    Subject,
+    calibrate,
+    decide,
+    pushes_along,
+    pushes_scaled,
+    reads_direction,
+)
+from steering.doses.rollouts import NATURAL, QUESTIONS, Rollouts
 from steering.edits import ResidualEdit
-from steering.interpret.feature_words import count_contexts, most_telling_tokens
-from steering.model.activations import padded_batches
 from steering.model.chat_template import encode_chat
+from steering.sae import SAE
 from steering.spec import Preset
 
-START, LONGEST = 0.25, 2.0
-"""In units of the stream's typical norm: the first push that is tried, and the largest."""
+LONGEST = 2.0
+"""Largest push that is tried, in typical norms."""
 MOST_SCALE = 2.5
-AT_ONCE = 16
-CHUNK = 512
-"""Features whose words are counted in one pass over the corpus: memory is features × vocabulary."""
-Told = Callable[[int, int], None]
+AT_ONCE = 8
+TOKENS = 60
+"""Tokens of a reply: about as long as those that readers labelled."""
+NEIGHBOURS, NEAR = 8, 0.3
+"""Most neighbours whose activation counts with a feature's own, weighted by the cosine, and the least cosine."""
+OnProgress = Callable[[int, int], None]
 """Progress callback: number done, and total."""
+OnFeature = Callable[[Feature], None]
+
+
+@dataclass(frozen=True, eq=False)
+class DoseBench:
+    """What doses are measured with: everyday questions in two halves that take turns, and replies to random pushes."""
+
+    stages: tuple[Rollouts, ...]
+    null: Null | None
+    tokenizer: PreTrainedTokenizerFast
+    typical_norm: float
+
+    @staticmethod
+    def prepare(
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        hook: str,
+        typical_norm: float,
+        questions: Sequence[str] = QUESTIONS,
+        *,
+        null: bool = True,
+    ) -> "DoseBench":
+        """Generate the unsteered replies and, with `null`, those under random pushes. Raises BadChat."""
+        halves = [questions[i::2] for i in (0, 1)] if len(questions) > 1 else [questions]
+        stages = tuple(prepare_rollouts(model, tokenizer, hook, half) for half in halves)
+        random = Null.measure(stages, _decoder(tokenizer), typical_norm) if null else None
+        return DoseBench(stages, random, tokenizer, typical_norm)
+
+    def measure(
+        self,
+        subjects: Sequence[Subject],
+        stamp: tuple[str, str],
+        on_progress: Callable[[int, MeasuredDose], None] = lambda *_: None,
+    ) -> list[MeasuredDose]:
+        """Return the doses of subjects; `stamp` is the date and the SAE's revision."""
+        return calibrate(
+            self.stages,
+            subjects,
+            self.null,
+            _decoder(self.tokenizer),
+            self.typical_norm,
+            at_once=AT_ONCE,
+            stamp=stamp,
+            on_progress=on_progress,
+        )
 
 
 def prepare_rollouts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str] = QUESTIONS
 ) -> Rollouts:
-    """Return rollouts with these questions. Raises BadChat for a model without a chat template."""
-    return Rollouts.prepare(model, hook, [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions])
+    """Return rollouts with these questions, sampled as people chat. Raises BadChat without a chat template."""
+    chats = [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions]
+    return Rollouts.prepare(model, hook, chats, tokens=TOKENS, draw=NATURAL)
 
 
 def with_doses(
@@ -45,32 +101,62 @@ def with_doses(
     tokenizer: PreTrainedTokenizerFast,
     bundle: Bundle,
     features: Sequence[Feature],
-    corpus: Iterable[list[int]],
     *,
     date: str,
     questions: Sequence[str] = QUESTIONS,
-    told: Told = lambda *_: None,
+    on_feature: OnFeature = lambda _: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> list[Feature]:
-    """Return the features with dose, sweet spot and calibration, measured in at most eight evaluations each."""
-    stage, rows = prepare_rollouts(model, tokenizer, bundle.info.hook, questions), list(corpus)
+    """Return the features with dose, sweet spot and calibration. Raises BadChat.
+
+    `on_feature` gets each feature as soon as it is measured, before it is decided whether its effect `works`: that
+    takes all p-values (`with_decisions`).
+    """
+    info = bundle.info
     alive = [f for f in features if f.typical_max > 0]
-    words = _words(model, tokenizer, bundle, alive, rows)
-    null = Null.measure(stage, words, bundle.info.typical_norm)
-    norm = bundle.info.typical_norm
+    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions)
+    device = model.device
     subjects = [
-        Subject(pushes_along(bundle.sae.W_dec[f.row]), w, START * norm, LONGEST * norm)
-        for f, w in zip(alive, words, strict=True)
+        Subject(
+            pushes_along(bundle.sae.W_dec[f.row].to(device)),
+            reads_feature(bundle.sae, f),
+            LONGEST * info.typical_norm,
+        )
+        for f in alive
     ]
-    found = calibrate(
-        stage,
-        subjects,
-        null,
-        at_once=AT_ONCE,
-        stamp=(date, bundle.info.revision),
-        told=lambda n: told(n, len(subjects)),
-    )
-    measured = {f.index: _measured(f, r, w, tokenizer) for f, r, w in zip(alive, found, words, strict=True)}
-    return [measured.get(f.index, f) for f in features]
+    done = 0
+
+    def finish(i: int, found: MeasuredDose) -> None:
+        nonlocal done
+        done += 1
+        on_feature(_measured(alive[i], found))
+        on_progress(done, len(alive))
+
+    found = bench.measure(subjects, (date, info.revision), finish)
+    measured = {f.index: _measured(f, r) for f, r in zip(alive, found, strict=True)}
+    return with_decisions([measured.get(f.index, f) for f in features])
+
+
+def with_decisions(features: Sequence[Feature]) -> list[Feature]:
+    """Return the features, with `works` decided over all those that were measured by fluency."""
+    mine = [f for f in features if f.calibration and f.calibration.method == "fluency"]
+    decided = decide([f.calibration for f in mine if f.calibration])
+    works = {f.index: c for f, c in zip(mine, decided, strict=True)}
+    return [f.model_copy(update={"calibration": works[f.index]}) if f.index in works else f for f in features]
+
+
+def reads_feature(sae: SAE, feature: Feature) -> Reader:
+    """Return a reader of a feature's activation and its neighbours', in typical maxima of the feature."""
+    cosines = sae.W_dec.float() @ sae.W_dec[feature.row].float()
+    best = cosines.topk(min(NEIGHBOURS + 1, sae.d_sae))
+    rows = best.indices[best.values >= NEAR]
+    weights = best.values[best.values >= NEAR].cpu() / max(feature.typical_max, 1e-6)
+    part = sae.only(rows)
+
+    def read(x: torch.Tensor) -> float:
+        return float((part.encode(x).float() @ weights).mean())
+
+    return read
 
 
 def with_scale(
@@ -81,103 +167,57 @@ def with_scale(
     *,
     date: str,
     questions: Sequence[str] = QUESTIONS,
-    told: Told = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> list[Preset]:
-    """Return the presets with the sweet spot of their `scale`.
+    """Return the presets with the sweet spot of their `scale`. Presets that steer nothing are returned unchanged."""
+    info, catalogue = bundle.info, Catalogue([bundle])
+    edits = [catalogue.resolve(p.steering, p.pins).edits.get(info.hook) for p in presets]
+    steering = [(p, e) for p, e in zip(presets, edits, strict=True) if e is not None]
+    if not steering:
+        return [*presets]
+    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions)
+    subjects = [_preset_subject(edit, info.typical_norm) for _, edit in steering]
+    results: dict[str, Preset] = {}
 
-    A preset's words are those that its replies to one half of the questions contain more often than unsteered ones; its
-    effect is measured on the other half. Presets that steer nothing are returned unchanged.
-    """
-    hook = bundle.info.hook
-    learn, test = (prepare_rollouts(model, tokenizer, hook, questions[i::2]) for i in (0, 1))
-    catalogue, found = Catalogue([bundle]), []
-    for i, preset in enumerate(presets):
-        edit = catalogue.resolve(preset.steering, preset.pins).edits.get(hook)
-        if edit is None:
-            found.append(preset)
-            continue
-        words = _most_raised_words(learn, tokenizer, [pushes_scaled(edit)(s) for s in (0.7, 1.0)])
-        null = Null.measure(test, [words], bundle.info.typical_norm)
-        (result,) = calibrate(
-            test,
-            [Subject(pushes_scaled(edit), words, 0.5, MOST_SCALE, signs=(1,))],
-            null,
-            stamp=(date, bundle.info.revision),
-        )
-        spot = result.sweet_spot and _spot_as_scale(result.sweet_spot, result)
-        calibration = result.calibration.model_copy(update={"words": _decode_words(words, tokenizer)})
-        found.append(preset.model_copy(update={"sweet_spot": spot, "calibration": calibration}))
-        told(i + 1, len(presets))
-    return found
+    def finish(i: int, found: MeasuredDose) -> None:
+        preset, edit = steering[i]
+        results[preset.id] = _with_scale(preset, found, _length(edit))
+        on_progress(len(results), len(steering))
+
+    bench.measure(subjects, (date, info.revision), finish)
+    return [results.get(p.id, p) for p in presets]
 
 
-def _words(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    bundle: Bundle,
-    features: Sequence[Feature],
-    rows: list[list[int]],
-) -> list[Int[Tensor, " words"]]:
-    tellable = _is_word_filter(tokenizer)
-    found: list[Int[Tensor, " words"]] = []
-    for start in range(0, len(features), CHUNK):
-        some = features[start : start + CHUNK]
-        near, total = count_contexts(
-            model,
-            bundle.sae,
-            bundle.info.hook,
-            padded_batches(rows, batch=32, longest=256, pad=0),
-            [f.row for f in some],
-            torch.tensor([f.typical_max for f in some]),
-            _vocabulary(model),
-        )
-        found += most_telling_tokens(near, total, tellable)
-    return found
+def _preset_subject(edit: ResidualEdit, typical_norm: float) -> Subject:
+    """A preset's whole push; its raw strength is the length of the push, so that scales of presets compare."""
+    length, scaled = _length(edit), pushes_scaled(edit)
+    read = reads_direction(edit.push, typical_norm)
+    return Subject(lambda raw: scaled(raw / length), read, MOST_SCALE * length, signs=(1,))
 
 
-def _most_raised_words(
-    stage: Rollouts, tokenizer: PreTrainedTokenizerFast, edits: Sequence[ResidualEdit]
-) -> Int[Tensor, " words"]:
-    vocabulary = _vocabulary(stage.model)
-    steered = [i for r in stage.run(edits) for row in r.said for i in row]
-    plain = [i for row in stage.plain.said for i in row] * len(edits)
-    near, other = (torch.bincount(torch.tensor(ids), minlength=vocabulary).float() for ids in (steered, plain))
-    (words,) = most_telling_tokens(near[None], near + other, _is_word_filter(tokenizer), sure=1.0)
-    return words
+def _length(edit: ResidualEdit) -> float:
+    return max(float(edit.push.norm()), 1e-3)
 
 
-def _measured(f: Feature, r: MeasuredDose, words: Tensor, tokenizer: PreTrainedTokenizerFast) -> Feature:
-    calibration = r.calibration.model_copy(update={"words": _decode_words(words, tokenizer)})
-    return f.model_copy(
-        update={"dose": round(r.dose, 4), "sweet_spot": r.sweet_spot, "calibration": calibration, "note": ""}
-    )
+def _with_scale(preset: Preset, r: MeasuredDose, length: float) -> Preset:
+    """The preset with raw strengths as scales."""
+    curve, spot = r.calibration, r.sweet_spot
+    points = tuple(p.model_copy(update={"raw": round(p.raw / length, 4)}) for p in curve.points)
+    knots = tuple((d, round(raw / length, 4)) for d, raw in curve.knots)
+    curve = decide([curve.model_copy(update={"points": points, "knots": knots})])[0]
+    if spot:
+        low, high = (round(x * r.dose / length, 3) for x in (spot.low, spot.high))
+        spot = spot.model_copy(update={"low": low, "high": high})
+    return preset.model_copy(update={"sweet_spot": spot, "calibration": curve})
 
 
-def _spot_as_scale(spot: SweetSpot, r: MeasuredDose) -> SweetSpot:
-    """Convert a sweet spot from doses to scales."""
-    low, high = (round(raw_at(x, r.calibration.knots), 3) for x in (spot.low, spot.high))
-    return spot.model_copy(update={"low": low, "high": high})
+def _measured(f: Feature, r: MeasuredDose) -> Feature:
+    update = {"dose": round(r.dose, 4), "sweet_spot": r.sweet_spot, "calibration": r.calibration, "note": ""}
+    return f.model_copy(update=update)
 
 
-def _decode_words(words: Tensor, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(tokenizer.decode([i])).strip() for i in words.tolist()))
-
-
-def _is_word_filter(tokenizer: PreTrainedTokenizerFast) -> Callable[[int], bool]:
-    """Return a predicate for tokens that are words: at least three letters, and not a special token."""
-    special = set(tokenizer.all_special_ids)
-
-    def tellable(token: int) -> bool:
-        if token in special:
-            return False
-        text = str(tokenizer.decode([token])).strip()
-        return len(text) > 2 and text.isalpha()
-
-    return tellable
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    return int(model.config.get_text_config().vocab_size)
+def _decoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[list[int]], str]:
+    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def convert_doses(preset: Preset, before: Bundle, features: Sequence[Feature]) -> Preset:

@@ -1,61 +1,86 @@
-"""Dose calibration: search for dose 1.0 of a feature, its dose–response curve and its sweet spot.
+"""Dose calibration: search for dose 1.0 of a feature, and measure what the feature does there.
 
-Each push is evaluated on fixed prompts (`rollouts`): KL to the unsteered model at every generated token, surprise,
-repetition, and the log-odds of the feature's own words (`interpret.feature_words`). Dose 1.0 is the largest push whose
-95th percentile of KL is at most one nat and that does not repeat itself (EVALUATION: iso-KL, as in steering-lite). It
-is searched for by a secant method in log KL over log strength, in five evaluations at most, and in three for the other
-sign. Features are evaluated together, so that a batch holds many pushes.
+Dose 1.0 is the largest push at which nine of ten replies still read as fluent (`evaluate.coherence`, which readers'
+labels validate). The share of fluent replies falls with the push along a logistic curve; a posterior over its middle
+and width is updated after each round of sampled replies, and the next round is made where the curve is about to fall.
+Rounds end when the interval of the dose is narrow enough, or after `ROUNDS`.
+
+The effect is measured on what the model does: the steered replies are read again by the unsteered model, and the
+feature's own activation there, with that of its neighbours, is compared with replies under random pushes at their own
+dose 1.0 (`Null`). Subjects are measured together, so that a batch holds many pushes.
 """
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from steering.calibration import Calibration, Limit, Measured, SweetSpot
+from steering.calibration import Calibration, Measured, SweetSpot
 from steering.doses.rollouts import Rollout, Rollouts
 from steering.edits import ResidualEdit
+from steering.evaluate.coherence import FLUENT_IF_FLUENT, FLUENT_IF_NOT, judge
+from steering.evaluate.statistics import benjamini_hochberg, student_tail
 
-WORST = 0.95
-"""Quantile of the tokens' KL that may be at most a nat."""
-NAT, NEAR = 1.0, 0.85
-"""A push is large enough once its KL is between these."""
-REPEATS = 0.10
-"""By how much the repetition of a steered reply may exceed that of an unsteered one."""
-SURPRISE = 0.5
-"""Nats per token, either way, up to which a reply counts as good."""
-EFFECT, SURE = 0.1, 2.0
-"""Least effect: in nats of log-odds, and in standard deviations of random directions' effects."""
-FORWARD, BACKWARD = 5, 3
-"""Most evaluations for each sign; eight in all."""
-BELOW = 0.75
-"""A curve needs a point at this share of the dose or less."""
-GRID = (0.25, 0.5, 0.75, 1.0)
-RANDOM = 8
+FLUENT = 0.9
+"""Share of replies that read as fluent at dose 1.0."""
+ROUNDS, ROUNDS_BELOW = 4, 2
+"""Most rounds for pushes along the feature's direction and against it."""
+NARROW = 0.12
+"""Half of the 90 % interval of dose 1.0, relative to it, at which rounds end."""
+MIDDLE, WIDTH = (0.47, 0.35), (0.1, 0.5)
+"""Prior of the curve's middle, in typical norms, and of its width, relative to the middle: medians and logarithmic
+spreads. From readers' labels of 640 replies: half of them were fluent at 0.47.
+"""
+RANDOM = 30
+"""Random directions of the null distribution."""
+SURE = 0.05
+"""False discovery rate at which an effect counts as beyond random pushes."""
+LEAST = 0.01
+"""Least spread of the null distribution, so that a feature that never fires by chance needs more than a trace."""
 
 Push = Callable[[float], ResidualEdit]
 """Maps a raw strength to an edit."""
-Search = Generator[float, Measured, Calibration]
+Reader = Callable[[Float[Tensor, "tokens d_in"]], float]
+"""Reads a concept from the unsteered residual stream of one reply; 1.0 is about its typical maximum."""
+Decode = Callable[[list[int]], str]
+Search = Generator[float, "Round", "Curve"]
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is measured: how it is pushed, its words, and the largest push."""
+    """What is measured: how it is pushed, how its concept is read, and the largest push."""
 
     push: Push
-    words: Int[Tensor, " words"]
-    start: float
-    """A raw strength that is likely to have an effect."""
+    read: Reader
     longest: float
     """Largest push that is tried."""
     signs: tuple[int, ...] = (1, -1)
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Replies of one push."""
+
+    raw: float
+    fluent: int
+    replies: int
+    rollout: Rollout
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Dose 1.0 of one sign with its 90 % interval, and the rounds it comes from; the last round is at dose 1.0."""
+
+    dose: float
+    interval: tuple[float, float]
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class MeasuredDose:
     """Result of a calibration."""
 
@@ -65,87 +90,79 @@ class MeasuredDose:
     calibration: Calibration
 
 
+@dataclass(frozen=True, eq=False)
+class Null:
+    """Replies under random pushes at their own dose 1.0: what any push of that size does to a reading."""
+
+    rollouts: tuple[Rollout, ...]
+    dose: float
+    """Raw strength of a random push's dose 1.0."""
+
+    @staticmethod
+    def measure(stages: Sequence[Rollouts], decode: Decode, typical_norm: float, *, seed: int = 0) -> "Null":
+        """Find dose 1.0 of random directions, and make replies under `RANDOM` of them."""
+        generator = torch.Generator().manual_seed(seed)
+        width = int(stages[0].model.config.get_text_config().hidden_size)
+        directions = torch.nn.functional.normalize(torch.randn(RANDOM, width, generator=generator), dim=1)
+        pushes = [pushes_along(d.to(stages[0].model.device)) for d in directions]
+        subjects = [Subject(push, lambda _: 0.0, 2 * typical_norm, signs=(1,)) for push in pushes[:8]]
+        found = _curves(stages, subjects, decode, typical_norm, at_once=8)
+        dose = sorted(c[1].dose for c in found)[len(found) // 2]
+        rolled: list[Rollout] = []
+        for start in range(0, RANDOM, 8):
+            rolled += stages[0].run([push(dose) for push in pushes[start : start + 8]], seed=seed)
+        return Null(tuple(rolled), dose)
+
+    def compare(self, read: Reader, rollout: Rollout, plain: Rollout) -> tuple[float, float, float]:
+        """Return the effect of a rollout (its reading minus the unsteered one), z, and the one-sided p-value.
+
+        z is in standard deviations of random pushes' effects; p is Student's, with one degree of freedom less than
+        there are random pushes.
+        """
+        base = reading(read, plain)
+        random = torch.tensor([reading(read, r) - base for r in self.rollouts])
+        effect = reading(read, rollout) - base
+        spread = max(float(random.std()), LEAST) * math.sqrt(1 + 1 / len(random))
+        z = (effect - float(random.mean())) / spread
+        return effect, z, student_tail(z, len(random) - 1)
+
+
 def calibrate(
-    stage: Rollouts,
+    stages: Sequence[Rollouts],
     subjects: Sequence[Subject],
-    null: "Null | None" = None,
+    null: Null | None,
+    decode: Decode,
+    typical_norm: float,
     *,
     at_once: int = 8,
     stamp: tuple[str, str] = ("", ""),
-    told: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int, MeasuredDose], None] = lambda *_: None,
 ) -> list[MeasuredDose]:
-    """Measure every subject, `at_once` of them in a batch. `stamp` is the date and the SAE's revision.
+    """Measure every subject, `at_once` of them in a batch; rounds go through `stages` in turn.
 
-    Without words an effect cannot be measured: such a subject gets a dose and no sweet spot. `told` is called with the
-    number of subjects done.
+    `stamp` is the date and the SAE's revision. Without `null` only doses are measured. Whether an effect `works` is decided by `decide`, which needs all p-values.
+    `on_progress` gets a subject's position and its result as soon as it is there.
     """
-    waiting = [(i, s, _search(s, null, stamp)) for i, s in enumerate(subjects)]
-    running: list[tuple[int, Subject, Search, float]] = []
-    found: dict[int, MeasuredDose] = {}
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            i, subject, search = waiting.pop(0)
-            running.append((i, subject, search, next(search)))
-        measured = evaluate(stage, [(s, raw) for _, s, _, raw in running])
-        still = []
-        for (i, subject, search, _), point in zip(running, measured, strict=True):
-            try:
-                still.append((i, subject, search, search.send(point)))
-            except StopIteration as end:
-                found[i] = _measurement(end.value, stage, stamp[0])
-                told(len(found))
-        running = still
-    return [found[i] for i in range(len(subjects))]
+    results: dict[int, MeasuredDose] = {}
+
+    def finish(i: int, curves: dict[int, Curve]) -> None:
+        results[i] = _measurement(subjects[i], curves, stages[0], null, stamp)
+        on_progress(i, results[i])
+
+    _curves(stages, subjects, decode, typical_norm, at_once=at_once, on_curve=finish)
+    return [results[i] for i in range(len(subjects))]
 
 
-def evaluate(stage: Rollouts, asked: Sequence[tuple[Subject, float]]) -> list[Measured]:
-    """Return the measurements of each push, all of them in one batch."""
-    edits = [s.push(raw) for s, raw in asked]
-    rolled, effects = stage.run(edits), stage.effects(edits, [s.words for s, _ in asked if len(s.words)] or [_NONE])
-    own = _positions_of([s for s, _ in asked])
-    return [
-        _measured(stage, raw, r, effects[i][own[i]] if own[i] is not None else None)
-        for i, ((_, raw), r) in enumerate(zip(asked, rolled, strict=True))
-    ]
+def decide(measured: Sequence[Calibration], rate: float = SURE) -> list[Calibration]:
+    """Return the calibrations with `works`: effects beyond chance at a false discovery rate over all of them."""
+    q = benjamini_hochberg(np.array([1.0 if c.p is None else c.p for c in measured]))
+    return [c.model_copy(update={"works": bool(x <= rate)}) for c, x in zip(measured, q, strict=True)]
 
 
-@dataclass(frozen=True, eq=False)
-class Null:
-    """Null distribution: effects of random directions on the same words at the same KL; mean and spread per list of
-    words.
-    """
-
-    mean: Float[Tensor, " lists"]
-    spread: Float[Tensor, " lists"]
-    lists: dict[tuple[int, ...], int] = field(default_factory=dict)
-
-    @staticmethod
-    def measure(
-        stage: Rollouts, words: Sequence[Int[Tensor, " words"]], typical_norm: float, *, seed: int = 0
-    ) -> "Null":
-        """Push along `RANDOM` random directions, both ways, each to the same limit of KL."""
-        lists = {tuple(w.tolist()): i for i, w in enumerate(words) if len(w)}
-        order = [torch.tensor(w) for w in lists]
-        lists = {w: i for i, w in enumerate(lists)}
-        if not order:
-            return Null(torch.zeros(0), torch.ones(0), {})
-        d = _width(stage)
-        g = torch.Generator().manual_seed(seed)
-        directions = torch.nn.functional.normalize(torch.randn(RANDOM, d, generator=g), dim=1).to(stage.model.device)
-        subjects = [
-            Subject(pushes_along(u), _NONE, 0.25 * typical_norm, 2 * typical_norm, signs=(1,))
-            for u in torch.cat([directions, -directions])
-        ]
-        doses = [f.dose for f in calibrate(stage, subjects)]
-        effects = torch.stack(
-            [stage.effects([s.push(dose)], order)[0].mean(1) for s, dose in zip(subjects, doses, strict=True)]
-        )
-        return Null(effects.mean(0), effects.std(0).clamp(min=0.02), lists)
-
-    def z(self, words: Tensor, effect: float) -> float:
-        """Return an effect's distance from the mean of random directions, in their standard deviations."""
-        i = self.lists.get(tuple(words.tolist()))
-        return 0.0 if i is None else float((effect - self.mean[i]) / self.spread[i])
+def reading(read: Reader, rollout: Rollout) -> float:
+    """Return the mean reading of a rollout's replies."""
+    values = [read(x.float()) for x in rollout.streams if len(x)]
+    return sum(values) / len(values) if values else 0.0
 
 
 def pushes_along(direction: Float[Tensor, " d_in"]) -> Push:
@@ -160,193 +177,185 @@ def pushes_scaled(edit: ResidualEdit) -> Push:
     return lambda raw: replace(edit, push=raw * edit.push, gate=raw * edit.gate)
 
 
-def _search(subject: Subject, null: Null | None, stamp: tuple[str, str]) -> Search:
-    points: list[Measured] = []
-    limits: dict[int, Limit] = {}
-    doses: dict[int, float] = {}
-    for sign in subject.signs:
-        tries = FORWARD if sign > 0 else BACKWARD
-        start = subject.start if sign > 0 else doses.get(1, subject.start)
-        seen: list[Measured] = []
-        raw = min(start, subject.longest)
-        while len(seen) < tries:
-            seen.append((yield sign * raw))
-            if _is_large_enough(seen[-1]):
-                break
-            raw = _next_raw(seen, subject.longest)
-            if any(math.isclose(raw, abs(p.raw), rel_tol=0.02) for p in seen):
-                break
-        doses[sign], limits[sign] = _largest_good(seen, subject.longest)
-        points += seen
-    first = subject.signs[0]
-    if len(points) < FORWARD + BACKWARD and not any(0 < first * p.raw <= BELOW * doses[first] for p in points):
-        points.append((yield first * 0.5 * doses[first]))
-    return _calibration(subject, points, doses, limits[subject.signs[0]], null, stamp)
+def reads_direction(direction: Float[Tensor, " d_in"], typical_norm: float) -> Reader:
+    """Return a reader of the mean projection on a direction, in typical norms."""
+    unit = torch.nn.functional.normalize(direction.float().cpu(), dim=0)
+    return lambda x: float((x @ unit).mean()) / typical_norm
 
 
-def _is_large_enough(p: Measured) -> bool:
-    return NEAR <= p.kl <= NAT and p.repetition <= REPEATS
+class Posterior:
+    """Posterior of the curve: P(fluent | x) = σ((middle − x) / width), x the push in typical norms, on a grid.
 
-
-def _next_raw(seen: Sequence[Measured], longest: float) -> float:
-    """Secant step of log KL over log strength towards the middle of the accepted interval, within the known bounds."""
-    good = [p for p in seen if _is_coherent(p)]
-    bad = [p for p in seen if not _is_coherent(p)]
-    low = max((abs(p.raw) for p in good), default=0.0)
-    high = min((abs(p.raw) for p in bad), default=math.inf)
-    aim, last = math.log(0.5 * (NAT + NEAR)), seen[-1]
-    slope = 2.0  # for small pushes KL grows with the square
-    if len(seen) > 1:
-        before = seen[-2]
-        run = math.log(abs(last.raw) / abs(before.raw))
-        if abs(run) > 1e-6:
-            slope = min(6.0, max(0.7, (_log_kl(last) - _log_kl(before)) / run))
-    step = math.exp((aim - _log_kl(last)) / slope)
-    raw = abs(last.raw) * min(5.0, max(0.2, step))
-    if not low < raw < high:
-        raw = math.sqrt(low * high) if low and high < math.inf else 0.5 * high if high < math.inf else 3 * low
-    return min(raw, longest)
-
-
-def _log_kl(p: Measured) -> float:
-    return math.log(max(p.kl, 1e-6))
-
-
-def _is_coherent(p: Measured) -> bool:
-    return p.kl <= NAT and p.repetition <= REPEATS
-
-
-def _largest_good(seen: Sequence[Measured], longest: float) -> tuple[float, Limit]:
-    """Return the largest coherent push, else an estimate below the smallest incoherent one, by the square law of KL."""
-    good = [p for p in seen if _is_coherent(p)]
-    bad = [p for p in seen if not _is_coherent(p)]
-    repeats = any(p.kl <= NAT for p in bad)
-    if good:
-        best = max(good, key=lambda p: abs(p.raw))
-        reached = math.isclose(abs(best.raw), longest, rel_tol=1e-6)
-        return abs(best.raw), "repetition" if repeats else "length" if reached and best.kl < NEAR else "kl"
-    least = min(bad, key=lambda p: abs(p.raw))
-    by_kl = math.sqrt(NEAR / max(least.kl, NEAR))
-    return abs(least.raw) * min(0.7, by_kl), "repetition" if repeats else "kl"
-
-
-def _calibration(
-    subject: Subject,
-    points: list[Measured],
-    doses: dict[int, float],
-    limit: Limit,
-    null: Null | None,
-    stamp: tuple[str, str],
-) -> Calibration:
-    first = subject.signs[0]
-    full = _effect_at(points, first * doses[first])
-    z = null.z(subject.words, first * full) if null and len(subject.words) else 0.0
-    works = bool(len(subject.words)) and first * full >= EFFECT and (null is None or z >= SURE)
-    knots = [(0.0, 0.0)]
-    for sign in subject.signs:
-        side = [(sign * d, sign * r) for d, r in _knots_of_sign(points, sign, doses[sign])]
-        knots = [*knots, *side] if sign > 0 else [*reversed(side), *knots]
-    ordered = tuple((round(d, 4), round(r, 4)) for d, r in knots)
-    negative = _sweet_spot(points, -1, doses[-1], stamp[0], 0) if -1 in doses and works else None
-    rows = tuple(sorted((_rounded(p) for p in points), key=lambda p: p.raw))
-    return Calibration(
-        knots=ordered, points=rows, works=works, z=round(z, 2), limited_by=limit, negative=negative, revision=stamp[1]
-    )
-
-
-def _knots_of_sign(points: Sequence[Measured], sign: int, dose: float) -> list[tuple[float, float]]:
-    """Return the knots of one sign: the strength at which each share of the effect at dose 1.0 is reached.
-
-    The measured effects are made monotone (pool adjacent violators), with linear interpolation; a straight line if
-    there is no positive effect.
+    A verdict is wrong at the rates that the labelled replies show, so that the curve is that of readers.
     """
-    mine = sorted((abs(p.raw), sign * p.effect) for p in points if p.raw * sign > 0 and abs(p.raw) <= dose * 1.0001)
-    xs, ys = [0.0, *(x for x, _ in mine)], [0.0, *(y for _, y in mine)]
-    if not mine or not math.isclose(xs[-1], dose, rel_tol=1e-3) or ys[-1] <= 0:
-        return [(g, g * dose) for g in GRID]
-    ys = _isotonic(ys)
-    if ys[-1] <= 0:
-        return [(g, g * dose) for g in GRID]
-    straight = 0.1  # a tenth of a straight line is added, so that a flat part of the curve still has an inverse
-    shares = [(1 - straight) * y / ys[-1] + straight * x / dose for x, y in zip(xs, ys, strict=True)]
-    return [(g, _interpolated(g, shares, xs)) for g in GRID[:-1]] + [(1.0, dose)]
+
+    def __init__(self, middle: tuple[float, float] = MIDDLE) -> None:
+        m = torch.linspace(math.log(0.03), math.log(3.0), 121, dtype=torch.float64)
+        w = torch.linspace(math.log(0.02), math.log(0.5), 25, dtype=torch.float64)
+        self._middle = m.exp()[:, None].expand(-1, len(w))
+        self._width = self._middle * w.exp()[None]
+        spread = lambda x, centre, sigma: -0.5 * ((x - math.log(centre)) / sigma) ** 2  # noqa: E731
+        self._log = spread(m, *middle)[:, None] + spread(w, *WIDTH)[None]
+
+    def update(self, x: float, fluent: int, replies: int) -> None:
+        """Take in a round: `fluent` of `replies` at a push of `x` typical norms."""
+        share = torch.sigmoid((self._middle - x) / self._width)
+        seen = FLUENT_IF_FLUENT * share + FLUENT_IF_NOT * (1 - share)
+        self._log = self._log + fluent * seen.log() + (replies - fluent) * (1 - seen).log()
+
+    def push_at(self, share: float, quantile: float = 0.5) -> float:
+        """Return a quantile of the push at which that share of replies is fluent."""
+        x = (self._middle - self._width * math.log(share / (1 - share))).clamp(min=0.01).flatten()
+        order = x.argsort()
+        mass = (self._log.flatten()[order] - self._log.max()).exp().cumsum(0)
+        at = int(torch.searchsorted(mass, quantile * mass[-1]))
+        return float(x[order[min(at, len(order) - 1)]])
+
+    def interval(self, share: float = FLUENT) -> tuple[float, float]:
+        """Return the 90 % interval of that push."""
+        return self.push_at(share, 0.05), self.push_at(share, 0.95)
 
 
-def _isotonic(values: Sequence[float]) -> list[float]:
-    """Isotonic regression by pool adjacent violators: the nearest non-decreasing sequence."""
-    blocks: list[list[float]] = []
-    for v in values:
-        blocks.append([v, 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (a, m), (b, n) = blocks[-2], blocks[-1]
-            blocks[-2:] = [[(a * m + b * n) / (m + n), m + n]]
-    return [v for v, n in blocks for _ in range(int(n))]
+def _search(subject: Subject, sign: int, typical_norm: float, most: int, near: float | None) -> Search:
+    """Rounds at pushes where the share of fluent replies is about to fall; the last is at dose 1.0."""
+    posterior = Posterior() if near is None else Posterior((near / typical_norm, 0.25))
+    limit, rounds = subject.longest / typical_norm, []
+    for n in range(most):
+        x = min(limit, posterior.push_at(FLUENT if n == most - 1 else 0.8))
+        made = yield sign * x * typical_norm
+        rounds.append(made)
+        posterior.update(x, made.fluent, made.replies)
+        low, high = posterior.interval()
+        if n and n < most - 1 and high - low <= 2 * NARROW * posterior.push_at(FLUENT):
+            made = yield sign * min(limit, posterior.push_at(FLUENT)) * typical_norm
+            rounds.append(made)
+            posterior.update(abs(made.raw) / typical_norm, made.fluent, made.replies)
+            break
+    dose = min(limit, posterior.push_at(FLUENT))
+    low, high = posterior.interval()
+    return Curve(dose * typical_norm, (low * typical_norm, high * typical_norm), tuple(rounds))
 
 
-def _interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    for (a, b), (c, d) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
-        if x <= c:
-            return d if c == a else b + (d - b) * (x - a) / (c - a)
-    return ys[-1]
+@dataclass(eq=False)
+class _Running:
+    """A subject that is being measured: the search of its present sign, and what it waits for."""
+
+    index: int
+    subject: Subject
+    signs: list[int]
+    curves: dict[int, Curve]
+    search: Search
+    raw: float
+    rounds: int = 0
 
 
-def _sweet_spot(points: Sequence[Measured], sign: int, dose: float, date: str, n: int) -> SweetSpot | None:
-    """Interval from the least measurable effect to where replies stop being good; None if it is empty."""
-    side = _knots_of_sign(points, sign, dose)
-    full = sign * _effect_at(points, sign * dose)
-    if full < EFFECT:
-        return None
-    good = [abs(p.raw) for p in points if p.raw * sign > 0 and _is_coherent(p) and abs(p.surprise) <= SURPRISE]
-    low, high = max(0.05, EFFECT / full), 1.0
-    strained = [abs(p.raw) for p in points if p.raw * sign > 0 and abs(p.surprise) > SURPRISE and _is_coherent(p)]
-    if strained:
-        top = max((g for g in good if g < min(strained)), default=0.5 * min(strained))
-        high = min(1.0, _interpolated(top, [0.0, *(r for _, r in side)], [0.0, *(d for d, _ in side)]))
-    if low > high:
-        return None
-    low, high = sorted((sign * round(low, 3), sign * round(high, 3)))
-    return SweetSpot(low=low, high=high, method="dose-response", n=n, date=date)
+def _curves(
+    stages: Sequence[Rollouts],
+    subjects: Sequence[Subject],
+    decode: Decode,
+    typical_norm: float,
+    *,
+    at_once: int,
+    on_curve: Callable[[int, dict[int, Curve]], None] = lambda *_: None,
+) -> list[dict[int, Curve]]:
+    waiting, running = [*enumerate(subjects)], list[_Running]()
+    found: dict[int, dict[int, Curve]] = {}
+    turn = 0
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            i, subject = waiting.pop(0)
+            search = _search(subject, subject.signs[0], typical_norm, ROUNDS, None)
+            running.append(_Running(i, subject, [*subject.signs], {}, search, next(search)))
+        stage = stages[turn % len(stages)]
+        rolled = stage.run([r.subject.push(r.raw) for r in running], seed=stage.draw.seed + 1000 * turn)
+        turn += 1
+        for run, rollout in zip([*running], rolled, strict=True):
+            if _advance(run, _round(run.raw, rollout, decode), typical_norm):
+                running.remove(run)
+                found[run.index] = run.curves
+                on_curve(run.index, run.curves)
+    return [found[i] for i in range(len(subjects))]
 
 
-def _measurement(c: Calibration, stage: Rollouts, date: str) -> MeasuredDose:
-    first = 1 if c.knots[-1][0] > 0 else -1
-    dose = abs(c.knots[-1][1] if first > 0 else c.knots[0][1])
-    spot = _sweet_spot(c.points, first, dose, date, stage.prompts) if c.works else None
-    if c.negative:
-        c = c.model_copy(update={"negative": c.negative.model_copy(update={"n": stage.prompts})})
-    return MeasuredDose(dose, spot, c)
+def _advance(run: _Running, made: Round, typical_norm: float) -> bool:
+    """Give a subject's search its round; return whether all its signs are done."""
+    try:
+        run.raw = run.search.send(made)
+        return False
+    except StopIteration as end:
+        curve: Curve = end.value
+        run.curves[run.signs.pop(0)] = curve
+    if not run.signs:
+        return True
+    run.search = _search(run.subject, run.signs[0], typical_norm, ROUNDS_BELOW, curve.dose * 1.35)
+    run.raw = next(run.search)
+    return False
 
 
-def _measured(stage: Rollouts, raw: float, r: Rollout, effect: Tensor | None) -> Measured:
+def _round(raw: float, rollout: Rollout, decode: Decode) -> Round:
+    verdicts = [judge(decode(ids), p).verdict for ids, p in zip(rollout.said, rollout.logprobs, strict=True)]
+    return Round(raw, sum(v == "ok" for v in verdicts), len(verdicts), rollout)
+
+
+def _measurement(
+    subject: Subject, curves: dict[int, Curve], stage: Rollouts, null: Null | None, stamp: tuple[str, str]
+) -> MeasuredDose:
+    first = subject.signs[0]
+    main = curves[first]
+    points = sorted((_point(r, subject, stage, null) for c in curves.values() for r in c.rounds), key=lambda p: p.raw)
+    effect, z, p = _effect(null, subject, main.rounds[-1].rollout, stage)
+    knots = sorted({(0.0, 0.0), *((float(sign), round(sign * c.dose, 4)) for sign, c in curves.items())})
+    calibration = Calibration(
+        knots=tuple(knots),
+        points=tuple(points),
+        z=round(z, 2),
+        p=p,
+        limited_by="length" if main.dose >= 0.999 * subject.longest else "fluency",
+        interval=(round(main.interval[0] / main.dose, 3), round(main.interval[1] / main.dose, 3)),
+        replies=sum(r.replies for r in main.rounds),
+        method="fluency",
+        revision=stamp[1],
+    )
+    return MeasuredDose(main.dose, _sweet_spot(points, main.dose, first, effect, stamp[0]), calibration)
+
+
+def _effect(
+    null: Null | None, subject: Subject, rollout: Rollout, stage: Rollouts
+) -> tuple[float, float, float | None]:
+    """Effect, z and p; without a null distribution the effect alone."""
+    if null is None:
+        return reading(subject.read, rollout) - reading(subject.read, stage.plain), 0.0, None
+    return null.compare(subject.read, rollout, stage.plain)
+
+
+def _point(made: Round, subject: Subject, stage: Rollouts, null: Null | None) -> Measured:
+    effect, z, _ = _effect(null, subject, made.rollout, stage)
+    rolled = made.rollout
     return Measured(
-        raw=raw,
-        effect=float(effect.mean()) if effect is not None else 0.0,
-        kl=float(r.kl.quantile(WORST)) if len(r.kl) else 0.0,
-        surprise=float(stage.plain.logprob.mean() - r.logprob.mean()),
-        repetition=r.repetition - stage.plain.repetition,
+        raw=round(made.raw, 4),
+        effect=round(effect, 4),
+        z=round(z, 2),
+        kl=round(float(rolled.kl.mean()), 4) if len(rolled.kl) else 0.0,
+        surprise=round(float(stage.plain.logprob.mean() - rolled.logprob.mean()), 4) if len(rolled.logprob) else 0.0,
+        repetition=round(rolled.repetition - stage.plain.repetition, 4),
+        fluent=round(made.fluent / made.replies, 4),
+        n=made.replies,
     )
 
 
-def _effect_at(points: Sequence[Measured], raw: float) -> float:
-    return min(points, key=lambda p: abs(p.raw - raw)).effect
-
-
-def _positions_of(subjects: Sequence[Subject]) -> list[int | None]:
-    found: list[int | None] = []
-    n = 0
-    for s in subjects:
-        found.append(n if len(s.words) else None)
-        n += bool(len(s.words))
-    return found
-
-
-def _rounded(p: Measured) -> Measured:
-    return Measured(**{k: round(v, 4) for k, v in p.model_dump().items()})
-
-
-def _width(stage: Rollouts) -> int:
-    config: Any = stage.model.config.get_text_config()
-    return int(config.hidden_size)
-
-
-_NONE = torch.zeros(0, dtype=torch.long)
+def _sweet_spot(points: Sequence[Measured], dose: float, sign: int, full: float, date: str) -> SweetSpot | None:
+    """Interval from where the effect can be seen (a quarter of that at dose 1.0) to dose 1.0; None without an effect."""
+    if full <= 0:
+        return None
+    mine = sorted((abs(p.raw) / dose, p.effect / full) for p in points if p.raw * sign > 0)
+    before = (0.0, 0.0)
+    low = 1.0
+    for x, share in mine:
+        if share >= 0.25:
+            low = before[0] + (x - before[0]) * (0.25 - before[1]) / max(share - before[1], 1e-6)
+            break
+        before = (x, max(0.0, share))
+    low = min(0.95, max(0.05, low))
+    n = sum(p.n for p in points if p.raw * sign > 0)
+    ends = sorted((sign * round(low, 3), float(sign)))
+    return SweetSpot(low=ends[0], high=ends[1], method="fluency", n=n, date=date)

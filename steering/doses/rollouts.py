@@ -5,8 +5,8 @@ greedily by default, and compares token by token. `effects` measures by how much
 unsteered replies, so that what the edit itself generates does not count.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from steering.edits import ResidualEdit, SteeringTable
+from steering.evaluate.coherence import rep3
 from steering.model.chat_template import EncodedChat
 from steering.model.hooks import tap
 
@@ -35,9 +36,29 @@ QUESTIONS = (
     "What can I cook tonight?",
     "How can I sleep better?",
     "What makes people happy?",
+    "How do I bake bread?",
+    "What did people do before telephones?",
+    "Help me write a birthday card.",
+    "What is the best way to learn a language?",
+    "My neighbour is too loud. What can I do?",
+    "What should I pack for a trip?",
+    "Explain how a bicycle works.",
+    "What do you like most?",
+    "How do plants grow?",
+    "Can you give me an idea for a party?",
+    "I had a bad day at work.",
+    "What is money for?",
+    "How do I keep a room tidy?",
+    "Tell me something interesting.",
+    "Why do we sleep?",
+    "What would you do with a free afternoon?",
 )
 """Default prompts: everyday questions that call for no concept."""
 TOKENS = 24
+CANDIDATES = 64
+"""Tokens among which `top_p` chooses."""
+LOGITS = 40_000_000
+"""Logits held at a time where replies are read again: 160 MB, a few times over."""
 FLOOR = 1e-4
 """Added to the words' probability: a rise from one in a billion to one in a million is no visible effect, and any push
 at all does that to most words.
@@ -51,9 +72,14 @@ class Sampling:
     temperature: float = 0.0
     seed: int = 0
     """Seed of the first prompt; the following ones count up."""
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    """Of the reply's own tokens."""
 
 
 GREEDY = Sampling()
+NATURAL = Sampling(0.5, top_p=0.9, repetition_penalty=1.1)
+"""As people chat: the sampling of the replies by which `evaluate.coherence` was fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +95,13 @@ class Rollout:
     repetition: float
     """Share of 3-grams that occur more than once, mean over prompts."""
     said: list[list[int]]
+    streams: list[Float[Tensor, "tokens d_in"]]
+    """The residual stream at the hook point where the unsteered model reads each reply, in the model's dtype."""
+
+    @property
+    def logprobs(self) -> list[list[float]]:
+        """Log-probabilities under the unsteered model, reply by reply."""
+        return [part.tolist() for part in self.logprob.split([len(ids) for ids in self.said])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +139,10 @@ class Rollouts:
         real = torch.tensor([pad((True,) * len(c.ids), False) for c in chats], device=place)
         steered = torch.tensor([pad(c.assistant, False) for c in chats], device=place)
         ends = _end_ids(model)
-        said, logs = _replies(model, hook, ids, real, steered, [], tokens, draw)
+        said = _replies(model, hook, ids, real, steered, [], tokens, draw)
         spoken = _until_end(said, ends)
-        plain = _statistics(said, spoken, logs, logs, 1)[0]
-        return Rollouts(model, hook, ids, real, steered, ends, tokens, plain, said, spoken, draw)
+        rolls = Rollouts(model, hook, ids, real, steered, ends, tokens, _NOTHING, said, spoken, draw)
+        return replace(rolls, plain=rolls._read(said, spoken, [], len(chats))[0])
 
     @property
     def prompts(self) -> int:
@@ -117,14 +150,14 @@ class Rollouts:
         return len(self.ids)
 
     @torch.no_grad()
-    def run(self, edits: Sequence[ResidualEdit]) -> list[Rollout]:
-        """Generate the replies of every edit to every prompt, all in one batch."""
+    def run(self, edits: Sequence[ResidualEdit], *, seed: int | None = None) -> list[Rollout]:
+        """Generate the replies of every edit to every prompt, all in one batch; `seed` replaces the sampling's."""
         n = len(edits)
+        draw = self.draw if seed is None else replace(self.draw, seed=seed)
         ids, real, steered = (t.repeat(n, 1) for t in (self.ids, self.real, self.steered))
-        said, logs = _replies(self.model, self.hook, ids, real, steered, edits, self.tokens, self.draw)
+        said = _replies(self.model, self.hook, ids, real, steered, edits, self.tokens, draw)
         spoken = _until_end(said, self.ends)
-        plain = self._logits(torch.cat([ids, said], 1), torch.cat([real, torch.ones_like(spoken)], 1))
-        return _statistics(said, spoken, logs, plain, n)
+        return self._read(said, spoken, edits, self.prompts)
 
     @torch.no_grad()
     def effects(
@@ -149,6 +182,34 @@ class Rollouts:
             found.append(((odds - base) * weight).sum(-1))
         return found
 
+    @torch.no_grad()
+    def _read(self, said: Tensor, spoken: Tensor, edits: Sequence[ResidualEdit], each: int) -> list[Rollout]:
+        """Read replies again, by the unsteered and by the steered model, few rows at a time: logits are large."""
+        n = len(said) // each
+        ids = torch.cat([self.ids.repeat(n, 1), said], 1)
+        real = torch.cat([self.real.repeat(n, 1), torch.ones_like(spoken)], 1)
+        rows = _table_rows(torch.cat([self.steered.repeat(n, 1), torch.ones_like(spoken)], 1), n)
+        table, parts = _table(edits, self.model), []
+        room = max(1, LOGITS // (self.tokens * int(self.model.config.get_text_config().vocab_size)))
+        for some in torch.arange(len(ids)).split(room):
+            streams: list[Tensor] = []
+            with tap(self.model, {self.hook: _recording(streams)}):
+                plain = self._logits(ids[some], real[some])
+            steered = plain
+            if edits:
+                at = rows[some]
+                with tap(self.model, {self.hook: lambda x, at=at: table.apply(x, at)}):
+                    steered = self._logits(ids[some], real[some])
+            kl = (steered.exp() * (steered - plain)).sum(-1).clamp(min=0)
+            entropy = -(steered.exp() * steered).sum(-1)
+            logprob = plain.gather(2, said[some][..., None])[..., 0]
+            parts.append((kl, entropy, logprob, streams[0][:, -self.tokens :].clone()))
+        kl, entropy, logprob, stream = (torch.cat(column) for column in zip(*parts, strict=True))
+        return [
+            _rollout(said[b], spoken[b], kl[b], entropy[b], logprob[b], stream[b])
+            for b in torch.arange(len(said)).split(each)
+        ]
+
     @cached_property
     def _unsteered_log_probs(self) -> Float[Tensor, "prompts tokens vocab"]:
         with torch.no_grad():
@@ -168,15 +229,6 @@ class Rollouts:
         return out.logits[:, :-1].float().log_softmax(-1)
 
 
-def rep3(tokens: Sequence[object]) -> float:
-    """Share of 3-grams that occur more than once."""
-    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    counts: dict[tuple[object, ...], int] = {}
-    for gram in grams:
-        counts[gram] = counts.get(gram, 0) + 1
-    return sum(n for n in counts.values() if n > 1) / len(grams) if grams else 0.0
-
-
 def _replies(
     model: PreTrainedModel,
     hook: str,
@@ -186,13 +238,16 @@ def _replies(
     edits: Sequence[ResidualEdit],
     tokens: int,
     draw: Sampling,
-) -> tuple[Int[Tensor, "rows tokens"], Float[Tensor, "rows tokens vocab"]]:
-    """Return continuations and the log-probabilities they were chosen from; one edit for each block of rows."""
+) -> Int[Tensor, "rows tokens"]:
+    """Return continuations; one edit for each block of rows."""
     n = max(1, len(edits))
     chances = [torch.Generator().manual_seed(draw.seed + i) for i in range(len(ids) // n)]
     table, rows = _table(edits, model), _table_rows(steered, n) if edits else torch.zeros_like(ids)
-    cache, said, logs, at = DynamicCache(), [], [], {"rows": rows}
+    cache, said, at = DynamicCache(), [], {"rows": rows}
     new = rows.amax(1, keepdim=True)  # generated tokens are steered where the prompt is
+    used = torch.zeros(len(ids), int(model.config.get_text_config().vocab_size), dtype=torch.bool, device=ids.device)
+    over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    ends = torch.tensor(sorted(_end_ids(model)), dtype=ids.dtype, device=ids.device)
     step, mask = ids, real
     with torch.no_grad(), tap(model, {hook: lambda x: table.apply(x, at["rows"])}):
         for _ in range(tokens):
@@ -205,23 +260,46 @@ def _replies(
                 use_cache=True,
                 logits_to_keep=1,
             )
-            logs.append(out.logits[:, -1].float().log_softmax(-1))
-            step = _sample_next(logs[-1], draw.temperature, chances, n)
+            step = _sample_next(_penalized(out.logits[:, -1].float(), used, draw.repetition_penalty), draw, chances, n)
             said.append(step)
+            used.scatter_(1, step, True)
+            over |= torch.isin(step[:, 0], ends)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             at["rows"] = new
-    return torch.cat(said, 1), torch.stack(logs, 1)
+            if over.all():
+                break
+    end = said[-1].new_full((len(ids), tokens - len(said)), int(ends[0]) if len(ends) else 0)
+    return torch.cat([*said, end], 1)
+
+
+def _penalized(logits: Float[Tensor, "rows vocab"], used: Bool[Tensor, "rows vocab"], penalty: float) -> Tensor:
+    """Divide positive logits of used tokens by the penalty and multiply negative ones (Keskar et al. 2019)."""
+    if penalty == 1.0:
+        return logits
+    return torch.where(used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def _sample_next(
-    logs: Float[Tensor, "rows vocab"], temperature: float, chances: Sequence[torch.Generator], n: int
+    logits: Float[Tensor, "rows vocab"], draw: Sampling, chances: Sequence[torch.Generator], n: int
 ) -> Int[Tensor, "rows 1"]:
-    """Argmax, or a sample by the Gumbel-max trick; the noise is the same for all edits of a prompt."""
-    if not temperature:
-        return logs.argmax(-1, keepdim=True)
-    uniform = torch.stack([torch.rand(logs.shape[1], generator=g, dtype=torch.float64) for g in chances])
-    noise = -(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
-    return (logs / temperature + noise.to(logs.device, logs.dtype).repeat(n, 1)).argmax(-1, keepdim=True)
+    """Argmax, or a sample by the Gumbel-max trick; the noise is the same for all edits of a prompt.
+
+    With `top_p` the noise belongs to ranks among the `CANDIDATES` likeliest tokens.
+    """
+    if not draw.temperature:
+        return logits.argmax(-1, keepdim=True)
+    logs = logits / draw.temperature
+    if draw.top_p >= 1:
+        return (logs + _gumbel(chances, logs.shape[1], n).to(logs)).argmax(-1, keepdim=True)
+    logs, tokens = logs.log_softmax(-1).topk(min(CANDIDATES, logs.shape[1]))
+    share = logs.exp()
+    logs = torch.where(share.cumsum(-1) - share < draw.top_p, logs, -torch.inf)
+    return tokens.gather(1, (logs + _gumbel(chances, logs.shape[1], n).to(logs)).argmax(-1, keepdim=True))
+
+
+def _gumbel(chances: Sequence[torch.Generator], width: int, n: int) -> Float[Tensor, "rows width"]:
+    uniform = torch.stack([torch.rand(width, generator=g, dtype=torch.float64) for g in chances])
+    return (-(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()).repeat(n, 1)
 
 
 def _table(edits: Sequence[ResidualEdit], model: PreTrainedModel) -> SteeringTable:
@@ -255,18 +333,29 @@ def _end_ids(model: PreTrainedModel) -> frozenset[int]:
     return frozenset([given] if isinstance(given, int) else given or [])
 
 
-def _statistics(said: Tensor, spoken: Tensor, steered: Tensor, plain: Tensor, n: int) -> list[Rollout]:
-    kl = (steered.exp() * (steered - plain)).sum(-1).clamp(min=0)
-    entropy = -(steered.exp() * steered).sum(-1)
-    logprob = plain.gather(2, said[..., None])[..., 0]
-    found = []
-    for s, on, k, h, p in zip(*(t.chunk(n) for t in (said, spoken, kl, entropy, logprob)), strict=True):
-        texts = [row[keep].tolist() for row, keep in zip(s, on, strict=True)]
-        repetition = sum(map(rep3, texts)) / len(texts)
-        found.append(Rollout(k[on].cpu(), p[on].cpu(), float(h[on].mean()), repetition, texts))
-    return found
+def _recording(streams: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    def keep(x: Tensor) -> Tensor:
+        streams.append(x)
+        return x
+
+    return keep
+
+
+def _rollout(said: Tensor, spoken: Tensor, kl: Tensor, entropy: Tensor, logprob: Tensor, stream: Tensor) -> Rollout:
+    texts = [row[keep].tolist() for row, keep in zip(said, spoken, strict=True)]
+    return Rollout(
+        kl[spoken].cpu(),
+        logprob[spoken].cpu(),
+        float(entropy[spoken].mean()),
+        sum(map(rep3, texts)) / len(texts),
+        texts,
+        [x[keep].cpu() for x, keep in zip(stream, spoken, strict=True)],
+    )
 
 
 def _log_odds(logs: Float[Tensor, "prompts tokens vocab"], words: Tensor) -> Float[Tensor, "prompts tokens"]:
     p = (logs[..., words].logsumexp(-1).exp() + FLOOR).clamp(max=1 - 1e-6)
     return p.log() - torch.log1p(-p)
+
+
+_NOTHING = Rollout(torch.zeros(0), torch.zeros(0), 0.0, 0.0, [], [])

@@ -13,16 +13,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.catalogue.feature import BundleInfo
-from steering.doses.bundle_doses import LONGEST, START, prepare_rollouts
-from steering.doses.measure import MeasuredDose, Subject, calibrate, pushes_along
+from steering.doses.bundle_doses import LONGEST, DoseBench
+from steering.doses.measure import MeasuredDose, Subject, pushes_along, reads_direction
+from steering.doses.rollouts import QUESTIONS
 from steering.edits import as_text
 from steering.errors import SteeringError
 from steering.interpret.directions import METHODS, Direction, Method
 from steering.model.passage import NOBODY, Passage
 from steering.sae import SAE
 from steering.spec import VECTOR, FeatureSnapshot, Vector
-
-_NO_WORDS = torch.zeros(0, dtype=torch.long)
 
 
 def mean_row(passage: Passage, stream: Float[Tensor, "tokens d_in"]) -> Float[Tensor, " d_in"]:
@@ -46,11 +45,10 @@ def measure_vector_dose(
     info: BundleInfo,
     direction: Float[Tensor, " d_in"],
 ) -> MeasuredDose:
-    """Measure the dose with the features' questions, in eight evaluations at most. Raises BadChat."""
-    stage = prepare_rollouts(model, tokenizer, info.hook)
-    push = pushes_along(direction.to(model.device))
-    subject = Subject(push, _NO_WORDS, START * info.typical_norm, LONGEST * info.typical_norm)
-    return calibrate(stage, [subject])[0]
+    """Measure the dose with half of the features' questions: a user waits for it. Raises BadChat."""
+    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, QUESTIONS[::2], null=False)
+    push, read = pushes_along(direction.to(model.device)), reads_direction(direction, info.typical_norm)
+    return bench.measure([Subject(push, read, LONGEST * info.typical_norm)], ("", info.revision))[0]
 
 
 def vector_of(

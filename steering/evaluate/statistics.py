@@ -4,6 +4,7 @@ Documents are independent, tokens are not: every test counts or permutes documen
 bounds the expected share of false discoveries.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -74,6 +75,17 @@ def benjamini_hochberg(p: Floats) -> Floats:
     q = np.empty(len(p))
     q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     return q
+
+
+def student_tail(t: float, df: int) -> float:
+    """Return P(T ≥ t) of Student's distribution, by Simpson's rule over the angle θ with T = √df · tan θ."""
+    theta = np.linspace(math.atan(t / math.sqrt(df)), math.pi / 2, 2001)
+    density = np.clip(np.cos(theta), 0, None) ** (df - 1)
+    weights = np.where(np.arange(len(theta)) % 2 == 1, 4.0, 2.0)
+    weights[[0, -1]] = 1.0
+    area = float(weights @ density) * (theta[1] - theta[0]) / 3
+    scale = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi)
+    return min(1.0, max(0.0, area * scale))
 
 
 def log_odds(hits: NDArray[np.int64], n: int) -> Floats:

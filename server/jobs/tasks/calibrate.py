@@ -9,14 +9,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.jobs.worker import JobContext
-from server.sae.corpus import corpus_token_ids
-from server.sae.model_loading import load_model
+from server.sae.model_loading import load_model, measuring_dtype
 from server.sae.served_revision import open_revisions, open_served_revision, revision_setting
 from server.settings import Settings
 from server.store.base import Conflict, Store
@@ -24,15 +24,15 @@ from server.store.factory import open_store
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, number_of, write_features
 from steering.catalogue.resolve import Catalogue
-from steering.doses.bundle_doses import convert_doses, with_doses, with_scale
+from steering.doses.bundle_doses import convert_doses, with_decisions, with_doses, with_scale
 from steering.doses.rollouts import QUESTIONS
 from steering.errors import BadBundle
 from steering.files import write_atomic
 from steering.spec import Preset
 
-CHUNK = 512
-"""Number of features measured between two progress reports."""
-Told = Callable[[int, int], None]
+PROGRESS = "calibrated.jsonl"
+"""File of the features measured so far; it lasts until all are done."""
+OnProgress = Callable[[int, int], None]
 
 
 class CalibrateConfig(BaseModel):
@@ -46,7 +46,9 @@ class CalibrateConfig(BaseModel):
     """The features of all presets, and each preset's own scale."""
     all: bool = False
     """Every feature that is ever active."""
-    prompts: int = Field(default=16, ge=4, le=16)
+    best: int = Field(default=0, ge=0)
+    """This many features with the highest output score."""
+    prompts: int = Field(default=32, ge=4, le=32)
     """Number of the fixed prompts to use; fewer are faster and less precise."""
 
 
@@ -56,7 +58,10 @@ def select_features(bundle: Bundle, order: CalibrateConfig, presets: Sequence[Pr
     found = {f.index: f for name in order.features for f in (catalogue.find(name)[1],)}
     if order.all:
         found |= {f.index: f for f in bundle.features}
-    elif order.presets:
+    if order.best:
+        alive = [f for f in bundle.features if f.typical_max > 0 and not f.kind]
+        found |= {f.index: f for f in sorted(alive, key=lambda f: -(f.output_score or 0.0))[: order.best]}
+    if order.presets and not order.all:
         numbers = [number_of(i.id) for p in presets for i in p.steering.features]
         found |= {n: bundle.numbered[n] for n in numbers if n in bundle.numbered}
     if not any(f.typical_max > 0 for f in found.values()):
@@ -71,14 +76,48 @@ def measure_features(
     tokenizer: PreTrainedTokenizerFast,
     bundle: Bundle,
     features: Sequence[Feature],
-    corpus: list[list[int]],
     *,
-    prompts: int = 16,
-    told: Told = lambda *_: None,
+    prompts: int = 32,
+    done: Path | None = None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> list[Feature]:
-    """The features with their doses and today's date."""
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    return with_doses(model, tokenizer, bundle, features, corpus, date=date, questions=QUESTIONS[:prompts], told=told)
+    """The features with their doses and today's date.
+
+    `done` is a file to which each measured feature is appended; those that are in it already are not measured again.
+    """
+    date, questions = time.strftime("%Y-%m-%d", time.gmtime()), QUESTIONS[:prompts]
+    known = _measured_before(done, bundle) if done else {}
+    rest = [f for f in features if f.index not in known]
+
+    def keep(feature: Feature) -> None:
+        if done:
+            with done.open("a", encoding="utf-8") as file:
+                file.write(feature.line())
+
+    def report(n: int, of: int) -> None:
+        on_progress(len(known) + n, len(known) + of)
+
+    found = with_doses(
+        model, tokenizer, bundle, rest, date=date, questions=questions, on_feature=keep, on_progress=report
+    )
+    anew = {f.index: f for f in found}
+    return with_decisions([anew.get(f.index) or known[f.index] for f in features])
+
+
+def _measured_before(done: Path, bundle: Bundle) -> dict[int, Feature]:
+    """Features in the progress file, with what else the bundle knows of them; a line that was cut off is left out."""
+    found: dict[int, Feature] = {}
+    for line in done.read_text(encoding="utf-8").splitlines() if done.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        mine = Feature.model_validate({**row, "id": f"{bundle.info.name}/{row['index']}"})
+        held = bundle.numbered.get(mine.index)
+        if held and mine.calibration and mine.calibration.revision == bundle.info.revision:
+            update = {k: getattr(mine, k) for k in ("dose", "sweet_spot", "calibration", "note")}
+            found[mine.index] = held.model_copy(update=update)
+    return found
 
 
 def measure_presets(
@@ -88,20 +127,20 @@ def measure_presets(
     return with_scale(model, tokenizer, bundle, presets, date=time.strftime("%Y-%m-%d", time.gmtime()))
 
 
-def calibrate_bundle(settings: Settings, order: CalibrateConfig, told: Told) -> tuple[list[Feature], list[Preset]]:
+def calibrate_bundle(
+    settings: Settings, order: CalibrateConfig, on_progress: OnProgress
+) -> tuple[list[Feature], list[Preset]]:
     """Calibrate a bundle in its original form and write the result to its folder; its presets keep their push.
 
-    Returns the measurements.
+    Returns the measurements. Killed, the next call goes on after the last feature that was measured.
     """
     bundle = Bundle.open(settings.bundle)
     bundle.sae.check_reads()
-    model, tokenizer = load_model(settings.model or bundle.model_path, "cpu")
-    wanted, corpus = select_features(bundle, order, bundle.presets), corpus_token_ids(settings, tokenizer)
-    done: list[Feature] = []
-    for start in range(0, len(wanted), CHUNK):
-        some = wanted[start : start + CHUNK]
-        report = lambda n, _, start=start: told(start + n, len(wanted))  # noqa: E731
-        done += measure_features(model, tokenizer, bundle, some, corpus, prompts=order.prompts, told=report)
+    model, tokenizer = load_model(settings.model or bundle.model_path, "cpu", dtype=measuring_dtype())
+    wanted, progress = select_features(bundle, order, bundle.presets), bundle.files / PROGRESS
+    done = measure_features(
+        model, tokenizer, bundle, wanted, prompts=order.prompts, done=progress, on_progress=on_progress
+    )
     anew = {f.index: f for f in done}
     features = [anew.get(f.index, f) for f in bundle.features]
     presets = [convert_doses(p, bundle, features) for p in bundle.presets]
@@ -109,6 +148,7 @@ def calibrate_bundle(settings: Settings, order: CalibrateConfig, told: Told) -> 
     if order.presets:
         presets = measure_presets(model, tokenizer, after, presets)
     _write_bundle(after, presets)
+    progress.unlink(missing_ok=True)
     return done, presets
 
 
@@ -127,14 +167,21 @@ async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]
         parent.sae.check_reads()
         saved = [p for p in await store.presets() if p.model == revisions.info.name]
         wanted = select_features(parent, order, [*parent.presets, *saved])
-        model, tokenizer = await asyncio.to_thread(load_model, work.settings.model or parent.model_path, "cpu")
-        corpus = corpus_token_ids(work.settings, tokenizer)
+        name = work.settings.model or parent.model_path
+        model, tokenizer = await asyncio.to_thread(load_model, name, "cpu", dtype=measuring_dtype())
 
         def on_progress(n: int, of: int) -> None:
             work.report_progress(0.9 * n / of, {"features": n})
 
         features = await asyncio.to_thread(
-            measure_features, model, tokenizer, parent, wanted, corpus, prompts=order.prompts, told=on_progress
+            measure_features,
+            model,
+            tokenizer,
+            parent,
+            wanted,
+            prompts=order.prompts,
+            done=work.folder / PROGRESS,
+            on_progress=on_progress,
         )
         scales = await _save_scales(store, saved, parent, model, tokenizer) if order.presets else 0
         manifest = revisions.publish(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.jobs.queue import GIVEN_FILE
-from server.jobs.tasks.calibrate import measure_features
+from server.jobs.tasks.calibrate import PROGRESS, measure_features
 from server.jobs.worker import JobContext
 from server.sae.corpus import corpus_token_ids, read_texts, replay_corpus_path, tokenize_texts
 from server.sae.model_loading import load_model
@@ -39,8 +39,6 @@ from steering.update.update import update_sae as learn
 
 TURNED = 0.99
 """A dose was measured along a direction; below this cosine to it, it is measured again."""
-CALIBRATED_ON = 1500
-"""Number of texts in which a feature's words are counted."""
 RESERVOIR = 20_000
 """Number of texts of earlier corpora kept, as tokens, for rehearsal."""
 
@@ -182,8 +180,7 @@ def _with_doses(
     if not doubtful:
         return made.features
     work.log(f"measuring the doses of {len(doubtful)} features that are new or have changed")
-    texts = list(TokenStore.open(work.folder / "old"))[:CALIBRATED_ON]
-    anew = {f.index: f for f in measure_features(model, tokenizer, bundle, doubtful, texts)}
+    anew = {f.index: f for f in measure_features(model, tokenizer, bundle, doubtful, done=work.folder / PROGRESS)}
     told = {"dose", "sweet_spot", "calibration", "note"}
     return [
         f.model_copy(update={k: getattr(anew[f.index], k) for k in told}) if f.index in anew else f

@@ -23,7 +23,7 @@ from steering.doses.measure import pushes_along
 from steering.doses.rollouts import Sampling
 from steering.doses.sweep import SweepResult, sweep
 from steering.errors import BadStrength
-from steering.evaluate.coherence import coherence, judge
+from steering.evaluate.coherence import coherence, figures, judge, mean_figures
 from steering.model.chat_template import EncodedChat, encode_chat
 from steering.spec import Intervention, Mode, Scope, SteeringSpec, Unit
 
@@ -120,7 +120,7 @@ def _point(swept: SweepResult, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
     """Replies of one strength with their scores, and the mean scores."""
     texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(PARTIAL_CHARACTER) for ids in swept.said]
     judged = [judge(text, logprobs) for text, logprobs in zip(texts, swept.logprobs, strict=True)]
-    whole = coherence(_mean([j.repetition for j in judged]), _mean([j.mean_logprob_unsteered for j in judged]))
+    whole = coherence(mean_figures([figures(t, p) for t, p in zip(texts, swept.logprobs, strict=True)]))
     return {
         **whole.model_dump(),
         "kl": round(swept.kl, 4),
@@ -139,10 +139,6 @@ def _words(feature: Feature, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor
 def _named(feature: Feature) -> Sequence[str]:
     """Words for measuring its effect: those of its calibration, else of its description."""
     return (feature.calibration.words if feature.calibration else ()) or feature.words
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 JOB = (SweepConfig, run)

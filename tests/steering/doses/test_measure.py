@@ -1,126 +1,152 @@
-"""Dose calibration: the dose at the KL limit, in eight evaluations, with a slider that is linear in its effect."""
+"""Dose calibration: dose 1.0 is where nine of ten replies read as fluent; an effect is one that random pushes don't have."""
 
-import itertools
 import math
+import random
 
 import pytest
 import torch
 
-from steering.calibration import Measured, raw_at
+from steering.calibration import Calibration, Measured
 from steering.doses import measure
-from steering.doses.measure import FORWARD, Null, Subject, calibrate, pushes_along
-from steering.doses.rollouts import Rollouts
+from steering.doses.measure import (
+    ROUNDS,
+    Null,
+    Posterior,
+    Round,
+    Subject,
+    calibrate,
+    decide,
+    pushes_along,
+    reading,
+    reads_direction,
+)
+from steering.doses.rollouts import NATURAL, Rollout, Rollouts
+from steering.evaluate.coherence import FLUENT_IF_FLUENT, FLUENT_IF_NOT
 from steering.model.chat_template import EncodedChat
 
+NORM = 100.0
+EMPTY = Rollout(torch.zeros(0), torch.zeros(0), 0.0, 0.0, [], [])
 
-def drive(subject, response, null=None):
-    """Run the search against a made-up model: `response(raw)` is what an evaluation would find."""
-    search = measure._search(subject, null, ("2026-01-01", "r1"))
-    asked, raw = [], next(search)
+
+def drive(middle, *, width=0.1, longest=200.0, replies=16, seed=0, most=ROUNDS):
+    """Run the search against a made-up model whose replies are fluent along a logistic curve."""
+    rng, asked = random.Random(seed), []
+    subject = Subject(pushes_along(torch.ones(4) / 2), lambda _: 0.0, longest)
+    search = measure._search(subject, 1, NORM, most, None)
+    raw = next(search)
     while True:
         asked.append(raw)
+        share = 1 / (1 + math.exp(-(middle - raw / NORM) / (width * middle)))
+        seen = FLUENT_IF_FLUENT * share + FLUENT_IF_NOT * (1 - share)
+        fluent = sum(rng.random() < seen for _ in range(replies))
         try:
-            raw = search.send(response(raw))
+            raw = search.send(Round(raw, fluent, replies, EMPTY))
         except StopIteration as end:
             return end.value, asked
 
 
-def square(at_one, *, effect=1.0, power=2.0, repeats=math.inf):
-    """KL of one nat at `at_one`; the effect grows by `power`; from `repeats` on replies loop."""
-    return lambda raw: Measured(
-        raw=raw,
-        effect=effect * math.copysign(abs(raw / at_one) ** power, raw),
-        kl=(raw / at_one) ** 2,
-        surprise=0.1,
-        repetition=0.3 if abs(raw) >= repeats else 0.0,
-    )
+@pytest.mark.parametrize("middle", [0.25, 0.45, 0.7])
+def test_dose_one_is_where_nine_of_ten_replies_are_fluent(middle):
+    truth = NORM * middle * (1 - 0.1 * math.log(9))
+    found = [drive(middle, seed=s)[0] for s in range(12)]
+    errors = sorted(abs(c.dose / truth - 1) for c in found)
+    assert errors[len(errors) // 2] < 0.12
+    assert errors[-1] < 0.35
+    held = sum(c.interval[0] <= truth <= c.interval[1] for c in found)
+    assert held >= 8, "a 90 % interval holds the truth mostly"
 
 
-def subject(start=10.0, longest=200.0, signs=(1, -1)):
-    return Subject(pushes_along(torch.ones(4) / 2), torch.tensor([1, 2]), start, longest, signs)
+def test_more_replies_make_the_interval_narrower():
+    wide = lambda n: [c.interval[1] - c.interval[0] for c, _ in (drive(0.45, replies=n, seed=s) for s in range(6))]  # noqa: E731
+    assert sum(wide(64)) < sum(wide(8))
 
 
-@pytest.mark.parametrize("at_one", [1.5, 9.0, 40.0, 150.0])
-def test_dose_one_is_where_kl_is_a_nat_in_at_most_eight_evaluations(at_one):
-    found, asked = drive(subject(), square(at_one))
-    assert len(asked) <= 8
-    assert 0.9 * at_one < found.knots[-1][1] <= at_one
-    assert -at_one <= found.knots[0][1] < -0.8 * at_one
+def test_rounds_are_bounded_and_the_last_is_at_dose_one():
+    curve, asked = drive(0.45)
+    assert len(asked) <= ROUNDS
+    assert curve.rounds[-1].raw == asked[-1]
+    assert asked[-1] == pytest.approx(curve.dose, rel=0.2)
 
 
-def test_what_grows_steeply_is_found_as_well():
-    steep = lambda raw: Measured(raw=raw, effect=raw, kl=(abs(raw) / 50) ** 6, surprise=0, repetition=0)  # noqa: E731
-    found, asked = drive(subject(), steep)
-    assert len(asked) <= 8
-    assert 0.85 <= (found.knots[-1][1] / 50) ** 6 <= 1
+def test_what_never_breaks_text_stops_at_the_longest_push():
+    curve, asked = drive(50.0, longest=60.0)
+    assert max(asked) <= 60.0
+    assert curve.dose == 60.0
 
 
-def test_half_a_dose_is_half_of_the_effect():
-    """A quadratic effect: half of it is at 0.71 of the push, and that is where the slider's middle goes."""
-    found, _ = drive(subject(), square(40.0, power=2.0))
-    full = found.knots[-1][1]
-    assert raw_at(0.5, found.knots) / full == pytest.approx(math.sqrt(0.5), abs=0.12)
-    line, _ = drive(subject(), square(40.0, power=1.0))
-    assert raw_at(0.5, line.knots) / line.knots[-1][1] == pytest.approx(0.5, abs=0.05)
+def test_a_wrong_verdict_now_and_then_does_not_pull_the_dose_down():
+    """Of fluent replies the measure takes one in twenty for another: that alone must not look like a limit."""
+    posterior = Posterior()
+    for x in (0.3, 0.3, 0.3):
+        posterior.update(x, 19, 20)
+    assert posterior.push_at(0.9) > 0.3
 
 
-def test_knots_rise_whatever_was_measured():
-    wild = lambda raw: Measured(  # noqa: E731
-        raw=raw, effect=math.sin(raw), kl=(raw / 40) ** 2, surprise=0.1, repetition=0
-    )
-    knots = drive(subject(), wild)[0].knots
-    assert list(knots) == sorted(knots)
-    raws = [raw for _, raw in knots]
-    assert all(a < b for a, b in itertools.pairwise(raws))
+def test_effects_are_decided_at_a_false_discovery_rate():
+    measured = [Calibration(p=p) for p in (0.001, 0.02, 0.04, 0.9)]
+    assert [c.works for c in decide(measured)] == [True, True, False, False]
+    assert [c.works for c in decide([Calibration(), Calibration(p=0.5)])] == [False, False]
 
 
-def test_replies_that_loop_limit_the_dose():
-    found, _ = drive(subject(), square(100.0, repeats=20.0))
-    assert found.limited_by == "repetition"
-    assert 0 < found.knots[-1][1] < 20
+def rollout(*values, d=4):
+    """Replies whose stream is constant."""
+    return Rollout(torch.zeros(0), torch.zeros(0), 0.0, 0.0, [], [torch.full((3, d), v) for v in values])
 
 
-def test_what_never_reaches_a_nat_stops_at_the_longest_push():
-    found, asked = drive(subject(longest=60.0), square(1e6))
-    assert found.limited_by == "length"
-    assert found.knots[-1][1] == 60.0
-    assert max(asked) == 60.0
+def test_an_effect_that_random_pushes_have_too_is_none():
+    read = lambda x: float(x.mean())  # noqa: E731
+    random_ = Null(tuple(rollout(0.1 * (i % 5)) for i in range(30)), 10.0)
+    _, z, p = random_.compare(read, rollout(0.3), rollout(0.0))
+    assert abs(z) < 1
+    assert p > 0.2
+    effect, z, p = random_.compare(read, rollout(2.0), rollout(0.0))
+    assert effect == pytest.approx(2.0)
+    assert z > 8
+    assert p < 1e-6
 
 
-def test_a_push_without_effect_is_marked():
-    found, _ = drive(subject(), square(40.0, effect=0.01))
-    assert not found.works
+def test_replies_without_tokens_read_as_nothing():
+    assert reading(lambda x: 1.0, Rollout(torch.zeros(0), torch.zeros(0), 0, 0, [[]], [torch.zeros(0, 4)])) == 0.0
 
 
-def test_an_effect_that_random_directions_have_too_is_none():
-    null = lambda mean: Null(torch.tensor([mean]), torch.tensor([0.2]), {(1, 2): 0})  # noqa: E731
-    assert drive(subject(), square(40.0), null(0.1))[0].works
-    assert not drive(subject(), square(40.0), null(0.9))[0].works
+def test_a_direction_is_read_in_typical_norms():
+    read = reads_direction(torch.tensor([0.0, 2.0, 0.0]), 10.0)
+    assert read(torch.tensor([[0.0, 5.0, 0.0], [0.0, 15.0, 1.0]])) == pytest.approx(1.0)
 
 
-def test_the_sweet_spot_ends_where_surprise_begins():
-    found = [Measured(raw=r, effect=r / 40, kl=(r / 40) ** 2, surprise=s, repetition=0) for r, s in
-             ((10, 0.1), (20, 0.2), (30, 0.7), (38, 1.0))]  # fmt: skip
-    spot = measure._sweet_spot(found, 1, 38, "", 16)
-    assert spot.high == pytest.approx(20 / 38, abs=0.05)
-    assert 0 < spot.low < 0.2
+def test_the_sweet_spot_begins_where_the_effect_is_a_quarter_of_that_at_dose_one():
+    points = [Measured(raw=r, effect=e, kl=0, surprise=0, repetition=0, n=16) for r, e in ((20, 0.2), (40, 0.8))]
+    spot = measure._sweet_spot(points, 40.0, 1, 0.8, "2026-01-01")
+    assert (spot.low, spot.high, spot.n) == (0.5, 1.0, 32)
+    assert measure._sweet_spot(points, 40.0, 1, 0.0, "") is None
 
 
 def test_a_real_model_is_measured_many_pushes_at_once(llama, sae):
     g = torch.Generator().manual_seed(1)
     rows = [tuple(torch.randint(5, 97, (6,), generator=g).tolist()) for _ in range(4)]
-    stage = Rollouts.prepare(llama, "layers.1", [EncodedChat(r, (False,) * 5 + (True,), "") for r in rows], tokens=8)
-    words = [torch.tensor([i, i + 1]) for i in (10, 20, 30, 40, 50)]
-    null = Null.measure(stage, words, 4.0)
-    done = []
-    subjects = [Subject(pushes_along(sae.W_dec[i]), w, 1.0, 40.0) for i, w in enumerate(words)]
-    found = calibrate(stage, subjects, null, at_once=3, stamp=("2026-01-01", "r1"), told=done.append)
-    assert done == [1, 2, 3, 4, 5]
-    for subject_, one in zip(subjects, found, strict=True):
-        assert len(one.calibration.points) <= 8
-        assert one.dose == pytest.approx(one.calibration.knots[-1][1], rel=1e-3)
-        (again,) = stage.run([subject_.push(one.dose)])
-        best = next((p for p in one.calibration.points if math.isclose(p.raw, one.dose, rel_tol=1e-3)), None)
-        if best:
-            assert float(again.kl.quantile(0.95)) == pytest.approx(best.kl, abs=0.02)
-    assert FORWARD + measure.BACKWARD == 8
+    chats = [EncodedChat(r, (False,) * 5 + (True,), "") for r in rows]
+    stages = [Rollouts.prepare(llama, "layers.1", half, tokens=8, draw=NATURAL) for half in (chats[:2], chats[2:])]
+    decode = lambda ids: " ".join(f"w{i}" for i in ids)  # noqa: E731
+    null, done = Null.measure(stages, decode, 4.0), []
+    subjects = [Subject(pushes_along(sae.W_dec[i]), reads_direction(sae.W_dec[i], 4.0), 40.0) for i in range(5)]
+    found = calibrate(
+        stages,
+        subjects,
+        null,
+        decode,
+        4.0,
+        at_once=3,
+        stamp=("2026-01-01", "r1"),
+        on_progress=lambda i, _: done.append(i),
+    )
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    for one in found:
+        curve = one.calibration
+        assert curve.method == "fluency"
+        assert curve.revision == "r1"
+        assert list(curve.knots) == sorted(curve.knots)
+        assert [d for d, _ in curve.knots] == [-1.0, 0.0, 1.0]
+        assert one.dose == pytest.approx(curve.knots[-1][1], rel=1e-3)
+        assert curve.interval[0] <= 1.0001
+        assert curve.interval[1] >= 0.999
+        assert curve.replies == sum(p.n for p in curve.points if p.raw > 0)

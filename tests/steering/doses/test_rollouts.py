@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from steering.doses import rollouts
 from steering.doses.measure import pushes_along
-from steering.doses.rollouts import Rollouts, rep3
+from steering.doses.rollouts import NATURAL, Rollouts, Sampling
 from steering.edits import ResolvedIntervention, compile_edit
 from steering.model.chat_template import EncodedChat
-from steering.model.hooks import steer
+from steering.model.hooks import read_stream, steer
 
 HOOK, TOKENS = "layers.1", 6
 
@@ -89,8 +90,41 @@ def test_an_effect_is_on_the_words_that_were_asked_for(llama, chats):
     assert raised > other + 0.05
 
 
-def test_repetition_is_the_share_of_threes_that_come_again():
-    assert rep3([1, 2, 3, 4]) == 0
-    assert rep3([1, 2, 3, 1, 2, 3]) == 0.5
-    assert rep3([1, 1, 1, 1, 1]) == 1
-    assert rep3([1, 2]) == 0
+def test_sampled_replies_are_the_same_again_and_others_with_another_seed(llama, chats, sae):
+    stage = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS, draw=NATURAL)
+    edits = [pushes_along(sae.W_dec[i])(3.0) for i in (0, 1)]
+    one, again, other = (stage.run(edits, seed=seed) for seed in (5, 5, 6))
+    assert [r.said for r in one] == [r.said for r in again]
+    assert [r.said for r in one] != [r.said for r in other]
+    assert stage.run(edits[1:], seed=5)[0].said == one[1].said, "a neighbour changes nothing"
+
+
+def test_a_penalty_makes_greedy_replies_repeat_less(llama, chats):
+    plain = Rollouts.prepare(llama, HOOK, chats, tokens=24)
+    penalized = Rollouts.prepare(llama, HOOK, chats, tokens=24, draw=Sampling(repetition_penalty=5.0))
+    assert penalized.plain.repetition < plain.plain.repetition
+
+
+def test_top_p_near_nothing_is_greedy(llama, chats):
+    greedy = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS)
+    assert Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS, draw=Sampling(1.0, 3, top_p=1e-6)).plain.said == (
+        greedy.plain.said
+    )
+
+
+def test_the_streams_are_those_of_the_unsteered_model_reading_the_reply(llama, chats, sae):
+    stage = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS)
+    (rolled,) = stage.run([pushes_along(sae.W_dec[2])(3.0)])
+    for chat, said, stream in zip(chats, rolled.said, rolled.streams, strict=True):
+        alone_ = read_stream(llama, torch.tensor([[*chat.ids, *said]]), HOOK)[0, len(chat.ids) :]
+        torch.testing.assert_close(stream, alone_, rtol=0, atol=1e-4)
+
+
+def test_few_logits_at_a_time_change_nothing(llama, chats, sae, monkeypatch):
+    stage = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS)
+    edits = [pushes_along(sae.W_dec[i])(3.0) for i in (0, 1)]
+    whole = stage.run(edits)
+    monkeypatch.setattr(rollouts, "LOGITS", 1)
+    for one, other in zip(whole, stage.run(edits), strict=True):
+        assert one.said == other.said
+        torch.testing.assert_close(one.kl, other.kl, rtol=0, atol=1e-5)
