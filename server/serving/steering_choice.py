@@ -7,6 +7,7 @@ from typing import Any
 from server.auth.caller import ANYONE, Caller
 from server.engines.base import Generation, Sampling
 from server.safety.guards import Verdict
+from server.safety.policy import Authorization
 from server.schemas import completions
 from server.schemas.completions import Steering, Warned
 from steering.catalogue.composition import Composition
@@ -34,8 +35,8 @@ class SteeringChoice:
     """Factor on all strengths, if the summed push was too long and the caller asked for `cut`."""
     pins: Mapping[str, FeatureSnapshot] = field(default_factory=dict)
     """The preset's snapshots and the user's own vectors, as used for resolving."""
-    ticket: str = ""
-    """The policy's authorization."""
+    authorization: Authorization | None = None
+    """The policy's decision."""
     caller: Caller = ANYONE
     default: Preset | None = None
     """The operator's default preset, if the request leaves it on; it is merged in below everything else."""
@@ -64,7 +65,7 @@ class SteeringChoice:
             revision=self.revision,
             tenant=self.caller.subject() or "",
             sampling=sampling,
-            ticket=self.ticket,
+            authorization=self.authorization,
         )
 
     def applied_summary(self) -> Steering:
