@@ -26,6 +26,7 @@ from server.serving.revision_switch import RevisionSwitch, with_user_labels
 from server.serving.served_model import ServedModel
 from server.settings import Settings
 from server.store.base import BadStore
+from server.telemetry import tracing
 from server.version import VERSION
 from steering.errors import SteeringError
 
@@ -79,8 +80,10 @@ def create_app(settings: Settings, opener: LoadModel) -> FastAPI:
     app.add_middleware(ErrorShapeMiddleware, routes=_api_routes())
     app.add_middleware(AuthenticationMiddleware, state=app.state)
     app.add_middleware(GatewayMiddleware, state=app.state, settings=settings)
-    app.add_middleware(ApiCorsMiddleware, origins=settings.origins)  # outermost: its handlers read errors too
-    app.add_middleware(TracingMiddleware)
+    if settings.origins:
+        app.add_middleware(ApiCorsMiddleware, origins=settings.origins)  # outside the others: pages read their errors
+    if tracing.tracer():
+        app.add_middleware(TracingMiddleware)
     app.add_middleware(RequestLogMiddleware)
     return app
 
