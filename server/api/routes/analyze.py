@@ -5,12 +5,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from server import schemas
 from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
 from server.api.openapi import errors
 from server.features.analysis_json import analysis_answer, compared_features
 from server.features.read_text import read_text
+from server.schemas import analysis
 from server.schemas.analysis import AnalyzeRequest
 from steering.interpret.analysis import Analysis, analyse
 
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["Text"])
 @router.post("/analyze", responses=errors(400, 404, 413), response_model_exclude_unset=True)
 async def analyze_text(
     request: Request, body: Annotated[AnalyzeRequest, Depends(JsonBody(AnalyzeRequest))]
-) -> schemas.analysis.Analysis:
+) -> analysis.Analysis:
     """Feature activations by token, by speaker and over the text; with `other`, the differences
     between the two texts."""
     served = current_model(request)

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 
-from server import schemas
 from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
 from server.api.openapi import errors
 from server.errors import bad_request
 from server.features.read_samples import BATCH, MAX_TOKENS, encode_samples, record_samples
+from server.schemas import features
 from server.schemas.analysis import ContrastRequest
 from server.serving.served_model import ServedModel
 from steering.catalogue.bundle import Bundle
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["Text"])
 @router.post("/features/contrast", responses=errors(400, 404, 413))
 async def contrast_texts(
     request: Request, body: Annotated[ContrastRequest, Depends(JsonBody(ContrastRequest))]
-) -> schemas.features.Contrast:
+) -> features.Contrast:
     """Features that separate A from B, with document shares, log-odds, effect size, p and q."""
     served = current_model(request)
     await served.choose(body.model, None)
@@ -48,9 +48,9 @@ async def _record_firings(served: ServedModel, side: Sequence[Passage]) -> Firin
     return FiringCounts.concatenate(parts)
 
 
-def _answer(found: Contrast, bundle: Bundle, top: int) -> schemas.features.Contrast:
-    sides = [schemas.features.Sides(a=a, b=b) for a, b in (found.documents, found.tokens)]
-    return schemas.features.Contrast(
+def _answer(found: Contrast, bundle: Bundle, top: int) -> features.Contrast:
+    sides = [features.Sides(a=a, b=b) for a, b in (found.documents, found.tokens)]
+    return features.Contrast(
         object="contrast",
         model=bundle.info.name,
         revision=bundle.info.revision,
@@ -64,8 +64,8 @@ def _answer(found: Contrast, bundle: Bundle, top: int) -> schemas.features.Contr
     )
 
 
-def _separating(f: Separating, bundle: Bundle) -> schemas.features.Separating:
+def _separating(f: Separating, bundle: Bundle) -> features.Separating:
     feature = bundle.features[f.row]
     numbers = {k: round(getattr(f, k), 4) for k in ("a", "b", "mean_a", "mean_b", "log_odds", "effect")}
     exact = {k: float(f"{getattr(f, k):.3g}") for k in ("p", "q")}
-    return schemas.features.Separating(id=feature.id, label=feature.label, **numbers, **exact, discovery=f.discovery)
+    return features.Separating(id=feature.id, label=feature.label, **numbers, **exact, discovery=f.discovery)
