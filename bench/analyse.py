@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.lab import Case, Ratio, by_turns, show
-from server.features.analysis_json import analysis_to_dict
+from server.features.analysis_json import analysis_answer
 from server.sae.corpus import read_texts
 from server.sae.model_loading import load_model, resolve_device
 from steering.catalogue.bundle import Bundle
@@ -55,7 +55,7 @@ def cases(model: PreTrainedModel, bundle: Bundle, texts: list[Passage]) -> dict[
         "forward": lambda i: model(input_ids=ids[i], use_cache=False),
         "read": lambda i: read_stream(model, ids[i], hook),
         "analyse": run,
-        "answer": lambda i: analysis_to_dict(bundle, run(i)),  # pyright: ignore[reportArgumentType]
+        "answer": lambda i: analysis_answer(bundle, run(i), truncated=False),  # pyright: ignore[reportArgumentType]
     }
     return {name: _case(work, len(texts), tokens, model.device) for name, work in works.items()}
 

@@ -26,6 +26,7 @@ from server.serving.revision_switch import RevisionSwitch, with_user_labels
 from server.serving.served_model import ServedModel
 from server.settings import Settings
 from server.store.base import BadStore
+from server.telemetry import tracing
 from server.version import VERSION
 from steering.errors import SteeringError
 
@@ -52,6 +53,7 @@ def create_app(settings: Settings, opener: LoadModel) -> FastAPI:
         version=VERSION,
         lifespan=lifespan,
         description="OpenAI's chat API, with steering.",
+        openapi_tags=openapi.TAGS,
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
@@ -64,29 +66,32 @@ def create_app(settings: Settings, opener: LoadModel) -> FastAPI:
         AuditLog(settings.data_dir),
     )
     add_exception_handlers(app, told=audit_refusal)
-    openapi.install(app)
+    openapi.install(app, _api_routes())
     for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(check_permission)])
+        errors = openapi.errors(*openapi.ALWAYS)
+        app.include_router(router, dependencies=[Depends(check_permission)], responses=errors)
     for router in OPEN_ROUTERS:
-        app.include_router(router)
+        app.include_router(router, responses=openapi.errors(421))
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     async def unknown() -> None:
         raise HTTPException(404)
 
-    app.add_middleware(ErrorShapeMiddleware, routes=_api_routes(app))
+    app.add_middleware(ErrorShapeMiddleware, routes=_api_routes())
     app.add_middleware(AuthenticationMiddleware, state=app.state)
     app.add_middleware(GatewayMiddleware, state=app.state, settings=settings)
-    app.add_middleware(ApiCorsMiddleware, origins=settings.origins)  # outermost: its handlers read errors too
-    app.add_middleware(TracingMiddleware)
+    if settings.origins:
+        app.add_middleware(ApiCorsMiddleware, origins=settings.origins)  # outside the others: pages read their errors
+    if tracing.tracer():
+        app.add_middleware(TracingMiddleware)
     app.add_middleware(RequestLogMiddleware)
     return app
 
 
-def _api_routes(app: FastAPI) -> list[APIRoute]:
-    """Routes with a fixed path, included before the catch-all ones."""
-    found = [*app.routes, *(route for router in (*ROUTERS, *OPEN_ROUTERS) for route in router.routes)]
-    return [route for route in found if isinstance(route, APIRoute) and route.name != "unknown"]
+def _api_routes() -> list[APIRoute]:
+    """Routes of all routers, without the catch-all one and the docs page."""
+    found = (route for router in (*ROUTERS, *OPEN_ROUTERS) for route in router.routes)
+    return [route for route in found if isinstance(route, APIRoute)]
 
 
 async def _load(app: FastAPI, opener: LoadModel) -> None:

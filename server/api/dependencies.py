@@ -48,8 +48,10 @@ def current_caller(request: Request) -> Caller:
 
 
 def current_account(request: Request) -> Account:
-    """Account that the request's usage counts against."""
-    return Account(current_caller(request), request.app.state.rate_limiter, request.app.state.audit_log)
+    """Account that the request's usage counts against: limits belong to a key, and audit-log entries to its owner."""
+    caller, state = current_caller(request), request.app.state
+    limiter = state.rate_limiter if caller.key else None
+    return Account(caller, limiter, None if caller.owner is None else state.audit_log)
 
 
 async def write_audit(request: Request, act: str, **about: Any) -> None:  # noqa: ANN401 - JSON

@@ -1,83 +1,47 @@
-"""OpenAPI document: request and response schemas, errors and examples of each route, and the `/docs` page.
+"""OpenAPI document: what FastAPI derives from the routes, with request bodies and shared errors; the `/docs` page."""
 
-A route describes its own part with `wire`; tags, errors and examples that all share are defined
-here.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
+from fastapi.openapi.constants import REF_TEMPLATE
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from server.api.body import JsonBody
 from server.api.openapi_examples import EXAMPLES
 
 Schema = dict[str, Any]
-WIRE = "x-wire"
-REF = "#/components/schemas/"
-EVENTS = "text/event-stream"
-CHUNKS = 'data: {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "Ahoy"}, "finish_reason": null}], …}\n\ndata: [DONE]\n\n'
-"""Example of a streamed chat completion."""
-EVENT = 'id: 2\nevent: metric\ndata: {"progress": 0.25}\n\n'
-"""Example of a job's event stream."""
-ONE_EVENT = {
-    "type": "object",
-    "required": ["data"],
-    "properties": {
-        "id": {"type": "string"},
-        "event": {"type": "string"},
-        "data": {"type": "string", "contentMediaType": "application/json"},
+Responses = dict[int | str, dict[str, Any]]
+TAGS = [
+    {
+        "name": "Chat",
+        "description": "OpenAI-compatible chat and text completions, with an additional `steering` field.",
     },
-}
-SAID = {
-    "take": "Request body.",
-    "give": "Successful response.",
-    "events": "Server-sent events, if requested; a chat stream ends with `data: [DONE]`.",
-}
-
-TAGS = {
-    "Chat": "OpenAI-compatible chat and text completions, with an additional `steering` field.",
-    "Models": "List the model and its personas; each has a model id.",
-    "Steering": "Validate a steering object, compare several, or get sliders suggested for a prompt.",
-    "Features": "Search and list SAE features, retrieve one, edit its label.",
-    "Text": "Feature activations of a text, features that separate two sets of texts, attribution of a token.",
-    "Presets": "Personas: steering saved under a name.",
-    "Users": "A user's data: vectors, votes, consent; export and import as one document.",
-    "Shares": "Share a steering by link, if the server allows it.",
-    "SAE": "SAE revisions, their changes, and the trainer's drift measurements.",
-    "Jobs": "Long-running jobs: create, follow, cancel.",
-    "Keys": "API keys, their roles and limits.",
-    "Server": "Server limits, health and version.",
-}
-PLACES = {
-    "/v1/chat": "Chat",
-    "/v1/completions": "Chat",
-    "/v1/queue": "Chat",
-    "/v1/models": "Models",
-    "/v1/steering": "Steering",
-    "/v1/features/contrast": "Text",
-    "/v1/features": "Features",
-    "/v1/analyze": "Text",
-    "/v1/attribute": "Text",
-    "/v1/presets": "Presets",
-    "/v1/vectors": "Users",
-    "/v1/feedback": "Users",
-    "/v1/training/drift": "SAE",
-    "/v1/training": "Users",
-    "/v1/export": "Users",
-    "/v1/import": "Users",
-    "/v1/shares": "Shares",
-    "/v1/saes": "SAE",
-    "/v1/jobs": "Jobs",
-    "/v1/keys": "Keys",
-    "/v1/me": "Keys",
-    "/": "Server",
-}
-"""Tag of a path: the first prefix that matches."""
+    {"name": "Models", "description": "List the model and its personas; each has a model id."},
+    {
+        "name": "Steering",
+        "description": "Validate a steering object, compare several, or get sliders suggested for a prompt.",
+    },
+    {"name": "Features", "description": "Search and list SAE features, retrieve one, edit its label."},
+    {
+        "name": "Text",
+        "description": "Feature activations of a text, features that separate two sets of texts, attribution of a token.",
+    },
+    {"name": "Presets", "description": "Personas: steering saved under a name."},
+    {"name": "Users", "description": "A user's data: vectors, votes, consent; export and import as one document."},
+    {"name": "Shares", "description": "Share a steering by link, if the server allows it."},
+    {"name": "SAE", "description": "SAE revisions, their changes, and the trainer's drift measurements."},
+    {"name": "Jobs", "description": "Long-running jobs: create, follow, cancel."},
+    {"name": "Keys", "description": "API keys, their roles and limits."},
+    {"name": "Server", "description": "Server limits, health and version."},
+]
+"""Tags of the routers, in the order of the page."""
 
 
 class Problem(BaseModel):
@@ -95,7 +59,7 @@ class Error(BaseModel):
     error: Problem
 
 
-REFUSALS: dict[int, tuple[str, str, str, str | None, str | int]] = {
+ERRORS: dict[int, tuple[str, str, str, str | None, str | int]] = {
     400: ("BadRequest", "Invalid request.", "temperature: must be at most 2, got 3", "temperature", "invalid_value"),
     401: ("Unauthorized", "Missing or invalid API key; required if the server has keys.", "no key was given; send one as \"Authorization: Bearer sk-tiller-…\"; the operator of this server creates keys with `tiller keys new`", None, "invalid_api_key"),
     403: ("Forbidden", "Read-only resource, disabled feature, or insufficient permissions of the key.", "'golden-gate' comes with the model and cannot be changed; save yours under another id", "id", "preset_readonly"),
@@ -108,36 +72,50 @@ REFUSALS: dict[int, tuple[str, str, str, str | None, str | int]] = {
     500: ("Broken", "Internal server error; the server's log has the traceback.", "something broke in the server; the log has the traceback", None, "internal_error"),
     503: ("Loading", "Service unavailable: the model is loading, or the store is unreachable (`store_unavailable`); retry after `Retry-After` seconds.", "Loading model", None, 503),
 }  # fmt: skip
-"""Description, and the message, param and code of an example, by status."""
+"""Name, description, and the message, param and code of an example, by status."""
 KINDS = {403: "permission_error", 429: "rate_limit_error", 500: "server_error", 503: "unavailable_error"}
 ALWAYS = (401, 403, 421, 429, 500, 503)
-"""Statuses that any route below /v1 may return."""
+"""Errors of any route below /v1."""
+CHUNKS = 'data: {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "Ahoy"}, "finish_reason": null}], …}\n\ndata: [DONE]\n\n'
+"""Example of a streamed chat completion."""
+JOB_EVENT = 'id: 2\nevent: metric\ndata: {"progress": 0.25}\n\n'
+"""Example of a job's event stream."""
+SERVER_SENT_EVENT: Schema = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 
 
-def wire(
-    gives: type[BaseModel] | None,
-    *refuses: int,
-    takes: type[BaseModel] | None = None,
-    optional: bool = False,
-    **media: str,
-) -> dict[str, Any]:
-    """Describe a route: its body, response and errors; `media` are other media types of the
-    response, `events` or `bytes`."""
-    said: Schema = {"refuses": refuses, "optional": optional, "media": media}
-    if gives:
-        said["gives"] = gives.model_json_schema(mode="serialization")
-    if takes:
-        said["takes"] = takes.model_json_schema()
-    return {WIRE: said}
+def errors(*statuses: int) -> Responses:
+    """Error responses of a route, for its `responses`."""
+    return {status: {"$ref": f"#/components/responses/{ERRORS[status][0]}"} for status in statuses}
 
 
-def install(app: FastAPI) -> None:
+def event_stream(example: str) -> Responses:
+    """Server-sent events as the successful response of a route, for its `responses`."""
+    content = {"text/event-stream": {"itemSchema": SERVER_SENT_EVENT, "example": example}}
+    return {
+        200: {
+            "description": "Server-sent events, if requested; a chat stream ends with `data: [DONE]`.",
+            "content": content,
+        }
+    }
+
+
+def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
     """Serve the document at `/openapi.json` and the page at `/docs`, without files from any other host."""
-    plain = app.openapi
+    derive = app.openapi
 
-    def described() -> Schema:
+    def openapi() -> Schema:
         if app.openapi_schema is None:
-            app.openapi_schema = complete(plain())
+            derive()
+            assert app.openapi_schema is not None
+            _add_bodies_and_errors(app.openapi_schema, routes)
         return app.openapi_schema
 
     def docs() -> HTMLResponse:
@@ -150,96 +128,47 @@ def install(app: FastAPI) -> None:
             swagger_ui_parameters={"validatorUrl": None, "displayOperationId": True, "docExpansion": "none"},
         )
 
-    app.openapi = described
+    app.openapi = openapi
     app.add_api_route("/docs", docs, include_in_schema=False)
     app.mount("/docs/files", StaticFiles(directory=str(files("fastapi_offline") / "static")))
 
 
-def complete(schema: Schema) -> Schema:
-    """OpenAPI document with bodies, responses, errors, examples and tags."""
-    schemas: Schema = {}
-    problem = _shared(Error.model_json_schema(), schemas)
-    for path, operation in _operations(schema):
-        operation["tags"] = [next(tag for place, tag in PLACES.items() if path.startswith(place))]
-        said = operation.pop(WIRE)
-        if "takes" in said:
-            operation["requestBody"] = _body(said, schemas)
-        operation["responses"] = _answers(path, operation, said, schemas)
-    schema["components"] = {
-        "schemas": schemas,
-        "responses": {REFUSALS[status][0]: _refusal(status, problem) for status in REFUSALS},
-    }
-    schema["tags"] = [{"name": name, "description": about} for name, about in TAGS.items()]
-    return schema
+def _add_bodies_and_errors(document: Schema, routes: Sequence[APIRoute]) -> None:
+    """Add what FastAPI does not derive: bodies of `JsonBody` dependencies, and errors in OpenAI's format."""
+    bodies = {route.operation_id or route.name: body for route in routes for body in _bodies(route)}
+    models = [Error, *dict.fromkeys(body.model for body in bodies.values())]
+    definitions: Schema = {}
+    for model in models:
+        schema = model.model_json_schema(ref_template=REF_TEMPLATE)
+        definitions |= schema.pop("$defs", {}) | {model.__name__: schema}
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        del schemas[name]
+    for name, schema in jsonable_encoder(definitions, exclude_none=True).items():
+        assert schemas.setdefault(name, schema) == schema, f"two schemas are called {name!r}"
+    document["components"]["responses"] = {ERRORS[status][0]: _error_response(status) for status in ERRORS}
+    for operation in (o for path in document["paths"].values() for o in path.values()):
+        operation["responses"].pop("422", None)
+        if body := bodies.get(operation["operationId"]):
+            operation["requestBody"] = _request_body(body)
 
 
-def _operations(schema: Schema) -> Iterator[tuple[str, Schema]]:
-    for path, item in schema["paths"].items():
-        for operation in item.values():
-            yield path, operation
+def _bodies(route: APIRoute) -> Iterator[JsonBody[Any]]:
+    return (d.call for d in route.dependant.dependencies if isinstance(d.call, JsonBody))
 
 
-def _body(said: Schema, schemas: Schema) -> Schema:
-    example = EXAMPLES[said["takes"]["title"]]
-    content = {"schema": _shared(said["takes"], schemas), "example": example}
-    return {
-        "description": SAID["take"],
-        "required": not said["optional"],
-        "content": {"application/json": content},
-    }
+def _request_body(body: JsonBody[Any]) -> Schema:
+    name = body.model.__name__
+    content = {"schema": {"$ref": REF_TEMPLATE.format(model=name)}, "example": EXAMPLES[name]}
+    return {"required": not body.optional, "content": {"application/json": content}}
 
 
-def _answers(path: str, operation: Schema, said: Schema, schemas: Schema) -> Schema:
-    status = next(s for s in operation["responses"] if s.startswith("2"))
-    content: Schema = {"application/json": {"schema": _shared(said["gives"], schemas)}} if "gives" in said else {}
-    if "events" in said["media"]:
-        content[EVENTS] = {"itemSchema": ONE_EVENT, "example": said["media"]["events"]}
-    if "bytes" in said["media"]:
-        content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
-    about = f"{SAID['give']} {SAID['events']}" if EVENTS in content else SAID["give"]
-    found: Schema = {status: {"description": about, "content": content}}
-    found |= {str(s): {"description": "Not modified."} for s in said["refuses"] if s < 400}
-    return found | {
-        str(s): {"$ref": f"#/components/responses/{REFUSALS[s][0]}"} for s in _refused(path, operation, said)
-    }
-
-
-def _refused(path: str, operation: Schema, said: Schema) -> list[int]:
-    """Error statuses of an operation: those that it declares, and those that follow from its parameters and body."""
-    found = {s for s in said["refuses"] if s >= 400} | {421}
-    if path.startswith("/v1"):
-        found |= {*ALWAYS}
-    if "takes" in said or operation.get("parameters"):
-        found |= {400}
-    if "takes" in said:
-        found |= {413}
-    if "{" in path:
-        found |= {404}
-    return sorted(found)
-
-
-def _refusal(status: int, problem: Schema) -> Schema:
-    _, about, message, param, code = REFUSALS[status]
+def _error_response(status: int) -> Schema:
+    _, description, message, param, code = ERRORS[status]
     kind = KINDS.get(status, "invalid_request_error")
     example = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    found: Schema = {"description": about, "content": {"application/json": {"schema": problem, "example": example}}}
+    content = {"schema": {"$ref": REF_TEMPLATE.format(model=Error.__name__)}, "example": example}
+    found: Schema = {"description": description, "content": {"application/json": content}}
     if status in (429, 503):
         found["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "string"}}}
     return found
-
-
-def _shared(schema: Schema, schemas: Schema) -> Schema:
-    """Move a schema and its nested definitions to `components`; return the reference to it."""
-    schema = dict(schema)
-    title = schema["title"]
-    for name, inner in {**schema.pop("$defs", {}), title: schema}.items():
-        mine = _moved(inner)
-        assert schemas.setdefault(name, mine) == mine, f"two schemas are called {name!r}"
-    return {"$ref": REF + title}
-
-
-def _moved(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """The same schema with its references pointing to `components`."""
-    if isinstance(value, dict):
-        return {k: REF + v.removeprefix("#/$defs/") if k == "$ref" else _moved(v) for k, v in value.items()}
-    return [_moved(v) for v in value] if isinstance(value, list) else value

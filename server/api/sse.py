@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -20,11 +20,13 @@ LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
 """Escapes for characters that Python treats as line ends but JSON leaves as they are."""
 
 
-async def sse_response(request: Request, events: AsyncGenerator[dict[str, Any], None]) -> StreamingResponse:
+async def sse_response(
+    request: Request, events: AsyncGenerator[dict[str, Any], None], headers: Mapping[str, str]
+) -> StreamingResponse:
     """Stream events and `[DONE]`; an error before the first event gets its own HTTP status."""
     first = await cancel_on_disconnect(request, anext(events))
     return StreamingResponse(
-        _event_stream(first, events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        _event_stream(first, events), media_type="text/event-stream", headers={"Cache-Control": "no-cache", **headers}
     )
 
 

@@ -18,7 +18,7 @@ class ChoiceFormat:
     def choice(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish_reason: str | None
     ) -> dict[str, Any]:
-        """One choice of a complete response."""
+        """Fields of one choice of a complete response."""
         details = self._logprobs(logprobs)
         if not self.is_chat:
             return _text_choice(index, text, details, finish_reason)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,11 +20,12 @@ from server.chat.merge_streams import MergedStreams
 from server.chat.openai_format import ChoiceFormat, chat_delta
 from server.engines.base import Generation, Overloaded, TextPiece, TokenLogprob
 from server.limits.account import UNCOUNTED, Account
-from server.safety.easing import Easer, Easing
+from server.safety.easing import Easer
 from server.safety.guards import Outcome
+from server.schemas.completions import ChatCompletion, Easing, TextCompletion, Warned
 from server.schemas.generation import ChatRequest, GenerationRequest
 from server.serving.served_model import ServedModel
-from server.serving.steering_choice import SteeringChoice, SteeringWarning
+from server.serving.steering_choice import SteeringChoice
 from server.store.base import Unavailable
 from server.store.encryption import TextEncryption, pseudonym
 from server.telemetry import metrics
@@ -150,19 +151,19 @@ class Reply:
 
     def steering_summary(self) -> dict[str, Any]:
         """Steering that was applied, with a warning for the prompts whose steering the guards changed."""
-        told, first = self.choice.applied_summary(), _guard_outcome(self.choice)
+        told, first = _summary(self.choice), _guard_outcome(self.choice)
         if others := [str(i) for i, part in enumerate(self.parts) if _guard_outcome(part.choice) != first]:
             says = (
                 f"the guards changed the steering of the prompts {', '.join(others)}; see the steering of their choices"
             )
-            told["warnings"] = [*told["warnings"], vars(SteeringWarning("guards", "", says))]
+            told["warnings"] = [*told["warnings"], Warned(code="guards", feature="", message=says).model_dump()]
         return told
 
     def steering_delta(self, index: int, judged: dict[str, Any], chiefs: dict[str, Any]) -> dict[str, Any]:
         """Difference of one choice's steering from the primary prompt's, whose coherence is `chiefs`."""
         choice = self.part(index).choice
         mine, theirs = (
-            (choice.applied_summary() | judged, self.choice.applied_summary() | chiefs)
+            (_summary(choice) | judged, _summary(self.choice) | chiefs)
             if choice is not self.choice
             else (judged, chiefs)
         )
@@ -195,7 +196,7 @@ class Reply:
         """Coherence of a choice, and where the guard eased it, if requested."""
         part, found = self.part(index), dict[str, Any]()
         if self.uses_easing(part):
-            found["eased"] = [asdict(e) for e in spoken.easings]
+            found["eased"] = [e.model_dump() for e in spoken.easings]
         if part.choice.coherence:
             ids, n = [*part.prompt.ids, *spoken.ids], len(part.prompt.ids)
             logprobs = await self.served.engine.logprobs_unsteered(ids, n) if spoken.ids else []
@@ -242,7 +243,7 @@ def max_concurrency(served: ServedModel, account: Account, choices: int, n: int)
     return min(choices, room, account.caller.limits.concurrent or room)
 
 
-async def complete(reply: Reply) -> dict[str, Any]:
+async def complete(reply: Reply) -> ChatCompletion | TextCompletion:
     """The whole response, after all choices have ended."""
     progress = [ChoiceProgress() for _ in reply.choices]
     async with _running_choices(reply, progress) as pieces:
@@ -251,7 +252,7 @@ async def complete(reply: Reply) -> dict[str, Any]:
     judged = [await reply.evaluate_choice(i, p) for i, p in enumerate(progress)]
     primary = judged[reply.primary_index * reply.request.n]
     await reply.store_consented_text(progress[0])
-    return reply.header_fields() | {
+    answer = reply.header_fields() | {
         "choices": [
             reply.format.choice(i, p.text, p.logprobs, p.finish_reason) | reply.steering_delta(i, judged[i], primary)
             for i, p in enumerate(progress)
@@ -259,6 +260,7 @@ async def complete(reply: Reply) -> dict[str, Any]:
         "usage": reply.usage(progress),
         "steering": reply.steering_summary() | primary,
     }
+    return (ChatCompletion if reply.is_chat else TextCompletion).model_validate(answer)
 
 
 async def stream_chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
@@ -287,7 +289,7 @@ async def stream_chunks(reply: Reply) -> AsyncGenerator[dict[str, Any], None]:
                 silent.discard(index)
             if piece.finish_reason:
                 if judged := await reply.evaluate_choice(index, progress[index]):
-                    steering = {"steering": reply.part(index).choice.applied_summary() | judged}
+                    steering = {"steering": _summary(reply.part(index).choice) | judged}
                 yield head | {"choices": [reply.format.last(index, piece.finish_reason) | own]} | steering
                 steering = {}
     await reply.store_consented_text(progress[0])
@@ -371,7 +373,15 @@ async def _write_audit(reply: Reply, spoken: list[ChoiceProgress]) -> None:
 
 
 def _audit_fields(choice: SteeringChoice) -> dict[str, Any]:
-    return {"hash": choice.resolved.fingerprint, "guards": choice.verdict.to_dict() if choice.verdict else None}
+    return {
+        "hash": choice.resolved.fingerprint,
+        "guards": choice.verdict.report().model_dump() if choice.verdict else None,
+    }
+
+
+def _summary(choice: SteeringChoice) -> dict[str, Any]:
+    """Steering that was applied, as JSON."""
+    return choice.applied_summary().model_dump(exclude_unset=True)
 
 
 def _guard_outcome(choice: SteeringChoice) -> Outcome:

@@ -16,7 +16,7 @@ from server.cli.errors import exit_with_error
 from server.cli.options import settings_from_options
 from server.cli.tables import print_table
 from server.errors import ApiError
-from server.features.analysis_json import analysis_to_dict, comparison_to_dict
+from server.features.analysis_json import analysis_answer, compared_features
 from server.features.read_text import MAX_TOKENS, encode_input, join_chunks, split_context
 from server.sae.model_loading import load_model, resolve_device
 from server.schemas.analysis import TextInput
@@ -105,12 +105,11 @@ def _analyze(settings: Settings, texts: list[TextInput], other: list[TextInput] 
     with problems.status("reading"):
         passage, stream, cut = _read(model, tokenizer, opened, texts)
         found = analyse(opened, passage, stream, features=top)
-        told = analysis_to_dict(opened, found)
-        told |= {"model": opened.info.name, "revision": opened.info.revision, "truncated": cut}
+        answer = analysis_answer(opened, found, truncated=cut)
         if other:
             there, stream_there, _ = _read(model, tokenizer, opened, other)
-            told["compared"] = comparison_to_dict(opened, (passage, stream), (there, stream_there), features=top)
-    return told
+            answer.compared = compared_features(opened, (passage, stream), (there, stream_there), features=top)
+    return answer.model_dump(exclude_unset=True)
 
 
 def _read(

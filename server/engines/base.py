@@ -61,8 +61,8 @@ class Generation:
     name: str = ""
     """Request id for queue-position lookups; unique per tenant only."""
     sampling: Sampling = Sampling()
-    ticket: str = ""
-    """The policy's signature; engines do not check it."""
+    authorization: object = None
+    """The policy's `Authorization`, which is checked before the engine is called; engines do not read it."""
 
 
 @dataclass(frozen=True)

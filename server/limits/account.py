@@ -15,9 +15,9 @@ class Account:
 
     caller: Caller = ANYONE
     rate_limiter: RateLimiter | None = None
-    """None if there are no limits."""
+    """None if nothing is counted: the caller has no key."""
     audit: AuditLog | None = None
-    """None if there is no audit log."""
+    """None if nothing is logged: the caller is anonymous."""
 
     async def count_spec(self, fingerprint: str) -> None:
         """Raise ApiError if the caller has no tokens left, or has used too many distinct steerings."""

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from server.engines.base import Engine, Generation, TextPiece
+from server.schemas.completions import Easing
 from steering.evaluate.coherence import judge
 
 FIRST, EVERY = 24, 16
@@ -28,15 +29,6 @@ PARTIAL_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 Eased = Callable[[float], Generation]
 """The same request with its strengths multiplied."""
-
-
-@dataclass(frozen=True)
-class Easing:
-    """Where a reply was eased, the remaining share of its strengths, and the reason."""
-
-    at: int
-    factor: float
-    why: str
 
 
 @dataclass
@@ -72,7 +64,7 @@ class Easer:
                         break
             if why:
                 factor, look = EASE ** (len(self.easings) + 1), len(said) + FIRST
-                self.easings.append(Easing(len(said), factor, why))
+                self.easings.append(Easing(at=len(said), factor=factor, why=why))
                 running = self._continue_with(request, factor, said)
 
     async def _checks_due(

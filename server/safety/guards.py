@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from server.engines.base import Engine, EngineFailed, Generation, Overloaded, TextPiece
+from server.schemas import completions
 from server.settings import Settings
 from steering.safety.probe import WITNESS, Probe, check_hook_below
 from steering.safety.refusal import RefusalDetector
@@ -46,11 +47,13 @@ class Verdict:
     prompt: float | None = None
     """The probe's score of the prompt."""
 
-    def to_dict(self, *, scores: bool = True) -> dict[str, str | float | None]:
+    def report(self, *, scores: bool = True) -> completions.Guards:
         """The verdict as replies report it; `scores` are for operators only: they would help others
         to evade the guards."""
-        found = {"refusal": self.refusal, "prompt": self.prompt} if scores else {"refusal": None, "prompt": None}
-        return {"outcome": self.outcome} | {k: v if v is None else round(v, 4) for k, v in found.items()}
+        refusal, prompt = (
+            round(score, 4) if scores and score is not None else None for score in (self.refusal, self.prompt)
+        )
+        return completions.Guards(outcome=self.outcome, refusal=refusal, prompt=prompt)
 
     def applied_to(self, request: Generation) -> Generation:
         """The request as it may be generated."""

@@ -3,18 +3,15 @@
 Roles bound the total steering: the length of the sum, and the expected change of replies (the load;
 KL grows with its square). Limits bound named features, each on either side of zero. They compare
 directions and not names: the same direction under another number, from a preset's snapshot, as a
-vector or as a sum of several counts as the feature itself. Decisions are signed, and the engine
-generates nothing without the signature.
+vector or as a sum of several counts as the feature itself. The engine is reached through `Admission`
+only, with an `Authorization`, which only `authorize` makes.
 """
 
-import hashlib
-import hmac
 import math
-import secrets
 import tomllib
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +41,8 @@ SAME = 0.7
 ALIKE = 0.35
 """Cosine below which a direction does not count towards a limit: in narrow streams chance alone reaches it."""
 SLACK = 1e-3
-_SECRET = secrets.token_bytes(32)
+_DECIDED = object()
+"""Marks the calls of `Authorization` that `authorize` makes."""
 
 
 class Bounds(BaseModel):
@@ -141,8 +139,27 @@ class Violation:
     param: str = "steering"
 
 
-def authorize(policy: Policy, caller: Caller, steered: PolicyInput) -> str:
-    """Authorize and sign a steering. Raises ApiError that names the rule."""
+@dataclass(frozen=True)
+class Authorization:
+    """Decision that a tenant may steer one spec on one revision; only `authorize` makes it."""
+
+    fingerprint: str
+    revision: str
+    tenant: str
+    decided: InitVar[object] = None
+
+    def __post_init__(self, decided: object) -> None:
+        if decided is not _DECIDED:
+            raise TypeError("only authorize() makes an Authorization")
+
+    def covers(self, request: Generation) -> bool:
+        """Whether the request is for the spec, revision and tenant that were authorized."""
+        requested = (request.fingerprint, request.revision, request.tenant)
+        return requested == (self.fingerprint, self.revision, self.tenant)
+
+
+def authorize(policy: Policy, caller: Caller, steered: PolicyInput) -> Authorization:
+    """Authorize a steering. Raises ApiError that names the rule."""
     for rule in (*_bounded(policy.bounds(caller.role), caller, steered), *_limited(policy, caller, steered)):
         metrics.refused.labels(rule.name).inc()
         raise ApiError(
@@ -154,7 +171,7 @@ def authorize(policy: Policy, caller: Caller, steered: PolicyInput) -> str:
             more={"rule": rule.name},
         )
     revision = steered.bundle.info.revision
-    return _signed(steered.resolved.fingerprint, revision, caller.subject() or "")
+    return Authorization(steered.resolved.fingerprint, revision, caller.subject() or "", _DECIDED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +182,8 @@ class Admission:
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """Generate an authorized request. Raises NotDecided."""
-        owed = _signed(request.fingerprint, request.revision, request.tenant)
-        if not hmac.compare_digest(owed, request.ticket):
+        granted = request.authorization
+        if not (isinstance(granted, Authorization) and granted.covers(request)):
             raise NotDecided("this steering was not authorized; nothing was generated")
         async with aclosing(self.engine.generate(request)) as pieces:
             async for piece in pieces:
@@ -193,10 +210,6 @@ def suggested_scale(scale: float) -> str:
 
 class NotDecided(RuntimeError):
     """A bug: an unauthorized request reached the engine."""
-
-
-def _signed(*parts: str) -> str:
-    return hmac.new(_SECRET, "\0".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
 def _bounded(bounds: Bounds, caller: Caller, steered: PolicyInput) -> Iterable[Violation]:

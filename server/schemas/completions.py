@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from server.schemas.generation import MessageInput
 from server.schemas.pages import Verdict
 from steering.evaluate.coherence import Coherence
 from steering.spec import Mode, Scope, SteeringSpec, Unit
@@ -261,6 +262,24 @@ class Comparison(BaseModel):
     object: Literal["comparison"]
     seed: int
     data: list[Compared]
+
+
+class SuggestRequest(BaseModel):
+    """POST /v1/steering/suggest: a wish, or the messages that a reply is wanted for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    wish: str | None = Field(default=None, min_length=1, max_length=300)
+    """How replies should be: `more poetic, less formal`."""
+    messages: list[MessageInput] | None = Field(default=None, min_length=1, max_length=200)
+    limit: int = Field(default=3, ge=1, le=3)
+
+    @model_validator(mode="after")
+    def _something(self) -> "SuggestRequest":
+        if self.wish is None and self.messages is None:
+            raise ValueError("give either wish or messages")
+        return self
 
 
 class SuggestedSlider(BaseModel):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from server.schemas.pages import Page
+from server.schemas.steering import Whole
 from steering.catalogue.feature import Feature
 from steering.catalogue.feature_edits import FeatureEdit
 from steering.interpret.feature_map import Cluster
@@ -24,10 +25,9 @@ class FeatureSummary(Feature):
     edited: FeatureEdit | None = None
 
 
-class FeatureList(Page):
+class FeatureList(Page[FeatureSummary]):
     """A page of features."""
 
-    data: list[FeatureSummary]
     total: int
 
 
@@ -69,14 +69,13 @@ class MapPoint(BaseModel):
     cluster: int
 
 
-class FeaturesMapMeta(Page):
+class FeaturesMapMeta(Page[MapPoint]):
     """The clusters of the map, and a page of points."""
 
     revision: str
     method: str
     clusters: list[Cluster]
     total: int
-    data: list[MapPoint]
 
 
 class Separating(BaseModel):
@@ -186,3 +185,12 @@ class EditRequest(BaseModel):
     def changes(self) -> dict[str, Any]:
         """The fields to change."""
         return self.model_dump(include=self.model_fields_set - {"user"})
+
+
+class CalibrateRequest(BaseModel):
+    """POST /v1/features/{id}/calibrate; the body is optional."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompts: Whole = Field(default=16, ge=4, le=16)
+    """Number of the fixed prompts to use; fewer are faster and less precise."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from server.schemas.pages import Page
 
@@ -24,10 +24,8 @@ class SaeSummary(BaseModel):
     error: str = ""
 
 
-class SaeList(Page):
+class SaeList(Page[SaeSummary]):
     """All revisions."""
-
-    data: list[SaeSummary]
 
 
 class SaeDetail(SaeSummary):
@@ -45,10 +43,9 @@ class Activated(BaseModel):
     active: str
 
 
-class ChangePage(Page):
+class ChangePage(Page[dict[str, Any]]):
     """A page of changed features."""
 
-    data: list[dict[str, Any]]
     total: int
 
 
@@ -66,6 +63,16 @@ class SaeChanges(BaseModel):
     relabelled: ChangePage
     remeasured: ChangePage
     presets: ChangePage
+
+
+class Consent(BaseModel):
+    """A user's consent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    """The `user` that the user's requests carry; default: the owner of the key."""
+    consent: bool
 
 
 class ConsentState(BaseModel):
@@ -96,10 +103,9 @@ class DriftCheck(BaseModel):
     live: dict[str, JsonValue] | None
 
 
-class Drift(Page):
+class Drift(Page[DriftCheck]):
     """The trainer's drift measurements."""
 
-    data: list[DriftCheck]
     revision: str
     baseline: dict[str, dict[str, JsonValue] | None]
     look_seconds: float

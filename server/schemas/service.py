@@ -8,10 +8,8 @@ from server.schemas.jobs import Job
 from server.schemas.pages import Page
 
 
-class JobList(Page):
+class JobList(Page[Job]):
     """A page of jobs."""
-
-    data: list[Job]
 
 
 class JobDeleted(BaseModel):

@@ -28,10 +28,8 @@ class VectorInfo(BaseModel):
     created: int
 
 
-class VectorList(Page):
+class VectorList(Page[VectorInfo]):
     """A user's vectors."""
-
-    data: list[VectorInfo]
 
 
 class Default(BaseModel):
@@ -70,10 +68,8 @@ class VotesDeleted(Defaults):
     deleted: int
 
 
-class PresetList(Page):
+class PresetList(Page[Preset]):
     """All presets."""
-
-    data: list[Preset]
 
 
 class Deleted(BaseModel):
@@ -91,10 +87,8 @@ class PresetResult(BaseModel):
     result: Literal["created", "replaced", "unchanged"]
 
 
-class PresetResults(Page):
+class PresetResults(Page[PresetResult]):
     """Import results of all presets."""
-
-    data: list[PresetResult]
 
 
 class Counts(BaseModel):

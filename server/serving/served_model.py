@@ -133,7 +133,7 @@ class ServedModel:
     def _authorize(self, choice: SteeringChoice) -> SteeringChoice:
         """The same choice with the policy's authorization. Raises ApiError."""
         steered = PolicyInput(choice.resolved, choice.composition, self.bundle, choice.presets)
-        return replace(choice, ticket=authorize(self.policy, choice.caller, steered))
+        return replace(choice, authorization=authorize(self.policy, choice.caller, steered))
 
     def check_allowed(self, resolved: Resolved, caller: Caller, presets: tuple[Preset, ...] = ()) -> None:
         """Raise ApiError for steering that the caller may not use, before it is saved."""

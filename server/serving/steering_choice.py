@@ -7,6 +7,9 @@ from typing import Any
 from server.auth.caller import ANYONE, Caller
 from server.engines.base import Generation, Sampling
 from server.safety.guards import Verdict
+from server.safety.policy import Authorization
+from server.schemas import completions
+from server.schemas.completions import Steering, Warned
 from steering.catalogue.composition import Composition
 from steering.catalogue.resolve import Applied, Resolved
 from steering.model.chat_template import EncodedChat
@@ -16,15 +19,6 @@ GUARD_MESSAGES = {
     "unsteered": "the model itself would refuse this, so it was not steered",
     "refused": "the server does not answer this prompt",
 }
-
-
-@dataclass(frozen=True)
-class SteeringWarning:
-    """A warning about something that was done as requested."""
-
-    code: str
-    feature: str
-    message: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +35,8 @@ class SteeringChoice:
     """Factor on all strengths, if the summed push was too long and the caller asked for `cut`."""
     pins: Mapping[str, FeatureSnapshot] = field(default_factory=dict)
     """The preset's snapshots and the user's own vectors, as used for resolving."""
-    ticket: str = ""
-    """The policy's authorization."""
+    authorization: Authorization | None = None
+    """The policy's decision."""
     caller: Caller = ANYONE
     default: Preset | None = None
     """The operator's default preset, if the request leaves it on; it is merged in below everything else."""
@@ -71,33 +65,30 @@ class SteeringChoice:
             revision=self.revision,
             tenant=self.caller.subject() or "",
             sampling=sampling,
-            ticket=self.ticket,
+            authorization=self.authorization,
         )
 
-    def applied_summary(self) -> dict[str, Any]:
-        """Steering that was applied, as every reply reports it."""
+    def applied_summary(self) -> Steering:
+        """Steering that was applied, as every reply reports it; what does not apply is unset."""
         spec = self.resolved.spec
-        told = (
-            {} if self.verdict is None else {"guards": self.verdict.to_dict(scores=self.caller.has_role("researcher"))}
-        )
-        return (
-            told
-            | {
-                "hash": self.resolved.fingerprint,
-                "unit": spec.unit,
-                "scope": spec.scope,
-                "revision": self.revision,
-                "preset": self.preset.id if self.preset else None,
-                "default": self.default.id if self.default else None,
-                "applied": [_applied_to_dict(a) for a in self.resolved.applied],
-                "load": self.composition.load,
-                "predicted": self.composition.verdict,
-                "warnings": [w.__dict__ for w in self.warnings()],
-            }
-            | ({"cut": self.cut} if self.cut is not None else {})
+        optional: dict[str, Any] = {} if self.cut is None else {"cut": self.cut}
+        if self.verdict is not None:
+            optional["guards"] = self.verdict.report(scores=self.caller.has_role("researcher"))
+        return Steering(
+            hash=self.resolved.fingerprint,
+            unit=spec.unit,
+            scope=spec.scope,
+            revision=self.revision,
+            preset=self.preset.id if self.preset else None,
+            default=self.default.id if self.default else None,
+            applied=[_applied(a) for a in self.resolved.applied],
+            load=self.composition.load,
+            predicted=self.composition.verdict,
+            warnings=self.warnings(),
+            **optional,
         )
 
-    def warnings(self) -> list[SteeringWarning]:
+    def warnings(self) -> list[Warned]:
         """Warnings about doses, about combinations of features, and about a cut."""
         its_own = {f.id for p in self.presets for f in p.steering.features}
         found = [
@@ -105,33 +96,33 @@ class SteeringChoice:
             for a in self.resolved.applied
             for w in _dose_warnings(a, self.revision, of_preset=a.feature.id in its_own)
         ]
-        found += [SteeringWarning("overlap", o.one, o.says) for o in self.composition.overlaps]
+        found += [Warned(code="overlap", feature=o.one, message=o.says) for o in self.composition.overlaps]
         if self.verdict and self.verdict.outcome != "as asked":
-            found.append(SteeringWarning("guards", "", GUARD_MESSAGES[self.verdict.outcome]))
+            found.append(Warned(code="guards", feature="", message=GUARD_MESSAGES[self.verdict.outcome]))
         if self.cut is not None:
             says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
-            found.append(SteeringWarning("cut", "", says))
+            found.append(Warned(code="cut", feature="", message=says))
         return found
 
 
-def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[SteeringWarning]:
+def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:
     found, name = [], a.feature.label or a.feature.id
     if a.gone and not a.vector:
         kept = f"{name}: revision {revision} has it no more; what was saved with the preset steers"
-        found.append(SteeringWarning("retired", a.feature.id, kept))
+        found.append(Warned(code="retired", feature=a.feature.id, message=kept))
     if a.mode in ("scale", "ablate"):
         return found  # these have no dose
     if not a.measured:
         said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
-        return [*found, SteeringWarning("not_measured", a.feature.id, said)]
+        return [*found, Warned(code="not_measured", feature=a.feature.id, message=said)]
     told = a.feature.calibration
     if told and told.points and not told.works and not of_preset:  # a preset is made of features that work together
         said = f"{name}: no dose of it had an effect that a random direction does not have"
-        found.append(SteeringWarning("no_effect", a.feature.id, said))
+        found.append(Warned(code="no_effect", feature=a.feature.id, message=said))
     edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0
     if abs(a.dose) > edge + 1e-6:
         said = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
-        found.append(SteeringWarning("above_sweet_spot", a.feature.id, said))
+        found.append(Warned(code="above_sweet_spot", feature=a.feature.id, message=said))
     return found
 
 
@@ -146,16 +137,18 @@ def steering_headers(choices: Sequence[SteeringChoice]) -> dict[str, str]:
     return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if each}
 
 
-def _applied_to_dict(a: Applied) -> dict[str, Any]:
-    return {
-        "id": a.feature.id,
-        "label": a.feature.label,
-        "mode": a.mode,
-        "strength": a.strength,
-        "dose": round(a.dose, 4),
-        "max": round(a.max, 4),
-        "raw": round(a.raw, 4),
-        "layer": a.layer,
-        "in_sweet_spot": a.in_sweet_spot,
-        "measured": a.measured,
-    } | ({"vector": True} if a.vector else {"retired": True} if a.gone else {})
+def _applied(a: Applied) -> completions.Applied:
+    optional = {"vector": True} if a.vector else {"retired": True} if a.gone else {}
+    return completions.Applied(
+        id=a.feature.id,
+        label=a.feature.label,
+        mode=a.mode,
+        strength=a.strength,
+        dose=round(a.dose, 4),
+        max=round(a.max, 4),
+        raw=round(a.raw, 4),
+        layer=a.layer,
+        in_sweet_spot=a.in_sweet_spot,
+        measured=a.measured,
+        **optional,
+    )

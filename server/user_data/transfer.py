@@ -1,5 +1,6 @@
 """Import and export: validation and database writes of presets and user data."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
 from server.schemas.generation import check_sampling
+from server.schemas.user_data import Counts
 from server.serving.served_model import ServedModel
 from server.store.base import AlreadyExists, Conflict
 from server.store.models import Restored, UserData
@@ -143,13 +145,15 @@ async def restore_user_data(served: ServedModel, user: str, kept: UserData, *, r
         raise ApiError(409, f"{error}; nothing was imported", code="import_conflict", param="vectors") from error
 
 
-def count_results(done: dict[str, Restored]) -> dict[str, dict[str, int]]:
+def count_results(done: dict[str, Restored]) -> dict[str, Counts]:
     """How many of each kind were created, replaced and left unchanged."""
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, Counter[str]] = {}
     for name, result in done.items():
-        of = found.setdefault(name.partition(":")[0], {"created": 0, "replaced": 0, "unchanged": 0})
-        of[result] += 1
-    return found
+        found.setdefault(name.partition(":")[0], Counter())[result] += 1
+    return {
+        kind: Counts(created=n["created"], replaced=n["replaced"], unchanged=n["unchanged"])
+        for kind, n in found.items()
+    }
 
 
 def _feature_ids(preset: Preset) -> list[str]:

@@ -11,7 +11,7 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature, dose_of, knots_of, number_of
 from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
 from steering.errors import BadStrength, UnknownFeature
-from steering.spec import VECTOR, FeatureSnapshot, Intervention, SteeringSpec, Unit
+from steering.spec import VECTOR, FeatureSnapshot, Intervention, Mode, SteeringSpec, Unit
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Applied:
     """One intervention as applied, with its strength in all three units."""
 
     feature: Feature
-    mode: str
+    mode: Mode
     strength: float
     dose: float
     max: float

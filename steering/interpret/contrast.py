@@ -15,7 +15,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError
 from steering.evaluate.statistics import benjamini_hochberg, fisher_exact, log_odds, permutation_test
 from steering.model.passage import NOBODY, Passage
@@ -144,26 +143,6 @@ def contrast(a: FiringCounts, b: FiringCounts, *, by: By = "any", seed: int = 0)
         for i, row in enumerate(rows)
     )
     return Contrast(tuple(sorted(found, key=lambda f: (f.p, -abs(f.effect)))), (n, m), (a.tokens, b.tokens), by)
-
-
-def contrast_to_dict(found: Contrast, bundle: Bundle, top: int) -> dict[str, object]:
-    """Return a contrast as plain values, with features by id."""
-
-    def one(f: Separating) -> dict[str, object]:
-        feature = bundle.features[f.row]
-        numbers = {k: round(getattr(f, k), 4) for k in ("a", "b", "mean_a", "mean_b", "log_odds", "effect")}
-        exact = {k: float(f"{getattr(f, k):.3g}") for k in ("p", "q")}
-        return {"id": feature.id, "label": feature.label, **numbers, **exact, "discovery": f.discovery}
-
-    return {
-        "by": found.by,
-        "documents": {"a": found.documents[0], "b": found.documents[1]},
-        "tokens": {"a": found.tokens[0], "b": found.tokens[1]},
-        "tested": len(found.features),
-        "discoveries": found.discoveries,
-        "a_over_b": [one(f) for f in found.top(1, top)],
-        "b_over_a": [one(f) for f in found.top(-1, top)],
-    }
 
 
 def _standardised(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

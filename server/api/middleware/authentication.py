@@ -95,7 +95,7 @@ class AuthenticationMiddleware:
         if caller is ANYONE or not secret:
             _check_same_origin(scope, headers, let_in)
         scope.setdefault("state", {})["caller"] = caller
-        if scope["path"].startswith("/v1"):
+        if caller.key and scope["path"].startswith("/v1"):
             await self.state.rate_limiter.count_request(caller, counts=scope["method"] not in SAFE)
 
 

@@ -21,7 +21,7 @@ EXPOSED_HEADERS = (
 
 
 class ApiCorsMiddleware:
-    """Sends CORS headers for configured origins; without origins, none."""
+    """Sends CORS headers under /v1 for the configured origins."""
 
     def __init__(self, app: ASGIApp, *, origins: Sequence[str]) -> None:
         self.app = app
@@ -32,9 +32,8 @@ class ApiCorsMiddleware:
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
         )
-        self._any = bool(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        theirs = self._any and scope["type"] == "http" and scope["path"].startswith("/v1/")
+        theirs = scope["type"] == "http" and scope["path"].startswith("/v1/")
         await (self._told if theirs else self.app)(scope, receive, send)

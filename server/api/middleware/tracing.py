@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class TracingMiddleware:
-    """Makes a span per request under /v1, as a child of the caller's trace if the request names one."""
+    """Makes a span per request under /v1, as a child of the caller's trace if the request names one.
+
+    The application has it only if tracing is on when it is created.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

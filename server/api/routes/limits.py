@@ -1,52 +1,49 @@
 """`GET /v1/limits`: the server's limits, and which features are enabled."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 
-from server import schemas
 from server.api.dependencies import current_model
-from server.api.openapi import wire
 from server.jobs.tasks import sweep
 from server.safety.policy import MAX_FACTOR
 from server.schemas.comparison import VARIANTS
+from server.schemas.service import Limits
 from server.store.base import store_error
 from server.user_data import feedback, vectors
 from server.version import VERSION
 from steering.spec import Mode, Scope, Unit
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["Server"])
 MODES, UNITS, SCOPES = (list(kind.__args__) for kind in (Mode, Unit, Scope))
 
 
-@router.get("/limits", openapi_extra=wire(schemas.service.Limits))
-async def get_limits(request: Request) -> dict[str, Any]:
+@router.get("/limits")
+async def get_limits(request: Request) -> Limits:
     """Limits and settings, as a settings page shows them."""
     served = current_model(request)
     running, waiting = served.engine.occupancy
     settings = served.settings
-    return {
-        "object": "limits",
-        "server": {
+    return Limits(
+        object="limits",
+        server={
             "version": VERSION,
             "engine": served.engine.name,
             "device": str(served.engine.device),
             "store": served.store.name,
             "store_error": await store_error(served.store),
         },
-        "model": {
+        model={
             "id": served.model,
             "context": served.engine.max_model_len,
             "vocabulary": served.engine.vocab_size,
             "width": served.engine.width,
         },
-        "sae": {
+        sae={
             "revision": served.bundle.info.revision,
             "hook": served.bundle.info.hook,
             "features": served.bundle.sae.d_sae,
             "swap_error": request.app.state.revision_switch.error,
         },
-        "steering": {
+        steering={
             "max_features": settings.max_features,
             "max_push": settings.max_push,
             "max_factor": MAX_FACTOR,
@@ -55,7 +52,7 @@ async def get_limits(request: Request) -> dict[str, Any]:
             "scopes": SCOPES,
             "variants": VARIANTS,
         },
-        "requests": {
+        requests={
             "max_tokens": served.engine.max_model_len,
             "max_body": settings.max_body,
             "max_import": settings.max_import,
@@ -64,9 +61,9 @@ async def get_limits(request: Request) -> dict[str, Any]:
             "running": running,
             "waiting": waiting,
         },
-        "sweep": {"strengths": sweep.STRENGTHS, "prompts": sweep.PROMPTS, "max_tokens": sweep.TOKENS},
-        "users": {"vectors": vectors.MAX_VECTORS, "votes": feedback.MAX_VOTES},
-        "training": {
+        sweep={"strengths": sweep.STRENGTHS, "prompts": sweep.PROMPTS, "max_tokens": sweep.TOKENS},
+        users={"vectors": vectors.MAX_VECTORS, "votes": feedback.MAX_VOTES},
+        training={
             "on": settings.trainer,
             "learns": served.bundle.sae.learns,
             "look_seconds": settings.look_seconds,
@@ -74,8 +71,8 @@ async def get_limits(request: Request) -> dict[str, Any]:
             "live_texts": settings.live_texts,
             "live_days": settings.live_days,
         },
-        "labels": {"on": settings.label_url is not None, "model": settings.label_model},
-        "meaning": {"on": settings.meaning_model is not None, "model": settings.meaning_model},
-        "shares": {"on": settings.shares, "max_bytes": settings.share_bytes, "days": settings.share_days},
-        "keys": {"on": await request.app.state.keyring.requires_key(served.store)},
-    }
+        labels={"on": settings.label_url is not None, "model": settings.label_model},
+        meaning={"on": settings.meaning_model is not None, "model": settings.meaning_model},
+        shares={"on": settings.shares, "max_bytes": settings.share_bytes, "days": settings.share_days},
+        keys={"on": await request.app.state.keyring.requires_key(served.store)},
+    )

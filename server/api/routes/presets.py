@@ -1,55 +1,49 @@
 """`/v1/presets`: list, retrieve, create, replace and delete presets; their steering is validated as in a request."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_caller, current_model, write_audit
-from server.api.openapi import wire
+from server.api.openapi import errors
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
-from server.schemas.body import parse_body
+from server.schemas.user_data import Deleted, PresetList
 from server.store.base import Conflict
 from server.store.encryption import pseudonym
 from server.user_data.presets import check_may_replace, check_preset, default_preset_ids
 from steering.spec import Preset
 
-router = APIRouter(prefix="/v1/presets")
+router = APIRouter(prefix="/v1/presets", tags=["Presets"])
 
 
-@router.get("", openapi_extra=wire(schemas.user_data.PresetList))
-async def list_presets(request: Request, snapshots: bool = False) -> dict[str, Any]:
+@router.get("", responses=errors(400), response_model_exclude_unset=True)
+async def list_presets(request: Request, snapshots: bool = False) -> PresetList:
     """The bundle's presets and the saved ones; with `snapshots`, the feature snapshots of each."""
-    served = current_model(request)
-    return {
-        "object": "list",
-        "data": [
-            _preset_to_dict(p, current_caller(request), snapshots=snapshots)
-            for p in await served.presets(current_caller(request))
-        ],
-        "has_more": False,
-        "next_cursor": None,
-    }
+    served, caller = current_model(request), current_caller(request)
+    return PresetList.of_all([_visible(p, caller, snapshots=snapshots) for p in await served.presets(caller)])
 
 
-@router.get("/{preset_id}", openapi_extra=wire(Preset))
-async def get_preset(request: Request, preset_id: str, snapshots: bool = False) -> Response:
+@router.get("/{preset_id}", responses=errors(400, 404), response_model_exclude_unset=True)
+async def get_preset(request: Request, response: Response, preset_id: str, snapshots: bool = False) -> Preset:
     """One preset; its version is the ETag."""
     served = current_model(request)
     found = await served.preset(preset_id, current_caller(request))
     if found is None:
         raise _not_found(preset_id)
-    return _respond(found, current_caller(request), snapshots=snapshots)
+    response.headers["ETag"] = f'"{found.version}"'
+    return _visible(found, current_caller(request), snapshots=snapshots)
 
 
-@router.post("", status_code=201, openapi_extra=wire(Preset, 409, takes=Preset))
-async def create_preset(request: Request, user: str | None = None) -> Response:
+@router.post("", status_code=201, responses=errors(400, 409, 413), response_model_exclude_unset=True)
+async def create_preset(
+    request: Request, response: Response, body: Annotated[Preset, Depends(JsonBody(Preset))], user: str | None = None
+) -> Preset:
     """Save a new preset; with `user`, it may use that user's vectors, and keeps copies of them."""
     served = current_model(request)
     caller = current_caller(request)
-    wanted = await check_preset(served, parse_body(Preset, await request.body()), user=user, caller=caller)
+    wanted = await check_preset(served, body, user=user, caller=caller)
     taken = ApiError(
         409,
         f"there is a preset {wanted.id!r} already; choose another id, or PUT to replace it",
@@ -65,21 +59,26 @@ async def create_preset(request: Request, user: str | None = None) -> Response:
     await write_audit(
         request, "preset saved", preset=pseudonym(saved.id), version=saved.version, hash=saved.steering.fingerprint
     )
-    return _respond(saved, caller, 201)
+    response.headers["ETag"] = f'"{saved.version}"'
+    return _visible(saved, caller)
 
 
-@router.put("/{preset_id}", openapi_extra=wire(Preset, 403, 409, 412, takes=Preset))
+@router.put("/{preset_id}", responses=errors(400, 404, 409, 412, 413), response_model_exclude_unset=True)
 async def replace_preset(
-    request: Request, preset_id: str, user: str | None = None, if_match: Annotated[str, Header()] = ""
-) -> Response:
+    request: Request,
+    response: Response,
+    preset_id: str,
+    body: Annotated[Preset, Depends(JsonBody(Preset))],
+    user: str | None = None,
+    if_match: Annotated[str, Header()] = "",
+) -> Preset:
     """Create or replace a preset; `If-Match` with a version fails if the preset has changed since."""
     served = current_model(request)
-    wanted = parse_body(Preset, await request.body())
-    if wanted.id != preset_id:
-        raise bad_request(f"the body's id {wanted.id!r} does not match the path's, {preset_id!r}", param="id")
+    if body.id != preset_id:
+        raise bad_request(f"the body's id {body.id!r} does not match the path's, {preset_id!r}", param="id")
     caller = current_caller(request)
     await check_may_replace(served, preset_id, caller)
-    wanted = await check_preset(served, wanted, user=user, caller=caller)
+    wanted = await check_preset(served, body, user=user, caller=caller)
     match = if_match.strip('"')
     if match not in ("", "*") and not (match.isdecimal() and len(match) < 19):
         raise bad_request(f"If-Match must be a preset's version, not {match[:64]!r}", param="If-Match")
@@ -93,11 +92,12 @@ async def replace_preset(
     await write_audit(
         request, "preset saved", preset=pseudonym(preset_id), version=saved.version, hash=saved.steering.fingerprint
     )
-    return _respond(saved, caller)
+    response.headers["ETag"] = f'"{saved.version}"'
+    return _visible(saved, caller)
 
 
-@router.delete("/{preset_id}", openapi_extra=wire(schemas.user_data.Deleted, 403, 409))
-async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
+@router.delete("/{preset_id}", responses=errors(400, 404, 409))
+async def delete_preset(request: Request, preset_id: str) -> Deleted:
     """Delete a saved preset."""
     served = current_model(request)
     held = await check_may_replace(served, preset_id, current_caller(request))
@@ -107,7 +107,7 @@ async def delete_preset(request: Request, preset_id: str) -> dict[str, Any]:
     if held is None or not await served.store.delete_preset(preset_id, held.tenant):
         raise _not_found(preset_id)
     await write_audit(request, "preset deleted", preset=pseudonym(preset_id))
-    return {"id": preset_id, "object": "preset", "deleted": True}
+    return Deleted(id=preset_id, object="preset", deleted=True)
 
 
 def _not_found(preset_id: str) -> ApiError:
@@ -116,10 +116,8 @@ def _not_found(preset_id: str) -> ApiError:
     )
 
 
-def _respond(preset: Preset, caller: Caller, status: int = 200, *, snapshots: bool = False) -> Response:
-    return JSONResponse(_preset_to_dict(preset, caller, snapshots=snapshots), status, {"ETag": f'"{preset.version}"'})
-
-
-def _preset_to_dict(preset: Preset, caller: Caller, *, snapshots: bool) -> dict[str, Any]:
+def _visible(preset: Preset, caller: Caller, *, snapshots: bool = False) -> Preset:
+    """The preset as its answer shows it: unset fields are left out there, so all others are set here."""
     readonly = preset.readonly or not caller.can_change(preset)
-    return preset.model_dump(exclude=set() if snapshots else {"snapshots"}) | {"readonly": readonly}
+    shown = preset.model_dump(exclude=set() if snapshots else {"snapshots"})
+    return Preset.model_validate(shown | {"readonly": readonly})

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from server import schemas
 from server.api.dependencies import current_caller, current_model, find_manifest
-from server.api.openapi import wire
+from server.api.openapi import errors
 from server.errors import ApiError, bad_request
+from server.schemas.saes import ChangePage, SaeChanges
 from server.serving.served_model import ServedModel
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, number_of
@@ -19,19 +19,19 @@ from steering.catalogue.revision_diff import diff_revisions as compared
 from steering.errors import BadBundle
 from steering.spec import Preset
 
-router = APIRouter(prefix="/v1/saes")
+router = APIRouter(prefix="/v1/saes", tags=["SAE"])
 HELD = 8
 """Number of comparisons in the cache; revisions never change, so entries stay valid."""
 
 
-@router.get("/{revision}/changes", openapi_extra=wire(schemas.saes.SaeChanges, 409))
+@router.get("/{revision}/changes", responses=errors(400, 404, 409))
 async def get_sae_changes(
     request: Request,
     revision: str,
     since: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[int, Query(ge=0)] = 0,
-) -> dict[str, Any]:
+) -> SaeChanges:
     """Differences from the revision `since`, or from the parent; page each list with its `next_cursor`."""
     served = current_model(request)
     since = since or (await find_manifest(served, revision)).parent
@@ -39,28 +39,28 @@ async def get_sae_changes(
         raise bad_request(f"{revision!r} has no parent; name the revision to compare with: ?since=…", param="since")
     found = await _diff(request, since, revision)
     names = _Labels(await served.store.feature_edits(served.model))
-    page = lambda items: _page(items, cursor, limit)  # noqa: E731
+    page = lambda items: ChangePage.at(items, cursor, limit, total=len(items))  # noqa: E731
     of = lambda which: [c for c in found.changed if which(c)]  # noqa: E731
-    return {
-        "object": "sae.changes",
-        "revision": revision,
-        "since": since,
-        "kept": found.kept,
-        "added": page([names.to_dict(f) | {"density": f.density} for f in found.added]),
-        "retired": page([names.to_dict(f) for f in found.retired]),
-        "moved": page([names.to_dict(c.after) | {"cosine": _round_change(c)} for c in of(lambda c: c.moved)]),
-        "stale": page([names.to_dict(c.after) | {"cosine": _round_change(c)} for c in of(names.stale)]),
-        "relabelled": page(
+    return SaeChanges(
+        object="sae.changes",
+        revision=revision,
+        since=since,
+        kept=found.kept,
+        added=page([names.to_dict(f) | {"density": f.density} for f in found.added]),
+        retired=page([names.to_dict(f) for f in found.retired]),
+        moved=page([names.to_dict(c.after) | {"cosine": _round_change(c)} for c in of(lambda c: c.moved)]),
+        stale=page([names.to_dict(c.after) | {"cosine": _round_change(c)} for c in of(names.stale)]),
+        relabelled=page(
             [names.to_dict(c.after) | {"before": c.before.label} for c in of(lambda c: c.relabelled and names.shown(c))]
         ),
-        "remeasured": page(
+        remeasured=page(
             [
                 names.to_dict(c.after) | {"dose": c.after.dose, "before": c.before.dose}
                 for c in of(lambda c: c.remeasured)
             ]
         ),
-        "presets": page(_affected_presets(await served.presets(current_caller(request)), found, names)),
-    }
+        presets=page(_affected_presets(await served.presets(current_caller(request)), found, names)),
+    )
 
 
 class _Labels:
@@ -123,17 +123,6 @@ def _affected_presets(presets: Sequence[Preset], found: RevisionDiff, names: _La
         if mine := [gone[n] for i in p.steering.features if (n := number_of(i.id)) in gone]:
             touched.append({"id": p.id, "name": p.name, "readonly": p.readonly, "features": mine})
     return touched
-
-
-def _page(items: Sequence[dict[str, Any]], cursor: int, limit: int) -> dict[str, Any]:
-    more = len(items) > cursor + limit
-    return {
-        "object": "list",
-        "data": items[cursor : cursor + limit],
-        "total": len(items),
-        "has_more": more,
-        "next_cursor": str(cursor + limit) if more else None,
-    }
 
 
 def _round_change(c: FeatureChange) -> float:

@@ -8,31 +8,30 @@ import hashlib
 import json
 import secrets
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Request, Response
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_caller, current_model, write_audit
-from server.api.openapi import wire
+from server.api.openapi import errors
 from server.errors import ApiError
-from server.schemas.body import parse_body
 from server.schemas.generation import to_messages
-from server.schemas.user_data import ShareRequest
+from server.schemas.user_data import Deleted, Share, ShareMade, ShareRequest
 from server.serving.served_model import ServedModel
+from server.store import models
 from server.store.base import Conflict
 from server.store.encryption import pseudonym
-from server.store.models import Share
 
-router = APIRouter(prefix="/v1/shares")
+router = APIRouter(prefix="/v1/shares", tags=["Shares"])
 
 
-@router.post("", status_code=201, openapi_extra=wire(schemas.user_data.ShareMade, 403, 404, 409, takes=ShareRequest))
-async def create_share(request: Request) -> JSONResponse:
+@router.post("", status_code=201, responses=errors(400, 404, 409, 413))
+async def create_share(
+    request: Request, response: Response, body: Annotated[ShareRequest, Depends(JsonBody(ShareRequest))]
+) -> ShareMade:
     """Share a steering; `key` is returned only once and deletes the share."""
     served = _require_sharing(request)
-    body = parse_body(ShareRequest, await request.body())
     caller = current_caller(request)
     await served.choose(body.model, body.steering, caller=caller)  # a user's vector is private and cannot be shared
     content = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -45,24 +44,26 @@ async def create_share(request: Request) -> JSONResponse:
         )
     key, now = secrets.token_urlsafe(16), int(time.time())
     expires = now + int(86_400 * served.settings.share_days)
-    share = Share(secrets.token_urlsafe(16), _digest(key), text, now, expires, caller.tenant, caller.owner or "")
+    share = models.Share(secrets.token_urlsafe(16), _digest(key), text, now, expires, caller.tenant, caller.owner or "")
     try:
         await served.store.add_share(share, most=served.settings.share_most)
     except Conflict as error:
         raise ApiError(409, f"{error}; try again when some have expired", code="shares_full") from error
     await write_audit(request, "shared", share=pseudonym(share.id))
-    return JSONResponse(_share_to_dict(share) | {"key": key}, 201, {"Cache-Control": "no-store"})
+    response.headers["Cache-Control"] = "no-store"
+    return ShareMade(**_public_fields(share), key=key)
 
 
-@router.get("/{share_id}", openapi_extra=wire(schemas.user_data.Share, 403))
-async def get_share(request: Request, share_id: str) -> JSONResponse:
+@router.get("/{share_id}", responses=errors(400, 404))
+async def get_share(request: Request, response: Response, share_id: str) -> Share:
     """Retrieve a share."""
     found = await _find_share(_require_sharing(request), share_id)
-    return JSONResponse(_share_to_dict(found), headers={"Cache-Control": "no-store"})
+    response.headers["Cache-Control"] = "no-store"
+    return Share(**_public_fields(found))
 
 
-@router.delete("/{share_id}", openapi_extra=wire(schemas.user_data.Deleted, 403))
-async def delete_share(request: Request, share_id: str, key: str = "") -> dict[str, Any]:
+@router.delete("/{share_id}", responses=errors(400, 404))
+async def delete_share(request: Request, share_id: str, key: str = "") -> Deleted:
     """Delete a share, with the key returned at its creation."""
     served = _require_sharing(request)
     found = await _find_share(served, share_id)
@@ -77,7 +78,7 @@ async def delete_share(request: Request, share_id: str, key: str = "") -> dict[s
             kind="permission_error",
         )
     await served.store.delete_share(share_id)
-    return {"id": share_id, "object": "share", "deleted": True}
+    return Deleted(id=share_id, object="share", deleted=True)
 
 
 def _require_sharing(request: Request) -> ServedModel:
@@ -92,13 +93,13 @@ def _require_sharing(request: Request) -> ServedModel:
     return served
 
 
-async def _find_share(served: ServedModel, share_id: str) -> Share:
+async def _find_share(served: ServedModel, share_id: str) -> models.Share:
     if found := await served.store.share(share_id):
         return found
     raise ApiError(404, "share not found; it may have expired", code="share_not_found", param="id")
 
 
-def _share_to_dict(share: Share) -> dict[str, Any]:
+def _public_fields(share: models.Share) -> dict[str, Any]:
     empty = {"model": None, "steering": None, "seed": None, "messages": None, "title": None}
     about = {"object": "share", "id": share.id, "created": share.created, "expires": share.expires}
     return about | empty | json.loads(share.content)

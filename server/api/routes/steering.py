@@ -1,33 +1,39 @@
 """`/v1/steering/validate`: resolve a steering spec without generating."""
 
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_caller, current_model
-from server.api.openapi import wire
-from server.schemas.body import parse_body
+from server.api.openapi import errors
+from server.schemas.completions import Validated
 from server.schemas.steering import ValidateRequest
 from steering.catalogue.composition import BROKEN, STRAINED, cosines
+from steering.spec import SteeringSpec
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["Steering"])
 
 
-@router.post("/steering/validate", openapi_extra=wire(schemas.completions.Validated, 404, takes=ValidateRequest))
-async def validate_steering(request: Request) -> dict[str, Any]:
+@router.post("/steering/validate", responses=errors(400, 404, 413), response_model_exclude_unset=True)
+async def validate_steering(
+    request: Request, body: Annotated[ValidateRequest, Depends(JsonBody(ValidateRequest))]
+) -> Validated:
     """Resolve and check a steering object without running the model."""
-    body = parse_body(ValidateRequest, await request.body())
     served = current_model(request)
     choice = await served.choose(body.model, body.steering, user=body.user, caller=current_caller(request))
-    echo = choice.applied_summary()
-    return {
-        "valid": True,
-        "normalized": choice.resolved.spec.model_dump(),
-        "push_norm": choice.resolved.push_norm,
-        **{k: echo[k] for k in ("applied", "load", "predicted", "warnings", "hash")},
-        "strained_from": STRAINED,
-        "broken_from": BROKEN,
-        "cosines": cosines(choice.resolved, served.bundle),
-        **({"cut": echo["cut"]} if "cut" in echo else {}),
-    }
+    summary = choice.applied_summary()
+    validated = Validated(
+        valid=True,
+        normalized=SteeringSpec.model_validate(choice.resolved.spec.model_dump()),  # with all fields set
+        push_norm=choice.resolved.push_norm,
+        applied=summary.applied,
+        load=summary.load,
+        predicted=summary.predicted,
+        strained_from=STRAINED,
+        broken_from=BROKEN,
+        cosines=cosines(choice.resolved, served.bundle),
+        warnings=summary.warnings,
+        hash=summary.hash,
+    )
+    return validated if choice.cut is None else validated.model_copy(update={"cut": choice.cut})

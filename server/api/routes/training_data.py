@@ -6,14 +6,13 @@ Consent is off by default. The measurements are numbers only and contain no user
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query, Request
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_caller, current_model, job_queue
-from server.api.openapi import wire
+from server.api.openapi import errors
 from server.sae.drift_log import MOST, DriftLog
-from server.schemas.body import parse_body
+from server.schemas.saes import Consent, ConsentState, Drift, DriftCheck, TextsDeleted
 from server.serving.served_model import ServedModel
 from server.store.base import Unavailable
 from server.store.encryption import pseudonym
@@ -21,49 +20,39 @@ from server.store.encryption import pseudonym
 router = APIRouter()
 
 
-class Consent(BaseModel):
-    """A user's consent."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    user: str | None = Field(default=None, min_length=1, max_length=256)
-    """The `user` that the user's requests carry; default: the owner of the key."""
-    consent: bool
-
-
-@router.get("/v1/training/consent", openapi_extra=wire(schemas.saes.ConsentState))
-async def get_consent(request: Request, user: str = "") -> dict[str, Any]:
+@router.get("/v1/training/consent", tags=["Users"], responses=errors(400))
+async def get_consent(request: Request, user: str = "") -> ConsentState:
     """A user's consent, and the number of texts kept."""
     return await _consent_state(current_model(request), current_caller(request).require_subject(user), user)
 
 
-@router.put("/v1/training/consent", openapi_extra=wire(schemas.saes.ConsentState, takes=Consent))
-async def set_consent(request: Request) -> dict[str, Any]:
+@router.put("/v1/training/consent", tags=["Users"], responses=errors(400, 413))
+async def set_consent(request: Request, body: Annotated[Consent, Depends(JsonBody(Consent))]) -> ConsentState:
     """Give or withdraw consent; withdrawal deletes all texts of the user at once."""
-    said, served = parse_body(Consent, await request.body()), current_model(request)
-    person = current_caller(request).require_subject(said.user)
-    await served.store.set_consent(person, said.consent)
-    if not said.consent:
+    served = current_model(request)
+    person = current_caller(request).require_subject(body.user)
+    await served.store.set_consent(person, body.consent)
+    if not body.consent:
         await _cancel_jobs_with_texts(request, person)
-    return await _consent_state(served, person, said.user)
+    return await _consent_state(served, person, body.user)
 
 
-@router.delete("/v1/training/texts", openapi_extra=wire(schemas.saes.TextsDeleted))
-async def delete_texts(request: Request, user: str = "") -> dict[str, Any]:
+@router.delete("/v1/training/texts", tags=["Users"], responses=errors(400))
+async def delete_texts(request: Request, user: str = "") -> TextsDeleted:
     """Delete a user's texts; the consent stays."""
     served = current_model(request)
     person = current_caller(request).require_subject(user)
     deleted = await served.store.forget_texts(person)
     await _cancel_jobs_with_texts(request, person)
-    return {"user": user or None, "deleted": deleted}
+    return TextsDeleted(user=user or None, deleted=deleted)
 
 
-@router.get("/v1/training/drift", openapi_extra=wire(schemas.saes.Drift))
+@router.get("/v1/training/drift", tags=["SAE"], responses=errors(400))
 async def get_drift(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 500,
     cursor: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
-) -> dict[str, Any]:
+) -> Drift:
     """Drift measurements of the trainer, oldest first; `cursor` returns the page before."""
     served = current_model(request)
     log, revision = DriftLog(served.settings.data_dir, served.model), served.bundle.info.revision
@@ -74,17 +63,17 @@ async def get_drift(
     rows, baseline = await asyncio.to_thread(read)
     page, more = rows[-limit:], len(rows) > limit
     empty = {"did": None, "corpus": None, "live": None}
-    return {
-        "object": "list",
-        "data": [empty | row for row in page],
-        "has_more": more,
-        "next_cursor": str(page[0]["at"]) if more else None,
-        "revision": revision,
-        "baseline": baseline,
-        "look_seconds": served.settings.look_seconds,
-        "update_hours": served.settings.update_hours,
-        "given": await _count_consented(served),
-    }
+    return Drift(
+        object="list",
+        data=[DriftCheck.model_validate(empty | row) for row in page],
+        has_more=more,
+        next_cursor=str(page[0]["at"]) if more else None,
+        revision=revision,
+        baseline=baseline,
+        look_seconds=served.settings.look_seconds,
+        update_hours=served.settings.update_hours,
+        given=await _count_consented(served),
+    )
 
 
 async def _count_consented(served: ServedModel) -> int | None:
@@ -103,12 +92,12 @@ async def _cancel_jobs_with_texts(request: Request, person: str) -> None:
     await asyncio.to_thread(job_queue(request).erase_given, [pseudonym(person)], theirs=lambda _: False)
 
 
-async def _consent_state(served: ServedModel, person: str, user: str | None) -> dict[str, Any]:
+async def _consent_state(served: ServedModel, person: str, user: str | None) -> ConsentState:
     texts = await served.store.live_texts(person)
-    return {
-        "user": user or None,
-        "consent": await served.store.consent(person),
-        "texts": len(texts),
-        "most": served.settings.live_texts,
-        "days": served.settings.live_days,
-    }
+    return ConsentState(
+        user=user or None,
+        consent=await served.store.consent(person),
+        texts=len(texts),
+        most=served.settings.live_texts,
+        days=served.settings.live_days,
+    )

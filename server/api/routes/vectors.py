@@ -1,29 +1,30 @@
 """`/v1/vectors`: a user's own steering directions, computed from examples."""
 
 import time
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
-from server import schemas
+from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_caller, current_model, write_audit
-from server.api.openapi import wire
+from server.api.openapi import errors
 from server.errors import ApiError
-from server.schemas.body import parse_body
-from server.schemas.user_data import VectorRequest
+from server.schemas.features import Sides
+from server.schemas.user_data import Deleted, VectorInfo, VectorList, VectorRequest
 from server.store.base import Conflict
 from server.store.encryption import pseudonym
 from server.user_data.vectors import MAX_VECTORS, find_direction, measure_dose
 from steering.doses.vectors import vector_of
 from steering.spec import Vector
 
-router = APIRouter(prefix="/v1/vectors")
+router = APIRouter(prefix="/v1/vectors", tags=["Users"])
 
 
-@router.post("", status_code=201, openapi_extra=wire(schemas.user_data.VectorInfo, 404, 409, 429, takes=VectorRequest))
-async def create_vector(request: Request) -> dict[str, Any]:
+@router.post("", status_code=201, responses=errors(400, 404, 409, 413))
+async def create_vector(
+    request: Request, body: Annotated[VectorRequest, Depends(JsonBody(VectorRequest))]
+) -> VectorInfo:
     """Compute a vector from examples and measure its dose."""
-    body = parse_body(VectorRequest, await request.body())
     served = current_model(request)
     await served.choose(body.model, None)
     person = current_caller(request).require_subject(body.user)
@@ -39,19 +40,19 @@ async def create_vector(request: Request) -> dict[str, Any]:
     except Conflict as error:
         raise _already_exists(f"{error}; choose another name and replace, or delete one") from error
     await write_audit(request, "vector made", vector=pseudonym(vector.id), method=vector.method)
-    return _vector_to_dict(vector)
+    return _vector_info(vector)
 
 
-@router.get("", openapi_extra=wire(schemas.user_data.VectorList))
-async def list_vectors(request: Request, user: str = "") -> dict[str, Any]:
+@router.get("", responses=errors(400))
+async def list_vectors(request: Request, user: str = "") -> VectorList:
     """A user's own vectors."""
     served = current_model(request)
     held = await served.store.vectors(current_caller(request).require_subject(user), served.model)
-    return {"object": "list", "data": [_vector_to_dict(v) for v in held], "has_more": False, "next_cursor": None}
+    return VectorList.of_all([_vector_info(v) for v in held])
 
 
-@router.delete("/{name}", openapi_extra=wire(schemas.user_data.Deleted))
-async def delete_vector(request: Request, name: str, user: str = "") -> dict[str, Any]:
+@router.delete("/{name}", responses=errors(400, 404))
+async def delete_vector(request: Request, name: str, user: str = "") -> Deleted:
     """Delete a vector; presets that were saved with it keep their copy."""
     served = current_model(request)
     if not await served.store.delete_vector(current_caller(request).require_subject(user), served.model, name):
@@ -61,23 +62,23 @@ async def delete_vector(request: Request, name: str, user: str = "") -> dict[str
             code="not_found",
             param="name",
         )
-    return {"id": f"vector/{name}", "object": "vector", "deleted": True}
+    return Deleted(id=f"vector/{name}", object="vector", deleted=True)
 
 
-def _vector_to_dict(v: Vector) -> dict[str, Any]:
+def _vector_info(v: Vector) -> VectorInfo:
     s = v.snapshot
-    return {
-        "object": "vector",
-        "id": v.id,
-        "name": v.name,
-        "method": v.method,
-        "auroc": v.auroc,
-        "texts": {"a": v.texts[0], "b": v.texts[1]},
-        "dose": s.dose,
-        "measured": s.measured,
-        "modes": ["add", "clamp", "scale", "ablate"] if s.encoder else ["add"],
-        "created": v.created,
-    }
+    return VectorInfo(
+        object="vector",
+        id=v.id,
+        name=v.name,
+        method=v.method,
+        auroc=v.auroc,
+        texts=Sides(a=v.texts[0], b=v.texts[1]),
+        dose=s.dose,
+        measured=s.measured,
+        modes=["add", "clamp", "scale", "ablate"] if s.encoder else ["add"],
+        created=v.created,
+    )
 
 
 def _already_exists(message: str) -> ApiError:

@@ -4,6 +4,7 @@ import ast
 import base64
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -13,7 +14,17 @@ import torch
 from server.auth.caller import Caller
 from server.engines.base import Sampling
 from server.errors import ApiError
-from server.safety.policy import BadPolicy, Bounds, Limit, NotDecided, Policy, PolicyInput, authorize, suggested_scale
+from server.safety.policy import (
+    Authorization,
+    BadPolicy,
+    Bounds,
+    Limit,
+    NotDecided,
+    Policy,
+    PolicyInput,
+    authorize,
+    suggested_scale,
+)
 from server.schemas.steering import SteeringRequest
 from server.serving.served_model import ServedModel
 from server.settings import Settings
@@ -312,9 +323,11 @@ async def test_nothing_is_generated_that_was_not_decided_on(limited):
     choice = await tiller.choose(None, SteeringRequest.model_validate({"features": [{"id": "small/1", "strength": 0.2}]}))  # fmt: skip
     good = choice.generation_request(tiller.engine.encode_chat([{"role": "user", "content": "hello"}]), Sampling())
     stronger = await tiller.choose(None, SteeringRequest.model_validate({"features": [{"id": "small/1", "strength": 0.25}]}))  # fmt: skip
+    alike = SimpleNamespace(**vars(good.authorization), covers=lambda _: True)
     for forged in (
-        replace(good, ticket=""),
-        replace(good, ticket="0" * 64),
+        replace(good, authorization=None),
+        replace(good, authorization=alike),
+        replace(good, authorization=stronger.authorization),
         replace(good, fingerprint=stronger.resolved.fingerprint, edits=stronger.resolved.edits),
         replace(good, tenant="t/eve"),
         replace(good, revision="r2"),
@@ -322,6 +335,16 @@ async def test_nothing_is_generated_that_was_not_decided_on(limited):
         with pytest.raises(NotDecided):
             async for _ in tiller.admission.generate(forged):
                 pass
+
+
+async def test_only_the_policy_makes_an_authorization(limited):
+    granted = (await limited[1].state.served_model.choose(None, None)).authorization
+    with pytest.raises(TypeError, match="only authorize"):
+        Authorization(granted.fingerprint, granted.revision, granted.tenant)
+    with pytest.raises(TypeError, match="only authorize"):
+        replace(granted, tenant="t/eve")
+    with pytest.raises(AttributeError):
+        granted.tenant = "t/eve"
 
 
 def test_the_engine_is_reached_through_the_admission_only():

@@ -1,15 +1,40 @@
-"""JSON body parsing, strict: NaN, infinity and lone surrogates are errors."""
+"""JSON request bodies: a dependency that parses them strictly. NaN, infinity and lone surrogates are errors."""
 
+import asyncio
 import difflib
 import json
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from fastapi import Request
 from pydantic import BaseModel
 
 from server.errors import bad_request
 from server.schemas.generation import GenerationRequest
 
 T = TypeVar("T", bound=BaseModel)
+LARGE = 65_536
+"""Bytes above which a body is parsed in a thread, so that other requests are not delayed."""
+
+
+@dataclass(frozen=True)
+class JsonBody(Generic[T]):
+    """Dependency that parses the request's body as `model`; an optional body may be empty.
+
+    FastAPI's own body parameters convert values (`"1"` to 1) and name errors differently, so bodies are read here.
+    """
+
+    model: type[T]
+    optional: bool = False
+
+    async def __call__(self, request: Request) -> T:
+        """Read and parse the body. Raises a 400."""
+        body = await request.body()
+        if self.optional and not body.strip():
+            return self.model()
+        return (
+            await asyncio.to_thread(parse_body, self.model, body) if len(body) > LARGE else parse_body(self.model, body)
+        )
 
 
 def parse_body(kind: type[T], body: bytes) -> T:
