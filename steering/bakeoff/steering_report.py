@@ -34,8 +34,9 @@ from steering.catalogue.feature import Feature, dose_of, knots_of
 from steering.catalogue.resolve import Catalogue
 from steering.doses.bundle_doses import prepare_rollouts
 from steering.doses.measure import Null, pushes_along
-from steering.doses.rollouts import Rollouts, rep3
+from steering.doses.rollouts import Rollouts
 from steering.edits import ResidualEdit
+from steering.evaluate.coherence import rep3
 from steering.model.chat_template import EncodedChat, encode_chat
 from steering.model.hooks import read_stream, steer
 from steering.spec import Intervention, SteeringSpec

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from steering.edits import ResidualEdit, SteeringTable
+from steering.evaluate.coherence import rep3
 from steering.model.chat_template import EncodedChat
 from steering.model.hooks import tap
 
@@ -166,15 +167,6 @@ class Rollouts:
             logits_to_keep=self.tokens + 1,
         )
         return out.logits[:, :-1].float().log_softmax(-1)
-
-
-def rep3(tokens: Sequence[object]) -> float:
-    """Share of 3-grams that occur more than once."""
-    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    counts: dict[tuple[object, ...], int] = {}
-    for gram in grams:
-        counts[gram] = counts.get(gram, 0) + 1
-    return sum(n for n in counts.values() if n > 1) / len(grams) if grams else 0.0
 
 
 def _replies(

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel
@@ -29,8 +30,8 @@ def coherence(repetition: float, likely: float) -> Coherence:
     return Coherence(repetition=round(repetition, 3), mean_logprob_unsteered=round(likely, 3), verdict=verdict)
 
 
-def rep3(text: str) -> float:
-    """Share of word 3-grams that occur more than once."""
-    words = re.findall(r"\w+", text.lower())
-    grams = Counter(zip(words, words[1:], words[2:], strict=False))
+def rep3(text: str | Sequence[Hashable]) -> float:
+    """Share of 3-grams that occur more than once: of a text's words, or of given tokens."""
+    tokens = re.findall(r"\w+", text.lower()) if isinstance(text, str) else text
+    grams = Counter(zip(tokens, tokens[1:], tokens[2:], strict=False))
     return sum(n for n in grams.values() if n > 1) / grams.total() if grams else 0.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steering.doses.measure import pushes_along
-from steering.doses.rollouts import Rollouts, rep3
+from steering.doses.rollouts import Rollouts
 from steering.edits import ResolvedIntervention, compile_edit
 from steering.model.chat_template import EncodedChat
 from steering.model.hooks import steer
@@ -87,10 +87,3 @@ def test_an_effect_is_on_the_words_that_were_asked_for(llama, chats):
     direction = torch.nn.functional.normalize(llama.lm_head.weight[11].detach(), dim=0)
     raised, other = stage.effects([pushes_along(direction)(20.0)], [torch.tensor([11]), torch.tensor([60])])[0].mean(1)
     assert raised > other + 0.05
-
-
-def test_repetition_is_the_share_of_threes_that_come_again():
-    assert rep3([1, 2, 3, 4]) == 0
-    assert rep3([1, 2, 3, 1, 2, 3]) == 0.5
-    assert rep3([1, 1, 1, 1, 1]) == 1
-    assert rep3([1, 2]) == 0
