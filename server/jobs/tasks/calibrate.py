@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from server.jobs.tasks.publish import publish_features, revision_of_job
 from server.jobs.worker import JobContext
 from server.sae.corpus import corpus_token_ids
 from server.sae.model_loading import load_model
-from server.sae.served_revision import open_revisions, open_served_revision, revision_setting
+from server.sae.served_revision import open_revisions, open_served_revision
 from server.settings import Settings
 from server.store.base import Conflict, Store
 from server.store.factory import open_store
@@ -120,8 +121,7 @@ def run(work: JobContext) -> dict[str, Any]:
 async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]:
     revisions, store = open_revisions(work.settings), open_store(work.settings, patient=True)
     try:
-        before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
-        if before:  # it was published before the job was killed
+        if before := revision_of_job(revisions, work.id):
             return {"revision": before, "features": 0, "presets": 0}
         parent = await open_served_revision(revisions, store)
         parent.sae.check_reads()
@@ -137,17 +137,10 @@ async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]
             measure_features, model, tokenizer, parent, wanted, corpus, prompts=order.prompts, told=on_progress
         )
         scales = await _save_scales(store, saved, parent, model, tokenizer) if order.presets else 0
-        manifest = revisions.publish(
-            parent,
-            parent.sae,
-            features,
-            figures=parent.info.metrics,
-            report={"job": work.id, "calibrated": len(features), "works": sum(_works(f) for f in features)},
-            moments=revisions.moments(parent.info.revision),
-        )
-        await store.set_setting(revision_setting(revisions.info.name), manifest.revision)
-        work.log(f"published {manifest.revision}: {len(features)} doses")
-        return {"revision": manifest.revision, "features": len(features), "presets": scales}
+        report = {"job": work.id, "calibrated": len(features), "works": sum(_works(f) for f in features)}
+        revision = await publish_features(revisions, store, parent, features, report)
+        work.log(f"published {revision}: {len(features)} doses")
+        return {"revision": revision, "features": len(features), "presets": scales}
     finally:
         await store.close()
 

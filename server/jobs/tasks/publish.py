@@ -15,10 +15,11 @@ from server.sae.corpus import corpus_token_ids
 from server.sae.model_loading import load_model
 from server.sae.served_revision import open_revisions, open_served_revision, revision_setting
 from server.settings import Settings
+from server.store.base import Store
 from server.store.factory import open_store
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, write_features
-from steering.catalogue.revisions import carry_features
+from steering.catalogue.revisions import Revisions, carry_features
 from steering.errors import BadBundle
 from steering.model.activations import padded_batches
 
@@ -70,27 +71,39 @@ def with_progress(texts: Sequence[list[int]], told: OnProgress, *, batch: int = 
         told(min(n * batch, len(texts)), len(texts))
 
 
+def revision_of_job(revisions: Revisions, job: str) -> str | None:
+    """Return the revision that a job published before it was killed; None if it published none."""
+    return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
+
+
+async def publish_features(
+    revisions: Revisions, store: Store, parent: Bundle, features: Sequence[Feature], report: Mapping[str, Any]
+) -> str:
+    """Publish a revision with the parent's SAE and new measurements, make it the served one, and return its name."""
+    manifest = revisions.publish(
+        parent,
+        parent.sae,
+        features,
+        figures=parent.info.metrics,
+        report=report,
+        moments=revisions.moments(parent.info.revision),
+    )
+    await store.set_setting(revision_setting(revisions.info.name), manifest.revision)
+    return manifest.revision
+
+
 async def _as_revision(work: JobContext, measure: Measure) -> dict[str, Any]:
     revisions, store = open_revisions(work.settings), open_store(work.settings, patient=True)
     try:
-        before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
-        if before:  # it was published before the job was killed
+        if before := revision_of_job(revisions, work.id):
             return {"revision": before}
         parent = await open_served_revision(revisions, store)
         ground = await asyncio.to_thread(_ground, work.settings, parent)
         told = lambda n, of: work.report_progress(0.95 * n / max(1, of), {"done": n})  # noqa: E731
         found = await asyncio.to_thread(measure, ground, told)
-        manifest = revisions.publish(
-            parent,
-            parent.sae,
-            found.features,
-            figures=parent.info.metrics,
-            report={"job": work.id, **found.figures},
-            moments=revisions.moments(parent.info.revision),
-        )
-        await store.set_setting(revision_setting(revisions.info.name), manifest.revision)
-        work.log(f"published {manifest.revision}: {', '.join(f'{k} {v:g}' for k, v in found.figures.items())}")
-        return {"revision": manifest.revision, **found.figures}
+        revision = await publish_features(revisions, store, parent, found.features, {"job": work.id, **found.figures})
+        work.log(f"published {revision}: {', '.join(f'{k} {v:g}' for k, v in found.figures.items())}")
+        return {"revision": revision, **found.figures}
     finally:
         await store.close()
 
