@@ -33,8 +33,8 @@ def calibrate(
     A running server measures with a job instead: tiller jobs submit calibrate
     Example: tiller calibrate harbor/12 harbor/40 --no-presets
     """
-    given = {"bundle": bundle, "corpus": (*(text or ()), *(corpus or ())) or None}
-    settings = settings_from_options(**given)
+    options = {"bundle": bundle, "corpus": (*(text or ()), *(corpus or ())) or None}
+    settings = settings_from_options(**options)
     order = CalibrateConfig(features=tuple(features or ()), presets=presets, all=every, prompts=prompts)
     try:
         with console.status("measuring") as status:
@@ -43,7 +43,7 @@ def calibrate(
         exit_with_error(str(error))
     console.print(_table(done))
     if presets and scales:
-        console.print(_scales(scales))
+        console.print(_scale_table(scales))
     works = sum(bool(f.calibration and f.calibration.works) for f in done)
     console.print(f"{len(done)} features measured; {works} have an effect that a random direction does not have")
 
@@ -68,7 +68,7 @@ def _table(features: list[Feature]) -> Table:
     return table
 
 
-def _scales(presets: list[Preset]) -> Table:
+def _scale_table(presets: list[Preset]) -> Table:
     table = Table("preset", "scale's sweet spot", "z", "its words")
     for p in presets:
         if c := p.calibration:

@@ -118,8 +118,8 @@ async def _generate_both(
 def _strongest_labels(features: Sequence[Intervention]) -> str:
     """The three strongest labels; a persona has about two dozen features."""
     strongest = sorted(features, key=lambda f: -abs(f.strength))[:3]
-    said = ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in strongest)
-    return said + (f" and {len(features) - 3} more" if len(features) > 3 else "")
+    summary = ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in strongest)
+    return summary + (f" and {len(features) - 3} more" if len(features) > 3 else "")
 
 
 def _steering(preset: str | None, features: list[str]) -> SteeringRequest:

@@ -46,7 +46,7 @@ def describe(
     Example: tiller describe --bundle my-bundle --text chats.jsonl
     """
     order = DescribeConfig(texts=texts)
-    found = _with_status(
+    found = _run_with_status(
         "reading texts",
         lambda told: write_bundle(
             _settings(bundle, [*(text or ()), *(corpus or ())]),
@@ -83,7 +83,7 @@ def label(
         asked = llm_client_from_settings(settings)
         return write_bundle(settings, lambda ground, t: label_features(ground, order, asked, t), told)
 
-    found = _with_status("naming", work)
+    found = _run_with_status("naming", work)
     table = Table(Column("feature", no_wrap=True), "label", "detection", "fuzzing", "control", "specificity")
     for f in [f for f in found.features if f.label][:20]:
         s = f.label_scores
@@ -151,8 +151,8 @@ def features(
     try:
         query = FeatureQuery.model_validate({**asked, "kind": kind, "sort": sort, "limit": limit})
     except ValidationError as error:
-        problem, said = validation.first_error(error.errors())
-        exit_with_error(f"--{str(problem['loc'][0]).replace('_', '-')}: {said}")
+        problem, message = validation.first_error(error.errors())
+        exit_with_error(f"--{str(problem['loc'][0]).replace('_', '-')}: {message}")
     hits = or_exit(lambda: _search(_settings(bundle, None, model=model), query))
     table = Table(Column("feature", no_wrap=True), "label", "score", "fires on", "typical max", "dose 1.0", "kind")
     for f, score in hits[:limit]:
@@ -185,11 +185,11 @@ def _search(settings: Settings, query: FeatureQuery) -> Hits:
 
 
 def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object) -> Settings:
-    given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None, **more}
-    return settings_from_options(**given)
+    options = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None, **more}
+    return settings_from_options(**options)
 
 
-def _with_status(says: str, work: Callable[[OnProgress], T]) -> T:
+def _run_with_status(says: str, work: Callable[[OnProgress], T]) -> T:
     with console.status(says) as status:
         return or_exit(lambda: work(lambda n, of: status.update(f"{says}: {n} of {of}")))
 

@@ -48,8 +48,8 @@ def new(
         about = {"name": name, "role": role, "tenant": tenant, "owner": owner, "days": days, "limits": limits}
         asked = KeyRequest.model_validate({**about, "default_preset": default_preset})
     except ValidationError as error:
-        problem, said = first_error(error.errors())
-        problems.print(f"{'.'.join(map(str, problem['loc']))}: {said}", style="red")
+        problem, message = first_error(error.errors())
+        problems.print(f"{'.'.join(map(str, problem['loc']))}: {message}", style="red")
         raise typer.Exit(2) from error
     key, secret = new_key(**dict(asked))
 

@@ -70,8 +70,8 @@ def rollback(
 @contextmanager
 def _revisions(bundle: Path | None, data_dir: Path | None) -> Iterator[tuple[Revisions, Store, asyncio.Runner]]:
     """The revisions and the store of a server, running or not; errors that the user can fix end the command."""
-    given = {"bundle": bundle, "data_dir": data_dir}
-    settings = settings_from_options(**given)
+    options = {"bundle": bundle, "data_dir": data_dir}
+    settings = settings_from_options(**options)
     try:
         found, store = open_revisions(settings), open_store(settings)
         with asyncio.Runner() as runner:

@@ -149,13 +149,13 @@ class JobQueue:
         """Delete users' texts from jobs, by alias; jobs that train on them end. Deletes the users' own jobs as well."""
         gone = 0
         for job in self.all():
-            given = self.folder / job.id / GIVEN_FILE
+            texts = self.folder / job.id / GIVEN_FILE
             try:
-                named = not {*names}.isdisjoint(json.loads(given.read_text())["names"])
+                named = not {*names}.isdisjoint(json.loads(texts.read_text())["names"])
             except (OSError, ValueError, KeyError):
                 named = False
             if named:
-                given.unlink(missing_ok=True)
+                texts.unlink(missing_ok=True)
             if theirs(job):
                 gone += 1
             if theirs(job) and job.state in (*ENDED, "queued"):
@@ -235,9 +235,9 @@ class JobQueue:
         try:
             return TypeAdapter(schema).dump_python(TypeAdapter(schema).validate_python(dict(config)), mode="json")
         except ValidationError as error:
-            problem, said = validation.first_error(error.errors())
+            problem, message = validation.first_error(error.errors())
             where = ".".join(map(str, problem["loc"])) or "config"
-            raise BadJob(f"{where} of a {type}: {said[0].lower()}{said[1:]}") from error
+            raise BadJob(f"{where} of a {type}: {message[0].lower()}{message[1:]}") from error
 
 
 def _open_huey(settings: Settings, *, patient: bool) -> Huey:

@@ -77,11 +77,11 @@ class SteeringChoice:
     def applied_summary(self) -> dict[str, Any]:
         """Steering that was applied, as every reply reports it."""
         spec = self.resolved.spec
-        told = (
+        summary = (
             {} if self.verdict is None else {"guards": self.verdict.to_dict(scores=self.caller.has_role("researcher"))}
         )
         return (
-            told
+            summary
             | {
                 "hash": self.resolved.fingerprint,
                 "unit": spec.unit,
@@ -122,28 +122,30 @@ def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[Steeri
     if a.mode in ("scale", "ablate"):
         return found  # these have no dose
     if not a.measured:
-        said = f"{name}: its dose was not measured; 1.0 is half of a typical length"
-        return [*found, SteeringWarning("not_measured", a.feature.id, said)]
-    told = a.feature.calibration
-    if told and told.points and not told.works and not of_preset:  # a preset is made of features that work together
-        said = f"{name}: no dose of it had an effect that a random direction does not have"
-        found.append(SteeringWarning("no_effect", a.feature.id, said))
+        message = f"{name}: its dose was not measured; 1.0 is half of a typical length"
+        return [*found, SteeringWarning("not_measured", a.feature.id, message)]
+    calibration = a.feature.calibration
+    if (
+        calibration and calibration.points and not calibration.works and not of_preset
+    ):  # a preset is made of features that work together
+        message = f"{name}: no dose of it had an effect that a random direction does not have"
+        found.append(SteeringWarning("no_effect", a.feature.id, message))
     edge = max(abs(a.spot.low), abs(a.spot.high)) if a.spot else 1.0
     if abs(a.dose) > edge + 1e-6:
-        said = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
-        found.append(SteeringWarning("above_sweet_spot", a.feature.id, said))
+        message = f"{name}: dose {a.dose:.2f} is beyond what stays coherent"
+        found.append(SteeringWarning("above_sweet_spot", a.feature.id, message))
     return found
 
 
 def steering_headers(choices: Sequence[SteeringChoice]) -> dict[str, str]:
     """Headers that tell proxies whether a reply was steered, and by what; several values in sequence."""
-    told = {
+    row = {
         "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
         "X-Tiller-Steering": [c.resolved.fingerprint for c in choices],
         "X-Tiller-Revision": [c.revision for c in choices],
         "X-Tiller-Preset": [c.preset.id for c in choices if c.preset],
     }
-    return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if each}
+    return {name: ", ".join(dict.fromkeys(each)) for name, each in row.items() if each}
 
 
 def _applied_to_dict(a: Applied) -> dict[str, Any]:

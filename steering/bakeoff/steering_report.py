@@ -24,7 +24,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steering.bakeoff.concepts import Concept, load
-from steering.bakeoff.methods import ARMS, SETTINGS, Kit, Result, bake, interval
+from steering.bakeoff.methods import ARMS, SETTINGS, Kit, Result, interval, run_arms
 from steering.bakeoff.personas import PROMPTS, TUNING
 from steering.bakeoff.replies import reply
 from steering.calibration import raw_at
@@ -155,7 +155,7 @@ def _defaults(lab: Lab) -> list[Check]:
     for f in lab.features:
         edit = lab.push(f, 0.5)
         (rolled,) = lab.other.run([edit])
-        starts = _starts(rolled.said)
+        starts = _row_starts(rolled.replies)
         first += [float(rolled.kl[i]) for i in starts]
         agreed.append(_agreement(lab, edit))
     lost = 100 * (1 - statistics.mean(agreed))
@@ -284,7 +284,7 @@ def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     return found
 
 
-def compared(results: Sequence[Result]) -> list[Check]:
+def compare_arms(results: Sequence[Result]) -> list[Check]:
     """Q13: comparisons of the bake-off, with intervals."""
     by = {arm: _qualities_of(results, arm) for arm in ARMS}
     found = []
@@ -417,9 +417,9 @@ def _charts(out: Path, rows: Sequence[dict], results: Sequence[Result]) -> None:
     plt.close("all")
 
 
-def _starts(said: Sequence[Sequence[int]]) -> list[int]:
+def _row_starts(rows: Sequence[Sequence[int]]) -> list[int]:
     found, at = [], 0
-    for row in said:
+    for row in rows:
         found.append(at)
         at += len(row)
     return found
@@ -454,14 +454,14 @@ def run(
     wanted = load(concepts)[:most]
     kit = Kit.prepare(model, tokenizer, opened.to(device), TUNING, PROMPTS)
     checks, results = check_all(Lab(kit), wanted), list[Result]()
-    told = lambda line: console.print(f"  {line}", highlight=False)  # noqa: E731
+    print_line = lambda line: console.print(f"  {line}", highlight=False)  # noqa: E731
     for n, concept in enumerate(wanted, 1):
-        results += bake(kit, concept, seeds=range(seeds), told=told)
+        results += run_arms(kit, concept, seeds=range(seeds), on_progress=print_line)
         about = _about(opened, kit, f"{n} of {len(wanted)} ({concepts})", device, seeds, started)
         write(
-            out, about, [*checks, *compared(results)], results
+            out, about, [*checks, *compare_arms(results)], results
         )  # written after each concept, so that an interrupted run keeps its results
-    _print([*checks, *compared(results)])
+    _print([*checks, *compare_arms(results)])
     console.print(f"report: {out / 'steering.md'}")
 
 

@@ -298,12 +298,12 @@ def carry_features(parent: Bundle, sae: SAE, numbers: Sequence[int], measured: I
 
     A carried-over label is stale if its direction has turned (cosine below 0.95).
     """
-    told = {f.index: f for f in measured}
-    if unknown := sorted(told.keys() - {*numbers}):
+    by_number = {f.index: f for f in measured}
+    if unknown := sorted(by_number.keys() - {*numbers}):
         raise BadBundle(f"feature {unknown[0]} was measured, but no row of the SAE computes it")
     found = []
     for row, number in enumerate(numbers):
-        new, old = told.get(number), parent.numbered.get(number)
+        new, old = by_number.get(number), parent.numbered.get(number)
         fields = old.model_dump() if old else {}
         fields |= new.model_dump(include=new.model_fields_set) if new else {}
         if old and not (new and new.label and "label" in new.model_fields_set and new.label != old.label):

@@ -49,7 +49,7 @@ def with_doses(
     *,
     date: str,
     questions: Sequence[str] = QUESTIONS,
-    told: Told = lambda *_: None,
+    on_progress: Told = lambda *_: None,
 ) -> list[Feature]:
     """Return the features with dose, sweet spot and calibration, measured in at most eight evaluations each."""
     stage, rows = prepare_rollouts(model, tokenizer, bundle.info.hook, questions), list(corpus)
@@ -67,7 +67,7 @@ def with_doses(
         null,
         at_once=AT_ONCE,
         stamp=(date, bundle.info.revision),
-        told=lambda n: told(n, len(subjects)),
+        on_progress=lambda n: on_progress(n, len(subjects)),
     )
     measured = {f.index: _measured(f, r, w, tokenizer) for f, r, w in zip(alive, found, words, strict=True)}
     return [measured.get(f.index, f) for f in features]
@@ -81,7 +81,7 @@ def with_scale(
     *,
     date: str,
     questions: Sequence[str] = QUESTIONS,
-    told: Told = lambda *_: None,
+    on_progress: Told = lambda *_: None,
 ) -> list[Preset]:
     """Return the presets with the sweet spot of their `scale`.
 
@@ -107,7 +107,7 @@ def with_scale(
         spot = result.sweet_spot and _spot_as_scale(result.sweet_spot, result)
         calibration = result.calibration.model_copy(update={"words": _decode_words(words, tokenizer)})
         found.append(preset.model_copy(update={"sweet_spot": spot, "calibration": calibration}))
-        told(i + 1, len(presets))
+        on_progress(i + 1, len(presets))
     return found
 
 
@@ -139,8 +139,8 @@ def _most_raised_words(
     stage: Rollouts, tokenizer: PreTrainedTokenizerFast, edits: Sequence[ResidualEdit]
 ) -> Int[Tensor, " words"]:
     vocabulary = _vocabulary(stage.model)
-    steered = [i for r in stage.run(edits) for row in r.said for i in row]
-    plain = [i for row in stage.plain.said for i in row] * len(edits)
+    steered = [i for r in stage.run(edits) for row in r.replies for i in row]
+    plain = [i for row in stage.plain.replies for i in row] * len(edits)
     near, other = (torch.bincount(torch.tensor(ids), minlength=vocabulary).float() for ids in (steered, plain))
     (words,) = most_telling_tokens(near[None], near + other, _is_word_filter(tokenizer), sure=1.0)
     return words

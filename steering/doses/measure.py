@@ -72,11 +72,11 @@ def calibrate(
     *,
     at_once: int = 8,
     stamp: tuple[str, str] = ("", ""),
-    told: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[MeasuredDose]:
     """Measure every subject, `at_once` of them in a batch. `stamp` is the date and the SAE's revision.
 
-    Without words an effect cannot be measured: such a subject gets a dose and no sweet spot. `told` is called with the
+    Without words an effect cannot be measured: such a subject gets a dose and no sweet spot. `on_progress` is called with the
     number of subjects done.
     """
     waiting = [(i, s, _search(s, null, stamp)) for i, s in enumerate(subjects)]
@@ -93,7 +93,7 @@ def calibrate(
                 still.append((i, subject, search, search.send(point)))
             except StopIteration as end:
                 found[i] = _measurement(end.value, stage, stamp[0])
-                told(len(found))
+                on_progress(len(found))
         running = still
     return [found[i] for i in range(len(subjects))]
 

@@ -69,7 +69,7 @@ class Rollout:
     """Mean entropy of the steered distributions."""
     repetition: float
     """Share of 3-grams that occur more than once, mean over prompts."""
-    said: list[list[int]]
+    replies: list[list[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class Rollouts:
         ids, real, steered = (t.repeat(n, 1) for t in (self.ids, self.real, self.steered))
         said, logs = _replies(self.model, self.hook, ids, real, steered, edits, self.tokens, self.draw)
         spoken = _until_end(said, self.ends)
-        plain = self._logits(torch.cat([ids, said], 1), torch.cat([real, torch.ones_like(spoken)], 1))
+        plain = self._log_probs(torch.cat([ids, said], 1), torch.cat([real, torch.ones_like(spoken)], 1))
         return _statistics(said, spoken, logs, plain, n)
 
     @torch.no_grad()
@@ -141,7 +141,7 @@ class Rollouts:
         table = _table(edits, self.model)
         rows = _table_rows(steered, n)
         with tap(self.model, {self.hook: lambda x: table.apply(x, rows)}):
-            logs = self._logits(ids, real).view(n, self.prompts, self.tokens, -1)
+            logs = self._log_probs(ids, real).view(n, self.prompts, self.tokens, -1)
         weight = self.spoken.float() / self.spoken.sum(1, keepdim=True).clamp(min=1)
         found = []
         for one in logs:
@@ -153,11 +153,11 @@ class Rollouts:
     @cached_property
     def _unsteered_log_probs(self) -> Float[Tensor, "prompts tokens vocab"]:
         with torch.no_grad():
-            return self._logits(
+            return self._log_probs(
                 torch.cat([self.ids, self.replies], 1), torch.cat([self.real, torch.ones_like(self.spoken)], 1)
             )
 
-    def _logits(self, ids: Tensor, real: Tensor) -> Float[Tensor, "rows tokens vocab"]:
+    def _log_probs(self, ids: Tensor, real: Tensor) -> Float[Tensor, "rows tokens vocab"]:
         """Log-probabilities at the position before each generated token."""
         out = self.model(
             input_ids=ids,
@@ -236,23 +236,23 @@ def _positions(real: Tensor) -> Tensor:
     return (real.long().cumsum(1) - 1).clamp(min=0)
 
 
-def _until_end(said: Tensor, ends: frozenset[int]) -> Bool[Tensor, "rows tokens"]:
+def _until_end(replies: Tensor, ends: frozenset[int]) -> Bool[Tensor, "rows tokens"]:
     """Mask that is true up to and including the first end-of-sequence token."""
-    over = torch.isin(said, torch.tensor(sorted(ends), dtype=said.dtype, device=said.device))
+    over = torch.isin(replies, torch.tensor(sorted(ends), dtype=replies.dtype, device=replies.device))
     return (over.long().cumsum(1) - over.long()) == 0
 
 
 def _end_ids(model: PreTrainedModel) -> frozenset[int]:
-    given = getattr(model.generation_config, "eos_token_id", None)
-    return frozenset([given] if isinstance(given, int) else given or [])
+    ids = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 
-def _statistics(said: Tensor, spoken: Tensor, steered: Tensor, plain: Tensor, n: int) -> list[Rollout]:
+def _statistics(replies: Tensor, spoken: Tensor, steered: Tensor, plain: Tensor, n: int) -> list[Rollout]:
     kl = (steered.exp() * (steered - plain)).sum(-1).clamp(min=0)
     entropy = -(steered.exp() * steered).sum(-1)
-    logprob = plain.gather(2, said[..., None])[..., 0]
+    logprob = plain.gather(2, replies[..., None])[..., 0]
     found = []
-    for s, on, k, h, p in zip(*(t.chunk(n) for t in (said, spoken, kl, entropy, logprob)), strict=True):
+    for s, on, k, h, p in zip(*(t.chunk(n) for t in (replies, spoken, kl, entropy, logprob)), strict=True):
         texts = [row[keep].tolist() for row, keep in zip(s, on, strict=True)]
         repetition = sum(map(rep3, texts)) / len(texts)
         found.append(Rollout(k[on].cpu(), p[on].cpu(), float(h[on].mean()), repetition, texts))

@@ -51,7 +51,7 @@ def fit_cross_validated(rows: Float[Tensor, "n d"], labels: Float[Tensor, "n tar
     for penalty in PENALTIES:
         found = fit_logistic(rows[~aside], labels[~aside], torch.full((labels.shape[1],), penalty))
         odds = found.odds(rows[aside])
-        tried.append([_labelled(odds[:, i], labels[aside, i]) for i in range(labels.shape[1])])
+        tried.append([_auroc_of_labelled(odds[:, i], labels[aside, i]) for i in range(labels.shape[1])])
     best = torch.tensor(tried).argmax(0)
     return fit_logistic(rows, labels, torch.tensor(PENALTIES)[best])
 
@@ -121,7 +121,7 @@ def auroc_with_interval(scores: NDArray[np.float64], labels: NDArray[np.bool_], 
     return Auroc(value=round(auroc(scores, labels), 4), low=round(float(low), 4), high=round(float(high), 4))
 
 
-def _labelled(odds: Tensor, labels: Tensor) -> float:
+def _auroc_of_labelled(odds: Tensor, labels: Tensor) -> float:
     some = ~labels.isnan()
     return auroc(odds[some].double().numpy(), labels[some].numpy() > 0.5)
 

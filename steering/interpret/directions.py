@@ -82,10 +82,10 @@ def _probe(a: Tensor, b: Tensor) -> Direction:
 
 def _held_out(make: Callable[[Tensor, Tensor], Direction], a: Tensor, b: Tensor) -> Direction:
     """Compute the direction of all rows, and its AUROC by cross-validation."""
-    whole = make(a, b)
+    complete = make(a, b)
     folds = min(FOLDS, len(a), len(b))
     if min(len(a), len(b)) < LEAST:
-        return _single(whole)
+        return _single(complete)
     highs, lows = [], []
     for k in range(folds):
         mine, theirs = (torch.arange(len(x)) % folds == k for x in (a, b))
@@ -98,7 +98,7 @@ def _held_out(make: Callable[[Tensor, Tensor], Direction], a: Tensor, b: Tensor)
         highs.append((a[mine] @ part.direction - part.middle).cpu())
         lows.append((b[theirs] @ part.direction - part.middle).cpu())
     scores = torch.cat(highs + lows).double().numpy()
-    return _single(replace(whole, auroc=auroc(scores, np.arange(len(scores)) < len(a))))
+    return _single(replace(complete, auroc=auroc(scores, np.arange(len(scores)) < len(a))))
 
 
 def _single(d: Direction) -> Direction:

@@ -224,8 +224,8 @@ def train_probe(
     counts = {"forbidden": len(yes), "benign": len(no)}
     held = {"held_out_forbidden": len(yes_held), "held_out_benign": len(no_held)}
     unknown = {"threshold": 1.0, "auroc": Auroc(value=0.5, low=0.0, high=1.0), "false_positives": 0.0, "found": 0.0}
-    told = {"hook": hook, "model": model, "pace": pace, "allowed": allowed}
-    card = Card.model_validate(told | counts | held | unknown)
+    about = {"hook": hook, "model": model, "pace": pace, "allowed": allowed}
+    card = Card.model_validate(about | counts | held | unknown)
     draft = Probe(card, weights[:-1], weights[-1], mean, scale, witness.float().cpu())
     return replace(draft, card=card.model_copy(update=_held_out_card(draft, yes_held, no_held, allowed)))
 

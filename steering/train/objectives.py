@@ -168,7 +168,7 @@ class ReluL1:
 
     def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:  # noqa: ARG002
         """That of Gao et al. 2024."""
-        return _check_finite(d_sae)
+        return _gao_learning_rates(d_sae)
 
     def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """Random decoder rows of norm 0.1."""
@@ -210,7 +210,7 @@ class JumpReLU:
 
     def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:  # noqa: ARG002
         """That of Gao et al. 2024."""
-        return _check_finite(d_sae)
+        return _gao_learning_rates(d_sae)
 
     def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """Uniform decoder rows, a scaled-down transpose, and biases at which all features fire equally often."""
@@ -243,7 +243,7 @@ class JumpReLU:
         return weights.to_sae(scale)
 
 
-def _check_finite(d_sae: int) -> LearningRates:
+def _gao_learning_rates(d_sae: int) -> LearningRates:
     return LearningRates(min(1e-3, 2e-4 * math.sqrt(16384 / d_sae)))
 
 

@@ -291,12 +291,12 @@ def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any: 
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "why"
         os.environ[REPORT] = str(report)  # workers are other processes, which inherit it
-        told = {KEY: asked | {"version": PLUGIN, "gates": GATES}}
-        given = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
-        given["additional_config"] = dict(given.get("additional_config") or {}) | told
-        given["worker_extension_cls"] = "server.engines.vllm.plugin.WorkerExtension"
+        config = {KEY: asked | {"version": PLUGIN, "gates": GATES}}
+        options = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
+        options["additional_config"] = dict(options.get("additional_config") or {}) | config
+        options["worker_extension_cls"] = "server.engines.vllm.plugin.WorkerExtension"
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **given))
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **options))
         except Exception as error:
             why = report.read_text(encoding="utf-8") if report.exists() else str(error)
             raise BadBundle(f"vLLM cannot serve {path!r} steered: {why}") from error

@@ -75,11 +75,13 @@ def measure_features(
     corpus: list[list[int]],
     *,
     prompts: int = 16,
-    told: Told = lambda *_: None,
+    on_progress: Told = lambda *_: None,
 ) -> list[Feature]:
     """The features with their doses and today's date."""
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    return with_doses(model, tokenizer, bundle, features, corpus, date=date, questions=QUESTIONS[:prompts], told=told)
+    return with_doses(
+        model, tokenizer, bundle, features, corpus, date=date, questions=QUESTIONS[:prompts], on_progress=on_progress
+    )
 
 
 def measure_presets(
@@ -89,7 +91,9 @@ def measure_presets(
     return with_scale(model, tokenizer, bundle, presets, date=time.strftime("%Y-%m-%d", time.gmtime()))
 
 
-def calibrate_bundle(settings: Settings, order: CalibrateConfig, told: Told) -> tuple[list[Feature], list[Preset]]:
+def calibrate_bundle(
+    settings: Settings, order: CalibrateConfig, on_progress: Told
+) -> tuple[list[Feature], list[Preset]]:
     """Calibrate a bundle in its original form and write the result to its folder; its presets keep their push.
 
     Returns the measurements.
@@ -101,8 +105,8 @@ def calibrate_bundle(settings: Settings, order: CalibrateConfig, told: Told) -> 
     done: list[Feature] = []
     for start in range(0, len(wanted), CHUNK):
         some = wanted[start : start + CHUNK]
-        report = lambda n, _, start=start: told(start + n, len(wanted))  # noqa: E731
-        done += measure_features(model, tokenizer, bundle, some, corpus, prompts=order.prompts, told=report)
+        report = lambda n, _, start=start: on_progress(start + n, len(wanted))  # noqa: E731
+        done += measure_features(model, tokenizer, bundle, some, corpus, prompts=order.prompts, on_progress=report)
     anew = {f.index: f for f in done}
     features = [anew.get(f.index, f) for f in bundle.features]
     presets = [convert_doses(p, bundle, features) for p in bundle.presets]
@@ -134,10 +138,10 @@ async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]
             work.report_progress(0.9 * n / of, {"features": n})
 
         features = await asyncio.to_thread(
-            measure_features, model, tokenizer, parent, wanted, corpus, prompts=order.prompts, told=on_progress
+            measure_features, model, tokenizer, parent, wanted, corpus, prompts=order.prompts, on_progress=on_progress
         )
         scales = await _save_scales(store, saved, parent, model, tokenizer) if order.presets else 0
-        report = {"job": work.id, "calibrated": len(features), "works": sum(_works(f) for f in features)}
+        report = {"job": work.id, "calibrated": len(features), "works": sum(_has_effect(f) for f in features)}
         revision = await publish_features(revisions, store, parent, features, report)
         work.log(f"published {revision}: {len(features)} doses")
         return {"revision": revision, "features": len(features), "presets": scales}
@@ -163,7 +167,7 @@ async def _save_scales(
     return kept
 
 
-def _works(f: Feature) -> bool:
+def _has_effect(f: Feature) -> bool:
     return bool(f.calibration and f.calibration.works)
 
 
@@ -171,8 +175,8 @@ def _write_bundle(bundle: Bundle, presets: Sequence[Preset]) -> None:
     files = bundle.folder / "revisions" / bundle.info.revision
     write_features(files, bundle.features)
     if presets:
-        told = [p.model_dump(exclude_defaults=True, mode="json") for p in presets]
-        write_atomic(bundle.folder / "presets.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        rows = [p.model_dump(exclude_defaults=True, mode="json") for p in presets]
+        write_atomic(bundle.folder / "presets.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 JOB = (CalibrateConfig, run)

@@ -185,9 +185,9 @@ def _with_doses(
     work.log(f"measuring the doses of {len(doubtful)} features that are new or have changed")
     texts = list(TokenStore.open(work.folder / "old"))[:CALIBRATED_ON]
     anew = {f.index: f for f in measure_features(model, tokenizer, bundle, doubtful, texts)}
-    told = {"dose", "sweet_spot", "calibration", "note"}
+    measured_fields = {"dose", "sweet_spot", "calibration", "note"}
     return [
-        f.model_copy(update={k: getattr(anew[f.index], k) for k in told}) if f.index in anew else f
+        f.model_copy(update={k: getattr(anew[f.index], k) for k in measured_fields}) if f.index in anew else f
         for f in made.features
     ]
 

@@ -114,7 +114,7 @@ def test_a_real_model_is_measured_many_pushes_at_once(llama, sae):
     null = Null.measure(stage, words, 4.0)
     done = []
     subjects = [Subject(pushes_along(sae.W_dec[i]), w, 1.0, 40.0) for i, w in enumerate(words)]
-    found = calibrate(stage, subjects, null, at_once=3, stamp=("2026-01-01", "r1"), told=done.append)
+    found = calibrate(stage, subjects, null, at_once=3, stamp=("2026-01-01", "r1"), on_progress=done.append)
     assert done == [1, 2, 3, 4, 5]
     for subject_, one in zip(subjects, found, strict=True):
         assert len(one.calibration.points) <= 8

@@ -44,8 +44,8 @@ def test_every_edit_answers_as_it_does_alone(stage, chats, any_model, sae):
     edits = [pushes_along(sae.W_dec[0])(4.0), compile_edit([ResolvedIntervention(5, "clamp", 3.0)], sae)]
     rolled = stage.run(edits)
     for edit, found in zip(edits, rolled, strict=True):
-        assert found.said == [alone(any_model, c.ids, edit) for c in chats]
-    assert stage.plain.said == [alone(any_model, c.ids, None) for c in chats]
+        assert found.replies == [alone(any_model, c.ids, edit) for c in chats]
+    assert stage.plain.replies == [alone(any_model, c.ids, None) for c in chats]
 
 
 def test_a_push_of_nothing_is_no_distance_and_no_effect(stage, sae):
@@ -62,7 +62,7 @@ def test_surprise_is_cross_entropy_and_that_is_entropy_plus_kl(llama, chats, sae
     edit = pushes_along(sae.W_dec[2])(3.0)
     (rolled,) = stage.run([edit])
     total = 0.0
-    for chat, said in zip(chats, rolled.said, strict=True):
+    for chat, said in zip(chats, rolled.replies, strict=True):
         row = torch.tensor([[*chat.ids, *said]])
         where = torch.tensor([[False] * (len(chat.ids) - 1) + [True] * (len(said) + 1)])
         with torch.no_grad():
@@ -71,7 +71,7 @@ def test_surprise_is_cross_entropy_and_that_is_entropy_plus_kl(llama, chats, sae
                 steered = llama(input_ids=row).logits[0].log_softmax(-1)
         at = slice(len(chat.ids) - 1, len(chat.ids) - 1 + len(said))
         total += float(-(steered[at].exp() * plain[at]).sum())
-    tokens = sum(map(len, rolled.said))
+    tokens = sum(map(len, rolled.replies))
     assert total / tokens == pytest.approx(rolled.entropy + float(rolled.kl.mean()), abs=1e-4)
 
 
