@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
@@ -16,7 +16,7 @@ from torch import Tensor
 from server import validation
 from server.cli.errors import exit_with_error, or_exit
 from server.cli.options import Corpus_, Text_, settings_from_options
-from server.cli.tables import print_table
+from server.cli.tables import AsJson, print_list, print_table
 from server.features.search import Hits, Index, search_features
 from server.jobs.tasks.describe import DescribeConfig, describe_features
 from server.jobs.tasks.label import LabelConfig, label_features, llm_client_from_settings
@@ -25,12 +25,15 @@ from server.sae.model_loading import load_model
 from server.schemas.features import FeatureQuery
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
 from steering.catalogue.resolve import Catalogue
 from steering.model.hooks import read_stream
 from steering.model.passage import Passage, chat_passage, text_passage
 
 T = TypeVar("T")
 console = Console()
+DETAIL_FIELDS = {"examples", "samples", "histogram", "top_logits"}
+"""Fields of a single feature that lists leave out, as the HTTP API does."""
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json.")]
 
 
@@ -139,6 +142,7 @@ def features(
     limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
     bundle: Bundle_ = None,
     model: Annotated[str | None, typer.Option("--model", envvar="TILLER_MODEL")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Search the features.
 
@@ -165,8 +169,19 @@ def features(
             f"{f.dose:.2f}" if f.dose else "not measured",
             ", ".join(f.kind),
         )
-    print_table(console, table)
-    console.print(f"{min(limit, len(hits))} of {len(hits)} features")
+    print_list(console, table, [_summary(f, score) for f, score in hits[:limit]], as_json=as_json)
+    if not as_json:
+        console.print(f"{min(limit, len(hits))} of {len(hits)} features")
+
+
+def _summary(f: Feature, score: float | None) -> dict[str, Any]:
+    starred = bool(f.edited and f.edited.starred)
+    rounded = score and float(f"{score:.4g}")
+    return f.model_dump(mode="json", exclude=DETAIL_FIELDS) | {
+        "object": "feature",
+        "starred": starred,
+        "score": rounded,
+    }
 
 
 def _search(settings: Settings, query: FeatureQuery) -> Hits:
