@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from steering.bakeoff import methods
+from steering.bakeoff.checks import Check, compare_arms
 from steering.bakeoff.concepts import Concept, load
 from steering.bakeoff.methods import ARMS, SETTINGS, Kit, interval, run_arms
-from steering.bakeoff.steering_report import Check, compare_arms, markdown, table_of, write
+from steering.bakeoff.steering_report import markdown, table_of, write
 from steering.calibration import Calibration, SweetSpot
 from steering.catalogue.bundle import Bundle
 from tests.support import small_bundle
