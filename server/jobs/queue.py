@@ -176,7 +176,7 @@ class JobQueue:
                     db.execute("VACUUM")
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.OperationalError as error:
-                log.error("deleted jobs may be left in jobs.db until somebody deletes more", why=str(error))
+                log.error("deleted jobs may remain in jobs.db until the next deletion", why=str(error))
 
     def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Events after number `after`: `{"id", "event", "data"}`. Raises BadJob."""

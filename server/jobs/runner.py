@@ -62,7 +62,7 @@ class Runner:
             try:
                 task = self.jobs.huey.dequeue()
             except (ValueError, HueyException) as error:
-                log.warning("something that is no job was in the queue", why=str(error))
+                log.warning("dropped an invalid entry of the job queue", why=str(error))
             else:
                 return None if task is None else task.args[0]
 

@@ -178,7 +178,7 @@ class RateLimiter:
         except Exception as error:
             if not self._shared:
                 raise
-            log.warning("this replica counts by itself", why=str(error)[:200])
+            log.warning("rate limits are counted by this process alone", why=str(error)[:200])
             self._lost_until = time.monotonic() + AGAIN
             return await alone()
 

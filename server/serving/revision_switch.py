@@ -58,15 +58,15 @@ class RevisionSwitch:
                 pinned = True
                 await self.sync()
                 if self._lost:
-                    log.warning("the store is there again")
+                    log.warning("the store is available again")
                 self._lost = False
             except Unavailable as error:
                 if not self._lost:  # /health reports it while it lasts
-                    log.error("the store is lost", why=str(error))
+                    log.error("the store is unavailable", why=str(error))
                 self._lost = True
             except Exception as error:
                 self.error = f"cannot read the wanted revision: {error}"
-                log.exception("looking for another revision failed")
+                log.exception("the check for another revision failed")
             await self._served.store.changed(POLL_SECONDS)
 
     async def sync(self) -> None:

@@ -402,7 +402,7 @@ class RedisStore:
         try:
             await self._redis.bgrewriteaof()
         except RedisError as error:
-            log.warning("what Redis has written down keeps what was erased until it is rewritten", why=str(error))
+            log.warning("Redis' append-only file holds erased data until it is rewritten", why=str(error))
         return gone
 
     async def add_share(self, share: Share, *, most: int) -> None:

@@ -1,4 +1,4 @@
-"""Revisions of a bundle's SAE: publish, open, prune, and quarantine of rejected candidates.
+"""Revisions of a bundle's SAE: publish, open, and quarantine of rejected candidates.
 
 The shipped revision stays unchanged in `base`. Later ones are `<live>/r<N>/`, a folder with the SAE, `features.jsonl`
 and `manifest.json`, which appears complete or not at all: it is written as a draft, synced to disk, and renamed. Names
@@ -254,7 +254,7 @@ class Revisions:
         return max([*self._live_numbers(), int(shipped[1]) if shipped else 0]) + 1
 
     def _next_number(self) -> int:
-        """Next free feature number. `prune` keeps the last revision, whose manifest covers all before it."""
+        """Next free feature number. The last revision's manifest covers all before it."""
         last = self.names()[-1]
         return max(self.manifest(last).next_number, self._shipped.next_number)
 

@@ -116,7 +116,7 @@ def identity_gates(
             float(swapped.float().mean()),
             0.005,
             True,
-            f"{int(swapped.sum())} features point now where another one did",
+            f"{int(swapped.sum())} features took the direction of another one",
         ),
     ]
 
@@ -144,7 +144,7 @@ def export_gate(new: SAE, written: SAE, rows: Rows) -> Gate:
     """Gate on the written files: they reconstruct as the trained SAE does."""
     here, there = new.reconstruct(rows), written.reconstruct(rows)
     off = float((here - there).norm() / here.norm())
-    return Gate("export", off, 1e-4, True, "what lies on disk reconstructs as what was trained")
+    return Gate("export", off, 1e-4, True, "the written SAE reconstructs as the trained one")
 
 
 @dataclass(frozen=True)
