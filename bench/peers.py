@@ -1,6 +1,6 @@
-"""Comparison with steering libraries that hold one spec at a time: `python -m bench.peers`, with those that are
-installed.
+"""Speed of this engine and of steering libraries that hold one spec at a time: `python -m bench.peers`.
 
+It compares with those that are installed:
 `pip install repeng steering-vectors nnsight transformer-lens` in an environment of its own. Sixteen requests have
 sixteen different specs; a library whose hooks hold one spec answers them one after the other.
 """

@@ -64,7 +64,7 @@ def first_validation_error(error: ValidationError, *, within: str = "") -> ApiEr
 
 def from_validation(found: Sequence[validation.Problem], *, within: str = "") -> ApiError:
     """A 400 for the first of pydantic's errors; `within` is the model's location in the body."""
-    problem, said = validation.first_error(found)
+    problem, message = validation.first_error(found)
     path = ".".join(filter(None, (within, *validation.path(problem))))
     if problem["type"] == "extra_forbidden":
         return bad_request(
@@ -72,4 +72,4 @@ def from_validation(found: Sequence[validation.Problem], *, within: str = "") ->
         )
     if problem["type"] == "missing":
         return bad_request(f"{path!r} is required", param=path, code="missing_required_parameter")
-    return bad_request(f"{path}: {said}" if path else said, param=path or None)
+    return bad_request(f"{path}: {message}" if path else message, param=path or None)

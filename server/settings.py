@@ -163,7 +163,7 @@ class Settings(BaseSettings):
 
     @field_validator("origins")
     @classmethod
-    def _are_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         """Origins as browsers send them. `*` is invalid: any page a user opens could call the server."""
         for origin in given:
             if re.fullmatch(r"https://.*:443|http://.*:80", origin):
@@ -176,7 +176,7 @@ class Settings(BaseSettings):
 
     @field_validator("admin_key", mode="before")
     @classmethod
-    def _hard_to_guess(cls, given: object) -> object:
+    def _check_admin_key(cls, given: object) -> object:
         """An empty key is no key: compose files and charts leave it empty."""
         said = given.get_secret_value() if isinstance(given, SecretStr) else given
         if not isinstance(said, str) or not (said := said.strip()):
@@ -206,11 +206,11 @@ def load_settings(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        problem, said = validation.first_error(error.errors())
+        problem, text = validation.first_error(error.errors())
         field, place = str(problem["loc"][0]), ".".join(map(str, problem["loc"]))
         if is_secret(field):  # the default message would contain the value
-            said = str(problem["msg"]).removeprefix("Value error, ")
-        raise BadSettings(f"{_origin(field, given)}: {place}: {said[:1].lower()}{said[1:]}") from error
+            text = str(problem["msg"]).removeprefix("Value error, ")
+        raise BadSettings(f"{_origin(field, given)}: {place}: {text[:1].lower()}{text[1:]}") from error
     except SettingsError as error:  # invalid JSON in the environment
         field = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
         raise BadSettings(f'{variable(field)}: expected a list in JSON, such as \'["one", "two"]\'') from error

@@ -72,11 +72,11 @@ def _without_password(text: str) -> str:
 
 def _row(name: str) -> str:
     field = Settings.model_fields[name]
-    said = {True: f"`{flag(name)}`", False: "—"}[not is_secret(name)]
+    option = {True: f"`{flag(name)}`", False: "—"}[not is_secret(name)]
     if field.annotation is bool:
-        said = f"`{flag(name)}`, `--no-{name.replace('_', '-')}`"
+        option = f"`{flag(name)}`, `--no-{name.replace('_', '-')}`"
     takes = _takes(field.annotation) + _bounds(field.metadata)
-    return f"| `{name}` | {said} | `{variable(name)}` | {takes} | {_default(field.default)} | {field.description} |"
+    return f"| `{name}` | {option} | `{variable(name)}` | {takes} | {_default(field.default)} | {field.description} |"
 
 
 def _takes(annotation: Any) -> str:  # noqa: ANN401 - an annotation

@@ -85,9 +85,9 @@ def message(problem: Problem) -> str:
         )
     if key := KEYS.get(problem["type"]):
         return key
-    said = problem["msg"].removeprefix("Value error, ")
+    text = problem["msg"].removeprefix("Value error, ")
     return (
-        f"{said} (got {describe_value(problem['input'])})" if isinstance(problem["input"], str | int | float) else said
+        f"{text} (got {describe_value(problem['input'])})" if isinstance(problem["input"], str | int | float) else text
     )
 
 

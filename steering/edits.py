@@ -211,17 +211,17 @@ class SteeringTable:
         rows: Int[Tensor, "*n"],
         *,
         onto: Float[Tensor, "*n d_in"] | None = None,
-        whole: bool = False,
+        all_gates: bool = False,
     ) -> Float[Tensor, "*n d_in"]:
         """Return `x`, or `onto` if given, moved by each token's row; tokens of row 0 are bit-identical.
 
-        `onto` is for models that carry the stream in two parts: the sum is read, one part is moved. `whole` computes
-        the whole pool, used or not: the same operations each time, as a captured CUDA graph requires.
+        `onto` is for models that carry the stream in two parts: the sum is read, one part is moved. `all_gates`
+        computes all gates, used or not: the same operations each time, as a captured CUDA graph requires.
         """
         onto = x if onto is None else onto
         moved = onto + self.push[rows].to(onto.dtype)
-        if whole or self.used:
-            moved = moved - self._gated_part(x, rows, len(self.owner) if whole else self.used).to(onto.dtype)
+        if all_gates or self.used:
+            moved = moved - self._gated_part(x, rows, len(self.owner) if all_gates else self.used).to(onto.dtype)
         return torch.where((rows > 0)[..., None], moved, onto)
 
     def _gated_part(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], g: int) -> Float[Tensor, "*n d_in"]:

@@ -41,7 +41,7 @@ class Intervention(_Value):
         return (self.mode == "add" and self.strength == 0) or (self.mode == "scale" and self.strength == 1)
 
 
-def _each_once(features: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+def _check_unique(features: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
     ids = [f.id for f in features]
     if repeated := next((i for i in ids if ids.count(i) > 1), None):
         first, second = [n for n, i in enumerate(ids) if i == repeated][:2]
@@ -51,7 +51,7 @@ def _each_once(features: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
     return features
 
 
-Features = Annotated[tuple[Intervention, ...], Field(max_length=MAX_FEATURES), AfterValidator(_each_once)]
+Features = Annotated[tuple[Intervention, ...], Field(max_length=MAX_FEATURES), AfterValidator(_check_unique)]
 """Interventions, each feature at most once."""
 
 
@@ -94,8 +94,8 @@ class SteeringSpec(_Value):
     def overridden_by(self, explicit: "SteeringSpec", fields: set[str]) -> "SteeringSpec":
         """Return this spec with the `fields` that were given in `explicit`, and its features merged in by id."""
         merged = {f.id: f for f in self.features} | {f.id: f for f in explicit.features}
-        given = {k: getattr(explicit, k) for k in ("unit", "scale", "scope") if k in fields}
-        return SteeringSpec(**{**self.model_dump(), **given, "features": tuple(merged.values())})
+        fields_set = {k: getattr(explicit, k) for k in ("unit", "scale", "scope") if k in fields}
+        return SteeringSpec(**{**self.model_dump(), **fields_set, "features": tuple(merged.values())})
 
     def on_top_of(self, base: "SteeringSpec") -> "SteeringSpec":
         """Return both specs as one: the features of `base` at its own scale, replaced by those of this spec with the
@@ -104,8 +104,8 @@ class SteeringSpec(_Value):
         Raises BadStrength where the two cannot be merged: different units, or scales that a `clamp` keeps apart.
         """
         under, over = base.canonical(), self.canonical()
-        said = {f.id for f in self.features}
-        kept = tuple(f for f in under.features if f.id not in said)
+        own_ids = {f.id for f in self.features}
+        kept = tuple(f for f in under.features if f.id not in own_ids)
         if not kept:
             return self
         if not over.features:

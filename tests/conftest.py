@@ -21,6 +21,17 @@ else:
 
 
 @pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """The folder of the small bundle; rooms with another bundle have a fixture of their own."""
+    import torch  # not every environment of the tests has what the small bundle needs
+
+    from tests.support import small_bundle
+
+    torch.set_num_threads(1)
+    return small_bundle.write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
 def redis(tmp_path_factory):
     """The address of a real redis-server; whoever writes there takes a database and empties it."""
     from tests.support.redis_server import (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.graph import check_acyclic
 from tests.support.paths import ROOT
 
 RULES = tomllib.loads((ROOT / "tests" / "architecture.toml").read_text())
@@ -90,18 +91,7 @@ def test_files_import_each_other_in_no_circle(package):
         for p in python_files(package)
         if p.name != "__init__.py"  # to import a module runs its packages first, which is no arrow of its own
     }
-    done: set[str] = set()
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, f"a cycle: {' → '.join((*path, name))}"
-        if name not in done:
-            for other in graph[name] & graph.keys() - {name}:
-                visit(other, (*path, name))
-            done.add(name)
-
-    for name in graph:
-        visit(name, ())
-    assert done == graph.keys()
+    check_acyclic(graph)
 
 
 def test_the_client_needs_three_packages_and_no_more():

@@ -52,8 +52,8 @@ class Request(Generic[T]):
         try:
             return self.read(answer.json())
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            said = "the answer cannot be read; is a Tiller server at this address?"
-            raise TillerError(said, status=answer.status_code) from error
+            message = "the answer cannot be read; is a Tiller server at this address?"
+            raise TillerError(message, status=answer.status_code) from error
 
     def after(self, cursor: str) -> "Request[T]":
         """The same, from the next page."""

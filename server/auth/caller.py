@@ -44,8 +44,8 @@ class Caller:
         """Storage name of the caller, or of one of the caller's users; names of keys have no slash."""
         if self.owner is None:
             return user or None
-        whole = f"{self.tenant}/{self.owner}"
-        return f"{whole}/{user}" if user and not self.alone else whole
+        name = f"{self.tenant}/{self.owner}"
+        return f"{name}/{user}" if user and not self.alone else name
 
     def require_subject(self, user: str | None) -> str:
         """The same where a subject is required. Raises ApiError."""

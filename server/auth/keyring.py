@@ -52,8 +52,8 @@ class Keyring:
         self._looks = 0
         self._secret: str | None = None
         """Secret that signs sessions, as last read."""
-        given = settings.admin_key
-        self._operator = hash_secret(given.get_secret_value()) if given else None
+        key = settings.admin_key
+        self._operator = hash_secret(key.get_secret_value()) if key else None
 
     async def requires_key(self, store: Store) -> bool:
         """Whether requests need a key: if there are any, or if the server is reachable from other machines."""

@@ -47,18 +47,18 @@ def analyze(
     Example: tiller analyze chat.jsonl --top 8
     Example: tiller analyze monday.txt --other friday.txt --json
     """
-    given = {"bundle": bundle, "model": model, "device": device}
-    settings = settings_from_options(**given)
+    options = {"bundle": bundle, "model": model, "device": device}
+    settings = settings_from_options(**options)
     try:
-        told = _analyze(settings, _texts(file, plain), _texts(other, plain) if other else None, top)
+        result = _analyze(settings, _texts(file, plain), _texts(other, plain) if other else None, top)
     except ApiError as error:
         exit_with_error(error.message)
     except (SteeringError, OSError) as error:
         exit_with_error(str(error))
     if as_json:
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        typer.echo(json.dumps(result, ensure_ascii=False))
     else:
-        _print(told, file, other)
+        _print(result, file, other)
 
 
 def _texts(file: Path, plain: bool) -> list[TextInput]:
@@ -119,46 +119,46 @@ def _read(
     longest = int(model.config.get_text_config().max_position_embeddings)
     passages, streams, room = [], [], MAX_TOKENS
     for asked in texts:
-        whole = encode_input(tokenizer, asked)
+        encoded = encode_input(tokenizer, asked)
         if not room:
             return concatenate(passages), torch.cat(streams), True
-        passage = whole.until(room)
+        passage = encoded.until(room)
         room -= len(passage.ids)
         head, stretches = split_context(tokenizer, passage, longest)
         with torch.no_grad():
             parts = [read_stream(model, torch.tensor([s], device=model.device), bundle.info.hook)[0] for s in stretches]
         passages.append(passage)
         streams.append(join_chunks(parts, head))
-        if len(passage.ids) < len(whole.ids):
+        if len(passage.ids) < len(encoded.ids):
             return concatenate(passages), torch.cat(streams), True
     return concatenate(passages), torch.cat(streams), False
 
 
-def _print(told: dict[str, Any], file: Path, other: Path | None) -> None:
-    label = {f["id"]: f["label"] for f in told["features"]}
-    speakers = [s for s in told["speakers"] if s]
+def _print(result: dict[str, Any], file: Path, other: Path | None) -> None:
+    label = {f["id"]: f["label"] for f in result["features"]}
+    speakers = [s for s in result["speakers"] if s]
     who = f", {', '.join(speakers)}" if speakers else ""
-    cut = "; the rest was left out" if told["truncated"] else ""
-    console.print(escape(f"{file.name}: {len(told['tokens'])} tokens{who}{cut}"), highlight=False)
+    cut = "; the rest was left out" if result["truncated"] else ""
+    console.print(escape(f"{file.name}: {len(result['tokens'])} tokens{who}{cut}"), highlight=False)
     table = Table("feature", "label", "max", "mean", "tokens", "along the text")
-    for f in told["features"]:
+    for f in result["features"]:
         figures = (f"{f['max']:.2f}", f"{f['mean']:.3f}", str(f["count"]), _bar(f["along"]))
         table.add_row(f["id"], escape(f["label"][:48]), *figures)
     print_table(console, table)
     if len(speakers) > 1:
-        console.print(_speakers(told, label))
-    if told["axes"]:
-        console.print(_axes(told["axes"]))
-    percentile = told["anomaly"]["percentile"]
+        console.print(_speakers(result, label))
+    if result["axes"]:
+        console.print(_axes(result["axes"]))
+    percentile = result["anomaly"]["percentile"]
     place = "" if percentile is None else f", more than of {percentile:.0f} % of the bundle's own chats (experimental)"
-    console.print(f"unexplained by the SAE: {told['error']:.2f}{place}", highlight=False)
+    console.print(f"unexplained by the SAE: {result['error']:.2f}{place}", highlight=False)
     if other:
-        console.print(_print_comparison(told["compared"], file.name, other.name))
+        console.print(_print_comparison(result["compared"], file.name, other.name))
 
 
-def _speakers(told: dict[str, Any], label: dict[str, str]) -> Table:
+def _speakers(result: dict[str, Any], label: dict[str, str]) -> Table:
     table = Table("speaker", "feature", "label", "mean")
-    for who, means in told["speakers"].items():
+    for who, means in result["speakers"].items():
         best = sorted(((v, f) for f, v in means.items() if v > 0), reverse=True)[:OF_SPEAKER]
         for i, (v, f) in enumerate(best):
             table.add_row(escape(who) if i == 0 else "", f, escape(label[f][:48]), f"{v:.3f}")

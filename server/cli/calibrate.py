@@ -44,7 +44,7 @@ def calibrate(
         exit_with_error(str(error))
     console.print(_table(done))
     if presets and scales:
-        console.print(_scales(scales))
+        console.print(_scale_table(scales))
     works = sum(bool(f.calibration and f.calibration.works) for f in done)
     console.print(f"{len(done)} features measured; {works} have an effect that a random direction does not have")
 
@@ -69,7 +69,7 @@ def _table(features: list[Feature]) -> Table:
     return table
 
 
-def _scales(presets: list[Preset]) -> Table:
+def _scale_table(presets: list[Preset]) -> Table:
     table = Table("preset", "scale's sweet spot", "z", "its words")
     for p in presets:
         if c := p.calibration:

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from server.cli.errors import exit_with_error, or_exit
 from server.cli.options import Bundle_, Device_, Model_, settings_from_options
-from server.cli.tables import print_table
+from server.cli.tables import AsJson, print_list
 from server.engines.base import EngineFailed
 from server.errors import ApiError, first_validation_error
 from server.runtime.startup import load_served_model
@@ -65,7 +65,9 @@ def chat(
 
 
 def presets(
-    bundle: Bundle_ = None, data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None
+    bundle: Bundle_ = None,
+    data_dir: Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the personas: the bundle's and your own."""
     settings = settings_from_options(bundle=bundle, data_dir=data_dir)
@@ -79,9 +81,10 @@ def presets(
             await store.close()
 
     table = Table(Column("preset", no_wrap=True), "name", "description", "features")
-    for p in [*opened.presets, *or_exit(lambda: asyncio.run(saved()))]:
+    found = [*opened.presets, *or_exit(lambda: asyncio.run(saved()))]
+    for p in found:
         table.add_row(p.id, p.name, p.description, _strongest_labels(p.steering.features))
-    print_table(console, table)
+    print_list(console, table, [p.model_dump(mode="json", exclude={"snapshots"}) for p in found], as_json=as_json)
 
 
 async def _generate_both(
@@ -118,8 +121,8 @@ async def _generate_both(
 def _strongest_labels(features: Sequence[Intervention]) -> str:
     """The three strongest labels; a persona has about two dozen features."""
     strongest = sorted(features, key=lambda f: -abs(f.strength))[:3]
-    said = ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in strongest)
-    return said + (f" and {len(features) - 3} more" if len(features) > 3 else "")
+    summary = ", ".join(f"{f.id} {f.mode} {f.strength:g}" for f in strongest)
+    return summary + (f" and {len(features) - 3} more" if len(features) > 3 else "")
 
 
 def _steering(preset: str | None, features: list[str]) -> SteeringRequest:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
@@ -16,7 +16,7 @@ from torch import Tensor
 from server import validation
 from server.cli.errors import exit_with_error, or_exit
 from server.cli.options import Corpus_, Text_, settings_from_options
-from server.cli.tables import print_table
+from server.cli.tables import AsJson, print_list, print_table
 from server.features.search import Hits, Index, search_features
 from server.jobs.tasks.describe import DescribeConfig, describe_features
 from server.jobs.tasks.label import LabelConfig, label_features, llm_client_from_settings
@@ -25,12 +25,15 @@ from server.sae.model_loading import load_model
 from server.schemas.features import FeatureQuery
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
 from steering.catalogue.resolve import Catalogue
 from steering.model.hooks import read_stream
 from steering.model.passage import Passage, chat_passage, text_passage
 
 T = TypeVar("T")
 console = Console()
+DETAIL_FIELDS = {"examples", "samples", "histogram", "top_logits"}
+"""Fields of a single feature that lists leave out, as the HTTP API does."""
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json.")]
 
 
@@ -46,7 +49,7 @@ def describe(
     Example: tiller describe --bundle my-bundle --text chats.jsonl
     """
     order = DescribeConfig(texts=texts)
-    found = _with_status(
+    found = _run_with_status(
         "reading texts",
         lambda told: write_bundle(
             _settings(bundle, [*(text or ()), *(corpus or ())]),
@@ -83,7 +86,7 @@ def label(
         asked = llm_client_from_settings(settings)
         return write_bundle(settings, lambda ground, t: label_features(ground, order, asked, t), told)
 
-    found = _with_status("naming", work)
+    found = _run_with_status("naming", work)
     table = Table(Column("feature", no_wrap=True), "label", "detection", "fuzzing", "control", "specificity")
     for f in [f for f in found.features if f.label][:20]:
         s = f.label_scores
@@ -139,6 +142,7 @@ def features(
     limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
     bundle: Bundle_ = None,
     model: Annotated[str | None, typer.Option("--model", envvar="TILLER_MODEL")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Search the features.
 
@@ -151,8 +155,8 @@ def features(
     try:
         query = FeatureQuery.model_validate({**asked, "kind": kind, "sort": sort, "limit": limit})
     except ValidationError as error:
-        problem, said = validation.first_error(error.errors())
-        exit_with_error(f"--{str(problem['loc'][0]).replace('_', '-')}: {said}")
+        problem, message = validation.first_error(error.errors())
+        exit_with_error(f"--{str(problem['loc'][0]).replace('_', '-')}: {message}")
     hits = or_exit(lambda: _search(_settings(bundle, None, model=model), query))
     table = Table(Column("feature", no_wrap=True), "label", "score", "fires on", "typical max", "dose 1.0", "kind")
     for f, score in hits[:limit]:
@@ -165,8 +169,19 @@ def features(
             f"{f.dose:.2f}" if f.dose else "not measured",
             ", ".join(f.kind),
         )
-    print_table(console, table)
-    console.print(f"{min(limit, len(hits))} of {len(hits)} features")
+    print_list(console, table, [_summary(f, score) for f, score in hits[:limit]], as_json=as_json)
+    if not as_json:
+        console.print(f"{min(limit, len(hits))} of {len(hits)} features")
+
+
+def _summary(f: Feature, score: float | None) -> dict[str, Any]:
+    starred = bool(f.edited and f.edited.starred)
+    rounded = score and float(f"{score:.4g}")
+    return f.model_dump(mode="json", exclude=DETAIL_FIELDS) | {
+        "object": "feature",
+        "starred": starred,
+        "score": rounded,
+    }
 
 
 def _search(settings: Settings, query: FeatureQuery) -> Hits:
@@ -185,11 +200,11 @@ def _search(settings: Settings, query: FeatureQuery) -> Hits:
 
 
 def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object) -> Settings:
-    given = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None, **more}
-    return settings_from_options(**given)
+    options = {"bundle": bundle, "corpus": tuple(corpus) if corpus else None, **more}
+    return settings_from_options(**options)
 
 
-def _with_status(says: str, work: Callable[[OnProgress], T]) -> T:
+def _run_with_status(says: str, work: Callable[[OnProgress], T]) -> T:
     with console.status(says) as status:
         return or_exit(lambda: work(lambda n, of: status.update(f"{says}: {n} of {of}")))
 

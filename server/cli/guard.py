@@ -106,10 +106,10 @@ def test_texts(
             ids = ids[:LONGEST]
             scores = found.token_scores(read_stream(model_, torch.tensor([ids]), found.hook)[0, start:])
             most = int(scores.argmax()) if len(scores) else 0
-            said = tokenizer.decode(list(ids[start : start + most + 1])[-6:]) if len(scores) else ""
+            context = tokenizer.decode(list(ids[start : start + most + 1])[-6:]) if len(scores) else ""
             score = float(scores.max()) if len(scores) else 0.0
             verdict = "[red]forbidden" if score > found.card.threshold else "benign"
-            table.add_row(f"{score:.3f}", verdict, escape(str(said)), escape(_excerpt(one)))
+            table.add_row(f"{score:.3f}", verdict, escape(str(context)), escape(_excerpt(one)))
         return table
 
     console.print(or_exit(work))
@@ -138,8 +138,8 @@ def _card(probe: Probe) -> Table:
 
 
 def _excerpt(text: str | list[Message]) -> str:
-    said = text if isinstance(text, str) else text[-1]["content"]
-    return said if len(said) <= 60 else said[:59] + "…"
+    content = text if isinstance(text, str) else text[-1]["content"]
+    return content if len(content) <= 60 else content[:59] + "…"
 
 
 def _is_file(text: str) -> bool:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from server.cli.errors import or_exit
 from server.cli.options import settings_from_options
-from server.cli.tables import print_table
+from server.cli.tables import AsJson, print_list
 from server.jobs.queue import JobQueue
 from server.schemas.jobs import ENDED, Job
 
@@ -24,13 +24,14 @@ Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
 
 
 @app.command("ls")
-def list_(data_dir: Data = None) -> None:
+def list_(data_dir: Data = None, as_json: AsJson = False) -> None:
     """List all jobs, newest first."""
+    jobs = or_exit(_jobs(data_dir).all)
     table = Table("job", "type", "state", "done", "begun", "says")
-    for job in or_exit(_jobs(data_dir).all):
+    for job in jobs:
         begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created))
         table.add_row(job.id, job.type, job.state, f"{job.progress:.0%}", begun, _outcome(job))
-    print_table(console, table)
+    print_list(console, table, [job.model_dump(mode="json") for job in jobs], as_json=as_json)
 
 
 @app.command()

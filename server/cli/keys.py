@@ -12,7 +12,7 @@ from server.auth.keyring import end_sessions
 from server.auth.keys import KeyRequest, new_key
 from server.cli.errors import exit_with_error
 from server.cli.store_access import Data, Redis, with_store, write_audit
-from server.cli.tables import print_table
+from server.cli.tables import AsJson, print_list
 from server.store.base import Store
 from server.store.models import RateLimits, Role
 from server.validation import first_error
@@ -48,8 +48,8 @@ def new(
         about = {"name": name, "role": role, "tenant": tenant, "owner": owner, "days": days, "limits": limits}
         asked = KeyRequest.model_validate({**about, "default_preset": default_preset})
     except ValidationError as error:
-        problem, said = first_error(error.errors())
-        problems.print(f"{'.'.join(map(str, problem['loc']))}: {said}", style="red")
+        problem, message = first_error(error.errors())
+        problems.print(f"{'.'.join(map(str, problem['loc']))}: {message}", style="red")
         raise typer.Exit(2) from error
     key, secret = new_key(**dict(asked))
 
@@ -63,16 +63,18 @@ def new(
 
 
 @app.command()
-def ls(data_dir: Data = None, redis_url: Redis = None) -> None:
+def ls(data_dir: Data = None, redis_url: Redis = None, as_json: AsJson = False) -> None:
     """List keys; of their secrets only the first characters.
 
     Example: tiller keys ls
     """
     table = Table(Column("id", no_wrap=True), "name", "begins with", "role", "tenant", "owner", "expires")
-    for k in with_store(data_dir, redis_url, lambda store: store.keys()):
+    keys = with_store(data_dir, redis_url, lambda store: store.keys())
+    for k in keys:
         until = "never" if k.expires is None else time.strftime("%Y-%m-%d", time.localtime(k.expires))
         table.add_row(k.id, k.name, f"{k.prefix}…", k.role, k.tenant, k.owner, until)
-    print_table(console, table)
+    rows = [{"object": "key"} | k.model_dump(exclude={"digest"}) for k in keys]
+    print_list(console, table, rows, as_json=as_json)
 
 
 @app.command()

@@ -62,8 +62,8 @@ def settings_from_options(**given: object) -> Settings:
 def _option(name: str) -> Any:  # noqa: ANN401 - an annotation
     field = Settings.model_fields[name]
     words = f"{flag(name)}/--no-{name.replace('_', '-')}" if field.annotation is bool else flag(name)
-    said = f"{field.description} [{variable(name)}]"
-    return Annotated[_type(field.annotation), typer.Option(words, help=said, show_default=False)]
+    text = f"{field.description} [{variable(name)}]"
+    return Annotated[_type(field.annotation), typer.Option(words, help=text, show_default=False)]
 
 
 def _type(annotation: Any) -> Any:  # noqa: ANN401 - an annotation

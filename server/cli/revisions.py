@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.table import Table
 from server.cli.errors import exit_with_error
 from server.cli.options import settings_from_options
 from server.cli.store_access import write_audit
-from server.cli.tables import print_table
+from server.cli.tables import AsJson, print_list
 from server.sae.served_revision import open_revisions, revision_setting
 from server.store.base import BadStore, Store
 from server.store.factory import open_store
@@ -22,11 +22,13 @@ from steering.catalogue.revisions import Revisions
 from steering.errors import BadBundle, SteeringError
 
 console = Console()
+FIELDS = {"bundle", "parent", "created", "model", "hook", "d_in", "d_sae", "figures"}
+"""Fields of a manifest that lists show."""
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="The bundle's folder.")]
 Data = Annotated[Path | None, typer.Option(envvar="TILLER_DATA_DIR", help="The server's data directory.")]
 
 
-def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
+def revisions(bundle: Bundle_ = None, data_dir: Data = None, as_json: AsJson = False) -> None:
     """List the revisions of the SAE: figures, parents, and which one is served.
 
     Example: tiller sae revisions
@@ -34,16 +36,19 @@ def revisions(bundle: Bundle_ = None, data_dir: Data = None) -> None:
     with _revisions(bundle, data_dir) as (found, store, runner):
         served = _wanted_revision(found, store, runner)
         table = Table("revision", "parent", "published", "features", "figures", "")
+        rows: list[dict[str, Any]] = []
         for name in found.names():
             try:
                 m = found.manifest(name)
             except SteeringError as error:
                 table.add_row(name, "", "", "", str(error), "damaged")
+                rows.append({"id": name, "object": "sae", "active": False, "error": str(error)})
                 continue
             figures = ", ".join(f"{k} {v:.4g}" for k, v in m.figures.items())
             when = datetime.fromtimestamp(m.created, UTC).strftime("%Y-%m-%d %H:%M")
             table.add_row(name, m.parent or "–", when, str(m.d_sae), figures, "served" if name == served else "")
-        print_table(console, table)
+            rows.append({"id": name, "object": "sae", **m.model_dump(include=FIELDS), "active": name == served})
+        print_list(console, table, rows, as_json=as_json)
 
 
 def rollback(
@@ -70,8 +75,8 @@ def rollback(
 @contextmanager
 def _revisions(bundle: Path | None, data_dir: Path | None) -> Iterator[tuple[Revisions, Store, asyncio.Runner]]:
     """The revisions and the store of a server, running or not; errors that the user can fix end the command."""
-    given = {"bundle": bundle, "data_dir": data_dir}
-    settings = settings_from_options(**given)
+    options = {"bundle": bundle, "data_dir": data_dir}
+    settings = settings_from_options(**options)
     try:
         found, store = open_revisions(settings), open_store(settings)
         with asyncio.Runner() as runner:

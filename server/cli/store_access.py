@@ -27,8 +27,8 @@ Redis = Annotated[
 
 def with_store(data_dir: Path | None, redis_url: str | None, work: Callable[[Store], Awaitable[T]]) -> T:
     """Run a function with the store, and close it; a store error ends the command with its message."""
-    given = {"data_dir": data_dir, "redis_url": redis_url}
-    settings = settings_from_options(**given)
+    options = {"data_dir": data_dir, "redis_url": redis_url}
+    settings = settings_from_options(**options)
 
     async def run() -> T:
         store = open_store(settings)

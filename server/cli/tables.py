@@ -1,5 +1,10 @@
-"""Terminal tables: columns if they fit, otherwise a block of lines per row."""
+"""Terminal tables: columns if they fit, otherwise a block of lines per row; lists also as JSON."""
 
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
@@ -7,6 +12,19 @@ from rich.text import Text
 
 READABLE = 24
 """Minimum width of the widest column; below it a table is printed as lines."""
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print a JSON array, with the field names of the HTTP API, instead of a table.")
+]
+
+
+def print_list(console: Console, table: Table, rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print a table, or the `rows` that it shows as a JSON array."""
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+    else:
+        print_table(console, table)
 
 
 def print_table(console: Console, table: Table) -> None:

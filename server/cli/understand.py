@@ -105,9 +105,9 @@ def attribute(
     def work() -> None:
         opened, model_, tokenizer = _load(bundle, model)
         aims = [None if t is None else token_of(tokenizer, t) for t in (target, against)]
-        said: list[Message] = [{"role": "user", "content": prompt}]
-        said += [{"role": "assistant", "content": begun}] if begun else []
-        ids = encode_prompt(tokenizer, prompt, None) if plain else encode_prompt(tokenizer, None, said)
+        messages: list[Message] = [{"role": "user", "content": prompt}]
+        messages += [{"role": "assistant", "content": begun}] if begun else []
+        ids = encode_prompt(tokenizer, prompt, None) if plain else encode_prompt(tokenizer, None, messages)
         found = explain(model_, opened.sae, opened.info.hook, ids, target=aims[0], against=aims[1], tried=max(20, top))
         table = Table("feature", "label", "attribution", "lost without it", "activation", "mostly on")
         for c in found.causes[:top]:

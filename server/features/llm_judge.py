@@ -58,7 +58,7 @@ async def judge_label(
 
     Raises SteeringError if the endpoint fails, ValueError if an answer cannot be parsed.
     """
-    said = np.zeros(len(ids), dtype=bool)
+    active = np.zeros(len(ids), dtype=bool)
     for start in range(0, len(ids), AT_ONCE):
         some = range(start, min(start + AT_ONCE, len(ids)))
         lines = _numbered(texts, ids, columns, some)
@@ -66,8 +66,8 @@ async def judge_label(
         for number in numbers_in(await endpoint.ask(question, lines)):
             if not 1 <= number <= len(some):
                 raise ValueError(f"there is no text {number} of {len(some)}")
-            said[start + number - 1] = True
-    return said
+            active[start + number - 1] = True
+    return active
 
 
 async def rate_label(

@@ -19,7 +19,7 @@ def map_folder(settings: Settings, bundle: Bundle) -> Path:
 def load_map(settings: Settings, bundle: Bundle) -> FeatureMap:
     """The map of a revision: from its file, or computed now."""
     for folder in dict.fromkeys((map_folder(settings, bundle), bundle.files)):
-        if FeatureMap.there(folder):
+        if FeatureMap.exists(folder):
             try:
                 return FeatureMap.read(folder, bundle.sae.d_sae)
             except BadBundle:

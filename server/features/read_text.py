@@ -22,14 +22,14 @@ MAX_TOKENS = 20_000
 async def read_text(served: ServedModel, asked: TextInput, account: Account) -> tuple[Passage, Tensor, bool]:
     """Tokenize the input and record its unsteered stream, in chunks of the context length; whether it was cut."""
     tokenizer = served.engine.tokenizer
-    whole = await asyncio.to_thread(encode_input, tokenizer, asked)
-    passage = whole.until(MAX_TOKENS)
+    encoded = await asyncio.to_thread(encode_input, tokenizer, asked)
+    passage = encoded.until(MAX_TOKENS)
     if all(part == NOBODY for part in passage.part):
         raise bad_request("the input is empty; there is no text to analyze", param="messages")
     head, stretches = split_context(tokenizer, passage, served.engine.max_model_len)
     async with account.charge_reading(len(passage.ids)):
         streams = await served.engine.record(stretches, served.bundle.info.hook)
-    return passage, join_chunks(streams, head), len(whole.ids) > MAX_TOKENS
+    return passage, join_chunks(streams, head), len(encoded.ids) > MAX_TOKENS
 
 
 def encode_input(tokenizer: PreTrainedTokenizerFast, asked: TextInput) -> Passage:

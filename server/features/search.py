@@ -162,8 +162,8 @@ def _sentence_embeddings(model: str, features: Sequence[Feature]) -> Callable[[s
     try:
         reader = SentenceTransformer(model)
     except (OSError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise SteeringError(f"the sentence model {model!r} cannot be loaded: {said}", param="mode") from error
+        message = str(error).splitlines()[0]
+        raise SteeringError(f"the sentence model {model!r} cannot be loaded: {message}", param="mode") from error
     encode = lambda texts: reader.encode(texts, normalize_embeddings=True, show_progress_bar=False)  # noqa: E731
     known = encode([f"{f.label}. {' '.join(f.words)}" for f in features])
     return lambda query: known @ encode([query])[0]

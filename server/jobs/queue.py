@@ -149,13 +149,13 @@ class JobQueue:
         """Delete users' texts from jobs, by alias; jobs that train on them end. Deletes the users' own jobs as well."""
         gone = 0
         for job in self.all():
-            given = self.folder / job.id / GIVEN_FILE
+            texts = self.folder / job.id / GIVEN_FILE
             try:
-                named = not {*names}.isdisjoint(json.loads(given.read_text())["names"])
+                named = not {*names}.isdisjoint(json.loads(texts.read_text())["names"])
             except (OSError, ValueError, KeyError):
                 named = False
             if named:
-                given.unlink(missing_ok=True)
+                texts.unlink(missing_ok=True)
             if theirs(job):
                 gone += 1
             if theirs(job) and job.state in (*ENDED, "queued"):
@@ -176,7 +176,7 @@ class JobQueue:
                     db.execute("VACUUM")
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.OperationalError as error:
-                log.error("deleted jobs may be left in jobs.db until somebody deletes more", why=str(error))
+                log.error("deleted jobs may remain in jobs.db until the next deletion", why=str(error))
 
     def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Events after number `after`: `{"id", "event", "data"}`. Raises BadJob."""
@@ -235,9 +235,9 @@ class JobQueue:
         try:
             return TypeAdapter(schema).dump_python(TypeAdapter(schema).validate_python(dict(config)), mode="json")
         except ValidationError as error:
-            problem, said = validation.first_error(error.errors())
+            problem, message = validation.first_error(error.errors())
             where = ".".join(map(str, problem["loc"])) or "config"
-            raise BadJob(f"{where} of a {type}: {said[0].lower()}{said[1:]}") from error
+            raise BadJob(f"{where} of a {type}: {message[0].lower()}{message[1:]}") from error
 
 
 def _open_huey(settings: Settings, *, patient: bool) -> Huey:

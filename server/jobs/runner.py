@@ -42,19 +42,19 @@ class Runner:
     def run(self, stop: threading.Event) -> None:
         """Run jobs, one at a time, until `stop`; jobs left by dead runners come first."""
         self._recover_abandoned()
-        looked = time.monotonic()
+        checked = time.monotonic()
         while not stop.is_set():
-            if resumed := self._look_after_resting():
-                self._go_on(resumed, stop)
+            if resumed := self._check_paused_jobs():
+                self._continue_paused(resumed, stop)
             elif (job_id := self._next()) is not None:
                 self._claim(job_id, stop)
-            elif time.monotonic() - looked > LEASE:
+            elif time.monotonic() - checked > LEASE:
                 self._recover_abandoned()
-                looked = time.monotonic()
+                checked = time.monotonic()
             else:
                 stop.wait(0.3)
         for job_id in [*self._resting]:
-            self._give_up(job_id)
+            self._release_paused(job_id)
 
     def _next(self) -> str | None:
         """Id of the next job in the queue; invalid entries are dropped."""
@@ -62,7 +62,7 @@ class Runner:
             try:
                 task = self.jobs.huey.dequeue()
             except (ValueError, HueyException) as error:
-                log.warning("something that is no job was in the queue", why=str(error))
+                log.warning("dropped an invalid entry of the job queue", why=str(error))
             else:
                 return None if task is None else task.args[0]
 
@@ -77,7 +77,7 @@ class Runner:
                 self.jobs.save(job.model_copy(update={"state": "queued"}))
                 self.jobs.begin(job.id)
 
-    def _look_after_resting(self) -> str | None:
+    def _check_paused_jobs(self) -> str | None:
         """Renew the leases of paused jobs and end cancelled ones. Returns a resumed job, if there is one."""
         resumed = None
         for job_id in [*self._resting]:
@@ -91,14 +91,14 @@ class Runner:
                 resumed = resumed or job_id
         return resumed
 
-    def _go_on(self, job_id: str, stop: threading.Event) -> None:
+    def _continue_paused(self, job_id: str, stop: threading.Event) -> None:
         job, child = self._resting.pop(job_id)
         self.jobs.add_event(job_id, "state", {"state": "running"})
         self.jobs.remove_flag("resting", job_id)
         (self.jobs.folder / job_id / PAUSE_FILE).unlink(missing_ok=True)
         self._supervise(job, child, stop)
 
-    def _give_up(self, job_id: str) -> None:
+    def _release_paused(self, job_id: str) -> None:
         """This runner ends: a paused job restarts from its files when it is resumed."""
         job, child = self._resting.pop(job_id)
         _kill_group(child)
@@ -149,7 +149,7 @@ class Runner:
         asked, place = False, self.jobs.folder / job.id
         while child.poll() is None:
             self._lease(job.id)
-            self._look_after_resting()
+            self._check_paused_jobs()
             if not asked and (stop.is_set() or self.jobs.has_flag("cancel", job.id)):
                 asked = True
                 _end_group(child)
@@ -177,8 +177,8 @@ class Runner:
         if self.jobs.has_flag("cancel", job.id):
             self._end(job, "cancelled")
         elif (place / "end.json").exists():
-            told = json.loads((place / "end.json").read_text())
-            self._end(job, told["state"], told.get("error"), told.get("result", {}))
+            outcome = json.loads((place / "end.json").read_text())
+            self._end(job, outcome["state"], outcome.get("error"), outcome.get("result", {}))
         else:
             state: State = "running" if wait else "queued"
             again = job.model_copy(update={"state": state, "attempts": job.attempts - stopped})

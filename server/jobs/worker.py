@@ -76,10 +76,10 @@ def run_job(jobs: JobQueue, job_id: str) -> None:
     work = JobContext(jobs.get(job_id), jobs, time.time())
     _, act = jobs.task(work.job.type)
     try:
-        told: dict[str, Any] = {"state": "succeeded", "result": act(work)}
+        outcome: dict[str, Any] = {"state": "succeeded", "result": act(work)}
     except (SteeringError, OSError) as error:
-        told = {"state": "failed", "error": str(error)}
+        outcome = {"state": "failed", "error": str(error)}
     except Exception as error:
         work.log(traceback.format_exc())
-        told = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
-    write_atomic(work.folder / "end.json", json.dumps(told))
+        outcome = {"state": "failed", "error": f"internal error: {error!r}; its events have the traceback"}
+    write_atomic(work.folder / "end.json", json.dumps(outcome))

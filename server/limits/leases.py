@@ -25,7 +25,7 @@ class Lease:
 class Answer:
     """Whether the lease was granted; if not, what was exhausted, and how much of it is in use."""
 
-    said: Literal["held", "places", "tokens"]
+    result: Literal["held", "places", "tokens"]
     taken: int
 
 

@@ -100,26 +100,26 @@ class RateLimiter:
         hold, shared = new_lease(key, places, expected if tokens else 0), self._shared
         left = await self._left_when_paid(key, RateLimitItemPerMinute(tokens)) if tokens else None
         answer = await self._here.acquire(hold, most=most, left=left if self._is_alone else None)
-        if answer.said != "held":
+        if answer.result != "held":
             raise await self._too_much(caller, answer)
         try:
             if shared:
                 agreed = answer
                 answer = await self._with_fallback(
-                    lambda: shared.acquire(hold, most=most, left=left), lambda: _just(agreed)
+                    lambda: shared.acquire(hold, most=most, left=left), lambda: _completed(agreed)
                 )
-                if answer.said != "held":
+                if answer.result != "held":
                     raise await self._too_much(caller, answer)
             yield
         finally:
             await self._here.release(hold)
             if shared:  # a cancellation must not leak the lease, nor one while Redis is unavailable
                 shared.release_all(hold)
-                await asyncio.shield(self._with_fallback(lambda: shared.release(hold), lambda: _just(None)))
+                await asyncio.shield(self._with_fallback(lambda: shared.release(hold), lambda: _completed(None)))
 
     async def _too_much(self, caller: Caller, answer: Answer) -> ApiError:
         key, tokens = caller.key or "", caller.limits.tokens
-        if answer.said == "places" or not tokens:
+        if answer.result == "places" or not tokens:
             metrics.limited.labels("concurrent").inc()
             return _too_many_requests(f"{caller.limits.concurrent} replies at a time", 1)
         item = RateLimitItemPerMinute(tokens)
@@ -178,12 +178,12 @@ class RateLimiter:
         except Exception as error:
             if not self._shared:
                 raise
-            log.warning("this replica counts by itself", why=str(error)[:200])
+            log.warning("rate limits are counted by this process alone", why=str(error)[:200])
             self._lost_until = time.monotonic() + AGAIN
             return await alone()
 
 
-async def _just(value: T) -> T:
+async def _completed(value: T) -> T:
     return value
 
 

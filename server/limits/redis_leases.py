@@ -64,12 +64,12 @@ class RedisLeases:
     async def acquire(self, hold: Lease, *, most: int | None, left: int | None) -> Answer:
         """See `LeaseStore`."""
         about = [hold.name, hold.places, hold.tokens, -1 if most is None else most, -1 if left is None else left]
-        said, taken = await self._do(TAKE, [_held(hold.key), _owed(hold.key)], [*about, round(self._lease)])
-        if said == "held" and hold.places + hold.tokens:
+        result, taken = await self._do(TAKE, [_held(hold.key), _owed(hold.key)], [*about, round(self._lease)])
+        if result == "held" and hold.places + hold.tokens:
             self._running[hold.name] = hold
             if self._renewing is None or self._renewing.done():
                 self._renewing = asyncio.create_task(self._renew())
-        return Answer(said, int(taken))
+        return Answer(result, int(taken))
 
     def release_all(self, hold: Lease) -> None:
         """Stop renewing, so that the lease expires even if Redis misses the release."""

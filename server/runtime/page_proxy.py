@@ -38,9 +38,9 @@ class PageProxy:
             sorry = PlainTextResponse("The page is not there now; try again in a moment.", 503, {"Retry-After": "2"})
             await sorry(scope, receive, send)
             return
-        told = StreamingResponse(_chunks(answer), answer.status_code)
-        told.raw_headers = _passed(answer.headers.raw)
-        await told(scope, receive, send)
+        response = StreamingResponse(_chunks(answer), answer.status_code)
+        response.raw_headers = _passed(answer.headers.raw)
+        await response(scope, receive, send)
 
     async def close(self) -> None:
         """Close the connections."""

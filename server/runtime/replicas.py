@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from server.runtime.child_process import RestartPause
 from server.settings import Settings, child_environment
 
 log = structlog.get_logger(__name__)
@@ -34,9 +35,10 @@ class Replicas:
     def __init__(self, settings: Settings, listening: socket.socket, page: Path) -> None:
         self._over = threading.Event()
         self._children: list[subprocess.Popen[bytes]] = []
+        self._started: dict[int, float] = {}
         self._own = settings.model_copy(update={"trainer": False, "workers": 1})
         self._n, self._listening, self._drain_seconds = settings.workers, listening, settings.drain_seconds
-        self._told: set[int] = set()
+        self._signalled: set[int] = set()
         self._words = [sys.executable, "-m", "server", "replica"]
         self._words += ["--listening", str(listening.fileno()), "--page", str(page)]
 
@@ -49,24 +51,23 @@ class Replicas:
             self._begin(place, late=True)
         if not self._over.is_set():
             ready()
-        died, pause = 0.0, 1.0
+        pause = RestartPause(LONGEST)
         while not self._over.wait(0.2):
             for place, child in enumerate(self._children):
                 if child.poll() is not None and not self._over.is_set():
-                    pause = min(LONGEST, pause * 2) if time.monotonic() - died < 60 else 1.0
-                    died = time.monotonic()
-                    log.error("a replica died", code=child.returncode, again_in=pause)
-                    self._over.wait(pause)
+                    seconds = pause.after(time.monotonic() - self._started[child.pid])
+                    log.error("a replica died", code=child.returncode, again_in=seconds)
+                    self._over.wait(seconds)
                     if self._begin(place, late=True):
-                        log.warning("a replica serves in its place", pid=self._children[place].pid)
+                        log.warning("a replica was restarted", pid=self._children[place].pid)
         return True
 
     def stop_all(self) -> None:
         """Signal all replicas to drain; each only once, because a second signal ends it at once."""
         self._over.set()
         for child in self._children:
-            if child.pid not in self._told and child.poll() is None:
-                self._told.add(child.pid)
+            if child.pid not in self._signalled and child.poll() is None:
+                self._signalled.add(child.pid)
                 child.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
@@ -85,8 +86,9 @@ class Replicas:
         if self._over.is_set():
             return False
         words, pipe = [*self._words, *(["--late"] if late else [])], subprocess.PIPE
-        given, shared = child_environment(self._own), [self._listening.fileno()]
-        child = subprocess.Popen(words, stdin=pipe, stdout=pipe, pass_fds=shared, env=given)
+        environment, shared = child_environment(self._own), [self._listening.fileno()]
+        child = subprocess.Popen(words, stdin=pipe, stdout=pipe, pass_fds=shared, env=environment)
+        self._started[child.pid] = time.monotonic()
         self._children[place : place + 1] = [child]
         assert child.stdout
         with child.stdout:

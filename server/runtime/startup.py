@@ -86,13 +86,13 @@ async def _vllm(settings: Settings, bundle: Bundle) -> VLLMEngine:
     file.write_text(json.dumps(logging.vllm_logging_config(logging.resolve_format(settings.log))))
     os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(file))
 
-    given = {} if settings.model else {"revision": bundle.info.model_revision}
-    given |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}
+    revision = {} if settings.model else {"revision": bundle.info.model_revision}
+    revision |= {} if settings.dtype == "auto" else {"dtype": settings.dtype}
     return await VLLMEngine.load(
         settings.model or bundle.model_path,
         folders={bundle.info.hook: bundle.files},
         reads=[Probe.load(settings.probe).hook] if settings.probe else [],
         revision=bundle.info.revision,
         queue=settings.queue,
-        arguments=given | read_flags(settings.vllm),
+        arguments=revision | read_flags(settings.vllm),
     )

@@ -3,8 +3,6 @@
 Both run in processes of their own, so this long-lived one loads neither torch nor a model.
 """
 
-import subprocess
-import sys
 import threading
 
 import structlog
@@ -12,8 +10,8 @@ import structlog
 from server.jobs.priority import lower_priority
 from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
-from server.runtime.trainer_process import stop_child
-from server.settings import Settings, child_environment
+from server.runtime.child_process import run_child
+from server.settings import Settings
 
 log = structlog.get_logger(__name__)
 GRACE = 5.0
@@ -24,10 +22,10 @@ def run(settings: Settings, stop: threading.Event) -> None:
     """Run the trainer until `stop`."""
     lower_priority()
     jobs = JobQueue(settings, patient=True)
-    looking = threading.Thread(target=_check_drift_periodically, args=(settings, stop), daemon=True)
-    looking.start()
+    checks = threading.Thread(target=_check_drift_periodically, args=(settings, stop), daemon=True)
+    checks.start()
     Runner(jobs).run(stop)
-    looking.join(GRACE + 1)
+    checks.join(GRACE + 1)
 
 
 def check_drift(settings: Settings) -> None:
@@ -37,18 +35,14 @@ def check_drift(settings: Settings) -> None:
     try:
         found = DriftWatch(settings, JobQueue(settings, patient=True).submit).check()
     except Exception as error:
-        log.exception("could not look at the drift")
+        log.exception("the drift check failed")
         raise SystemExit(1) from error
     if found:
         log.warning("drift", alarms=found)
 
 
 def _check_drift_periodically(settings: Settings, stop: threading.Event) -> None:
-    words = [sys.executable, "-m", "server", "look"]
     while not stop.wait(settings.look_seconds):
-        child = subprocess.Popen(words, stdin=subprocess.PIPE, env=child_environment(settings))
-        while child.poll() is None and not stop.wait(0.2):
-            pass
-        stop_child(child, GRACE)
-        if child.returncode < 0 and not stop.is_set():
-            log.error("a look at the drift was killed", signal=-child.returncode)
+        code = run_child("look", settings, stop, GRACE)
+        if code < 0 and not stop.is_set():
+            log.error("a drift check was killed", signal=-code)

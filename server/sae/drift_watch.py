@@ -56,21 +56,21 @@ class DriftWatch:
             live = TextEncryption.from_settings(self.settings).opened(await store.live_texts())
             if not live and bundle.info.revision == self.revisions.info.revision:
                 return []  # no texts and no new revision: nothing can have drifted
-            now, found = self._looks(bundle, live), []
+            now, found = self._measure(bundle, live), []
             for kind, seen in now.items():
-                baseline = self._baseline(bundle.info.revision, kind, seen)
+                baseline = self._alarms_against_baseline(bundle.info.revision, kind, seen)
                 found += [f"{kind}: {alarm}" for alarm in baseline]
             did = (
                 "rolled back"
                 if await self._roll_back_if_worse(bundle, live, store)
-                else self._update_reason(bundle, found, live)
+                else self._submit_update_if_due(bundle, found, live)
             )
-            self._note(bundle.info.revision, now, found, did)
+            self._log_check(bundle.info.revision, now, found, did)
         finally:
             await store.close()
         return [*found, did] if did == "rolled back" else found
 
-    def _update_reason(self, bundle: Bundle, found: list[str], live: list[LiveText]) -> Did | None:
+    def _submit_update_if_due(self, bundle: Bundle, found: list[str], live: list[LiveText]) -> Did | None:
         """Submit an update if there are alarms, or if one is due."""
         if found:
             self.submit("sae_update", {}, f"drift:{bundle.info.revision}:{_day()}")
@@ -78,18 +78,18 @@ class DriftWatch:
         if (
             live
             and self.settings.update_hours
-            and time.time() - self._submit_update() > 3600 * self.settings.update_hours
+            and time.time() - self._last_update_time() > 3600 * self.settings.update_hours
         ):
             self.submit("sae_update", {}, f"schedule:{bundle.info.revision}:{int(time.time())}")
             return "update"
         return None
 
-    def _submit_update(self) -> float:
+    def _last_update_time(self) -> float:
         """Time of the last check that submitted an update, or of the first check."""
         rows = self.seen.rows()
         return max((r["at"] for r in rows if r["did"] == "update"), default=rows[0]["at"] if rows else time.time())
 
-    def _looks(self, bundle: Bundle, live: list[LiveText]) -> dict[str, DriftCheck]:
+    def _measure(self, bundle: Bundle, live: list[LiveText]) -> dict[str, DriftCheck]:
         model, tokenizer = self._model(bundle)
         kinds = {
             "corpus": corpus_token_ids(self.settings, tokenizer)[:SAMPLED],
@@ -105,7 +105,7 @@ class DriftWatch:
                 pass  # too little text for a measurement
         return found
 
-    def _baseline(self, revision: str, kind: str, seen: DriftCheck) -> list[str]:
+    def _alarms_against_baseline(self, revision: str, kind: str, seen: DriftCheck) -> list[str]:
         """Alarms against this revision's baseline; live text is first compared with the corpus."""
         held = self.seen.first(revision, kind)
         if held is None:
@@ -120,8 +120,8 @@ class DriftWatch:
         parent = self.revisions.manifest(bundle.info.revision).parent
         if parent is None:
             return False
-        before = self._looks(self.revisions.open(parent), live).get("live")
-        now = self._looks(bundle, live).get("live")
+        before = self._measure(self.revisions.open(parent), live).get("live")
+        now = self._measure(bundle, live).get("live")
         if before is None or now is None or now.explained_variance >= before.explained_variance - 0.01:
             return False
         await store.set_setting(revision_setting(bundle.info.name), parent)
@@ -138,7 +138,7 @@ class DriftWatch:
         self._loaded = self._loaded or load_model(self.settings.model or bundle.model_path, "cpu")
         return self._loaded
 
-    def _note(self, revision: str, looks: dict[str, DriftCheck], found: list[str], did: Did | None) -> None:
+    def _log_check(self, revision: str, looks: dict[str, DriftCheck], found: list[str], did: Did | None) -> None:
         row = {"at": round(time.time(), 3), "revision": revision, "alarms": found, "did": did}
         self.seen.append(row | {kind: seen.figures() for kind, seen in looks.items()})
 

@@ -76,7 +76,7 @@ class TrainingRun:
         """Open or create it; all ranks see the same tokens."""
         self.order, self.folder, self.device, self.ranks = order, folder, device, ranks
         if ranks.rank == 0:
-            _remember(order, folder)
+            _write_config(order, folder)
         self.model, self.tokenizer = load_model(order.model, device)
         self.skip = frozenset(self.tokenizer.all_special_ids)
         self.learn, self.held = _split(self._tokens())
@@ -87,7 +87,7 @@ class TrainingRun:
         """Train to the end; `tell` gets the progress on the first rank."""
         started, began = time.time(), self.training.steps
         if self.ranks.rank == 0:
-            _cut(self.folder / "metrics.jsonl", began)
+            _truncate_metrics(self.folder / "metrics.jsonl", began)
         try:
             for progress in train_with_checkpoints(
                 self.training, self._stream(), every=every, file=self.folder / "checkpoint.pt"
@@ -264,7 +264,7 @@ def _split(tokens: TokenStore) -> tuple[TokenStore, TokenStore]:
     return tokens.subset([i for i in range(len(tokens)) if i % every]), tokens.subset(range(0, len(tokens), every))
 
 
-def _remember(order: TrainConfig, folder: Path) -> None:
+def _write_config(order: TrainConfig, folder: Path) -> None:
     """Write the configuration; refuse a folder with a different one."""
     folder.mkdir(parents=True, exist_ok=True)
     file, asked = folder / "order.json", json.loads(json.dumps(asdict(order)))
@@ -279,7 +279,7 @@ def _remember(order: TrainConfig, folder: Path) -> None:
         )
 
 
-def _cut(metrics: Path, step: int) -> None:
+def _truncate_metrics(metrics: Path, step: int) -> None:
     """Drop metrics after the checkpoint: they are computed again."""
     if not metrics.exists():
         return

@@ -43,40 +43,40 @@ class Easer:
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """The reply's pieces as the engine's, eased where a check fails."""
-        told = request.sampling.logprobs is not None
-        said: list[int] = []
+        with_logprobs = request.sampling.logprobs is not None
+        output_ids: list[int] = []
         mine: list[float] = []
         running, look, why, ended = request, FIRST, "", False
         while not ended:
-            wanted = running if told else replace(running, sampling=replace(running.sampling, logprobs=0))
-            async with aclosing(self._checks_due(wanted, said, look)) as pieces:
+            wanted = running if with_logprobs else replace(running, sampling=replace(running.sampling, logprobs=0))
+            async with aclosing(self._checks_due(wanted, output_ids, look)) as pieces:
                 async for piece, whole in pieces:
-                    said += piece.ids
+                    output_ids += piece.ids
                     mine += [t.logprob for t in piece.logprobs]
-                    yield replace(piece, tokens=len(said), logprobs=piece.logprobs if told else ())
+                    yield replace(piece, tokens=len(output_ids), logprobs=piece.logprobs if with_logprobs else ())
                     ended = piece.finish_reason is not None
                     why = (
-                        await self._degeneration_reason(request, said, mine)
-                        if whole and self._may_ease(said, ended)
+                        await self._degeneration_reason(request, output_ids, mine)
+                        if whole and self._may_ease(output_ids, ended)
                         else ""
                     )
                     if why:
                         break
             if why:
-                factor, look = EASE ** (len(self.easings) + 1), len(said) + FIRST
-                self.easings.append(Easing(at=len(said), factor=factor, why=why))
-                running = self._continue_with(request, factor, said)
+                factor, look = EASE ** (len(self.easings) + 1), len(output_ids) + FIRST
+                self.easings.append(Easing(at=len(output_ids), factor=factor, why=why))
+                running = self._continue_with(request, factor, output_ids)
 
     async def _checks_due(
-        self, request: Generation, said: Sequence[int], look: int
+        self, request: Generation, output_ids: Sequence[int], look: int
     ) -> AsyncGenerator[tuple[TextPiece, bool], None]:
         """The engine's pieces, split where a check is due; with each, whether it ends there."""
-        at, begun = len(said), len(said)
+        at, begun = len(output_ids), len(output_ids)
         async with aclosing(self.begin(request)) as stream:
             async for piece in stream:
                 rest: TextPiece | None = piece
                 while rest is not None:
-                    before = [*said]  # tokens consumed so far
+                    before = [*output_ids]  # tokens consumed so far
                     now, rest, whole = self._cut(before, rest, look - at)
                     if at == begun and begun:
                         now = replace(now, text=self._gap(before, now) + now.text)
@@ -85,7 +85,7 @@ class Easer:
                         look += EVERY
                     yield now, whole
 
-    def _cut(self, said: Sequence[int], piece: TextPiece, n: int) -> tuple[TextPiece, TextPiece | None, bool]:
+    def _cut(self, output_ids: Sequence[int], piece: TextPiece, n: int) -> tuple[TextPiece, TextPiece | None, bool]:
         """The piece up to its n-th token, the rest, and whether all text is out at that point.
 
         It is not where the split would be inside a character, or where the engine holds back a
@@ -93,7 +93,7 @@ class Easer:
         """
         if not 0 < n <= len(piece.ids):
             return piece, None, False
-        text = self._text(said, piece.ids[:n])
+        text = self._text(output_ids, piece.ids[:n])
         if n == len(piece.ids):
             return piece, None, text == piece.text
         if text is None or not piece.text.startswith(text):
@@ -102,35 +102,38 @@ class Easer:
         left = replace(piece, text=piece.text[len(text) :], ids=piece.ids[n:], logprobs=piece.logprobs[n:])
         return first, left, True
 
-    def _text(self, said: Sequence[int], ids: Sequence[int]) -> str | None:
+    def _text(self, output_ids: Sequence[int], ids: Sequence[int]) -> str | None:
         """Text that these tokens add; None inside a character."""
-        before, after = self.engine.decode(said).rstrip(PARTIAL_CHARACTER), self.engine.decode([*said, *ids])
+        before, after = (
+            self.engine.decode(output_ids).rstrip(PARTIAL_CHARACTER),
+            self.engine.decode([*output_ids, *ids]),
+        )
         return None if after.endswith(PARTIAL_CHARACTER) else after[len(before) :]
 
-    def _gap(self, said: Sequence[int], piece: TextPiece) -> str:
+    def _gap(self, output_ids: Sequence[int], piece: TextPiece) -> str:
         """Leading space of the piece when decoded after the previous text; some tokenizers drop it at the start."""
-        return " " if self._text(said, piece.ids) == f" {piece.text}" else ""
+        return " " if self._text(output_ids, piece.ids) == f" {piece.text}" else ""
 
-    def _may_ease(self, said: Sequence[int], ended: bool) -> bool:
-        return not ended and len(self.easings) < MOST and len(said) >= FIRST
+    def _may_ease(self, output_ids: Sequence[int], ended: bool) -> bool:
+        return not ended and len(self.easings) < MOST and len(output_ids) >= FIRST
 
-    def _continue_with(self, request: Generation, factor: float, said: Sequence[int]) -> Generation:
+    def _continue_with(self, request: Generation, factor: float, output_ids: Sequence[int]) -> Generation:
         eased, sampling = self.eased(factor), request.sampling
-        seed = None if sampling.seed is None else sampling.seed + len(said)
-        left, least = sampling.max_tokens - len(said), max(0, sampling.min_tokens - len(said))
+        seed = None if sampling.seed is None else sampling.seed + len(output_ids)
+        left, least = sampling.max_tokens - len(output_ids), max(0, sampling.min_tokens - len(output_ids))
         return replace(
             eased,
-            ids=(*request.ids, *said),
-            steered=(*request.steered, *(True for _ in said)),
+            ids=(*request.ids, *output_ids),
+            steered=(*request.steered, *(True for _ in output_ids)),
             tenant=request.tenant,
             sampling=replace(sampling, max_tokens=left, min_tokens=least, seed=seed),
         )
 
-    async def _degeneration_reason(self, request: Generation, said: Sequence[int], mine: Sequence[float]) -> str:
+    async def _degeneration_reason(self, request: Generation, output_ids: Sequence[int], mine: Sequence[float]) -> str:
         """Reason to ease the reply; empty if every check passes."""
-        start = len(request.ids) + max(0, len(said) - WINDOW)
-        likely = await self.engine.logprobs_unsteered([*request.ids, *said], start)
-        found = judge(self.engine.decode(said[-WINDOW:]), likely)
+        start = len(request.ids) + max(0, len(output_ids) - WINDOW)
+        likely = await self.engine.logprobs_unsteered([*request.ids, *output_ids], start)
+        found = judge(self.engine.decode(output_ids[-WINDOW:]), likely)
         if found.verdict != "ok":
             return f"repetition {found.repetition:.2f}, {found.mean_logprob_unsteered:.1f} nats a token unsteered"
         guessing = -sum(mine[-WINDOW:]) / max(1, len(mine[-WINDOW:]))

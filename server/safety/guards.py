@@ -121,10 +121,10 @@ class Guards:
                     continue
                 held.take(piece)
                 ended = piece.finish_reason is not None
-                if not (ended or len(held.said) >= held.read + self.every):
+                if not (ended or len(held.output_ids) >= held.read + self.every):
                     continue
-                hit = await self._hit(prompt, held.said)
-                held.read = len(held.said)
+                hit = await self._hit(prompt, held.output_ids)
+                held.read = len(held.output_ids)
                 safe = held.read if hit is None and ended else (held.read if hit is None else hit) - self.window
                 for one in held.until(safe):
                     yield one
@@ -156,12 +156,12 @@ class Guards:
         read = (self.engine.logprobs_unsteered([*request.ids, *ids], n) for ids in self.latch.openers)
         return self.latch.probability(await asyncio.gather(*read))
 
-    async def _hit(self, prompt: Sequence[int], said: Sequence[int]) -> int | None:
+    async def _hit(self, prompt: Sequence[int], output_ids: Sequence[int]) -> int | None:
         """Index of the first flagged token of the reply, if any."""
-        if not (self.probe and self.on_reply and said):
+        if not (self.probe and self.on_reply and output_ids):
             return None
         try:
-            (stream,) = await self.engine.record([[*prompt, *said]], self.probe.hook)
+            (stream,) = await self.engine.record([[*prompt, *output_ids]], self.probe.hook)
             return self.probe.first_hit(stream[len(prompt) :])
         except Exception as error:
             raise CannotRead("a guard could not read the reply, so the rest was not sent") from error
@@ -187,7 +187,7 @@ async def load_guards(settings: Settings, engine: Engine, hook: str) -> Guards |
 class _HeldBack:
     """Pieces held back, each with the token count at its end, and the reply so far."""
 
-    said: list[int] = field(default_factory=list)
+    output_ids: list[int] = field(default_factory=list)
     read: int = 0
     """Token up to which the probe has read."""
     delivered: int = 0
@@ -195,8 +195,8 @@ class _HeldBack:
     pieces: deque[tuple[int, TextPiece]] = field(default_factory=deque)
 
     def take(self, piece: TextPiece) -> None:
-        self.said += piece.ids
-        self.pieces.append((len(self.said), piece))
+        self.output_ids += piece.ids
+        self.pieces.append((len(self.output_ids), piece))
 
     def until(self, token: int) -> list[TextPiece]:
         """Release the pieces that end at or before a token."""

@@ -45,7 +45,7 @@ class RevisionSwitch:
         self._one_at_a_time = asyncio.Lock()
 
     @property
-    def _tiller(self) -> ServedModel:
+    def _served(self) -> ServedModel:
         return self.state.served_model
 
     async def watch(self) -> None:
@@ -58,26 +58,26 @@ class RevisionSwitch:
                 pinned = True
                 await self.sync()
                 if self._lost:
-                    log.warning("the store is there again")
+                    log.warning("the store is available again")
                 self._lost = False
             except Unavailable as error:
                 if not self._lost:  # /health reports it while it lasts
-                    log.error("the store is lost", why=str(error))
+                    log.error("the store is unavailable", why=str(error))
                 self._lost = True
             except Exception as error:
                 self.error = f"cannot read the wanted revision: {error}"
-                log.exception("looking for another revision failed")
-            await self._tiller.store.changed(POLL_SECONDS)
+                log.exception("the check for another revision failed")
+            await self._served.store.changed(POLL_SECONDS)
 
     async def sync(self) -> None:
         """Serve the revision that the store names, unless it is served or has failed before, with
         the current labels."""
         async with self._one_at_a_time:
-            served = self._tiller
-            said = await served.store.setting(edits_setting(served.model))
-            if said != self._said:  # by this server or another
+            served = self._served
+            edits_version = await served.store.setting(edits_setting(served.model))
+            if edits_version != self._said:  # by this server or another
                 self.state.served_model = served = await with_user_labels(served, served.bundle)
-                self._said = said
+                self._said = edits_version
             wanted = await served.store.setting(revision_setting(served.model)) or served.revisions.info.revision
             if wanted == served.bundle.info.revision:
                 self.error, self._refused = None, None
@@ -91,7 +91,7 @@ class RevisionSwitch:
         """Serve a revision and write it to the store; return the previous one. Raises BadBundle and
         then changes nothing."""
         async with self._one_at_a_time:
-            served = self._tiller
+            served = self._served
             before = served.bundle.info.revision
             opened = await self._open(revision) if revision != before else None
             await served.store.set_setting(revision_setting(served.model), revision)
@@ -101,12 +101,12 @@ class RevisionSwitch:
     async def relabel(self) -> None:
         """Serve the same revision with the current labels."""
         async with self._one_at_a_time:
-            self.state.served_model = await with_user_labels(self._tiller, self._tiller.bundle)
+            self.state.served_model = await with_user_labels(self._served, self._served.bundle)
 
     async def _serve(self, revision: str) -> None:
         # Computed before opening: files that arrive in between count as a change, and trigger a
         # retry.
-        were_there = revision in self._tiller.revisions.names()
+        were_there = revision in self._served.revisions.names()
         try:
             await self._take(await self._open(revision))
         except BadBundle as error:
@@ -114,12 +114,12 @@ class RevisionSwitch:
             if were_there:  # otherwise its files may still be arriving
                 self._refused = revision
             if before != self.error:
-                served = self._tiller.bundle.info.revision
+                served = self._served.bundle.info.revision
                 log.error("revision refused", revision=revision, serving=served, why=str(error))
             raise
 
     async def _open(self, revision: str) -> Bundle:
-        served, started = self._tiller, time.monotonic()
+        served, started = self._served, time.monotonic()
 
         def read() -> Bundle:
             found = served.revisions.open(revision, gently=True)
@@ -134,11 +134,11 @@ class RevisionSwitch:
     async def _take(self, opened: Bundle | None) -> None:
         self.error, self._refused = None, None
         if opened:
-            self.state.served_model = await with_user_labels(self._tiller, opened)
+            self.state.served_model = await with_user_labels(self._served, opened)
 
     async def _pin_presets(self) -> None:
         """Add feature snapshots to presets saved before snapshots existed, while their features exist."""
-        served = self._tiller
+        served = self._served
         for preset in await served.store.presets():
             pinned = served.bundle.pinned(preset)
             if preset.model == served.model and pinned != preset:

@@ -128,13 +128,13 @@ def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[Warned
 
 def steering_headers(choices: Sequence[SteeringChoice]) -> dict[str, str]:
     """Headers that tell proxies whether a reply was steered, and by what; several values in sequence."""
-    told = {
+    row = {
         "X-Tiller-Steered": ["true" if any(c.resolved.spec.features for c in choices) else "false"],
         "X-Tiller-Steering": [c.resolved.fingerprint for c in choices],
         "X-Tiller-Revision": [c.revision for c in choices],
         "X-Tiller-Preset": [c.preset.id for c in choices if c.preset],
     }
-    return {name: ", ".join(dict.fromkeys(each)) for name, each in told.items() if each}
+    return {name: ", ".join(dict.fromkeys(each)) for name, each in row.items() if each}
 
 
 def _applied(a: Applied) -> completions.Applied:

@@ -102,7 +102,7 @@ class RedisStore:
     async def presets(self) -> list[Preset]:
         """All saved presets, by name."""
         bodies = await self._ask(self._redis.hvals(PRESETS))
-        return write_rules.in_order(map(Preset.model_validate_json, bodies))
+        return write_rules.sorted_presets(map(Preset.model_validate_json, bodies))
 
     async def preset(self, preset_id: str, tenant: str = "") -> Preset | None:
         """One saved preset of a tenant."""
@@ -319,9 +319,9 @@ class RedisStore:
         presets = sorted(map(Preset.model_validate_json, bodies), key=lambda p: p.id)
         return UserData(
             presets=tuple(p for p in presets if p.model == model),
-            edits=write_rules.theirs(_edits(edits), user),
+            edits=write_rules.edits_by(_edits(edits), user),
             vectors=tuple(_vectors(vectors)),
-            said=tuple(write_rules.together(map(_read_votes, votes))),
+            said=tuple(write_rules.group_votes(map(_read_votes, votes))),
         )
 
     async def restore(
@@ -332,7 +332,7 @@ class RedisStore:
 
         async def write(pipe: Pipeline) -> dict[str, Restored]:
             held = [await _now(pipe.hgetall(key)) for key in keys[:3]]
-            said = [_read_votes(row) for row in await _now(pipe.lrange(keys[3], 0, -1))]
+            stored_votes = [_read_votes(row) for row in await _now(pipe.lrange(keys[3], 0, -1))]
             put: list[dict[str, str]] = [{}, {}, {}]
             done: dict[str, Restored] = {}
             for p in kept.presets:
@@ -350,7 +350,7 @@ class RedisStore:
                 done[f"vector:{v.name}"] = write_rules.restored(held[2].get(v.name), body)
             write_rules.check_restored(done, replace=replace)
             write_rules.check_vectors(len({*held[2], *put[2]}), user, most=vectors)
-            new = write_rules.not_said(kept.said, write_rules.together(said))
+            new = write_rules.missing_votes(kept.said, write_rules.group_votes(stored_votes))
             if kept.said:
                 done["votes"] = "created" if new else "unchanged"
             pipe.multi()
@@ -359,7 +359,7 @@ class RedisStore:
                     _put(pipe, key, name, body)
             if kept.edits:
                 _mark_edits(pipe, model)
-            first = said[-1][0] + 1 if said else 1
+            first = stored_votes[-1][0] + 1 if stored_votes else 1
             _push_votes(pipe, keys[3], [(n, s.kind, v) for n, s in enumerate(new, first) for v in s.votes], votes)
             return done
 
@@ -402,7 +402,7 @@ class RedisStore:
         try:
             await self._redis.bgrewriteaof()
         except RedisError as error:
-            log.warning("what Redis has written down keeps what was erased until it is rewritten", why=str(error))
+            log.warning("Redis' append-only file holds erased data until it is rewritten", why=str(error))
         return gone
 
     async def add_share(self, share: Share, *, most: int) -> None:
@@ -555,8 +555,8 @@ def _mark_edits(pipe: Pipeline, bundle: str) -> None:
     pipe.publish(CHANGED, edits_setting(bundle))
 
 
-def _push_votes(pipe: Pipeline, key: str, given: Sequence[write_rules.Given], most: int) -> None:
-    if rows := [json.dumps({"said": said, "kind": kind, **vars(vote)}) for said, kind, vote in given]:
+def _push_votes(pipe: Pipeline, key: str, votes: Sequence[write_rules.Given], most: int) -> None:
+    if rows := [json.dumps({"said": said, "kind": kind, **vars(vote)}) for said, kind, vote in votes]:
         pipe.rpush(key, *rows)
         pipe.ltrim(key, -most, -1)
         pipe.sadd(LISTED, key)
@@ -602,8 +602,8 @@ async def _all_records(pipe: Pipeline) -> list[Record]:
             rows = await _now(pipe.lrange(key, 0, -1) if kind == "votes" else pipe.hgetall(key))
             found += _records_of(kind, whose, rows)
     found += [Record("share", json.loads(shares[name])) for name in sorted(shares)]
-    given = sorted(map(json.loads, keys.values()), key=lambda k: (k["created"], k["id"]))
-    return found + [Record("key", key) for key in given]
+    keys_in_order = sorted(map(json.loads, keys.values()), key=lambda k: (k["created"], k["id"]))
+    return found + [Record("key", key) for key in keys_in_order]
 
 
 def _records_of(kind: str, whose: list[str], rows: Any) -> Iterator[Record]:  # noqa: ANN401 - a list of votes, else a hash
@@ -616,7 +616,7 @@ def _records_of(kind: str, whose: list[str], rows: Any) -> Iterator[Record]:  # 
         for name in sorted(rows):
             yield Record("vector", {**about, "vector": json.loads(rows[name])})
         return
-    for said in write_rules.together(map(_read_votes, rows)):
+    for said in write_rules.group_votes(map(_read_votes, rows)):
         yield Record("said", {**about, "kind": said.kind, "votes": [vars(v) for v in said.votes]})
 
 

@@ -93,7 +93,7 @@ class SqliteStore:
     async def presets(self) -> list[Preset]:
         """All saved presets, by name."""
         rows = await self._run(lambda db: db.execute("SELECT body FROM presets").fetchall())
-        return write_rules.in_order(Preset.model_validate_json(body) for (body,) in rows)
+        return write_rules.sorted_presets(Preset.model_validate_json(body) for (body,) in rows)
 
     async def preset(self, preset_id: str, tenant: str = "") -> Preset | None:
         """One saved preset of a tenant."""
@@ -273,9 +273,9 @@ class SqliteStore:
             vectors = [Vector.model_validate_json(b) for (b,) in db.execute(sql, (user, model))]
             return UserData(
                 presets=tuple(p for p in presets if p.model == model),
-                edits=write_rules.theirs(edits, user),
+                edits=write_rules.edits_by(edits, user),
                 vectors=tuple(vectors),
-                said=tuple(write_rules.together(_read_votes(db, user, model))),
+                said=tuple(write_rules.group_votes(_read_votes(db, user, model))),
             )
 
         return await self._run(read)
@@ -299,7 +299,7 @@ class SqliteStore:
             whose = "WHERE user = ? AND model = ?"
             (n,) = db.execute(f"SELECT COUNT(*) FROM vectors {whose}", (user, model)).fetchone()
             write_rules.check_vectors(n, user, most=vectors)
-            new = write_rules.not_said(kept.said, write_rules.together(_read_votes(db, user, model)))
+            new = write_rules.missing_votes(kept.said, write_rules.group_votes(_read_votes(db, user, model)))
             for said in new:
                 _add_votes(db, user, model, said.kind, said.votes, most=votes)
             if kept.said:
@@ -480,10 +480,10 @@ def _put_key(db: sqlite3.Connection, key: Key) -> None:
     db.execute("INSERT INTO keys VALUES (?, ?, ?)", (key.id, key.created, key.model_dump_json()))
 
 
-def _restore_preset(db: sqlite3.Connection, given: Preset) -> Restored:
-    place = (write_rules.place_of(given.id, given.tenant),)
+def _restore_preset(db: sqlite3.Connection, preset: Preset) -> Restored:
+    place = (write_rules.place_of(preset.id, preset.tenant),)
     row = db.execute("SELECT body FROM presets WHERE id = ?", place).fetchone()
-    now, result = write_rules.restored_preset(Preset.model_validate_json(row[0]) if row else None, given)
+    now, result = write_rules.restored_preset(Preset.model_validate_json(row[0]) if row else None, preset)
     _put_preset(db, now)
     return result
 
@@ -506,7 +506,7 @@ def _records(db: sqlite3.Connection) -> Iterator[Record]:
     for user, messages, created, expires in db.execute("SELECT user, messages, created, expires FROM live ORDER BY id"):
         yield Record("text", {"user": user, "messages": messages, "created": created, "expires": expires})
     for user, model in db.execute("SELECT DISTINCT user, model FROM votes ORDER BY user, model").fetchall():
-        for said in write_rules.together(_read_votes(db, user, model)):
+        for said in write_rules.group_votes(_read_votes(db, user, model)):
             votes = [vars(v) for v in said.votes]
             yield Record("said", {"user": user, "model": model, "kind": said.kind, "votes": votes})
     for bundle, number, body in db.execute("SELECT * FROM feature_edits ORDER BY bundle, number"):

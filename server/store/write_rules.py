@@ -21,21 +21,21 @@ def place_of(preset_id: str, tenant: str) -> str:
     return f"{tenant}/{preset_id}" if tenant else preset_id
 
 
-def in_order(presets: Iterable[Preset]) -> list[Preset]:
+def sorted_presets(presets: Iterable[Preset]) -> list[Preset]:
     """Presets sorted by name."""
     return sorted(presets, key=lambda p: (p.name.lower(), p.id))
 
 
-def saved_preset(held: int, given: Preset, *, based_on: int | None) -> Preset:
+def saved_preset(held: int, preset: Preset, *, based_on: int | None) -> Preset:
     """The preset as saved over version `held`, 0 if there is none. Raises Conflict."""
     if based_on is not None and based_on != held:
-        raise Conflict(f"preset {given.id!r} is at version {held}, not {based_on}")
-    return given.model_copy(update={"version": held + 1, "updated": int(time.time()), "readonly": False})
+        raise Conflict(f"preset {preset.id!r} is at version {held}, not {based_on}")
+    return preset.model_copy(update={"version": held + 1, "updated": int(time.time()), "readonly": False})
 
 
-def restored_preset(held: Preset | None, given: Preset) -> tuple[Preset, Restored]:
+def restored_preset(held: Preset | None, preset: Preset) -> tuple[Preset, Restored]:
     """The preset as imported: a new one keeps its version and time; a replacement gets the next version."""
-    now = given.model_copy(update={"readonly": False, "updated": given.updated or int(time.time())})
+    now = preset.model_copy(update={"readonly": False, "updated": preset.updated or int(time.time())})
     if held is None:
         return now, "created"
     if now.model_copy(update={"version": held.version, "updated": held.updated}) == held:
@@ -97,17 +97,17 @@ def check_shares(n: int, *, most: int) -> None:
         raise Conflict(f"there are {n} shares, the maximum")
 
 
-def theirs(edits: Mapping[int, FeatureEdit], user: str) -> dict[int, FeatureEdit]:
+def edits_by(edits: Mapping[int, FeatureEdit], user: str) -> dict[int, FeatureEdit]:
     """Edits of features by a user, or by an anonymous one."""
     return {n: e for n, e in sorted(edits.items()) if e.by in (user, None)}
 
 
-def together(given: Iterable[Given]) -> list[VoteBatch]:
+def group_votes(votes: Iterable[Given]) -> list[VoteBatch]:
     """Votes in order, grouped by feedback."""
-    return [VoteBatch(kind, tuple(v for _, _, v in some)) for (_, kind), some in groupby(given, key=lambda g: g[:2])]
+    return [VoteBatch(kind, tuple(v for _, _, v in some)) for (_, kind), some in groupby(votes, key=lambda g: g[:2])]
 
 
-def not_said(wanted: Sequence[VoteBatch], held: Iterable[VoteBatch]) -> list[VoteBatch]:
+def missing_votes(wanted: Sequence[VoteBatch], held: Iterable[VoteBatch]) -> list[VoteBatch]:
     """The votes that are not stored yet."""
     there = {*held}
     return [s for s in wanted if s not in there]

@@ -69,7 +69,7 @@ def formatter(how: Literal["json", "pretty"] = "json") -> logging.Formatter:
     if how == "pretty":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[_first_line_of_asyncio, *_shared()],
+        foreign_pre_chain=[_keep_first_line_of_asyncio, *_shared()],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
 
@@ -112,7 +112,7 @@ def _shared() -> list[Processor]:
     ]
 
 
-def _first_line_of_asyncio(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+def _keep_first_line_of_asyncio(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
     """The further lines show an exception with its message."""
     if event["_record"].name == "asyncio":
         event["event"] = str(event["event"]).partition("\n")[0]

@@ -59,8 +59,8 @@ class NamedEdit(BaseModel):
 
     def to_edit(self, *, by: str | None = None) -> FeatureEdit:
         """The edit as stored; made `by` the importing user, if given."""
-        said = self.model_dump(exclude={"id"})
-        return FeatureEdit.model_validate(said | ({} if by is None else {"by": by}))
+        fields = self.model_dump(exclude={"id"})
+        return FeatureEdit.model_validate(fields | ({} if by is None else {"by": by}))
 
 
 class OneVote(BaseModel):

@@ -43,8 +43,8 @@ async def check_may_replace(served: ServedModel, preset_id: str, caller: Caller 
     the model, is for another model, or belongs to another owner."""
     held = await _stored_preset(served, preset_id, caller)
     if caller.tenant == "" and not caller.has_role("admin") and preset_id in await default_preset_ids(served):
-        said = f"{preset_id!r} is the operator's default preset, and only an admin can change it; choose another id"
-        raise ApiError(403, said, code="preset_in_use", param="id", kind="permission_error")
+        message = f"{preset_id!r} is the operator's default preset, and only an admin can change it; choose another id"
+        raise ApiError(403, message, code="preset_in_use", param="id", kind="permission_error")
     if held and held.model != served.model:
         raise ApiError(
             409,
@@ -62,8 +62,8 @@ async def check_may_replace(served: ServedModel, preset_id: str, caller: Caller 
         )
     if held and not caller.can_change(held):
         if not caller.can_see(held):  # the owner's own tenant may learn it; for others the id is only taken
-            said = f"the id {preset_id!r} is taken; choose another one"
-            raise ApiError(409, said, code="preset_exists", param="id")
+            message = f"the id {preset_id!r} is taken; choose another one"
+            raise ApiError(409, message, code="preset_exists", param="id")
         raise ApiError(
             403,
             f"{preset_id!r} belongs to {held.owner or 'everybody'} and only they can change it; save yours under another id",

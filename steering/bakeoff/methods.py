@@ -151,7 +151,9 @@ class Result:
     """Mean quality of each setting on the tuning half."""
 
 
-def bake(kit: Kit, concept: Concept, *, seeds: Sequence[int] = SEEDS, told: Callable[[str], None]) -> list[Result]:
+def run_arms(
+    kit: Kit, concept: Concept, *, seeds: Sequence[int] = SEEDS, on_progress: Callable[[str], None]
+) -> list[Result]:
     """Run every arm on a concept."""
     found = []
     for arm in arms(kit, concept):
@@ -163,7 +165,7 @@ def bake(kit: Kit, concept: Concept, *, seeds: Sequence[int] = SEEDS, told: Call
         result = score(kit, best, concept, kit.test, seeds)
         tokens = len(kit.tokenizer(best.system or "")["input_ids"])
         found.append(Result(concept.name, arm.name, best.says, result, arm.labels, tokens, tuple(tuned)))
-        told(f"{concept.name}: {arm.name} {statistics.mean(result.quality):.2f}")
+        on_progress(f"{concept.name}: {arm.name} {statistics.mean(result.quality):.2f}")
     return found
 
 
@@ -172,7 +174,7 @@ def arms(kit: Kit, concept: Concept) -> list[Arm]:
     with_it, without = _contrast(kit, concept)
     sae, n = kit.bundle.sae, PAIRS
     feature = _feature(kit, concept, with_it, without)
-    other = _other(kit, feature)
+    other = _random_feature(kit, feature)
     direction = lambda f: sae.W_dec[f.row].float().cpu()  # noqa: E731
     random_ = torch.nn.functional.normalize(
         torch.randn(sae.d_in, generator=torch.Generator().manual_seed(len(concept.name))), dim=0
@@ -213,17 +215,17 @@ def score(kit: Kit, setting: Setting, concept: Concept, questions: Sequence[str]
     start, tokens = time.perf_counter(), 0
     replies: list[Replies] = []
     for seed in seeds:
-        said = reply(
+        drawn = reply(
             kit.model, kit.tokenizer, questions, edits, system=setting.system, temperature=0.7, tokens=TOKENS, seed=seed
         )
-        tokens += sum(len(kit.tokenizer(t)["input_ids"]) for t in said.texts)
-        replies.append(said)
+        tokens += sum(len(kit.tokenizer(t)["input_ids"]) for t in drawn.texts)
+        replies.append(drawn)
     ms = 1000 * (time.perf_counter() - start) / max(1, tokens)
     plain, kept = kit.plain[tuple(questions)], _retained_likelihood(kit, setting, questions)
-    for said in replies:
-        hits += [float(concept.shows(t)) for t in said.texts]
-        surprise += [p - s for p, s in zip(plain.logprobs, said.logprobs, strict=True)]
-        repetition += [rep3(t) for t in said.texts]
+    for drawn in replies:
+        hits += [float(concept.shows(t)) for t in drawn.texts]
+        surprise += [p - s for p, s in zip(plain.logprobs, drawn.logprobs, strict=True)]
+        repetition += [rep3(t) for t in drawn.texts]
         lost += kept
     return Score(tuple(hits), tuple(surprise), tuple(repetition), tuple(lost), ms)
 
@@ -251,10 +253,10 @@ def _contrast(kit: Kit, concept: Concept) -> tuple[Float[Tensor, "n d_in"], Floa
     for seed in range(rounds):
         system = concept.prompts[seed % len(concept.prompts)]
         for place, asked in ((0, system), (1, None)):
-            said = reply(
+            replies = reply(
                 kit.model, kit.tokenizer, kit.tune, {}, system=asked, temperature=0.7, tokens=TOKENS, seed=90 + seed
             )
-            rows[place] += _streams(kit, said.texts)
+            rows[place] += _streams(kit, replies.texts)
     one, other = (torch.stack(r[:PAIRS]) for r in rows)
     return one, other
 
@@ -285,7 +287,7 @@ def _words(f: Feature) -> Sequence[str]:
     return (f.calibration.words if f.calibration else ()) or f.words
 
 
-def _other(kit: Kit, feature: Feature) -> Feature:
+def _random_feature(kit: Kit, feature: Feature) -> Feature:
     able = [f for f in kit.bundle.features if f.sweet_spot and f.id != feature.id]
     return random.Random(feature.index).choice(able)
 
@@ -331,8 +333,8 @@ def likely(
     head = [{"role": "system", "content": setting.system}] if setting.system else []
     for question, text in zip(questions, texts, strict=True):
         chat = [*head, {"role": "user", "content": question}, {"role": "assistant", "content": text or "."}]
-        prompt, whole = encode_chat(tokenizer, chat[:-1]), encode_chat(tokenizer, chat, generate=False)
-        ids, where = (torch.tensor([v], device=model.device) for v in (whole.ids, whole.assistant))
+        prompt, complete = encode_chat(tokenizer, chat[:-1]), encode_chat(tokenizer, chat, generate=False)
+        ids, where = (torch.tensor([v], device=model.device) for v in (complete.ids, complete.assistant))
         with steer(model, edits, where=where):
             logs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         found.append(float(logs.gather(1, ids[0, 1:, None])[len(prompt.ids) - 1 :, 0].mean()))

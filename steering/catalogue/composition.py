@@ -86,8 +86,8 @@ def _pushing(resolved: Resolved, bundle: Bundle) -> list[tuple[Applied, torch.Te
 
 
 def _cosines(directions: Sequence[torch.Tensor]) -> torch.Tensor:
-    whole = torch.stack([*directions])
-    return whole @ whole.T
+    rows = torch.stack([*directions])
+    return rows @ rows.T
 
 
 def _overlaps(applied: Sequence[Applied], cosines: list[list[float]], width: int) -> list[Overlap]:

@@ -97,14 +97,14 @@ class Feature(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _in_the_row_of_its_number(cls, data: Any) -> Any:  # noqa: ANN401 - unvalidated input
+    def _row_defaults_to_number(cls, data: Any) -> Any:  # noqa: ANN401 - unvalidated input
         return {"row": data["index"], **data} if isinstance(data, dict) and "index" in data else data
 
     @field_validator("examples", "samples", mode="before")
     @classmethod
-    def _examples_without_tokens(cls, told: Any) -> Any:  # noqa: ANN401 - unvalidated input
+    def _restore_examples(cls, examples: Any) -> Any:  # noqa: ANN401 - unvalidated input
         """Restore the fields that `_short_example` leaves out on disk."""
-        return [_full_example(e) for e in told] if isinstance(told, list | tuple) else told
+        return [_full_example(e) for e in examples] if isinstance(examples, list | tuple) else examples
 
     def with_edit(self, edit: FeatureEdit | None) -> "Feature":
         """Return the feature with a manual edit applied; without one, as it is in the bundle."""
@@ -120,11 +120,11 @@ class Feature(BaseModel):
 
     def line(self) -> str:
         """Return the feature as a line of `features.jsonl`."""
-        told = self.model_dump(exclude={"id", "edited"}, exclude_defaults=True)
-        told |= {k: [_short_example(e) for e in told[k]] for k in ("examples", "samples") if k in told}
+        fields = self.model_dump(exclude={"id", "edited"}, exclude_defaults=True)
+        fields |= {k: [_short_example(e) for e in fields[k]] for k in ("examples", "samples") if k in fields}
         if self.row == self.index:
-            del told["row"]
-        return json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n"
+            del fields["row"]
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 class Retired(BaseModel):
@@ -179,10 +179,10 @@ def dose_of(feature: Feature, info: BundleInfo) -> float:
 
 def knots_of(measured: Feature | FeatureSnapshot, dose: float) -> Knots:
     """Return pairs of dose and raw strength: as measured, else the line through the raw strength of dose 1.0."""
-    told = (
+    knots = (
         measured.knots if isinstance(measured, FeatureSnapshot) else measured.calibration and measured.calibration.knots
     )
-    return told or ((-1.0, -dose), (0.0, 0.0), (1.0, dose))
+    return knots or ((-1.0, -dose), (0.0, 0.0), (1.0, dose))
 
 
 def _short_example(example: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def read_features(path: Path, bundle: str, numbers: tuple[int, ...], d_sae: int,
     if len(numbers) != d_sae or len(set(numbers)) != d_sae:
         raise ValueError(f"{len(set(numbers))} features' numbers for {d_sae} rows")
     row_of = {number: row for row, number in enumerate(numbers)}
-    told: dict[int, Feature] = {}
+    by_number: dict[int, Feature] = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for i, line in enumerate(lines):
         if gently and i % BREATH == 0:
@@ -212,5 +212,5 @@ def read_features(path: Path, bundle: str, numbers: tuple[int, ...], d_sae: int,
         number = found.get("index") if isinstance(found, dict) else None
         if not isinstance(number, int) or number not in row_of:
             raise ValueError(f"{path.name} describes feature {number}, but the SAE has {d_sae}")
-        told[number] = Feature.model_validate({**found, "id": f"{bundle}/{number}", "row": row_of[number]})
-    return [told.get(n) or Feature(id=f"{bundle}/{n}", index=n, row=row) for row, n in enumerate(numbers)]
+        by_number[number] = Feature.model_validate({**found, "id": f"{bundle}/{number}", "row": row_of[number]})
+    return [by_number.get(n) or Feature(id=f"{bundle}/{n}", index=n, row=row) for row, n in enumerate(numbers)]

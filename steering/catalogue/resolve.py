@@ -43,8 +43,8 @@ class Applied:
     @property
     def spot(self) -> SweetSpot | None:
         """Sweet spot on the dose's side of 0."""
-        told = self.feature.calibration
-        return (told.negative if told else None) if self.dose < 0 else self.feature.sweet_spot
+        calibration = self.feature.calibration
+        return (calibration.negative if calibration else None) if self.dose < 0 else self.feature.sweet_spot
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class Catalogue:
             )
             if gone or raw != raw_strength(item, spec.unit, feature, bundle.info):
                 changed.append([item.id, raw, pin.model_dump() if pin and gone else None])
-            whole = raw * (1 if item.mode == "scale" else spec.scale)
-            applied.append(replace(_applied(item, whole, feature, bundle), gone=gone))
+            scaled = raw * (1 if item.mode == "scale" else spec.scale)
+            applied.append(replace(_applied(item, scaled, feature, bundle), gone=gone))
         edits = {self.bundles[n].info.hook: compile_edit(items, self.bundles[n].sae) for n, items in chosen.items()}
         asked = {self.bundles[n].info.hook: tuple(items) for n, items in chosen.items()}
         norms = {b.info.hook: b.info.typical_norm for b in self.bundles.values()}
@@ -138,7 +138,7 @@ class Catalogue:
             dose = pin.dose if pin.measured else None
             number = number_of(pin.id)
             curve = Calibration(knots=pin.knots) if pin.knots else None
-            told = Feature(
+            feature = Feature(
                 id=pin.id,
                 index=number,
                 label=pin.label,
@@ -146,7 +146,7 @@ class Catalogue:
                 dose=dose,
                 calibration=curve,
             )
-            return bundle, told, True
+            return bundle, feature, True
 
 
 def raw_strength(

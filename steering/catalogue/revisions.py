@@ -1,4 +1,4 @@
-"""Revisions of a bundle's SAE: publish, open, prune, and quarantine of rejected candidates.
+"""Revisions of a bundle's SAE: publish, open, and quarantine of rejected candidates.
 
 The shipped revision stays unchanged in `base`. Later ones are `<live>/r<N>/`, a folder with the SAE, `features.jsonl`
 and `manifest.json`, which appears complete or not at all: it is written as a draft, synced to disk, and renamed. Names
@@ -254,7 +254,7 @@ class Revisions:
         return max([*self._live_numbers(), int(shipped[1]) if shipped else 0]) + 1
 
     def _next_number(self) -> int:
-        """Next free feature number. `prune` keeps the last revision, whose manifest covers all before it."""
+        """Next free feature number. The last revision's manifest covers all before it."""
         last = self.names()[-1]
         return max(self.manifest(last).next_number, self._shipped.next_number)
 
@@ -298,12 +298,12 @@ def carry_features(parent: Bundle, sae: SAE, numbers: Sequence[int], measured: I
 
     A carried-over label is stale if its direction has turned (cosine below 0.95).
     """
-    told = {f.index: f for f in measured}
-    if unknown := sorted(told.keys() - {*numbers}):
+    by_number = {f.index: f for f in measured}
+    if unknown := sorted(by_number.keys() - {*numbers}):
         raise BadBundle(f"feature {unknown[0]} was measured, but no row of the SAE computes it")
     found = []
     for row, number in enumerate(numbers):
-        new, old = told.get(number), parent.numbered.get(number)
+        new, old = by_number.get(number), parent.numbered.get(number)
         fields = old.model_dump() if old else {}
         fields |= new.model_dump(include=new.model_fields_set) if new else {}
         if old and not (new and new.label and "label" in new.model_fields_set and new.label != old.label):

@@ -293,7 +293,7 @@ def _advance(run: _Running, made: Round, typical_norm: float) -> bool:
 
 
 def _round(raw: float, rollout: Rollout, decode: Decode) -> Round:
-    verdicts = [judge(decode(ids), p).verdict for ids, p in zip(rollout.said, rollout.logprobs, strict=True)]
+    verdicts = [judge(decode(ids), p).verdict for ids, p in zip(rollout.replies, rollout.logprobs, strict=True)]
     return Round(raw, sum(v == "ok" for v in verdicts), len(verdicts), rollout)
 
 

@@ -94,14 +94,14 @@ class Rollout:
     """Mean entropy of the steered distributions."""
     repetition: float
     """Share of 3-grams that occur more than once, mean over prompts."""
-    said: list[list[int]]
+    replies: list[list[int]]
     streams: list[Float[Tensor, "tokens d_in"]]
     """The residual stream at the hook point where the unsteered model reads each reply, in the model's dtype."""
 
     @property
     def logprobs(self) -> list[list[float]]:
         """Log-probabilities under the unsteered model, reply by reply."""
-        return [part.tolist() for part in self.logprob.split([len(ids) for ids in self.said])]
+        return [part.tolist() for part in self.logprob.split([len(ids) for ids in self.replies])]
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,7 +151,7 @@ class _Answers:
     real: Tensor
     mine: Tensor
     """Mask of the steered tokens: the assistant's turn, header included."""
-    said: Tensor
+    answer: Tensor
     """Mask of the answer's tokens."""
     plain: float
     prompted: float
@@ -170,7 +170,7 @@ class _Answers:
             user: Message = {"role": "user", "content": q}
             prompt = encode_chat(tokenizer, [{"role": "system", "content": clause.prompt}, user])
             breathe()
-            reply = _add_greedily(model, prompt, tokenizer)
+            reply = _greedy_reply(model, prompt, tokenizer)
             asked.append((prompt, reply))
             bare.append((encode_chat(tokenizer, [user]), reply))
         with_prompt = _Answers(model, hook, clause.sign, *_padded(asked, model), 0.0, 0.0)
@@ -218,10 +218,10 @@ class _Answers:
 
     def _mean(self, logits: Tensor) -> Tensor:
         each = logits[:, :-1].float().log_softmax(-1).gather(2, self.ids[:, 1:, None])[..., 0]
-        return each[self.said[:, 1:]].mean()
+        return each[self.answer[:, 1:]].mean()
 
 
-def _add_greedily(model: PreTrainedModel, prompt: EncodedChat, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def _greedy_reply(model: PreTrainedModel, prompt: EncodedChat, tokenizer: PreTrainedTokenizerFast) -> list[int]:
     ids = torch.tensor([prompt.ids], device=model.device)
     with torch.no_grad():
         out = model.generate(  # pyright: ignore[reportCallIssue] - transformers types its mixin as a tensor
@@ -246,8 +246,8 @@ def _padded(
         kinds[1].append([False] * gap + [True] * (longest - gap))
         kinds[2].append([False] * gap + [*p.assistant] + [True] * len(r))
         kinds[3].append([False] * (gap + len(p.ids)) + [True] * len(r))
-    ids, real, mine, said = (torch.tensor(k, device=model.device) for k in kinds)
-    return ids, real, mine, said
+    ids, real, mine, answer = (torch.tensor(k, device=model.device) for k in kinds)
+    return ids, real, mine, answer
 
 
 def _options(f: Feature, bundle: Bundle, pull: Tensor) -> list[_Option]:
@@ -319,5 +319,5 @@ def _random(able: Sequence[Feature], bundle: Bundle, taken: Sequence[str], n: in
 
 def _explain(o: _Option, gain: float, wish: str) -> str:
     words = ", ".join(o.feature.calibration.words[:4]) if o.feature.calibration else ""
-    said = f"; its words: {words}" if words else ""
-    return f"replies that “{wish}” asks for become {gain:.2f} nats a token likelier{said}"
+    words_note = f"; its words: {words}" if words else ""
+    return f"replies that “{wish}” asks for become {gain:.2f} nats a token likelier{words_note}"

@@ -23,7 +23,7 @@ ROOM = 64_000_000
 class SweepResult:
     """Replies of one edit to all prompts, with their statistics."""
 
-    said: tuple[list[int], ...]
+    replies: tuple[list[int], ...]
     """Token ids of the reply to each prompt."""
     logprobs: tuple[list[float], ...]
     """Log-probability of each token of each reply, under the unsteered model."""
@@ -40,11 +40,11 @@ class _Parts:
 
     def concatenate(self) -> SweepResult:
         """Return all parts as one result."""
-        said = tuple(ids for r in self.rolled for ids in r.said)
+        replies = tuple(ids for r in self.rolled for ids in r.replies)
         logprobs, kl = torch.cat([r.logprob for r in self.rolled]), torch.cat([r.kl for r in self.rolled])
-        lengths = [len(ids) for ids in said]
+        lengths = [len(ids) for ids in replies]
         return SweepResult(
-            said,
+            replies,
             tuple(part.tolist() for part in logprobs.split(lengths)),
             float(kl.quantile(0.95)),
             float(torch.cat(self.effects).mean()) if self.effects else None,
@@ -60,9 +60,9 @@ def sweep(
     *,
     tokens: int,
     draw: Sampling = GREEDY,
-    told: Callable[[float], None] = lambda _: None,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> tuple[SweepResult, list[SweepResult]]:
-    """Generate the replies of the unsteered model and of every edit. `told` is called with the share that is done."""
+    """Generate the replies of the unsteered model and of every edit. `on_progress` is called with the share that is done."""
     room = max(1, ROOM // (tokens * int(model.config.get_text_config().vocab_size)))
     plain, parts = _Parts([], []), [_Parts([], []) for _ in edits]
     for start in range(0, len(chats), room):
@@ -77,5 +77,5 @@ def sweep(
                 part.rolled.append(rolled)
             for part, effect in zip(parts[first:], effects, strict=False):
                 part.effects.append(effect[0])
-            told((start * len(edits) + len(some) * (first + len(group))) / (len(chats) * len(edits)))
+            on_progress((start * len(edits) + len(some) * (first + len(group))) / (len(chats) * len(edits)))
     return plain.concatenate(), [p.concatenate() for p in parts]

@@ -5,6 +5,7 @@ AUROC is the probability that a positive row is ranked above a negative one; its
 resamples of the rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,31 +51,54 @@ def fit_cross_validated(rows: Float[Tensor, "n d"], labels: Float[Tensor, "n tar
     for penalty in PENALTIES:
         found = fit_logistic(rows[~aside], labels[~aside], torch.full((labels.shape[1],), penalty))
         odds = found.odds(rows[aside])
-        tried.append([_labelled(odds[:, i], labels[aside, i]) for i in range(labels.shape[1])])
+        tried.append([_auroc_of_labelled(odds[:, i], labels[aside, i]) for i in range(labels.shape[1])])
     best = torch.tensor(tried).argmax(0)
     return fit_logistic(rows, labels, torch.tensor(PENALTIES)[best])
 
 
 def fit_logistic(
-    rows: Float[Tensor, "n d"], labels: Float[Tensor, "n targets"], penalties: Float[Tensor, " targets"]
+    rows: Float[Tensor, "n d"],
+    labels: Float[Tensor, "n targets"],
+    penalties: Float[Tensor, " targets"],
+    *,
+    share: Float[Tensor, "n targets"] | None = None,
+    steps: int = STEPS,
 ) -> Detector:
-    """Minimise each target's mean loss plus half its penalty times the squared norm of its weights."""
-    d, targets = rows.shape[1], labels.shape[1]
-    known = ~labels.isnan()
-    share, y = known / known.sum(0).clamp(min=1), labels.nan_to_num()
-    w = torch.zeros(d + 1, targets, requires_grad=True)
-    search = torch.optim.LBFGS([w], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+    """Minimise each target's loss plus half its penalty times the squared norm of its weights.
 
-    def loss() -> Tensor:
+    The loss is the mean over the labelled rows, or the sum over all rows weighted by `share`.
+    """
+    known = ~labels.isnan()
+    weight = known / known.sum(0).clamp(min=1) if share is None else share
+    y = labels.nan_to_num()
+
+    def objective(w: Tensor) -> Tensor:
+        return logistic_objective(rows @ w[:-1] + w[-1], y, weight, w, penalties)
+
+    w = minimize(objective, rows.new_zeros(rows.shape[1] + 1, labels.shape[1]), steps=steps)
+    return Detector(w[:-1], w[-1])
+
+
+def logistic_objective(odds: Tensor, labels: Tensor, share: Tensor, w: Tensor, penalties: Tensor | float) -> Tensor:
+    """Return the weighted cross-entropy plus the penalty on all weights but the last row of `w`, the bias."""
+    each = torch.nn.functional.binary_cross_entropy_with_logits(odds, labels, reduction="none")
+    return (share * each).sum() + 0.5 * (penalties * w[:-1].pow(2).sum(0)).sum()
+
+
+def minimize(objective: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = STEPS) -> Tensor:
+    """Return the parameters at the minimum that L-BFGS finds from `start`."""
+    w = start.detach().clone().requires_grad_()
+    search = torch.optim.LBFGS([w], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
         search.zero_grad()
-        each = torch.nn.functional.binary_cross_entropy_with_logits(rows @ w[:-1] + w[-1], y, reduction="none")
-        value = (share * each).sum() + 0.5 * (penalties * w[:-1].pow(2).sum(0)).sum()
+        value = objective(w)
         value.backward()
         return value
 
     with torch.enable_grad():
-        search.step(loss)  # pyright: ignore[reportArgumentType] - a closure may return a tensor
-    return Detector(w.detach()[:-1], w.detach()[-1])
+        search.step(closure)  # pyright: ignore[reportArgumentType] - a closure may return a tensor
+    return w.detach()
 
 
 def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
@@ -97,7 +121,7 @@ def auroc_with_interval(scores: NDArray[np.float64], labels: NDArray[np.bool_], 
     return Auroc(value=round(auroc(scores, labels), 4), low=round(float(low), 4), high=round(float(high), 4))
 
 
-def _labelled(odds: Tensor, labels: Tensor) -> float:
+def _auroc_of_labelled(odds: Tensor, labels: Tensor) -> float:
     some = ~labels.isnan()
     return auroc(odds[some].double().numpy(), labels[some].numpy() > 0.5)
 

@@ -53,7 +53,7 @@ def permutation_test(a: Floats, b: Floats, *, seed: int = 0) -> Floats:
         mine = np.argsort(g.random((shuffles, len(both))), axis=1) < n
         return mine.astype(np.float64)
 
-    return _shuffled(both, np.arange(len(both)) < n, draw)
+    return _share_of_permutations(both, np.arange(len(both)) < n, draw)
 
 
 def paired_permutation_test(differences: Floats, *, seed: int = 0) -> Floats:
@@ -63,7 +63,7 @@ def paired_permutation_test(differences: Floats, *, seed: int = 0) -> Floats:
     def draw(shuffles: int) -> Floats:
         return (1 - 2 * g.integers(0, 2, (shuffles, len(differences)))).astype(np.float64)
 
-    return _shuffled(differences, np.ones(len(differences)), draw)
+    return _share_of_permutations(differences, np.ones(len(differences)), draw)
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
@@ -93,11 +93,11 @@ def log_odds(hits: NDArray[np.int64], n: int) -> Floats:
     return np.asarray(np.log((hits + 0.5) / (n - hits + 0.5)), dtype=np.float64)
 
 
-def _shuffled(values: Floats, given: NDArray, draw: Draw) -> Floats:
+def _share_of_permutations(values: Floats, observed: NDArray, draw: Draw) -> Floats:
     """Return the share of permutations whose sum is at least as far from 0 as the observed one; more of them for small
     p.
     """
-    far = np.abs(given.astype(np.float64) @ values)
+    far = np.abs(observed.astype(np.float64) @ values)
     far = far - ALMOST * (far + 1e-12)
     reached = (np.abs(draw(FIRST) @ values) >= far).sum(0)
     tried = np.full(values.shape[1], FIRST)

@@ -52,8 +52,8 @@ def read_sae(place: Path, *, hook: str | None = None, k: int | None = None) -> I
     """
     files = WeightFiles(place)
     for known in FORMATS:
-        if _resolve_path(known.recognised, files, known.name):
-            found = _resolve_path(known.read, files, known.name)
+        if _call_format(known.recognised, files, known.name):
+            found = _call_format(known.read, files, known.name)
             _check(found.sae, files.weights.name)
             return replace(found, hook=hook or found.hook, k=_top_k_of(found, k, files.weights.name))
     raise BadBundle(
@@ -62,7 +62,7 @@ def read_sae(place: Path, *, hook: str | None = None, k: int | None = None) -> I
     )
 
 
-def _resolve_path(read: Callable[[WeightFiles], T], files: WeightFiles, name: str) -> T:
+def _call_format(read: Callable[[WeightFiles], T], files: WeightFiles, name: str) -> T:
     """Call a format's function; any error other than SteeringError is an error in the files."""
     try:
         return read(files)

@@ -17,19 +17,19 @@ def _is_openai(files: WeightFiles) -> bool:
 def _openai(files: WeightFiles) -> ImportedSae:
     W_enc, latent, W_dec, pre = files.take("encoder.weight", "latent_bias", "decoder.weight", "pre_bias")
     hook, directions = _openai_place(files)
-    kind, told = files.all_tensors.get("activation", "ReLU"), files.all_tensors.get("activation_state_dict") or {}
+    kind, state = files.all_tensors.get("activation", "ReLU"), files.all_tensors.get("activation_state_dict") or {}
     if directions:
         scale = math.nan if kind == "TopK" else 1.0
         return ImportedSae(fold_directions(W_dec.T, scale_out=scale), "openai", hook)
     loose = RawSae(W_enc.T, latent, W_dec.T, pre, subtracts=True)
     if kind == "ReLU":
         return ImportedSae(fold(loose, files.weights.name), "openai", hook)
-    if kind != "TopK" or told.get("postact_fn", "ReLU") != "ReLU":
+    if kind != "TopK" or state.get("postact_fn", "ReLU") != "ReLU":
         raise BadBundle(
-            f"{files.weights.name} has the activation {kind} {told.get('postact_fn', '')}; known are ReLU and TopK"
+            f"{files.weights.name} has the activation {kind} {state.get('postact_fn', '')}; known are ReLU and TopK"
         )
     folded = fold(replace(loose, scaling="spread"), files.weights.name)  # only a TopK normalises its input
-    return ImportedSae(folded, "openai", hook, int(told.get("k", 32)))  # all published ones have k = 32
+    return ImportedSae(folded, "openai", hook, int(state.get("k", 32)))  # all published ones have k = 32
 
 
 def _openai_place(files: WeightFiles) -> tuple[str | None, bool]:

@@ -98,7 +98,7 @@ def kinds(density: float, score: float | None) -> tuple[Kind, ...]:
     return (*dense, "input-only") if score is not None and score < SPEAKS else dense
 
 
-def refreshed(bundle: Bundle, found: Sequence[Feature]) -> list[Feature]:
+def with_measurements(bundle: Bundle, found: Sequence[Feature]) -> list[Feature]:
     """Return a bundle's features with the measurements of `found`, row by row; labels other than `auto` are kept."""
     anew = []
     for old, new in zip(bundle.features, found, strict=True):
@@ -136,13 +136,13 @@ def _examples(text: LabelTexts, windows: Windows, row: int, values: Tensor) -> l
 
 def _example(text: LabelTexts, ids: Tensor, activations: Tensor) -> dict[str, Any]:
     tokens, begins = [text.raw(i) for i in ids.tolist() if i != ABSENT], int((ids[:BEFORE] == ABSENT).sum())
-    told = activations.tolist()[begins : begins + len(tokens)]
+    values = activations.tolist()[begins : begins + len(tokens)]
     at = BEFORE - begins
     return {
         "text": text.decode(ids.tolist()),
         "token": tokens[at],
         "at": at,
-        "activation": round(told[at], 3),
+        "activation": round(values[at], 3),
         "tokens": tokens,
-        "activations": [0 if v == 0 else float(f"{v:.3g}") for v in told],
+        "activations": [0 if v == 0 else float(f"{v:.3g}") for v in values],
     }

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steering.errors import SteeringError
+from steering.evaluate.classifiers import auroc, fit_logistic
 
 Method = Literal["diffmean", "probe"]
 FOLDS = 5
@@ -51,12 +53,6 @@ def probe(a: Float[Tensor, "rows d_in"], b: Float[Tensor, "rows d_in"]) -> Direc
 METHODS: dict[Method, Callable[[Tensor, Tensor], Direction]] = {"diffmean": diff_mean, "probe": probe}
 
 
-def auroc(high: Float[Tensor, " n"], low: Float[Tensor, " m"]) -> float:
-    """Return how often one of `high` is above one of `low`; a tie counts a half."""
-    apart = high[:, None] - low[None]
-    return float(((apart > 0).double() + 0.5 * (apart == 0).double()).mean())
-
-
 def _diff_mean(a: Tensor, b: Tensor) -> Direction:
     difference = a.mean(0) - b.mean(0)
     length = float(difference.norm())
@@ -74,33 +70,22 @@ def _probe(a: Tensor, b: Tensor) -> Direction:
     rows = both - centre
     scale = rows.norm(dim=1).mean()
     rows = rows / scale
-    sign = torch.cat([torch.ones(len(a)), -torch.ones(len(b))]).to(rows)
-    share = torch.cat([torch.full((len(a),), 0.5 / len(a)), torch.full((len(b),), 0.5 / len(b))]).to(rows)
-    w = torch.zeros(rows.shape[1] + 1, dtype=rows.dtype, device=rows.device, requires_grad=True)
-    search = torch.optim.LBFGS([w], max_iter=STEPS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        search.zero_grad()
-        odds = sign * (rows @ w[:-1] + w[-1])
-        value = (share * torch.nn.functional.softplus(-odds)).sum() + 0.5 * RIDGE * w[:-1].pow(2).sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        search.step(loss)
-    found = w.detach()
-    length = found[:-1].norm()
-    unit = found[:-1] / length
-    middle = float(centre @ unit - found[-1] * scale / length)
+    labels = torch.cat([torch.ones(len(a)), torch.zeros(len(b))]).to(rows)
+    share = torch.where(labels > 0, 0.5 / len(a), 0.5 / len(b))
+    found = fit_logistic(rows, labels[:, None], rows.new_tensor([RIDGE]), share=share[:, None], steps=STEPS)
+    weights = found.weights[:, 0]
+    length = weights.norm()
+    unit = weights / length
+    middle = float(centre @ unit - found.bias[0] * scale / length)
     return replace(apart, direction=unit, middle=middle, distance=float((a.mean(0) - b.mean(0)) @ unit))
 
 
 def _held_out(make: Callable[[Tensor, Tensor], Direction], a: Tensor, b: Tensor) -> Direction:
     """Compute the direction of all rows, and its AUROC by cross-validation."""
-    whole = make(a, b)
+    complete = make(a, b)
     folds = min(FOLDS, len(a), len(b))
     if min(len(a), len(b)) < LEAST:
-        return _single(whole)
+        return _single(complete)
     highs, lows = [], []
     for k in range(folds):
         mine, theirs = (torch.arange(len(x)) % folds == k for x in (a, b))
@@ -112,7 +97,8 @@ def _held_out(make: Callable[[Tensor, Tensor], Direction], a: Tensor, b: Tensor)
             continue
         highs.append((a[mine] @ part.direction - part.middle).cpu())
         lows.append((b[theirs] @ part.direction - part.middle).cpu())
-    return _single(replace(whole, auroc=auroc(torch.cat(highs).double(), torch.cat(lows).double())))
+    scores = torch.cat(highs + lows).double().numpy()
+    return _single(replace(complete, auroc=auroc(scores, np.arange(len(scores)) < len(a))))
 
 
 def _single(d: Direction) -> Direction:

@@ -69,7 +69,7 @@ class FeatureMap:
             write_atomic(folder / name, data)
 
     @staticmethod
-    def there(folder: Path) -> bool:
+    def exists(folder: Path) -> bool:
         """Whether a folder holds a map."""
         return (folder / POINTS).exists() and (folder / ABOUT).exists()
 
@@ -91,7 +91,7 @@ class FeatureMap:
 def draw_map(bundle: Bundle, method: Method | None = None) -> FeatureMap:
     """Compute a bundle's map. Raises SteeringError for `umap` if it is not installed."""
     rows = torch.nn.functional.normalize(bundle.sae.W_dec.float().cpu(), dim=1)
-    chosen: Method = method or ("umap" if _umap() else "pca")
+    chosen: Method = method or ("umap" if _has_umap() else "pca")
     points = _by_umap(rows) if chosen == "umap" else principal(rows)
     member = k_means(rows, min(MOST_CLUSTERS, max(1, round(math.sqrt(len(rows) / 2)))))
     names = name_clusters(bundle.features, member)
@@ -156,8 +156,8 @@ def name_clusters(features: Sequence[Feature], member: Int[Tensor, " rows"]) -> 
 
 def _cluster_words(feature: Feature) -> set[str]:
     """Words of a feature, and those of a label that is a sentence."""
-    said = feature.label.split() if feature.label_source not in ("auto", "contrast", "none") else []
-    words = [*feature.words, *said, *(t for t in feature.top_logits.get("positive", []) if t[:1] == " ")]
+    label_words = feature.label.split() if feature.label_source not in ("auto", "contrast", "none") else []
+    words = [*feature.words, *label_words, *(t for t in feature.top_logits.get("positive", []) if t[:1] == " ")]
     return {w for word in words if len(w := word.strip(" .,:;!?“”\"'").casefold()) > 2 and w.isalpha()}
 
 
@@ -165,7 +165,7 @@ def _scale_to_unit(points: Tensor) -> Float[Tensor, "rows 2"]:
     return (points / points.abs().amax().clamp(min=1e-9)).float().contiguous()
 
 
-def _umap() -> bool:
+def _has_umap() -> bool:
     from importlib.util import find_spec
 
     return find_spec("umap") is not None

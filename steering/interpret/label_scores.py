@@ -35,16 +35,16 @@ class DetectionTrial:
 
     def by_words(self, label: WordLabel) -> tuple[Said, Said]:
         """Return the predictions of a word label: for the windows, and for the marked tokens."""
-        return label.fires(self.ids), label.right(self.marked, self.columns)
+        return label.fires(self.ids), label.fires_at(self.marked, self.columns)
 
     def scores(
         self, fires: Said, right: Said, control: Said | None, *, specificity: float | None = None
     ) -> LabelScores:
         """Score predictions; `control` are another feature's label's predictions for the windows."""
         return LabelScores(
-            detection=_balanced(fires, self.fires),
-            fuzzing=_balanced(right, self.right) if len(self.right) else None,
-            control=None if control is None else _balanced(control, self.fires),
+            detection=_balanced_accuracy(fires, self.fires),
+            fuzzing=_balanced_accuracy(right, self.right) if len(self.right) else None,
+            control=None if control is None else _balanced_accuracy(control, self.fires),
             specificity=specificity,
             n=len(self.fires),
         )
@@ -85,5 +85,5 @@ def mean_of(scores: Sequence[LabelScores]) -> dict[str, float]:
     return found
 
 
-def _balanced(said: Said, truth: Said) -> float:
-    return round(float((said[truth].mean() + (~said[~truth]).mean()) / 2), 4)
+def _balanced_accuracy(predicted: Said, truth: Said) -> float:
+    return round(float((predicted[truth].mean() + (~predicted[~truth]).mean()) / 2), 4)

@@ -56,7 +56,7 @@ def output_scores(
     """Return S_out of each feature, −1 … 1; 0 where the typical maximum is 0."""
     bos = [tokenizer.bos_token_id] if isinstance(tokenizer.bos_token_id, int) else []
     ids = torch.tensor([[*bos, *tokenizer(NEUTRAL, add_special_tokens=False)["input_ids"]]], device=model.device)
-    plain = _next_token_logits(model, ids)
+    plain = _next_token_probabilities(model, ids)
     found = torch.zeros(sae.d_sae)
     table = SteeringTable(AT_ONCE + 1, sae.d_in, gates=0, device=model.device)
     for some in (typical > 0).nonzero()[:, 0].split(AT_ONCE):
@@ -64,18 +64,18 @@ def output_scores(
         rows = torch.arange(1, len(some) + 1, device=model.device)[:, None].expand(-1, ids.shape[1]).clone()
         rows[:, : len(bos)] = 0
         with tap(model, {hook: lambda x, rows=rows: table.apply(x, rows)}):
-            steered = _next_token_logits(model, ids.expand(len(some), -1))
+            steered = _next_token_probabilities(model, ids.expand(len(some), -1))
         lists = raised[some]
-        found[some] = _placed(steered, lists) - _placed(plain.expand(len(some), -1), lists)
+        found[some] = _rank_weighted(steered, lists) - _rank_weighted(plain.expand(len(some), -1), lists)
     return found
 
 
-def _next_token_logits(model: PreTrainedModel, ids: Tensor) -> Float[Tensor, "batch vocab"]:
+def _next_token_probabilities(model: PreTrainedModel, ids: Tensor) -> Float[Tensor, "batch vocab"]:
     out = model(input_ids=ids, use_cache=False, logits_to_keep=1)
     return out.logits[:, -1].float().softmax(-1).cpu()
 
 
-def _placed(p: Float[Tensor, "batch vocab"], lists: Int[Tensor, "batch top"]) -> Float[Tensor, " batch"]:
+def _rank_weighted(p: Float[Tensor, "batch vocab"], lists: Int[Tensor, "batch top"]) -> Float[Tensor, " batch"]:
     """Return (1 − rank ÷ |V|) · p of the likeliest token of each list; the likeliest token of all has rank 0."""
     best = p.gather(1, lists).amax(1)
     rank = (p > best[:, None]).sum(1)

@@ -77,7 +77,7 @@ class MoodAxes(BaseModel):
     """Quantiles, over chats of the corpus, of the share of the stream that the SAE leaves unexplained; ascending."""
 
     @model_validator(mode="after")
-    def _as_many_weights_as_features(self) -> "MoodAxes":
+    def _check_number_of_weights(self) -> "MoodAxes":
         if wrong := next((a for a in self.axes if len(a.weights) != len(self.features)), None):
             raise ValueError(f"{wrong.name!r} has {len(wrong.weights)} weights for {len(self.features)} features")
         return self
@@ -133,8 +133,8 @@ class MoodAxes(BaseModel):
 
 def sae_digest(sae: SAE) -> str:
     """Return a digest of an SAE's biases and thresholds, which differ after every training."""
-    told = torch.cat([sae.b_enc.flatten(), sae.threshold.flatten()]).float().cpu()
-    return hashlib.sha256(told.numpy().tobytes()).hexdigest()[:16]
+    parameters = torch.cat([sae.b_enc.flatten(), sae.threshold.flatten()]).float().cpu()
+    return hashlib.sha256(parameters.numpy().tobytes()).hexdigest()[:16]
 
 
 def _axis_score(

@@ -99,13 +99,15 @@ class WordLabel:
 
     def text(self, raised: Sequence[str] = ()) -> str:
         """Return the label as text, with the words that the feature `raised`."""
-        told = [
+        parts = [
             f"{where} “{' / '.join(self.texts.names[w] for w in slot.words[:3])}”"
             for where, slot in zip(("on", "after", "near"), self.slots, strict=True)
             if slot.words and slot.share >= TOLD
         ]
-        said = [t.strip() for t in raised if t[:1] == " " and t.strip().isalpha()][:2]  # whole words only
-        return ", ".join([" ".join(told) or f"on “{self.common}”", *([f"says “{' '.join(said)}”"] if said else [])])
+        raised_words = [t.strip() for t in raised if t[:1] == " " and t.strip().isalpha()][:2]  # whole words only
+        return ", ".join(
+            [" ".join(parts) or f"on “{self.common}”", *([f"says “{' '.join(raised_words)}”"] if raised_words else [])]
+        )
 
     def scores(self, ids: Ids) -> Float[np.ndarray, "windows window"]:
         """Return the score of each token of some windows; −∞ for absent ones."""
@@ -115,7 +117,7 @@ class WordLabel:
         """Return in which windows the label predicts firing."""
         return self.scores(ids).max(1) > self.in_text
 
-    def right(self, ids: Ids, columns: Int[np.ndarray, " windows"]) -> Bool[np.ndarray, " windows"]:
+    def fires_at(self, ids: Ids, columns: Int[np.ndarray, " windows"]) -> Bool[np.ndarray, " windows"]:
         """Return whether the label predicts firing on the token in each window's column."""
         return self.scores(ids)[np.arange(len(ids)), columns] > self.in_place
 

@@ -100,10 +100,10 @@ def _place(tokenizer: PreTrainedTokenizerFast, messages: list[Message], i: int, 
     """Return start and end of a message's text in the rendered chat, and how many characters at its start are stripped."""
     marked = [*messages[:i], {**messages[i], "content": MARK}]
     start = str(tokenizer.apply_chat_template(marked, tokenize=False)).rfind(MARK)
-    whole = messages[i]["content"]
-    for content in (whole, whole.strip()):  # templates may strip
+    original = messages[i]["content"]
+    for content in (original, original.strip()):  # templates may strip
         if start >= 0 and text.startswith(content, start):
-            return start, start + len(content), len(whole) - len(whole.lstrip()) if content != whole else 0
+            return start, start + len(content), len(original) - len(original.lstrip()) if content != original else 0
     raise BadChat("this model's chat template changes the messages' text, so that tokens cannot be mapped to it")
 
 

@@ -26,11 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedTokenizerBase
 
 from steering.errors import BadBundle, SteeringError
-from steering.evaluate.classifiers import Auroc, auroc_with_interval, fit_logistic
+from steering.evaluate.classifiers import Auroc, auroc_with_interval, fit_logistic, logistic_objective, minimize
 from steering.files import write_atomic
 from steering.model.chat_template import Message, encode_chat
 from steering.model.hooks import layer_number
@@ -225,8 +224,8 @@ def train_probe(
     counts = {"forbidden": len(yes), "benign": len(no)}
     held = {"held_out_forbidden": len(yes_held), "held_out_benign": len(no_held)}
     unknown = {"threshold": 1.0, "auroc": Auroc(value=0.5, low=0.0, high=1.0), "false_positives": 0.0, "found": 0.0}
-    told = {"hook": hook, "model": model, "pace": pace, "allowed": allowed}
-    card = Card.model_validate(told | counts | held | unknown)
+    about = {"hook": hook, "model": model, "pace": pace, "allowed": allowed}
+    card = Card.model_validate(about | counts | held | unknown)
     draft = Probe(card, weights[:-1], weights[-1], mean, scale, witness.float().cpu())
     return replace(draft, card=card.model_copy(update=_held_out_card(draft, yes_held, no_held, allowed)))
 
@@ -241,20 +240,12 @@ def _fit(x: Float[Tensor, "tokens d"], lengths: list[int], n: int, penalty: floa
     labels = (torch.arange(len(lengths)) < n).float()
     weight = torch.where(labels > 0, 0.5 / n, 0.5 / (len(lengths) - n))
     begun = fit_logistic(x, labels[owner, None], torch.tensor([penalty]))
-    w = torch.cat([begun.weights[:, 0], begun.bias]).requires_grad_()
-    search = torch.optim.LBFGS([w], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        search.zero_grad()
+    def objective(w: Tensor) -> Tensor:
         largest = torch.zeros(len(lengths)).scatter_reduce(0, owner, x @ w[:-1] + w[-1], "amax", include_self=False)
-        each = binary_cross_entropy_with_logits(largest, labels, reduction="none")
-        value = (weight * each).sum() + 0.5 * penalty * w[:-1].pow(2).sum()
-        value.backward()
-        return value
+        return logistic_objective(largest, labels, weight, w, penalty)
 
-    with torch.enable_grad():
-        search.step(loss)  # pyright: ignore[reportArgumentType] - a closure may return a tensor
-    return w.detach()
+    return minimize(objective, torch.cat([begun.weights[:, 0], begun.bias]))
 
 
 def _held_out_card(probe: Probe, forbidden: Texts, benign: Texts, allowed: float) -> dict[str, float | Auroc]:

@@ -77,10 +77,10 @@ def _reply_ids(tokenizer: PreTrainedTokenizerBase, sentence: str) -> Ids:
     if not tokenizer.chat_template:
         return tuple(tokenizer(sentence, add_special_tokens=False)["input_ids"])
     asked = [{"role": "user", "content": "?"}]
-    said = encode_chat(tokenizer, [*asked, {"role": "assistant", "content": sentence}], generate=False)
+    chat = encode_chat(tokenizer, [*asked, {"role": "assistant", "content": sentence}], generate=False)
     start = len(encode_chat(tokenizer, asked).text)
-    end = said.text.find(sentence, start) + len(sentence)
-    kept = tuple(i for i, (a, b) in zip(said.ids, said.offsets, strict=True) if start <= a < end and b > a)
+    end = chat.text.find(sentence, start) + len(sentence)
+    kept = tuple(i for i, (a, b) in zip(chat.ids, chat.offsets, strict=True) if start <= a < end and b > a)
     return kept or tuple(tokenizer(sentence, add_special_tokens=False)["input_ids"])
 
 

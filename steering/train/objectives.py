@@ -154,8 +154,16 @@ class TopK(BatchTopK):
         return batch.above(self.threshold(batch.pre, k, ranks))
 
 
+class _GaoLearningRates:
+    """Learning rates of Gao et al. 2024."""
+
+    def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:  # noqa: ARG002
+        """Return the learning rate for this number of features."""
+        return LearningRates(min(1e-3, 2e-4 * math.sqrt(16384 / d_sae)))
+
+
 @dataclass(frozen=True)
-class ReluL1:
+class ReluL1(_GaoLearningRates):
     """`E[‖x − x̂‖² + λ Σ f_i ‖d_i‖]`, decoder norms folded on conversion (Templeton et al. 2024, Scaling
     Monosemanticity).
 
@@ -165,10 +173,6 @@ class ReluL1:
 
     l1: float = 5.0
     warmup: float = 0.05
-
-    def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:  # noqa: ARG002
-        """That of Gao et al. 2024."""
-        return _check_finite(d_sae)
 
     def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """Random decoder rows of norm 0.1."""
@@ -190,7 +194,7 @@ class ReluL1:
 
 
 @dataclass(frozen=True)
-class JumpReLU:
+class JumpReLU(_GaoLearningRates):
     """Thresholds learnt with a straight-through estimator of width `bandwidth` (Rajamanoharan et al. 2024).
 
     The sparsity loss is `Σ tanh(c·f_i·‖d_i‖)`, with a small loss for features far below their threshold (Anthropic,
@@ -207,10 +211,6 @@ class JumpReLU:
     first_threshold: float = 0.1
     fires: float = 10_000.0
     """At the start, each feature fires on `fires / d_sae` of the tokens, at most on a half."""
-
-    def learning_rates(self, d_in: int, d_sae: int) -> LearningRates:  # noqa: ARG002
-        """That of Gao et al. 2024."""
-        return _check_finite(d_sae)
 
     def initial_weights(self, first: Rows, d_sae: int, generator: torch.Generator) -> Weights:
         """Uniform decoder rows, a scaled-down transpose, and biases at which all features fire equally often."""
@@ -241,10 +241,6 @@ class JumpReLU:
     def to_sae(self, weights: Weights, scale: float, held_out: Rows) -> SAE:  # noqa: ARG002
         """Return the SAE with the learnt thresholds."""
         return weights.to_sae(scale)
-
-
-def _check_finite(d_sae: int) -> LearningRates:
-    return LearningRates(min(1e-3, 2e-4 * math.sqrt(16384 / d_sae)))
 
 
 def _counts(a: Activations) -> Float[Tensor, " d_sae"]:

@@ -106,7 +106,7 @@ def identity_gates(
     to_parent = min((float(cosine[i]) for i in rows), default=1.0)
     weight = fired[kept] / fired[kept].sum()
     same = float((weight * (cosine[kept] >= 0.9)).sum())
-    swapped = _functional_error(parent, new, kept)
+    swapped = _swapped(parent, new, kept)
     return [
         Gate("pinned_birth", birth, 0.98, False, f"{len(rows)} features of presets: least cosine to birth {birth:.4f}"),
         Gate("pinned_parent", to_parent, 0.99, False, f"their least cosine to the parent {to_parent:.4f}"),
@@ -116,7 +116,7 @@ def identity_gates(
             float(swapped.float().mean()),
             0.005,
             True,
-            f"{int(swapped.sum())} features point now where another one did",
+            f"{int(swapped.sum())} features took the direction of another one",
         ),
     ]
 
@@ -133,10 +133,10 @@ def behaviour_gates(
             one, other = (_next_log_probs(model, r, prompts) for r in (before, after))
             kl = float((one.exp() * (one - other)).sum(-1).mean())
             push = float((one.exp() * (one - plain)).sum(-1).mean())
-            said = f"{preset.name}: KL {kl:.4f} nats; the preset itself is {push:.2f} from the unsteered model"
+            line = f"{preset.name}: KL {kl:.4f} nats; the preset itself is {push:.2f} from the unsteered model"
         except SteeringError as error:
-            kl, said = float("nan"), f"{preset.name}: {error}"
-        found.append(Gate(f"preset:{preset.id}", kl, 0.05, True, said))
+            kl, line = float("nan"), f"{preset.name}: {error}"
+        found.append(Gate(f"preset:{preset.id}", kl, 0.05, True, line))
     return found
 
 
@@ -144,7 +144,7 @@ def export_gate(new: SAE, written: SAE, rows: Rows) -> Gate:
     """Gate on the written files: they reconstruct as the trained SAE does."""
     here, there = new.reconstruct(rows), written.reconstruct(rows)
     off = float((here - there).norm() / here.norm())
-    return Gate("export", off, 1e-4, True, "what lies on disk reconstructs as what was trained")
+    return Gate("export", off, 1e-4, True, "the written SAE reconstructs as the trained one")
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,8 @@ def find_suspects(
     return found
 
 
-def _functional_error(parent: SAE, new: SAE, kept: Int[Tensor, " kept"]) -> Tensor:
+def _swapped(parent: SAE, new: SAE, kept: Int[Tensor, " kept"]) -> Tensor:
+    """Return which kept features are nearer to another row of the parent than to their own."""
     own = (new.W_dec[kept] * parent.W_dec[kept]).sum(1)
     best = torch.cat([(part @ parent.W_dec.T).max(1).values for part in new.W_dec[kept].split(1024)])
     return (best > 0.7) & (best > own + 1e-4)

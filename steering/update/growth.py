@@ -68,7 +68,7 @@ def grow_sae(
     """
     weights = Weights.from_sae(sae, scale)
     x = x * scale
-    left = x - weights.decode(_served(sae, x / scale) * scale)
+    left = x - weights.decode(_encode_in_blocks(sae, x / scale) * scale)
     wanted = append + len(recycled)
     draws = torch.multinomial(left.pow(2).sum(1).pow(2), min(len(x), 20 * wanted), generator=generator)
     new = _dissimilar(torch.nn.functional.normalize(left[draws], dim=1), wanted)
@@ -86,7 +86,7 @@ def grow_sae(
     return Weights(encoder.T, b_enc, decoder, weights.b_dec.data, subtracts=True, unit=True, held=held)
 
 
-def _served(sae: SAE, x: Rows) -> Tensor:
+def _encode_in_blocks(sae: SAE, x: Rows) -> Tensor:
     return torch.cat([sae.encode(part) for part in x.split(4096)])
 
 

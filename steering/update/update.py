@@ -174,7 +174,7 @@ def update_sae(
     figures = _figures(served, held_old, held_new)
     figures |= {"grown": float(served.d_sae - sae.d_sae), "retired": float(len(recycled))}
     return Candidate(
-        served, numbers, measured, judged, found, figures, _unused_texts(training, sae.d_sae, served.d_sae)
+        served, numbers, measured, judged, found, figures, _moments_of_rows(training, sae.d_sae, served.d_sae)
     )
 
 
@@ -197,7 +197,7 @@ def _figures(served: SAE, held_old: Rows, held_new: Rows) -> dict[str, float]:
     }
 
 
-def _unused_texts(training: Trainer, before: int, after: int) -> dict[str, Tensor]:
+def _moments_of_rows(training: Trainer, before: int, after: int) -> dict[str, Tensor]:
     """Return the optimiser's moments for the next update.
 
     Where new rows were removed, the remaining ones have moved up: all new rows start without history next time.

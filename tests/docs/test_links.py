@@ -11,6 +11,13 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", flags=re.M | re.S)
 
 
+def _links():
+    """Return each relative link of each document: a line that names it, its target and its fragment."""
+    for document in DOCUMENTS:
+        for link in _relative_links(document):
+            yield f"{document.relative_to(ROOT)} links to {link}", _resolved(document, link), link.partition("#")[2]
+
+
 def _relative_links(document: Path) -> list[str]:
     """The targets of a document's links that are paths, code left out."""
     targets = LINK.findall(CODE.sub("", document.read_text()))
@@ -44,23 +51,15 @@ def test_every_document_is_reachable_from_the_index():
 
 
 def test_every_relative_link_points_to_something():
-    broken = [
-        f"{document.relative_to(ROOT)} links to {link}"
-        for document in DOCUMENTS
-        for link in _relative_links(document)
-        if not _resolved(document, link).exists()
-    ]
+    broken = [line for line, target, _ in _links() if not target.exists()]
     assert not broken, f"nothing is there: {'; '.join(broken)}"
 
 
 def test_every_fragment_names_a_heading():
     broken = [
-        f"{document.relative_to(ROOT)} links to {link}"
-        for document in DOCUMENTS
-        for link in _relative_links(document)
-        if "#" in link
-        and (target := _resolved(document, link)).suffix == ".md"
-        and link.partition("#")[2] not in _anchors(target)
+        line
+        for line, target, fragment in _links()
+        if fragment and target.suffix == ".md" and fragment not in _anchors(target)
     ]
     assert not broken, f"no heading has that name: {'; '.join(broken)}"
 

@@ -3,16 +3,8 @@
 import httpx
 import openai
 import pytest
-import torch
 
-from tests.support import small_bundle
 from tests.support.live_server import serving
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory):
-    torch.set_num_threads(1)
-    return small_bundle.write_bundle(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="session")

@@ -173,7 +173,7 @@ def test_gates_of_rows_that_left_are_used_again():
 
 def test_captured_graph_steers_by_what_is_in_the_table_when_it_runs():
     table, x, rows = SteeringTable(3, 32, gates=8), stream(6), torch.zeros(6, dtype=torch.long)
-    graph = make_fx(lambda x, rows: table.apply(x, rows, whole=True))(x, rows)  # captured while nobody steers
+    graph = make_fx(lambda x, rows: table.apply(x, rows, all_gates=True))(x, rows)  # captured while nobody steers
     assert torch.equal(graph(x, rows), x)
     table.set(1, compile_edit([ResolvedIntervention(2, "clamp", 3.0), ResolvedIntervention(5, "add", 1.0)], SAE_64))
     table.set(2, compile_edit([ResolvedIntervention(7, "scale", 4.0)], SAE_64))
@@ -222,7 +222,7 @@ def test_clamp_sets_a_scaled_activation_to_what_was_asked(scaling):
 @pytest.mark.parametrize("sae", SCALED, ids=lambda s: s.scaling)
 def test_mixed_batch_of_a_scaled_sae_equals_each_alone_captured_or_not(sae):
     table, x = SteeringTable(4, 32, gates=8, scaling=sae.scaling), stream(12) * 3
-    graph = make_fx(lambda x, rows: table.apply(x, rows, whole=True))(x, torch.zeros(12, dtype=torch.long))
+    graph = make_fx(lambda x, rows: table.apply(x, rows, all_gates=True))(x, torch.zeros(12, dtype=torch.long))
     edits = [
         compile_edit([ResolvedIntervention(i, m, 2.0), ResolvedIntervention(i + 9, "add", 1.0)], sae)
         for i, m in enumerate(("clamp", "scale", "ablate"))

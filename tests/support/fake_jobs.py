@@ -40,7 +40,7 @@ def act(work):
             out.write("x")
         counted += 1
         work.report_progress(counted / work.config["steps"], {"counted": counted})
-        if work.config["end"] == "speak":
+        if work.config["end"] == "log":
             work.log(f"one\u2028line\u0085of {counted}")
     if work.config["end"] == "fail":
         raise SteeringError("there is too little of everything")

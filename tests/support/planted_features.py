@@ -74,7 +74,7 @@ def planted_bundle(folder: Path) -> Path:
     sae.save(folder / "revisions/r1", hook=HOOK, model="small")
     batches = padded_batches(rows(200), batch=16, longest=64, pad=0)
     features = describe(long, small_bundle.tokenizer(), sae, HOOK, batches, bundle="small")
-    told = {
+    measured = {
         0: {"label": "a warm colour", "label_source": "hand", "dose": 4.0, "note": "",
             "calibration": {"knots": [[-1, -4], [0, 0], [1, 4]], "works": True}},
         1: {"label": "crossing over", "label_source": "fit", "words": ["leisure"]},
@@ -84,7 +84,7 @@ def planted_bundle(folder: Path) -> Path:
     lines = []
     for f in features:
         row = f.model_dump(exclude={"id", "edited"})
-        row |= told.get(f.index, {})
+        row |= measured.get(f.index, {})
         if f.index == 0:
             row["examples"] = [*row["examples"], example]
         lines.append(Feature.model_validate({"id": f.id, **row}).line())

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,25 +26,32 @@ if DEVICE == "pretended":
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
+    words = ["the bridge is red and long", "what should I do this weekend", "hello there, how are you"] * 3
+    return byte_level_tokenizer(words, vocab=400, specials=SPECIALS, template=TEMPLATE)
+
+
+def byte_level_tokenizer(
+    texts: Sequence[str], *, vocab: int, specials: list[str], template: str
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE; its special tokens begin as SPECIALS do."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    words = ["the bridge is red and long", "what should I do this weekend", "hello there, how are you"] * 3
     raw.train_from_iterator(
-        words,
+        texts,
         trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=SPECIALS,
+            vocab_size=vocab,
+            special_tokens=specials,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
-        bos_token=SPECIALS[0],
-        eos_token=SPECIALS[4],
-        pad_token=SPECIALS[0],
-        additional_special_tokens=SPECIALS[1:4],
-        chat_template=TEMPLATE,
+        bos_token=specials[0],
+        eos_token=specials[4],
+        pad_token=specials[0],
+        additional_special_tokens=[*specials[1:4], *specials[5:]],
+        chat_template=template,
         clean_up_tokenization_spaces=False,
     )
 

@@ -2,6 +2,7 @@
 
 import re
 
+from tests.support.graph import check_acyclic
 from ui.page import STATIC
 
 IMPORT = re.compile(
@@ -25,18 +26,7 @@ def test_every_import_is_a_file_that_is_there():
 
 
 def test_modules_import_each_other_in_no_circle():
-    done = set()
-
-    def visit(module, path):
-        assert module not in path, " → ".join(p.name for p in (*path, module))
-        if module not in done:
-            for other in GRAPH[module]:
-                visit(other, (*path, module))
-            done.add(module)
-
-    for module in GRAPH:
-        visit(module, ())
-    assert done == GRAPH.keys()
+    check_acyclic(GRAPH)
 
 
 def test_lib_imports_nothing_outside_lib():

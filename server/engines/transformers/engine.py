@@ -20,13 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.engines.base import EngineFailed, Generation, Overloaded, TextPiece
+from server.engines.chat_tokenizer import ChatTokenizer
 from server.engines.transformers.batch import Batch
 from server.engines.transformers.fair_queue import FairQueue
 from server.engines.transformers.loading import eos_ids, load, self_test_tap
 from server.engines.transformers.mailbox import Mailbox
 from server.engines.transformers.sequence import Sequence_, Vocabulary
 from steering.errors import SteeringError
-from steering.model.chat_template import EncodedChat, Message, encode_chat
 from steering.model.hooks import read_stream
 from steering.sae import Scaling
 
@@ -36,7 +36,7 @@ RECORDED = 2048
 """Number of tokens recorded in one pass."""
 
 
-class TransformersEngine:
+class TransformersEngine(ChatTokenizer):
     """Serves one model. `close` ends its thread."""
 
     name = "transformers"
@@ -87,20 +87,6 @@ class TransformersEngine:
         return TransformersEngine(
             model, tokenizer, hooks=hooks, scaling=scaling, live=live, queue=queue, prefix_mb=prefix_mb
         )
-
-    def encode_chat(self, messages: list[Message]) -> EncodedChat:
-        """Render a chat up to the start of the assistant's reply. Raises BadChat."""
-        return encode_chat(self.tokenizer, messages)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Tokenize raw text, with the beginning-of-text token first; the template's markers are plain text here."""
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        return (*([bos] if isinstance(bos, int) else []), *ids)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
     def occupancy(self) -> tuple[int, int]:

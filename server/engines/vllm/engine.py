@@ -20,11 +20,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from server.engines.base import EngineFailed, Generation, Overloaded, Sampling, TextPiece, TokenLogprob
+from server.engines.chat_tokenizer import ChatTokenizer
 from server.engines.token_text import token_text
 from server.engines.vllm.plugin import KEY, REPORT
 from steering.edits import ResolvedIntervention
 from steering.errors import BadBundle, SteeringError
-from steering.model.chat_template import EncodedChat, Message, encode_chat
 from steering.sae import SAE
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ GATES = 512
 all of them are computed for every token. Requests beyond it wait."""
 
 
-class VLLMEngine:
+class VLLMEngine(ChatTokenizer):
     """Serves one model through vLLM's `AsyncLLM`. Open it with `load`, which tests the hook."""
 
     name = "vllm"
@@ -85,20 +85,6 @@ class VLLMEngine:
             await engine.close()
             raise
         return engine
-
-    def encode_chat(self, messages: list[Message]) -> EncodedChat:
-        """Render a chat up to the start of the assistant's reply. Raises BadChat."""
-        return encode_chat(self.tokenizer, messages)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Tokenize raw text, with the beginning-of-text token first; the template's markers are plain text here."""
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        return (*([bos] if isinstance(bos, int) else []), *ids)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
     def failure(self) -> str | None:
@@ -291,12 +277,12 @@ def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any: 
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "why"
         os.environ[REPORT] = str(report)  # workers are other processes, which inherit it
-        told = {KEY: asked | {"version": PLUGIN, "gates": GATES}}
-        given = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
-        given["additional_config"] = dict(given.get("additional_config") or {}) | told
-        given["worker_extension_cls"] = "server.engines.vllm.plugin.WorkerExtension"
+        config = {KEY: asked | {"version": PLUGIN, "gates": GATES}}
+        options = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
+        options["additional_config"] = dict(options.get("additional_config") or {}) | config
+        options["worker_extension_cls"] = "server.engines.vllm.plugin.WorkerExtension"
         try:
-            return AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **given))
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **options))
         except Exception as error:
             why = report.read_text(encoding="utf-8") if report.exists() else str(error)
             raise BadBundle(f"vLLM cannot serve {path!r} steered: {why}") from error

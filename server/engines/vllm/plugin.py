@@ -54,7 +54,7 @@ class Tap:
             moved = hidden.clone()
         else:
             x = hidden if residual is None else hidden + residual
-            moved = self.table.apply(x, self.rows[:n], onto=hidden, whole=self.captured)
+            moved = self.table.apply(x, self.rows[:n], onto=hidden, all_gates=self.captured)
         if self.looked_at or self.captured:
             self.stream[:n] = moved if residual is None else moved + residual
         return moved
@@ -219,27 +219,27 @@ def register() -> None:
     """Patch vLLM's model runners. Called by vLLM in every process; idempotent."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # pyright: ignore[reportMissingImports]
 
-    _teach(GPUModelRunner)
+    _patch_runner(GPUModelRunner)
     try:
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner  # pyright: ignore[reportMissingImports]
     except ImportError:  # a build for another device
         return
-    _teach(CPUModelRunner)
+    _patch_runner(CPUModelRunner)
 
 
-def _teach(runner: Any) -> None:  # noqa: ANN401 - vLLM's class
+def _patch_runner(runner: Any) -> None:  # noqa: ANN401 - vLLM's class
     if "load_model" in vars(runner) and not hasattr(vars(runner)["load_model"], KEY):
-        runner.load_model = _marked(_loading(vars(runner)["load_model"]))
+        runner.load_model = _mark_patched(_with_steering_installed(vars(runner)["load_model"]))
     if "_model_forward" in vars(runner) and not hasattr(vars(runner)["_model_forward"], KEY):
-        runner._model_forward = _marked(_steering(vars(runner)["_model_forward"]))
+        runner._model_forward = _mark_patched(_with_steering(vars(runner)["_model_forward"]))
 
 
-def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
+def _mark_patched(function: Callable[..., Any]) -> Callable[..., Any]:
     setattr(function, KEY, True)
     return function
 
 
-def _loading(load: Callable[..., None]) -> Callable[..., None]:
+def _with_steering_installed(load: Callable[..., None]) -> Callable[..., None]:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         load(self, *args, **kwargs)
         asked = (self.vllm_config.additional_config or {}).get(KEY)
@@ -259,7 +259,7 @@ def _report(why: str) -> None:
         Path(path).write_text(why, encoding="utf-8")
 
 
-def _steering(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _with_steering(forward: Callable[..., Any]) -> Callable[..., Any]:
     def model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         steering = getattr(self, KEY, None)
         if steering is None:

@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from server.jobs.tasks.publish import publish_features, revision_of_job
 from server.jobs.worker import JobContext
 from server.sae.model_loading import load_model, measuring_dtype
-from server.sae.served_revision import open_revisions, open_served_revision, revision_setting
+from server.sae.served_revision import open_revisions, open_served_revision
 from server.settings import Settings
 from server.store.base import Conflict, Store
 from server.store.factory import open_store
@@ -160,8 +161,7 @@ def run(work: JobContext) -> dict[str, Any]:
 async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]:
     revisions, store = open_revisions(work.settings), open_store(work.settings, patient=True)
     try:
-        before = next((n for n in revisions.names() if revisions.manifest(n).report.get("job") == work.id), None)
-        if before:  # it was published before the job was killed
+        if before := revision_of_job(revisions, work.id):
             return {"revision": before, "features": 0, "presets": 0}
         parent = await open_served_revision(revisions, store)
         parent.sae.check_reads()
@@ -184,17 +184,10 @@ async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]
             on_progress=on_progress,
         )
         scales = await _save_scales(store, saved, parent, model, tokenizer) if order.presets else 0
-        manifest = revisions.publish(
-            parent,
-            parent.sae,
-            features,
-            figures=parent.info.metrics,
-            report={"job": work.id, "calibrated": len(features), "works": sum(_works(f) for f in features)},
-            moments=revisions.moments(parent.info.revision),
-        )
-        await store.set_setting(revision_setting(revisions.info.name), manifest.revision)
-        work.log(f"published {manifest.revision}: {len(features)} doses")
-        return {"revision": manifest.revision, "features": len(features), "presets": scales}
+        report = {"job": work.id, "calibrated": len(features), "works": sum(_has_effect(f) for f in features)}
+        revision = await publish_features(revisions, store, parent, features, report)
+        work.log(f"published {revision}: {len(features)} doses")
+        return {"revision": revision, "features": len(features), "presets": scales}
     finally:
         await store.close()
 
@@ -217,7 +210,7 @@ async def _save_scales(
     return kept
 
 
-def _works(f: Feature) -> bool:
+def _has_effect(f: Feature) -> bool:
     return bool(f.calibration and f.calibration.works)
 
 
@@ -225,8 +218,8 @@ def _write_bundle(bundle: Bundle, presets: Sequence[Preset]) -> None:
     files = bundle.folder / "revisions" / bundle.info.revision
     write_features(files, bundle.features)
     if presets:
-        told = [p.model_dump(exclude_defaults=True, mode="json") for p in presets]
-        write_atomic(bundle.folder / "presets.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        rows = [p.model_dump(exclude_defaults=True, mode="json") for p in presets]
+        write_atomic(bundle.folder / "presets.json", json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 JOB = (CalibrateConfig, run)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.jobs.tasks.publish import Measurement, MeasurementInputs, OnProgress, publish_revision, with_progress
 from server.jobs.worker import JobContext
 from steering.catalogue.feature import Feature
-from steering.interpret.describe import describe, refreshed
+from steering.interpret.describe import describe, with_measurements
 
 
 class DescribeConfig(BaseModel):
@@ -20,12 +20,12 @@ class DescribeConfig(BaseModel):
     """Maximum number of texts of the corpus; default: all."""
 
 
-def describe_features(ground: MeasurementInputs, order: DescribeConfig, told: OnProgress) -> Measurement:
+def describe_features(ground: MeasurementInputs, order: DescribeConfig, on_progress: OnProgress) -> Measurement:
     """All features described again, except labels that do not come from examples."""
     bundle = ground.bundle
-    batches = with_progress(ground.texts[: order.texts], told)
+    batches = with_progress(ground.texts[: order.texts], on_progress)
     rows = describe(ground.model, ground.tokenizer, bundle.sae, bundle.info.hook, batches, bundle=bundle.info.name)
-    found = refreshed(bundle, rows)
+    found = with_measurements(bundle, rows)
     return Measurement(found, figures_of(found))
 
 

@@ -62,18 +62,18 @@ class Case:
 
 
 def label_features(
-    ground: MeasurementInputs, order: LabelConfig, endpoint: LLMClient | None, told: OnProgress
+    ground: MeasurementInputs, order: LabelConfig, endpoint: LLMClient | None, on_progress: OnProgress
 ) -> Measurement:
     """Features with labels and their scores. Raises SteeringError if the endpoint cannot be reached at all."""
     wanted = select_features(ground.bundle, order)
     texts = LabelTexts(ground.tokenizer)
-    cases = _cases(ground, wanted, texts, told)
+    cases = _cases(ground, wanted, texts, on_progress)
     if not cases:
         raise BadBundle("nothing to label: none of these features is active on the corpus")
     found = [_by_words(case, cases[(i + len(cases) // 2) % len(cases)]) for i, case in enumerate(cases)]
     failed = 0
     if endpoint:
-        asked = asyncio.run(_by_model(endpoint, cases, texts, told))
+        asked = asyncio.run(_by_model(endpoint, cases, texts, on_progress))
         failed = sum(a is None for a in asked)
         found = [a or words for a, words in zip(asked, found, strict=True)]
     scores = [f.label_scores for f in found if f.label_scores]
@@ -100,15 +100,17 @@ def llm_client_from_settings(settings: Settings) -> LLMClient | None:
     return LLMClient(settings.label_url, settings.label_model, key)
 
 
-def _cases(ground: MeasurementInputs, wanted: Sequence[Feature], texts: LabelTexts, told: OnProgress) -> list[Case]:
+def _cases(
+    ground: MeasurementInputs, wanted: Sequence[Feature], texts: LabelTexts, on_progress: OnProgress
+) -> list[Case]:
     sae, hook = ground.bundle.sae.only(torch.tensor([f.row for f in wanted])), ground.bundle.info.hook
     halves = [[row for row in ground.texts if _half(row) == half] for half in (0, 1)]
     if not all(halves):
         raise BadBundle(
             "too little text: labels are made from one half and scored on the other; name more files with --corpus"
         )
-    one = lambda n, of: told(n, 2 * of)  # noqa: E731
-    other = lambda n, of: told(of + n, 2 * of)  # noqa: E731
+    one = lambda n, of: on_progress(n, 2 * of)  # noqa: E731
+    other = lambda n, of: on_progress(of + n, 2 * of)  # noqa: E731
     learn = collect_top_activations(ground.model, sae, hook, with_progress(halves[0], one), top=TOP, samples=SAMPLES)
     held = collect_top_activations(ground.model, sae, hook, with_progress(halves[1], other), top=1, samples=HELD)
     labeller = Labeller.from_windows(texts, learn.anywhere)
@@ -145,7 +147,7 @@ def _by_words(case: Case, other: Case) -> Feature:
 
 
 async def _by_model(
-    endpoint: LLMClient, cases: Sequence[Case], texts: LabelTexts, told: OnProgress
+    endpoint: LLMClient, cases: Sequence[Case], texts: LabelTexts, on_progress: OnProgress
 ) -> list[Feature | None]:
     """Each feature as the endpoint's model names and scores it; None if its answers could not be parsed."""
 
@@ -156,10 +158,10 @@ async def _by_model(
         return await name_feature(endpoint, texts, case.ids, case.activations, says)
 
     async with endpoint:
-        labels = await _gather([name(case) for case in cases], told)
+        labels = await _gather([name(case) for case in cases], on_progress)
         others = [labels[(i + len(cases) // 2) % len(cases)] for i in range(len(cases))]
         rows = zip(cases, labels, others, strict=True)
-        return await _gather([_judge_labels(endpoint, texts, c, label, other) for c, label, other in rows], told)
+        return await _gather([_judge_labels(endpoint, texts, c, label, other) for c, label, other in rows], on_progress)
 
 
 async def _judge_labels(
@@ -193,14 +195,14 @@ async def _score_labels(
     return on.scores(fires, right, control, specificity=specificity)
 
 
-async def _gather(tasks: Sequence[Any], told: OnProgress) -> list[Any]:
+async def _gather(tasks: Sequence[Any], on_progress: OnProgress) -> list[Any]:
     done = 0
 
     async def one(task: Any) -> Any:  # noqa: ANN401 - whatever it brings
         nonlocal done
         found = await task
         done += 1
-        told(done, len(tasks))
+        on_progress(done, len(tasks))
         return found
 
     return await asyncio.gather(*(one(t) for t in tasks))

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.jobs.queue import GIVEN_FILE
 from server.jobs.tasks.calibrate import PROGRESS, measure_features
+from server.jobs.tasks.publish import revision_of_job
 from server.jobs.worker import JobContext
 from server.sae.corpus import corpus_token_ids, read_texts, replay_corpus_path, tokenize_texts
 from server.sae.model_loading import load_model
@@ -71,7 +72,7 @@ def run(work: JobContext) -> dict[str, Any]:
 async def _update(work: JobContext, order: SaeUpdateConfig) -> dict[str, Any]:
     revisions, store = open_revisions(work.settings), open_store(work.settings, patient=True)
     try:
-        if (done := _published_before(revisions, work.id)) is None:
+        if (done := revision_of_job(revisions, work.id)) is None:
             parent = await _parent(work, revisions, store)
             parent.sae.check_learns()
             made, presets = await _candidate(work, order, revisions, parent, store)
@@ -181,9 +182,9 @@ def _with_doses(
         return made.features
     work.log(f"measuring the doses of {len(doubtful)} features that are new or have changed")
     anew = {f.index: f for f in measure_features(model, tokenizer, bundle, doubtful, done=work.folder / PROGRESS)}
-    told = {"dose", "sweet_spot", "calibration", "note"}
+    measured_fields = {"dose", "sweet_spot", "calibration", "note"}
     return [
-        f.model_copy(update={k: getattr(anew[f.index], k) for k in told}) if f.index in anew else f
+        f.model_copy(update={k: getattr(anew[f.index], k) for k in measured_fields}) if f.index in anew else f
         for f in made.features
     ]
 
@@ -253,11 +254,6 @@ def _keep_corpus(work: JobContext, order: SaeUpdateConfig) -> None:
     shutil.rmtree(work.folder / "old", ignore_errors=True)
     (work.folder / "checkpoint.pt").unlink(missing_ok=True)
     (work.folder / GIVEN_FILE).unlink(missing_ok=True)
-
-
-def _published_before(revisions: Revisions, job: str) -> str | None:
-    """The revision that this job published before it was killed."""
-    return next((n for n in reversed(revisions.names()) if revisions.manifest(n).report.get("job") == job), None)
 
 
 JOB = (SaeUpdateConfig, run)

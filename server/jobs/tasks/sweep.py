@@ -84,7 +84,7 @@ async def _sweep(work: JobContext, order: SweepConfig) -> dict[str, Any]:
 
 
 def _run_prompts(
-    bundle: Bundle, order: SweepConfig, settings: Settings, told: Callable[[float], None]
+    bundle: Bundle, order: SweepConfig, settings: Settings, on_progress: Callable[[float], None]
 ) -> dict[str, Any]:
     pushes = resolve_sweep(bundle, order, settings)
     model, tokenizer = load_model(settings.model or bundle.model_path, "cpu")
@@ -96,7 +96,9 @@ def _run_prompts(
     _, feature = Catalogue([bundle]).find(order.feature)
     words = _words(feature, tokenizer)
     draw = Sampling(order.temperature, order.seed)
-    plain, swept = sweep(model, bundle.info.hook, chats, edits, words, tokens=order.max_tokens, draw=draw, told=told)
+    plain, swept = sweep(
+        model, bundle.info.hook, chats, edits, words, tokens=order.max_tokens, draw=draw, on_progress=on_progress
+    )
     points = [
         {"strength": s, "raw": round(r.applied[0].raw, 4) if r.applied else 0.0, **_point(w, tokenizer)}
         for s, r, w in zip(order.strengths, pushes, swept, strict=True)
@@ -104,7 +106,7 @@ def _run_prompts(
     return {
         "feature": {"id": feature.id, "label": feature.label},
         "revision": bundle.info.revision,
-        "words": list(_named(feature)),
+        "words": list(_effect_words(feature)),
         "unsteered": _point(plain, tokenizer),
         "points": points,
     }
@@ -118,11 +120,11 @@ def _steered_mask(chat: EncodedChat, scope: Scope) -> EncodedChat:
 
 def _point(swept: SweepResult, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Replies of one strength with their scores, and the mean scores."""
-    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(PARTIAL_CHARACTER) for ids in swept.said]
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(PARTIAL_CHARACTER) for ids in swept.replies]
     judged = [judge(text, logprobs) for text, logprobs in zip(texts, swept.logprobs, strict=True)]
-    whole = coherence(mean_figures([figures(t, p) for t, p in zip(texts, swept.logprobs, strict=True)]))
+    overall = coherence(mean_figures([figures(t, p) for t, p in zip(texts, swept.logprobs, strict=True)]))
     return {
-        **whole.model_dump(),
+        **overall.model_dump(),
         "kl": round(swept.kl, 4),
         "effect": None if swept.effect is None else round(swept.effect, 4),
         "replies": [{"text": text, **j.model_dump()} for text, j in zip(texts, judged, strict=True)],
@@ -131,12 +133,12 @@ def _point(swept: SweepResult, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
 
 def _words(feature: Feature, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """Token ids of a feature's words; empty without words."""
-    words, special = set(_named(feature)), set(tokenizer.all_special_ids)
+    words, special = set(_effect_words(feature)), set(tokenizer.all_special_ids)
     ids = [i for i in range(len(tokenizer)) if i not in special] if words else []
     return torch.tensor([i for i in ids if str(tokenizer.decode([i])).strip() in words], dtype=torch.long)
 
 
-def _named(feature: Feature) -> Sequence[str]:
+def _effect_words(feature: Feature) -> Sequence[str]:
     """Words for measuring its effect: those of its calibration, else of its description."""
     return (feature.calibration.words if feature.calibration else ()) or feature.words
 

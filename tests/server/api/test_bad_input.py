@@ -215,8 +215,17 @@ def test_bad_address_is_an_openai_error(http, path, status, param):
 
 
 def test_whole_numbers_may_be_written_with_a_point(http):
-    body = json.dumps(CHAT | {"max_tokens": 2.0, "top_k": 3.0, "seed": 7.0}).encode()
-    assert http.post("/v1/chat/completions", content=body).json()["usage"]["completion_tokens"] <= 2
+    def reply(**sampling):
+        body = json.dumps(CHAT | {"temperature": 1.5, "ignore_eos": True} | sampling).encode()
+        answer = http.post("/v1/chat/completions", content=body).json()
+        return answer["usage"]["completion_tokens"], answer["choices"][0]["message"]["content"]
+
+    whole = reply(max_tokens=9, top_k=3, seed=7)
+    assert whole[0] == 9
+    assert reply(max_tokens=9.0, top_k=3.0, seed=7.0) == whole
+    assert reply(max_tokens=8.0, top_k=3.0, seed=7.0)[0] == 8
+    assert reply(max_tokens=9.0, top_k=3.0, seed=8.0) != whole
+    assert reply(max_tokens=9.0, top_k=1.0, seed=7.0) != whole
 
 
 def test_coldest_temperature_is_greedy(http):

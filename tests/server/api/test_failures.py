@@ -54,6 +54,16 @@ def stop(engine, held):
     held.close()
 
 
+def stop_when_running(engine, held, sequences):
+    """Close an engine from another thread, once so many sequences run."""
+
+    def wait_and_stop():
+        until(lambda: engine.occupancy[0] == sequences)
+        stop(engine, held)
+
+    threading.Thread(target=wait_and_stop).start()
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_full_queue_is_429_with_a_time_to_wait_and_frees_what_it_took(own, stream):
     address, tiller = own
@@ -100,11 +110,7 @@ def test_engine_that_stops_in_mid_reply_is_a_500_that_asks_for_no_retry(own):
     address, tiller = own
     held = holding(tiller.engine)
 
-    def later():
-        until(lambda: tiller.engine.occupancy[0] == 1)
-        stop(tiller.engine, held)
-
-    threading.Thread(target=later).start()
+    stop_when_running(tiller.engine, held, 1)
     answer = httpx.post(f"{address}/chat/completions", json=LONG)
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "engine_failed"

@@ -1,8 +1,12 @@
 """`tiller contrast`, `attribute` and `diff`."""
 
 import json
+import re
+import shutil
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from server.cli.main import app
@@ -38,10 +42,23 @@ def test_attribute_prints_the_features_of_the_next_token(bundle):
     assert "rather than" in named.output
 
 
-def test_diff_of_a_checkpoint_with_itself_prints_that_nothing_has_changed(bundle, texts):
-    done = run("diff", bundle / "model", bundle / "model", "--text", texts / "a.jsonl", "--bundle", bundle)
-    assert done.exit_code == 0, done.output
-    assert "0 of 0 features have changed over 10 documents" in " ".join(done.output.split())
+def test_diff_compares_a_checkpoint_with_another_and_finds_no_change_to_itself(bundle, texts, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(bundle / "model")
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.add_(0.5)
+    shutil.copytree(bundle / "model", tmp_path / "changed")
+    model.save_pretrained(tmp_path / "changed")
+
+    def changed(other):
+        done = run("diff", bundle / "model", other, "--text", texts / "a.jsonl", "--bundle", bundle)
+        assert done.exit_code == 0, done.output
+        found = re.search(r"(\d+) of (\d+) features have changed over 10 documents", " ".join(done.output.split()))
+        assert found, done.output
+        return int(found[1]), int(found[2])
+
+    discoveries, compared = changed(tmp_path / "changed")
+    assert 0 < discoveries <= compared
+    assert changed(bundle / "model") == (0, 0)  # only features with a difference are tested
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,6 @@ def items(*some):
     return [ResolvedIntervention(*i) for i in some]
 
 
-@pytest.fixture(scope="module")
-def parts():
-    torch.set_num_threads(1)
-    tok = small_bundle.tokenizer()
-    return small_bundle.model(len(tok)).to(small_bundle.DEVICE), tok
-
-
 @pytest.mark.parametrize("scaling", ["length", "spread"])
 async def test_replies_together_say_what_a_plain_loop_says_of_each(parts, scaling):
     sae = scaled(scaling)

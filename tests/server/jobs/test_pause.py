@@ -194,7 +194,7 @@ def events(lines):
 
 def test_a_stream_that_was_cut_goes_on_after_the_last_event_without_gap_or_repeat(served):
     http, settings = served
-    job = JobQueue(settings).submit("count", {"steps": 12, "seconds": 0.05, "end": "speak"})
+    job = JobQueue(settings).submit("count", {"steps": 12, "seconds": 0.05, "end": "log"})
     with runner(settings):
         first = []
         with http.stream("GET", f"/v1/jobs/{job.id}/events") as stream:

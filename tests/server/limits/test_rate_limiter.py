@@ -107,7 +107,7 @@ async def test_what_a_killed_replica_held_is_free_when_its_lease_is_over_and_wha
     killed, lives = (RedisLeases(server.url, lease=6, patience=60) for _ in range(2))
     gone, kept = (new_lease("key_ada", 1, 0) for _ in range(2))
     for replica, hold in ((killed, gone), (lives, kept)):
-        assert (await replica.acquire(hold, most=2, left=None)).said == "held"
+        assert (await replica.acquire(hold, most=2, left=None)).result == "held"
     killed._renewing.cancel()  # it renews nothing any more, as if it were gone
     assert (await lives.acquire(new_lease("key_ada", 1, 0), most=2, left=None)) == Answer("places", 2)
     late = new_lease("key_ada", 1, 0)
@@ -115,7 +115,7 @@ async def test_what_a_killed_replica_held_is_free_when_its_lease_is_over_and_wha
     assert (await lives.acquire(new_lease("key_ada", 1, 0), most=2, left=None)) == Answer("places", 2)
     for hold in (kept, late):
         await lives.release(hold)
-    assert (await lives.acquire(new_lease("key_ada", 2, 0), most=2, left=None)).said == "held"
+    assert (await lives.acquire(new_lease("key_ada", 2, 0), most=2, left=None)).result == "held"
     await lives.close()
     await killed._redis.aclose()
 
@@ -137,7 +137,7 @@ async def test_what_ends_while_redis_is_not_asked_is_free_when_its_lease_is_over
         with server.silent():
             await rates.count_request(ADA, counts=True)  # finds it lost, so for a while nobody asks
     async with asyncio.timeout(300):
-        while (answer := await rates._shared.acquire(new_lease(ADA.key, 1, 0), most=1, left=None)).said != "held":
+        while (answer := await rates._shared.acquire(new_lease(ADA.key, 1, 0), most=1, left=None)).result != "held":
             await asyncio.sleep(0.1)
     assert answer == Answer("held", 0)
 

@@ -181,7 +181,7 @@ def test_workers_share_an_address_and_whoever_dies_is_replaced(workers):
         os.kill(victim, signal.SIGKILL)
         until(lambda: serves(address))
         assert all(serves(address) for _ in range(10))  # while the other one loads, nobody is sent to it
-        until(lambda n=n: "".join(problems).count("serves in its place") == n)
+        until(lambda n=n: "".join(problems).count("a replica was restarted") == n)
     assert not {first, second} & {*children(process)}
     assert serves(address)
 

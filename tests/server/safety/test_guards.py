@@ -118,19 +118,20 @@ async def test_nothing_past_the_window_before_a_hit_is_ever_delivered(engine, wi
     assert not pieces[-1].text
 
 
+async def one_by_one(engine, ids):
+    """Yield a reply as pieces of one token each."""
+    for i, token in enumerate(ids):
+        yield TextPiece(engine.decode([token]), i + 1, (token,), finish_reason="length" if i + 1 == len(ids) else None)
+
+
 @pytest.mark.parametrize(("window", "every"), [(16, 8), (5, 3), (1, 1), (0, 100)])
 async def test_of_a_reply_that_comes_token_by_token_all_up_to_the_window_is_delivered(engine, window, every):
     wanted = differing()
     probe, at = await a_hit(engine, wanted)
     whole = await reply(engine, wanted)
 
-    async def one_by_one():
-        for i, token in enumerate(whole):
-            yield TextPiece(
-                engine.decode([token]), i + 1, (token,), finish_reason="length" if i + 1 == len(whole) else None
-            )
-
-    pieces = await said(Guards(engine, probe, window=window, every=every).check_reply(one_by_one(), PROMPT))
+    source = one_by_one(engine, whole)
+    pieces = await said(Guards(engine, probe, window=window, every=every).check_reply(source, PROMPT))
     assert [i for p in pieces for i in p.ids] == whole[: at - window]
     assert (pieces[-1].finish_reason, pieces[-1].tokens) == ("content_filter", at - window)
 
@@ -166,13 +167,15 @@ async def test_a_hit_in_the_last_tokens_is_found_though_the_reply_has_ended(engi
     assert sum(len(p.ids) for p in pieces) <= at - 4
 
 
-async def test_what_is_found_does_not_depend_on_when_it_is_looked_for(engine):
+@pytest.mark.parametrize("every", [1, 7, 100])
+async def test_the_flagged_token_does_not_depend_on_how_often_the_probe_reads(engine, every):
     wanted = differing()
     probe, at = await a_hit(engine, wanted)
-    for every in (1, 7, 100):
-        pieces = await said(Guards(engine, probe, window=0, every=every).check_reply(engine.generate(wanted), PROMPT))
-        assert pieces[-1].finish_reason == "content_filter"
-        assert sum(len(p.ids) for p in pieces) <= at
+    assert at > 7, "the probe would flag a token that is read at once"
+    source = one_by_one(engine, await reply(engine, wanted))
+    pieces = await said(Guards(engine, probe, window=0, every=every).check_reply(source, PROMPT))
+    assert pieces[-1].finish_reason == "content_filter"
+    assert sum(len(p.ids) for p in pieces) == at
 
 
 async def test_a_hit_frees_the_engine(engine):

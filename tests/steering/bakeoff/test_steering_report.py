@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from steering.bakeoff import methods
+from steering.bakeoff.checks import Check, compare_arms
 from steering.bakeoff.concepts import Concept, load
-from steering.bakeoff.methods import ARMS, SETTINGS, Kit, bake, interval
-from steering.bakeoff.steering_report import Check, compared, markdown, table_of, write
+from steering.bakeoff.methods import ARMS, SETTINGS, Kit, interval, run_arms
+from steering.bakeoff.steering_report import markdown, table_of, write
 from steering.calibration import Calibration, SweetSpot
 from steering.catalogue.bundle import Bundle
 from tests.support import small_bundle
@@ -38,7 +39,7 @@ def results(kit):
     patch = pytest.MonkeyPatch()
     patch.setattr(methods, "PAIRS", 8)
     patch.setattr(methods, "TOKENS", 8)
-    found = bake(kit, CONCEPT, seeds=(0, 1), told=lambda _: None)
+    found = run_arms(kit, CONCEPT, seeds=(0, 1), on_progress=lambda _: None)
     patch.undo()
     return found
 
@@ -80,7 +81,7 @@ def test_an_interval_holds_the_mean_and_narrows_with_more():
 
 
 def test_the_report_has_every_arm_every_line_and_says_missed_where_it_was(results, tmp_path):
-    checks = [*compared(results), Check("Q0", "something", 0.3, "≥ 1", False)]
+    checks = [*compare_arms(results), Check("Q0", "something", 0.3, "≥ 1", False)]
     write(tmp_path, {"model": "small"}, checks, results)
     text = (tmp_path / "steering.md").read_text()
     assert all(f"| {r.arm} |" in text for r in results)

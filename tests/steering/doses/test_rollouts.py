@@ -45,8 +45,8 @@ def test_every_edit_answers_as_it_does_alone(stage, chats, any_model, sae):
     edits = [pushes_along(sae.W_dec[0])(4.0), compile_edit([ResolvedIntervention(5, "clamp", 3.0)], sae)]
     rolled = stage.run(edits)
     for edit, found in zip(edits, rolled, strict=True):
-        assert found.said == [alone(any_model, c.ids, edit) for c in chats]
-    assert stage.plain.said == [alone(any_model, c.ids, None) for c in chats]
+        assert found.replies == [alone(any_model, c.ids, edit) for c in chats]
+    assert stage.plain.replies == [alone(any_model, c.ids, None) for c in chats]
 
 
 def test_a_push_of_nothing_is_no_distance_and_no_effect(stage, sae):
@@ -63,7 +63,7 @@ def test_surprise_is_cross_entropy_and_that_is_entropy_plus_kl(llama, chats, sae
     edit = pushes_along(sae.W_dec[2])(3.0)
     (rolled,) = stage.run([edit])
     total = 0.0
-    for chat, said in zip(chats, rolled.said, strict=True):
+    for chat, said in zip(chats, rolled.replies, strict=True):
         row = torch.tensor([[*chat.ids, *said]])
         where = torch.tensor([[False] * (len(chat.ids) - 1) + [True] * (len(said) + 1)])
         with torch.no_grad():
@@ -72,7 +72,7 @@ def test_surprise_is_cross_entropy_and_that_is_entropy_plus_kl(llama, chats, sae
                 steered = llama(input_ids=row).logits[0].log_softmax(-1)
         at = slice(len(chat.ids) - 1, len(chat.ids) - 1 + len(said))
         total += float(-(steered[at].exp() * plain[at]).sum())
-    tokens = sum(map(len, rolled.said))
+    tokens = sum(map(len, rolled.replies))
     assert total / tokens == pytest.approx(rolled.entropy + float(rolled.kl.mean()), abs=1e-4)
 
 
@@ -94,9 +94,9 @@ def test_sampled_replies_are_the_same_again_and_others_with_another_seed(llama, 
     stage = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS, draw=NATURAL)
     edits = [pushes_along(sae.W_dec[i])(3.0) for i in (0, 1)]
     one, again, other = (stage.run(edits, seed=seed) for seed in (5, 5, 6))
-    assert [r.said for r in one] == [r.said for r in again]
-    assert [r.said for r in one] != [r.said for r in other]
-    assert stage.run(edits[1:], seed=5)[0].said == one[1].said, "a neighbour changes nothing"
+    assert [r.replies for r in one] == [r.replies for r in again]
+    assert [r.replies for r in one] != [r.replies for r in other]
+    assert stage.run(edits[1:], seed=5)[0].replies == one[1].replies, "a neighbour changes nothing"
 
 
 def test_a_penalty_makes_greedy_replies_repeat_less(llama, chats):
@@ -107,15 +107,15 @@ def test_a_penalty_makes_greedy_replies_repeat_less(llama, chats):
 
 def test_top_p_near_nothing_is_greedy(llama, chats):
     greedy = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS)
-    assert Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS, draw=Sampling(1.0, 3, top_p=1e-6)).plain.said == (
-        greedy.plain.said
+    assert Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS, draw=Sampling(1.0, 3, top_p=1e-6)).plain.replies == (
+        greedy.plain.replies
     )
 
 
 def test_the_streams_are_those_of_the_unsteered_model_reading_the_reply(llama, chats, sae):
     stage = Rollouts.prepare(llama, HOOK, chats, tokens=TOKENS)
     (rolled,) = stage.run([pushes_along(sae.W_dec[2])(3.0)])
-    for chat, said, stream in zip(chats, rolled.said, rolled.streams, strict=True):
+    for chat, said, stream in zip(chats, rolled.replies, rolled.streams, strict=True):
         alone_ = read_stream(llama, torch.tensor([[*chat.ids, *said]]), HOOK)[0, len(chat.ids) :]
         torch.testing.assert_close(stream, alone_, rtol=0, atol=1e-4)
 
@@ -126,5 +126,5 @@ def test_few_logits_at_a_time_change_nothing(llama, chats, sae, monkeypatch):
     whole = stage.run(edits)
     monkeypatch.setattr(rollouts, "LOGITS", 1)
     for one, other in zip(whole, stage.run(edits), strict=True):
-        assert one.said == other.said
+        assert one.replies == other.replies
         torch.testing.assert_close(one.kl, other.kl, rtol=0, atol=1e-5)

@@ -12,7 +12,7 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import SteeringError
 from steering.interpret import top_activations as seeing
-from steering.interpret.describe import describe, kinds, refreshed
+from steering.interpret.describe import describe, kinds, with_measurements
 from steering.interpret.logit_lens import FACTOR, NEUTRAL, logit_lens, output_scores
 from steering.interpret.top_activations import AFTER, BEFORE, BINS, LEVELS, collect_top_activations
 from steering.model.activations import padded_batches
@@ -264,7 +264,7 @@ def test_describing_anew_keeps_labels_and_doses_of_people(model, sae, described)
     old[1] = old[1].model_copy(update={"label": "bridges", "label_source": "hand", "dose": 4.0, "note": "n"})
     old[2] = old[2].model_copy(update={"label": "old", "label_source": "auto", "stale": True})
     bundle = Bundle(None, info, sae, old)
-    found = refreshed(bundle, described)
+    found = with_measurements(bundle, described)
     from steering.catalogue.revisions import carry_features
 
     after = carry_features(bundle, sae, range(sae.d_sae), found)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steering.errors import SteeringError
-from steering.interpret.directions import auroc, diff_mean, probe
+from steering.interpret.directions import diff_mean, probe
 
 WIDTH = 32
 
@@ -60,7 +60,3 @@ def test_too_few_rows_are_not_judged(planted):
     _, a, b = planted
     assert diff_mean(a[:2], b[:2]).auroc is None
     assert probe(a[:1], b[:1]).auroc is None
-
-
-def test_auroc_counts_ties_as_half():
-    assert auroc(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0])) == pytest.approx(0.875)

@@ -70,7 +70,7 @@ def test_clusters_are_named_by_what_their_features_have_and_others_have_not(bund
 
 def test_a_map_comes_back_as_it_was(bundle, tmp_path):
     drawn = draw_map(bundle[0], "pca")
-    assert not FeatureMap.there(tmp_path)
+    assert not FeatureMap.exists(tmp_path)
     drawn.save(tmp_path)
     again = FeatureMap.read(tmp_path, 60)
     assert again.points.equal(drawn.points)

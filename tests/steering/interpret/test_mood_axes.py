@@ -10,7 +10,7 @@ import torch
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature
 from steering.errors import BadBundle
-from steering.evaluate.classifiers import Auroc, auroc, auroc_with_interval, fit_cross_validated, fit_logistic
+from steering.evaluate.classifiers import Auroc, auroc_with_interval, fit_cross_validated
 from steering.interpret.analysis import analyse
 from steering.interpret.mood_axes import FILE, MoodAxes, MoodAxis, sae_digest
 from steering.model.passage import NOBODY, chat_passage, text_passage
@@ -80,23 +80,6 @@ def test_an_axis_that_words_tell_better_becomes_evidence():
     found = shown(blurred, labels, words=rows)
     assert found.auroc.value > 0.6
     assert found.shown_as == "evidence"
-
-
-def test_auroc_is_how_often_one_is_above_the_other():
-    draw = np.random.default_rng(0)
-    scores, labels = draw.integers(0, 6, 60).astype(float), draw.random(60) < 0.4
-    high, low = scores[labels], scores[~labels]
-    slow = np.mean([(a > b) + 0.5 * (a == b) for a in high for b in low])
-    assert auroc(scores, labels) == pytest.approx(slow)
-    assert auroc_with_interval(scores, labels).low <= slow <= auroc_with_interval(scores, labels).high
-
-
-def test_rows_without_a_label_change_nothing():
-    rows, labels = planted(200)
-    penalties = torch.tensor([0.01])
-    plain = fit_logistic(rows[:100], labels[:100], penalties)
-    labels[100:] = torch.nan
-    torch.testing.assert_close(fit_logistic(rows, labels, penalties).weights, plain.weights, atol=1e-3, rtol=1e-2)
 
 
 def test_a_score_is_the_mean_over_a_speakers_stretches_and_names_what_speaks_for_it(bundle):

@@ -1,11 +1,10 @@
 """Chat template: the assistant mask comes from the template and cannot be forged."""
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from steering.errors import BadChat
 from steering.model.chat_template import encode_chat
+from tests.support.small_bundle import byte_level_tokenizer
 
 HARBOR = (
     "<|endoftext|>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -29,25 +28,7 @@ CHAT = [
 
 def tokenizer(template):
     specials = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "</s>"]
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    raw.train_from_iterator(
-        ["hello there, why not be kind"],
-        trainers.BpeTrainer(
-            vocab_size=300,
-            special_tokens=specials,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        eos_token="<|end|>",
-        additional_special_tokens=[*specials[1:4], "</s>"],
-        bos_token="<|endoftext|>",
-        chat_template=template,
-        clean_up_tokenization_spaces=False,
-    )
+    return byte_level_tokenizer(["hello there, why not be kind"], vocab=300, specials=specials, template=template)
 
 
 def steered_text(tok, chat):

@@ -1,14 +1,13 @@
 """`/v1/compare`: variants of one question are generated together, with one seed, each labelled in the stream."""
 
 import json
-import threading
 
 import httpx
 import pytest
 
 from server.api.sse import format_event
 from server.engines.base import EngineFailed
-from tests.server.api.test_failures import every_word, holding, stop
+from tests.server.api.test_failures import every_word, holding, stop_when_running
 from tests.support.halted_engine import halted
 from tests.support.live_server import asking, serving
 from tests.support.waiting import until
@@ -190,11 +189,7 @@ def test_an_engine_that_stops_ends_all_variants_clearly(own, stream):
     http, tiller = own
     held = holding(tiller.engine)
 
-    def later():
-        until(lambda: tiller.engine.occupancy[0] == 2)
-        stop(tiller.engine, held)
-
-    threading.Thread(target=later).start()
+    stop_when_running(tiller.engine, held, 2)
     answer = compare(http, FIRST, SECOND, max_tokens=400, stream=stream)
     if answer.status_code == 200:
         assert {e["error"]["code"] for e in events_of(answer.text) if "error" in e} == {"engine_failed"}

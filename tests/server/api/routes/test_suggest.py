@@ -14,6 +14,11 @@ def test_where_no_dose_was_measured_it_says_how_to_measure_one(http, asks):
     assert "tiller calibrate" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("body", [{}, {"wish": ""}, {"wish": "x", "limit": 9}, {"wish": "x", "extra": 1}])
-def test_rubbish_is_refused(http, body):
-    assert asked(http, **body).status_code == 400
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({}, None), ({"wish": ""}, "wish"), ({"wish": "x", "limit": 9}, "limit"), ({"wish": "x", "extra": 1}, "extra")],
+)
+def test_an_invalid_body_is_refused_with_the_name_of_its_field(http, body, param):
+    answer = asked(http, **body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param

@@ -20,13 +20,6 @@ HOOK = "layers.1"
 GREEDY = Sampling(temperature=0, max_tokens=24, ignore_eos=True)
 
 
-@pytest.fixture(scope="module")
-def parts():
-    torch.set_num_threads(1)
-    tok = small_bundle.tokenizer()
-    return small_bundle.model(len(tok)).to(small_bundle.DEVICE), tok
-
-
 @pytest.fixture
 async def engine(parts):
     engine = TransformersEngine(*parts, hooks=[HOOK], live=4, queue=8)

@@ -10,18 +10,10 @@ from server.engines.base import Generation, Sampling
 from server.engines.transformers.engine import TransformersEngine
 from server.engines.transformers.prefix_cache import LEAST, PrefixCache
 from tests.server.engines.transformers.test_engine import HOOK, edits, fingerprint
-from tests.support import small_bundle
 
 GREEDY = Sampling(temperature=0, max_tokens=16, ignore_eos=True)
 HISTORY = [{"role": "user", "content": "what should I do this weekend"}]
 SPECS = {"plain": {}, "add": edits((1, "add", 6.0)), "gated": edits((2, "clamp", 9.0), (3, "ablate", 0.0))}
-
-
-@pytest.fixture(scope="module")
-def parts():
-    torch.set_num_threads(1)
-    tok = small_bundle.tokenizer()
-    return small_bundle.model(len(tok)).to(small_bundle.DEVICE), tok
 
 
 @pytest.fixture

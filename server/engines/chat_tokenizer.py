@@ -1,0 +1,27 @@
+"""Chat tokenizer: messages and raw text to token ids and back, the same for both engines."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+from steering.model.chat_template import EncodedChat, Message, encode_chat
+
+
+class ChatTokenizer:
+    """Part of an engine that needs its tokenizer only."""
+
+    tokenizer: PreTrainedTokenizerFast
+
+    def encode_chat(self, messages: list[Message]) -> EncodedChat:
+        """Render a chat up to the start of the assistant's reply. Raises BadChat."""
+        return encode_chat(self.tokenizer, messages)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Tokenize raw text, with the beginning-of-text token first; the template's markers are plain text here."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return (*([bos] if isinstance(bos, int) else []), *ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
