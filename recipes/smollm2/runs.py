@@ -18,7 +18,7 @@ PRICE = 0.01
 """Explained variance that Matryoshka prefixes may cost: they keep general features whole, which sliders want."""
 SHORT = {f"layer-{layer}": Run(layer=layer, features=4096, passes=0.25) for layer in LAYERS}
 """One short run a layer; stage `layers` compares what their features do."""
-FINAL_PASSES = 2.0
+FINAL_PASSES = 5.0
 """Passes of the final run over the cache."""
 
 

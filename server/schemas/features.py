@@ -192,5 +192,5 @@ class CalibrateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompts: Whole = Field(default=16, ge=4, le=16)
+    prompts: Whole = Field(default=16, ge=4, le=32)
     """Number of the fixed prompts to use; fewer are faster and less precise."""

@@ -14,6 +14,7 @@ export const KINDS = {
   "input-only": "detects its input but hardly changes the output: steering along it mostly fails",
 };
 const LIMITS = {
+  fluency: "with a larger dose fewer than nine in ten replies read as fluent",
   kl: "a larger dose changes the output too much",
   repetition: "a larger dose makes the reply repeat itself",
   length: "no larger dose was tested",
@@ -56,9 +57,9 @@ export function measurementText({ sweet_spot: spot, calibration: calibration, do
       "residual stream."
     );
   const details = [
-    spot?.n && `${spot.n} prompts`,
+    spot?.n && `${spot.n} ${calibration?.method === "fluency" ? "replies" : "prompts"}`,
     spot?.date,
-    spot?.method,
+    spot?.method !== "fluency" && spot?.method,
     calibration?.revision && `revision ${calibration.revision}`,
   ]
     .filter(Boolean)
@@ -69,7 +70,7 @@ export function measurementText({ sweet_spot: spot, calibration: calibration, do
       : "1.0 is the largest coherent dose.";
   const worth = calibration.works
     ? `The effect is ${calibration.z.toFixed(1)} standard deviations above random directions.`
-    : "No dose has a larger effect than a random direction of the same size.";
+    : "The effect at dose 1.0 is none that random directions do not have.";
   const negative = calibration.negative
     ? ` Below zero: −${roundDose(Math.abs(calibration.negative.high))} to ` +
       `−${roundDose(Math.abs(calibration.negative.low))}.`
@@ -81,6 +82,10 @@ export function measurementText({ sweet_spot: spot, calibration: calibration, do
     (details ? ` Measured: ${details}.` : "")
   );
 }
+
+// Unit of the effect: typical maxima of the feature's activation, or nats in older measurements.
+export const effectUnit = ({ calibration }) =>
+  calibration?.method === "fluency" ? "typical maxima" : "nats";
 
 // The measured points as [dose, effect, surprise], sorted by dose.
 export function doseCurve({ calibration: calibration }) {

@@ -8,6 +8,7 @@ import { missingRoleText } from "../lib/roles.js";
 import { roundDose } from "../panel/dose.js";
 import {
   doseCurve,
+  effectUnit,
   formatDensity,
   formatRange,
   KINDS,
@@ -66,7 +67,7 @@ export function doseSection(feature) {
   return section(
     "Dose",
     curve.length
-      ? [curveChart(feature, curve), chartLegend(), mutedText(text), curveTable(curve)]
+      ? [curveChart(feature, curve), chartLegend(feature), mutedText(text), curveTable(curve)]
       : mutedText(text),
     effectWords(feature),
   );
@@ -75,7 +76,8 @@ export function doseSection(feature) {
 // The chart ends here: far larger doses would flatten the useful range. The table has them all.
 const MAX_CHART_DOSE = 1.3;
 
-function curveChart({ sweet_spot: spot, calibration }, all) {
+function curveChart(feature, all) {
+  const { sweet_spot: spot, calibration } = feature;
   const curve = all.filter(([dose]) => Math.abs(dose) <= MAX_CHART_DOSE);
   const bands = [
     spot && [spot.low, spot.high],
@@ -84,7 +86,7 @@ function curveChart({ sweet_spot: spot, calibration }, all) {
   const text =
     "Effect by dose: " +
     `${curve.map(([dose, effect]) => `${effect.toFixed(2)} at ${roundDose(dose)}`).join(", ")} ` +
-    `nats.${spot ? ` Sweet spot ${formatRange(spot)}.` : ""}`;
+    `${effectUnit(feature)}.${spot ? ` Sweet spot ${formatRange(spot)}.` : ""}`;
   return lineChart({
     description: text,
     bands,
@@ -95,11 +97,11 @@ function curveChart({ sweet_spot: spot, calibration }, all) {
   });
 }
 
-const chartLegend = () =>
+const chartLegend = (feature) =>
   el(
     "p",
     { class: "legend" },
-    el("span", { class: "key first" }, "effect, nats"),
+    el("span", { class: "key first" }, `effect, ${effectUnit(feature)}`),
     el("span", { class: "key second" }, "surprise, nats per token"),
     el("span", { class: "key band" }, "sweet spot"),
   );
@@ -198,7 +200,9 @@ function tokenNode(text, activation, share) {
   if (!(share > 0.02)) return text.replaceAll("\n", "↵");
   const node = el(
     "mark",
-    { title: `${formatNumber(activation)}, ${Math.round(100 * share)} % of its maximum` },
+    {
+      title: `${formatNumber(activation)}, ${Math.round(100 * share)} % of its maximum`,
+    },
     text.replaceAll("\n", "↵"),
   );
   node.style.setProperty("--share", `${Math.round(10 + 44 * share)}%`);

@@ -50,7 +50,7 @@ def test_a_sweep_lists_replies_and_what_they_are_worth_for_each_strength(own):
     assert [(p["strength"], p["raw"]) for p in result["points"]] == [(0.0, 0.0), (0.5, 3.0), (1.0, 6.0)]
     for point in [result["unsteered"], *result["points"]]:
         assert len(point["replies"]) == 2
-        assert {"text", "repetition", "mean_logprob_unsteered", "verdict"} == point["replies"][0].keys()
+        assert {"text", "repetition", "mean_logprob_unsteered", "fluency", "verdict"} == point["replies"][0].keys()
         assert point["verdict"] in ("ok", "strained", "broken")
         assert point["effect"] is None  # it has no words
     assert [r["text"] for r in result["points"][0]["replies"]] == [r["text"] for r in result["unsteered"]["replies"]]
@@ -70,17 +70,20 @@ def test_a_sweep_lists_replies_and_what_they_are_worth_for_each_strength(own):
     )
 
 
-def test_what_was_calibrated_has_words_and_so_an_effect(own):
+def test_a_calibration_is_published_and_a_sweep_runs_on_it(own):
     http, settings = own
     begun = http.post("/v1/features/small/3/calibrate", json={"prompts": 4})
     assert begun.status_code == 202, begun.text
     assert begun.json()["type"] == "calibrate"
-    assert begun.json()["config"] == {"features": ["small/3"], "presets": False, "all": False, "prompts": 4}
+    config = {"features": ["small/3"], "presets": False, "all": False, "best": 0, "prompts": 4}
+    assert begun.json()["config"] == config
     ended = done(http, settings, begun.json()["id"])
     assert ended["state"] == "succeeded", ended
     assert ended["result"] == {"revision": "r2", "features": 1, "presets": 0}
     until(lambda: http.get("/health").json()["revision"] == "r2")
-    words = http.get("/v1/features/small/3").json()["calibration"]["words"]
+    feature = http.get("/v1/features/small/3").json()
+    assert feature["calibration"]["method"] == "fluency"
+    words = feature["words"]
     order = {**SWEEP, "feature": "small/3", "mode": "clamp", "scope": "all", "temperature": 1.0, "seed": 5}
     job = http.post("/v1/steering/sweep", json=order).json()["id"]
     result = done(http, settings, job)["result"]
