@@ -56,7 +56,7 @@ class Measured(BaseModel):
     z: float = 0.0
     """The effect, in standard deviations of random pushes' effects."""
     fluent: float | None = None
-    """Share of replies that read as fluent."""
+    """Expected share of replies that readers call fluent."""
     n: int = 0
     """Number of replies."""
 

@@ -138,8 +138,7 @@ def _sliders(lab: Lab) -> list[Check]:
         kls.append(float(at_one.kl.mean()))
         surprise.append(abs(float(base.logprob.mean() - at_one.logprob.mean())))
         repeats.append(at_one.repetition - base.repetition)
-        verdicts = [judge(lab.decode(ids), p).verdict for ids, p in zip(at_one.replies, at_one.logprobs, strict=True)]
-        fluent.append(sum(v == "ok" for v in verdicts) / len(verdicts))
+        fluent += [judge(lab.decode(ids), p).fluency for ids, p in zip(at_one.replies, at_one.logprobs, strict=True)]
     return [
         Check("Q2", "rank correlation of slider and effect, other questions (median)", _median(rhos), "≥ 0.9", _median(rhos) >= 0.9),
         Check("Q3", "share of fluent replies at dose 1.0, other questions (mean)", statistics.mean(fluent), "≥ 0.85", statistics.mean(fluent) >= 0.85),

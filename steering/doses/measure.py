@@ -22,7 +22,7 @@ from torch import Tensor
 from steering.calibration import Calibration, Measured, SweetSpot
 from steering.doses.rollouts import Rollout, Rollouts
 from steering.edits import ResidualEdit
-from steering.evaluate.coherence import FLUENT_IF_FLUENT, FLUENT_IF_NOT, judge
+from steering.evaluate.coherence import judge
 from steering.evaluate.statistics import benjamini_hochberg, student_tail
 
 FLUENT = 0.9
@@ -66,7 +66,8 @@ class Round:
     """Replies of one push."""
 
     raw: float
-    fluent: int
+    fluent: float
+    """Expected number of replies that readers call fluent."""
     replies: int
     rollout: Rollout
 
@@ -186,7 +187,7 @@ def reads_direction(direction: Float[Tensor, " d_in"], typical_norm: float) -> R
 class Posterior:
     """Posterior of the curve: P(fluent | x) = σ((middle − x) / width), x the push in typical norms, on a grid.
 
-    A verdict is wrong at the rates that the labelled replies show, so that the curve is that of readers.
+    At no push one reply in a hundred still reads as not fluent.
     """
 
     def __init__(self, middle: tuple[float, float] = MIDDLE) -> None:
@@ -197,10 +198,9 @@ class Posterior:
         spread = lambda x, centre, sigma: -0.5 * ((x - math.log(centre)) / sigma) ** 2  # noqa: E731
         self._log = spread(m, *middle)[:, None] + spread(w, *WIDTH)[None]
 
-    def update(self, x: float, fluent: int, replies: int) -> None:
+    def update(self, x: float, fluent: float, replies: int) -> None:
         """Take in a round: `fluent` of `replies` at a push of `x` typical norms."""
-        share = torch.sigmoid((self._middle - x) / self._width)
-        seen = FLUENT_IF_FLUENT * share + FLUENT_IF_NOT * (1 - share)
+        seen = (0.99 * torch.sigmoid((self._middle - x) / self._width)).clamp(min=1e-6)
         self._log = self._log + fluent * seen.log() + (replies - fluent) * (1 - seen).log()
 
     def push_at(self, share: float, quantile: float = 0.5) -> float:
@@ -293,8 +293,8 @@ def _advance(run: _Running, made: Round, typical_norm: float) -> bool:
 
 
 def _round(raw: float, rollout: Rollout, decode: Decode) -> Round:
-    verdicts = [judge(decode(ids), p).verdict for ids, p in zip(rollout.replies, rollout.logprobs, strict=True)]
-    return Round(raw, sum(v == "ok" for v in verdicts), len(verdicts), rollout)
+    fluency = [judge(decode(ids), p).fluency for ids, p in zip(rollout.replies, rollout.logprobs, strict=True)]
+    return Round(raw, sum(fluency), len(fluency), rollout)
 
 
 def _measurement(

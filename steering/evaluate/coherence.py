@@ -40,15 +40,13 @@ class Ordinal(NamedTuple):
     broken: float
 
 
-FITTED = Ordinal(Figures(-1.508, -0.755, 10.679, -17.986), -9.298, -6.1)
+FITTED = Ordinal(Figures(-1.69, -0.43, 9.832, -17.451), -9.123, -6.353)
 """Fitted by `python -m bench.badge --fit` to SmolLM2-135M-Instruct; both cuts weigh the two sides alike."""
-FLUENT_IF_FLUENT, FLUENT_IF_NOT = 0.95, 0.15
-"""Share of replies with the verdict `ok` among those that readers call fluent, and among the others."""
 
 
 class Coherence(BaseModel):
     """`repetition`: share of word 3-grams that occur more than once. `mean_logprob_unsteered`: nats per token.
-    `fluency`: 1 for a fluent reply, 0.5 at the border to strained.
+    `fluency`: the probability that readers call it fluent; its mean over replies is the expected share of fluent ones.
     """
 
     repetition: float
