@@ -3,6 +3,7 @@
 What is collected during the pass is in `top_activations`.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from steering.interpret.top_activations import (
     BEFORE,
     BINS,
     LAST,
+    LeftOut,
     TopActivations,
     Windows,
     collect_top_activations,
@@ -50,12 +52,14 @@ def describe(
     *,
     bundle: str,
     examples: int = 6,
+    typical_norm: float = math.inf,
 ) -> list[Feature]:
     """Return one catalogue feature per latent, labelled with the words that occur where it fires.
 
-    Raises SteeringError if the SAE cannot be read.
+    Special tokens, and tokens ten times as long as `typical_norm`, count nowhere. Raises SteeringError if the SAE cannot be read.
     """
-    seen = collect_top_activations(model, sae, hook, batches, top=examples)
+    left_out = LeftOut.of_model(tokenizer, typical_norm)
+    seen = collect_top_activations(model, sae, hook, batches, top=examples, left_out=left_out)
     assert seen.tokens, "nothing to describe: no texts"
     typical = torch.minimum(seen.levels.quantile(TYPICAL), seen.maximum)
     up, down = logit_lens(model, sae)

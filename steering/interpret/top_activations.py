@@ -8,14 +8,16 @@ are counted in equal bins of `[0, 2^e)`, the smallest such range that holds all 
 pairs of bins are merged, which is exact.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from steering.model.activations import SINK
 from steering.model.hooks import read_stream
 from steering.sae import SAE
 
@@ -260,6 +262,35 @@ class TopActivations:
     maximum: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Tokens that are not looked at, beside the first of each text: special tokens, and attention sinks.
+
+    Their activations are many times as large as any others and would be every feature's maximum and example.
+    """
+
+    ids: frozenset[int] = frozenset()
+    """Token ids, such as a chat template's."""
+    norm: float = math.inf
+    """Norm of the residual stream from which on a token is a sink."""
+
+    @staticmethod
+    def of_model(tokenizer: PreTrainedTokenizerFast, typical_norm: float) -> "LeftOut":
+        """Return the special tokens of a tokenizer, and sinks: tokens ten times as long as is typical."""
+        return LeftOut(frozenset(tokenizer.all_special_ids), SINK * typical_norm)
+
+    def keep(
+        self, ids: Int[Tensor, "batch time"], real: Bool[Tensor, "batch time"], x: Float[Tensor, "batch time d_in"]
+    ) -> Bool[Tensor, "batch time"]:
+        """Return the mask of the tokens that are looked at."""
+        keep = real & ~torch.isin(ids, torch.tensor(sorted(self.ids), dtype=ids.dtype))
+        keep[:, 0] = False
+        return keep & (x.norm(dim=-1) < self.norm).cpu()
+
+
+NOTHING_MORE = LeftOut()
+
+
 @torch.no_grad()
 def collect_top_activations(
     model: PreTrainedModel,
@@ -270,10 +301,11 @@ def collect_top_activations(
     top: int = 6,
     samples: int = 1,
     anywhere: int = 512,
+    left_out: LeftOut = NOTHING_MORE,
     seed: int = 0,
 ) -> TopActivations:
-    """Run a model over texts once. The first token of a text is left out. Raises SteeringError if the SAE cannot be
-    read.
+    """Run a model over texts once. The first token of a text and `left_out` count nowhere. Raises SteeringError if the
+    SAE cannot be read.
 
     `top` places are kept per feature, `samples` per level, and `anywhere` windows of the corpus.
     """
@@ -282,9 +314,8 @@ def collect_top_activations(
     seen = TopActivations(Top(m, top), Quantiles(m, samples, seed), RandomWindows(m, anywhere, seed))
     seen.fired, seen.maximum = torch.zeros(m, dtype=torch.long), torch.zeros(m)
     for ids, real in batches:
-        keep = real.clone()
-        keep[:, 0] = False
         x = read_stream(model, ids.to(model.device), hook, attention_mask=real.long().to(model.device)).float()
+        keep = left_out.keep(ids, real, x)
         seen.tokens += int(keep.sum())
         step, lengths, marks = max(64, CELLS // ids.numel()), real.sum(1), _marks(ids)
         for first in range(0, m, step):

@@ -296,7 +296,9 @@ def _measured(
 ) -> list[Feature]:
     """Measure maxima, density and examples on the corpus alone; only new features get labels."""
     batches = padded_batches(corpus, batch=16, longest=256, pad=0)
-    rows = describe(model, tokenizer, sae, parent.info.hook, batches, bundle=parent.info.name)
+    rows = describe(
+        model, tokenizer, sae, parent.info.hook, batches, bundle=parent.info.name, typical_norm=parent.info.typical_norm
+    )
     found = []
     for row, number in zip(rows, numbers, strict=True):
         fields: dict[str, Any] = {

@@ -24,7 +24,15 @@ def describe_features(ground: MeasurementInputs, order: DescribeConfig, on_progr
     """All features described again, except labels that do not come from examples."""
     bundle = ground.bundle
     batches = with_progress(ground.texts[: order.texts], on_progress)
-    rows = describe(ground.model, ground.tokenizer, bundle.sae, bundle.info.hook, batches, bundle=bundle.info.name)
+    rows = describe(
+        ground.model,
+        ground.tokenizer,
+        bundle.sae,
+        bundle.info.hook,
+        batches,
+        bundle=bundle.info.name,
+        typical_norm=bundle.info.typical_norm,
+    )
     found = with_measurements(bundle, rows)
     return Measurement(found, figures_of(found))
 

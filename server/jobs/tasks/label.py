@@ -26,7 +26,7 @@ from steering.catalogue.feature import Feature, LabelScores
 from steering.catalogue.resolve import Catalogue
 from steering.errors import BadBundle, SteeringError
 from steering.interpret.label_scores import DetectionTrial, detection_trial, mean_of
-from steering.interpret.top_activations import TopActivations, collect_top_activations
+from steering.interpret.top_activations import LeftOut, TopActivations, collect_top_activations
 from steering.interpret.word_labels import Labeller, LabelTexts, WordLabel, word_positions
 
 PEOPLES = ("hand", "fit")
@@ -111,8 +111,13 @@ def _cases(
         )
     one = lambda n, of: on_progress(n, 2 * of)  # noqa: E731
     other = lambda n, of: on_progress(of + n, 2 * of)  # noqa: E731
-    learn = collect_top_activations(ground.model, sae, hook, with_progress(halves[0], one), top=TOP, samples=SAMPLES)
-    held = collect_top_activations(ground.model, sae, hook, with_progress(halves[1], other), top=1, samples=HELD)
+    left_out = LeftOut.of_model(ground.tokenizer, ground.bundle.info.typical_norm)
+    learn = collect_top_activations(
+        ground.model, sae, hook, with_progress(halves[0], one), top=TOP, samples=SAMPLES, left_out=left_out
+    )
+    held = collect_top_activations(
+        ground.model, sae, hook, with_progress(halves[1], other), top=1, samples=HELD, left_out=left_out
+    )
     labeller = Labeller.from_windows(texts, learn.anywhere)
     found = []
     for i, feature in enumerate(wanted):

@@ -1,5 +1,6 @@
 """Feature descriptions: the one-pass results equal those of a slow reference with all activations in memory."""
 
+import copy
 import math
 import resource
 import time
@@ -14,7 +15,7 @@ from steering.errors import SteeringError
 from steering.interpret import top_activations as seeing
 from steering.interpret.describe import describe, kinds, with_measurements
 from steering.interpret.logit_lens import FACTOR, NEUTRAL, logit_lens, output_scores
-from steering.interpret.top_activations import AFTER, BEFORE, BINS, LEVELS, collect_top_activations
+from steering.interpret.top_activations import AFTER, BEFORE, BINS, LEVELS, LeftOut, collect_top_activations
 from steering.model.activations import padded_batches
 from steering.model.hooks import read_stream
 from steering.sae import SAE
@@ -174,6 +175,27 @@ def test_four_thousand_features_take_little_time_and_memory(model):
     assert int((seen.fired > 0).sum()) > 1000
     assert time.process_time() - begun < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 600_000  # KiB
+
+
+def test_special_tokens_and_sinks_are_nobodys_maximum_or_example(model, sae):
+    """A sink is forty times as long as other tokens, so it is the strongest example of many features."""
+    ids, real = batches()[0]
+    sink = int(ids[0, 3])
+    special = next(int(i) for i in ids[real].tolist() if i != sink)
+    long = copy.deepcopy(model)
+    with torch.no_grad():
+        long.get_input_embeddings().weight[sink] *= 40
+    x = read_stream(long, ids, HOOK, attention_mask=real.long())
+    typical = float(x[real].norm(dim=-1).median())
+    plain = collect_top_activations(long, sae, HOOK, [(ids, real)], top=3)
+    left_out = LeftOut(frozenset([special]), 10 * typical)
+    seen = collect_top_activations(long, sae, HOOK, [(ids, real)], top=3, left_out=left_out)
+    at_place = lambda t: t.top.windows.ids[..., BEFORE][t.top.values > 0]  # noqa: E731
+    assert (at_place(plain) == sink).sum() >= 5
+    assert not torch.isin(at_place(seen), torch.tensor([sink, special])).any()
+    assert seen.tokens < plain.tokens
+    assert (seen.maximum <= plain.maximum).all()
+    assert (seen.maximum < plain.maximum).any()
 
 
 @pytest.fixture(scope="module")
