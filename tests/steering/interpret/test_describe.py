@@ -178,13 +178,13 @@ def test_four_thousand_features_take_little_time_and_memory(model):
 
 
 def test_special_tokens_and_sinks_are_nobodys_maximum_or_example(model, sae):
-    """A sink is forty times as long as other tokens, so it is the strongest example of many features."""
+    """A sink is many times as long as other tokens, so it is the strongest example of many features."""
     ids, real = batches()[0]
     sink = int(ids[0, 3])
     special = next(int(i) for i in ids[real].tolist() if i != sink)
     long = copy.deepcopy(model)
     with torch.no_grad():
-        long.get_input_embeddings().weight[sink] *= 40
+        long.get_input_embeddings().weight[sink] *= 400
     x = read_stream(long, ids, HOOK, attention_mask=real.long())
     typical = float(x[real].norm(dim=-1).median())
     plain = collect_top_activations(long, sae, HOOK, [(ids, real)], top=3)
