@@ -8,13 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from server.cli.errors import exit_with_error
-from server.cli.options import Corpus_, Text_, settings_from_options
+from server.cli.options import Corpus_, settings_from_options
 from server.jobs.tasks.calibrate import CalibrateConfig, calibrate_bundle
 from steering.catalogue.feature import Feature
 from steering.errors import SteeringError
 from steering.spec import Preset
 
 console = Console()
+Unused_ = Annotated[list[Path] | None, typer.Option("--text", hidden=True)]
+"""Accepted and not used: effects were measured on words of a text once."""
 
 
 def calibrate(
@@ -26,16 +28,15 @@ def calibrate(
     best: Annotated[int, typer.Option(min=0, help="This many features with the highest output score.")] = 0,
     prompts: Annotated[int, typer.Option(min=4, max=32, help="Number of the fixed prompts to use.")] = 32,
     bundle: Annotated[Path | None, typer.Option(envvar="TILLER_BUNDLE")] = None,
-    text: Text_ = None,
-    corpus: Corpus_ = None,
+    text: Unused_ = None,  # noqa: ARG001 - as above
+    corpus: Corpus_ = None,  # noqa: ARG001
 ) -> None:
     """Measure the dose of features and its effect. Writes the bundle.
 
     A running server measures with a job instead: tiller jobs submit calibrate
     Example: tiller calibrate harbor/12 harbor/40 --no-presets
     """
-    given = {"bundle": bundle, "corpus": (*(text or ()), *(corpus or ())) or None}
-    settings = settings_from_options(**given)
+    settings = settings_from_options(bundle=bundle)
     order = CalibrateConfig(features=tuple(features or ()), presets=presets, all=every, best=best, prompts=prompts)
     try:
         with console.status("measuring") as status:

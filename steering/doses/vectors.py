@@ -45,8 +45,8 @@ def measure_vector_dose(
     info: BundleInfo,
     direction: Float[Tensor, " d_in"],
 ) -> MeasuredDose:
-    """Measure the dose with half of the features' questions: a user waits for it. Raises BadChat."""
-    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, QUESTIONS[::2], null=False)
+    """Measure the dose with a quarter of the features' questions: a user waits for it. Raises BadChat."""
+    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, QUESTIONS[::4], null=False)
     push, read = pushes_along(direction.to(model.device)), reads_direction(direction, info.typical_norm)
     return bench.measure([Subject(push, read, LONGEST * info.typical_norm)], ("", info.revision))[0]
 

@@ -216,7 +216,7 @@ def test_the_list_of_commands_loads_neither_torch_nor_a_web_framework():
     assert all(name in done.stdout for name in ("serve", "sae", "calibrate"))
 
 
-@pytest.mark.parametrize("command", ["describe", "label", "calibrate"])
+@pytest.mark.parametrize("command", ["describe", "label"])
 def test_text_is_one_flag_everywhere_and_its_former_name_is_hidden_but_taken(command, tmp_path):
     help_ = run(command, "--help").stdout
     assert "--text" in help_
@@ -226,3 +226,12 @@ def test_text_is_one_flag_everywhere_and_its_former_name_is_hidden_but_taken(com
         done = run(command, flag, missing)
         assert done.returncode == 1
         assert "there-is-none.txt" in done.stderr.replace("\n", "")
+
+
+def test_calibrate_takes_the_text_that_it_no_longer_needs(tmp_path):
+    help_ = run("calibrate", "--help").stdout
+    assert "--text" not in help_
+    for flag in ("--text", "--corpus"):
+        done = run("calibrate", "harbor/99999", flag, str(tmp_path / "text.txt"))
+        assert done.returncode == 1
+        assert "no feature 'harbor/99999'" in done.stderr.replace("\n", " ")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from steering.doses.bundle_doses import prepare_rollouts
-from steering.doses.measure import NAT, Subject, evaluate, pushes_along
+from steering.doses.measure import pushes_along
 from steering.doses.rollouts import QUESTIONS
 from steering.edits import as_text, as_vector
 from steering.errors import BadStrength
@@ -66,17 +66,16 @@ def test_its_owner_steers_by_it_like_by_a_feature(made):
     assert steered["choices"][0]["message"]["content"] != plain["choices"][0]["message"]["content"]
 
 
-def test_dose_one_is_as_far_as_kl_allows(made, tiller):
+def test_dose_one_is_measured_and_a_larger_one_changes_more(made, tiller):
     told = made.get("/v1/vectors", params={"user": "ada"}).json()["data"][0]
-    model = small_bundle.model(len(small_bundle.tokenizer()))
-    stage = prepare_rollouts(model, small_bundle.tokenizer(), "layers.1", QUESTIONS)
     held = asyncio.run(tiller.store.vector("ada", "small", "red"))
-    direction = as_vector(held.snapshot.direction, small_bundle.WIDTH)
-    subject = Subject(pushes_along(direction), torch.zeros(0, dtype=torch.long), 1.0, 16.0)
-    (there,) = evaluate(stage, [(subject, told["dose"])])
-    assert there.kl <= NAT
-    (beyond,) = evaluate(stage, [(subject, 2.0 * told["dose"])])
-    assert beyond.kl > there.kl
+    assert held.snapshot.measured
+    assert held.snapshot.knots[-1] == (1.0, pytest.approx(told["dose"], rel=1e-3))
+    tokenizer = small_bundle.tokenizer()
+    stage = prepare_rollouts(small_bundle.model(len(tokenizer)), tokenizer, "layers.1", QUESTIONS[:4])
+    push = pushes_along(as_vector(held.snapshot.direction, small_bundle.WIDTH))
+    there, beyond = stage.run([push(told["dose"]), push(2.0 * told["dose"])])
+    assert float(beyond.kl.mean()) > float(there.kl.mean()) > 0
 
 
 def test_to_anybody_else_it_does_not_exist(made):
