@@ -1,6 +1,7 @@
-"""Known vulnerabilities and licences of what is installed: `make audit`. Knows two tools; exits with 1 for a vulnerability, 2 if nobody could tell.
+"""Audit the installed packages for known vulnerabilities and licences: `make audit`.
 
-pip-audit says "skipped" of a package whose service does not answer and ends well; here that is no good end.
+Runs pip-audit and pip-licenses. Exits with 1 for a vulnerability, and with 2 if a package could not be checked:
+pip-audit reports such a package as skipped and exits with 0.
 """
 
 import json

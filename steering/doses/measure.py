@@ -31,9 +31,9 @@ ROUNDS, ROUNDS_BELOW = 4, 2
 """Most rounds for pushes along the feature's direction and against it."""
 NARROW = 0.12
 """Half of the 90 % interval of dose 1.0, relative to it, at which rounds end."""
-MIDDLE, WIDTH = (0.47, 0.35), (0.1, 0.5)
+MIDDLE, WIDTH = (0.41, 0.35), (0.1, 0.5)
 """Prior of the curve's middle, in typical norms, and of its width, relative to the middle: medians and logarithmic
-spreads. From readers' labels of 640 replies: half of them were fluent at 0.47.
+spreads. From readers' labels of 640 replies: half of them were fluent at 0.41.
 """
 RANDOM = 30
 """Random directions of the null distribution."""
@@ -70,6 +70,8 @@ class Round:
     """Expected number of replies that readers call fluent."""
     replies: int
     rollout: Rollout
+    plain: Rollout
+    """Unsteered replies to the same questions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,8 @@ class Null:
     """Replies under random pushes at their own dose 1.0: what any push of that size does to a reading."""
 
     rollouts: tuple[Rollout, ...]
+    plain: Rollout
+    """Unsteered replies to the same questions."""
     dose: float
     """Raw strength of a random push's dose 1.0."""
 
@@ -112,17 +116,17 @@ class Null:
         rolled: list[Rollout] = []
         for start in range(0, RANDOM, 8):
             rolled += stages[0].run([push(dose) for push in pushes[start : start + 8]], seed=seed)
-        return Null(tuple(rolled), dose)
+        return Null(tuple(rolled), stages[0].plain, dose)
 
     def compare(self, read: Reader, rollout: Rollout, plain: Rollout) -> tuple[float, float, float]:
-        """Return the effect of a rollout (its reading minus the unsteered one), z, and the one-sided p-value.
+        """Return the effect of a rollout (its reading minus that of unsteered replies to its questions), z, and the one-sided p-value.
 
         z is in standard deviations of random pushes' effects; p is Student's, with one degree of freedom less than
         there are random pushes.
         """
-        base = reading(read, plain)
+        base = reading(read, self.plain)
         random = torch.tensor([reading(read, r) - base for r in self.rollouts])
-        effect = reading(read, rollout) - base
+        effect = reading(read, rollout) - reading(read, plain)
         spread = max(float(random.std()), LEAST) * math.sqrt(1 + 1 / len(random))
         z = (effect - float(random.mean())) / spread
         return effect, z, student_tail(z, len(random) - 1)
@@ -147,7 +151,7 @@ def calibrate(
     results: dict[int, MeasuredDose] = {}
 
     def finish(i: int, curves: dict[int, Curve]) -> None:
-        results[i] = _measurement(subjects[i], curves, stages[0], null, stamp)
+        results[i] = _measurement(subjects[i], curves, null, stamp)
         on_progress(i, results[i])
 
     _curves(stages, subjects, decode, typical_norm, at_once=at_once, on_curve=finish)
@@ -246,7 +250,6 @@ class _Running:
     curves: dict[int, Curve]
     search: Search
     raw: float
-    rounds: int = 0
 
 
 def _curves(
@@ -270,7 +273,7 @@ def _curves(
         rolled = stage.run([r.subject.push(r.raw) for r in running], seed=stage.draw.seed + 1000 * turn)
         turn += 1
         for run, rollout in zip([*running], rolled, strict=True):
-            if _advance(run, _round(run.raw, rollout, decode), typical_norm):
+            if _advance(run, _round(run.raw, rollout, stage.plain, decode), typical_norm):
                 running.remove(run)
                 found[run.index] = run.curves
                 on_curve(run.index, run.curves)
@@ -292,18 +295,16 @@ def _advance(run: _Running, made: Round, typical_norm: float) -> bool:
     return False
 
 
-def _round(raw: float, rollout: Rollout, decode: Decode) -> Round:
+def _round(raw: float, rollout: Rollout, plain: Rollout, decode: Decode) -> Round:
     fluency = [judge(decode(ids), p).fluency for ids, p in zip(rollout.replies, rollout.logprobs, strict=True)]
-    return Round(raw, sum(fluency), len(fluency), rollout)
+    return Round(raw, sum(fluency), len(fluency), rollout, plain)
 
 
-def _measurement(
-    subject: Subject, curves: dict[int, Curve], stage: Rollouts, null: Null | None, stamp: tuple[str, str]
-) -> MeasuredDose:
+def _measurement(subject: Subject, curves: dict[int, Curve], null: Null | None, stamp: tuple[str, str]) -> MeasuredDose:
     first = subject.signs[0]
     main = curves[first]
-    points = sorted((_point(r, subject, stage, null) for c in curves.values() for r in c.rounds), key=lambda p: p.raw)
-    effect, z, p = _effect(null, subject, main.rounds[-1].rollout, stage)
+    points = sorted((_point(r, subject, null) for c in curves.values() for r in c.rounds), key=lambda p: p.raw)
+    effect, z, p = _effect(null, subject, main.rounds[-1])
     knots = sorted({(0.0, 0.0), *((float(sign), round(sign * c.dose, 4)) for sign, c in curves.items())})
     calibration = Calibration(
         knots=tuple(knots),
@@ -319,25 +320,23 @@ def _measurement(
     return MeasuredDose(main.dose, _sweet_spot(points, main.dose, first, effect, stamp[0]), calibration)
 
 
-def _effect(
-    null: Null | None, subject: Subject, rollout: Rollout, stage: Rollouts
-) -> tuple[float, float, float | None]:
+def _effect(null: Null | None, subject: Subject, made: Round) -> tuple[float, float, float | None]:
     """Effect, z and p; without a null distribution the effect alone."""
     if null is None:
-        return reading(subject.read, rollout) - reading(subject.read, stage.plain), 0.0, None
-    return null.compare(subject.read, rollout, stage.plain)
+        return reading(subject.read, made.rollout) - reading(subject.read, made.plain), 0.0, None
+    return null.compare(subject.read, made.rollout, made.plain)
 
 
-def _point(made: Round, subject: Subject, stage: Rollouts, null: Null | None) -> Measured:
-    effect, z, _ = _effect(null, subject, made.rollout, stage)
+def _point(made: Round, subject: Subject, null: Null | None) -> Measured:
+    effect, z, _ = _effect(null, subject, made)
     rolled = made.rollout
     return Measured(
         raw=round(made.raw, 4),
         effect=round(effect, 4),
         z=round(z, 2),
         kl=round(float(rolled.kl.mean()), 4) if len(rolled.kl) else 0.0,
-        surprise=round(float(stage.plain.logprob.mean() - rolled.logprob.mean()), 4) if len(rolled.logprob) else 0.0,
-        repetition=round(rolled.repetition - stage.plain.repetition, 4),
+        surprise=round(float(made.plain.logprob.mean() - rolled.logprob.mean()), 4) if len(rolled.logprob) else 0.0,
+        repetition=round(rolled.repetition - made.plain.repetition, 4),
         fluent=round(made.fluent / made.replies, 4),
         n=made.replies,
     )

@@ -108,7 +108,7 @@ class Candidate:
         }
 
 
-def update_sae(
+def update_sae(  # long: the steps of an update in their order, each a call
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     parent: Bundle,

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.support.graph import check_acyclic
+from tests.support.graph import cycle_in
 from ui.page import STATIC
 
 IMPORT = re.compile(
@@ -26,7 +26,8 @@ def test_every_import_is_a_file_that_is_there():
 
 
 def test_modules_import_each_other_in_no_circle():
-    check_acyclic(GRAPH)
+    assert len(GRAPH) > 5
+    assert not cycle_in(GRAPH)
 
 
 def test_lib_imports_nothing_outside_lib():

@@ -93,7 +93,7 @@ def measure_features(
     def keep(feature: Feature) -> None:
         if done:
             with done.open("a", encoding="utf-8") as file:
-                file.write(feature.line())
+                file.write("\n" + feature.line())  # a line that was cut off ends here
 
     def report(n: int, of: int) -> None:
         on_progress(len(known) + n, len(known) + of)
@@ -109,6 +109,8 @@ def _measured_before(done: Path, bundle: Bundle) -> dict[int, Feature]:
     """Features in the progress file, with what else the bundle knows of them; a line that was cut off is left out."""
     found: dict[int, Feature] = {}
     for line in done.read_text(encoding="utf-8").splitlines() if done.exists() else []:
+        if not line:
+            continue
         try:
             row = json.loads(line)
         except ValueError:

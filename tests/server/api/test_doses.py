@@ -14,6 +14,7 @@ from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
 from server.jobs.tasks.calibrate import CalibrateConfig, select_features
 from server.settings import Settings
+from steering.calibration import Calibration
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.revisions import Revisions
 from steering.errors import BadBundle, UnknownFeature
@@ -163,6 +164,24 @@ def test_calibrate_writes_into_the_bundle_and_presets_push_as_far_as_before(own,
 
             pushes.append(Catalogue([bundle]).resolve(preset.steering).edits["layers.1"].push)
         assert float((pushes[0] - pushes[1]).norm()) < 2e-3 * float(pushes[0].norm())
+
+
+def test_a_killed_calibration_goes_on_after_the_last_measured_feature(own):
+    """The progress file has one feature of this revision, one of another, and a line that was cut off."""
+    held = Bundle.open(own).numbered
+    done = lambda n, revision: held[n].model_copy(  # noqa: E731
+        update={"dose": 3.25, "calibration": Calibration(method="fluency", p=0.5, revision=revision)}
+    )
+    progress = own / "revisions/r1/calibrated.jsonl"
+    progress.write_text(done(1, "r1").line() + done(3, "r0").line() + done(2, "r1").line()[:40])
+    result = CliRunner().invoke(
+        app, ["calibrate", "small/1", "small/2", "small/3", "--no-presets", "--prompts", "4", "--bundle", str(own)]
+    )
+    assert result.exit_code == 0, result.output
+    after = Bundle.open(own).numbered
+    assert after[1].dose == 3.25
+    assert all(after[n].dose != 3.25 and after[n].calibration.points for n in (2, 3))
+    assert not progress.exists()
 
 
 def test_what_cannot_be_calibrated_is_named(own):

@@ -37,7 +37,7 @@ def drive(middle, *, width=0.1, longest=200.0, replies=16, seed=0, most=ROUNDS):
         share = 1 / (1 + math.exp(-(middle - raw / NORM) / (width * middle)))
         fluent = sum(rng.random() < 0.99 * share for _ in range(replies))
         try:
-            raw = search.send(Round(raw, fluent, replies, EMPTY))
+            raw = search.send(Round(raw, fluent, replies, EMPTY, EMPTY))
         except StopIteration as end:
             return end.value, asked
 
@@ -84,7 +84,7 @@ def rollout(*values, d=4):
 
 def test_an_effect_that_random_pushes_have_too_is_none():
     read = lambda x: float(x.mean())  # noqa: E731
-    random_ = Null(tuple(rollout(0.1 * (i % 5)) for i in range(30)), 10.0)
+    random_ = Null(tuple(rollout(0.1 * (i % 5)) for i in range(30)), rollout(0.0), 10.0)
     _, z, p = random_.compare(read, rollout(0.3), rollout(0.0))
     assert abs(z) < 1
     assert p > 0.2
