@@ -39,6 +39,12 @@ def model():
     return found
 
 
+def typical_norm(model) -> float:
+    """Median norm of the stream: the large embeddings make it many times the small bundle's."""
+    lengths = [read_stream(model, torch.tensor([row]), HOOK)[0, 1:].norm(dim=-1) for row in rows(50)]
+    return round(float(torch.cat(lengths).median()), 2)
+
+
 def planted_sae(model) -> SAE:
     """The small SAE with probes for single tokens in its first rows, and a last row that never fires."""
     tok = small_bundle.tokenizer()
@@ -91,4 +97,6 @@ def planted_bundle(folder: Path) -> Path:
     (folder / "revisions/r1/features.jsonl").write_text("".join(lines))
     presets = json.loads((folder / "presets.json").read_text())
     (folder / "presets.json").write_text(json.dumps(presets[:1]))
+    info = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(info | {"typical_norm": typical_norm(long)}))
     return folder
