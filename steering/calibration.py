@@ -43,9 +43,9 @@ class Measured(BaseModel):
     """Activation of the feature and its neighbours where the unsteered model reads the replies, minus that of unsteered
     replies, in typical maxima. With method "kl": log-odds of the feature's words, minus the unsteered model's, in nats.
     """
-    kl: float
-    """KL divergence of the next-token distribution from the unsteered one, mean over tokens, nats; with method "kl" the
-    95th percentile.
+    kl: float | None = None
+    """KL divergence of the next-token distribution from the unsteered one, nats: with method "kl" the 95th percentile
+    over tokens, with method "fluency" not measured.
     """
     surprise: float
     """Mean log-probability under the unsteered model, unsteered replies minus steered ones, in nats per token; below 0

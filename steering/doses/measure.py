@@ -115,7 +115,7 @@ class Null:
         dose = sorted(c[1].dose for c in found)[len(found) // 2]
         rolled: list[Rollout] = []
         for start in range(0, RANDOM, 8):
-            rolled += stages[0].run([push(dose) for push in pushes[start : start + 8]], seed=seed)
+            rolled += stages[0].run([push(dose) for push in pushes[start : start + 8]], seed=seed, kl=False)
         return Null(tuple(rolled), stages[0].plain, dose)
 
     def compare(self, read: Reader, rollout: Rollout, plain: Rollout) -> tuple[float, float, float]:
@@ -270,7 +270,7 @@ def _curves(
             search = _search(subject, subject.signs[0], typical_norm, ROUNDS, None)
             running.append(_Running(i, subject, [*subject.signs], {}, search, next(search)))
         stage = stages[turn % len(stages)]
-        rolled = stage.run([r.subject.push(r.raw) for r in running], seed=stage.draw.seed + 1000 * turn)
+        rolled = stage.run([r.subject.push(r.raw) for r in running], seed=stage.draw.seed + 1000 * turn, kl=False)
         turn += 1
         for run, rollout in zip([*running], rolled, strict=True):
             if _advance(run, _round(run.raw, rollout, stage.plain, decode), typical_norm):
@@ -334,7 +334,6 @@ def _point(made: Round, subject: Subject, null: Null | None) -> Measured:
         raw=round(made.raw, 4),
         effect=round(effect, 4),
         z=round(z, 2),
-        kl=round(float(rolled.kl.mean()), 4) if len(rolled.kl) else 0.0,
         surprise=round(float(made.plain.logprob.mean() - rolled.logprob.mean()), 4) if len(rolled.logprob) else 0.0,
         repetition=round(rolled.repetition - made.plain.repetition, 4),
         fluent=round(made.fluent / made.replies, 4),
