@@ -151,14 +151,25 @@ class SAE:
             return SAE.directions(self.W_dec.to(device))
         return replace(self, **{k: v.to(device) for k, v in _tensors(self).items()})
 
-    def save(self, folder: Path, *, hook: str, model: str, about: dict[str, Any] | None = None) -> None:
-        """Write `cfg.json` and the weights atomically: a reader sees the old files or the new ones."""
+    def save(
+        self,
+        folder: Path,
+        *,
+        hook: str,
+        model: str,
+        about: dict[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Write `cfg.json` and the weights atomically: a reader sees the old files or the new ones.
+
+        `dtype` is that of encoder and decoder on disk; biases and thresholds stay float32.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "architecture": "jumprelu" if self.reads else DIRECTIONS,
             "d_in": self.d_in,
             "d_sae": self.d_sae,
-            "dtype": "float32",
+            "dtype": str(dtype).removeprefix("torch."),
             "device": "cpu",
             "apply_b_dec_to_input": False,
             "normalize_activations": NAMED[self.scaling],
@@ -166,7 +177,10 @@ class SAE:
             "metadata": {"sae_lens_version": "6.0.0", "model_name": model, "hook_name": hook, **(about or {})},
         }
         with atomic_draft(folder / WEIGHTS) as draft:
-            save_file({k: v.contiguous().cpu() for k, v in _tensors(self).items()}, draft)
+            save_file(
+                {k: v.to(dtype if v.ndim == 2 else v.dtype).contiguous().cpu() for k, v in _tensors(self).items()},
+                draft,
+            )
         write_atomic(folder / CONFIG, json.dumps(config, indent=1) + "\n")
 
     @staticmethod

@@ -212,7 +212,8 @@ class Rollouts:
             parts.append((*_distance(steered, plain, kl), *_read_part(plain, said[some], streams[0])))
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         return [
-            _rollout(said[b], spoken[b], *(column[b] for column in columns)) for b in torch.arange(len(said)).split(each)
+            _rollout(said[b], spoken[b], *(column[b] for column in columns))
+            for b in torch.arange(len(said)).split(each)
         ]
 
     @cached_property
@@ -222,9 +223,7 @@ class Rollouts:
             real = torch.cat([self.real, torch.ones_like(self.spoken)], 1)
             return self._logits(ids, real, torch.arange(len(ids)))
 
-    def _logits(
-        self, ids: Tensor, real: Tensor, prompts: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "rows tokens vocab"]:
+    def _logits(self, ids: Tensor, real: Tensor, prompts: Int[Tensor, " rows"]) -> Float[Tensor, "rows tokens vocab"]:
         """Log-probabilities at the position before each generated token; `prompts` says whose prompt a row begins with."""
         before = self.prefix.length
         out = self.model(

@@ -1,0 +1,102 @@
+"""Stages `bundle` and `describe`: the folder that is shipped, with the SAE in float16 and a description of each feature.
+
+The descriptions come from held-out text of all kinds and as much of the rest as makes `DESCRIBED` tokens.
+"""
+
+from itertools import chain
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipes.smollm2.files import finish, record_of, say, write_json
+from recipes.smollm2.model import PACKAGE
+from recipes.smollm2.text import KINDS
+from steering.catalogue.feature import Feature, write_features
+from steering.interpret.describe import describe
+from steering.model.activations import padded_batches
+from steering.model.token_store import TokenStore
+from steering.sae import SAE
+
+NAME, REVISION, MODEL = "smollm2", "r1", "SmolLM2-135M-Instruct"
+DESCRIBED = 480_000
+"""Tokens that the descriptions come from."""
+EXAMPLES = 6
+
+
+def make_bundle(out: Path) -> None:
+    """Write `out/bundle`: `bundle.json` and the SAE."""
+    trained, measured = record_of(out, "sae-final"), record_of(out, "evaluate-final")
+    assert trained is not None and measured is not None
+    hook = f"layers.{trained['run']['layer']}"
+    sae = SAE.load(out / "sae" / "final")
+    about = {"trained": {**trained["run"], "tokens": trained["tokens"], "model": MODEL, "recipe": "recipes/smollm2"}}
+    folder = out / "bundle" / "revisions" / REVISION
+    sae.save(folder, hook=hook, model=MODEL, about=about, dtype=torch.float16)
+    found = measured["chats_and_prose"]
+    metrics = {
+        "explained_variance": round(found["explained_variance"], 4),
+        "l0": round(found["l0"], 2),
+        "dead": round(measured["dead"]["share"], 4),
+        "recovered_prose": round(measured["held_out"]["prose"]["trained"]["recovered"], 4),
+        "recovered_chats": round(measured["held_out"]["chats"]["trained"]["recovered"], 4),
+    }
+    write_json(
+        out / "bundle" / "bundle.json",
+        {
+            "name": NAME,
+            "model": MODEL,
+            "package": PACKAGE.model_dump(),
+            "hook": hook,
+            "revision": REVISION,
+            "typical_norm": round(trained["typical_norm"], 3),
+            "license": "Apache-2.0",
+            "metrics": metrics,
+        },
+    )
+    finish(out, "bundle", {"metrics": metrics})
+
+
+def make_descriptions(out: Path, threads: int) -> None:
+    """Write `features.jsonl` of `out/bundle`."""
+    torch.set_num_threads(threads)
+    trained = record_of(out, "sae-final")
+    assert trained is not None
+    model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.bfloat16).eval()
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    texts = _texts(out)
+    folder = out / "bundle" / "revisions" / REVISION
+    batches = padded_batches(texts, batch=16, longest=320, pad=2)
+    features = describe(
+        model,
+        tokenizer,
+        SAE.load(folder),
+        f"layers.{trained['run']['layer']}",
+        batches,
+        bundle=NAME,
+        examples=EXAMPLES,
+        typical_norm=trained["typical_norm"],
+    )
+    write_features(folder, features)
+    finish(out, "describe", {"tokens": sum(map(len, texts)), "texts": len(texts), **counts(features)})
+
+
+def counts(features: list[Feature]) -> dict[str, int]:
+    """How many features there are of each kind."""
+    return {"features": len(features)} | {
+        kind: sum(kind in f.kind for f in features) for kind in ("dead", "dense", "input-only")
+    }
+
+
+def _texts(out: Path) -> list[list[int]]:
+    held = [TokenStore.open(out / "text" / f"held-{kind}") for kind in KINDS]
+    learn = TokenStore.open(out / "text" / "learn")
+    texts, tokens = list[list[int]](), 0
+    for store, i in chain(((s, i) for s in held for i in range(len(s))), ((learn, i) for i in range(len(learn)))):
+        text = [int(t) for t in store[i]]
+        texts.append(text)
+        tokens += len(text)
+        if tokens >= DESCRIBED:
+            break
+    say(f"describe: {len(texts)} texts, {tokens} tokens")
+    return sorted(texts, key=len)
