@@ -109,6 +109,7 @@ def with_doses(
 ) -> list[Feature]:
     """Return the features with dose, sweet spot and calibration. Raises BadChat.
 
+    Pushes against a feature's direction are not measured: a dose below 0 is as long as the same dose above.
     `on_feature` gets each feature as soon as it is measured, before it is decided whether its effect `works`: that
     takes all p-values (`with_decisions`).
     """
@@ -121,6 +122,7 @@ def with_doses(
             pushes_along(bundle.sae.W_dec[f.row].to(device)),
             reads_feature(bundle.sae, f),
             LONGEST * info.typical_norm,
+            signs=(1,),
         )
         for f in alive
     ]

@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
 
 from steering.edits import ResidualEdit, SteeringTable
 from steering.evaluate.coherence import rep3
 from steering.model.chat_template import EncodedChat
 from steering.model.hooks import tap
+from steering.model.kv_cache import keys_and_values, preallocated
 
 QUESTIONS = (
     "What should I do this weekend?",
@@ -230,7 +232,7 @@ class Rollouts:
             input_ids=ids[:, before:],
             attention_mask=real.long(),
             position_ids=_positions(real)[:, before:],
-            past_key_values=self.prefix.cache(prompts),
+            past_key_values=self.prefix.cache(prompts, ids.shape[1] - before),
             use_cache=True,
             logits_to_keep=self.tokens + 1,
         )
@@ -261,11 +263,14 @@ class Prefix:
             use_cache=True,
             logits_to_keep=1,
         )
-        return Prefix(length, tuple((layer.keys, layer.values) for layer in cache.layers))
+        held = keys_and_values(cache)
+        return Prefix(length, held) if held else Prefix(0, ())
 
-    def cache(self, prompts: Int[Tensor, " rows"]) -> DynamicCache:
-        """A cache that begins with these prompts, one per row."""
-        return DynamicCache([(k[prompts], v[prompts]) for k, v in self.layers] or None)
+    def cache(self, prompts: Int[Tensor, " rows"], room: int) -> Cache:
+        """A cache that begins with these prompts, one per row, and has room for so many more tokens."""
+        if not self.length:
+            return DynamicCache()
+        return preallocated([(k[prompts], v[prompts]) for k, v in self.layers], room)
 
 
 def _replies(
@@ -284,9 +289,12 @@ def _replies(
     chances = [torch.Generator().manual_seed(draw.seed + i) for i in range(len(ids) // n)]
     table, rows = _table(edits, model), _table_rows(steered, n) if edits else torch.zeros_like(ids)
     prompts = torch.arange(len(ids), device=ids.device) % (len(ids) // n)
-    cache, said, at = prefix.cache(prompts), list[Tensor](), {"rows": rows[:, prefix.length :]}
+    cache, said, at = (
+        prefix.cache(prompts, ids.shape[1] - prefix.length + tokens),
+        list[Tensor](),
+        {"rows": rows[:, prefix.length :]},
+    )
     new = rows.amax(1, keepdim=True)  # generated tokens are steered where the prompt is
-    used = torch.zeros(len(ids), int(model.config.get_text_config().vocab_size), dtype=torch.bool, device=ids.device)
     over = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     ends = torch.tensor(sorted(_end_ids(model)), dtype=ids.dtype, device=ids.device)
     step, mask = ids[:, prefix.length :], real
@@ -301,9 +309,9 @@ def _replies(
                 use_cache=True,
                 logits_to_keep=1,
             )
-            step = _sample_next(_penalized(out.logits[:, -1].float(), used, draw.repetition_penalty), draw, chances, n)
+            logits = _penalized(out.logits[:, -1].float(), said, draw.repetition_penalty)
+            step = _sample_next(logits, draw, chances, n)
             said.append(step)
-            used.scatter_(1, step, True)
             over |= torch.isin(step[:, 0], ends)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             at["rows"] = new
@@ -313,11 +321,13 @@ def _replies(
     return torch.cat([*said, end], 1)
 
 
-def _penalized(logits: Float[Tensor, "rows vocab"], used: Bool[Tensor, "rows vocab"], penalty: float) -> Tensor:
-    """Divide positive logits of used tokens by the penalty and multiply negative ones (Keskar et al. 2019)."""
-    if penalty == 1.0:
+def _penalized(logits: Float[Tensor, "rows vocab"], said: list[Int[Tensor, "rows 1"]], penalty: float) -> Tensor:
+    """Divide positive logits of tokens that were said by the penalty and multiply negative ones (Keskar et al. 2019)."""
+    if penalty == 1.0 or not said:
         return logits
-    return torch.where(used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    used = torch.cat(said, 1)
+    found = logits.gather(1, used)
+    return logits.scatter(1, used, torch.where(found > 0, found / penalty, found * penalty))
 
 
 def _sample_next(
@@ -329,10 +339,12 @@ def _sample_next(
     """
     if not draw.temperature:
         return logits.argmax(-1, keepdim=True)
-    logs = logits / draw.temperature
     if draw.top_p >= 1:
+        logs = logits / draw.temperature
         return (logs + _gumbel(chances, logs.shape[1], n).to(logs)).argmax(-1, keepdim=True)
-    logs, tokens = logs.log_softmax(-1).topk(min(CANDIDATES, logs.shape[1]))
+    best, tokens = logits.topk(min(CANDIDATES, logits.shape[1]))
+    total = logits.div_(draw.temperature).logsumexp(-1, keepdim=True)
+    logs = best / draw.temperature - total
     share = logs.exp()
     logs = torch.where(share.cumsum(-1) - share < draw.top_p, logs, -torch.inf)
     return tokens.gather(1, (logs + _gumbel(chances, logs.shape[1], n).to(logs)).argmax(-1, keepdim=True))
@@ -377,7 +389,8 @@ def _end_ids(model: PreTrainedModel) -> frozenset[int]:
 def _distance(steered: Tensor, plain: Tensor, kl: bool) -> tuple[Tensor, Tensor]:
     """KL divergence from the unsteered distributions, and the entropy of the steered ones; NaN if not wanted."""
     if not kl:
-        return (steered.new_full(steered.shape[:2], torch.nan),) * 2
+        unknown = steered.new_full(steered.shape[:2], torch.nan)
+        return unknown, unknown
     return (steered.exp() * (steered - plain)).sum(-1).clamp(min=0), -(steered.exp() * steered).sum(-1)
 
 
