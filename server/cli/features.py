@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from server import validation
 from server.cli.errors import exit_with_error, or_exit
@@ -27,7 +28,9 @@ from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.catalogue.resolve import Catalogue
+from steering.interpret.label_embeddings import Encode
 from steering.model.hooks import read_stream
+from steering.model.input_embeddings import read_input_embeddings
 from steering.model.passage import Passage, chat_passage, text_passage
 
 T = TypeVar("T")
@@ -196,7 +199,13 @@ def _search(settings: Settings, query: FeatureQuery) -> Hits:
         passage = chat_passage(tokenizer, asked) if chat and tokenizer.chat_template else text_passage(tokenizer, text)
         return passage, read_stream(model, torch.tensor([passage.ids]), bundle.info.hook)[0]
 
-    return asyncio.run(search_features(Index(Catalogue([bundle]), settings.meaning_model), query, read))
+    def embeddings() -> tuple[torch.Tensor, Encode]:
+        name = settings.model or bundle.model_path
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        return read_input_embeddings(name), lambda word: tokenizer(word, add_special_tokens=False)["input_ids"]
+
+    index = Index(Catalogue([bundle]), settings.meaning_model, embeddings)
+    return asyncio.run(search_features(index, query, read))
 
 
 def _settings(bundle: Path | None, corpus: Sequence[Path] | None, **more: object) -> Settings:

@@ -1,7 +1,7 @@
 """Feature search: by words, by meaning, by activation on prompts, by id.
 
-Words use SQLite's full-text index, built in memory per catalogue. Meaning uses a sentence model, if
-configured; otherwise the model itself reads the query, and its active features are the result.
+Words use SQLite's full-text index, built in memory per catalogue. Meaning compares the query with the labels: by a
+sentence model, if one is configured, else by the model's own input embeddings.
 """
 
 import asyncio
@@ -17,24 +17,35 @@ from server.schemas.features import FeatureQuery, Filters
 from steering.catalogue.feature import Feature, number_of
 from steering.catalogue.resolve import Catalogue
 from steering.errors import SteeringError
+from steering.interpret.label_embeddings import Encode, LabelEmbeddings
 from steering.interpret.prompt_features import features_in_common, features_of_prompt
 from steering.model.passage import Passage
 
 WEIGHTS = {"label": 10.0, "words": 4.0, "says": 3.0, "examples": 1.0, "id": 6.0, "note": 4.0}
 """Weight of each column for bm25."""
+READY = 0.05
+"""Added to the similarity of features whose slider is known to work: of two that fit, the one that steers comes first."""
+LEAST = 0.2
+"""Least similarity of a hit by meaning."""
 ReadText = Callable[[str, bool], Awaitable[tuple["Passage", "Tensor"]]]
 """Records the unsteered stream of a text, as raw text or as a user message."""
+ReadEmbeddings = Callable[[], tuple[Tensor, Encode]]
+"""Reads the language model's input embeddings, and how its tokenizer encodes a word."""
 Hits = list[tuple[Feature, float | None]]
 
 
 class Index:
     """Full-text index of one catalogue."""
 
-    def __init__(self, catalogue: Catalogue, meaning_model: str | None = None) -> None:
+    def __init__(
+        self, catalogue: Catalogue, meaning_model: str | None = None, embeddings: ReadEmbeddings | None = None
+    ) -> None:
+        """Index a catalogue. Search by meaning takes a sentence model, else the language model's input embeddings."""
         self.catalogue, self.features, self._meaning_model = catalogue, list(catalogue), meaning_model
+        self._read_embeddings = embeddings
         self._lock = threading.Lock()
         self._words: sqlite3.Connection | None = None
-        self._meaning: Callable[[str], Sequence[float]] | None = None
+        self._meaning: Callable[[str], Sequence[float] | Tensor] | None = None
 
     def by_words(self, words: str) -> Hits:
         """Features that match all the words, or prefixes of them; all features without words."""
@@ -53,14 +64,21 @@ class Index:
         number = number_of(wanted if "/" in wanted else f"/{wanted}")
         return [(f, 1.0) for f in self.features if f.index == number and wanted in (f.id, str(f.index))]
 
-    def by_meaning(self, words: str) -> Hits | None:
-        """Features by the sentence model; None if none is configured. Raises SteeringError if it cannot be used."""
-        if not self._meaning_model:
-            return None
+    def by_meaning(self, words: str) -> Hits:
+        """Features by the similarity of their labels. Raises SteeringError if neither model can be used."""
         with self._lock:
-            self._meaning = self._meaning or _sentence_embeddings(self._meaning_model, self.features)
+            self._meaning = self._meaning or self._compare_labels()
         scores = zip(self.features, self._meaning(words), strict=True)
-        return [(f, float(score)) for f, score in scores if "dead" not in f.kind]
+        ranked = [(f, float(score) + READY * has_effect(f)) for f, score in scores if "dead" not in f.kind]
+        return [(f, score) for f, score in ranked if score >= LEAST]
+
+    def _compare_labels(self) -> Callable[[str], Sequence[float] | Tensor]:
+        if self._meaning_model:
+            return _sentence_embeddings(self._meaning_model, self.features)
+        if self._read_embeddings is None:
+            raise SteeringError("search by meaning needs a model; search by mode 'text'", param="mode")
+        weights, encode = self._read_embeddings()
+        return LabelEmbeddings(weights, encode, [f.label for f in self.features]).similarities
 
 
 async def search_features(index: Index, query: FeatureQuery, read: ReadText) -> Hits:
@@ -76,22 +94,21 @@ async def search_features(index: Index, query: FeatureQuery, read: ReadText) -> 
             hits = index.by_id(query.q)
         case "meaning":
             hits = await asyncio.to_thread(index.by_meaning, query.q)
-            hits = await _by_prompt(index, [query.q], [], read, chat=False) if hits is None else hits
         case "prompt":
-            hits = await _by_prompt(index, [query.q], [], read, chat=True)
+            hits = await _by_prompt(index, [query.q], [], read)
         case "common":
-            hits = await _by_prompt(index, query.prompts, query.without, read, chat=True)
+            hits = await _by_prompt(index, query.prompts, query.without, read)
     return _sort_hits([hit for hit in hits if _matches_filters(hit[0], query)], query.sort)
 
 
-async def _by_prompt(index: Index, these: Sequence[str], without: Sequence[str], read: ReadText, *, chat: bool) -> Hits:
+async def _by_prompt(index: Index, these: Sequence[str], without: Sequence[str], read: ReadText) -> Hits:
     bundle = next(iter(index.catalogue.bundles.values()))
     bundle.sae.check_reads()
 
     async def counts(texts: Sequence[str]) -> list[Tensor]:
         found = []
         for text in texts:
-            passage, stream = await read(text, chat)
+            passage, stream = await read(text, True)
             found.append(await asyncio.to_thread(features_of_prompt, bundle, passage, stream))
         return found
 
@@ -100,13 +117,12 @@ async def _by_prompt(index: Index, these: Sequence[str], without: Sequence[str],
 
 
 def _matches_filters(f: Feature, asked: Filters) -> bool:
-    measured = bool(f.calibration and f.calibration.works)
     return (
         (asked.min_density is None or f.density >= asked.min_density)
         and (asked.max_density is None or f.density <= asked.max_density)
         and (asked.labelled is None or bool(f.label) == asked.labelled)
         and (asked.calibrated is None or (f.dose is not None) == asked.calibrated)
-        and (asked.works is None or measured == asked.works)
+        and (asked.works is None or has_effect(f) == asked.works)
         and (asked.starred is None or bool(f.edited and f.edited.starred) == asked.starred)
         and (asked.kind is None or (asked.kind in f.kind if asked.kind != "plain" else not f.kind))
     )
@@ -124,9 +140,14 @@ def _sort_hits(hits: Hits, by: str) -> Hits:
             return sorted(hits, key=lambda h: (-(h[1] or 0.0), _default_order(h[0])))
 
 
-def _default_order(f: Feature) -> tuple[bool, float]:
-    """Features labelled by users first, then by frequency."""
-    return f.label_source not in ("hand", "fit"), -f.density
+def has_effect(f: Feature) -> bool:
+    """Whether the feature's slider is known to do something that a random push of its size does not."""
+    return bool(f.calibration and f.calibration.works)
+
+
+def _default_order(f: Feature) -> tuple[bool, bool, float]:
+    """Features labelled by users first, then those whose slider works, then by frequency."""
+    return f.label_source not in ("hand", "fit"), not has_effect(f), -f.density
 
 
 def _build_full_text_index(features: Iterable[Feature]) -> sqlite3.Connection:

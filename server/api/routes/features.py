@@ -25,6 +25,8 @@ from server.serving.served_model import ServedModel
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.errors import UnknownFeature
+from steering.interpret.label_embeddings import Encode
+from steering.model.input_embeddings import read_input_embeddings
 from steering.model.passage import Passage
 
 router = APIRouter(prefix="/v1", tags=["Features"])
@@ -92,8 +94,14 @@ def _search_index(request: Request, served: ServedModel) -> Index:
     catalogue, and so another index."""
     state = request.app.state
     if getattr(state, "index", None) is None or state.index.catalogue is not served.catalogue:
-        state.index = Index(served.catalogue, served.settings.meaning_model)
+        state.index = Index(served.catalogue, served.settings.meaning_model, lambda: _embeddings(served))
     return state.index
+
+
+def _embeddings(served: ServedModel) -> tuple[Tensor, Encode]:
+    tokenizer = served.engine.tokenizer
+    weights = read_input_embeddings(str(served.settings.model or served.bundle.model_path))
+    return weights, lambda word: tokenizer(word, add_special_tokens=False)["input_ids"]
 
 
 def _find_feature(request: Request, feature_id: str) -> tuple[Bundle, Feature]:
