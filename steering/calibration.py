@@ -40,8 +40,8 @@ class Measured(BaseModel):
 
     raw: float
     effect: float
-    """Activation of the feature and its neighbours where the unsteered model reads the replies, minus that of unsteered
-    replies, in typical maxima. With method "kl": log-odds of the feature's words, minus the unsteered model's, in nats.
+    """Share of the replies that show the feature where the unsteered model reads them, minus that of unsteered replies.
+    With method "kl": log-odds of the feature's words, minus the unsteered model's, in nats.
     """
     kl: float | None = None
     """KL divergence of the next-token distribution from the unsteered one, nats: with method "kl" the 95th percentile

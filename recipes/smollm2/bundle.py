@@ -1,10 +1,14 @@
-"""Stages `bundle` and `describe`: the folder that is shipped, with the SAE in float16 and a description of each feature.
+"""Stages `bundle`, `describe` and `labels`: the folder that is shipped, with the SAE in float16, a description of each
+feature, and the label that a reader gave it.
 
-The descriptions come from held-out text of all kinds and as much of the rest as makes `DESCRIBED` tokens.
+The descriptions come from held-out text of all kinds and as much of the rest as makes `DESCRIBED` tokens. `labels.tsv`
+belongs to one SAE: readers saw its features' examples. Another SAE wants other readers.
 """
 
+import hashlib
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -12,16 +16,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recipes.smollm2.files import finish, record_of, say, write_json
 from recipes.smollm2.model import PACKAGE
 from recipes.smollm2.text import KINDS
+from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, write_features
 from steering.interpret.describe import describe
 from steering.model.activations import padded_batches
 from steering.model.token_store import TokenStore
-from steering.sae import SAE
+from steering.sae import SAE, WEIGHTS
 
 NAME, REVISION, MODEL = "smollm2", "r1", "SmolLM2-135M-Instruct"
 DESCRIBED = 480_000
 """Tokens that the descriptions come from."""
-EXAMPLES = 6
+EXAMPLES = 5
+LABELS = Path(__file__).with_name("labels.tsv")
+READ_OF = "2006edba6c52dfef4cefd882a35e5848f9a4f6b2130ad069240c22d0c15e3a19"
+"""SHA-256 of the SAE's file whose features the readers saw."""
+READ_NOTE = "read 2026-11-30"
 
 
 def make_bundle(out: Path) -> None:
@@ -79,6 +88,40 @@ def make_descriptions(out: Path, threads: int) -> None:
     )
     write_features(folder, features)
     finish(out, "describe", {"tokens": sum(map(len, texts)), "texts": len(texts), **counts(features)})
+
+
+def make_labels(out: Path) -> None:
+    """Give each described feature of `out/bundle` its label from `labels.tsv`, and score what readers blindly detected."""
+    folder = out / "bundle" / "revisions" / REVISION
+    trained = record_of(out, "sae-final")
+    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != READ_OF:
+        raise SystemExit("labels.tsv was read from another SAE's features; read the examples, and write it anew")
+    assert trained is not None
+    labels = read_labels()
+    features = [
+        f.model_copy(update={"label": labels[f.index].text, "label_source": "read", "note": READ_NOTE})
+        if f.index in labels and f.examples
+        else f
+        for f in Bundle.open(out / "bundle").features
+    ]
+    write_features(folder, features)
+    named = [labels[f.index].text for f in features if f.label_source == "read"]
+    finish(out, "labels", {"read": len(named), "mixed": named.count("mixed"), "sae": READ_OF})
+
+
+class Label(NamedTuple):
+    """What a reader called a feature, and of which sort it is: T subject, S style, D what the text does, W word, G grammar or
+    position, M mixed.
+    """
+
+    text: str
+    sort: str
+
+
+def read_labels() -> dict[int, Label]:
+    """Labels by number of the feature."""
+    rows = (line.split("\t") for line in LABELS.read_text(encoding="utf-8").splitlines()[1:])
+    return {int(index): Label(text, sort) for index, text, sort in rows}
 
 
 def counts(features: list[Feature]) -> dict[str, int]:

@@ -60,7 +60,9 @@ class Feature(BaseModel):
     """Row of the SAE that computes it; by default the same as its number."""
     label: str = ""
     label_source: str = "none"
-    """`none`, `auto` (from examples), `contrast` (and scored), `llm:<model>`, `fit`, `hand`, `neuronpedia…`."""
+    """`none`, `auto` (from examples), `contrast` (and scored), `llm:<model>`, `read` (by a reader who saw
+    its examples), `fit`, `hand`, `neuronpedia…`.
+    """
     label_scores: LabelScores | None = None
     words: tuple[str, ...] = ()
     """Words that occur where it fires and rarely elsewhere."""

@@ -39,6 +39,8 @@ TOKENS = 60
 """Tokens of a reply: about as long as those that readers labelled."""
 NEIGHBOURS, NEAR = 8, 0.3
 """Most neighbours whose activation counts with a feature's own, weighted by the cosine, and the least cosine."""
+SHOWN = 0.5
+"""Share of a feature's typical maximum at which a reply shows it."""
 OnProgress = Callable[[int, int], None]
 """Progress callback: number done, and total."""
 OnFeature = Callable[[Feature], None]
@@ -148,15 +150,19 @@ def with_decisions(features: Sequence[Feature]) -> list[Feature]:
 
 
 def reads_feature(sae: SAE, feature: Feature) -> Reader:
-    """Return a reader of a feature's activation and its neighbours', in typical maxima of the feature."""
+    """Return a reader of whether a reply shows a feature.
+
+    It is 1 where the feature's activation, with its neighbours' weighted by their cosine, anywhere reaches `SHOWN` of
+    the feature's typical maximum, and in proportion below.
+    """
     cosines = sae.W_dec.float() @ sae.W_dec[feature.row].float()
     best = cosines.topk(min(NEIGHBOURS + 1, sae.d_sae))
     rows = best.indices[best.values >= NEAR]
-    weights = best.values[best.values >= NEAR].cpu() / max(feature.typical_max, 1e-6)
+    weights = best.values[best.values >= NEAR].cpu() / max(SHOWN * feature.typical_max, 1e-6)
     part = sae.only(rows)
 
     def read(x: torch.Tensor) -> float:
-        return float((part.encode(x).float() @ weights).mean())
+        return min(1.0, float((part.encode(x).float() @ weights).max()))
 
     return read
 

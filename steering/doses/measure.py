@@ -5,9 +5,9 @@ labels validate). The share of fluent replies falls with the push along a logist
 and width is updated after each round of sampled replies, and the next round is made where the curve is about to fall.
 Rounds end when the interval of the dose is narrow enough, or after `ROUNDS`.
 
-The effect is measured on what the model does: the steered replies are read again by the unsteered model, and the
-feature's own activation there, with that of its neighbours, is compared with replies under random pushes at their own
-dose 1.0 (`Null`). Subjects are measured together, so that a batch holds many pushes.
+The effect is measured on what the model does: the steered replies are read again by the unsteered model, and how many
+of them show the feature (its own activation there, with that of its neighbours) is compared with replies under random
+pushes at their own dose 1.0 (`Null`). Subjects are measured together, so that a batch holds many pushes.
 """
 
 import math
@@ -39,13 +39,17 @@ RANDOM = 30
 """Random directions of the null distribution."""
 SURE = 0.05
 """False discovery rate at which an effect counts as beyond random pushes."""
-LEAST = 0.01
-"""Least spread of the null distribution, so that a feature that never fires by chance needs more than a trace."""
+LEAST = 0.03
+"""Least spread of the null distribution: half a reply in sixteen, so that one chance hit of a feature that random pushes
+never evoke is no effect.
+"""
+NEAR_ONE = 0.12
+"""Rounds at pushes within this of dose 1.0, relative to it, count for the effect there."""
 
 Push = Callable[[float], ResidualEdit]
 """Maps a raw strength to an edit."""
 Reader = Callable[[Float[Tensor, "tokens d_in"]], float]
-"""Reads a concept from the unsteered residual stream of one reply; 1.0 is about its typical maximum."""
+"""Reads a concept from the unsteered residual stream of one reply: 0 where it is absent, 1 where it shows."""
 Decode = Callable[[list[int]], str]
 Search = Generator[float, "Round", "Curve"]
 
@@ -118,18 +122,32 @@ class Null:
             rolled += stages[0].run([push(dose) for push in pushes[start : start + 8]], seed=seed, kl=False)
         return Null(tuple(rolled), stages[0].plain, dose)
 
-    def compare(self, read: Reader, rollout: Rollout, plain: Rollout) -> tuple[float, float, float]:
-        """Return the effect of a rollout (its reading minus that of unsteered replies to its questions), z, and the one-sided p-value.
+    def read(self, read: Reader) -> "NullReading":
+        """Return what a reader finds in these replies, to compare others with."""
+        base = reading(read, self.plain)
+        random = torch.tensor([reading(read, r) - base for r in self.rollouts])
+        return NullReading(read, float(random.mean()), float(random.std()), len(random))
+
+
+@dataclass(frozen=True)
+class NullReading:
+    """Mean and spread of the effects of `n` random pushes on one reading."""
+
+    reader: Reader
+    mean: float
+    spread: float
+    n: int
+
+    def effect(self, rounds: Sequence[Round]) -> tuple[float, float, float]:
+        """Return the mean effect of rounds (their reading minus that of unsteered replies to their questions), z, and the
+        one-sided p-value.
 
         z is in standard deviations of random pushes' effects; p is Student's, with one degree of freedom less than
         there are random pushes.
         """
-        base = reading(read, self.plain)
-        random = torch.tensor([reading(read, r) - base for r in self.rollouts])
-        effect = reading(read, rollout) - reading(read, plain)
-        spread = max(float(random.std()), LEAST) * math.sqrt(1 + 1 / len(random))
-        z = (effect - float(random.mean())) / spread
-        return effect, z, student_tail(z, len(random) - 1)
+        effect = effect_of(self.reader, rounds)
+        z = (effect - self.mean) / (max(self.spread, LEAST) * math.sqrt(1 + 1 / self.n))
+        return effect, z, student_tail(z, self.n - 1)
 
 
 def calibrate(
@@ -162,6 +180,11 @@ def decide(measured: Sequence[Calibration], rate: float = SURE) -> list[Calibrat
     """Return the calibrations with `works`: effects beyond chance at a false discovery rate over all of them."""
     q = benjamini_hochberg(np.array([1.0 if c.p is None else c.p for c in measured]))
     return [c.model_copy(update={"works": bool(x <= rate)}) for c, x in zip(measured, q, strict=True)]
+
+
+def effect_of(read: Reader, rounds: Sequence[Round]) -> float:
+    """Return the mean over rounds of their reading minus that of unsteered replies to the same questions."""
+    return sum(reading(read, r.rollout) - reading(read, r.plain) for r in rounds) / len(rounds)
 
 
 def reading(read: Reader, rollout: Rollout) -> float:
@@ -302,9 +325,10 @@ def _round(raw: float, rollout: Rollout, plain: Rollout, decode: Decode) -> Roun
 
 def _measurement(subject: Subject, curves: dict[int, Curve], null: Null | None, stamp: tuple[str, str]) -> MeasuredDose:
     first = subject.signs[0]
-    main = curves[first]
-    points = sorted((_point(r, subject, null) for c in curves.values() for r in c.rounds), key=lambda p: p.raw)
-    effect, z, p = _effect(null, subject, main.rounds[-1])
+    main, compare = curves[first], null.read(subject.read) if null else None
+    points = sorted((_point(r, subject, compare) for c in curves.values() for r in c.rounds), key=lambda p: p.raw)
+    near = [r for r in main.rounds if abs(abs(r.raw) / main.dose - 1) <= NEAR_ONE] or [main.rounds[-1]]
+    effect, z, p = _effect(subject, compare, near)
     knots = sorted({(0.0, 0.0), *((float(sign), round(sign * c.dose, 4)) for sign, c in curves.items())})
     calibration = Calibration(
         knots=tuple(knots),
@@ -320,15 +344,15 @@ def _measurement(subject: Subject, curves: dict[int, Curve], null: Null | None, 
     return MeasuredDose(main.dose, _sweet_spot(points, main.dose, first, effect, stamp[0]), calibration)
 
 
-def _effect(null: Null | None, subject: Subject, made: Round) -> tuple[float, float, float | None]:
+def _effect(
+    subject: Subject, compare: NullReading | None, rounds: Sequence[Round]
+) -> tuple[float, float, float | None]:
     """Effect, z and p; without a null distribution the effect alone."""
-    if null is None:
-        return reading(subject.read, made.rollout) - reading(subject.read, made.plain), 0.0, None
-    return null.compare(subject.read, made.rollout, made.plain)
+    return compare.effect(rounds) if compare else (effect_of(subject.read, rounds), 0.0, None)
 
 
-def _point(made: Round, subject: Subject, null: Null | None) -> Measured:
-    effect, z, _ = _effect(null, subject, made)
+def _point(made: Round, subject: Subject, compare: NullReading | None) -> Measured:
+    effect, z, _ = _effect(subject, compare, [made])
     rolled = made.rollout
     return Measured(
         raw=round(made.raw, 4),

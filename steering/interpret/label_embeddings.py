@@ -22,7 +22,29 @@ SAMPLE = 8_000
 """Embeddings by which they are found."""
 IN_COMMON = 0.6
 """Weight of the share of stems in common, beside a cosine."""
-COMMON_WORDS = frozenset(["a", "an", "and", "at", "by", "for", "in", "is", "of", "on", "or", "that", "the", "to", "with", "word", "words", "name", "names"])
+COMMON_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "for",
+        "in",
+        "is",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "to",
+        "with",
+        "word",
+        "words",
+        "name",
+        "names",
+    ]
+)
 ENDINGS = ("ness", "ing", "ies", "es", "s", "ed", "ful", "ly")
 Encode = Callable[[str], list[int]]
 """Token ids of a string, without special tokens."""

@@ -84,11 +84,12 @@ def rollout(*values, d=4):
 
 def test_an_effect_that_random_pushes_have_too_is_none():
     read = lambda x: float(x.mean())  # noqa: E731
-    random_ = Null(tuple(rollout(0.1 * (i % 5)) for i in range(30)), rollout(0.0), 10.0)
-    _, z, p = random_.compare(read, rollout(0.3), rollout(0.0))
+    random_ = Null(tuple(rollout(0.1 * (i % 5)) for i in range(30)), rollout(0.0), 10.0).read(read)
+    made = lambda value: [Round(10.0, 1.0, 1, rollout(value), rollout(0.0))]  # noqa: E731
+    _, z, p = random_.effect(made(0.3))
     assert abs(z) < 1
     assert p > 0.2
-    effect, z, p = random_.compare(read, rollout(2.0), rollout(0.0))
+    effect, z, p = random_.effect(made(2.0))
     assert effect == pytest.approx(2.0)
     assert z > 8
     assert p < 1e-6

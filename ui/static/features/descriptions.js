@@ -6,6 +6,7 @@ const SOURCES = {
   auto: "from examples",
   contrast: "from words",
   fit: "from a fit",
+  read: "read: named by a reader who saw its examples",
   hand: "by hand",
 };
 export const KINDS = {
@@ -85,7 +86,7 @@ export function measurementText({ sweet_spot: spot, calibration: calibration, do
 
 // Unit of the effect: typical maxima of the feature's activation, or nats in older measurements.
 export const effectUnit = ({ calibration }) =>
-  calibration?.method === "fluency" ? "typical maxima" : "nats";
+  calibration?.method === "fluency" ? "of the replies" : "nats";
 
 // The measured points as [dose, effect, surprise], sorted by dose.
 export function doseCurve({ calibration: calibration }) {
