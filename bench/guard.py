@@ -13,7 +13,7 @@ import lzma
 import random
 import statistics
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from bench.lab import Case, Estimate, by_turns, speed
+from bench.share import Share
 from bench.vault import ASKED, OPENERS, PLANTED, REFUSALS, TOLD, chat, planted, probe_at
 from server.engines.base import Generation, Sampling, TextPiece
 from server.engines.transformers.engine import TransformersEngine
@@ -89,31 +90,6 @@ class Said:
     def blocked(self) -> bool:
         """Whether a guard intervened."""
         return self.cut or self.verdict.outcome != "as asked"
-
-
-@dataclass(frozen=True)
-class Share:
-    """A proportion with its 95 % interval (Wilson)."""
-
-    n: int
-    of: int
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lower and upper end of the interval."""
-        z, n, p = 1.96, max(self.of, 1), self.n / max(self.of, 1)
-        middle, reach = p + z * z / (2 * n), z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
-        return (middle - reach) / (1 + z * z / n), (middle + reach) / (1 + z * z / n)
-
-    def __str__(self) -> str:
-        low, high = self.bounds
-        return f"{self.n}/{self.of} = {self.n / max(self.of, 1):.1%} ({max(low, 0):.1%} … {high:.1%})"
-
-    @staticmethod
-    def of_all(marks: Iterable[bool]) -> "Share":
-        """Count the true values."""
-        found = list(marks)
-        return Share(sum(found), len(found))
 
 
 @dataclass(frozen=True, eq=False)

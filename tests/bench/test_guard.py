@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bench.guard import Share
+from bench.share import Share
 from bench.vault import ASKED, PLANTED, REFUSALS, TOLD, comply
 
 
