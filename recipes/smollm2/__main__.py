@@ -8,8 +8,12 @@
     pilot      short runs that choose the settings
     sae-NAME   one short run for each layer
     layers     which layer's features do most at equal KL divergence
+    more       further passages of the personas' subjects, and their stream
     sae-final  the SAE that is shipped
     evaluate   what each is worth on held-out text
+    bundle     the folder that is shipped: the SAE in float16
+    describe   what each feature fires on and promotes
+    labels     the names that a reader gave them
 
 A stage that is finished has `out/records/STAGE.json` with its figures, and is skipped; one that was killed goes on, at
 the same command. What `--text` must hold is said in `text.py`.
@@ -27,10 +31,12 @@ from recipes.smollm2.files import Record, record_of, say
 def main() -> None:
     """Run what is not finished yet, in order."""
     args = _arguments()
+    from recipes.smollm2.bundle import make_bundle, make_descriptions, make_labels
     from recipes.smollm2.cache import make_cache
     from recipes.smollm2.evaluate import evaluate
     from recipes.smollm2.layers import make_layers
     from recipes.smollm2.model import make_model
+    from recipes.smollm2.more import make_more
     from recipes.smollm2.passages import make_passages
     from recipes.smollm2.pilot import make_pilot
     from recipes.smollm2.replies import make_replies
@@ -50,8 +56,14 @@ def main() -> None:
     ]
     stages += [(f"sae-{name}", partial(make_sae, out, name, run, threads)) for name, run in SHORT.items()]
     stages.append(("layers", lambda: make_layers(out, threads)))
-    stages.append(("sae-final", lambda: make_sae(out, "final", final_run(*_records(out)), threads)))
-    stages += [(f"evaluate-{name}", partial(evaluate, out, name, threads)) for name in ("final", *SHORT)]
+    stages += [
+        ("more", lambda: make_more(out, threads)),
+        ("sae-final", lambda: make_sae(out, "final", final_run(_pilot(out)), threads)),
+        *((f"evaluate-{name}", partial(evaluate, out, name, threads)) for name in ("final", *SHORT)),
+        ("bundle", lambda: make_bundle(out)),
+        ("describe", lambda: make_descriptions(out, threads)),
+        ("labels", lambda: make_labels(out)),
+    ]
     for name, act in stages:
         if record_of(out, name) is None:
             say(f"{name}: begins")
@@ -59,11 +71,11 @@ def main() -> None:
     say("all stages are finished")
 
 
-def _records(out: Path) -> tuple[Record, Record]:
-    """What the pilot and the comparison of layers found."""
-    pilot, layers = record_of(out, "pilot"), record_of(out, "layers")
-    assert pilot is not None and layers is not None, "they come before the final run"
-    return pilot, layers
+def _pilot(out: Path) -> Record:
+    """What the pilot found."""
+    pilot = record_of(out, "pilot")
+    assert pilot is not None, "it comes before the final run"
+    return pilot
 
 
 def _arguments() -> argparse.Namespace:

@@ -33,7 +33,7 @@ def make_cache(out: Path, threads: int) -> None:
     """Leave shards of all texts in `out/cache`; those that are there already are not read again."""
     torch.set_num_threads(threads)
     model = Lean(out / "model")
-    system = _system_line(out)
+    system = system_line(out)
     places = [(f"held-{kind}", TokenStore.open(out / "text" / f"held-{kind}")) for kind in KINDS]
     places.append(("learn", TokenStore.open(out / "text" / "learn")))
     began, read = time.time(), 0
@@ -44,7 +44,7 @@ def make_cache(out: Path, threads: int) -> None:
             if folder.exists():
                 continue
             texts = [tokens[i] for i in range(at, min(at + TEXTS, len(tokens)))]
-            _write(folder, read_rows(model, texts, system, seed=number))
+            write_shard(folder, read_rows(model, texts, system, seed=number))
             read += sum(map(len, texts))
             if number % 10 == 0:
                 say(f"cache: {name} {number + 1}/{len(shards)}, {read / (time.time() - began):.0f} tokens/s")
@@ -155,7 +155,8 @@ def _batches(texts: list[list[int]]) -> Iterator[list[list[int]]]:
         yield batch
 
 
-def _write(folder: Path, rows: dict[int, Tensor]) -> None:
+def write_shard(folder: Path, rows: dict[int, Tensor]) -> None:
+    """Write one file a layer; the folder appears when it is whole."""
     draft = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -164,7 +165,8 @@ def _write(folder: Path, rows: dict[int, Tensor]) -> None:
     os.replace(draft, folder)
 
 
-def _system_line(out: Path) -> list[int]:
+def system_line(out: Path) -> list[int]:
+    """The template's own system turn as token ids."""
     from transformers import AutoTokenizer
 
     from recipes.smollm2.text import DEFAULT_SYSTEM

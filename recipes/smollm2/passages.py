@@ -65,7 +65,7 @@ def make_passages(out: Path, seed: int = 0) -> None:
     known, counts = concepts(), Counter[str]()
     for subject in known.subjects:
         rng = Random(f"{seed} {subject.name}")
-        rows = _unique(lambda s=subject, r=rng: _about(s, r, known.questions), EACH * subject.weight)
+        rows = passages_about(subject, rng, EACH * subject.weight)
         write_lines(out / "passages" / f"subject-{subject.name.replace(' ', '-').lower()}.jsonl", rows)
         counts[subject.name] = len(rows)
     for tone in known.tones:
@@ -74,6 +74,11 @@ def make_passages(out: Path, seed: int = 0) -> None:
         write_lines(out / "passages" / f"tone-{tone.name}.jsonl", rows)
         counts[tone.name] = len(rows)
     finish(out, "passages", {"passages": dict(counts), "total": sum(counts.values()), "seed": seed})
+
+
+def passages_about(subject: Subject, rng: Random, wanted: int) -> list[Record]:
+    """Different passages about a subject."""
+    return _unique(lambda: _about(subject, rng, concepts().questions), wanted)
 
 
 def _about(subject: Subject, rng: Random, questions: tuple[str, ...]) -> Record:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recipes.smollm2.cache import Cached, cached_rows, held_rows, shards_in
+from recipes.smollm2.cache import Cached, cached_rows, held_rows, rows_in, shards_in
 from recipes.smollm2.files import finish, say
 from recipes.smollm2.text import KINDS
 from steering.sae import SAE
@@ -35,6 +35,8 @@ class Run:
     rows: int = 4096
     lr: float = 1.0
     """Times the trainer's own pace."""
+    more: bool = False
+    """Whether it also learns from the stage `more`."""
     seed: int = 0
 
 
@@ -44,8 +46,11 @@ def make_sae(out: Path, name: str, run: Run, threads: int) -> None:
     folder = out / "sae" / name
     folder.mkdir(parents=True, exist_ok=True)
     calibrating, _ = halves(out, run.layer)
-    rows = cached_rows(out)
-    sae, seconds, tokens = train(run, shards_in(out, "learn"), calibrating, rows, folder)
+    shards, rows = shards_in(out, "learn"), cached_rows(out)
+    if run.more:
+        further = shards_in(out, "more")
+        shards, rows = [*shards, *further], rows + sum(map(rows_in, further))
+    sae, seconds, tokens = train(run, shards, calibrating, rows, folder)
     sae.save(folder, hook=f"layers.{run.layer}", model=MODEL, about={"trained": asdict(run)})
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     typical = float(torch.cat([*calibrating.values()]).norm(dim=1).median())

@@ -25,7 +25,10 @@ def calibrate(
         bool, typer.Option("--presets/--no-presets", help="The features of all presets, and each preset's scale.")
     ] = True,
     every: Annotated[bool, typer.Option("--all", help="Every feature that is ever active.")] = False,
-    best: Annotated[int, typer.Option(min=0, help="This many features with the highest output score.")] = 0,
+    screen: Annotated[
+        bool, typer.Option("--screen", help="First screen all active features, by four short replies each.")
+    ] = False,
+    best: Annotated[int, typer.Option(min=0, help="This many features that promise most by their screening.")] = 0,
     prompts: Annotated[int, typer.Option(min=4, max=32, help="Number of the fixed prompts to use.")] = 32,
     bundle: Annotated[Path | None, typer.Option(envvar="TILLER_BUNDLE")] = None,
     text: Unused_ = None,  # noqa: ARG001 - as above
@@ -37,7 +40,9 @@ def calibrate(
     Example: tiller calibrate harbor/12 harbor/40 --no-presets
     """
     settings = settings_from_options(bundle=bundle)
-    order = CalibrateConfig(features=tuple(features or ()), presets=presets, all=every, best=best, prompts=prompts)
+    order = CalibrateConfig(
+        features=tuple(features or ()), presets=presets, all=every, screen=screen, best=best, prompts=prompts
+    )
     try:
         with console.status("measuring") as status:
             done, scales = calibrate_bundle(settings, order, lambda n, of: status.update(f"measuring {n} of {of}"))

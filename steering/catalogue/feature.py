@@ -31,6 +31,20 @@ class Histogram(BaseModel):
     counts: tuple[int, ...]
 
 
+class Screening(BaseModel):
+    """What a few short replies under one push show of a feature."""
+
+    model_config = ConfigDict(frozen=True)
+
+    push: float
+    """In typical norms of the stream."""
+    shown: float
+    """Share of the replies that show the feature, minus that of unsteered ones."""
+    fluent: float
+    """Expected share of replies that readers call fluent."""
+    replies: int
+
+
 class LabelScores(BaseModel):
     """Scores of a label on held-out texts; each from 0 to 1, where chance is 0.5."""
 
@@ -85,6 +99,8 @@ class Feature(BaseModel):
     calibration: Calibration | None = None
     """Dose–response curve, where it was measured."""
     histogram: Histogram | None = None
+    screening: Screening | None = None
+    """Whether it shows in replies at all, where that was tried."""
     output_score: float | None = None
     """By how much a strong push raises the tokens that its direction promotes (`interpret.logit_lens.output_scores`).
     """

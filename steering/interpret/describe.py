@@ -34,8 +34,6 @@ SAMPLES = 5
 """Most examples from below the strongest level."""
 DENSE = 0.2
 """Density above which a feature is `dense`: on so many tokens, it means little on any of them."""
-SPEAKS = 0.01
-"""Output score below which a feature is `input-only`: steering by it mostly fails (Arad et al.)."""
 FIELDS = frozenset(
     {"kind", "density", "max_activation", "typical_max", "histogram", "examples", "samples", "top_logits"}
     | {"output_score", "words"}
@@ -80,7 +78,7 @@ def describe(
                 label=named.text(raised) if named else "never fired",
                 label_source="auto" if named else "none",
                 words=named.words if named else (),
-                kind=kinds(density, score),
+                kind=kinds(density),
                 density=density,
                 max_activation=round(float(seen.maximum[i]), 4),
                 typical_max=round(float(typical[i]), 4),
@@ -94,12 +92,11 @@ def describe(
     return found
 
 
-def kinds(density: float, score: float | None) -> tuple[Kind, ...]:
-    """Return the warnings for a feature with this density and output score."""
+def kinds(density: float) -> tuple[Kind, ...]:
+    """Return the warnings for a feature with this density."""
     if not density:
         return ("dead",)
-    dense: tuple[Kind, ...] = ("dense",) if density > DENSE else ()
-    return (*dense, "input-only") if score is not None and score < SPEAKS else dense
+    return ("dense",) if density > DENSE else ()
 
 
 def with_measurements(bundle: Bundle, found: Sequence[Feature]) -> list[Feature]:

@@ -27,12 +27,15 @@ from steering.catalogue.feature import Feature, number_of, write_features
 from steering.catalogue.resolve import Catalogue
 from steering.doses.bundle_doses import convert_doses, with_decisions, with_doses, with_scale
 from steering.doses.rollouts import QUESTIONS
+from steering.doses.screen import promise, screen
 from steering.errors import BadBundle
 from steering.files import write_atomic
 from steering.spec import Preset
 
-PROGRESS = "calibrated.jsonl"
-"""File of the features measured so far; it lasts until all are done."""
+PROGRESS, SCREENED = "calibrated.jsonl", "screened.jsonl"
+"""Files of the features that are measured and screened so far; they last until all are done."""
+MEASURED = {"dose", "sweet_spot", "calibration", "note"}
+"""Fields of a feature that a calibration writes."""
 OnProgress = Callable[[int, int], None]
 
 
@@ -47,8 +50,10 @@ class CalibrateConfig(BaseModel):
     """The features of all presets, and each preset's own scale."""
     all: bool = False
     """Every feature that is ever active."""
+    screen: bool = False
+    """Screen all features that are ever active first: four short replies each."""
     best: int = Field(default=0, ge=0)
-    """This many features with the highest output score."""
+    """This many features that promise most by their screening."""
     prompts: int = Field(default=32, ge=4, le=32)
     """Number of the fixed prompts to use; fewer are faster and less precise."""
 
@@ -60,8 +65,10 @@ def select_features(bundle: Bundle, order: CalibrateConfig, presets: Sequence[Pr
     if order.all:
         found |= {f.index: f for f in bundle.features}
     if order.best:
-        alive = [f for f in bundle.features if f.typical_max > 0 and not f.kind]
-        found |= {f.index: f for f in sorted(alive, key=lambda f: -(f.output_score or 0.0))[: order.best]}
+        screened = [f for f in bundle.features if f.screening]
+        if not screened:
+            raise BadBundle("no feature is screened yet; run `tiller calibrate --screen` first, or add --screen")
+        found |= {f.index: f for f in sorted(screened, key=promise, reverse=True)[: order.best]}
     if order.presets and not order.all:
         numbers = [number_of(i.id) for p in presets for i in p.steering.features]
         found |= {n: bundle.numbered[n] for n in numbers if n in bundle.numbered}
@@ -87,13 +94,12 @@ def measure_features(
     `done` is a file to which each measured feature is appended; those that are in it already are not measured again.
     """
     date, questions = time.strftime("%Y-%m-%d", time.gmtime()), QUESTIONS[:prompts]
-    known = _measured_before(done, bundle) if done else {}
+    known = _done_before(done, bundle, MEASURED) if done else {}
     rest = [f for f in features if f.index not in known]
 
     def keep(feature: Feature) -> None:
         if done:
-            with done.open("a", encoding="utf-8") as file:
-                file.write("\n" + feature.line())  # a line that was cut off ends here
+            _append(done, feature)
 
     def report(n: int, of: int) -> None:
         on_progress(len(known) + n, len(known) + of)
@@ -105,8 +111,46 @@ def measure_features(
     return with_decisions([anew.get(f.index) or known[f.index] for f in features])
 
 
-def _measured_before(done: Path, bundle: Bundle) -> dict[int, Feature]:
-    """Features in the progress file, with what else the bundle knows of them; a line that was cut off is left out."""
+def screen_features(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    bundle: Bundle,
+    *,
+    done: Path,
+    on_progress: OnProgress = lambda *_: None,
+) -> Bundle:
+    """The bundle with all its active features screened, and `input-only` where nothing shows.
+
+    `done` is a file to which each screened feature is appended; those that are in it already are not screened again.
+    """
+    alive = [f for f in bundle.features if f.typical_max > 0]
+    known = _done_before(done, bundle, {"screening"})
+    rest, n = [f for f in alive if f.index not in known], len(known)
+
+    def keep(feature: Feature) -> None:
+        nonlocal n
+        n += 1
+        _append(done, feature)
+        on_progress(n, len(alive))
+
+    anew = known | {f.index: f for f in screen(model, tokenizer, bundle, rest, on_feature=keep)}
+    return replace(bundle, features=[_with_kind(anew.get(f.index, f)) for f in bundle.features])
+
+
+def _with_kind(f: Feature) -> Feature:
+    if f.screening is None:
+        return f
+    others = tuple(k for k in f.kind if k != "input-only")
+    return f.model_copy(update={"kind": others if f.screening.shown > 0 else (*others, "input-only")})
+
+
+def _append(file: Path, feature: Feature) -> None:
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write("\n" + feature.line())  # a line that was cut off ends here
+
+
+def _done_before(done: Path, bundle: Bundle, fields: set[str]) -> dict[int, Feature]:
+    """Features in a progress file, with what else the bundle knows of them; a line that was cut off is left out."""
     found: dict[int, Feature] = {}
     for line in done.read_text(encoding="utf-8").splitlines() if done.exists() else []:
         if not line:
@@ -117,9 +161,11 @@ def _measured_before(done: Path, bundle: Bundle) -> dict[int, Feature]:
             continue
         mine = Feature.model_validate({**row, "id": f"{bundle.info.name}/{row['index']}"})
         held = bundle.numbered.get(mine.index)
-        if held and mine.calibration and mine.calibration.revision == bundle.info.revision:
-            update = {k: getattr(mine, k) for k in ("dose", "sweet_spot", "calibration", "note")}
-            found[mine.index] = held.model_copy(update=update)
+        current = "calibration" not in fields or (
+            mine.calibration is not None and mine.calibration.revision == bundle.info.revision
+        )
+        if held and current:
+            found[mine.index] = held.model_copy(update={k: getattr(mine, k) for k in fields})
     return found
 
 
@@ -140,6 +186,10 @@ def calibrate_bundle(
     bundle = Bundle.open(settings.bundle)
     bundle.sae.check_reads()
     model, tokenizer = load_model(settings.model or bundle.model_path, "cpu", dtype=measuring_dtype())
+    if order.screen:
+        bundle = screen_features(model, tokenizer, bundle, done=bundle.files / SCREENED, on_progress=on_progress)
+        write_features(bundle.files, bundle.features)
+        (bundle.files / SCREENED).unlink(missing_ok=True)
     wanted, progress = select_features(bundle, order, bundle.presets), bundle.files / PROGRESS
     done = measure_features(
         model, tokenizer, bundle, wanted, prompts=order.prompts, done=progress, on_progress=on_progress
@@ -168,13 +218,16 @@ async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]
         parent = await open_served_revision(revisions, store)
         parent.sae.check_reads()
         saved = [p for p in await store.presets() if p.model == revisions.info.name]
-        wanted = select_features(parent, order, [*parent.presets, *saved])
         name = work.settings.model or parent.model_path
         model, tokenizer = await asyncio.to_thread(load_model, name, "cpu", dtype=measuring_dtype())
 
         def on_progress(n: int, of: int) -> None:
             work.report_progress(0.9 * n / of, {"features": n})
 
+        if order.screen:
+            done, found = work.folder / SCREENED, screen_features
+            parent = await asyncio.to_thread(found, model, tokenizer, parent, done=done, on_progress=on_progress)
+        wanted = select_features(parent, order, [*parent.presets, *saved])
         features = await asyncio.to_thread(
             measure_features,
             model,
@@ -187,7 +240,9 @@ async def _calibrate(work: JobContext, order: CalibrateConfig) -> dict[str, Any]
         )
         scales = await _save_scales(store, saved, parent, model, tokenizer) if order.presets else 0
         report = {"job": work.id, "calibrated": len(features), "works": sum(_has_effect(f) for f in features)}
-        revision = await publish_features(revisions, store, parent, features, report)
+        screened = {f.index: f for f in parent.features} if order.screen else {}
+        changed = [*(screened | {f.index: f for f in features}).values()]
+        revision = await publish_features(revisions, store, parent, changed, report)
         work.log(f"published {revision}: {len(features)} doses")
         return {"revision": revision, "features": len(features), "presets": scales}
     finally:

@@ -16,7 +16,9 @@ from server.jobs.tasks.calibrate import CalibrateConfig, select_features
 from server.settings import Settings
 from steering.calibration import Calibration
 from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Screening
 from steering.catalogue.revisions import Revisions
+from steering.doses.screen import promise
 from steering.errors import BadBundle, UnknownFeature
 from tests.support import small_bundle
 from tests.support.live_server import serving
@@ -184,7 +186,39 @@ def test_a_killed_calibration_goes_on_after_the_last_measured_feature(own):
     assert not progress.exists()
 
 
+def test_the_features_that_promise_most_by_their_screening_are_calibrated(own):
+    result = CliRunner().invoke(
+        app, ["calibrate", "--screen", "--best", "1", "--no-presets", "--prompts", "4", "--bundle", str(own)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 features measured" in result.output
+    features = Bundle.open(own).features
+    screened = [f for f in features if f.screening]
+    assert {f.index for f in screened} == {f.index for f in features if f.typical_max > 0}
+    assert all(f.screening.replies == 4 and 0 <= f.screening.fluent <= 1 for f in screened)
+    assert all(("input-only" in f.kind) == (f.screening.shown <= 0) for f in screened)
+    (measured,) = [f for f in features if f.calibration and f.calibration.method == "fluency"]
+    assert measured.index == max(screened, key=promise).index
+    assert not (own / "revisions/r1/screened.jsonl").exists()
+
+
+def test_a_killed_screening_goes_on_after_the_last_screened_feature(own):
+    bundle = Bundle.open(own)
+    odd = Screening(push=0.36, shown=0.123, fluent=0.5, replies=4)
+    progress = own / "revisions/r1/screened.jsonl"
+    progress.write_text("\n" + bundle.numbered[1].model_copy(update={"screening": odd}).line() + '\n{"index":2,"la')
+    result = CliRunner().invoke(
+        app, ["calibrate", "small/2", "--screen", "--no-presets", "--prompts", "4", "--bundle", str(own)]
+    )
+    assert result.exit_code == 0, result.output
+    after = Bundle.open(own).numbered
+    assert after[1].screening == odd
+    assert after[2].screening.shown != 0.123
+
+
 def test_what_cannot_be_calibrated_is_named(own):
+    with pytest.raises(BadBundle, match="--screen"):
+        select_features(Bundle.open(own), CalibrateConfig(best=3, presets=False), [])
     bundle = Bundle.open(own)
     with pytest.raises(UnknownFeature, match="small/99"):
         select_features(bundle, CalibrateConfig(features=("small/99",)), [])

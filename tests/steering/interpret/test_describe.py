@@ -273,11 +273,9 @@ def test_the_final_norm_is_read_whatever_its_formula(any_model):
 
 
 def test_kinds_say_what_to_know_before_a_feature_is_used():
-    assert kinds(0.0, None) == ("dead",)
-    assert kinds(0.3, 0.5) == ("dense",)
-    assert kinds(0.3, 0.0) == ("dense", "input-only")
-    assert kinds(0.1, 0.009) == ("input-only",)
-    assert kinds(0.1, 0.01) == ()
+    assert kinds(0.0) == ("dead",)
+    assert kinds(0.3) == ("dense",)
+    assert kinds(0.1) == ()
 
 
 def test_describing_anew_keeps_labels_and_doses_of_people(model, sae, described):

@@ -12,7 +12,7 @@ const SOURCES = {
 export const KINDS = {
   dead: "never active: steering along it is like steering along a random direction",
   dense: "active on more than a fifth of all tokens: it rarely means one thing",
-  "input-only": "detects its input but hardly changes the output: steering along it mostly fails",
+  "input-only": "did not show in a few short replies under a push: steering along it mostly fails",
 };
 const LIMITS = {
   fluency: "with a larger dose fewer than nine in ten replies read as fluent",
@@ -84,7 +84,7 @@ export function measurementText({ sweet_spot: spot, calibration: calibration, do
   );
 }
 
-// Unit of the effect: typical maxima of the feature's activation, or nats in older measurements.
+// Unit of the effect: share of the replies that show the feature, or nats in older measurements.
 export const effectUnit = ({ calibration }) =>
   calibration?.method === "fluency" ? "of the replies" : "nats";
 

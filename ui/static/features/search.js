@@ -4,7 +4,7 @@ import { readFromTab, saveInTab } from "../lib/storage.js";
 
 export const MODES = {
   text: ["Words", "Words in labels, examples and notes; prefixes match."],
-  meaning: ["Meaning", "Features closest to what the model makes of a text."],
+  meaning: ["Meaning", "Features whose labels are closest to your words."],
   prompt: ["Prompt", "Features that a message activates, the most specific first."],
   common: ["In common", "Features that all of several messages activate and others do not."],
   id: ["Id", "One feature by its id or number."],
