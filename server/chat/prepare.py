@@ -7,8 +7,10 @@ import asyncio
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 from server.auth.caller import Caller
+from server.chat.context_window import fit_chat, left_out_warning
 from server.chat.reply import PromptPart, Reply, max_concurrency
 from server.errors import bad_request
 from server.limits.account import UNCOUNTED, Account
@@ -27,8 +29,15 @@ async def prepare_chat(served: ServedModel, body: ChatRequest, account: Account 
     messages = body.chat()
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
-    prompt = await asyncio.to_thread(served.engine.encode_chat, messages)
-    return await _prepare(served, choice, body, {"messages": prompt}, account)
+    if body.truncation != "auto":
+        prompt = await asyncio.to_thread(served.engine.encode_chat, messages)
+        return await _prepare(served, choice, body, {"messages": prompt}, account)
+    context = served.engine.max_model_len
+    prompt, left_out = await asyncio.to_thread(
+        fit_chat, served.engine.encode_chat, messages, context=context, reply=body.requested_max_tokens
+    )
+    reply = await _prepare(served, choice, body, {"messages": prompt}, account)
+    return replace(reply, notes=(left_out_warning(left_out, context),)) if left_out else reply
 
 
 async def prepare_completion(served: ServedModel, body: CompletionRequest, account: Account = UNCOUNTED) -> Reply:

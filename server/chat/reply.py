@@ -85,6 +85,8 @@ class Reply:
     id: str
     created: int
     account: Account = UNCOUNTED
+    notes: tuple[Warned, ...] = ()
+    """Warnings about the request, beside those about its steering."""
 
     @property
     def is_chat(self) -> bool:
@@ -157,6 +159,8 @@ class Reply:
                 f"the guards changed the steering of the prompts {', '.join(others)}; see the steering of their choices"
             )
             told["warnings"] = [*told["warnings"], Warned(code="guards", feature="", message=says).model_dump()]
+        if self.notes:
+            told["warnings"] = [*told["warnings"], *(note.model_dump() for note in self.notes)]
         return told
 
     def steering_delta(self, index: int, judged: dict[str, Any], chiefs: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Generation request: OpenAI's fields, vLLM's extra fields under vLLM's names, and `steering`."""
 
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -164,6 +164,10 @@ class ChatRequest(GenerationRequest):
 
     messages: list[MessageInput] = Field(min_length=1, max_length=2000)
     max_completion_tokens: Whole | None = Field(default=None, ge=1)
+    truncation: Literal["auto", "disabled"] | None = None
+    """With `auto`, the oldest turns that do not fit into the model's context are left out, and `steering.warnings` says how
+    many; by default such a chat is refused. As in OpenAI's Responses API.
+    """
     logprobs: bool = False
     top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
     tools: list[Any] | None = None

@@ -23,6 +23,7 @@ export function chatRequest(side, { model, turn, turns, user }) {
   return {
     model,
     messages: messagesFor(side, { turns, question, system }),
+    truncation: "auto",
     ...samplingFields(sampling, seed),
     ...(side === "steered" ? { steering } : {}),
     logprobs: true,

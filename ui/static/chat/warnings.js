@@ -1,8 +1,9 @@
 // Warnings: the API's warnings for one reply, the most important first, repeated ones summarized.
 import { el } from "../lib/dom.js";
 
-// By importance. The first three are shown in the summary line.
+// By importance. The first four are shown in the summary line.
 const ORDER = [
+  "turns_left_out",
   "cut",
   "guards",
   "above_sweet_spot",
@@ -11,7 +12,7 @@ const ORDER = [
   "not_measured",
   "no_effect",
 ];
-const PROMINENT = new Set(ORDER.slice(0, 3));
+const PROMINENT = new Set(ORDER.slice(0, 4));
 const SUMMARIES = {
   above_sweet_spot: (n) =>
     `${n === 1 ? "1 feature is" : `${n} features are`} beyond what stays coherent`,
