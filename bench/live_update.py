@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from bench.presets import replies
+from bench.showpieces import NATURAL, replies
 from recipes.smallworld import SmallWorld, _topic, read_topics
 from server.engines.transformers.engine import TransformersEngine
 from steering.bakeoff.personas import CONCEPTS
@@ -140,7 +140,7 @@ def identity_of(sae: SAE, parent: SAE, rows: list[int], fired: Tensor) -> tuple[
 
 
 async def golden(bundle: Bundle) -> float:
-    """Share of replies of the golden-gate persona that mention the bridge, as `bench.presets` counts them."""
+    """Share of replies of the golden-gate persona that mention the bridge."""
     engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook])
     preset = next(p for p in bundle.presets if p.id == "golden-gate")
     try:
@@ -148,12 +148,16 @@ async def golden(bundle: Bundle) -> float:
             engine,
             Catalogue([bundle]),
             preset.steering,
-            temperature=preset.sampling.get("temperature", 0.7),
-            repetition_penalty=preset.sampling.get("repetition_penalty", 1.0),
+            sampling=replace(
+                NATURAL,
+                temperature=preset.sampling.get("temperature", 0.7),
+                top_p=1.0,
+                repetition_penalty=preset.sampling.get("repetition_penalty", 1.0),
+            ),
         )
     finally:
         await engine.close()
-    return sum(bool(CONCEPTS["golden-gate"].shows(text)) for text, _ in texts) / len(texts)
+    return sum(bool(CONCEPTS["golden-gate"].shows(text)) for text in texts) / len(texts)
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ no arm (`bench.blind`); without it, the table of what readers said (`showpiece_r
 
 import argparse
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -20,13 +21,15 @@ from server.engines.transformers.engine import TransformersEngine
 from steering.bakeoff.personas import PROMPTS
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.resolve import Catalogue
-from steering.spec import Intervention, SteeringSpec
+from steering.spec import FeatureSnapshot, Intervention, SteeringSpec
 
 READINGS = Path(__file__).with_name("showpiece_readings.jsonl")
 BUNDLE = "sae_weights/smollm2"
 PLAIN = "unsteered"
 SEEN, UNSTEERED = 0.60, 0.03
 """Goals: share of steered replies in which a reader sees it, at least, and of unsteered ones, at most."""
+NATURAL = Sampling(max_tokens=80, temperature=0.5, top_p=0.9, repetition_penalty=1.1)
+"""As people chat with this model."""
 console = Console(width=110)
 
 
@@ -90,20 +93,17 @@ async def replies(
     catalogue: Catalogue,
     spec: SteeringSpec,
     *,
+    pins: Mapping[str, FeatureSnapshot] | None = None,
     first_seed: int = 1000,
-    temperature: float = 0.5,
-    system: str | None = None,
+    sampling: Sampling = NATURAL,
 ) -> list[str]:
-    """Answer all prompts, sampled as the page does."""
-    resolved = catalogue.resolve(spec)
+    """Answer all prompts."""
+    resolved = catalogue.resolve(spec, pins or {})
 
     async def one(i: int, prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
-        chat = engine.encode_chat([{"role": "system", "content": system}, *messages] if system else messages)
-        sampling = Sampling(
-            max_tokens=80, temperature=temperature, top_p=0.9, repetition_penalty=1.1, seed=first_seed + i
-        )
-        request = Generation(chat.ids, chat.assistant, True, resolved.edits, spec.fingerprint, sampling=sampling)
+        chat = engine.encode_chat([{"role": "user", "content": prompt}])
+        drawn = replace(sampling, seed=first_seed + i)
+        request = Generation(chat.ids, chat.assistant, True, resolved.edits, spec.fingerprint, sampling=drawn)
         return "".join([piece.text async for piece in engine.generate(request)])
 
     return list(await asyncio.gather(*(one(i, p) for i, p in enumerate(PROMPTS))))

@@ -44,7 +44,7 @@ def make_layers(out: Path, threads: int) -> None:
     """Record each layer's effect at `KL`, and choose the layer with the largest mean over concepts."""
     torch.set_num_threads(threads)
     tokenizer, model = AutoTokenizer.from_pretrained(out / "model"), Lean(out / "model")
-    texts = _passages(out, tokenizer)
+    texts = passage_ids(out, tokenizer)
     names = sorted(texts)
     probe = _probe({n: _means(model, texts[n], READ) for n in names})
     questions = [
@@ -55,7 +55,7 @@ def make_layers(out: Path, threads: int) -> None:
     figures: Record = {}
     for name, run in SHORT.items():
         sae = SAE.load(out / "sae" / name)
-        typical = float(torch.cat([*_streams(model, texts["poet"], run.layer)]).norm(dim=1).median())
+        typical = float(torch.cat([*streams_of(model, texts["poet"], run.layer)]).norm(dim=1).median())
         rows = _features(sae, {n: _activations(model, sae, texts[n], run.layer) for n in names})
         curves = []
         for strength in STRENGTHS:
@@ -77,19 +77,19 @@ def make_layers(out: Path, threads: int) -> None:
     finish(out, "layers", {"layers": figures, "chosen": int(best), **settings})
 
 
-def _passages(out: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[list[int]]]:
-    """Token ids of `PASSAGES` plain texts of each concept."""
+def passage_ids(out: Path, tokenizer: PreTrainedTokenizerFast, most: int = PASSAGES) -> dict[str, list[list[int]]]:
+    """Token ids of plain texts of each concept."""
     found = {}
     for path in sorted((out / "passages").glob("*.jsonl")):
         rows = [r.get("text") or r["messages"][-1]["content"] for r in read_lines(path)]
-        some = Random(path.name).sample(rows, min(PASSAGES, len(rows)))
+        some = Random(path.name).sample(rows, min(most, len(rows)))
         found[path.stem.partition("-")[2]] = [
             ids[:96] for ids in tokenizer(some, add_special_tokens=False)["input_ids"]
         ]
     return found
 
 
-def _streams(model: Lean, texts: list[list[int]], layer: int) -> list[Tensor]:
+def streams_of(model: Lean, texts: list[list[int]], layer: int) -> list[Tensor]:
     """The residual stream of each text without its first token."""
     ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
     for i, text in enumerate(texts):
@@ -99,7 +99,7 @@ def _streams(model: Lean, texts: list[list[int]], layer: int) -> list[Tensor]:
 
 
 def _means(model: Lean, texts: list[list[int]], layer: int) -> Tensor:
-    return torch.stack([x.mean(0) for x in _streams(model, texts, layer)])
+    return torch.stack([x.mean(0) for x in streams_of(model, texts, layer)])
 
 
 def _probe(means: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,7 +124,7 @@ def _probe(means: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 def _activations(model: Lean, sae: SAE, texts: list[list[int]], layer: int) -> Tensor:
     """Share of each text's tokens on which each feature fires, `[texts, d_sae]`."""
-    return torch.stack([(sae.encode(x) > 0).float().mean(0) for x in _streams(model, texts, layer)])
+    return torch.stack([(sae.encode(x) > 0).float().mean(0) for x in streams_of(model, texts, layer)])
 
 
 def _features(sae: SAE, fired: dict[str, Tensor]) -> Tensor:

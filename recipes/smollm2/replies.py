@@ -21,6 +21,7 @@ from recipes.smollm2.files import Record, finish, read_lines, say, write_json, w
 from recipes.smollm2.lean import Lean, Writing
 from recipes.smollm2.text import Chat
 from recipes.smollm2.text import questions as corpus_questions
+from steering.model.chat_template import encode_chat
 
 TOKENS, CPU_SECONDS = 600_000, 3_000
 LAYER = 12
@@ -87,9 +88,7 @@ def _shard(
 ) -> list[Record]:
     """One batch of replies."""
     asked = [_asked(rng, questions) for _ in range(WIDE)]
-    prompts = [
-        tokenizer.apply_chat_template(a["messages"], add_generation_prompt=True, return_dict=False) for a in asked
-    ]
+    prompts = [list(encode_chat(tokenizer, a["messages"]).ids) for a in asked]
     order = sorted(range(WIDE), key=lambda i: len(prompts[i]))
     asked, prompts = [asked[i] for i in order], [prompts[i][:200] for i in order]
     push = torch.stack([a["strength"] * pushes[a["push"]] if a["push"] else torch.zeros(model.d) for a in asked])
@@ -98,7 +97,7 @@ def _shard(
     written = sample(model, prompts, push.to(model.embedding.dtype), temperature, generator)
     rows = []
     for a, ids in zip(asked, written, strict=True):
-        reply = {"role": "assistant", "content": tokenizer.decode([i for i in ids if i not in END]).strip()}
+        reply = {"role": "assistant", "content": str(tokenizer.decode([i for i in ids if i not in END])).strip()}
         way = {k: a[k] for k in ("way", "push", "strength")}
         rows.append({"messages": [*a["messages"], reply], "tokens": len(ids), **way})
     return rows
