@@ -113,7 +113,7 @@ def write_quiz(bundle: Bundle, tokens: Path, folder: Path, *, skip: int, most: i
             control = i % 3 == 2
             sheet.write(f"#{number} label: {shuffled[i] if control else labels[i]}\n")
             for j, window in enumerate(trial.ids, 1):
-                text = tokenizer.decode([int(t) for t in window if t >= 0]).replace("\n", "⏎")
+                text = str(tokenizer.decode([int(t) for t in window if t >= 0])).replace("\n", "⏎")
                 sheet.write(f"  {j}. {text}\n")
             row = {"number": number, "feature": feature.index, "control": control, "fires": trial.fires.tolist()}
             key.write(json.dumps(row) + "\n")
