@@ -214,6 +214,8 @@ class ModelCard(BaseModel):
     created: int
     owned_by: str
     max_model_len: int
+    default_system_prompt: str = ""
+    """What the model's chat template says as the system where a chat has no system message."""
     steering: SteeringAbilities | None = None
     parent: str = ""
     name: str = ""

@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from steering.errors import BadChat
 
 Message = dict[str, str]
+MARK = "\u241fsystem\u241f"
+"""Stands for a system message where a template is examined; no template writes it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,23 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, 
     ids, offsets = batch["input_ids"], batch["offset_mapping"]
     mask = tuple(any(a <= start and start < b for a, b in spans) for start, _ in offsets)
     return EncodedChat(tuple(ids), mask, text, tuple((a, b) for a, b in offsets))
+
+
+def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the template says as the system where a chat has no system message; empty if it says nothing.
+
+    Found by comparison: a chat with a system message that is a mark, and one without.
+    """
+    user: Message = {"role": "user", "content": "Hello!"}
+    try:
+        with_mark = _render(tokenizer, [{"role": "system", "content": MARK}, user], False)
+        without = _render(tokenizer, [user], False)
+    except BadChat:
+        return ""
+    before, mark, after = with_mark.partition(MARK)
+    if not mark or not without.startswith(before) or after not in without[len(before) :]:
+        return ""
+    return without[len(before) : without.index(after, len(before))].strip()
 
 
 def special_strings(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:

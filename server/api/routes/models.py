@@ -8,6 +8,7 @@ from server.api.dependencies import current_caller, current_model
 from server.api.openapi import errors
 from server.schemas.completions import ModelCard, ModelList, SteeringAbilities
 from server.serving.served_model import ServedModel
+from steering.model.chat_template import default_system_prompt
 from steering.spec import Preset
 
 router = APIRouter(prefix="/v1", tags=["Models"])
@@ -40,7 +41,8 @@ def _model_card(served: ServedModel, preset: Preset | None) -> ModelCard:
     if preset:
         persona = {"parent": served.model, "name": preset.name, "description": preset.description}
         return card.model_copy(update=persona)
-    return card.model_copy(update={"steering": _abilities(served)})
+    own = default_system_prompt(served.engine.tokenizer)
+    return card.model_copy(update={"steering": _abilities(served), **({"default_system_prompt": own} if own else {})})
 
 
 def _abilities(served: ServedModel) -> SteeringAbilities:

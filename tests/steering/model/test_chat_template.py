@@ -3,7 +3,7 @@
 import pytest
 
 from steering.errors import BadChat
-from steering.model.chat_template import encode_chat
+from steering.model.chat_template import default_system_prompt, encode_chat
 from tests.support.small_bundle import byte_level_tokenizer
 
 HARBOR = (
@@ -81,3 +81,21 @@ def test_template_that_rewrites_history_is_refused():
 def test_model_without_a_template_is_refused_with_the_way_out():
     with pytest.raises(BadChat, match="/v1/completions"):
         encode_chat(tokenizer(None), CHAT)
+
+
+USER = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% if messages[0]['role'] != 'system' %}<|system|>You are Ada.<|end|>{% endif %}" + USER, "You are Ada."),
+        ("{% if messages[0]['role'] != 'system' %}<|system|>\nBe kind. <|end|>{% endif %}" + USER, "Be kind."),
+        (USER, ""),
+        ("{{ raise_exception('no system') if messages[0]['role'] == 'system' }}" + USER, ""),
+        ("Answer.<|end|>" + USER, ""),
+        ("", ""),
+    ],
+)
+def test_what_a_template_says_as_the_system_is_found_by_comparison(template, says):
+    assert default_system_prompt(tokenizer(template)) == says

@@ -1,4 +1,5 @@
 // Chat: two panes, the composer, and how replies are drawn.
+import { baseModel, retryWhileLoading } from "../lib/api.js";
 import { button, el, keepFocus, toast } from "../lib/dom.js";
 import { personaCards } from "../panel/personas.js";
 import { onRedraw } from "../panel/slider_state.js";
@@ -159,6 +160,9 @@ function samplingForm() {
       notifyChange("draft");
     },
   });
+  retryWhileLoading(baseModel).then(({ default_system_prompt: own }) => {
+    if (own) system.placeholder = `Without one, the model is told: “${own}”`;
+  }, console.error);
   return el(
     "details",
     { id: "sampling" },

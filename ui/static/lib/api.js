@@ -81,14 +81,16 @@ function parseEvent(block) {
   );
 }
 
-let cachedModelId;
-export const modelId = () =>
-  (cachedModelId ??= api("models")
-    .then((m) => m.data[0].id)
+let cachedModel;
+// The base model's card.
+export const baseModel = () =>
+  (cachedModel ??= api("models")
+    .then((m) => m.data[0])
     .catch((error) => {
-      cachedModelId = null;
+      cachedModel = null;
       throw error;
     }));
+export const modelId = async () => (await baseModel()).id;
 
 // Retries every second while the server answers 503, as it does while the model loads.
 export async function retryWhileLoading(ask, tries = 180) {
