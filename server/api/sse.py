@@ -36,7 +36,7 @@ async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     try:
         while not (await asyncio.wait({task}, timeout=0.1))[0]:
             if await request.is_disconnected():
-                log.info("client left")
+                log.info("client disconnected")
                 break
         return await task if task.done() else await _cancel(task)
     finally:
@@ -59,7 +59,7 @@ async def _event_stream(first: dict[str, Any], events: AsyncGenerator[dict[str, 
             answer = to_api_error(error)
             metrics.failed.labels(answer.code).inc()
             if answer.code == "internal_error":  # the engine has logged its own errors
-                log.exception("stream broke")
+                log.exception("stream failed")
             yield format_event(answer.body)
             return
         yield "data: [DONE]\n\n"

@@ -56,7 +56,7 @@ class Replicas:
             for place, child in enumerate(self._children):
                 if child.poll() is not None and not self._over.is_set():
                     seconds = pause.after(time.monotonic() - self._started[child.pid])
-                    log.error("a replica died", code=child.returncode, again_in=seconds)
+                    log.error("a replica exited", code=child.returncode, again_in=seconds)
                     self._over.wait(seconds)
                     if self._begin(place, late=True):
                         log.warning("a replica was restarted", pid=self._children[place].pid)

@@ -38,5 +38,5 @@ def _keep(settings: Settings, over: threading.Event) -> None:
         code = run_child("trainer", settings, over, PATIENCE)
         if not over.is_set():
             seconds = pause.after(time.monotonic() - begun)
-            log.error("the trainer died", code=code, again_in=seconds)
+            log.error("the trainer exited", code=code, again_in=seconds)
             over.wait(seconds)

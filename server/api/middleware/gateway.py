@@ -60,7 +60,7 @@ class GatewayMiddleware:
                 # for its next request.
                 if begun:
                     raise
-                log.error("unhandled", route=route_of(scope), exc_info=error)
+                log.error("unhandled exception", route=route_of(scope), exc_info=error)
                 answer = to_api_error(error)
                 await JSONResponse(answer.body, answer.status, answer.headers)(scope, receive, tagged)
 

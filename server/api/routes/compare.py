@@ -103,7 +103,7 @@ def _with_variant(error: BaseException, body: CompareRequest, i: int) -> ApiErro
     """The error with its variant in `param`; errors in shared fields keep their own `param`."""
     variant, found = body.variants[i], to_api_error(error)
     if found.code == "internal_error":
-        log.error("variant broke", exc_info=error)
+        log.error("variant failed", exc_info=error)
     field = (found.param or "").partition(".")[0]
     own = field in ("", "steering") or (field == "model" and variant.model is not None)
     told = found.within(f"variants.{i}", whose=f"variant {variant.name!r}")

@@ -169,7 +169,7 @@ class TransformersEngine(ChatTokenizer):
         try:
             self._serve()
         except Exception as error:  # not one request's error: the GPU is gone, or a step broke shared state
-            log.exception("the engine has ended")
+            log.exception("the engine failed")
             self.failure = (
                 f"the engine has ended: {type(error).__name__}; no request is served until the server is restarted"
             )

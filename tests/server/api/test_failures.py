@@ -130,7 +130,7 @@ def test_bug_is_a_500_without_details_and_the_next_request_works(http, tiller, m
             assert "secret" not in answer.text
             assert answer.headers["x-request-id"].startswith("req_")
             assert http.post("/v1/chat/completions", json=SHORT).status_code == 200
-    assert [type(entry["exc_info"]) for entry in logged if entry["event"] == "unhandled"] == [KeyError] * 10
+    assert [type(entry["exc_info"]) for entry in logged if entry["event"] == "unhandled exception"] == [KeyError] * 10
 
 
 async def test_until_the_model_is_loaded_the_answer_is_503(bundle, tmp_path):

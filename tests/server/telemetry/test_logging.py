@@ -119,7 +119,7 @@ def test_no_line_holds_what_somebody_wrote_or_was_answered(own, monkeypatch):
     crash = client.post("/v1/chat/completions", json=CHAT | {"steering": {"return": ["coherence"]}})
     assert crash.status_code == 500
     of(lines, crash)
-    told = next(x for x in lines() if x["event"] == "unhandled")
+    told = next(x for x in lines() if x["event"] == "unhandled exception")
     assert told["request_id"] == crash.headers["x-request-id"]
     assert told["route"] == "/v1/chat/completions"
     assert "builtins.KeyError" in told["exception"]
