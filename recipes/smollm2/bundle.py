@@ -28,7 +28,7 @@ DESCRIBED = 480_000
 """Tokens that the descriptions come from."""
 EXAMPLES = 5
 LABELS = Path(__file__).with_name("labels.tsv")
-READ_OF = "2006edba6c52dfef4cefd882a35e5848f9a4f6b2130ad069240c22d0c15e3a19"
+READ_OF = "2f92dd0be1ec75cd9634ff0692b99865ca1cafee81dec2db3340e45c79dd16a6"
 """SHA-256 of the SAE's file whose features the readers saw."""
 READ_NOTE = "read 2026-11-30"
 
