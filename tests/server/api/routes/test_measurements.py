@@ -75,7 +75,7 @@ def test_a_calibration_is_published_and_a_sweep_runs_on_it(own):
     begun = http.post("/v1/features/small/3/calibrate", json={"prompts": 4})
     assert begun.status_code == 202, begun.text
     assert begun.json()["type"] == "calibrate"
-    config = {"features": ["small/3"], "presets": False, "all": False, "best": 0, "prompts": 4}
+    config = {"features": ["small/3"], "presets": False, "all": False, "screen": False, "best": 0, "prompts": 4}
     assert begun.json()["config"] == config
     ended = done(http, settings, begun.json()["id"])
     assert ended["state"] == "succeeded", ended
