@@ -192,7 +192,9 @@ async function receiveReplies(busy, turns) {
     );
     if (conversation.busy === busy) finishTurn();
   } catch (error) {
-    if (conversation.busy === busy) failTurn(error.lost ? CONNECTION_LOST : error.message);
+    // A refused side ends the turn, whether or not the other side has begun to answer by then.
+    const refused = error.status >= 400 && error.status < 500;
+    if (conversation.busy === busy) failTurn(error.lost ? CONNECTION_LOST : error.message, refused);
   }
 }
 
@@ -216,10 +218,10 @@ function finishTurn() {
 
 // Ends the turn with an error. Before the first token the question goes back into the composer;
 // after it the text is kept, and each incomplete side says why it ended.
-function failTurn(problem) {
+function failTurn(problem, refused) {
   const { turn, before, edit, control } = conversation.busy;
   const sides = [turn.default, turn.steered].filter(Boolean);
-  const begun = sides.some((side) => side.text);
+  const begun = !refused && sides.some((side) => side.text);
   control.abort();
   if (begun)
     for (const side of sides) {
