@@ -25,7 +25,8 @@ from steering.doses.measure import (
     pushes_scaled,
     reads_direction,
 )
-from steering.doses.rollouts import NATURAL, QUESTIONS, Rollouts
+from steering.doses.rollouts import QUESTIONS, Rollouts
+from steering.doses.sampling import NATURAL
 from steering.edits import ResidualEdit
 from steering.model.chat_template import encode_chat
 from steering.sae import SAE

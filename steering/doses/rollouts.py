@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from steering.doses.sampling import GREEDY, Sampling, penalized, sample_next
 from steering.edits import ResidualEdit, SteeringTable
 from steering.evaluate.coherence import rep3
 from steering.model.chat_template import EncodedChat
@@ -57,31 +58,12 @@ QUESTIONS = (
 )
 """Default prompts: everyday questions that call for no concept."""
 TOKENS = 24
-CANDIDATES = 64
-"""Tokens among which `top_p` chooses."""
 LOGITS = 40_000_000
 """Logits held at a time where replies are read again: 160 MB, a few times over."""
 FLOOR = 1e-4
 """Added to the words' probability: a rise from one in a billion to one in a million is no visible effect, and any push
 at all does that to most words.
 """
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen: at temperature 0 greedily. All edits share the random numbers, prompt by prompt."""
-
-    temperature: float = 0.0
-    seed: int = 0
-    """Seed of the first prompt; the following ones count up."""
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    """Of the reply's own tokens."""
-
-
-GREEDY = Sampling()
-NATURAL = Sampling(0.5, top_p=0.9, repetition_penalty=1.1)
-"""As people chat: the sampling of the replies by which `evaluate.coherence` was fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,8 +291,8 @@ def _replies(
                 use_cache=True,
                 logits_to_keep=1,
             )
-            logits = _penalized(out.logits[:, -1].float(), said, draw.repetition_penalty)
-            step = _sample_next(logits, draw, chances, n)
+            logits = penalized(out.logits[:, -1].float(), said, draw.repetition_penalty)
+            step = sample_next(logits, draw, chances, n)
             said.append(step)
             over |= torch.isin(step[:, 0], ends)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
@@ -319,40 +301,6 @@ def _replies(
                 break
     end = said[-1].new_full((len(ids), tokens - len(said)), int(ends[0]) if len(ends) else 0)
     return torch.cat([*said, end], 1)
-
-
-def _penalized(logits: Float[Tensor, "rows vocab"], said: list[Int[Tensor, "rows 1"]], penalty: float) -> Tensor:
-    """Divide positive logits of tokens that were said by the penalty and multiply negative ones (Keskar et al. 2019)."""
-    if penalty == 1.0 or not said:
-        return logits
-    used = torch.cat(said, 1)
-    found = logits.gather(1, used)
-    return logits.scatter(1, used, torch.where(found > 0, found / penalty, found * penalty))
-
-
-def _sample_next(
-    logits: Float[Tensor, "rows vocab"], draw: Sampling, chances: Sequence[torch.Generator], n: int
-) -> Int[Tensor, "rows 1"]:
-    """Argmax, or a sample by the Gumbel-max trick; the noise is the same for all edits of a prompt.
-
-    With `top_p` the noise belongs to ranks among the `CANDIDATES` likeliest tokens.
-    """
-    if not draw.temperature:
-        return logits.argmax(-1, keepdim=True)
-    if draw.top_p >= 1:
-        logs = logits / draw.temperature
-        return (logs + _gumbel(chances, logs.shape[1], n).to(logs)).argmax(-1, keepdim=True)
-    best, tokens = logits.topk(min(CANDIDATES, logits.shape[1]))
-    total = logits.div_(draw.temperature).logsumexp(-1, keepdim=True)
-    logs = best / draw.temperature - total
-    share = logs.exp()
-    logs = torch.where(share.cumsum(-1) - share < draw.top_p, logs, -torch.inf)
-    return tokens.gather(1, (logs + _gumbel(chances, logs.shape[1], n).to(logs)).argmax(-1, keepdim=True))
-
-
-def _gumbel(chances: Sequence[torch.Generator], width: int, n: int) -> Float[Tensor, "rows width"]:
-    uniform = torch.stack([torch.rand(width, generator=g, dtype=torch.float64) for g in chances])
-    return (-(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()).repeat(n, 1)
 
 
 def _table(edits: Sequence[ResidualEdit], model: PreTrainedModel) -> SteeringTable:

@@ -13,7 +13,8 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature, Screening
 from steering.doses.bundle_doses import reads_feature
 from steering.doses.measure import pushes_along, reading
-from steering.doses.rollouts import NATURAL, Rollouts
+from steering.doses.rollouts import Rollouts
+from steering.doses.sampling import NATURAL
 from steering.evaluate.coherence import judge
 from steering.model.chat_template import encode_chat
 

@@ -11,7 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from steering.doses.rollouts import GREEDY, Rollout, Rollouts, Sampling
+from steering.doses.rollouts import Rollout, Rollouts
+from steering.doses.sampling import GREEDY, Sampling
 from steering.edits import ResidualEdit
 from steering.model.chat_template import EncodedChat
 

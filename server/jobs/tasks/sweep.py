@@ -20,7 +20,7 @@ from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.catalogue.resolve import Catalogue, Resolved
 from steering.doses.measure import pushes_along
-from steering.doses.rollouts import Sampling
+from steering.doses.sampling import Sampling
 from steering.doses.sweep import SweepResult, sweep
 from steering.errors import BadStrength
 from steering.evaluate.coherence import coherence, figures, judge, mean_figures

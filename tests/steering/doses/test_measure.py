@@ -19,7 +19,8 @@ from steering.doses.measure import (
     reading,
     reads_direction,
 )
-from steering.doses.rollouts import NATURAL, Rollout, Rollouts
+from steering.doses.rollouts import Rollout, Rollouts
+from steering.doses.sampling import NATURAL
 from steering.model.chat_template import EncodedChat
 
 NORM = 100.0

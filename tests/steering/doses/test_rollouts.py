@@ -5,7 +5,8 @@ import torch
 
 from steering.doses import rollouts
 from steering.doses.measure import pushes_along
-from steering.doses.rollouts import NATURAL, Rollouts, Sampling
+from steering.doses.rollouts import Rollouts
+from steering.doses.sampling import NATURAL, Sampling
 from steering.edits import ResolvedIntervention, compile_edit
 from steering.model.chat_template import EncodedChat
 from steering.model.hooks import read_stream, steer

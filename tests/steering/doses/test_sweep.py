@@ -5,7 +5,8 @@ import torch
 
 from steering.doses import sweep as sweeping
 from steering.doses.measure import pushes_along
-from steering.doses.rollouts import Rollouts, Sampling
+from steering.doses.rollouts import Rollouts
+from steering.doses.sampling import Sampling
 from steering.doses.sweep import sweep
 from steering.model.chat_template import EncodedChat
 
