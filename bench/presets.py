@@ -61,6 +61,8 @@ def main() -> None:
         found = asyncio.run(persona_replies(bundle, wanted))
         write_sheet(args.sheet, found, {p.id: f"{p.name}. {p.description}" for p in wanted})
         return
+    if not READINGS.exists():
+        raise SystemExit("nobody has read them yet: write a sheet with --sheet FOLDER")
     rows, plain = summarize(read_readings(READINGS))
     console.print(table(rows, plain))
     raise SystemExit(not all(r.passes(plain) for r in rows))

@@ -56,6 +56,8 @@ def main() -> None:
         found = asyncio.run(showpiece_replies(Bundle.open(args.bundle)))
         write_sheet(args.sheet, found, {s.name: s.like for s in SHOWPIECES})
         return
+    if not READINGS.exists():
+        raise SystemExit("nobody has read them yet: write a sheet with --sheet FOLDER")
     console.print(table(read_readings(READINGS)))
 
 

@@ -50,7 +50,7 @@ def sample_next(
         logs = logits / draw.temperature
         return (logs + _gumbel(chances, logs.shape[1], n).to(logs)).argmax(-1, keepdim=True)
     best, tokens = logits.topk(min(CANDIDATES, logits.shape[1]))
-    total = logits.div_(draw.temperature).logsumexp(-1, keepdim=True)
+    total = (logits / draw.temperature).logsumexp(-1, keepdim=True)
     logs = best / draw.temperature - total
     share = logs.exp()
     logs = torch.where(share.cumsum(-1) - share < draw.top_p, logs, -torch.inf)
