@@ -48,7 +48,8 @@ def main() -> None:
         def shown(features: list, system: str | None = None, *, doses: list[float] = doses, concept=concept) -> float:  # noqa: ANN001
             items = tuple(Intervention(id=f.id, strength=d) for f, d in zip(features, doses, strict=False))
             edits = catalogue.resolve(SteeringSpec(features=items)).edits if items else {}
-            texts = reply(model, tokenizer, PROMPTS, edits, system=system, temperature=0.7, tokens=40).texts
+            sampled = {"temperature": 0.7, "tokens": 40, "scope": bundle.info.scope}
+            texts = reply(model, tokenizer, PROMPTS, edits, system=system, **sampled).texts
             return statistics.mean(concept.shows(t) for t in texts)
 
         figures = [shown(chosen[0]), shown(chosen[1]), shown([], concept.prompts[0]), shown([])]

@@ -92,7 +92,7 @@ def table(rows: list[Row], plain: Share) -> Table:
 
 async def persona_replies(bundle: Bundle, presets: list[Preset]) -> list[Reply]:
     """Replies of each persona at full and half strength, and twice as many unsteered ones."""
-    engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu")
+    engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu", dtype="bfloat16")
     catalogue, found = Catalogue([bundle]), list[Reply]()
     arms = [(p.id, scale, p.steering.model_copy(update={"scale": scale}), p) for p in presets for scale in (FULL, HALF)]
     arms += [(PLAIN, 0.0, SteeringSpec(), None)] * 2

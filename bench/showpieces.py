@@ -76,14 +76,14 @@ def table(readings: list[Reading]) -> Table:
 
 async def showpiece_replies(bundle: Bundle) -> list[Reply]:
     """Replies of each slider to all questions, and twice as many unsteered ones."""
-    engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu")
+    engine = TransformersEngine.load(bundle.model_path, hooks=[bundle.info.hook], device="cpu", dtype="bfloat16")
     catalogue = Catalogue([bundle])
     arms = [
         (s.name, s.dose, (Intervention(id=f"{bundle.info.name}/{s.feature}", strength=s.dose),)) for s in SHOWPIECES
     ]
     found: list[Reply] = []
     for seed, (arm, dose, features) in enumerate([*arms, (PLAIN, 0.0, ()), (PLAIN, 0.0, ())]):
-        spec = SteeringSpec(features=features)
+        spec = SteeringSpec(features=features, scope=bundle.info.scope)
         texts = await replies(engine, catalogue, spec, first_seed=1000 * seed)
         found += [Reply(arm, dose, q, text) for q, text in zip(PROMPTS, texts, strict=True)]
     await engine.close()
@@ -105,7 +105,7 @@ async def replies(
     async def one(i: int, prompt: str) -> str:
         chat = engine.encode_chat([{"role": "user", "content": prompt}])
         drawn = replace(sampling, seed=first_seed + i)
-        request = Generation(chat.ids, chat.assistant, True, resolved.edits, spec.fingerprint, sampling=drawn)
+        request = Generation(chat.ids, chat.steered(spec.scope), True, resolved.edits, spec.fingerprint, sampling=drawn)
         return "".join([piece.text async for piece in engine.generate(request)])
 
     return list(await asyncio.gather(*(one(i, p) for i, p in enumerate(PROMPTS))))

@@ -28,17 +28,19 @@ DESCRIBED = 480_000
 """Tokens that the descriptions come from."""
 EXAMPLES = 5
 LABELS = Path(__file__).with_name("labels.tsv")
-READ_OF = "2f92dd0be1ec75cd9634ff0692b99865ca1cafee81dec2db3340e45c79dd16a6"
+READ_OF = "3c65e2a3ea620fdd3b04ba96caa854f28169be66523197710adc7170a9074dc9"
 """SHA-256 of the SAE's file whose features the readers saw."""
 READ_NOTE = "read 2026-11-30"
 
 
 def make_bundle(out: Path) -> None:
-    """Write `out/bundle`: `bundle.json` and the SAE."""
+    """Write `out/bundle`: `bundle.json` and the SAE, without the features that never fired."""
     trained, measured = record_of(out, "sae-final"), record_of(out, "evaluate-final")
     assert trained is not None and measured is not None
     hook = f"layers.{trained['run']['layer']}"
-    sae = SAE.load(out / "sae" / "final")
+    whole = SAE.load(out / "sae" / "final")
+    silent = set(measured["dead"]["features"])
+    sae = whole.only(torch.tensor([i for i in range(whole.d_sae) if i not in silent]))
     about = {"trained": {**trained["run"], "tokens": trained["tokens"], "model": MODEL, "recipe": "recipes/smollm2"}}
     folder = out / "bundle" / "revisions" / REVISION
     sae.save(folder, hook=hook, model=MODEL, about=about, dtype=torch.float16)
@@ -46,7 +48,6 @@ def make_bundle(out: Path) -> None:
     metrics = {
         "explained_variance": round(found["explained_variance"], 4),
         "l0": round(found["l0"], 2),
-        "dead": round(measured["dead"]["share"], 4),
         "recovered_prose": round(measured["held_out"]["prose"]["trained"]["recovered"], 4),
         "recovered_chats": round(measured["held_out"]["chats"]["trained"]["recovered"], 4),
     }
@@ -59,11 +60,12 @@ def make_bundle(out: Path) -> None:
             "hook": hook,
             "revision": REVISION,
             "typical_norm": round(trained["typical_norm"], 3),
+            "scope": "all",
             "license": "Apache-2.0",
             "metrics": metrics,
         },
     )
-    finish(out, "bundle", {"metrics": metrics})
+    finish(out, "bundle", {"features": sae.d_sae, "left_out": len(silent), "metrics": metrics})
 
 
 def make_descriptions(out: Path, threads: int) -> None:

@@ -68,7 +68,7 @@ def _measured(sae: SAE, rows: Tensor) -> Record:
 
 
 def _dead(out: Path, sae: SAE, layer: int) -> Record:
-    """The share of features that fire nowhere in a long stretch of what was learnt from."""
+    """The features that fire nowhere in a long stretch of what was learnt from, and their share."""
     fired, n = torch.zeros(sae.d_sae, dtype=torch.bool), 0
     for shard in shards_in(out, "learn"):
         for x in rows_of(shard, layer).float().split(8192):
@@ -76,4 +76,5 @@ def _dead(out: Path, sae: SAE, layer: int) -> Record:
             n += len(x)
         if n >= WINDOW:
             break
-    return {"share": 1 - float(fired.double().mean()), "rows": n}
+    silent = (~fired).nonzero()[:, 0].tolist()
+    return {"share": len(silent) / sae.d_sae, "rows": n, "features": silent}

@@ -1,13 +1,13 @@
 """Stage `personas`: the presets of `personas.toml`, as pushes of at most four features, or along a tone's lines.
 
-A subject's push points where the difference of means between its passages and the others' points, as near as four features
-can (`combine.py`). A tone's push is the difference of means between its eight written lines and plain ones: no feature, and
-its snapshot says so. How long a push is, is decided by replies: the longest at which the expected share of fluent ones is at
-most `PRICE` below the unsteered model's.
+A subject's features are selected among those that readers named after it, by what replies show (`selection.py`). A tone's
+push is the difference of means between its eight written lines and plain ones: no feature, and its snapshot says so. A push
+is as long as shows the persona most, among lengths at which the expected share of fluent replies is at most `PRICE` below the
+unsteered model's. Words only choose; whether a persona is shipped is decided by readers (`bench.presets`).
 """
 
+import re
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,90 +16,99 @@ from torch.nn.functional import normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.smollm2.bundle import NAME, REVISION, read_labels
-from recipes.smollm2.combine import combine
 from recipes.smollm2.concepts import concepts
-from recipes.smollm2.files import Record, finish, say, write_json
-from recipes.smollm2.layers import passage_ids, streams_of
+from recipes.smollm2.files import Record, finish, read_lines, say, write_json, write_lines
+from recipes.smollm2.layers import streams_of
 from recipes.smollm2.lean import Lean
+from recipes.smollm2.model import PACKAGE
+from recipes.smollm2.selection import PRICE, Bench, Parts, Trial, direction_of, select
 from steering.bakeoff.personas import TUNING
+from steering.calibration import dose_at
 from steering.catalogue.bundle import Bundle
-from steering.catalogue.feature import dose_of
+from steering.catalogue.feature import dose_of, knots_of
 from steering.doses.bundle_doses import prepare_rollouts
-from steering.doses.measure import pushes_along
-from steering.doses.rollouts import Rollout
 from steering.edits import as_text
-from steering.evaluate.coherence import judge
 from steering.spec import VECTOR, FeatureSnapshot, Intervention, Preset, SteeringSpec
 
 FILE = Path(__file__).with_name("personas.toml")
-PASSAGES = 150
-"""Of each concept, for the means."""
-LENGTHS = (0.22, 0.25, 0.28, 0.31, 0.34, 0.37, 0.40)
+LENGTHS = (0.14, 0.17, 0.20, 0.23, 0.26, 0.29, 0.32, 0.36)
 """Pushes that are tried, in typical norms."""
-PRICE = 0.06
-"""Expected share of fluent replies that a persona may cost; readers allow a tenth."""
+TRIED_AT = 0.26
+"""Length at which features are selected."""
+CANDIDATES = 36
+"""Features named after a subject that are tried: those that fire most often."""
+SORTS = "TSDW"
+"""Sorts of labels that a candidate may have; grammar and mixed ones bring no subject."""
 SAMPLING = {"temperature": 0.5, "top_p": 0.9, "repetition_penalty": 1.1}
-Parts = dict[str, float]
-"""Weights by feature id, or by the id of a vector."""
 
 
 def make_personas(out: Path, threads: int) -> None:
-    """Write `presets.json` of `out/bundle`."""
+    """Write `presets.json` of `out/bundle`; each persona is kept in `out/personas.jsonl` as soon as it is there."""
     torch.set_num_threads(threads)
-    bundle = Bundle.open(out / "bundle")
-    known: list[Record] = tomllib.loads(FILE.read_text())["persona"]
-    directions, tones = _directions(out, bundle, known), _tones(out, bundle)
+    bundle, known = Bundle.open(out / "bundle"), tomllib.loads(FILE.read_text())["persona"]
+    tones, bench, kept = _tones(out, bundle), _bench(out, bundle), out / "personas.jsonl"
+    record: dict[str, Record] = {r["id"]: r for r in (read_lines(kept) if kept.exists() else ())}
+    for persona in known:
+        if persona["id"] not in record:
+            record[persona["id"]] = {"id": persona["id"], **_chosen(persona, bundle, tones, bench)}
+            write_lines(kept, [*record.values()])
+            say(f"personas: {record[persona['id']]}")
+    rows = [
+        _preset(p, record[p["id"]], bundle, tones).model_dump(exclude_defaults=True, mode="json")
+        for p in known
+        if record[p["id"]]["parts"]
+    ]
+    write_json(out / "bundle" / "presets.json", rows)
+    finish(out, "personas", {"unsteered_fluent": round(bench.unsteered_fluent, 3), "price": PRICE, "personas": record})
+
+
+def _bench(out: Path, bundle: Bundle) -> Bench:
     model = AutoModelForCausalLM.from_pretrained(out / "model", dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
-    stage = prepare_rollouts(model, tokenizer, bundle.info.hook, TUNING)
-    decode = lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))  # noqa: E731
-    plain = _fluent(stage.plain, decode)
-    presets, record = [], {}
-    for persona in known:
-        parts = directions[persona["id"]]
-        push = normalize(_push(parts, bundle, tones), dim=0)
-        edits = [pushes_along(push)(length * bundle.info.typical_norm) for length in LENGTHS]
-        shares = [round(_fluent(rollout, decode), 3) for rollout in stage.run(edits, kl=False)]
-        fine = [length for length, share in zip(LENGTHS, shares, strict=True) if share >= plain - PRICE]
-        length = max(fine, default=LENGTHS[0])
-        presets.append(_preset(persona, parts, length, bundle, tones))
-        record[persona["id"]] = {"length": length, "fluent": dict(zip(map(str, LENGTHS), shares, strict=True))}
-        say(f"personas: {persona['id']}: {length} of the typical norm, {len(parts)} parts, fluent {shares}")
-    rows = [p.model_dump(exclude_defaults=True, mode="json") for p in presets]
-    write_json(out / "bundle" / "presets.json", rows)
-    finish(out, "personas", {"unsteered_fluent": round(plain, 3), "price": PRICE, "personas": record})
+    tokenizer.chat_template = PACKAGE.chat_template
+    info = bundle.info
+    stage = prepare_rollouts(model, tokenizer, info.hook, TUNING, scope=info.scope)
+    return Bench(stage, lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), info.typical_norm)
 
 
-def _directions(out: Path, bundle: Bundle, personas: list[Record]) -> dict[str, Parts]:
-    """The parts of each persona: given features, features combined for a subject, or a tone's vector."""
-    tokenizer, model = AutoTokenizer.from_pretrained(out / "model"), Lean(out / "model")
-    texts = passage_ids(out, tokenizer, PASSAGES)
-    means, active = dict[str, Tensor](), dict[str, Tensor]()
-    for name, ids in texts.items():
-        streams = streams_of(model, ids, bundle.layer)
-        means[name] = torch.stack([x.mean(0) for x in streams]).mean(0)
-        active[name] = torch.stack([bundle.sae.encode(x).mean(0) for x in streams]).mean(0)
-    labels = read_labels()
-    meant = [f.index in labels and labels[f.index].sort in "TSD" for f in bundle.features]
-    found = dict[str, Parts]()
-    for persona in personas:
-        if "features" in persona:
-            found[persona["id"]] = {f"{NAME}/{index}": weight for index, weight in persona["features"]}
-        elif "tone" in persona:
-            found[persona["id"]] = {VECTOR + persona["id"]: 1.0}
-        else:
-            name = persona["subject"].replace(" ", "-").lower()
-            others = [n for n in texts if n != name]
-            away = means[name] - torch.stack([means[n] for n in others]).mean(0)
-            contrast = active[name] - torch.stack([active[n] for n in others]).mean(0)
-            chosen = combine(away, bundle.sae.W_dec, contrast, torch.tensor(meant))
-            ids = [bundle.features[row].id for row in chosen.rows]
-            found[persona["id"]] = dict(zip(ids, chosen.weights, strict=True))
-    return found
+def _chosen(persona: Record, bundle: Bundle, tones: dict[str, Tensor], bench: Bench) -> Record:
+    """The persona's rows with weights, and the length of its push; no parts where no feature is named after it."""
+    words = re.compile(rf"\b(?:{persona['words']})", re.IGNORECASE)
+    shows = lambda text: words.search(text) is not None  # noqa: E731
+    parts: Parts = ()
+    if "about" in persona:
+        candidates = _named(persona["about"], bundle)
+        if not candidates:
+            return {"parts": []}
+
+        def try_directions(directions: list[Tensor]) -> list[Trial]:
+            return bench.try_pushes([(d, TRIED_AT) for d in directions], shows)
+
+        parts = select(try_directions, bundle.sae.W_dec, candidates, bench.unsteered_fluent - PRICE)
+    direction = direction_of(parts, bundle.sae.W_dec) if parts else tones[persona["id"]]
+    trials = bench.try_pushes([(direction, length) for length in LENGTHS], shows)
+    length = _length(trials, bench.unsteered_fluent - PRICE)
+    figures = {str(n): [round(t.shown, 3), round(t.fluent, 3)] for n, t in zip(LENGTHS, trials, strict=True)}
+    return {"parts": parts or [VECTOR + persona["id"]], "length": length, "shown_and_fluent": figures}
+
+
+def _length(trials: list[Trial], enough: float) -> float:
+    """The shortest length that shows it most, among those that are fluent enough."""
+    fine = [(t.shown, -n) for n, t in zip(LENGTHS, trials, strict=True) if t.fluent >= enough]
+    return -max(fine)[1] if fine else LENGTHS[0]
+
+
+def _named(about: str, bundle: Bundle) -> list[int]:
+    """Rows of the features whose label matches, those that fire most often first."""
+    wanted, labels = re.compile(about, re.IGNORECASE), read_labels()
+    found = [
+        f for f in bundle.features if f.index in labels and labels[f.index].sort in SORTS and wanted.search(f.label)
+    ]
+    return [f.row for f in sorted(found, key=lambda f: -f.density)[:CANDIDATES]]
 
 
 def _tones(out: Path, bundle: Bundle) -> dict[str, Tensor]:
-    """The unit vector of each tone, by the name of its persona."""
+    """The unit vector of each tone, by the id of its persona."""
     tokenizer, model = AutoTokenizer.from_pretrained(out / "model"), Lean(out / "model")
 
     def mean(lines: tuple[str, ...]) -> Tensor:
@@ -111,31 +120,32 @@ def _tones(out: Path, bundle: Bundle) -> dict[str, Tensor]:
     return {name: normalize(mean(lines[tone]) - plain, dim=0) for name, tone in wanted.items()}
 
 
-def _push(parts: Parts, bundle: Bundle, tones: dict[str, Tensor]) -> Tensor:
-    rows = {f.id: f.row for f in bundle.features}
-    direction = lambda i: tones[i.removeprefix(VECTOR)] if i.startswith(VECTOR) else bundle.sae.W_dec[rows[i]]  # noqa: E731
-    return torch.stack([weight * direction(i) for i, weight in parts.items()]).sum(0)
-
-
-def _preset(persona: Record, parts: Parts, length: float, bundle: Bundle, tones: dict[str, Tensor]) -> Preset:
+def _preset(persona: Record, chosen: Record, bundle: Bundle, tones: dict[str, Tensor]) -> Preset:
     """The persona with strengths in doses."""
-    info = bundle.info
-    unit = length * info.typical_norm / float(_push(parts, bundle, tones).norm())
+    info, raw = bundle.info, chosen["length"] * bundle.info.typical_norm
     items, snapshots = [], list[FeatureSnapshot]()
-    for name, weight in parts.items():
-        if name.startswith(VECTOR):
-            snapshots.append(_snapshot(name, tones[persona["id"]], persona["tone"], length * info.typical_norm))
-            items.append(Intervention(id=name, strength=1.0))
-        else:
-            feature = next(f for f in bundle.features if f.id == name)
-            items.append(Intervention(id=name, strength=round(weight * unit / dose_of(feature, info), 4)))
+    if "tone" in persona:
+        name = VECTOR + persona["id"]
+        snapshots.append(_snapshot(name, tones[persona["id"]], persona["tone"], raw))
+        items.append(Intervention(id=name, strength=1.0))
+    else:
+        parts: Parts = tuple((row, weight) for row, weight in chosen["parts"])
+        unit = raw / float(direction_of(parts, bundle.sae.W_dec).norm())
+        for row, weight in parts:
+            feature = bundle.features[row]
+            items.append(
+                Intervention(
+                    id=f"{NAME}/{feature.index}",
+                    strength=round(dose_at(weight * unit, knots_of(feature, dose_of(feature, info))), 4),
+                )
+            )
     return Preset(
         id=persona["id"],
         name=persona["name"],
         description=persona["description"],
         model=NAME,
         sampling=SAMPLING,
-        steering=SteeringSpec(features=tuple(items)),
+        steering=SteeringSpec(features=tuple(items), scope=info.scope),
         starter_prompts=tuple(persona["starters"]),
         readonly=True,
         snapshots=tuple(snapshots),
@@ -155,8 +165,3 @@ def _snapshot(name: str, direction: Tensor, tone: str, dose: float) -> FeatureSn
         dose=round(dose, 4),
         measured=True,
     )
-
-
-def _fluent(rollout: Rollout, decode: Callable[[list[int]], str]) -> float:
-    shares = [judge(decode(ids), p).fluency for ids, p in zip(rollout.replies, rollout.logprobs, strict=True)]
-    return sum(shares) / len(shares)

@@ -203,6 +203,8 @@ class SteeringAbilities(BaseModel):
     hook: str
     modes: list[Mode]
     scopes: list[Scope]
+    scope: Scope
+    """The scope of a request that names none."""
     max_features: int
 
 

@@ -20,7 +20,8 @@ class SteeringRequest(BaseModel):
     features: Features = ()
     unit: Unit = "dose"
     scale: Finite = 1.0
-    scope: Scope = "assistant"
+    scope: Scope | None = None
+    """Tokens that are steered; where it is absent those of the preset, or else those that the model's doses are measured on."""
     over_budget: Literal["refuse", "cut"] = "refuse"
     """Whether a summed push above the maximum is an error (`refuse`) or is scaled down (`cut`, with an entry in `warnings`)."""
     personal: bool = False
@@ -31,13 +32,14 @@ class SteeringRequest(BaseModel):
     """Reduce the strengths for the rest of a reply that becomes strained; `eased` reports where and why."""
     wanted: tuple[Literal["applied", "coherence"], ...] = Field(default=("applied",), alias="return")
 
-    def spec(self) -> SteeringSpec:
-        """The steering spec without the preset."""
-        return SteeringSpec(features=self.features, unit=self.unit, scale=self.scale, scope=self.scope)
+    def spec(self, scope: Scope) -> SteeringSpec:
+        """The steering spec without the preset; `scope` is the model's own."""
+        return SteeringSpec(features=self.features, unit=self.unit, scale=self.scale, scope=self.scope or scope)
 
-    def merged_with(self, preset: Preset | None) -> SteeringSpec:
-        """The preset's spec, overridden by the fields of this object."""
-        return preset.steering.overridden_by(self.spec(), self.model_fields_set) if preset else self.spec()
+    def merged_with(self, preset: Preset | None, scope: Scope) -> SteeringSpec:
+        """The preset's spec, overridden by the fields of this object; `scope` is the model's own."""
+        given = self.model_fields_set - ({"scope"} if self.scope is None else set())
+        return preset.steering.overridden_by(self.spec(scope), given) if preset else self.spec(scope)
 
 
 class ValidateRequest(BaseModel):

@@ -52,12 +52,9 @@ class SteeringChoice:
 
     def generation_request(self, chat: EncodedChat, sampling: Sampling) -> Generation:
         """The engine's request: the scope decides which prompt tokens are steered."""
-        n, scope = len(chat.ids), self.resolved.spec.scope
-        # The first new token is sampled at the last prompt token, so `generated` begins there.
-        steered = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
         return Generation(
             chat.ids,
-            steered,
+            chat.steered(self.resolved.spec.scope),
             True,
             self.resolved.edits,
             self.resolved.fingerprint,

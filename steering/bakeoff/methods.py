@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from steering.bakeoff.concepts import Concept
 from steering.bakeoff.replies import Replies, reply
 from steering.catalogue.bundle import Bundle
-from steering.catalogue.feature import Feature
+from steering.catalogue.feature import BundleInfo, Feature
 from steering.catalogue.resolve import Catalogue
 from steering.doses.bundle_doses import prepare_rollouts
 from steering.doses.measure import Subject, calibrate, pushes_along, reads_direction
@@ -62,12 +62,12 @@ class Plain:
 
     @staticmethod
     def generate(
-        model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str]
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, info: BundleInfo, questions: Sequence[str]
     ) -> "Plain":
         """Generate the replies."""
         drawn = reply(model, tokenizer, questions, {}, temperature=0.7, tokens=TOKENS, seed=7)
         texts = reply(model, tokenizer, questions, {}, temperature=0, tokens=TOKENS).texts
-        return Plain(drawn.logprobs, texts, likely(model, tokenizer, hook, Setting("none"), questions, texts))
+        return Plain(drawn.logprobs, texts, likely(model, tokenizer, info, Setting("none"), questions, texts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +93,15 @@ class Kit:
     ) -> "Kit":
         """Compute everything that depends on the model alone."""
         hook = bundle.info.hook
-        plain = {tuple(half): Plain.generate(model, tokenizer, hook, half) for half in (tune, test)}
+        plain = {tuple(half): Plain.generate(model, tokenizer, bundle.info, half) for half in (tune, test)}
         return Kit(
-            model, tokenizer, bundle, prepare_rollouts(model, tokenizer, hook, tune), tuple(tune), tuple(test), plain
+            model,
+            tokenizer,
+            bundle,
+            prepare_rollouts(model, tokenizer, hook, tune, scope=bundle.info.scope),
+            tuple(tune),
+            tuple(test),
+            plain,
         )
 
 
@@ -216,7 +222,15 @@ def score(kit: Kit, setting: Setting, concept: Concept, questions: Sequence[str]
     replies: list[Replies] = []
     for seed in seeds:
         drawn = reply(
-            kit.model, kit.tokenizer, questions, edits, system=setting.system, temperature=0.7, tokens=TOKENS, seed=seed
+            kit.model,
+            kit.tokenizer,
+            questions,
+            edits,
+            system=setting.system,
+            temperature=0.7,
+            tokens=TOKENS,
+            seed=seed,
+            scope=kit.bundle.info.scope,
         )
         tokens += sum(len(kit.tokenizer(t)["input_ids"]) for t in drawn.texts)
         replies.append(drawn)
@@ -314,7 +328,7 @@ def _clamped(kit: Kit, feature: Feature, added: Setting) -> Setting:
 def _retained_likelihood(kit: Kit, setting: Setting, questions: Sequence[str]) -> list[float]:
     """By how much less likely the unsteered replies are under a setting, nats per token, question by question."""
     plain = kit.plain[tuple(questions)]
-    after = likely(kit.model, kit.tokenizer, kit.bundle.info.hook, setting, questions, plain.texts)
+    after = likely(kit.model, kit.tokenizer, kit.bundle.info, setting, questions, plain.texts)
     return [b - a for b, a in zip(plain.before, after, strict=True)]
 
 
@@ -322,19 +336,19 @@ def _retained_likelihood(kit: Kit, setting: Setting, questions: Sequence[str]) -
 def likely(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    hook: str,
+    info: BundleInfo,
     setting: Setting,
     questions: Sequence[str],
     texts: Sequence[str],
 ) -> list[float]:
     """Return the mean log-probability per token of given replies under a setting."""
     found = []
-    edits = {hook: setting.edit} if setting.edit is not None else {}
+    edits = {info.hook: setting.edit} if setting.edit is not None else {}
     head = [{"role": "system", "content": setting.system}] if setting.system else []
     for question, text in zip(questions, texts, strict=True):
         chat = [*head, {"role": "user", "content": question}, {"role": "assistant", "content": text or "."}]
         prompt, complete = encode_chat(tokenizer, chat[:-1]), encode_chat(tokenizer, chat, generate=False)
-        ids, where = (torch.tensor([v], device=model.device) for v in (complete.ids, complete.assistant))
+        ids, where = (torch.tensor([v], device=model.device) for v in (complete.ids, complete.steered(info.scope)))
         with steer(model, edits, where=where):
             logs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         found.append(float(logs.gather(1, ids[0, 1:, None])[len(prompt.ids) - 1 :, 0].mean()))

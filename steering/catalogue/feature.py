@@ -13,7 +13,7 @@ from steering.calibration import Calibration, Knots, SweetSpot
 from steering.catalogue.feature_edits import FeatureEdit, OriginalFields
 from steering.files import write_atomic
 from steering.model.package import ModelPackage
-from steering.spec import FeatureSnapshot
+from steering.spec import FeatureSnapshot, Scope
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 """One spelling per feature: `01` would be a second id of `1`, which a check for duplicates would miss."""
@@ -170,7 +170,8 @@ class BundleInfo(BaseModel):
     revision: str
     typical_norm: float
     """Median norm of the stream at the hook point; the dose of an unmeasured feature is estimated from it."""
-    chat_template: str | None = None
+    scope: Scope = "assistant"
+    """Tokens that are steered where a request does not say; doses are measured on them."""
     license: str = ""
     metrics: dict[str, float] = {}
     sha256: dict[str, str] = {}

@@ -30,7 +30,7 @@ from steering.doses.sampling import NATURAL
 from steering.edits import ResidualEdit
 from steering.model.chat_template import encode_chat
 from steering.sae import SAE
-from steering.spec import Preset
+from steering.spec import Preset, Scope
 
 LONGEST = 2.0
 """Largest push that is tried, in typical norms."""
@@ -64,11 +64,12 @@ class DoseBench:
         typical_norm: float,
         questions: Sequence[str] = QUESTIONS,
         *,
+        scope: Scope,
         null: bool = True,
     ) -> "DoseBench":
         """Generate the unsteered replies and, with `null`, those under random pushes. Raises BadChat."""
         halves = [questions[i::2] for i in (0, 1)] if len(questions) > 1 else [questions]
-        stages = tuple(prepare_rollouts(model, tokenizer, hook, half) for half in halves)
+        stages = tuple(prepare_rollouts(model, tokenizer, hook, half, scope=scope) for half in halves)
         random = Null.measure(stages, _decoder(tokenizer), typical_norm) if null else None
         return DoseBench(stages, random, tokenizer, typical_norm)
 
@@ -92,11 +93,16 @@ class DoseBench:
 
 
 def prepare_rollouts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, hook: str, questions: Sequence[str] = QUESTIONS
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    hook: str,
+    questions: Sequence[str] = QUESTIONS,
+    *,
+    scope: Scope,
 ) -> Rollouts:
     """Return rollouts with these questions, sampled as people chat. Raises BadChat without a chat template."""
     chats = [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions]
-    return Rollouts.prepare(model, hook, chats, tokens=TOKENS, draw=NATURAL)
+    return Rollouts.prepare(model, hook, chats, tokens=TOKENS, draw=NATURAL, scope=scope)
 
 
 def with_doses(
@@ -118,7 +124,7 @@ def with_doses(
     """
     info = bundle.info
     alive = [f for f in features if f.typical_max > 0]
-    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions)
+    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions, scope=info.scope)
     device = model.device
     subjects = [
         Subject(
@@ -184,16 +190,19 @@ def with_scale(
     steering = [(p, e) for p, e in zip(presets, edits, strict=True) if e is not None]
     if not steering:
         return [*presets]
-    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions)
-    subjects = [_preset_subject(edit, info.typical_norm) for _, edit in steering]
     results: dict[str, Preset] = {}
+    scopes: list[Scope] = list({p.steering.scope: None for p, _ in steering})
+    for scope in scopes:
+        group = [(p, e) for p, e in steering if p.steering.scope == scope]
+        bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions, scope=scope)
 
-    def finish(i: int, found: MeasuredDose) -> None:
-        preset, edit = steering[i]
-        results[preset.id] = _with_scale(preset, found, _length(edit))
-        on_progress(len(results), len(steering))
+        def finish(i: int, found: MeasuredDose, group: Sequence[tuple[Preset, ResidualEdit]] = group) -> None:
+            preset, edit = group[i]
+            results[preset.id] = _with_scale(preset, found, _length(edit))
+            on_progress(len(results), len(steering))
 
-    bench.measure(subjects, (date, info.revision), finish)
+        subjects = [_preset_subject(edit, info.typical_norm) for _, edit in group]
+        bench.measure(subjects, (date, info.revision), finish)
     return [results.get(p.id, p) for p in presets]
 
 

@@ -21,6 +21,7 @@ from steering.evaluate.coherence import rep3
 from steering.model.chat_template import EncodedChat
 from steering.model.hooks import tap
 from steering.model.kv_cache import keys_and_values, preallocated
+from steering.spec import Scope
 
 QUESTIONS = (
     "What should I do this weekend?",
@@ -117,14 +118,15 @@ class Rollouts:
         *,
         tokens: int = TOKENS,
         draw: Sampling = GREEDY,
+        scope: Scope = "assistant",
     ) -> "Rollouts":
-        """Generate the unsteered replies. `chats` end with the generation prompt."""
+        """Generate the unsteered replies. `chats` end with the generation prompt; edits act on their tokens in `scope`."""
         longest = max(len(c.ids) for c in chats)
         pad = lambda row, fill: [fill] * (longest - len(row)) + list(row)  # noqa: E731
         place = model.device
         ids = torch.tensor([pad(c.ids, 0) for c in chats], device=place)
         real = torch.tensor([pad((True,) * len(c.ids), False) for c in chats], device=place)
-        steered = torch.tensor([pad(c.assistant, False) for c in chats], device=place)
+        steered = torch.tensor([pad(c.steered(scope), False) for c in chats], device=place)
         ends, prefix = _end_ids(model), Prefix.read(model, ids, real, steered)
         said = _replies(model, hook, prefix, ids, real, steered, [], tokens, draw)
         spoken = _until_end(said, ends)

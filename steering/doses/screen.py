@@ -18,7 +18,7 @@ from steering.doses.sampling import NATURAL
 from steering.evaluate.coherence import judge
 from steering.model.chat_template import encode_chat
 
-PUSH = 0.36
+PUSH = 0.28
 """Length of the push, in typical norms: about dose 1.0 of most features."""
 QUESTIONS = ("Who are you?", "What should I do this weekend?", "Tell me a story.", "Give me some advice.")
 TOKENS = 40
@@ -36,7 +36,7 @@ def screen(
 ) -> list[Feature]:
     """Return the features with their `screening`; `on_feature` gets each as soon as it is there. Raises BadChat."""
     chats = [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in QUESTIONS]
-    rolls = Rollouts.prepare(model, bundle.info.hook, chats, tokens=TOKENS, draw=NATURAL)
+    rolls = Rollouts.prepare(model, bundle.info.hook, chats, tokens=TOKENS, draw=NATURAL, scope=bundle.info.scope)
     length, found = PUSH * bundle.info.typical_norm, list[Feature]()
     for at in range(0, len(features), AT_ONCE):
         some = features[at : at + AT_ONCE]

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.calibration import raw_at
 from steering.catalogue.bundle import Bundle
-from steering.catalogue.feature import Feature, dose_of, knots_of
+from steering.catalogue.feature import BundleInfo, Feature, dose_of, knots_of
 from steering.doses.rollouts import QUESTIONS
 from steering.edits import SteeringTable
 from steering.errors import SteeringError
 from steering.model.chat_template import EncodedChat, Message, encode_chat
 from steering.model.hooks import tap
+from steering.spec import Scope
 
 LESS = re.compile(r"^(?:less|not(?: so)?|no|without|fewer|never)\s+(?P<rest>.+)$", re.I)
 MORE = re.compile(r"^(?:more|very|be|a bit|much)\s+(?P<rest>.+)$", re.I)
@@ -111,7 +112,7 @@ def propose(
 ) -> Proposal:
     """Suggest at most `most` features for a wish. `breathe` is called between two forward passes."""
     able, parts = candidates(bundle), clauses(wish)
-    answers = [_Answers.prepare(model, tokenizer, bundle.info.hook, c, questions, breathe) for c in parts]
+    answers = [_Answers.prepare(model, tokenizer, bundle.info, c, questions, breathe) for c in parts]
     pull = sum((a.sign * a.pull(breathe) for a in answers), torch.zeros(bundle.sae.d_in))
     ranked = sorted((o for f in able for o in _options(f, bundle, pull)), key=lambda o: -o.hope)
     tried = list({o.feature.id: None for o in ranked})[:TRIED]
@@ -150,7 +151,7 @@ class _Answers:
     ids: Tensor
     real: Tensor
     mine: Tensor
-    """Mask of the steered tokens: the assistant's turn, header included."""
+    """Mask of the steered tokens."""
     answer: Tensor
     """Mask of the answer's tokens."""
     plain: float
@@ -160,7 +161,7 @@ class _Answers:
     def prepare(
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
-        hook: str,
+        info: BundleInfo,
         clause: Clause,
         questions: Sequence[str],
         breathe: Callable[[], None],
@@ -173,13 +174,13 @@ class _Answers:
             reply = _greedy_reply(model, prompt, tokenizer)
             asked.append((prompt, reply))
             bare.append((encode_chat(tokenizer, [user]), reply))
-        with_prompt = _Answers(model, hook, clause.sign, *_padded(asked, model), 0.0, 0.0)
-        without = _Answers(model, hook, clause.sign, *_padded(bare, model), 0.0, 0.0)
+        with_prompt = _Answers(model, info.hook, clause.sign, *_padded(asked, model, info.scope), 0.0, 0.0)
+        without = _Answers(model, info.hook, clause.sign, *_padded(bare, model, info.scope), 0.0, 0.0)
         breathe()
         return replace(without, plain=without._likely(None), prompted=with_prompt._likely(None))
 
     def pull(self, breathe: Callable[[], None]) -> Float[Tensor, " d_in"]:
-        """Gradient of the answers' mean log-probability with respect to a push on the assistant's turn."""
+        """Gradient of the answers' mean log-probability with respect to a push on the steered tokens."""
         breathe()
         width = int(self.model.config.get_text_config().hidden_size)
         push = torch.zeros(width, device=self.ids.device, requires_grad=True)
@@ -235,7 +236,7 @@ def _greedy_reply(model: PreTrainedModel, prompt: EncodedChat, tokenizer: PreTra
 
 
 def _padded(
-    rows: Sequence[tuple[EncodedChat, list[int]]], model: PreTrainedModel
+    rows: Sequence[tuple[EncodedChat, list[int]]], model: PreTrainedModel, scope: Scope
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return ids and the masks of real, steered and answer tokens; left-padded."""
     longest = max(len(p.ids) + len(r) for p, r in rows)
@@ -244,7 +245,7 @@ def _padded(
         gap = longest - len(p.ids) - len(r)
         kinds[0].append([0] * gap + [*p.ids, *r])
         kinds[1].append([False] * gap + [True] * (longest - gap))
-        kinds[2].append([False] * gap + [*p.assistant] + [True] * len(r))
+        kinds[2].append([False] * gap + [*p.steered(scope)] + [True] * len(r))
         kinds[3].append([False] * (gap + len(p.ids)) + [True] * len(r))
     ids, real, mine, answer = (torch.tensor(k, device=model.device) for k in kinds)
     return ids, real, mine, answer

@@ -13,6 +13,7 @@ from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from steering.errors import BadChat
+from steering.spec import Scope
 
 Message = dict[str, str]
 MARK = "\u241fsystem\u241f"
@@ -28,6 +29,14 @@ class EncodedChat:
     text: str
     offsets: tuple[tuple[int, int], ...] = ()
     """Span of characters of `text` for each token."""
+
+    def steered(self, scope: Scope) -> tuple[bool, ...]:
+        """Return the mask of the tokens that a scope steers.
+
+        The first new token is sampled at the last prompt token, so `generated` begins there.
+        """
+        n = len(self.ids)
+        return {"assistant": self.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool = True) -> EncodedChat:

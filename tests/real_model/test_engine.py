@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from server.engines.base import Generation, Sampling
 from server.engines.transformers.engine import TransformersEngine
 from steering.edits import ResidualEdit
+from steering.model.chat_template import default_system_prompt
 from steering.model.hooks import steer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -86,9 +87,8 @@ async def test_a_steered_reply_is_that_of_the_model_with_a_hook(engine, model):
         assert await ids_of(engine, request) == by_hand(model, request)
 
 
-async def test_the_template_sends_a_system_line_of_its_own_only_where_there_is_none(engine):
-    hidden = engine.encode_chat([{"role": "user", "content": "Hello!"}])
-    own = engine.encode_chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello!"}])
-    assert "named SmolLM" in hidden.text
-    assert "SmolLM" not in own.text
-    assert sum(hidden.assistant) == sum(own.assistant) > 0
+async def test_the_chat_template_adds_no_system_message_of_its_own(engine):
+    """The original one tells the model that it is SmolLM, a rival of every slider; the package's does not."""
+    chat = engine.encode_chat([{"role": "user", "content": "Hello!"}])
+    assert chat.text == "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"
+    assert default_system_prompt(engine.tokenizer) == ""

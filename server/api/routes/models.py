@@ -51,5 +51,6 @@ def _abilities(served: ServedModel) -> SteeringAbilities:
         hook=served.bundle.info.hook,
         modes=["add", "clamp", "scale", "ablate"] if served.bundle.sae.reads else ["add"],
         scopes=["assistant", "all", "generated"],
+        scope=served.bundle.info.scope,
         max_features=served.settings.max_features,
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -24,7 +23,7 @@ from steering.doses.sampling import Sampling
 from steering.doses.sweep import SweepResult, sweep
 from steering.errors import BadStrength
 from steering.evaluate.coherence import coherence, figures, judge, mean_figures
-from steering.model.chat_template import EncodedChat, encode_chat
+from steering.model.chat_template import encode_chat
 from steering.spec import Intervention, Mode, Scope, SteeringSpec, Unit
 
 STRENGTHS, PROMPTS, TOKENS = 16, 64, 200
@@ -41,7 +40,8 @@ class SweepConfig(BaseModel):
     prompts: tuple[Annotated[str, Field(min_length=1, max_length=4000)], ...] = Field(min_length=1, max_length=PROMPTS)
     unit: Unit = "dose"
     mode: Mode = "add"
-    scope: Scope = "assistant"
+    scope: Scope | None = None
+    """Tokens that are steered; the bundle's own scope if it is not given."""
     max_tokens: int = Field(default=48, ge=1, le=TOKENS)
     temperature: float = Field(default=0, ge=0, le=2)
     """0 is greedy."""
@@ -55,7 +55,7 @@ def resolve_sweep(bundle: Bundle, order: SweepConfig, settings: Settings) -> lis
     catalogue.find(order.feature)
     for i, strength in enumerate(order.strengths):
         item = Intervention(id=order.feature, strength=strength, mode=order.mode)
-        spec = SteeringSpec(features=(item,), unit=order.unit, scope=order.scope)
+        spec = SteeringSpec(features=(item,), unit=order.unit, scope=order.scope or bundle.info.scope)
         try:
             found.append(catalogue.resolve(spec))
             check_policy(found[-1], settings)
@@ -88,16 +88,22 @@ def _run_prompts(
 ) -> dict[str, Any]:
     pushes = resolve_sweep(bundle, order, settings)
     model, tokenizer = load_model(settings.model or bundle.model_path, "cpu")
-    chats = [
-        _steered_mask(encode_chat(tokenizer, [{"role": "user", "content": p}]), order.scope) for p in order.prompts
-    ]
+    chats = [encode_chat(tokenizer, [{"role": "user", "content": p}]) for p in order.prompts]
     nothing = pushes_along(torch.zeros(bundle.sae.d_in))(0.0)
     edits = [r.edits.get(bundle.info.hook, nothing) for r in pushes]
     _, feature = Catalogue([bundle]).find(order.feature)
     words = _words(feature, tokenizer)
     draw = Sampling(order.temperature, order.seed)
     plain, swept = sweep(
-        model, bundle.info.hook, chats, edits, words, tokens=order.max_tokens, draw=draw, on_progress=on_progress
+        model,
+        bundle.info.hook,
+        chats,
+        edits,
+        words,
+        tokens=order.max_tokens,
+        draw=draw,
+        scope=order.scope or bundle.info.scope,
+        on_progress=on_progress,
     )
     points = [
         {"strength": s, "raw": round(r.applied[0].raw, 4) if r.applied else 0.0, **_point(w, tokenizer)}
@@ -110,12 +116,6 @@ def _run_prompts(
         "unsteered": _point(plain, tokenizer),
         "points": points,
     }
-
-
-def _steered_mask(chat: EncodedChat, scope: Scope) -> EncodedChat:
-    n = len(chat.ids)
-    masks = {"assistant": chat.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}
-    return replace(chat, assistant=masks[scope])
 
 
 def _point(swept: SweepResult, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_of_ten_thousand_specs_none_breaks_the_numbers_and_none_moves_its_neighb
         for feature in asked["features"]:
             feature["id"] = re.sub(r"^b/(\d{1,2})$", lambda m: f"{served}/{int(m[1]) * step}", feature["id"])
         try:
-            resolved = tiller.resolve(SteeringRequest.model_validate(asked).spec(), {})
+            resolved = tiller.resolve(SteeringRequest.model_validate(asked).spec("assistant"), {})
             tiller.check_allowed(resolved, Caller(draw.choice(ROLES), "t", "ada"))
         except (ApiError, SteeringError, ValueError):
             continue

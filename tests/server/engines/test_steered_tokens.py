@@ -1,12 +1,14 @@
 """Scopes: the tokens that each scope steers; and stop conditions of the text."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from server.engines.base import Sampling
 from server.schemas.steering import SteeringRequest
-from steering.spec import Intervention
+from steering.catalogue.resolve import Catalogue
+from steering.spec import Intervention, Preset, SteeringSpec
 
 TALK = [
     {"role": "user", "content": "hi"},
@@ -39,6 +41,21 @@ async def test_scope_generated_begins_where_the_first_new_token_is_read(tiller):
     _, generation = await masks(tiller, "generated")
     assert generation.steered == (False,) * (len(generation.steered) - 1) + (True,)
     assert generation.steer_new
+
+
+async def test_a_request_without_a_scope_has_the_bundles(tiller):
+    info = tiller.bundle.info.model_copy(update={"scope": "all"})
+    whole = replace(tiller, catalogue=Catalogue([replace(tiller.bundle, info=info)]))
+    assert all((await masks(whole, None))[1].steered)
+    assert not all((await masks(whole, "assistant"))[1].steered)
+    assert not all((await masks(tiller, None))[1].steered)
+
+
+async def test_a_presets_scope_counts_where_the_request_has_none(tiller):
+    preset = Preset(id="wide", name="Wide", steering=SteeringSpec(scope="all"))
+    assert SteeringRequest(preset="wide", scale=0.5).merged_with(preset, "assistant").scope == "all"
+    assert SteeringRequest(preset="wide", scope=None).merged_with(preset, "assistant").scope == "all"
+    assert SteeringRequest(preset="wide", scope="generated").merged_with(preset, "assistant").scope == "generated"
 
 
 async def test_nothing_to_steer_hands_the_engine_no_edits(tiller):

@@ -217,7 +217,7 @@ def test_ten_thousand_specs_none_over_budget_and_none_without_a_number(bundle, t
         role = draw.choice(ROLES)
         try:
             asked = SteeringRequest.model_validate(fuzzed(draw))
-            resolved = tiller.resolve(asked.spec(), {})
+            resolved = tiller.resolve(asked.spec("assistant"), {})
             tiller.check_allowed(resolved, Caller(role, "t", "ada"))
         except (ApiError, SteeringError, ValueError):
             refused += 1

