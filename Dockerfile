@@ -26,6 +26,8 @@ ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/data/hf \
     TILLER_HOST=0.0.0.0 TILLER_PORT=8000 TILLER_DATA_DIR=/data TILLER_BROWSER=false
 USER 1000
 WORKDIR /data
+# The default model, so that the first start needs no network.
+RUN tiller model fetch
 VOLUME /data
 EXPOSE 8000
 STOPSIGNAL SIGTERM

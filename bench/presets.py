@@ -3,7 +3,7 @@
 Prints what readers said of twenty replies of each persona at full and at half strength, and of unsteered ones, on questions
 about something else (`persona_readings.jsonl`). They knew neither persona nor strength: of each reply they said how it
 reads, which persona it shows if any, and whether it answers the question. `--sheet FOLDER` generates replies through the
-real engine and writes them for other readers (`bench.blind`).
+real engine and writes them for other readers (`bench.blind`); `--card FILE` writes the readings with replies as Markdown.
 """
 
 import argparse
@@ -27,6 +27,9 @@ READINGS = Path(__file__).with_name("persona_readings.jsonl")
 FULL, HALF = 1.0, 0.5
 IN_CHARACTER, ON_TOPIC, COSTS = 0.75, 0.70, 0.10
 """Goals: in character at full strength, on topic at half, and at most so many fewer fluent replies than unsteered."""
+PRINTED = (10, 40)
+"""Replies on a card: of each persona, and unsteered."""
+GRADES = {"F": "fluent", "S": "strained", "B": "broken"}
 console = Console(width=120)
 
 
@@ -54,6 +57,7 @@ def main() -> None:
     p.add_argument("--bundle", type=Path, default=Path(BUNDLE))
     p.add_argument("--sheet", type=Path, help="folder for a sheet of replies and its key")
     p.add_argument("--only", nargs="*", default=[], help="personas to run; all if none is named")
+    p.add_argument("--card", type=Path, help="file for the table and the replies, as Markdown")
     args = p.parse_args()
     if args.sheet:
         bundle = Bundle.open(args.bundle)
@@ -63,7 +67,10 @@ def main() -> None:
         return
     if not READINGS.exists():
         raise SystemExit("nobody has read them yet: write a sheet with --sheet FOLDER")
-    rows, plain = summarize(read_readings(READINGS))
+    readings = read_readings(READINGS)
+    rows, plain = summarize(readings)
+    if args.card:
+        args.card.write_text(card(Bundle.open(args.bundle), readings))
     console.print(table(rows, plain))
     raise SystemExit(not all(r.passes(plain) for r in rows))
 
@@ -88,6 +95,32 @@ def table(rows: list[Row], plain: Share) -> Table:
         found.add_row(r.persona, *(f"{s.n}/{s.of}" for s in cells), "met" if r.passes(plain) else "missed")
     found.add_row(PLAIN, str(plain))
     return found
+
+
+def card(bundle: Bundle, readings: list[Reading]) -> str:
+    """What readers said of the bundle's personas, and `PRINTED` replies of each as they came, as Markdown."""
+    rows, plain = summarize(readings)
+    by = {r.persona: r for r in rows}
+    lines = [
+        "| persona | made of | fluent | in character | at half: in character | at half: on topic |",
+        "|---|---|---|---|---|---|",
+    ]
+    for p in bundle.presets:
+        r = by[p.id]
+        cells = (r.fluent, r.in_character, r.half_in_character, r.half_on_topic)
+        lines.append(f"| {p.name} | {_made_of(p, bundle)} | " + " | ".join(f"{c.n} of {c.of}" for c in cells) + " |")
+    lines.append(f"| unsteered | | {plain.n} of {plain.of} | | | |")
+    for name, arm in [("Unsteered", PLAIN), *((p.name, p.id) for p in bundle.presets)]:
+        mine = [r for r in readings if r.arm == arm and r.strength in (0.0, FULL)]
+        lines += ["", f"### {name}", ""]
+        for r in mine[: PRINTED[arm == PLAIN]]:
+            lines.append(f"- *{r.question}* ({GRADES[r.grade]}) {' '.join(r.text.split())}")
+    return "\n".join(lines) + "\n"
+
+
+def _made_of(preset: Preset, bundle: Bundle) -> str:
+    labels = {f.id: f.label for f in bundle.features}
+    return ", ".join(labels.get(i.id, "difference of means of texts made of written lines") for i in preset.steering.features)
 
 
 async def persona_replies(bundle: Bundle, presets: list[Preset]) -> list[Reply]:

@@ -37,7 +37,7 @@ SHORTEST_KEY = 32
 """Minimum length of an admin key, in characters."""
 SHIPPED = Path(__file__).parent.parent / "sae_weights"
 """Folder of the bundles that come with Tiller; a setting may name one of them."""
-EMBEDDED, FALLBACK = SHIPPED / "harbor", SHIPPED / "harbor"
+EMBEDDED, FALLBACK = SHIPPED / "smollm2", SHIPPED / "harbor"
 """Default bundle, and the one that brings its own model."""
 
 

@@ -6,6 +6,7 @@ import os
 import pytest
 
 os.environ.setdefault("TILLER_TRAINER", "false")
+os.environ.setdefault("TILLER_BUNDLE", "harbor")  # which brings its own model
 for name in ("REDIS_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"):  # of whoever runs the tests
     os.environ.pop(name, None)
 os.environ["COLUMNS"] = "160"  # tables of the command line are not cut off, wherever tests run

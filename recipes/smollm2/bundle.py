@@ -6,14 +6,18 @@ belongs to one SAE: readers saw its features' examples. Another SAE wants other 
 """
 
 import hashlib
+import json
+import lzma
 from itertools import chain
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.smollm2.files import finish, record_of, say, write_json
+from recipes.smollm2.concepts import concepts
+from recipes.smollm2.files import finish, read_lines, record_of, say, write_json
 from recipes.smollm2.model import PACKAGE
 from recipes.smollm2.text import KINDS
 from steering.catalogue.bundle import Bundle
@@ -27,6 +31,8 @@ NAME, REVISION, MODEL = "smollm2", "r1", "SmolLM2-135M-Instruct"
 DESCRIBED = 480_000
 """Tokens that the descriptions come from."""
 EXAMPLES = 5
+PASSAGES = 1_500
+"""Passages in the bundle's corpus."""
 LABELS = Path(__file__).with_name("labels.tsv")
 READ_OF = "3c65e2a3ea620fdd3b04ba96caa854f28169be66523197710adc7170a9074dc9"
 """SHA-256 of the SAE's file whose features the readers saw."""
@@ -65,7 +71,23 @@ def make_bundle(out: Path) -> None:
             "metrics": metrics,
         },
     )
+    write_corpus(out)
     finish(out, "bundle", {"features": sae.d_sae, "left_out": len(silent), "metrics": metrics})
+
+
+def write_corpus(out: Path, seed: int = 0) -> None:
+    """Write `corpus.jsonl.xz`, what updates of the SAE keep explaining: original passages, and the model's own replies to
+    original questions.
+    """
+    questions = {*concepts().questions}
+    passages = [row for file in sorted((out / "passages").glob("*.jsonl")) for row in read_lines(file)]
+    replies = [row["messages"] for file in sorted((out / "replies").glob("*.jsonl")) for row in read_lines(file)]
+    own = [{"messages": chat} for chat in replies if chat[-2]["content"] in questions]
+    rng = Random(seed)
+    rows = rng.sample(passages, PASSAGES) + own
+    rng.shuffle(rows)
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+    (out / "bundle" / "corpus.jsonl.xz").write_bytes(lzma.compress(text.encode(), preset=9))
 
 
 def make_descriptions(out: Path, threads: int) -> None:

@@ -21,11 +21,11 @@ MOST = 4
 """Features of a persona."""
 WEIGHTS = (0.5, 1.0)
 """Weights that an added feature may have beside the first one's 1.0."""
-BEST = 6
+BEST = 5
 """Candidates, by what they do alone, that are tried in company."""
 LEAST = 0.02
 """Gain of the score for which a feature is added."""
-PRICE = 0.08
+PRICE = 0.10
 """Expected share of fluent replies that a persona may cost."""
 BREAKS = 2.0
 """What a lost share of fluent replies beyond the price counts, in shares of replies that show the persona."""

@@ -20,7 +20,7 @@ Unused_ = Annotated[list[Path] | None, typer.Option("--text", hidden=True)]
 
 
 def calibrate(
-    features: Annotated[list[str] | None, typer.Argument(help="Ids of features, such as harbor/12.")] = None,
+    features: Annotated[list[str] | None, typer.Argument(help="Ids of features, such as smollm2/12.")] = None,
     presets: Annotated[
         bool, typer.Option("--presets/--no-presets", help="The features of all presets, and each preset's scale.")
     ] = True,
@@ -37,7 +37,7 @@ def calibrate(
     """Measure the dose of features and its effect. Writes the bundle.
 
     A running server measures with a job instead: tiller jobs submit calibrate
-    Example: tiller calibrate harbor/12 harbor/40 --no-presets
+    Example: tiller calibrate smollm2/12 smollm2/40 --no-presets
     """
     settings = settings_from_options(bundle=bundle)
     order = CalibrateConfig(

@@ -37,7 +37,7 @@ def chat(
         str | None, typer.Option(help="A persona, such as golden-gate; `tiller presets` lists them.")
     ] = None,
     feature: Annotated[
-        list[str] | None, typer.Option(help="A feature and its dose, such as harbor/12=0.6; may be repeated.")
+        list[str] | None, typer.Option(help="A feature and its dose, such as smollm2/12=0.6; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed; an equal seed gives an equal reply.")] = 7,
     max_tokens: Annotated[int, typer.Option(min=1)] = 120,
@@ -138,4 +138,4 @@ def _number(text: str) -> float:
     try:
         return float(text or 1)
     except ValueError:
-        exit_with_error(f"{text!r} is not a dose; write --feature harbor/12=0.6")
+        exit_with_error(f"{text!r} is not a dose; write --feature smollm2/12=0.6")

@@ -80,7 +80,7 @@ def label(
     """Label features and score the labels on held-out text. Writes the bundle.
 
     Without --endpoint a label is the words that occur where the feature is active. The key is read from TILLER_LABEL_KEY.
-    Example: tiller label harbor/12 --endpoint http://127.0.0.1:9000/v1 --model some-model
+    Example: tiller label smollm2/12 --endpoint http://127.0.0.1:9000/v1 --model some-model
     """
     order = LabelConfig(features=tuple(features or ()))
 

@@ -108,7 +108,7 @@ def train(  # long: typer needs a parameter with its help for each option
     split: Annotated[str, typer.Option(help="Of the dataset.")] = "train",
     column: Annotated[str | None, typer.Option(help="Column of the dataset: text, messages or conversation.")] = None,
     bundle: Annotated[
-        Path, typer.Option(envvar="TILLER_BUNDLE", help="Bundle with the model and the layer.", show_default="harbor")
+        Path, typer.Option(envvar="TILLER_BUNDLE", help="Bundle with the model and the layer.", show_default="smollm2")
     ] = EMBEDDED,
     model: Annotated[str | None, typer.Option(help="Folder or hub id that replaces the bundle's.")] = None,
     hook: Hook = None,
@@ -188,14 +188,14 @@ def train(  # long: typer needs a parameter with its help for each option
 @app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="smollm2")] = EMBEDDED,
     labels: Annotated[
         bool, typer.Option("--labels", help="Also write the catalogue, in Neuronpedia's export format.")
     ] = False,
 ) -> None:
     """Export a bundle's SAE in SAELens' format.
 
-    Example: tiller sae export ./harbor-sae --labels
+    Example: tiller sae export ./my-sae --labels
     """
     try:
         if out.exists() and any(out.iterdir()):
@@ -238,7 +238,7 @@ def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -
 @app.command("eval")
 def evaluate(
     place: Annotated[str | None, typer.Argument(help="An SAE in any known format; default: the bundle's.")] = None,
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="harbor")] = EMBEDDED,
+    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="smollm2")] = EMBEDDED,
     model: Annotated[str | None, typer.Option(help="Instead of the bundle's model.")] = None,
     hook: Hook = None,
     k: K = None,

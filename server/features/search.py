@@ -23,6 +23,8 @@ from steering.model.passage import Passage
 
 WEIGHTS = {"label": 10.0, "words": 4.0, "says": 3.0, "examples": 1.0, "id": 6.0, "note": 4.0}
 """Weight of each column for bm25."""
+READY_FACTOR = 1.5
+"""Factor on the score of slider-ready features in full-text search: of two with the words in their labels, they come first."""
 READY = 0.05
 """Added to the similarity of features whose slider is known to work: of two that fit, the one that steers comes first."""
 LEAST = 0.2
@@ -56,7 +58,7 @@ class Index:
         with self._lock:
             self._words = self._words or _build_full_text_index(self.features)
             rows = self._words.execute(sql, (" ".join(f'"{t}"*' for t in terms),)).fetchall()
-        return [(self.features[i], score) for i, score in rows]
+        return [(f, score * (READY_FACTOR if has_effect(f) else 1.0)) for i, score in rows for f in (self.features[i],)]
 
     def by_id(self, name: str) -> Hits:
         """The feature of an id or a number; empty if there is none."""
@@ -98,7 +100,8 @@ async def search_features(index: Index, query: FeatureQuery, read: ReadText) -> 
             hits = await _by_prompt(index, [query.q], [], read)
         case "common":
             hits = await _by_prompt(index, query.prompts, query.without, read)
-    return _sort_hits([hit for hit in hits if _matches_filters(hit[0], query)], query.sort)
+    found = [hit for hit in hits if _matches_filters(hit[0], query)]
+    return _sort_hits(found, query.sort)
 
 
 async def _by_prompt(index: Index, these: Sequence[str], without: Sequence[str], read: ReadText) -> Hits:
@@ -141,7 +144,7 @@ def _sort_hits(hits: Hits, by: str) -> Hits:
 
 
 def has_effect(f: Feature) -> bool:
-    """Whether the feature's slider is known to do something that a random push of its size does not."""
+    """Whether the feature is slider-ready: a dose of it does something that a random push of its size does not."""
     return bool(f.calibration and f.calibration.works)
 
 

@@ -28,7 +28,7 @@ from server.store.models import Role
 from server.telemetry import metrics
 from steering.calibration import dose_at
 from steering.catalogue.bundle import Bundle
-from steering.catalogue.composition import BROKEN, STRAINED, Composition
+from steering.catalogue.composition import Composition
 from steering.catalogue.feature import Feature, dose_of, knots_of
 from steering.catalogue.resolve import Applied, Resolved
 from steering.edits import ResolvedIntervention, as_vector
@@ -104,9 +104,9 @@ class Policy(BaseModel):
 
 
 DEFAULT_BOUNDS: dict[Role, Bounds] = {
-    "viewer": Bounds(steers="presets", features=0, load=STRAINED, push=1.0, layers=1, vectors=False),
-    "user": Bounds(steers="measured", features=8, load=STRAINED, push=1.0, layers=1, vectors=False),
-    "creator": Bounds(steers="named", features=16, load=BROKEN, push=1.5, vectors=False),
+    "viewer": Bounds(steers="presets", features=0, load=1.85, push=1.0, layers=1, vectors=False),
+    "user": Bounds(steers="measured", features=8, load=1.85, push=1.0, layers=1, vectors=False),
+    "creator": Bounds(steers="named", features=16, load=2.5, push=1.5, vectors=False),
     "researcher": Bounds(),
     "admin": Bounds(),
 }

@@ -25,10 +25,6 @@ streams.
 """
 SHARED = 1 / 3
 """Least share of common words at which two features count as having the same effect."""
-STRAINED, BROKEN = 1.85, 2.5
-"""Loads above which most replies are strained, and broken. On the embedded model's personas, seven at six scales: below
-1.8, 96 % of 220 replies were coherent; from 1.9 to 2.5, one in seven; above, none.
-"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,8 @@ def compose(resolved: Resolved, bundle: Bundle) -> Composition:
         return Composition(0.0, "ok", ())
     doses, cosines = torch.tensor([a.dose for a, _ in pushing]), _cosines([d for _, d in pushing])
     load = round(float((doses @ cosines @ doses).clamp(min=0).sqrt()), 3)
-    verdict: Verdict = "broken" if load > BROKEN else "strained" if load > STRAINED else "ok"
+    strained, broken = bundle.info.strained_load, bundle.info.broken_load
+    verdict: Verdict = "broken" if load > broken else "strained" if load > strained else "ok"
     return Composition(load, verdict, tuple(_overlaps([a for a, _ in pushing], cosines.tolist(), bundle.sae.d_in)))
 
 

@@ -172,6 +172,13 @@ class BundleInfo(BaseModel):
     """Median norm of the stream at the hook point; the dose of an unmeasured feature is estimated from it."""
     scope: Scope = "assistant"
     """Tokens that are steered where a request does not say; doses are measured on them."""
+    strained_load: float = 1.85
+    broken_load: float = 2.5
+    """Loads above which fewer than nine in ten replies are fluent, and above which most are broken.
+
+    The defaults are those of `harbor`'s personas, seven at six scales: below 1.8, 96 % of 220 replies were coherent; from
+    1.9 to 2.5, one in seven; above, none.
+    """
     license: str = ""
     metrics: dict[str, float] = {}
     sha256: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Code blocks of docs/guides/clients.md run against the shipped bundle; all but LangChain, which tests do not install."""
+"""Code blocks of docs/guides/clients.md run against the default bundle; all but LangChain, which tests do not install."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Code blocks of the README run against the shipped bundle."""
+"""Code blocks of the README run against the default bundle, with the real model."""
 
 import json
 import os
@@ -11,14 +11,16 @@ import torch
 
 from tests.support.live_server import serving
 from tests.support.paths import ROOT
+from tests.support.real_model import fetched_model
 
-BUNDLE = ROOT / "sae_weights" / "harbor"
+BUNDLE = ROOT / "sae_weights" / "smollm2"
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(bash|python|json)\n(.*?)^```", README, flags=re.M | re.S)
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
+    fetched_model()
     torch.set_num_threads(1)
     with serving(BUNDLE, tmp_path_factory.mktemp("data")) as (address, _):
         yield address
@@ -26,7 +28,7 @@ def address(tmp_path_factory):
 
 def run(kind, block, address, tmp_path):
     command = [sys.executable, "-c", block] if kind == "python" else ["bash", "-c", block]
-    env = {**os.environ, "TILLER_DATA_DIR": str(tmp_path), "COLUMNS": "100"}
+    env = {**os.environ, "TILLER_BUNDLE": str(BUNDLE), "TILLER_DATA_DIR": str(tmp_path), "COLUMNS": "100"}
     return subprocess.run(
         [
             c.replace("http://127.0.0.1:8000", address).replace(".venv/bin/tiller", f"{sys.executable} -m server")

@@ -27,7 +27,7 @@ OFTEN = {"ChatRequest": 2, "Preset": 2, "Export": 2, "PresetBundle": 2}
 
 def example(name):
     """A valid body on the small bundle, with fewer tokens than it would take by itself."""
-    body = json.loads(json.dumps(EXAMPLES[name]).replace("harbor/1649", "small/1").replace("harbor", "small"))
+    body = json.loads(json.dumps(EXAMPLES[name]).replace("smollm2/1684", "small/1").replace("smollm2", "small"))
     if name in ("ChatRequest", "CompareRequest", "CompletionRequest"):
         body["max_tokens"] = 2
     return body

@@ -80,7 +80,7 @@ def test_all_features_are_listed_with_what_is_known_of_them(tab):
     assert found(tab)[0] == FULL
 
     words = row(tab, FULL).inner_text()
-    assert all(w in words for w in ("bridges", FULL, "2.0 %", "by hand", "sweet spot 0.4–1"))
+    assert all(w in words for w in ("bridges", FULL, "2.0 %", "by hand", "slider-ready: 0.4–1"))
     assert "label may be stale" in row(tab, f"small/{described.STALE}").inner_text()
     assert "by judge" in row(tab, f"small/{described.STALE}").inner_text()
     assert "dead" in row(tab, f"small/{described.DEAD}").inner_text()

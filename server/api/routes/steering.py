@@ -9,7 +9,7 @@ from server.api.dependencies import current_caller, current_model
 from server.api.openapi import errors
 from server.schemas.completions import Validated
 from server.schemas.steering import ValidateRequest
-from steering.catalogue.composition import BROKEN, STRAINED, cosines
+from steering.catalogue.composition import cosines
 from steering.spec import SteeringSpec
 
 router = APIRouter(prefix="/v1", tags=["Steering"])
@@ -30,8 +30,8 @@ async def validate_steering(
         applied=summary.applied,
         load=summary.load,
         predicted=summary.predicted,
-        strained_from=STRAINED,
-        broken_from=BROKEN,
+        strained_from=served.bundle.info.strained_load,
+        broken_from=served.bundle.info.broken_load,
         cosines=cosines(choice.resolved, served.bundle),
         warnings=summary.warnings,
         hash=summary.hash,

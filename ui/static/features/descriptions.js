@@ -42,7 +42,10 @@ export function labelSourceText(feature) {
 }
 
 export function doseText(feature) {
-  if (feature.sweet_spot) return `sweet spot ${formatRange(feature.sweet_spot)}`;
+  if (feature.sweet_spot) {
+    const ready = feature.calibration?.works ? "slider-ready: " : "sweet spot ";
+    return ready + formatRange(feature.sweet_spot);
+  }
   if (feature.calibration && !feature.calibration.works) return "no effect found";
   return feature.dose == null ? "not measured" : "measured";
 }

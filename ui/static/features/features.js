@@ -33,7 +33,7 @@ const FILTERS = [
     "Dose",
     [
       ["", "any"],
-      ["works", "works"],
+      ["works", "slider-ready"],
       ["measured", "measured"],
       ["unmeasured", "not measured"],
     ],
@@ -179,7 +179,7 @@ function fields() {
       {
         text: "Search features: words of labels and examples",
         meaning: "What should it be about?",
-        id: "harbor/12, or 12",
+        id: "smollm2/12, or 12",
       }[query.mode],
       { type: "search" },
     ),

@@ -79,6 +79,7 @@ function hitNode(feature) {
     "li",
     {},
     el("span", { class: "name", title: label }, label),
+    feature.calibration?.works ? el("span", { class: "muted" }, "slider-ready") : null,
     el("code", {}, feature.id),
     icon(there ? "✓" : "+", `Add ${label}`, () => addHit(feature), {
       disabled: there,
