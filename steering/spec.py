@@ -167,6 +167,8 @@ class Preset(_Value):
     description: str = Field(default="", max_length=500)
     model: str = ""
     system_prompt: str | None = Field(default=None, max_length=4000)
+    comparison_prompt: str = Field(default="", max_length=4000)
+    """A system prompt that asks for the same, to compare with; it is never sent with the preset."""
     sampling: dict[str, float] = Field(default_factory=dict)
     steering: SteeringSpec = SteeringSpec()
     starter_prompts: tuple[str, ...] = Field(default=(), max_length=12)

@@ -191,6 +191,8 @@ class Preset(Value):
     description: str = ""
     model: str = ""
     system_prompt: str | None = None
+    comparison_prompt: str = ""
+    """A system prompt that asks for the same, to compare with; it is never sent with the preset."""
     sampling: dict[str, float] = {}
     steering: Raw = {}
     starter_prompts: tuple[str, ...] = ()

@@ -31,6 +31,8 @@ NAME, REVISION, MODEL = "smollm2", "r1", "SmolLM2-135M-Instruct"
 DESCRIBED = 480_000
 """Tokens that the descriptions come from."""
 EXAMPLES = 5
+SAMPLING = {"temperature": 0.4, "top_p": 0.9, "repetition_penalty": 1.1}
+"""What the model reads well with; greedily it repeats itself."""
 PASSAGES = 1_500
 """Passages in the bundle's corpus."""
 LABELS = Path(__file__).with_name("labels.tsv")
@@ -67,6 +69,7 @@ def make_bundle(out: Path) -> None:
             "revision": REVISION,
             "typical_norm": round(trained["typical_norm"], 3),
             "scope": "all",
+            "sampling": SAMPLING,
             "license": "Apache-2.0",
             "metrics": metrics,
         },

@@ -4,7 +4,8 @@ A subject's features are selected among those that readers named after it, by wh
 push is the difference of means between texts made of its written lines and those of all other concepts: no feature, and its
 snapshot says so. A push
 is the shortest that shows the persona most, among those at which the expected share of fluent replies is at most `PRICE` below
-the unsteered model's. Words only choose; whether a persona is shipped is decided by readers (`bench.presets`).
+the unsteered model's. Words only choose: where readers
+asked for another length it stands in the file, and whether a persona is shipped is decided by them (`bench.presets`).
 """
 
 import re
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.smollm2.bundle import NAME, REVISION, read_labels
+from recipes.smollm2.bundle import NAME, REVISION, SAMPLING, read_labels
 from recipes.smollm2.files import Record, finish, read_lines, say, write_json, write_lines
 from recipes.smollm2.layers import passage_ids, streams_of
 from recipes.smollm2.lean import Lean
@@ -46,7 +47,6 @@ CANDIDATES = 24
 """Features named after a subject that are tried: those that fire most often."""
 SORTS = "TSDW"
 """Sorts of labels that a candidate may have; grammar and mixed ones bring no subject."""
-SAMPLING = {"temperature": 0.5, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
 def make_personas(out: Path, threads: int) -> None:
@@ -65,7 +65,7 @@ def make_personas(out: Path, threads: int) -> None:
     rows = [
         _preset(p, record[p["id"]], bundle, tones, enough).model_dump(exclude_defaults=True, mode="json")
         for p in known
-        if _is_shown(record[p["id"]], enough)
+        if "length" in p or _is_shown(record[p["id"]], enough)
     ]
     write_json(out / "bundle" / "presets.json", rows)
     finish(out, "personas", {"unsteered_fluent": round(bench.unsteered_fluent, 3), "price": PRICE, "personas": record})
@@ -143,7 +143,7 @@ def _tones(out: Path, bundle: Bundle) -> dict[str, Tensor]:
 def _preset(persona: Record, chosen: Record, bundle: Bundle, tones: dict[str, Tensor], enough: float) -> Preset:
     """The persona with strengths in doses."""
     info = bundle.info
-    raw = _length(chosen["shown_and_fluent"], enough) * info.typical_norm
+    raw = (persona.get("length") or _length(chosen["shown_and_fluent"], enough)) * info.typical_norm
     items, snapshots = [], list[FeatureSnapshot]()
     if "tone" in persona:
         name = VECTOR + persona["id"]
@@ -164,6 +164,7 @@ def _preset(persona: Record, chosen: Record, bundle: Bundle, tones: dict[str, Te
         id=persona["id"],
         name=persona["name"],
         description=persona["description"],
+        comparison_prompt=persona["prompt"],
         model=NAME,
         sampling=SAMPLING,
         steering=SteeringSpec(features=tuple(items), scope=info.scope),

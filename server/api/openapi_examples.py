@@ -15,7 +15,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     | {"seed": 7, "variants": [{"name": "default", "steering": None}, {"name": "space", "steering": STEERING}]},
     "SweepConfig": {"feature": "smollm2/1684", "strengths": [0, 0.5, 1], "prompts": ["What should I do today?"]},
     "SuggestRequest": {"wish": "more cheerful", "limit": 3},
-    "SearchRequest": {"prompts": ["the planets are far away", "a night full of stars"], "without": ["a walk in the park"]},
+    "SearchRequest": {
+        "prompts": ["the planets are far away", "a night full of stars"],
+        "without": ["a walk in the park"],
+    },
     "EditRequest": {"label": "the night sky", "starred": True, "user": "ada"},
     "CalibrateRequest": {"prompts": 8},
     "ContrastRequest": {"a": HAPPY, "b": SAD, "top_k": 5},

@@ -148,6 +148,6 @@ async def _check_prompts(
 async def _check_prompt(
     served: ServedModel, choice: SteeringChoice, body: GenerationRequest, prompt: EncodedChat, most: int
 ) -> PromptPart:
-    sampling = body.sampling(choice.preset, most)
+    sampling = body.sampling(choice.preset, most, served.bundle.info.sampling)
     choice = await served.apply_guards(choice, choice.generation_request(prompt, sampling))
     return PromptPart(choice, prompt, choice.generation_request(prompt, sampling))

@@ -106,7 +106,9 @@ async def _generate_both(
                 f"the question takes {len(chat.ids)} tokens; the context holds {served.engine.max_model_len}: shorten it"
             )
         asked = ChatRequest(model=served.model, messages=messages, seed=seed)
-        generation = choice.generation_request(chat, asked.sampling(choice.preset, min(max_tokens, room)))
+        generation = choice.generation_request(
+            chat, asked.sampling(choice.preset, min(max_tokens, room), served.bundle.info.sampling)
+        )
         return "".join([piece.text async for piece in served.admission.generate(generation)])
 
     try:

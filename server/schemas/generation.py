@@ -143,10 +143,15 @@ class GenerationRequest(BaseModel):
         """Number of alternatives per token; None for no log-probabilities."""
         return None
 
-    def sampling(self, preset: Preset | None, max_tokens: int) -> Sampling:
-        """Sampling parameters: the request's first, then the preset's, then the defaults."""
+    def sampling(self, preset: Preset | None, max_tokens: int, model: dict[str, float]) -> Sampling:
+        """Sampling parameters: the request's first, then the preset's, the `model`'s, and the defaults."""
         given = {k: v for k in _SAMPLED if (v := getattr(self, k)) is not None}
-        taken: dict[str, Any] = {**_known(preset.sampling if preset else {}), **given, "max_tokens": max_tokens}
+        taken: dict[str, Any] = {
+            **_known(model),
+            **_known(preset.sampling if preset else {}),
+            **given,
+            "max_tokens": max_tokens,
+        }
         taken["top_k"] = max(0, int(taken.get("top_k", 0)))
         if taken.get("temperature", 1) < COLDEST:
             taken["temperature"] = 0.0

@@ -172,6 +172,8 @@ class BundleInfo(BaseModel):
     """Median norm of the stream at the hook point; the dose of an unmeasured feature is estimated from it."""
     scope: Scope = "assistant"
     """Tokens that are steered where a request does not say; doses are measured on them."""
+    sampling: dict[str, float] = {}
+    """Sampling parameters where neither request nor preset gives one, under OpenAI's and vLLM's names."""
     strained_load: float = 1.85
     broken_load: float = 2.5
     """Loads above which fewer than nine in ten replies are fluent, and above which most are broken.

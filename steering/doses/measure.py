@@ -25,9 +25,13 @@ from steering.edits import ResidualEdit
 from steering.evaluate.coherence import judge
 from steering.evaluate.statistics import benjamini_hochberg, student_tail
 
-FLUENT = 0.9
-"""Share of replies that read as fluent at dose 1.0."""
-ROUNDS, ROUNDS_BELOW = 4, 2
+FLUENT = 0.94
+"""Expected share of fluent replies at dose 1.0.
+
+Readers of 1,100 replies on the default bundle, stricter than those of the labels, called 0.81 of the unsteered ones fluent; the
+expected share at which they called nine tenths of that so is 0.94: `docs/decisions/0077`.
+"""
+ROUNDS, ROUNDS_BELOW = 3, 2
 """Most rounds for pushes along the feature's direction and against it."""
 NARROW = 0.12
 """Half of the 90 % interval of dose 1.0, relative to it, at which rounds end."""

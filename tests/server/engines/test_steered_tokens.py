@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from server.engines.base import Sampling
+from server.schemas.generation import ChatRequest
 from server.schemas.steering import SteeringRequest
 from steering.catalogue.resolve import Catalogue
 from steering.spec import Intervention, Preset, SteeringSpec
@@ -129,6 +130,15 @@ def test_presets_sampling_counts_only_where_the_request_is_silent(http):
     assert say("small@cold") == say("small", **greedy)
     assert say("small@cold", **hot) == say("small", **hot, min_tokens=6) != say("small@cold")
     http.delete("/v1/presets/cold")
+
+
+def test_the_models_sampling_counts_where_neither_request_nor_preset_has_any():
+    preset = Preset(id="cold", name="Cold", sampling={"temperature": 0.2})
+    hello = {"model": "small", "messages": TALK[:1]}
+    own = {"temperature": 0.5, "top_p": 0.9}
+    by_model, by_preset = (ChatRequest.model_validate(hello).sampling(p, 8, own) for p in (None, preset))
+    asked = ChatRequest.model_validate({**hello, "temperature": 1.0}).sampling(preset, 8, own)
+    assert [(s.temperature, s.top_p) for s in (by_model, by_preset, asked)] == [(0.5, 0.9), (0.2, 0.9), (1.0, 0.9)]
 
 
 def test_legacy_logprobs_line_up_with_the_text(client):

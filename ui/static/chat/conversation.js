@@ -14,9 +14,9 @@ import { chatRequest } from "./chat_request.js";
 import { streamReply } from "./reply_stream.js";
 
 export const DEFAULT_SAMPLING = {
-  temperature: 0.5,
-  top_p: 1,
-  repetition_penalty: 1,
+  temperature: 0.4,
+  top_p: 0.9,
+  repetition_penalty: 1.1,
   max_tokens: 160,
 };
 export const conversation = {
