@@ -48,15 +48,12 @@ SHOWPIECES = (
     Showpiece("religion", 819, 1.0, "talks of God, faith, prayer, the church or holy things"),
     Showpiece("magic", 5397, 1.0, "talks of magic, spells, gods or monsters"),
     Showpiece("music", 6150, 1.0, "talks of music, songs or instruments"),
-    Showpiece("medicine", 3446, 1.0, "talks of illness, disease or medical treatment"),
-    Showpiece("plants", 4041, 1.0, "talks of plants, trees, flowers or gardens"),
     Showpiece("cooking", 1873, 1.0, "talks of cooking, recipes, ingredients or dishes"),
     Showpiece("law", 4629, 1.0, "talks of law, courts, rights or legal cases"),
     Showpiece("sport", 5093, 1.0, "talks of sports, games, teams or players"),
     Showpiece("war", 3652, 1.0, "talks of war, soldiers, armies or the military"),
     Showpiece("sea", 5349, 1.0, "talks of the sea, ships, boats or sailing"),
     Showpiece("films", 7231, 1.0, "talks of films, scenes, actors or directors"),
-    Showpiece("cats", 1519, 1.0, "talks of cats"),
 )
 
 

@@ -31,6 +31,8 @@ NAME, REVISION, MODEL = "smollm2", "r1", "SmolLM2-135M-Instruct"
 DESCRIBED = 480_000
 """Tokens that the descriptions come from."""
 EXAMPLES = 5
+LOADS = (1.25, 2.5)
+"""Loads above which the expected share of fluent replies is below 0.87, and below a half."""
 SAMPLING = {"temperature": 0.4, "top_p": 0.9, "repetition_penalty": 1.1}
 """What the model reads well with; greedily it repeats itself."""
 PASSAGES = 1_500
@@ -70,6 +72,8 @@ def make_bundle(out: Path) -> None:
             "typical_norm": round(trained["typical_norm"], 3),
             "scope": "all",
             "sampling": SAMPLING,
+            "strained_load": LOADS[0],
+            "broken_load": LOADS[1],
             "license": "Apache-2.0",
             "metrics": metrics,
         },

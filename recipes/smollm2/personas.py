@@ -65,7 +65,7 @@ def make_personas(out: Path, threads: int) -> None:
     rows = [
         _preset(p, record[p["id"]], bundle, tones, enough).model_dump(exclude_defaults=True, mode="json")
         for p in known
-        if "length" in p or _is_shown(record[p["id"]], enough)
+        if "failed" not in p and ("length" in p or _is_shown(record[p["id"]], enough))
     ]
     write_json(out / "bundle" / "presets.json", rows)
     finish(out, "personas", {"unsteered_fluent": round(bench.unsteered_fluent, 3), "price": PRICE, "personas": record})

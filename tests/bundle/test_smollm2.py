@@ -1,4 +1,4 @@
-"""The default bundle: its size, its labels, its sliders and its personas, as its card and the issue's goals say."""
+"""The default bundle: its size, its labels, its sliders and its personas, as its card says."""
 
 import re
 
@@ -13,7 +13,7 @@ from steering.sae import WEIGHTS
 from steering.spec import VECTOR
 
 MEGABYTES = 40
-CALIBRATED, READY, PERSONAS, OF_FEATURES = 400, 200, 12, 8
+CALIBRATED, READY, PERSONAS, OF_FEATURES = 110, 100, 9, 7
 MOST = 4
 """Features of a persona."""
 

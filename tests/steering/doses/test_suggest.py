@@ -33,12 +33,12 @@ def measured(i, *, works=True, negative=True):
 @pytest.fixture
 def bundle(model):
     """Feature 7 points where the answers to "be red" become likelier, 9 the opposite way; the others anywhere."""
-    answers = _Answers.prepare(model, TOKENIZER, "layers.1", Clause("red", 1), QUESTIONS, lambda: None)
+    info = BundleInfo(name="b", model="m", hook="layers.1", revision="r1", typical_norm=8)
+    answers = _Answers.prepare(model, TOKENIZER, info, Clause("red", 1), QUESTIONS, lambda: None)
     pull = torch.nn.functional.normalize(answers.pull(lambda: None), dim=0)
     sae = small_bundle.sae()
     rows = sae.W_dec.clone()
     rows[7], rows[9] = pull, -pull
-    info = BundleInfo(name="b", model="m", hook="layers.1", revision="r1", typical_norm=8)
     features = [measured(i, negative=i != 9) for i in range(small_bundle.FEATURES)]
     return Bundle(Path(), info, replace(sae, W_dec=rows), features)
 
