@@ -36,7 +36,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 375, "height": 812}, "color_scheme": "light", "device_scale_factor": 2, "has_touch": True},
 }  # fmt: skip
-TALK = "Ann: I love the bridge in the fog. What should I do today?\n\nBob: Walk across the Golden Gate Bridge, or drink a cup of coffee."
+TALK = "Ann: I love the stars in winter. What should I do tonight?\n\nBob: Look at the moon and the planets, or drink a cup of coffee."
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def _wait(server: subprocess.Popen[bytes], health: str) -> None:
 
 def chat(page: Page) -> None:
     """A persona's starter question with both replies."""
-    page.click("#cards [data-preset=golden-gate]")
+    page.click("#cards [data-preset=space]")
     page.wait_for_function("document.querySelector('#message textarea').value.length > 0")
     page.click("#send")
     page.wait_for_selector("#steered-pane .verdict", timeout=SECONDS * 1000)
@@ -82,10 +82,10 @@ def chat(page: Page) -> None:
 
 def compare(page: Page) -> None:
     """Three columns and a sweep."""
-    page.click("#cards [data-preset=golden-gate]")
+    page.click("#cards [data-preset=space]")
     page.click("#tab-compare")
     page.click("#add-column")
-    page.get_by_label("Steering of column C").select_option(label="Pirate")
+    page.get_by_label("Steering of column C").select_option(label="Wizard")
     page.fill("#compare-question", "What should I do this weekend?")
     page.click("#compare-run")
     page.wait_for_selector("[data-act=vote]", timeout=SECONDS * 1000)
@@ -94,7 +94,7 @@ def compare(page: Page) -> None:
 def features(page: Page) -> None:
     """What is found for a word, and one feature in full."""
     page.click("#tab-features")
-    page.fill("#section-features input[type=search]", "bridge")
+    page.fill("#section-features input[type=search]", "planets")
     page.keyboard.press("Enter")
     page.wait_for_selector("#section-features [role=row][data-id]")
     page.locator("#section-features [role=row][data-id]").first.click()

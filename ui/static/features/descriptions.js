@@ -6,7 +6,7 @@ const SOURCES = {
   auto: "from examples",
   contrast: "from words",
   fit: "from a fit",
-  read: "read: named by a reader who saw its examples",
+  read: "by a reader",
   hand: "by hand",
 };
 export const KINDS = {
