@@ -36,7 +36,7 @@ def example(name):
 def filled(path, draw):
     """An address with names in it that are right, or nearly."""
     for name in ("preset_id", "feature_id", "job_id", "share_id", "revision", "key_id", "name", "model_id"):
-        right = {"feature_id": "small/1", "revision": "r1", "preset_id": "my-pirate", "model_id": "small@bridge"}
+        right = {"feature_id": "small/1", "revision": "r1", "preset_id": "my-space", "model_id": "small@bridge"}
         odd = "".join(draw.choices(LETTERS, k=draw.randrange(1, 12)))
         value = right.get(name, "x") if draw.random() < 0.5 else odd
         for form in (f"{{{name}}}", f"{{{name}:path}}"):
@@ -104,7 +104,7 @@ def test_headers_that_are_almost_right_are_answered_or_refused(http):
     for _, draw in seeds("headers"):
         value = "".join(draw.choices("ab\"'*;=,/%0 \u00fc", k=draw.randrange(40))).strip().encode("latin-1", "replace")
         name, began = draw.choice(names[:-1]), time.monotonic()
-        answer = http.put("/v1/presets/my-pirate", json=example("Preset"), headers={name: value})
+        answer = http.put("/v1/presets/my-space", json=example("Preset"), headers={name: value})
         statuses.add(check(answer, (name, value), began))
     assert statuses & {200, 201}, "no header was harmless"
     assert statuses & {400, 401, 412}, "and none was wrong"
