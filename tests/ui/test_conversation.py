@@ -64,7 +64,7 @@ def test_each_side_is_asked_after_its_own_history_with_the_same_sampling(page):
     for body, side in ((steered, "steered"), (default, "default")):
         assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
         assert [m["content"] for m in body["messages"]] == ["Be brief.", "hello there", said[side], "and now?"]
-        assert (body["temperature"], body["max_tokens"], body["seed"]) == (0.4, 160, 7)
+        assert (body["temperature"], body["max_tokens"], body["seed"]) == (0.5, 160, 7)
         assert "top_p" not in body  # what is left empty is the server's choice
         assert body["stream"]
         assert body["logprobs"]
