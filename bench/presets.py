@@ -120,7 +120,9 @@ def card(bundle: Bundle, readings: list[Reading]) -> str:
 
 def _made_of(preset: Preset, bundle: Bundle) -> str:
     labels = {f.id: f.label for f in bundle.features}
-    return ", ".join(labels.get(i.id, "difference of means of texts made of written lines") for i in preset.steering.features)
+    return ", ".join(
+        labels.get(i.id, "difference of means of texts made of written lines") for i in preset.steering.features
+    )
 
 
 async def persona_replies(bundle: Bundle, presets: list[Preset]) -> list[Reply]:
