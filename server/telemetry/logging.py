@@ -23,6 +23,8 @@ OURS = ("server", "steering", "ui")
 OF_THE_MACHINE = (OSError, MemoryError, ImportError)
 SO_NAMED = {"OutOfMemoryError", "AcceleratorError", "ConnectionError", "TimeoutError"}
 """The same for libraries that are not imported here."""
+BEFORE_ANY_REQUEST = {"WorkerProc failed to start.", "EngineCore failed to start."}
+"""Messages of vLLM's processes that end before they served anything: what they say is for the operator."""
 
 request_fields: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
 
@@ -120,26 +122,26 @@ def _keep_first_line_of_asyncio(_: Any, __: str, event: MutableMapping[str, Any]
 
 
 def redact_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
-    """Replace an exception by its frames and types: its message may contain user text."""
+    """Replace an exception by its frames and types: its message may contain user text, unless nothing was served yet."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]
     if isinstance(error, tuple):
         error = error[1]
     if isinstance(error, BaseException):
-        event["exception"] = "\n".join(_frames_and_type(error))
+        event["exception"] = "\n".join(_frames_and_type(error, with_text=event.get("event") in BEFORE_ANY_REQUEST))
     return event
 
 
-def _frames_and_type(error: BaseException) -> list[str]:
+def _frames_and_type(error: BaseException, *, with_text: bool = False) -> list[str]:
     """An exception and its causes, each as frames and type."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    lines = [*_frames_and_type(before), "", "and then:", ""] if before else []
+    lines = [*_frames_and_type(before, with_text=with_text), "", "and then:", ""] if before else []
     frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
     lines += ["Traceback (most recent call last):", frames] if frames else []
     kind = type(error)
-    shown = isinstance(error, OF_THE_MACHINE) or kind.__name__ in SO_NAMED
+    shown = with_text or isinstance(error, OF_THE_MACHINE) or kind.__name__ in SO_NAMED
     lines.append(f"{kind.__module__}.{kind.__qualname__}" + (f": {error}" if shown else ""))
     for inner in getattr(error, "exceptions", ()):
-        lines += ["", "in it:", *_frames_and_type(inner)]
+        lines += ["", "in it:", *_frames_and_type(inner, with_text=with_text)]
     return lines

@@ -7,6 +7,7 @@ has are sent as vectors. `cache_salt` covers what keys and values depend on besi
 
 import asyncio
 import itertools
+import math
 import os
 import tempfile
 from collections import Counter
@@ -15,6 +16,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -23,10 +25,12 @@ from server.engines.base import EngineFailed, Generation, Overloaded, Sampling, 
 from server.engines.chat_tokenizer import ChatTokenizer
 from server.engines.token_text import token_text
 from server.engines.vllm.plugin import KEY, REPORT
+from server.engines.vllm.self_test import moved_as_asked, probe_for, probe_ids
 from steering.edits import ResolvedIntervention
 from steering.errors import BadBundle, SteeringError
 from steering.sae import SAE
 
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
 MISSING = "vLLM is not installed here; `pip install 'tiller[vllm]'` on a machine with a GPU, or see docs/guides/vllm.md for a CPU"
 PLUGIN = "2"
@@ -247,23 +251,21 @@ class VLLMEngine(ChatTokenizer):
         return torch.tensor(rows)[: len(ids)]
 
     async def _self_test(self, hook: str, sae: SAE) -> None:
-        """Add a known vector to the stream and read it back. Raises BadBundle if the stream did not
-        change by exactly that."""
-        ids = [i % self.vocab_size for i in range(5, 21)]
-        amount = 3.0
+        """Push the stream by a known vector and read it back. Raises BadBundle if it did not move by that."""
+        ids = probe_ids(self.vocab_size)
+        plain = await self._take_recorded(ids, hook, {})
+        probe = probe_for(sae, plain)
         push = {
-            "edits": {hook: [[0, "add", amount, 1.0]]},
+            "edits": {hook: [[probe.row, "add", probe.amount, 1.0]]},
             "revision": self.revision,
-            "spans": [[8, 16]],
+            "spans": [[*probe.span]],
             "new_from": None,
         }
-        plain = await self._take_recorded(ids, hook, {})
         moved = await self._take_recorded(ids, hook, push)
-        wanted = torch.zeros_like(plain)
-        wanted[8:] = amount * sae.W_dec[0].cpu()
-        if not torch.allclose(moved - plain, wanted, atol=1e-2 * amount):
+        if not moved_as_asked(probe, plain, moved, self.llm.vllm_config.model_config.dtype):
             raise BadBundle(
-                f"the tap at {hook!r} does not move the residual stream inside vLLM; refusing to serve unsteered replies as steered"
+                f"the tap at {hook!r} does not move the residual stream inside vLLM by what it should; "
+                "refusing to serve unsteered replies as steered"
             )
 
 
@@ -271,14 +273,18 @@ def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any: 
     """Start vLLM with the plugin's hook points configured. Raises BadBundle with the reason if it fails."""
     try:
         from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+        from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
         from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise BadBundle(MISSING) from error
+    log.info("vLLM is starting: it loads the model, compiles it unless --enforce-eager is given, and reserves memory")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "why"
         os.environ[REPORT] = str(report)  # workers are other processes, which inherit it
         config = {KEY: asked | {"version": PLUGIN, "gates": GATES}}
         options = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
+        if current_platform.is_cpu():
+            options.setdefault("gpu_memory_utilization", share_of_memory(*memory(), workers(options)))
         options["additional_config"] = dict(options.get("additional_config") or {}) | config
         options["worker_extension_cls"] = "server.engines.vllm.plugin.WorkerExtension"
         try:
@@ -286,6 +292,25 @@ def _start(path: str, asked: dict[str, Any], arguments: dict[str, Any]) -> Any: 
         except Exception as error:
             why = report.read_text(encoding="utf-8") if report.exists() else str(error)
             raise BadBundle(f"vLLM cannot serve {path!r} steered: {why}") from error
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory that are free for new work, and in all."""
+    import psutil  # vLLM depends on it
+
+    now = psutil.virtual_memory()
+    return now.available, now.total
+
+
+def workers(options: Mapping[str, Any]) -> int:
+    """Number of worker processes, of which each reserves its share."""
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    return math.prod(int(options.get(size, 1)) for size in sizes)
+
+
+def share_of_memory(available: int, total: int, workers: int = 1) -> float:
+    """Share of a CPU's memory that each worker may reserve: half of what is free, where vLLM's default is 0.92 of all."""
+    return max(0.01, math.floor(50 * available / total / workers) / 100)
 
 
 def read_flags(flags: Sequence[str]) -> dict[str, Any]:

@@ -217,6 +217,7 @@ class WorkerExtension:
 
 def register() -> None:
     """Patch vLLM's model runners. Called by vLLM in every process; idempotent."""
+    _report_start_failures()
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # pyright: ignore[reportMissingImports]
 
     _patch_runner(GPUModelRunner)
@@ -255,8 +256,22 @@ def _with_steering_installed(load: Callable[..., None]) -> Callable[..., None]:
 
 def _report(why: str) -> None:
     """Report to the parent process why this one ends: vLLM itself only reports that it does."""
-    if path := os.environ.get(REPORT):
+    if (path := os.environ.get(REPORT)) and not Path(path).exists():  # the first reason is the cause of the others
         Path(path).write_text(why, encoding="utf-8")
+
+
+class _StartFailures(logging.Handler):
+    """Reports what vLLM logs when one of its processes cannot start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] and record.getMessage().endswith("failed to start."):
+            _report(str(record.exc_info[1]))
+
+
+def _report_start_failures() -> None:
+    logger = logging.getLogger("vllm")
+    if not any(isinstance(h, _StartFailures) for h in logger.handlers):
+        logger.addHandler(_StartFailures(logging.ERROR))
 
 
 def _with_steering(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -165,6 +165,15 @@ def test_what_went_wrong_with_this_machine_is_told_with_its_words(lines):
     assert "No space left on device" in lines()[0]["exception"]
 
 
+@pytest.mark.parametrize("message", ["WorkerProc failed to start.", "EngineCore failed to start."])
+def test_the_reason_why_vllm_cannot_start_is_logged_in_full(lines, message):
+    try:
+        raise ValueError("decrease `--gpu-memory-utilization`")
+    except ValueError:
+        logging.getLogger("vllm.v1.engine.core").exception(message)
+    assert "decrease `--gpu-memory-utilization`" in lines()[0]["exception"]
+
+
 def test_vllm_is_told_the_same_format(capsys):
     logging.config.dictConfig(logs.vllm_logging_config("json"))
     logger = logging.getLogger("vllm")
