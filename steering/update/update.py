@@ -108,7 +108,7 @@ class Candidate:
         }
 
 
-def update_sae(  # long: the steps of an update in their order, each a call
+def update_sae(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     parent: Bundle,
@@ -124,58 +124,105 @@ def update_sae(  # long: the steps of an update in their order, each a call
 
     Raises ValueError if there is too little text, SteeringError if the SAE cannot be trained further.
     """
-    # One long function: the held-out rows, pinned and dead features are used from here to the gates.
     parent.sae.check_learns()
-    old, old_held = _split(texts.old)
-    new, new_held = _split(texts.new)
     reader = _Reader(model, parent.info.hook, texts.skip)
-    held_old, held_new = reader.rows(old_held, MEASURED), reader.rows(new_held, MEASURED)
-    n = min(len(held_old), len(held_new))
-    sae, k = parent.sae, measure_sae(parent.sae, held_old.split(4096)).l0
-    fired_old = _firing_counts(sae, held_old)
-    pinned = _pinned(parent, presets)
-    labelled = torch.tensor([f.label_source in ("hand", "fit") for f in parent.features])
-    held = torch.zeros(sae.d_sae, dtype=torch.bool)
-    held[sorted(pinned)] = True
-    dead = (fired_old + _firing_counts(sae, held_new) == 0) & ~held & ~labelled
-    recycled = dead.nonzero()[:, 0]
-    training = _training(
-        parent,
-        plan,
-        k,
-        held_old,
-        reader.rows(new, MEASURED),
-        anchor_strengths(fired_old, labelled | held, frequent=plan.frequent),
-        held,
-        recycled,
-    )
-    if warm := revisions.moments(parent.info.revision):
-        begun_anew = torch.zeros(training.weights.d_sae, dtype=torch.bool)
-        begun_anew[recycled] = True
-        training.restore_moments(warm, new=begun_anew)
+    old, new = reader.sample(texts.old), reader.sample(texts.new)
+    before = _measure_parent(parent, presets, old, new)
+    training = _training(parent, plan, before, old.rows, reader.rows(new.learn, MEASURED))
+    _warm_start(training, revisions.moments(parent.info.revision), before.recycled)
     position = _resume(training, file)
-    source = ShuffledStream(reader.stream(old, plan, position[:2]), reader.stream(new, plan, position[2:]))
+    source = ShuffledStream(reader.stream(old.learn, plan, position[:2]), reader.stream(new.learn, plan, position[2:]))
     for progress in train_with_checkpoints(training, source, every=100, file=file):
         tell(progress)
-    served = training.weights.to_sae(training.scale).calibrated(held_old, k)
-    served, found = _without_suspects(model, parent, served, texts, recycled, plan, held_old)
-    kept = torch.tensor([i for i in range(sae.d_sae) if i not in {*recycled.tolist()}])
-    numbers = revisions.numbers_after(parent.info.revision, recycled=recycled.tolist(), grown=served.d_sae - sae.d_sae)
-    measured = _measured(model, tokenizer, served, parent, old_held, numbers)
-    info = parent.info.model_copy(update={"revision": "candidate"})
-    bundle = replace(parent, sae=served, features=carry_features(parent, served, numbers, measured), info=info)
-    prompts = _prompts(tokenizer, old_held)
-    batch = HeldOut(held_old, torch.cat([held_old[:n], held_new[:n]]), [*old_held][:100], prompts)
-    judged = [
-        *gates.quality_gates(model, parent.info.hook, sae, served, batch, k),
-        *gates.identity_gates(sae, served, fired_old, {i: d for i, d in pinned.items() if i < sae.d_sae}, kept),
-        *gates.behaviour_gates(model, parent, bundle, presets, prompts),
-    ]
-    figures = _figures(served, held_old, held_new)
-    figures |= {"grown": float(served.d_sae - sae.d_sae), "retired": float(len(recycled))}
+    trained = training.weights.to_sae(training.scale).calibrated(old.rows, before.l0)
+    served, suspects = _without_suspects(model, parent, trained, texts, before.recycled, plan, old.rows)
+    grown, recycled = served.d_sae - parent.sae.d_sae, before.recycled.tolist()
+    numbers = revisions.numbers_after(parent.info.revision, recycled=recycled, grown=grown)
+    measured = _measured(model, tokenizer, served, parent, old.held, numbers)
+    bundle = _candidate_bundle(parent, served, numbers, measured)
+    figures = _figures(served, old.rows, new.rows) | {"grown": float(grown), "retired": float(len(recycled))}
     return Candidate(
-        served, numbers, measured, judged, found, figures, _moments_of_rows(training, sae.d_sae, served.d_sae)
+        served,
+        numbers,
+        measured,
+        _judged(model, parent, bundle, presets, before, _held_out(tokenizer, old, new)),
+        suspects,
+        figures,
+        _moments_of_rows(training, parent.sae.d_sae, served.d_sae),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Texts of one kind: for training and held out, and the activations of those held out."""
+
+    learn: TokenStore
+    held: TokenStore
+    rows: Rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """The parent's features before the update."""
+
+    l0: float
+    fired: Tensor
+    """How often each fires on the held-out corpus."""
+    pinned: dict[int, Tensor]
+    held: Tensor
+    """Whether a preset uses it."""
+    labelled: Tensor
+    """Whether a person or a fit named it."""
+    recycled: Tensor
+    """Rows that never fire and that nobody uses: new features take their place."""
+
+
+def _measure_parent(parent: Bundle, presets: Sequence[Preset], old: _Sample, new: _Sample) -> _Before:
+    fired = _firing_counts(parent.sae, old.rows)
+    pinned = _pinned(parent, presets)
+    labelled = torch.tensor([f.label_source in ("hand", "fit") for f in parent.features])
+    held = torch.zeros(parent.sae.d_sae, dtype=torch.bool)
+    held[sorted(pinned)] = True
+    dead = (fired + _firing_counts(parent.sae, new.rows) == 0) & ~held & ~labelled
+    l0 = measure_sae(parent.sae, old.rows.split(4096)).l0
+    return _Before(l0, fired, pinned, held, labelled, dead.nonzero()[:, 0])
+
+
+def _warm_start(training: Trainer, moments: dict[str, Tensor], recycled: Tensor) -> None:
+    """Continue with the optimiser's moments of the last update, but for the recycled rows."""
+    if moments:
+        begun_anew = torch.zeros(training.weights.d_sae, dtype=torch.bool)
+        begun_anew[recycled] = True
+        training.restore_moments(moments, new=begun_anew)
+
+
+def _candidate_bundle(parent: Bundle, served: SAE, numbers: tuple[int, ...], measured: list[Feature]) -> Bundle:
+    info = parent.info.model_copy(update={"revision": "candidate"})
+    return replace(parent, sae=served, features=carry_features(parent, served, numbers, measured), info=info)
+
+
+def _held_out(tokenizer: PreTrainedTokenizerFast, old: _Sample, new: _Sample) -> HeldOut:
+    n = min(len(old.rows), len(new.rows))
+    mixed = torch.cat([old.rows[:n], new.rows[:n]])
+    return HeldOut(old.rows, mixed, [*old.held][:100], _prompts(tokenizer, old.held))
+
+
+def _judged(
+    model: PreTrainedModel,
+    parent: Bundle,
+    bundle: Bundle,
+    presets: Sequence[Preset],
+    before: _Before,
+    held_out: HeldOut,
+) -> list[Gate]:
+    sae, served, recycled = parent.sae, bundle.sae, {*before.recycled.tolist()}
+    kept = torch.tensor([i for i in range(sae.d_sae) if i not in recycled])
+    pinned = {i: d for i, d in before.pinned.items() if i < sae.d_sae}
+    return [
+        *gates.quality_gates(model, parent.info.hook, sae, served, held_out, before.l0),
+        *gates.identity_gates(sae, served, before.fired, pinned, kept),
+        *gates.behaviour_gates(model, parent, bundle, presets, held_out.prompts),
+    ]
 
 
 def _resume(training: Trainer, file: Path) -> tuple[int, ...]:
@@ -212,6 +259,10 @@ class _Reader:
     def __init__(self, model: PreTrainedModel, hook: str, skip: Collection[int]) -> None:
         self.model, self.hook, self.skip = model, hook, skip
 
+    def sample(self, tokens: TokenStore) -> _Sample:
+        learn, held = _split(tokens)
+        return _Sample(learn, held, self.rows(held, MEASURED))
+
     def rows(self, tokens: TokenStore, most: int) -> Rows:
         parts, n = [], 0
         batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
@@ -239,16 +290,15 @@ class _Reader:
         )
 
 
-def _training(
-    parent: Bundle, plan: Plan, k: float, old: Rows, new: Rows, pull: Tensor, held: Tensor, recycled: Tensor
-) -> Trainer:
+def _training(parent: Bundle, plan: Plan, before: _Before, old: Rows, new: Rows) -> Trainer:
     scale = (old.shape[1] / float(old.pow(2).sum(1).mean())) ** 0.5
     generator = torch.Generator().manual_seed(plan.seed)
-    pull = pull.clone()
+    recycled, held = before.recycled, before.held
+    pull = anchor_strengths(before.fired, before.labelled | held, frequent=plan.frequent)
     pull[recycled] = 0
     weights = grow_sae(parent.sae, scale, new, recycled=recycled, append=plan.append, held=held, generator=generator)
     objective = Anchored(
-        k=round(k), anneal=1, dead_after=20_000, published=parent.sae.W_dec, pull=pull, anchor=plan.anchor
+        k=round(before.l0), anneal=1, dead_after=20_000, published=parent.sae.W_dec, pull=pull, anchor=plan.anchor
     )
     recipe = TrainingRecipe(
         objective, weights.d_sae, plan.steps, plan.lr, min(plan.warmup, plan.steps // 3), decay=0.3, dead_after=20_000
