@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -45,6 +46,14 @@ Text = Annotated[
 ]
 Hook = Annotated[str | None, typer.Option(help="Hook point, such as layers.12, if its files don't name it.")]
 K = Annotated[int | None, typer.Option(min=1, help="Active features per token of a TopK, if its files don't name it.")]
+NewBundle = Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; the run lies beside it.")]
+TrainingText = Annotated[
+    list[Path] | None, typer.Option(help="Lines, or JSONL with `text` or `messages`; may be repeated.")
+]
+ModelBundle = Annotated[
+    Path, typer.Option(envvar="TILLER_BUNDLE", help="Bundle with the model and the layer.", show_default="smollm2")
+]
+Start = Annotated[str | None, typer.Option(help="Initialize from this SAE: a folder or hub id in any known format.")]
 
 
 @app.command("import")
@@ -99,22 +108,16 @@ def import_(
 
 
 @app.command()
-def train(  # long: typer needs a parameter with its help for each option
-    out: Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; the run lies beside it.")],
-    text: Annotated[
-        list[Path] | None, typer.Option(help="Lines, or JSONL with `text` or `messages`; may be repeated.")
-    ] = None,
+def train(
+    out: NewBundle,
+    text: TrainingText = None,
     dataset: Annotated[str | None, typer.Option(help="A dataset of the hub, or its folder.")] = None,
     split: Annotated[str, typer.Option(help="Of the dataset.")] = "train",
     column: Annotated[str | None, typer.Option(help="Column of the dataset: text, messages or conversation.")] = None,
-    bundle: Annotated[
-        Path, typer.Option(envvar="TILLER_BUNDLE", help="Bundle with the model and the layer.", show_default="smollm2")
-    ] = EMBEDDED,
+    bundle: ModelBundle = EMBEDDED,
     model: Annotated[str | None, typer.Option(help="Folder or hub id that replaces the bundle's.")] = None,
     hook: Hook = None,
-    start: Annotated[
-        str | None, typer.Option(help="Initialize from this SAE: a folder or hub id in any known format.")
-    ] = None,
+    start: Start = None,
     objective: Annotated[str, typer.Option(help="batchtopk, topk, relu, jumprelu or jumprelu-l0.")] = "batchtopk",
     features: Annotated[int, typer.Option(min=16)] = 2048,
     k: Annotated[int, typer.Option(min=1, help="Active features per token; not for relu and jumprelu.")] = 32,
@@ -136,51 +139,69 @@ def train(  # long: typer needs a parameter with its help for each option
     Several processes: torchrun --nproc-per-node 2 -m server sae train --out mine --text chats.jsonl
     """
     try:
-        if out.exists():
-            raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
-        if checkpoint % 50 or objective not in get_args(Kind):
-            raise SteeringError(
-                f"--checkpoint must be a multiple of 50, got {checkpoint}"
-                if checkpoint % 50
-                else f"unknown objective {objective!r}; choose one of {', '.join(get_args(Kind))}"
-            )
-        opened = Bundle.open(bundle) if model is None or hook is None else None
-        chosen = model or (opened.model_path if opened else "")
-        if model and not hook:
-            raise SteeringError("the layer is missing: give --hook layers.<number>")
-        place = resolve_device(device)
-        with process_group("nccl" if place.type == "cuda" else "gloo") as ranks:
-            order = TrainConfig(
-                model=chosen,
-                hook=hook or (opened.info.hook if opened else ""),
-                text=tuple(map(str, text or ())),
-                dataset=dataset,
-                split=split,
-                column=column,
-                start=start,
-                objective=cast("Kind", objective),
-                features=features,
-                k=k,
-                l1=l1,
-                sparsity=sparsity,
-                tokens=tokens,
-                passes=passes,
-                rows=rows,
-                buffer=buffer,
-                context=context,
-                lr=lr,
-                seed=seed,
-                ranks=ranks.size,
-            )
-            run = TrainingRun(order, out.with_name(f"{out.name}.run"), device=place, ranks=ranks)
-            with _bar(run.steps, begin=run.training.steps, quiet=ranks.rank > 0) as tell:
-                run.train(tell, every=checkpoint)
-        if ranks.rank:
-            return
-        sae, measures, spliced = run.finish(out, "tiller sae train")
+        _check_options(out, objective, checkpoint)
+        model, hook = _model_and_hook(bundle, model, hook)
+        order = TrainConfig(
+            model=model,
+            hook=hook,
+            text=tuple(map(str, text or ())),
+            dataset=dataset,
+            split=split,
+            column=column,
+            start=start,
+            objective=cast("Kind", objective),
+            features=features,
+            k=k,
+            l1=l1,
+            sparsity=sparsity,
+            tokens=tokens,
+            passes=passes,
+            rows=rows,
+            buffer=buffer,
+            context=context,
+            lr=lr,
+            seed=seed,
+        )
+        trained = _train(order, out, device=device, every=checkpoint)
     except (SteeringError, OSError) as error:
         exit_with_error(str(error))
-    _summary(f"{objective}, trained here", order.hook, sae, measures, spliced)
+    if trained:
+        _trained_summary(out, *trained)
+
+
+def _check_options(out: Path, objective: str, checkpoint: int) -> None:
+    """Raise SteeringError for what typer cannot check."""
+    if out.exists():
+        raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
+    if checkpoint % 50:
+        raise SteeringError(f"--checkpoint must be a multiple of 50, got {checkpoint}")
+    if objective not in get_args(Kind):
+        raise SteeringError(f"unknown objective {objective!r}; choose one of {', '.join(get_args(Kind))}")
+
+
+def _model_and_hook(bundle: Path, model: str | None, hook: str | None) -> tuple[str, str]:
+    """The model and its hook point; the bundle's where they are not given. Raises SteeringError."""
+    opened = Bundle.open(bundle) if model is None or hook is None else None
+    if model and not hook:
+        raise SteeringError("the layer is missing: give --hook layers.<number>")
+    return model or (opened.model_path if opened else ""), hook or (opened.info.hook if opened else "")
+
+
+def _train(
+    order: TrainConfig, out: Path, *, device: str, every: int
+) -> tuple[TrainingRun, SAE, SaeMetrics, LossRecovered] | None:
+    """Train, write the bundle and evaluate it; None in all processes but the first."""
+    place = resolve_device(device)
+    with process_group("nccl" if place.type == "cuda" else "gloo") as ranks:
+        order = replace(order, ranks=ranks.size)
+        run = TrainingRun(order, out.with_name(f"{out.name}.run"), device=place, ranks=ranks)
+        with _bar(run.steps, begin=run.training.steps, quiet=ranks.rank > 0) as tell:
+            run.train(tell, every=every)
+    return None if ranks.rank else (run, *run.finish(out, "tiller sae train"))
+
+
+def _trained_summary(out: Path, run: TrainingRun, sae: SAE, measures: SaeMetrics, spliced: LossRecovered) -> None:
+    _summary(f"{run.order.objective}, trained here", run.order.hook, sae, measures, spliced)
     console.print(f"Metrics and plot: {run.folder}", soft_wrap=True)
     console.print(f"Serve it: tiller serve --bundle {out}", soft_wrap=True)
 
