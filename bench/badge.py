@@ -98,16 +98,17 @@ def score(replies: list[Labelled], model: Ordinal = FITTED) -> Scores:
     grades = [r.grade for r in replies]
     fluent = [v == 0 for v in verdicts]
     return Scores(
-        _balanced([g >= 1.5 for g in grades], [v == 2 for v in verdicts]),
-        _balanced([g < 0.5 for g in grades], fluent),
-        _spearman([sum(w * f for w, f in zip(model.weights, r.figures, strict=True)) for r in replies], grades),
+        balanced([g >= 1.5 for g in grades], [v == 2 for v in verdicts]),
+        balanced([g < 0.5 for g in grades], fluent),
+        rank_correlation([sum(w * f for w, f in zip(model.weights, r.figures, strict=True)) for r in replies], grades),
         sum(len({*r.grades}) == 1 for r in replies) / len(replies),
         _share(f for f, g in zip(fluent, grades, strict=True) if g < 0.5),
         _share(f for f, g in zip(fluent, grades, strict=True) if g >= 0.5),
     )
 
 
-def _balanced(truth: list[bool], said: list[bool]) -> float:
+def balanced(truth: list[bool], said: list[bool]) -> float:
+    """Balanced accuracy: mean of the shares that are right among the true and among the false."""
     return (
         _share(s for s, t in zip(said, truth, strict=True) if t)
         + _share(not s for s, t in zip(said, truth, strict=True) if not t)
@@ -119,7 +120,8 @@ def _share(values) -> float:  # noqa: ANN001 - any iterable of truth values
     return sum(held) / len(held) if held else 0.0
 
 
-def _spearman(a: list[float], b: list[float]) -> float:
+def rank_correlation(a: list[float], b: list[float]) -> float:
+    """Spearman's: equal values share their mean rank."""
     ranks = [_ranks(torch.tensor(v, dtype=torch.float64)) for v in (a, b)]
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 

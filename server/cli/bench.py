@@ -22,7 +22,9 @@ def group() -> None:
 @app.command("steering")
 def bench_steering(
     bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="smollm2")] = EMBEDDED,
-    concepts: Annotated[str, typer.Option(help="harbor, general (for real models), or a JSON file.")] = "general",
+    concepts: Annotated[
+        str, typer.Option(help="smollm2, harbor (for those bundles), general, or a JSON file.")
+    ] = "smollm2",
     out: Annotated[Path, typer.Option(help="Folder for JSON, Markdown and charts.")] = Path("steering-report"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seeds: Annotated[int, typer.Option(min=1)] = 3,

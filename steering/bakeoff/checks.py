@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from steering.bakeoff.concepts import Concept
-from steering.bakeoff.methods import ARMS, Kit, Result, interval
+from steering.bakeoff.methods import ARMS, Kit, Result, interval, sampling_of
 from steering.bakeoff.replies import reply
 from steering.calibration import raw_at
 from steering.catalogue.composition import compose
@@ -189,7 +189,7 @@ def _specificity(lab: Lab) -> Check:
             kit.tokenizer,
             questions,
             {kit.bundle.info.hook: lab.push(f, 1.0)},
-            temperature=0.7,
+            **sampling_of(kit.bundle.info),
             tokens=40,
             scope=kit.bundle.info.scope,
         ).texts
@@ -237,7 +237,7 @@ def _sample_next(lab: Lab, chat: EncodedChat, edit: ResidualEdit, where: Sequenc
             attention_mask=torch.ones_like(ids),
             max_new_tokens=40,
             do_sample=True,
-            temperature=0.7,
+            **sampling_of(kit.bundle.info),
             pad_token_id=0,
         )
     return str(kit.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))

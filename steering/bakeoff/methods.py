@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.bakeoff.concepts import Concept
-from steering.bakeoff.replies import Replies, reply
+from steering.bakeoff.replies import Replies, SamplingArguments, reply
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import BundleInfo, Feature
 from steering.catalogue.resolve import Catalogue
@@ -52,6 +52,16 @@ ARMS = (
 )
 
 
+def sampling_of(info: BundleInfo) -> SamplingArguments:
+    """Sampling parameters of all arms: the bundle's own, else a temperature of 0.7."""
+    own = info.sampling
+    return {
+        "temperature": own.get("temperature", 0.7),
+        "top_p": own.get("top_p"),
+        "repetition_penalty": own.get("repetition_penalty", 1.0),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Plain:
     """Unsteered replies to some questions: log-probabilities of sampled ones, and the texts of greedy ones."""
@@ -65,7 +75,7 @@ class Plain:
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, info: BundleInfo, questions: Sequence[str]
     ) -> "Plain":
         """Generate the replies."""
-        drawn = reply(model, tokenizer, questions, {}, temperature=0.7, tokens=TOKENS, seed=7)
+        drawn = reply(model, tokenizer, questions, {}, **sampling_of(info), tokens=TOKENS, seed=7)
         texts = reply(model, tokenizer, questions, {}, temperature=0, tokens=TOKENS).texts
         return Plain(drawn.logprobs, texts, likely(model, tokenizer, info, Setting("none"), questions, texts))
 
@@ -227,7 +237,7 @@ def score(kit: Kit, setting: Setting, concept: Concept, questions: Sequence[str]
             questions,
             edits,
             system=setting.system,
-            temperature=0.7,
+            **sampling_of(kit.bundle.info),
             tokens=TOKENS,
             seed=seed,
             scope=kit.bundle.info.scope,
@@ -267,8 +277,9 @@ def _contrast(kit: Kit, concept: Concept) -> tuple[Float[Tensor, "n d_in"], Floa
     for seed in range(rounds):
         system = concept.prompts[seed % len(concept.prompts)]
         for place, asked in ((0, system), (1, None)):
+            drawn = sampling_of(kit.bundle.info)
             replies = reply(
-                kit.model, kit.tokenizer, kit.tune, {}, system=asked, temperature=0.7, tokens=TOKENS, seed=90 + seed
+                kit.model, kit.tokenizer, kit.tune, {}, system=asked, **drawn, tokens=TOKENS, seed=90 + seed
             )
             rows[place] += _streams(kit, replies.texts)
     one, other = (torch.stack(r[:PAIRS]) for r in rows)

@@ -5,6 +5,7 @@ One padded batch through `generate()`; the server has its own engine.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ from steering.evaluate.coherence import rep3
 from steering.model.chat_template import Message, encode_chat
 from steering.model.hooks import steer
 from steering.spec import Scope
+
+
+class SamplingArguments(TypedDict):
+    """How tokens are sampled, as keyword arguments of `reply` and of `generate()`."""
+
+    temperature: float
+    top_p: float | None
+    repetition_penalty: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ def reply(
     temperature: float = 0.5,
     tokens: int = 56,
     seed: int = 0,
+    top_p: float | None = None,
     repetition_penalty: float = 1.0,
     scope: Scope = "assistant",
 ) -> Replies:
@@ -66,7 +76,7 @@ def reply(
             pad_token_id=0,
             do_sample=temperature > 0,
             temperature=temperature or None,
-            top_p=None,
+            top_p=top_p,
             repetition_penalty=repetition_penalty,
         )
     new = out[:, ids.shape[1] :]

@@ -1,9 +1,8 @@
 """Steering evaluation of a bundle, with report: does steering work, and what does it do worse than a prompt?
 
-`tiller bench steering` runs the CPU tier of EVALUATION §6: quality Q1–Q13 on the embedded model, and the bake-off of
-`bakeoff`. Mechanics (M1–M10) are tests. Missed pass lines are reported as missed. A tiny model can show mechanics,
-monotonicity, isolation and calibrated sliders; it is no evidence that steering is useful. On a GPU the same code runs
-with a real model:
+`tiller bench steering` runs the CPU tier of EVALUATION §6: quality Q1–Q13, and the bake-off of
+`bakeoff`. Mechanics (M1–M10) are tests. Missed pass lines are reported as missed. On a GPU the same code runs with a
+larger model:
 
     tiller bench steering --bundle gemma --concepts general --device cuda
 """
@@ -132,8 +131,7 @@ def run(
 ) -> None:
     """Measure, print and write."""
     opened, started = Bundle.open(bundle), time.perf_counter()
-    kind = torch.float32 if device == "cpu" else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(opened.model_path, dtype=kind).eval()
+    model = AutoModelForCausalLM.from_pretrained(opened.model_path, dtype="auto").eval()
     model = model.to(torch.device(device))  # pyright: ignore[reportArgumentType] - transformers types it as its mixin
     tokenizer = AutoTokenizer.from_pretrained(opened.model_path)
     wanted = load(concepts)[:most]
@@ -172,8 +170,8 @@ def _print(checks: Sequence[Check]) -> None:
 def main() -> None:
     """Run `python -m steering.bakeoff.steering_report`, the same as `tiller bench steering`."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
-    p.add_argument("--concepts", default="harbor", help="harbor, general, or a JSON file")
+    p.add_argument("--bundle", type=Path, default=Path("sae_weights/smollm2"))
+    p.add_argument("--concepts", default="smollm2", help="smollm2, harbor, general, or a JSON file")
     p.add_argument("--out", type=Path, default=Path("docs/results"))
     p.add_argument("--device", default="cpu")
     p.add_argument("--seeds", type=int, default=3)

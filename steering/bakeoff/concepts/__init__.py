@@ -25,6 +25,6 @@ class Concept:
 
 
 def load(name: str) -> list[Concept]:
-    """Return the concepts of a file: a path, or the name of a shipped one (`harbor`, `general`)."""
+    """Return the concepts of a file: a path, or the name of a shipped one (`smollm2`, `harbor`, `general`)."""
     path = Path(name) if name.endswith(".json") else Path(__file__).parent / f"{name}.json"
     return [Concept(**{**row, "prompts": tuple(row["prompts"])}) for row in json.loads(path.read_text())]
