@@ -59,7 +59,7 @@ test-peers: $(PEERS)/.installed ## Round trips with the real SAELens, dictionary
 	$(PEERS)/bin/python -m pytest -q -W ignore tests/peers
 
 bench-sae-peers: $(PEERS)/.installed ## Our SAE trainer beside theirs, eight minutes
-	$(PEERS)/bin/python -W ignore -m bench.sae_peers
+	$(PEERS)/bin/python -W ignore -m bench.sae.peers
 
 # Theirs in one go with torch's version named, or pip takes a newer torch with CUDA; torchvision goes as above.
 $(PEERS)/.installed: pyproject.toml

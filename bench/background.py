@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx
 
 from bench.lab import Case, Ratio, Rounds, by_turns, show
-from bench.live_update import world
 from bench.overhead import over_http, serving
+from bench.update.learning import world
 
 GOAL = 0.95
 STEPS = 100_000

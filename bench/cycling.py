@@ -23,7 +23,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from bench.swap import served
+from bench.update.swap import served
 from server.auth.keys import DEFAULT_LIMITS
 
 CHAT = "/v1/chat/completions"

@@ -98,7 +98,7 @@ def test_nothing_new_is_an_error_that_says_so(place):
 def test_killed_at_eight_moments_every_revision_is_whole(place):
     """A gate may refuse the candidate of so small a model; either way the job ends clearly and leaves no half.
 
-    `bench.kills` does it twenty times to a real server.
+    `bench.update.kills` does it twenty times to a real server.
     """
     draw, kills, ends = random.Random(5), 0, 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""Crash safety: `python -m bench.kills` kills a server, its trainer or its job with `kill -9` at random moments of an
+"""Crash safety: `python -m bench.update.kills` kills a server, its trainer or its job with `kill -9` at random moments of an
 update.
 
 After each kill, every published revision has to open, with every file equal to its SHA-256; the revision that the store
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.background import below
-from bench.live_update import world
+from bench.update.learning import world
 from steering.catalogue.revisions import Revisions
 
 console = Console(width=120)

@@ -1,4 +1,4 @@
-"""One trainer of `bench.sae_peers`, in a process of its own: with its own loop and the settings of its documentation.
+"""One trainer of `bench.sae.peers`, in a process of its own: with its own loop and the settings of its documentation.
 
 Standard input has the number of steps of each turn, standard output the seconds that they took. Where a library counts
 in steps of a long run (warm-up, decay, the steps after which a feature is dead), it is the same share of this run. Few

@@ -1,4 +1,4 @@
-"""Cost of a training step: `python -m bench.sae_step --device cuda` times BatchTopK ÷ the encoder's bare matrix
+"""Cost of a training step: `python -m bench.sae.step --device cuda` times BatchTopK ÷ the encoder's bare matrix
 product.
 
 The rows are random, as their meaning does not change the cost of a step. The lower bound is one product of the batch

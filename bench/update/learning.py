@@ -1,4 +1,4 @@
-"""Live update of the SAE: `python -m bench.live_update` measures learning of new concepts and stability of a persona.
+"""Live update of the SAE: `python -m bench.update.learning` measures learning of new concepts and stability of a persona.
 
 The embedded SAE is trained further on a second corpus about twelve things on which neither it nor its model was
 trained. The baseline is an SAE trained on the same text for as many steps, but from a new seed.

@@ -1,4 +1,4 @@
-"""Effect of a revision switch on streams: `python -m bench.swap` chats with a server across publishes and rollbacks.
+"""Effect of a revision switch on streams: `python -m bench.update.swap` chats with a server across publishes and rollbacks.
 
 A real `tiller serve`, in a process of its own, alternates between another revision and a rollback while all streams are
 running. A reply counts as mixed if it differs from its revision's reply without other load. Replies are of different

@@ -3,7 +3,7 @@
     small  d 256, m 2,048: the embedded model's stream over its corpus
     large  d 768, m 16,384: synthetic, sparse sums of 8,192 directions
 
-Each trains in a process of its own (`bench.sae_trainers`) and gets its batches by turns, so that no two run at once and
+Each trains in a process of its own (`bench.sae.trainers`) and gets its batches by turns, so that no two run at once and
 all have all cores. The files that each library writes are read by `steering.formats`, get the one threshold at which L0
 on held-out rows is k (or the k largest of each token, where that explains more), and are evaluated.
 """
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bench.lab import Estimate, Lab, Ratio, Rounds, show
-from bench.sae_trainers import FOUND_IN, SIZES, K
+from bench.sae.trainers import FOUND_IN, SIZES, K
 from server.sae.corpus import read_texts, tokenize_texts
 from steering.evaluate.sae_metrics import SaeMetrics, measure_sae
 from steering.formats import read_sae
@@ -86,7 +86,7 @@ class Contender:
         self._log = (folder / f"{name}.log").open("w+")
         work = [name, size, str(steps), str(folder)]
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "bench.sae_trainers", *work],
+            [sys.executable, "-W", "ignore", "-m", "bench.sae.trainers", *work],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

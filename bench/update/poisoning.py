@@ -1,4 +1,4 @@
-"""Data poisoning of the SAE: `python -m bench.poisoning` tests whether one user, and then ten, can create a feature.
+"""Data poisoning of the SAE: `python -m bench.update.poisoning` tests whether one user, and then ten, can create a feature.
 
 250 poisoned conversations enter as all others do, through the store with its caps, beside forty honest users'. An
 update trains on all of it. Then every published feature is evaluated on held-out texts of the poisoners, among honest
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench.live_update import tokens, world
+from bench.update.learning import tokens, world
 from server.store.models import LiveText
 from server.store.sqlite import SqliteStore
 from steering.catalogue.revisions import Revisions
