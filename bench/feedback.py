@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.store.models import StoredVote
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from steering.doses.preference import Range, Vote, preferred_dose
 
 SPAN = Range(0.2, 1.0, 0.6)

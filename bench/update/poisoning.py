@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.update.learning import tokens, world
 from server.store.models import LiveText
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from steering.catalogue.revisions import Revisions
 from steering.model.activations import tokenize_chats
 from steering.model.token_store import TokenStore

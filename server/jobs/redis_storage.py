@@ -7,7 +7,7 @@ from redis import ConnectionPool, Redis
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
-from server.store.redis import place_of, reached
+from server.store.redis.connection import place_of, reached
 
 
 class RedisJobStorage(RedisStorage):

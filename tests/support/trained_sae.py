@@ -7,7 +7,7 @@ import random
 import pytest
 
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.support import small_bundle
 
 SAID = "the bridge is red and long what should I do this weekend hello there how are you sea star coffee"

@@ -11,7 +11,7 @@ import pytest
 
 from server.auth.audit_log import AuditLog, BrokenAuditLog, Head
 from server.auth.caller import Caller
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.support.live_server import serving
 from tests.support.waiting import until
 

@@ -16,7 +16,7 @@ from server.auth.keyring import Keyring, check_reachable
 from server.auth.keys import hash_secret, new_key
 from server.settings import BadSettings, Settings
 from server.store.models import ROLES, Key, RateLimits
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.support.halted_engine import halted
 from tests.support.live_server import asking, serving
 from tests.support.waiting import LIMIT, until

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from server.auth.audit_log import AuditLog
 from server.cli.main import app
 from server.sae.served_revision import revision_setting
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 from steering.spec import Preset

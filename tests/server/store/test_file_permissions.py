@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from server.files import make_private_folder
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.server.cli.test_main import free_port, run, tiller
 from tests.support.waiting import until
 

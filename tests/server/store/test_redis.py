@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from server.store.base import BadStore, Unavailable
-from server.store.redis import RedisStore
+from server.store.redis.store import RedisStore
 from steering.spec import Preset
 from tests.server.store.test_contract import fill
 from tests.support.redis_server import running

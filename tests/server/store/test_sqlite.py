@@ -13,13 +13,13 @@ import pytest
 
 from server.store.base import BadStore, Conflict, Unavailable
 from server.store.models import Share
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from steering.spec import Preset
 
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from steering.spec import Preset
 async def main():
     store = SqliteStore(Path(sys.argv[1]))

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from server.store.base import Conflict
 from server.store.models import Record, UserData, VoteBatch
-from server.store.redis import RedisStore
-from server.store.sqlite import SqliteStore
+from server.store.redis.store import RedisStore
+from server.store.sqlite.store import SqliteStore
 from steering.catalogue.feature_edits import FeatureEdit
 from tests.server.store.test_contract import preset, share, vector, vote
 

@@ -7,7 +7,7 @@ import pytest
 
 from server.settings import Settings
 from server.store.encryption import TextEncryption
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.support.live_server import serving
 
 

@@ -1,0 +1,55 @@
+"""Presets in SQLite."""
+
+import sqlite3
+
+from server.store import write_rules
+from server.store.models import Restored
+from server.store.sqlite.connection import Connection
+from steering.spec import Preset
+
+
+class PresetStore(Connection):
+    """A row a preset."""
+
+    async def presets(self) -> list[Preset]:
+        """All saved presets, by name."""
+        rows = await self._run(lambda db: db.execute("SELECT body FROM presets").fetchall())
+        return write_rules.sorted_presets(Preset.model_validate_json(body) for (body,) in rows)
+
+    async def preset(self, preset_id: str, tenant: str = "") -> Preset | None:
+        """One saved preset of a tenant."""
+        place = (write_rules.place_of(preset_id, tenant),)
+        row = await self._run(lambda db: db.execute("SELECT body FROM presets WHERE id = ?", place).fetchone())
+        return Preset.model_validate_json(row[0]) if row else None
+
+    async def save_preset(self, preset: Preset, *, based_on: int | None = None) -> Preset:
+        """Create or replace in one transaction. Raises Conflict if `based_on` is not the stored version."""
+
+        def save(db: sqlite3.Connection) -> Preset:
+            place = write_rules.place_of(preset.id, preset.tenant)
+            row = db.execute("SELECT version FROM presets WHERE id = ?", (place,)).fetchone()
+            saved = write_rules.saved_preset(row[0] if row else 0, preset, based_on=based_on)
+            put_preset(db, saved)
+            return saved
+
+        return await self._run(save)
+
+    async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
+        """Delete a preset; whether it existed."""
+        place = (write_rules.place_of(preset_id, tenant),)
+        return await self._run(lambda db: db.execute("DELETE FROM presets WHERE id = ?", place).rowcount > 0)
+
+
+def put_preset(db: sqlite3.Connection, preset: Preset) -> None:
+    """Write a preset as it is."""
+    place = write_rules.place_of(preset.id, preset.tenant)
+    db.execute("REPLACE INTO presets VALUES (?, ?, ?)", (place, preset.version, preset.model_dump_json()))
+
+
+def restore_preset(db: sqlite3.Connection, preset: Preset) -> Restored:
+    """Write an imported preset."""
+    place = (write_rules.place_of(preset.id, preset.tenant),)
+    row = db.execute("SELECT body FROM presets WHERE id = ?", place).fetchone()
+    now, result = write_rules.restored_preset(Preset.model_validate_json(row[0]) if row else None, preset)
+    put_preset(db, now)
+    return result
