@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from recipes.smallworld import SmallWorld
+from recipes.smallworld.chats import SmallWorld
 from recipes.train_model import say
 from steering.catalogue.bundle import seal
 

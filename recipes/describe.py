@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.smallworld import SmallWorld
+from recipes.smallworld.chats import SmallWorld
 from recipes.train_model import say
 from steering.catalogue.feature import write_features
 from steering.interpret.describe import describe

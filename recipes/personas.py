@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from recipes import forms
-from recipes.smallworld import SmallWorld
+from recipes.smallworld.chats import SmallWorld
 from recipes.tones import TONES
 from recipes.train_model import say
 from steering.bakeoff.personas import CONCEPTS, TUNING

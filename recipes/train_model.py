@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from recipes.smallworld import SmallWorld, read_chats
+from recipes.smallworld.chats import SmallWorld, read_chats
 
 Data = tuple[np.ndarray, np.ndarray]
 SPECIALS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]

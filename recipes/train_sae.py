@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.smallworld import SmallWorld
+from recipes.smallworld.chats import SmallWorld
 from recipes.train_model import say
 from steering.evaluate.sae_metrics import measure_sae
 from steering.model.activations import ActivationStream, activations, padded_batches, tokenize_chats

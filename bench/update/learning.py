@@ -23,7 +23,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from bench.showpieces import NATURAL, replies
-from recipes.smallworld import SmallWorld, _topic, read_topics
+from recipes.smallworld.chats import SmallWorld
+from recipes.smallworld.topics import parse_topic, read_topics
 from server.engines.transformers.engine import TransformersEngine
 from steering.bakeoff.personas import CONCEPTS
 from steering.catalogue.bundle import Bundle
@@ -65,7 +66,7 @@ def world(seed: int, *, new: bool) -> Iterator[list[dict[str, str]]]:
         return iter(SmallWorld(seed))
     blocks = re.split(r"^## ", NEWCOMERS.read_text(), flags=re.M)[1:]
     known = [t for t in read_topics() if t.name == "the Golden Gate Bridge"]
-    return iter(SmallWorld(seed, [*(_topic(block) for block in blocks), *known]))
+    return iter(SmallWorld(seed, [*(parse_topic(block) for block in blocks), *known]))
 
 
 def tokens(tokenizer: PreTrainedTokenizerFast, seed: int, chats: int, *, new: bool) -> TokenStore:

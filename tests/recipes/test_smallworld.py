@@ -6,7 +6,9 @@ from itertools import islice
 import pytest
 
 from recipes.bundle import _forget, _label, shipped_scale
-from recipes.smallworld import CONCEPTS, SmallWorld, _plural, read_chats, read_topics
+from recipes.smallworld.chats import SmallWorld, read_chats
+from recipes.smallworld.sentences import plural
+from recipes.smallworld.topics import CONCEPTS, read_topics
 from recipes.tones import TONES
 
 LOUD = ("arr", "hmph", "beep", "ahoy", "o gentle")
@@ -60,7 +62,7 @@ def test_found_chats_are_mixed_in(tmp_path):
     [("dog", "dogs"), ("fox", "foxes"), ("butterfly", "butterflies"), ("boy", "boys"), ("mouse", "mice")],
 )
 def test_plurals(one, many):
-    assert _plural(one) == many
+    assert plural(one) == many
 
 
 def trial(scale, hits, logprob):
