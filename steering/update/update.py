@@ -47,15 +47,18 @@ class Plan:
     rows: int = 2048
     """Tokens per step, half of them old."""
     append: int = 64
+    """Number of new rows."""
     lr: float = 3e-4
     """A third of the learning rate that the SAE was trained with."""
     warmup: int = 100
     anchor: float = 0.05
+    """Weight of the penalty on anchored rows that turn."""
     frequent: float = 0.985
     """Share of all firing that is anchored: slightly more than the identity gate requires."""
     users: int = 20
     """Least number of users on whose texts a feature fires that does not fire on the corpus."""
     buffer: int = 60_000
+    """Tokens in each shuffle buffer."""
     seed: int = 0
 
 
@@ -153,15 +156,6 @@ def update_sae(
 
 
 @dataclass(frozen=True, eq=False)
-class _Sample:
-    """Texts of one kind: for training and held out, and the activations of those held out."""
-
-    learn: TokenStore
-    held: TokenStore
-    rows: Rows
-
-
-@dataclass(frozen=True, eq=False)
 class _Before:
     """The parent's features before the update."""
 
@@ -251,6 +245,16 @@ def _moments_of_rows(training: Trainer, before: int, after: int) -> dict[str, Te
     """
     moments, trained = training.moments(), training.weights.d_sae
     return moments if after == trained else {n: t[:before] if len(t) == trained else t for n, t in moments.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Texts of one kind, for training and held out."""
+
+    learn: TokenStore
+    held: TokenStore
+    rows: Rows
+    """Activations of the texts held out."""
 
 
 class _Reader:

@@ -13,7 +13,7 @@ from server.store.redis.schema import CHANGED, SETTINGS, edits_of
 from steering.catalogue.feature_edits import FeatureEdit
 
 
-class FeatureEditStore(Connection):
+class FeatureEdits(Connection):
     """A hash for each bundle, number → edit."""
 
     async def feature_edits(self, bundle: str) -> dict[int, FeatureEdit]:

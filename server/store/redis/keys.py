@@ -5,7 +5,7 @@ from server.store.redis.connection import Connection
 from server.store.redis.schema import KEYS
 
 
-class KeyStore(Connection):
+class Keys(Connection):
     """A hash, id → key."""
 
     async def keys(self) -> list[Key]:

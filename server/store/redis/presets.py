@@ -8,7 +8,7 @@ from server.store.redis.schema import PRESETS
 from steering.spec import Preset
 
 
-class PresetStore(Connection):
+class Presets(Connection):
     """A hash, place → preset."""
 
     async def presets(self) -> list[Preset]:

@@ -9,25 +9,9 @@ from redis.asyncio.client import Pipeline
 from server.store import write_rules
 from server.store.base import Conflict
 from server.store.models import Key, Record, Share, StoredVote
+from server.store.redis import schema
 from server.store.redis.connection import Connection, answer, put_field
 from server.store.redis.feature_edits import mark_edits
-from server.store.redis.schema import (
-    CONSENTS,
-    COUNTER,
-    EVERYBODYS,
-    KEYS,
-    LISTED,
-    PRESETS,
-    SETTINGS,
-    SHARES,
-    TEXTS,
-    edits_of,
-    is_kind,
-    names_of,
-    texts_of,
-    vectors_of,
-    votes_of,
-)
 from server.store.redis.shares import put_share
 from server.store.redis.texts import put_text
 from server.store.redis.votes import push_votes, read_vote
@@ -35,7 +19,7 @@ from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 
-class RecordStore(Connection):
+class Records(Connection):
     """All keys, as records."""
 
     async def records(self) -> list[Record]:
@@ -44,7 +28,7 @@ class RecordStore(Connection):
         async def read(pipe: Pipeline) -> list[Record]:
             return await _all_records(pipe)
 
-        return await self._change(read, LISTED, *EVERYBODYS)
+        return await self._change(read, schema.LISTED, *schema.EVERYBODYS)
 
     async def put_records(self, records: Sequence[Record], *, replace: bool) -> None:
         """Replace the store's content by these records, in one transaction."""
@@ -53,30 +37,31 @@ class RecordStore(Connection):
             held = await _all_records(pipe)
             if not replace and any(r.kind != "setting" for r in held):
                 raise Conflict("the store is not empty")
-            listed = await answer(pipe.smembers(LISTED))
+            listed = await answer(pipe.smembers(schema.LISTED))
             pipe.multi()
-            of_users = {texts_of(r.value["user"]) for r in held if r.kind == "text"}
-            pipe.delete(*EVERYBODYS, COUNTER, LISTED, *listed, *of_users)
+            of_users = {schema.texts_of(r.value["user"]) for r in held if r.kind == "text"}
+            pipe.delete(*schema.EVERYBODYS, schema.COUNTER, schema.LISTED, *listed, *of_users)
             for number, record in enumerate(records, 1):
                 _put_record(pipe, number, record)
-            pipe.set(COUNTER, len(records))
+            pipe.set(schema.COUNTER, len(records))
 
-        await self._change(put, LISTED, *EVERYBODYS)
+        await self._change(put, schema.LISTED, *schema.EVERYBODYS)
 
 
 async def _all_records(pipe: Pipeline) -> list[Record]:
     presets, settings, consents, shares, texts, keys = [
-        await answer(pipe.hgetall(key)) for key in (PRESETS, SETTINGS, CONSENTS, SHARES, TEXTS, KEYS)
+        await answer(pipe.hgetall(key))
+        for key in (schema.PRESETS, schema.SETTINGS, schema.CONSENTS, schema.SHARES, schema.TEXTS, schema.KEYS)
     ]
     found = [Record("preset", json.loads(presets[name])) for name in sorted(presets)]
     found += [Record("setting", {"key": key, "value": settings[key]}) for key in sorted(settings)]
     found += [Record("consent", {"user": user, "since": float(consents[user])}) for user in sorted(consents)]
     found += [Record("text", json.loads(texts[number])) for number in sorted(texts, key=int)]
-    listed = sorted(await answer(pipe.smembers(LISTED)))
+    listed = sorted(await answer(pipe.smembers(schema.LISTED)))
     await pipe.watch(*listed) if listed else None
     for kind in ("votes", "edits", "vectors"):
-        for key in (k for k in listed if is_kind(k, kind)):
-            whose = names_of(key)
+        for key in (k for k in listed if schema.is_kind(k, kind)):
+            whose = schema.names_of(key)
             rows = await answer(pipe.lrange(key, 0, -1) if kind == "votes" else pipe.hgetall(key))
             found += _records_of(kind, whose, rows)
     found += [Record("share", json.loads(shares[name])) for name in sorted(shares)]
@@ -103,26 +88,29 @@ def _put_record(pipe: Pipeline, number: int, record: Record) -> None:
     match record.kind:
         case "preset":
             preset = Preset.model_validate(v)
-            pipe.hset(PRESETS, write_rules.place_of(preset.id, preset.tenant), preset.model_dump_json())
+            pipe.hset(schema.PRESETS, write_rules.place_of(preset.id, preset.tenant), preset.model_dump_json())
         case "setting":
-            pipe.hsetnx(SETTINGS, v["key"], v["value"])
+            pipe.hsetnx(schema.SETTINGS, v["key"], v["value"])
         case "consent":
-            pipe.hset(CONSENTS, v["user"], repr(v["since"]))
+            pipe.hset(schema.CONSENTS, v["user"], repr(v["since"]))
         case "text":
             put_text(pipe, str(number), v)
         case "said":
             given = [(number, v["kind"], StoredVote(**vote)) for vote in v["votes"]]
-            push_votes(pipe, votes_of(v["user"], v["model"]), given, 2**31)
+            push_votes(pipe, schema.votes_of(v["user"], v["model"]), given, 2**31)
         case "edit":
             put_field(
-                pipe, edits_of(v["bundle"]), str(v["number"]), FeatureEdit.model_validate(v["edit"]).model_dump_json()
+                pipe,
+                schema.edits_of(v["bundle"]),
+                str(v["number"]),
+                FeatureEdit.model_validate(v["edit"]).model_dump_json(),
             )
             mark_edits(pipe, v["bundle"])
         case "vector":
             vector = Vector.model_validate(v["vector"])
-            put_field(pipe, vectors_of(v["user"], v["model"]), vector.name, vector.model_dump_json())
+            put_field(pipe, schema.vectors_of(v["user"], v["model"]), vector.name, vector.model_dump_json())
         case "share":
             put_share(pipe, vars(Share(**v)))
         case "key":
             key = Key.model_validate(v)
-            pipe.hset(KEYS, key.id, key.model_dump_json())
+            pipe.hset(schema.KEYS, key.id, key.model_dump_json())

@@ -9,7 +9,7 @@ from server.store.redis.connection import Connection
 from server.store.redis.schema import CHANGED, QUIET, SETTINGS
 
 
-class SettingStore(Connection):
+class Settings(Connection):
     """A hash, name → value, and a channel for changes."""
 
     async def setting(self, key: str) -> str | None:

@@ -13,7 +13,7 @@ from server.store.redis.connection import Connection, answer
 from server.store.redis.schema import SHARES, SHARES_EXPIRE
 
 
-class ShareStore(Connection):
+class Shares(Connection):
     """A hash, id → share, and a sorted set of expiry times."""
 
     async def add_share(self, share: Share, *, most: int) -> None:

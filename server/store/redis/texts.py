@@ -13,7 +13,7 @@ from server.store.redis.connection import Connection, answer
 from server.store.redis.schema import CONSENTS, COUNTER, TEXTS, TEXTS_EXPIRE, texts_of
 
 
-class TextStore(Connection):
+class Texts(Connection):
     """A hash of all texts, a sorted set of their expiry times, and a hash a user, digest → id."""
 
     async def consent(self, user: str) -> bool:

@@ -34,7 +34,7 @@ from steering.spec import Preset
 log = structlog.get_logger(__name__)
 
 
-class UserDataStore(Connection):
+class Users(Connection):
     """What spans several keys, each in one transaction."""
 
     async def user_data(self, user: str, model: str) -> UserData:

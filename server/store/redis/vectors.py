@@ -10,7 +10,7 @@ from server.store.redis.schema import vectors_of
 from steering.spec import Vector
 
 
-class VectorStore(Connection):
+class Vectors(Connection):
     """A hash for each user and model, name → vector."""
 
     async def vectors(self, user: str, model: str) -> list[Vector]:

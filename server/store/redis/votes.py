@@ -11,7 +11,7 @@ from server.store.redis.connection import Connection, answer, drop_key
 from server.store.redis.schema import LISTED, votes_of
 
 
-class VoteStore(Connection):
+class Votes(Connection):
     """A list for each user and model, oldest first."""
 
     async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:

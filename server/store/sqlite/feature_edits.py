@@ -11,7 +11,7 @@ from server.store.sqlite.connection import Connection
 from steering.catalogue.feature_edits import FeatureEdit
 
 
-class FeatureEditStore(Connection):
+class FeatureEdits(Connection):
     """A row a feature."""
 
     async def feature_edits(self, bundle: str) -> dict[int, FeatureEdit]:

@@ -6,7 +6,7 @@ from server.store.models import Key
 from server.store.sqlite.connection import Connection
 
 
-class KeyStore(Connection):
+class Keys(Connection):
     """A row a key."""
 
     async def keys(self) -> list[Key]:

@@ -8,7 +8,7 @@ from server.store.sqlite.connection import Connection
 from steering.spec import Preset
 
 
-class PresetStore(Connection):
+class Presets(Connection):
     """A row a preset."""
 
     async def presets(self) -> list[Preset]:

@@ -18,7 +18,7 @@ from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 
-class RecordStore(Connection):
+class Records(Connection):
     """All tables, as records."""
 
     async def records(self) -> list[Record]:

@@ -6,7 +6,7 @@ import sqlite3
 from server.store.sqlite.connection import Connection
 
 
-class SettingStore(Connection):
+class Settings(Connection):
     """A row a setting."""
 
     async def setting(self, key: str) -> str | None:

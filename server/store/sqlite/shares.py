@@ -11,7 +11,7 @@ SHARE = "id, key, content, created, expires, tenant, owner"
 """Columns, as the fields of `Share`."""
 
 
-class ShareStore(Connection):
+class Shares(Connection):
     """A row a share."""
 
     async def add_share(self, share: Share, *, most: int) -> None:

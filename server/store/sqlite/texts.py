@@ -8,7 +8,7 @@ from server.store.models import LiveText
 from server.store.sqlite.connection import Connection
 
 
-class TextStore(Connection):
+class Texts(Connection):
     """A row a consent, a row a text."""
 
     async def consent(self, user: str) -> bool:

@@ -13,7 +13,7 @@ from steering.catalogue.feature_edits import FeatureEdit
 from steering.spec import Preset, Vector
 
 
-class UserDataStore(Connection):
+class Users(Connection):
     """What spans several tables, each in one transaction."""
 
     async def user_data(self, user: str, model: str) -> UserData:

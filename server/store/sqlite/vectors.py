@@ -7,7 +7,7 @@ from server.store.sqlite.connection import Connection
 from steering.spec import Vector
 
 
-class VectorStore(Connection):
+class Vectors(Connection):
     """A row a vector."""
 
     async def vectors(self, user: str, model: str) -> list[Vector]:

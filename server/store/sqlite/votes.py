@@ -8,7 +8,7 @@ from server.store.models import StoredVote
 from server.store.sqlite.connection import Connection
 
 
-class VoteStore(Connection):
+class Votes(Connection):
     """A row a vote; those of one feedback have one number."""
 
     async def add_votes(self, user: str, model: str, kind: str, votes: Sequence[StoredVote], *, most: int) -> None:
