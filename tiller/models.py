@@ -212,9 +212,10 @@ class Suggested(Value):
 
 
 class Suggestion(Value):
-    """Sliders for a wish, at most three."""
+    """Sliders for a wish, at most three, and a preset that fits as well as the best of them, if there is one."""
 
     features: tuple[Suggested, ...]
+    preset: str | None = None
     gain: float | None = None
     prompt_gain: float | None = None
     random_gain: float | None = None

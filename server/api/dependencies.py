@@ -1,18 +1,22 @@
-"""FastAPI dependencies shared by several routes: caller, job queue, revision manifest."""
+"""FastAPI dependencies shared by several routes: caller, job queue, revision manifest, search index."""
 
 import asyncio
 from typing import Any
 
 from fastapi import Request
+from torch import Tensor
 
 from server.auth.caller import ANYONE, Caller
 from server.auth.permissions import MINIMUM_ROLES
 from server.errors import ApiError
+from server.features.search import Index
 from server.jobs.queue import JobQueue
 from server.limits.account import Account
 from server.serving.served_model import ServedModel
 from steering.catalogue.revisions import Manifest
 from steering.errors import BadBundle
+from steering.interpret.label_embeddings import Encode
+from steering.model.input_embeddings import read_input_embeddings
 
 
 def owner_of_request(request: Request) -> tuple[str, str | None]:
@@ -84,3 +88,18 @@ async def check_permission(request: Request) -> None:
 def current_model(request: Request) -> ServedModel:
     """Model served now. Another SAE revision is another value, so a request keeps the one it started with."""
     return request.app.state.served_model
+
+
+def current_index(request: Request) -> Index:
+    """Search index of the served catalogue; another revision or a changed label makes another
+    catalogue, and so another index."""
+    state, served = request.app.state, current_model(request)
+    if getattr(state, "index", None) is None or state.index.catalogue is not served.catalogue:
+        state.index = Index(served.catalogue, served.settings.meaning_model, lambda: _embeddings(served))
+    return state.index
+
+
+def _embeddings(served: ServedModel) -> tuple[Tensor, Encode]:
+    tokenizer = served.engine.tokenizer
+    weights = read_input_embeddings(str(served.settings.model or served.bundle.model_path))
+    return weights, lambda word: tokenizer(word, add_special_tokens=False)["input_ids"]

@@ -33,6 +33,8 @@ ReadText = Callable[[str, bool], Awaitable[tuple["Passage", "Tensor"]]]
 """Records the unsteered stream of a text, as raw text or as a user message."""
 ReadEmbeddings = Callable[[], tuple[Tensor, Encode]]
 """Reads the language model's input embeddings, and how its tokenizer encodes a word."""
+Compare = Callable[[str, Sequence[str] | None], Sequence[float] | Tensor]
+"""Similarity of words to each of some texts; to each feature's label without texts."""
 Hits = list[tuple[Feature, float | None]]
 
 
@@ -47,7 +49,7 @@ class Index:
         self._read_embeddings = embeddings
         self._lock = threading.Lock()
         self._words: sqlite3.Connection | None = None
-        self._meaning: Callable[[str], Sequence[float] | Tensor] | None = None
+        self._meaning: Compare | None = None
 
     def by_words(self, words: str) -> Hits:
         """Features that match all the words, or prefixes of them; all features without words."""
@@ -68,19 +70,29 @@ class Index:
 
     def by_meaning(self, words: str) -> Hits:
         """Features by the similarity of their labels. Raises SteeringError if neither model can be used."""
-        with self._lock:
-            self._meaning = self._meaning or self._compare_labels()
-        scores = zip(self.features, self._meaning(words), strict=True)
+        scores = zip(self.features, self._compare(words, None), strict=True)
         ranked = [(f, float(score) + READY * has_effect(f)) for f, score in scores if "dead" not in f.kind]
         return [(f, score) for f, score in ranked if score >= LEAST]
 
-    def _compare_labels(self) -> Callable[[str], Sequence[float] | Tensor]:
+    def similarities(self, words: str, texts: Sequence[str]) -> list[float]:
+        """Similarity of words to each text, as search by meaning computes it for labels. Raises SteeringError if neither
+        model can be used.
+        """
+        return [float(score) for score in self._compare(words, texts)]
+
+    def _compare(self, words: str, texts: Sequence[str] | None) -> Sequence[float] | Tensor:
+        with self._lock:
+            self._meaning = self._meaning or self._load_meaning()
+        return self._meaning(words, texts)
+
+    def _load_meaning(self) -> "Compare":
         if self._meaning_model:
             return _sentence_embeddings(self._meaning_model, self.features)
         if self._read_embeddings is None:
             raise SteeringError("search by meaning needs a model; search by mode 'text'", param="mode")
         weights, encode = self._read_embeddings()
-        return LabelEmbeddings(weights, encode, [f.label for f in self.features]).similarities
+        own = LabelEmbeddings(weights, encode, [f.label for f in self.features])
+        return lambda words, texts: (own if texts is None else own.for_labels(texts)).similarities(words)
 
 
 async def search_features(index: Index, query: FeatureQuery, read: ReadText) -> Hits:
@@ -175,8 +187,8 @@ def _indexed_fields(f: Feature) -> dict[str, str]:
     }
 
 
-def _sentence_embeddings(model: str, features: Sequence[Feature]) -> Callable[[str], Any]:
-    """Cosines of a query to each feature's label and examples."""
+def _sentence_embeddings(model: str, features: Sequence[Feature]) -> Compare:
+    """Cosines of a query to each text, or to each feature's label and words."""
     try:
         from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
@@ -188,6 +200,8 @@ def _sentence_embeddings(model: str, features: Sequence[Feature]) -> Callable[[s
     except (OSError, ValueError) as error:
         message = str(error).splitlines()[0]
         raise SteeringError(f"the sentence model {model!r} cannot be loaded: {message}", param="mode") from error
-    encode = lambda texts: reader.encode(texts, normalize_embeddings=True, show_progress_bar=False)  # noqa: E731
+    encode: Callable[[Sequence[str]], Any] = lambda texts: reader.encode(  # noqa: E731
+        texts, normalize_embeddings=True, show_progress_bar=False
+    )
     known = encode([f"{f.label}. {' '.join(f.words)}" for f in features])
-    return lambda query: known @ encode([query])[0]
+    return lambda query, texts: (known if texts is None else encode(texts)) @ encode([query])[0]

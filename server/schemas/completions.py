@@ -295,15 +295,22 @@ class SuggestedSlider(BaseModel):
     mode: Mode
     unit: Unit
     why: str
+    similarity: float | None = None
+    """Of its label to the wish; 1 and more where words are the same."""
     gain: float | None = None
+    """No longer measured; always null."""
 
 
 class Suggestion(BaseModel):
-    """Sliders suggested for a wish or a question."""
+    """Sliders suggested for a wish or a question. Empty where no label fits."""
 
     object: Literal["suggestion"]
     features: list[SuggestedSlider]
+    preset: str | None = None
+    """A preset that fits the wish at least as well as the best feature."""
     gain: float | None
+    """No longer measured; always null, as are the next two."""
     prompt_gain: float | None
     random_gain: float | None
     system_prompts: list[str] = []
+    """System prompts with the same wish, to compare with."""

@@ -59,6 +59,12 @@ class LabelEmbeddings:
         self._count = Counter(word for label in labels for word in set(words_of(label)))
         self._stems = [frozenset(map(stem, words_of(label))) for label in labels]
 
+    def for_labels(self, labels: Sequence[str]) -> "LabelEmbeddings":
+        """Return the same for other labels; what was computed of the embeddings is shared."""
+        found = LabelEmbeddings(self._embeddings, self._encode, labels)
+        found._common = self._common
+        return found
+
     def similarities(self, query: str) -> Float[Tensor, " labels"]:
         """Return a score for each label: a cosine, plus `IN_COMMON` times the share of stems in common."""
         wanted = frozenset(map(stem, words_of(query)))

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from torch import Tensor
 
 from server.api.body import JsonBody
-from server.api.dependencies import current_account, current_caller, current_model, write_audit
+from server.api.dependencies import current_account, current_caller, current_index, current_model, write_audit
 from server.api.openapi import errors
 from server.errors import ApiError
 from server.features.read_text import read_text
-from server.features.search import Index, search_features
+from server.features.search import search_features
 from server.schemas.analysis import TextInput
 from server.schemas.features import (
     EditRequest,
@@ -21,12 +21,9 @@ from server.schemas.features import (
     Neighbour,
     SearchRequest,
 )
-from server.serving.served_model import ServedModel
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.errors import UnknownFeature
-from steering.interpret.label_embeddings import Encode
-from steering.model.input_embeddings import read_input_embeddings
 from steering.model.passage import Passage
 
 router = APIRouter(prefix="/v1", tags=["Features"])
@@ -78,7 +75,7 @@ async def _search(request: Request, query: FeatureQuery) -> FeatureList:
         passage, stream, _ = await read_text(served, asked, current_account(request))
         return passage, stream
 
-    hits, start = await search_features(_search_index(request, served), query, read_), int(query.cursor)
+    hits, start = await search_features(current_index(request), query, read_), int(query.cursor)
     more = len(hits) > start + query.limit
     return FeatureList(
         object="list",
@@ -87,21 +84,6 @@ async def _search(request: Request, query: FeatureQuery) -> FeatureList:
         has_more=more,
         next_cursor=str(start + query.limit) if more else None,
     )
-
-
-def _search_index(request: Request, served: ServedModel) -> Index:
-    """Search index of the served catalogue; another revision or a changed label makes another
-    catalogue, and so another index."""
-    state = request.app.state
-    if getattr(state, "index", None) is None or state.index.catalogue is not served.catalogue:
-        state.index = Index(served.catalogue, served.settings.meaning_model, lambda: _embeddings(served))
-    return state.index
-
-
-def _embeddings(served: ServedModel) -> tuple[Tensor, Encode]:
-    tokenizer = served.engine.tokenizer
-    weights = read_input_embeddings(str(served.settings.model or served.bundle.model_path))
-    return weights, lambda word: tokenizer(word, add_special_tokens=False)["input_ids"]
 
 
 def _find_feature(request: Request, feature_id: str) -> tuple[Bundle, Feature]:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from server.api.body import JsonBody
-from server.api.dependencies import current_account, current_model
+from server.api.dependencies import current_account, current_caller, current_index, current_model
 from server.api.openapi import errors
 from server.features.read_text import read_text
 from server.limits.account import Account
@@ -14,7 +14,7 @@ from server.schemas.analysis import TextInput
 from server.schemas.completions import SuggestedSlider, Suggestion, SuggestRequest
 from server.serving.served_model import ServedModel
 from steering.catalogue.feature import Feature
-from steering.doses.suggest import Proposal, candidates, propose
+from steering.catalogue.suggest import Proposal, candidates, suggest
 from steering.interpret.analysis import analyse
 
 router = APIRouter(prefix="/v1", tags=["Steering"])
@@ -24,14 +24,13 @@ router = APIRouter(prefix="/v1", tags=["Steering"])
 async def suggest_steering(
     request: Request, body: Annotated[SuggestRequest, Depends(JsonBody(SuggestRequest))]
 ) -> Suggestion:
-    """At most three calibrated features with doses, and the reason for each."""
+    """At most three calibrated features with doses, and the reason for each; nothing where no label fits the wish."""
     served = current_model(request)
     await served.choose(body.model, None)
     if body.wish is None:
         return await _features_of_question(served, body, current_account(request))
-    bundle, tokenizer, wish = served.bundle, served.engine.tokenizer, body.wish
-    async with current_account(request).charge_reading(len(served.engine.encode(wish))):
-        found = await served.engine.with_model(lambda model: propose(model, tokenizer, bundle, wish, most=body.limit))
+    presets, index = await served.presets(current_caller(request)), current_index(request)
+    found = await asyncio.to_thread(suggest, served.bundle, presets, body.wish, index.similarities, most=body.limit)
     return _suggestion(found)
 
 
@@ -48,10 +47,13 @@ async def _features_of_question(served: ServedModel, body: SuggestRequest, accou
 def _suggestion(found: Proposal) -> Suggestion:
     return Suggestion(
         object="suggestion",
-        features=[_slider(s.feature, s.dose, s.why).model_copy(update={"gain": s.gain}) for s in found.suggestions],
-        gain=found.gain,
-        prompt_gain=found.prompt_gain,
-        random_gain=found.random_gain,
+        features=[
+            _slider(s.feature, s.dose, s.why).model_copy(update={"similarity": s.similarity}) for s in found.suggestions
+        ],
+        preset=found.preset.id if found.preset else None,
+        gain=None,
+        prompt_gain=None,
+        random_gain=None,
         system_prompts=list(found.prompts),
     )
 

@@ -4,7 +4,8 @@ import { button, disableWhen, el, icon } from "../lib/dom.js";
 import { notice } from "../lib/notice.js";
 import { missingRoleText } from "../lib/roles.js";
 import { formatSigned } from "./dose.js";
-import { addFeature, addRows, hasRow, rowFromFeature } from "./slider_state.js";
+import { choosePersona } from "./personas.js";
+import { addFeature, addRows, hasRow, presetOf, rowFromFeature, state } from "./slider_state.js";
 
 // Both forms are created once, so that typed text survives a redraw of the panel.
 let lastSearch = 0,
@@ -120,7 +121,7 @@ function createSuggestForm() {
     const query = input.value.trim();
     if (!query) return;
     go.disabled = true;
-    notice("Trying features on a few prompts…");
+    notice("Comparing with the labels…");
     if ((await suggestFeatures(query)) && input.value.trim() === query) input.value = "";
     go.disabled = false;
   });
@@ -134,20 +135,22 @@ async function suggestFeatures(query) {
       model: await modelId(),
       wish: query,
     });
+    const persona = presetOf(suggestion.preset);
+    if (persona && !state.rows.length) {
+      await choosePersona(persona.id);
+      notice(`The persona ${persona.name} fits “${query}”.`);
+      return true;
+    }
     if (!suggestion.features.length)
-      return notice(`No feature was found that makes replies “${query}”.`, true);
+      return notice(`No slider and no persona fits “${query}”. Try another word, or search.`, true);
     const features = await Promise.all(suggestion.features.map((f) => api(featurePath(f.id))));
     addRows(features.map((f, i) => rowFromFeature(f, suggestion.features[i].strength)));
     const summary = suggestion.features
-      .map((f) => `${formatSigned(f.strength)} ${f.label || f.id}: ${f.why}`)
+      .map((f) => `${formatSigned(f.strength)} ${f.label || f.id}`)
       .join(" · ");
-    const better = " A system prompt with the same wish had a larger effect.";
-    notice(`Added ${summary}${promptDidMore(suggestion) ? better : ""}`);
+    notice(`Added ${summary}.${persona ? ` The persona ${persona.name} fits as well.` : ""}`);
     return true;
   } catch (error) {
     notice(error.message, true);
   }
 }
-
-const promptDidMore = ({ gain, prompt_gain }) =>
-  gain != null && prompt_gain != null && prompt_gain > gain;
