@@ -156,6 +156,22 @@ def update_sae(
 
 
 @dataclass(frozen=True, eq=False)
+class _Sample:
+    """Texts of one kind, for training and held out."""
+
+    learn: TokenStore
+    held: TokenStore
+    rows: Rows
+    """Activations of the texts held out."""
+
+
+def _held_out(tokenizer: PreTrainedTokenizerFast, old: _Sample, new: _Sample) -> HeldOut:
+    n = min(len(old.rows), len(new.rows))
+    mixed = torch.cat([old.rows[:n], new.rows[:n]])
+    return HeldOut(old.rows, mixed, [*old.held][:100], _prompts(tokenizer, old.held))
+
+
+@dataclass(frozen=True, eq=False)
 class _Before:
     """The parent's features before the update."""
 
@@ -193,12 +209,6 @@ def _warm_start(training: Trainer, moments: dict[str, Tensor], recycled: Tensor)
 def _candidate_bundle(parent: Bundle, served: SAE, numbers: tuple[int, ...], measured: list[Feature]) -> Bundle:
     info = parent.info.model_copy(update={"revision": "candidate"})
     return replace(parent, sae=served, features=carry_features(parent, served, numbers, measured), info=info)
-
-
-def _held_out(tokenizer: PreTrainedTokenizerFast, old: _Sample, new: _Sample) -> HeldOut:
-    n = min(len(old.rows), len(new.rows))
-    mixed = torch.cat([old.rows[:n], new.rows[:n]])
-    return HeldOut(old.rows, mixed, [*old.held][:100], _prompts(tokenizer, old.held))
 
 
 def _judged(
@@ -245,16 +255,6 @@ def _moments_of_rows(training: Trainer, before: int, after: int) -> dict[str, Te
     """
     moments, trained = training.moments(), training.weights.d_sae
     return moments if after == trained else {n: t[:before] if len(t) == trained else t for n, t in moments.items()}
-
-
-@dataclass(frozen=True, eq=False)
-class _Sample:
-    """Texts of one kind, for training and held out."""
-
-    learn: TokenStore
-    held: TokenStore
-    rows: Rows
-    """Activations of the texts held out."""
 
 
 class _Reader:
