@@ -19,7 +19,8 @@ from pathlib import Path
 import httpx
 
 from bench.lab import Case, Ratio, Rounds, by_turns, show
-from bench.overhead import over_http, serving
+from bench.live_server import serving
+from bench.overhead import over_http
 from bench.update.learning import world
 
 GOAL = 0.95

@@ -23,7 +23,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from bench.update.swap import served
+from bench.live_server import client_of_server
 from server.auth.keys import DEFAULT_LIMITS
 
 CHAT = "/v1/chat/completions"
@@ -117,7 +117,7 @@ async def measure(bundle: Path, rounds: int, seconds: float) -> tuple[dict[str, 
     found: dict[str, list[tuple[float, float]]] = {"the same": [], "another each time": []}
     tried = 0
     with tempfile.TemporaryDirectory() as folder:
-        async with served(bundle, Path(folder)) as client:
+        async with client_of_server(bundle, Path(folder)) as client:
             model = (await client.get("/v1/models")).json()["data"][0]["id"]
             listed = (await client.get("/v1/features", params={"limit": 200})).json()["data"]
             features = [f["id"] for f in listed]

@@ -18,7 +18,7 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bench.lab import Estimate, Ratio, show
-from bench.overhead import serving
+from bench.live_server import serving
 from server.jobs.tasks.map import map_bundle
 from server.settings import Settings
 from steering.sae import SAE

@@ -6,21 +6,16 @@ streams. Both sides answer the same chats with the same persona and count the sa
 
 import argparse
 import asyncio
-import os
 import re
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
 from bench.lab import STREAMS, Lab, Ratio, by_turns, show, speed
+from bench.live_server import serving
 from server.engines.base import Generation, Sampling
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.resolve import Catalogue
@@ -29,37 +24,6 @@ from steering.spec import SteeringSpec
 
 LENGTH = 256
 QUESTION = "What should I do this weekend? It is number {}."
-
-
-@contextmanager
-def serving(bundle: Path, device: str = "cpu") -> Iterator[str]:
-    """Yield the address of a server that ends with the context."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--no-browser", "--data-dir", folder]
-        process = subprocess.Popen(
-            [*command, "--bundle", str(bundle), "--device", device],
-            env=os.environ | {"TILLER_PREFIX_MB": "0"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            yield _ready(f"http://127.0.0.1:{port}")
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _ready(url: str) -> str:
-    for _ in range(300):
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                return url
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise RuntimeError("the server did not come up in 30 s")
 
 
 async def over_http(url: str, *, stream: bool, preset: str) -> float:

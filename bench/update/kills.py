@@ -11,9 +11,7 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.background import below
+from bench.live_server import start_server
 from bench.update.learning import world
 from steering.catalogue.revisions import Revisions
 
@@ -45,23 +44,7 @@ class Served:
         """Start it if needed, and wait until it answers."""
         if self.process and self.process.poll() is None:
             return
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "server", "serve", "--no-browser", "--port", str(port)]
-        self.process = subprocess.Popen(
-            [*command, "--bundle", str(self.bundle), "--data-dir", str(self.data)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self.url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            try:
-                if httpx.get(f"{self.url}/health").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise RuntimeError("the server did not come up within a minute")
+        self.process, self.url = start_server(self.bundle, self.data)
 
     def pid(self, target: str) -> int | None:
         """Process id of the server, of its trainer, or of the running job; None if there is none."""

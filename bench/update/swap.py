@@ -10,14 +10,9 @@ longest pause between two pieces of any stream in a window; the goal is that a s
 import argparse
 import asyncio
 import json
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.live_server import client_of_server
 from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 
@@ -94,38 +90,6 @@ class Load:
         return found
 
 
-@asynccontextmanager
-async def served(bundle: Path, data: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a server in a process of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "server", "serve", "--no-browser", "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, "--bundle", str(bundle), "--data-dir", str(data)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        limits = httpx.Limits(max_connections=200)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120, limits=limits) as client:
-            await _ready(client)
-            yield client
-    finally:
-        process.terminate()
-        await asyncio.to_thread(process.wait, 30)
-
-
-async def _ready(client: httpx.AsyncClient) -> None:
-    for _ in range(600):
-        try:
-            if (await client.get("/health")).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        await asyncio.sleep(0.1)
-    raise RuntimeError("the server did not start")
-
-
 def turned(revisions: Revisions) -> str:
     """Publish a child of the shipped SAE with all directions moved, as after much training; return its name."""
     parent = revisions.open(revisions.info.revision)
@@ -142,7 +106,7 @@ async def measure(bundle: Path, streams: int, swaps: int, tokens: int, pause: fl
         other = turned(revisions)
         opened = revisions.open(revisions.info.revision)
         features = sorted((f for f in opened.features if f.label), key=lambda f: -f.density)[: 3 * streams]
-        async with served(bundle, Path(folder)) as client:
+        async with client_of_server(bundle, Path(folder)) as client:
             load, windows, stop = Load(client, opened.info.name, features, tokens), [], asyncio.Event()
             await asyncio.gather(*(load.reply(i) for i in range(streams)))  # warm-up is over
             chats = [asyncio.create_task(load.chat(i, stop)) for i in range(streams)]
