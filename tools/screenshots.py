@@ -1,10 +1,12 @@
 """Take the pictures in docs/screenshots: `python tools/screenshots.py [--tabs chat map] [--out docs/screenshots]`.
 
-Starts `tiller serve` on a free port with a data folder that is thrown away, and goes through the tabs as a person
+`--moving` takes the moving picture instead: a persona is chosen, a question is answered with and without it, and again
+with half of it. Starts `tiller serve` on a free port with a data folder that is thrown away, and goes through the tabs as a person
 would, in light, in dark and on a phone. Knows the page and no model.
 """
 
 import argparse
+import io
 import os
 import shutil
 import socket
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Page, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 ARGUMENTS = [
@@ -158,11 +161,73 @@ TABS: dict[str, Callable[[Page], None]] = {
 }
 
 
+class Film:
+    """Frames of a page, at most one for each step in which something changed."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.frames, self.times = page, list[Image.Image](), list[int]()
+
+    def shoot(self, milliseconds: int) -> None:
+        """Add a frame that is shown for so long; a longer time for the last one if nothing has changed."""
+        picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+        if self.frames and picture.tobytes() == self.frames[-1].tobytes():
+            self.times[-1] += milliseconds
+            return
+        self.frames.append(picture)
+        self.times.append(milliseconds)
+
+    def save(self, file: Path) -> None:
+        """Write an animated GIF, with one palette for all frames."""
+        palette = self.frames[-1].quantize(colors=128, method=Image.Quantize.MEDIANCUT)
+        first, *rest = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in self.frames]
+        first.save(file, save_all=True, append_images=rest, duration=self.times, loop=0, optimize=True)
+
+
+def moving(browser: Browser, address: str, file: Path) -> None:
+    """Film a question that is answered with and without a persona, and again with half of it."""
+    page = _signed_in(
+        browser.new_context(viewport={"width": 1080, "height": 720}, color_scheme="light").new_page(), address
+    )
+    film = Film(page)
+    film.shoot(1200)
+    page.click("#cards [data-preset=space]")
+    page.wait_for_function("document.querySelector('#message textarea').value.length > 0")
+    page.fill("#message textarea", "What should I do this weekend?")
+    film.shoot(1600)
+    page.click("#send")
+    _film_reply(film)
+    page.fill("[data-key='range total-strength']", "0.5")
+    film.shoot(1600)
+    page.click("#regenerate")
+    _film_reply(film)
+    film.save(file)
+
+
+def _film_reply(film: Film) -> None:
+    film.page.wait_for_timeout(300)
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and film.page.locator("#stop").is_visible():
+        film.shoot(220)
+        film.page.wait_for_timeout(350)
+    film.page.wait_for_timeout(400)
+    film.shoot(3500)
+
+
+def _signed_in(page: Page, address: str) -> Page:
+    page.set_default_timeout(SECONDS * 1000)
+    page.goto(address)
+    page.fill("#key", KEY)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#cards .card")
+    return page
+
+
 def main() -> None:
     """Serve, go through the tabs, take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tabs", nargs="*", choices=TABS, default=list(TABS))
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "screenshots")
+    parser.add_argument("--moving", action="store_true", help="the moving picture instead")
     options = parser.parse_args()
     chromium = shutil.which("chromium")
     if not chromium:
@@ -170,15 +235,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with serving() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        if options.moving:
+            moving(browser, address, options.out / "moving.gif")
+            return
         for look, how in LOOKS.items():
             for tab in options.tabs:
                 context = browser.new_context(**how)
-                page = context.new_page()
-                page.set_default_timeout(SECONDS * 1000)
-                page.goto(address)
-                page.fill("#key", KEY)
-                page.keyboard.press("Enter")
-                page.wait_for_selector("#cards .card")
+                page = _signed_in(context.new_page(), address)
                 TABS[tab](page)
                 page.evaluate("document.activeElement.blur()")
                 page.wait_for_timeout(400)  # fonts and the last drawing
