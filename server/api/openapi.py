@@ -107,6 +107,10 @@ def event_stream(example: str) -> Responses:
     }
 
 
+STREAMED_CHAT = event_stream(CHUNKS) | errors(400, 404, 413)
+"""Responses of a route that answers with one chat or several, whole or streamed."""
+
+
 def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
     """Serve the document at `/openapi.json` and the page at `/docs`, without files from any other host."""
     derive = app.openapi

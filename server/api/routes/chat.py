@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
-from server.api.openapi import CHUNKS, errors, event_stream
+from server.api.openapi import STREAMED_CHAT
 from server.api.sse import cancel_on_disconnect, sse_response
 from server.chat.prepare import prepare_chat, prepare_completion
 from server.chat.reply import Reply, complete, stream_chunks
@@ -23,10 +23,7 @@ router = APIRouter(tags=["Chat"])
 
 
 @router.post(
-    "/v1/chat/completions",
-    response_model=ChatCompletion,
-    response_model_exclude_unset=True,
-    responses=event_stream(CHUNKS) | errors(400, 404, 413),
+    "/v1/chat/completions", response_model=ChatCompletion, response_model_exclude_unset=True, responses=STREAMED_CHAT
 )
 async def create_chat_completion(
     request: Request, response: Response, body: Annotated[ChatRequest, Depends(JsonBody(ChatRequest))]
@@ -37,10 +34,7 @@ async def create_chat_completion(
 
 
 @router.post(
-    "/v1/completions",
-    response_model=TextCompletion,
-    response_model_exclude_unset=True,
-    responses=event_stream(CHUNKS) | errors(400, 404, 413),
+    "/v1/completions", response_model=TextCompletion, response_model_exclude_unset=True, responses=STREAMED_CHAT
 )
 async def create_completion(
     request: Request, response: Response, body: Annotated[CompletionRequest, Depends(JsonBody(CompletionRequest))]

@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
 from server.api.errors import to_api_error
-from server.api.openapi import CHUNKS, errors, event_stream
+from server.api.openapi import STREAMED_CHAT
 from server.api.sse import cancel_on_disconnect, sse_response
 from server.chat.merge_streams import MergedStreams, drained
 from server.chat.prepare import prepare_chat
@@ -33,12 +33,7 @@ router = APIRouter(prefix="/v1/steering", tags=["Steering"])
 log = structlog.get_logger(__name__)
 
 
-@router.post(
-    "/compare",
-    response_model=Comparison,
-    response_model_exclude_unset=True,
-    responses=event_stream(CHUNKS) | errors(400, 404, 413),
-)
+@router.post("/compare", response_model=Comparison, response_model_exclude_unset=True, responses=STREAMED_CHAT)
 async def compare_variants(
     request: Request, response: Response, body: Annotated[CompareRequest, Depends(JsonBody(CompareRequest))]
 ) -> Comparison | StreamingResponse:
