@@ -118,19 +118,20 @@ class JobQueue:
 
     def pause(self, job_id: str) -> Job:
         """Pause a running job until it is resumed. Raises BadJob if it is not running."""
-        job = self.get(job_id)
-        if job.state != "running":
-            raise BadJob(f"job {job_id!r} is {job.state}; only a running job can be paused")
+        self._check_state(job_id, "running", "paused")
         self.set_flag("pause", job_id)
         return self.get(job_id)
 
     def resume(self, job_id: str) -> Job:
         """Resume a paused job; if another one is running, after that. Raises BadJob if it is not paused."""
-        job = self.get(job_id)
-        if job.state != "paused":
-            raise BadJob(f"job {job_id!r} is {job.state}; only a paused job can be resumed")
+        self._check_state(job_id, "paused", "resumed")
         self.remove_flag("pause", job_id)
         return self.get(job_id)
+
+    def _check_state(self, job_id: str, state: str, act: str) -> None:
+        job = self.get(job_id)
+        if job.state != state:
+            raise BadJob(f"job {job_id!r} is {job.state}; only a {state} job can be {act}")
 
     def delete(self, job_id: str) -> None:
         """Delete a job that has ended, and its files. Raises BadJob if it has not."""
