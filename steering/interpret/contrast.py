@@ -50,20 +50,16 @@ class FiringCounts:
 
 
 @dataclass(frozen=True)
-class Separating:
-    """One feature in two sets of documents."""
+class Tested:
+    """One feature, tested between A and B."""
 
     row: int
     a: float
     b: float
-    """Shares of documents in which it fires."""
+    """How often it fires."""
     mean_a: float
     mean_b: float
     """Mean activations."""
-    log_odds: float
-    """Of firing in a document of A against one of B."""
-    effect: float
-    """Cohen's h by `any`, the difference in standard deviations by `mean`; above 0 where A has more."""
     p: float
     q: float
 
@@ -71,6 +67,16 @@ class Separating:
     def discovery(self) -> bool:
         """Whether it is a discovery at a false-discovery rate of 5 %."""
         return self.q <= Q
+
+
+@dataclass(frozen=True)
+class Separating(Tested):
+    """One feature in two sets of documents; `a` and `b` are the shares of documents in which it fires."""
+
+    log_odds: float
+    """Of firing in a document of A against one of B."""
+    effect: float
+    """Cohen's h by `any`, the difference in standard deviations by `mean`; above 0 where A has more."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +141,10 @@ def contrast(a: FiringCounts, b: FiringCounts, *, by: By = "any", seed: int = 0)
             float(hits_b[i] / m),
             float(strong_a[:, i].mean()),
             float(strong_b[:, i].mean()),
-            float(odds[i]),
-            float(effect[i]),
             float(p[i]),
             float(q[i]),
+            log_odds=float(odds[i]),
+            effect=float(effect[i]),
         )
         for i, row in enumerate(rows)
     )

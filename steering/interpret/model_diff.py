@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from steering.errors import SteeringError
 from steering.evaluate.statistics import benjamini_hochberg, paired_permutation_test
-from steering.interpret.contrast import Q
+from steering.interpret.contrast import Tested
 from steering.model.hooks import decoder_layers, layer_number, read_stream
 from steering.sae import SAE
 
@@ -38,26 +38,12 @@ class FiringRates:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """One feature with both models."""
+class Changed(Tested):
+    """One feature with both models; `a` and `b` are the mean shares of a document's tokens on which it fires."""
 
-    row: int
-    a: float
-    b: float
-    """Mean shares of a document's tokens on which it fires."""
-    mean_a: float
-    mean_b: float
-    """Mean activations."""
     up: int
     down: int
     """Number of documents in which it fires more, and less, with B."""
-    p: float
-    q: float
-
-    @property
-    def discovery(self) -> bool:
-        """Whether it is a discovery at a false-discovery rate of 5 %."""
-        return self.q <= Q
 
 
 @dataclass(frozen=True)
@@ -121,10 +107,10 @@ def diff_models(a: FiringRates, b: FiringRates, *, seed: int = 0) -> ModelDiff:
             float(b.share[:, row].mean()),
             float(a.mean[row]),
             float(b.mean[row]),
-            int((change[:, row] > 0).sum()),
-            int((change[:, row] < 0).sum()),
             float(p[i]),
             float(q[i]),
+            up=int((change[:, row] > 0).sum()),
+            down=int((change[:, row] < 0).sum()),
         )
         for i, row in enumerate(rows)
     )
