@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from recipes.smallworld.chats import SmallWorld, read_chats
+from recipes.smallworld.chats import Message, SmallWorld, read_chats
 
 Data = tuple[np.ndarray, np.ndarray]
 SPECIALS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
@@ -66,30 +67,37 @@ def config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> Llam
     )
 
 
-def train_tokenizer(vocab: int, world: SmallWorld) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocab: int, world: Iterable[list[Message]]) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on the small world, with the chat template included."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.Sequence(
+    texts = (m["content"] for _, chat in zip(range(60_000), world, strict=False) for m in chat)
+    split = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    raw.decoder = decoders.ByteLevel()
-    texts = (m["content"] for _, chat in zip(range(60_000), world, strict=False) for m in chat)
+    return byte_level_tokenizer(texts, split, vocab=vocab, specials=SPECIALS, template=TEMPLATE)
+
+
+def byte_level_tokenizer(
+    texts: Iterable[str], split: pre_tokenizers.PreTokenizer, *, vocab: int, specials: list[str], template: str
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on texts that `split` cuts; its special tokens begin as SPECIALS do."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer, raw.decoder = split, decoders.ByteLevel()
     raw.train_from_iterator(
         texts,
         trainers.BpeTrainer(
             vocab_size=vocab,
-            special_tokens=SPECIALS,
+            special_tokens=specials,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
-        bos_token=SPECIALS[0],
-        eos_token=SPECIALS[4],
-        pad_token=SPECIALS[0],
-        additional_special_tokens=SPECIALS[1:4],
-        chat_template=TEMPLATE,
+        bos_token=specials[0],
+        eos_token=specials[4],
+        pad_token=specials[0],
+        additional_special_tokens=[*specials[1:4], *specials[5:]],
+        chat_template=template,
         clean_up_tokenization_spaces=False,
     )
 

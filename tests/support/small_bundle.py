@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from recipes.train_model import SPECIALS, byte_level_tokenizer
 from steering.sae import SAE
 from tests.support import fake_device
 
-SPECIALS = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 TEMPLATE = (
     "<|endoftext|>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -27,33 +27,12 @@ if DEVICE == "pretended":
 
 def tokenizer() -> PreTrainedTokenizerFast:
     words = ["the bridge is red and long", "what should I do this weekend", "hello there, how are you"] * 3
-    return byte_level_tokenizer(words, vocab=400, specials=SPECIALS, template=TEMPLATE)
+    return tokenizer_of(words, vocab=400, specials=SPECIALS, template=TEMPLATE)
 
 
-def byte_level_tokenizer(
-    texts: Sequence[str], *, vocab: int, specials: list[str], template: str
-) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE; its special tokens begin as SPECIALS do."""
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    raw.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab,
-            special_tokens=specials,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        bos_token=specials[0],
-        eos_token=specials[4],
-        pad_token=specials[0],
-        additional_special_tokens=[*specials[1:4], *specials[5:]],
-        chat_template=template,
-        clean_up_tokenization_spaces=False,
-    )
+def tokenizer_of(texts: Sequence[str], *, vocab: int, specials: list[str], template: str) -> PreTrainedTokenizerFast:
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return byte_level_tokenizer(texts, split, vocab=vocab, specials=specials, template=template)
 
 
 def model(vocab: int, head_dim: int = 16) -> LlamaForCausalLM:

@@ -4,7 +4,7 @@ import pytest
 
 from steering.errors import BadChat
 from steering.model.chat_template import default_system_prompt, encode_chat
-from tests.support.small_bundle import byte_level_tokenizer
+from tests.support.small_bundle import tokenizer_of
 
 HARBOR = (
     "<|endoftext|>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -28,7 +28,7 @@ CHAT = [
 
 def tokenizer(template):
     specials = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "</s>"]
-    return byte_level_tokenizer(["hello there, why not be kind"], vocab=300, specials=specials, template=template)
+    return tokenizer_of(["hello there, why not be kind"], vocab=300, specials=specials, template=template)
 
 
 def steered_text(tok, chat):
