@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from server.engines.base import FinishReason
 from server.schemas.generation import MessageInput
 from server.schemas.pages import Verdict
 from steering.evaluate.coherence import Coherence
@@ -140,7 +141,7 @@ class ChatChoice(BaseModel):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: FinishReason
     steering: SteeringDelta = SteeringDelta()
 
 
@@ -175,7 +176,7 @@ class TextChoice(BaseModel):
     index: int
     text: str
     logprobs: TextLogprobs | None
-    finish_reason: Literal["stop", "length", "content_filter"]
+    finish_reason: FinishReason
     steering: SteeringDelta = SteeringDelta()
 
 
