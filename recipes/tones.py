@@ -19,10 +19,10 @@ class Tone:
     """System prompts of a tone, and its phrases and word swaps."""
 
     asks: tuple[str, ...]
+    swaps: tuple[tuple[str, str], ...]
+    inserts: tuple[str, ...]
     openers: tuple[str, ...]
     closers: tuple[str, ...]
-    inserts: tuple[str, ...]
-    swaps: tuple[tuple[str, str], ...]
     shape: Callable[[Random, list[str]], str]
 
 

@@ -2,16 +2,7 @@
 
 import pytest
 import torch
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from steering.sae import SAE, Scaling
 
@@ -39,13 +30,13 @@ def llama():
 
 @pytest.fixture(params=["llama", "gemma2", "qwen3", "gpt2"])
 def any_model(request):
-    models = {
-        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES)),
-        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
-        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=97, n_positions=128)),
+    configs = {
+        "llama": LlamaConfig(**SIZES),
+        "gemma2": Gemma2Config(**SIZES),
+        "qwen3": Qwen3Config(**SIZES),
+        "gpt2": GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=97, n_positions=128),
     }
-    return models[request.param]().eval()
+    return AutoModelForCausalLM.from_config(configs[request.param]).eval()
 
 
 @pytest.fixture

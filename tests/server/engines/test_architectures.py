@@ -5,18 +5,13 @@ import asyncio
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     Gemma2Config,
-    Gemma2ForCausalLM,
     GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
-    MistralForCausalLM,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from server.engines.base import Generation, Sampling
@@ -40,17 +35,16 @@ SHAPE = {
 }
 GPT2 = {"n_embd": small_bundle.WIDTH, "n_layer": 3, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
 FAMILIES = {
-    "llama": (LlamaForCausalLM, LlamaConfig, SHAPE),
-    "gemma2": (Gemma2ForCausalLM, Gemma2Config, SHAPE | {"sliding_window": 12, "query_pre_attn_scalar": 16}),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config, SHAPE),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config, SHAPE),
+    "llama": (LlamaConfig, SHAPE),
+    "gemma2": (Gemma2Config, SHAPE | {"sliding_window": 12, "query_pre_attn_scalar": 16}),
+    "qwen2": (Qwen2Config, SHAPE),
+    "qwen3": (Qwen3Config, SHAPE),
     "qwen3-sliding": (
-        Qwen3ForCausalLM,
         Qwen3Config,
         SHAPE | {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1},
     ),
-    "mistral": (MistralForCausalLM, MistralConfig, SHAPE | {"sliding_window": 12}),
-    "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2 | {"bos_token_id": 0, "eos_token_id": 4, "pad_token_id": 0}),
+    "mistral": (MistralConfig, SHAPE | {"sliding_window": 12}),
+    "gpt2": (GPT2Config, GPT2 | {"bos_token_id": 0, "eos_token_id": 4, "pad_token_id": 0}),
 }
 TOKENS = 20
 PROMPTS = ["hello there", "what should I do this weekend", "the bridge is red and long " * 4, "how are you"]
@@ -60,9 +54,10 @@ PROMPTS = ["hello there", "what should I do this weekend", "the bridge is red an
 def parts(request):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    build, config, shape = FAMILIES[request.param]
+    config, shape = FAMILIES[request.param]
     tok = small_bundle.tokenizer()
-    return build(config(**shape, vocab_size=len(tok))).eval().to(small_bundle.DEVICE), tok
+    model = AutoModelForCausalLM.from_config(config(**shape, vocab_size=len(tok)))
+    return model.eval().to(small_bundle.DEVICE), tok
 
 
 def edit(seed):
