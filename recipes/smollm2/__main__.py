@@ -14,6 +14,7 @@
     bundle     the folder that is shipped: the SAE in float16
     describe   what each feature fires on and promotes
     labels     the names that a reader gave them
+    regions    the feature map, laid out by these names (needs `pip install 'tiller[map]'`)
     personas   presets, as pushes of few features or along a tone
 
 A stage that is finished has `out/records/STAGE.json` with its figures, and is skipped; one that was killed goes on, at
@@ -41,6 +42,7 @@ def main() -> None:
     from recipes.smollm2.passages import make_passages
     from recipes.smollm2.personas import make_personas
     from recipes.smollm2.pilot import make_pilot
+    from recipes.smollm2.regions import make_regions
     from recipes.smollm2.replies import make_replies
     from recipes.smollm2.runs import SHORT, final_run
     from recipes.smollm2.sae import make_sae
@@ -65,6 +67,7 @@ def main() -> None:
         ("bundle", lambda: make_bundle(out)),
         ("describe", lambda: make_descriptions(out, threads)),
         ("labels", lambda: make_labels(out)),
+        ("regions", lambda: make_regions(out)),
         ("personas", lambda: make_personas(out, threads)),
     ]
     for name, act in stages:

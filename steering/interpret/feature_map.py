@@ -26,6 +26,7 @@ POINTS, ABOUT = "map.f32", "map.json"
 ROUNDS = 25
 MOST_CLUSTERS = 48
 Method = Literal["umap", "pca"]
+"""How rows are laid out."""
 
 
 class Cluster(BaseModel):
@@ -44,7 +45,8 @@ class About(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    method: Method
+    method: Method | Literal["labels"]
+    """How directions were laid out; `labels` for a map that a bundle brings, laid out by what the features are called."""
     clusters: tuple[Cluster, ...]
     member: tuple[int, ...]
     """Cluster of each row."""
@@ -92,7 +94,7 @@ def draw_map(bundle: Bundle, method: Method | None = None) -> FeatureMap:
     """Compute a bundle's map. Raises SteeringError for `umap` if it is not installed."""
     rows = torch.nn.functional.normalize(bundle.sae.W_dec.float().cpu(), dim=1)
     chosen: Method = method or ("umap" if _has_umap() else "pca")
-    points = _by_umap(rows) if chosen == "umap" else principal(rows)
+    points = layout(rows, chosen)
     member = k_means(rows, min(MOST_CLUSTERS, max(1, round(math.sqrt(len(rows) / 2)))))
     names = name_clusters(bundle.features, member)
     clusters = []
@@ -100,6 +102,11 @@ def draw_map(bundle: Bundle, method: Method | None = None) -> FeatureMap:
         x, y = points[member == c].mean(0).tolist()
         clusters.append(Cluster(name=name, x=round(x, 4), y=round(y, 4), size=int((member == c).sum())))
     return FeatureMap(points, About(method=chosen, clusters=tuple(clusters), member=tuple(member.tolist())))
+
+
+def layout(rows: Float[Tensor, "rows d_in"], method: Method) -> Float[Tensor, "rows 2"]:
+    """Return a place for each row, within −1 … 1. Raises SteeringError for `umap` if it is not installed."""
+    return _by_umap(rows) if method == "umap" else principal(rows)
 
 
 def principal(rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows 2"]:

@@ -69,11 +69,12 @@ class LabelEmbeddings:
         """Return a score for each label: a cosine, plus `IN_COMMON` times the share of stems in common."""
         wanted = frozenset(map(stem, words_of(query)))
         shared = [len(wanted & stems) / max(1, len(wanted | stems)) for stems in self._stems]
-        scores = self._vectors @ self._vector(query) + IN_COMMON * torch.tensor(shared)
+        scores = self.vectors @ self._vector(query) + IN_COMMON * torch.tensor(shared)
         return torch.where(torch.tensor([bool(s) for s in self._stems]), scores, -1.0)
 
     @cached_property
-    def _vectors(self) -> Float[Tensor, "labels d_model"]:
+    def vectors(self) -> Float[Tensor, "labels d_model"]:
+        """The unit vector of each label; 0 for one without a word."""
         return torch.stack([self._vector(label) for label in self.labels])
 
     def _vector(self, text: str) -> Float[Tensor, " d_model"]:

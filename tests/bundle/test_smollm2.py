@@ -6,9 +6,12 @@ import pytest
 
 from recipes.smollm2.bundle import READ_OF, read_labels
 from recipes.smollm2.model import PACKAGE
+from recipes.smollm2.regions import REST, read_names
 from server.settings import EMBEDDED
 from steering.catalogue.bundle import Bundle
 from steering.files import sha256
+from steering.interpret.feature_map import FeatureMap
+from steering.interpret.mood_axes import MoodAxes
 from steering.sae import WEIGHTS
 from steering.spec import VECTOR
 
@@ -65,3 +68,17 @@ def test_a_persona_is_of_few_features_or_of_one_tone(bundle):
 
 def test_the_corpus_for_updates_is_there():
     assert (EMBEDDED / "corpus.jsonl.xz").stat().st_size > 100_000
+
+
+def test_the_map_has_a_place_for_each_feature_and_a_readers_name_for_each_region(bundle):
+    drawn, names = FeatureMap.read(bundle.files, bundle.sae.d_sae), set(read_names().values())
+    assert drawn.about.method == "labels"
+    assert {c.name for c in drawn.about.clusters} == names | set(REST)
+    assert sum(c.size for c in drawn.about.clusters) == bundle.sae.d_sae
+    assert drawn.points.abs().max() <= 1
+
+
+def test_mood_axes_were_fitted_to_this_sae(bundle):
+    axes = MoodAxes.open(bundle.files, bundle.sae)
+    assert axes is not None
+    assert {a.name for a in axes.axes} >= {"anger", "joy", "sentiment", "formality"}
