@@ -7,11 +7,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.cli.errors import exit_with_error
+from server.cli.errors import errors_exit
 from server.cli.options import Corpus_, settings_from_options
 from server.jobs.tasks.calibrate import CalibrateConfig, calibrate_bundle
 from steering.catalogue.feature import Feature
-from steering.errors import SteeringError
 from steering.spec import Preset
 
 console = Console()
@@ -43,11 +42,8 @@ def calibrate(
     order = CalibrateConfig(
         features=tuple(features or ()), presets=presets, all=every, screen=screen, best=best, prompts=prompts
     )
-    try:
-        with console.status("measuring") as status:
-            done, scales = calibrate_bundle(settings, order, lambda n, of: status.update(f"measuring {n} of {of}"))
-    except (SteeringError, OSError) as error:
-        exit_with_error(str(error))
+    with errors_exit(), console.status("measuring") as status:
+        done, scales = calibrate_bundle(settings, order, lambda n, of: status.update(f"measuring {n} of {of}"))
     console.print(_table(done))
     if presets and scales:
         console.print(_scale_table(scales))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Column, Table
 
-from server.cli.errors import exit_with_error, or_exit
+from server.cli.errors import errors_exit, exit_with_error, or_exit
 from server.cli.options import Bundle_, Device_, Model_, settings_from_options
 from server.cli.tables import AsJson, print_list
 from server.engines.base import EngineFailed
@@ -21,7 +21,6 @@ from server.runtime.startup import load_served_model
 from server.schemas.generation import ChatRequest
 from server.schemas.steering import SteeringRequest
 from server.settings import Settings
-from server.store.base import BadStore
 from server.store.factory import open_store
 from server.telemetry import logging
 from steering.catalogue.bundle import Bundle
@@ -90,10 +89,8 @@ def presets(
 async def _generate_both(
     settings: Settings, question: str, steering: SteeringRequest, seed: int, max_tokens: int
 ) -> tuple[str, str]:
-    try:
+    with errors_exit():
         served = await load_served_model(settings)
-    except (SteeringError, BadStore, OSError) as error:
-        exit_with_error(str(error))
 
     async def reply(wanted: SteeringRequest) -> str:
         choice = await served.choose(None, wanted)

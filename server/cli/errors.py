@@ -1,6 +1,7 @@
 """Command errors: one sentence on stderr and exit code 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import typer
@@ -13,13 +14,19 @@ T = TypeVar("T")
 stderr = Console(stderr=True)
 
 
-def or_exit(work: Callable[[], T]) -> T:
-    """Return the result of `work`; an error that the user can fix ends the command with its
-    message, a bug keeps its traceback."""
+@contextmanager
+def errors_exit() -> Iterator[None]:
+    """An error that the user can fix ends the command with its message, a bug keeps its traceback."""
     try:
-        return work()
+        yield
     except (SteeringError, BadStore, OSError) as error:
         exit_with_error(str(error))
+
+
+def or_exit(work: Callable[[], T]) -> T:
+    """Return the result of `work`; an error that the user can fix ends the command."""
+    with errors_exit():
+        return work()
 
 
 def exit_with_error(message: str) -> NoReturn:

@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.cli.errors import exit_with_error
+from server.cli.errors import errors_exit
 from server.cli.options import settings_from_options
 from server.cli.store_access import write_audit
 from server.cli.tables import AsJson, print_list
 from server.sae.served_revision import open_revisions, revision_setting
-from server.store.base import BadStore, Store
+from server.store.base import Store
 from server.store.factory import open_store
 from steering.catalogue.revisions import Revisions
 from steering.errors import BadBundle, SteeringError
@@ -77,15 +77,13 @@ def _revisions(bundle: Path | None, data_dir: Path | None) -> Iterator[tuple[Rev
     """The revisions and the store of a server, running or not; errors that the user can fix end the command."""
     options = {"bundle": bundle, "data_dir": data_dir}
     settings = settings_from_options(**options)
-    try:
+    with errors_exit():
         found, store = open_revisions(settings), open_store(settings)
         with asyncio.Runner() as runner:
             try:
                 yield found, store, runner
             finally:
                 runner.run(store.close())
-    except (SteeringError, BadStore, OSError) as error:
-        exit_with_error(str(error))
 
 
 def _wanted_revision(found: Revisions, store: Store, runner: asyncio.Runner) -> str:

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from server.cli import revisions
-from server.cli.errors import exit_with_error
+from server.cli.errors import errors_exit
 from server.cli.tables import print_table
 from server.sae.evaluation import EvaluationInputs, evaluation_figures, length_ratio, read_sae, same_after_round_trip
 from server.sae.hub import resolve_sae_files
@@ -74,7 +74,7 @@ def import_(
 
     Example: tiller sae import google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82 --model google/gemma-2-2b-it --out gemma
     """
-    try:
+    with errors_exit():
         if out.exists():
             raise SteeringError(f"{str(out)!r} exists; give --out a new folder")
         found, hook = read_sae(resolve_sae_files(place, revision=revision), hook, k)
@@ -94,8 +94,6 @@ def import_(
             features = neuronpedia.read_export(labels, features, length_ratio(found, norm))
         Bundle.create(out, info, sae, features=features, about={"imported_from": place, "format": found.format})
         same_after_round_trip(sae, Bundle.open(out).sae, subject.rows)
-    except (SteeringError, OSError) as error:
-        exit_with_error(str(error))
     if judged:
         _summary(found.format, hook, sae, *judged)
     else:
@@ -138,7 +136,7 @@ def train(
     Example: tiller sae train --out mine --text chats.jsonl --text prose.txt --features 4096
     Several processes: torchrun --nproc-per-node 2 -m server sae train --out mine --text chats.jsonl
     """
-    try:
+    with errors_exit():
         _check_options(out, objective, checkpoint)
         model, hook = _model_and_hook(bundle, model, hook)
         order = TrainConfig(
@@ -163,8 +161,6 @@ def train(
             seed=seed,
         )
         trained = _train(order, out, device=device, every=checkpoint)
-    except (SteeringError, OSError) as error:
-        exit_with_error(str(error))
     if trained:
         _trained_summary(out, *trained)
 
@@ -218,7 +214,7 @@ def export(
 
     Example: tiller sae export ./my-sae --labels
     """
-    try:
+    with errors_exit():
         if out.exists() and any(out.iterdir()):
             raise SteeringError(f"{str(out)!r} is not empty; give a new folder")
         opened = Bundle.open(bundle)
@@ -237,8 +233,6 @@ def export(
                 source=f"{opened.layer}-{opened.info.name}",
                 unit=opened.sae.typical_scale(opened.info.typical_norm),
             )
-    except (SteeringError, OSError) as error:
-        exit_with_error(str(error))
     console.print(f"{out}: SAELens 6, jumprelu, {opened.sae.d_sae} features", soft_wrap=True)
 
 
@@ -248,10 +242,8 @@ def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -
 
     Example: tiller sae seal my-bundle
     """
-    try:
+    with errors_exit():
         sealed = write_sums(bundle)
-    except (SteeringError, OSError) as error:
-        exit_with_error(str(error))
     for name, digest in sealed.sha256.items():
         console.print(f"{digest}  {name}", highlight=False, soft_wrap=True)
 
@@ -269,7 +261,7 @@ def evaluate(
 
     Example: tiller sae eval --text chats.jsonl
     """
-    try:
+    with errors_exit():
         opened = Bundle.open(bundle) if place is None or model is None else None
         if place is None and opened:
             layout, sae, hook = opened.info.name, opened.sae, opened.info.hook
@@ -281,8 +273,6 @@ def evaluate(
             subject = EvaluationInputs.load(model or (opened.model_path if opened else ""), hook, text, found.sae.d_in)
             layout, sae = found.format, subject.calibrated(found)
         measures, spliced = subject.evaluate(sae)
-    except (SteeringError, OSError) as error:
-        exit_with_error(str(error))
     _summary(layout, hook, sae, measures, spliced)
 
 
