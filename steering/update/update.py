@@ -3,8 +3,9 @@
 Texts come with the number of their author; names of users, stores and schedules are the caller's.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from steering.catalogue.revisions import Revisions, carry_features
 from steering.edits import as_vector
 from steering.evaluate.sae_metrics import measure_sae
 from steering.interpret.describe import FIELDS, describe
-from steering.model.activations import ActivationStream, ShuffledStream, activations, padded_batches
+from steering.model.activations import ShuffledStream, padded_batches
 from steering.model.token_store import TokenStore
 from steering.sae import SAE
 from steering.spec import Preset
@@ -28,10 +29,8 @@ from steering.train.weights import Rows
 from steering.update import gates
 from steering.update.gates import Gate, HeldOut, Suspect
 from steering.update.growth import Anchored, anchor_strengths, grow_sae
+from steering.update.sample import MEASURED, Sample, StreamReader
 
-LONGEST = 512
-MEASURED = 30_000
-"""Held-out rows of each kind."""
 PROMPTS = 64
 LIVE = 0.5
 """Largest share of a feature's firing on users' texts, without the corpus, that may be on the texts of few users."""
@@ -128,13 +127,14 @@ def update_sae(
     Raises ValueError if there is too little text, SteeringError if the SAE cannot be trained further.
     """
     parent.sae.check_learns()
-    reader = _Reader(model, parent.info.hook, texts.skip)
+    reader = StreamReader(model, parent.info.hook, texts.skip)
     old, new = reader.sample(texts.old), reader.sample(texts.new)
     before = _measure_parent(parent, presets, old, new)
     training = _training(parent, plan, before, old.rows, reader.rows(new.learn, MEASURED))
     _warm_start(training, revisions.moments(parent.info.revision), before.recycled)
     position = _resume(training, file)
-    source = ShuffledStream(reader.stream(old.learn, plan, position[:2]), reader.stream(new.learn, plan, position[2:]))
+    drawn = partial(reader.stream, rows=plan.rows // 2, buffer=plan.buffer, seed=plan.seed)
+    source = ShuffledStream(drawn(old.learn, position[:2]), drawn(new.learn, position[2:]))
     for progress in train_with_checkpoints(training, source, every=100, file=file):
         tell(progress)
     trained = training.weights.to_sae(training.scale).calibrated(old.rows, before.l0)
@@ -155,17 +155,7 @@ def update_sae(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Sample:
-    """Texts of one kind, for training and held out."""
-
-    learn: TokenStore
-    held: TokenStore
-    rows: Rows
-    """Activations of the texts held out."""
-
-
-def _held_out(tokenizer: PreTrainedTokenizerFast, old: _Sample, new: _Sample) -> HeldOut:
+def _held_out(tokenizer: PreTrainedTokenizerFast, old: Sample, new: Sample) -> HeldOut:
     n = min(len(old.rows), len(new.rows))
     mixed = torch.cat([old.rows[:n], new.rows[:n]])
     return HeldOut(old.rows, mixed, [*old.held][:100], _prompts(tokenizer, old.held))
@@ -187,7 +177,7 @@ class _Before:
     """Rows that never fire and that nobody uses: new features take their place."""
 
 
-def _measure_parent(parent: Bundle, presets: Sequence[Preset], old: _Sample, new: _Sample) -> _Before:
+def _measure_parent(parent: Bundle, presets: Sequence[Preset], old: Sample, new: Sample) -> _Before:
     fired = _firing_counts(parent.sae, old.rows)
     pinned = _pinned(parent, presets)
     labelled = torch.tensor([f.label_source in ("hand", "fit") for f in parent.features])
@@ -255,43 +245,6 @@ def _moments_of_rows(training: Trainer, before: int, after: int) -> dict[str, Te
     """
     moments, trained = training.moments(), training.weights.d_sae
     return moments if after == trained else {n: t[:before] if len(t) == trained else t for n, t in moments.items()}
-
-
-class _Reader:
-    """Activations of a model at the hook point."""
-
-    def __init__(self, model: PreTrainedModel, hook: str, skip: Collection[int]) -> None:
-        self.model, self.hook, self.skip = model, hook, skip
-
-    def sample(self, tokens: TokenStore) -> _Sample:
-        learn, held = _split(tokens)
-        return _Sample(learn, held, self.rows(held, MEASURED))
-
-    def rows(self, tokens: TokenStore, most: int) -> Rows:
-        parts, n = [], 0
-        batches = padded_batches(tokens, batch=16, longest=LONGEST, pad=0)
-        for part in activations(self.model, batches, self.hook, skip=self.skip):
-            parts.append(part)
-            n += len(part)
-            if n >= most:
-                break
-        if n < 1000:
-            raise ValueError(f"too little text: {n} tokens are held out, and 1000 are needed to judge an update")
-        return torch.cat(parts)[:most]
-
-    def stream(self, tokens: TokenStore, plan: Plan, position: tuple[int, ...]) -> ActivationStream:
-        return ActivationStream(
-            self.model,
-            tokens,
-            self.hook,
-            rows=plan.rows // 2,
-            buffer=plan.buffer,
-            skip=self.skip,
-            longest=LONGEST,
-            passes=1000,  # small sets are repeated; training ends by the number of steps
-            seed=plan.seed,
-            position=(position[0], position[1]),
-        )
 
 
 def _training(parent: Bundle, plan: Plan, before: _Before, old: Rows, new: Rows) -> Trainer:
@@ -364,14 +317,6 @@ def _measured(
             fields |= {"label": row.label, "label_source": row.label_source}
         found.append(Feature(**fields))
     return found
-
-
-def _split(tokens: TokenStore) -> tuple[TokenStore, TokenStore]:
-    """Return nine tenths of the texts for training, and every tenth held out."""
-    return (
-        tokens.subset([i for i in range(len(tokens)) if i % 10]),
-        tokens.subset(range(0, len(tokens), 10)),
-    )
 
 
 def _firing_counts(sae: SAE, rows: Rows) -> Tensor:

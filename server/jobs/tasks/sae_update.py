@@ -35,7 +35,8 @@ from steering.model.token_store import TokenStore
 from steering.sae import SAE
 from steering.spec import Preset
 from steering.update import gates
-from steering.update.update import MEASURED, Candidate, Plan, Texts
+from steering.update.sample import MEASURED
+from steering.update.update import Candidate, Plan, Texts
 from steering.update.update import update_sae as learn
 
 TURNED = 0.99
