@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from server.cli.errors import or_exit
+from server.cli.options import ShippedBundle
 from server.settings import EMBEDDED
 from steering.bakeoff.steering_report import run
 
@@ -21,7 +22,7 @@ def group() -> None:
 
 @app.command("steering")
 def bench_steering(
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="smollm2")] = EMBEDDED,
+    bundle: ShippedBundle = EMBEDDED,
     concepts: Annotated[
         str, typer.Option(help="smollm2, harbor (for those bundles), general, or a JSON file.")
     ] = "smollm2",

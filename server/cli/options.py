@@ -11,12 +11,23 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from rich.console import Console
 
-from server.settings import BadSettings, Settings, flag, is_secret, load_settings, variable
+from server.settings import BadSettings, Settings, bundle_folder, flag, is_secret, load_settings, variable
 
 problems = Console(stderr=True)
 Bundle_ = Annotated[
     Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, presets.")
 ]
+ShippedBundle = Annotated[
+    Path,
+    typer.Option(
+        "--bundle",
+        envvar="TILLER_BUNDLE",
+        help="Folder with bundle.json, or the name of a shipped bundle.",
+        show_default="smollm2",
+        callback=bundle_folder,
+    ),
+]
+"""For commands that read no other setting."""
 Text_ = Annotated[
     list[Path] | None,
     typer.Option(

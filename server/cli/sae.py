@@ -14,6 +14,7 @@ from rich.table import Table
 
 from server.cli import revisions
 from server.cli.errors import errors_exit
+from server.cli.options import ShippedBundle
 from server.cli.tables import print_table
 from server.sae.evaluation import EvaluationInputs, evaluation_figures, length_ratio, read_sae, same_after_round_trip
 from server.sae.hub import resolve_sae_files
@@ -49,9 +50,6 @@ K = Annotated[int | None, typer.Option(min=1, help="Active features per token of
 NewBundle = Annotated[Path, typer.Option(help="The bundle's folder, which must not exist yet; the run lies beside it.")]
 TrainingText = Annotated[
     list[Path] | None, typer.Option(help="Lines, or JSONL with `text` or `messages`; may be repeated.")
-]
-ModelBundle = Annotated[
-    Path, typer.Option(envvar="TILLER_BUNDLE", help="Bundle with the model and the layer.", show_default="smollm2")
 ]
 Start = Annotated[str | None, typer.Option(help="Initialize from this SAE: a folder or hub id in any known format.")]
 
@@ -112,7 +110,7 @@ def train(
     dataset: Annotated[str | None, typer.Option(help="A dataset of the hub, or its folder.")] = None,
     split: Annotated[str, typer.Option(help="Of the dataset.")] = "train",
     column: Annotated[str | None, typer.Option(help="Column of the dataset: text, messages or conversation.")] = None,
-    bundle: ModelBundle = EMBEDDED,
+    bundle: ShippedBundle = EMBEDDED,
     model: Annotated[str | None, typer.Option(help="Folder or hub id that replaces the bundle's.")] = None,
     hook: Hook = None,
     start: Start = None,
@@ -205,7 +203,7 @@ def _trained_summary(out: Path, run: TrainingRun, sae: SAE, measures: SaeMetrics
 @app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="smollm2")] = EMBEDDED,
+    bundle: ShippedBundle = EMBEDDED,
     labels: Annotated[
         bool, typer.Option("--labels", help="Also write the catalogue, in Neuronpedia's export format.")
     ] = False,
@@ -251,7 +249,7 @@ def seal(bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")]) -
 @app.command("eval")
 def evaluate(
     place: Annotated[str | None, typer.Argument(help="An SAE in any known format; default: the bundle's.")] = None,
-    bundle: Annotated[Path, typer.Option(envvar="TILLER_BUNDLE", show_default="smollm2")] = EMBEDDED,
+    bundle: ShippedBundle = EMBEDDED,
     model: Annotated[str | None, typer.Option(help="Instead of the bundle's model.")] = None,
     hook: Hook = None,
     k: K = None,
