@@ -1,5 +1,6 @@
-"""Common parts of all formats: `Format`, `ImportedSae`, shape checks, and hook points from paths and names."""
+"""Common parts of all formats: `Format`, `ImportedSae`, shape checks, and the choice between SAE and directions."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steering.errors import BadBundle
-from steering.formats.fold import Folded, RawSae
+from steering.formats.fold import Folded, RawSae, fold_directions
+from steering.formats.hook_points import HookPoint
 from steering.formats.weight_files import WeightFiles
 from steering.sae import SAE
 
@@ -47,6 +49,47 @@ class Format:
     name: str
     recognised: Callable[["WeightFiles"], bool]
     read: Callable[["WeightFiles"], ImportedSae]
+
+
+def imported(
+    files: WeightFiles,
+    layout: str,
+    point: HookPoint | None,
+    raw: RawSae,
+    *,
+    k: int | None = None,
+    about: dict[str, Any] | None = None,
+) -> ImportedSae:
+    """Return an SAE of the stream, folded; or the directions of one that writes what an MLP adds to the stream.
+
+    Raises BadBundle that names the tensor, if shapes do not match.
+    """
+    hook = point.hook if point else None
+    if point is None or not point.mlp_out:
+        return ImportedSae(fold(raw, files.weights.name), layout, hook, k, about or {})
+    scale = raw.scale_out if raw.scaling == "none" else math.nan
+    return directions(files, layout, hook, raw.W_dec, scale_out=scale, by_length=raw.by_length, about=about)
+
+
+def directions(
+    files: WeightFiles,
+    layout: str,
+    hook: str | None,
+    W_dec: Tensor,
+    *,
+    scale_out: float = 1.0,
+    by_length: bool = False,
+    about: dict[str, Any] | None = None,
+) -> ImportedSae:
+    """Return a decoder alone; `scale_out` is NaN where an activation's length in the stream is not known.
+
+    Raises BadBundle if the decoder is not `[d_sae, width]`.
+    """
+    if W_dec.ndim != 2:
+        raise BadBundle(f"the decoder of {files.weights.name} must be [d_sae, width], not {list(W_dec.shape)}")
+    return ImportedSae(
+        fold_directions(W_dec, scale_out=scale_out, by_length=by_length), layout, hook, None, about or {}
+    )
 
 
 def fold(loose: RawSae, name: str) -> Folded:

@@ -40,6 +40,8 @@ class RawSae:
     """Divisor of the reconstruction."""
     by_length: bool = False
     """Whether the threshold is compared with pre · ‖W_dec‖."""
+    centred: bool = False
+    """Whether the encoder's input is the stream without its mean."""
     scaling: Scaling = "none"
     """By what each token is divided before the encoder, and its reconstruction multiplied."""
 
@@ -53,7 +55,7 @@ class RawSae:
         n = length / self.scale_out
         bias = b_enc - b_dec @ W_enc if self.subtracts else b_enc
         threshold = torch.as_tensor(self.threshold, dtype=torch.float64).expand(len(length)).clamp_min(0)
-        if self.scaling == "spread":
+        if self.centred or self.scaling == "spread":
             W_enc = W_enc - W_enc.mean(0)
         sae = SAE(
             W_enc=(W_enc * (self.scale_in * n)).float(),

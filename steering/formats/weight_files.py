@@ -72,11 +72,17 @@ class WeightFiles:
         return all(n in self.tensors for n in names)
 
     def take(self, *names: str) -> list[Tensor]:
-        """Return the tensors of these names. Raises BadBundle that lists the missing ones."""
+        """Return the tensors of these names. Raises BadBundle for missing ones, and for integers in place of weights."""
         if missing := [n for n in names if n not in self.tensors]:
             raise BadBundle(
                 f"{self.weights.name} lacks {', '.join(missing)}; it holds {', '.join(sorted(self.tensors)[:12])}"
             )
+        for n in names:
+            if self.tensors[n].ndim and not self.tensors[n].is_floating_point():
+                raise BadBundle(
+                    f"{n} of {self.weights.name} is of {self.tensors[n].dtype}: quantised weights are not read without their "
+                    "scales; give the file in floating point"
+                )
         return [self.tensors[n].float() for n in names]
 
     def number(self, pattern: str) -> int | None:
