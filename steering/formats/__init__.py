@@ -6,6 +6,7 @@ conversion. Where activations depend on something else, or where the input is no
 directions are read: they can still be added to the stream.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from steering.formats.weight_files import WeightFiles
 from steering.sae import PARTS, SAE
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 FORMATS = (
     SAELENS,
     GEMMA_SCOPE_1,
@@ -48,13 +50,15 @@ FORMATS = (
 def read_sae(place: Path, *, hook: str | None = None, k: int | None = None) -> ImportedSae:
     """Read an SAE of any known layout from a folder or a file.
 
-    `hook` and `k` are used where the files do not state them. Raises BadBundle with what was expected.
+    `hook` and `k` are used in place of what the files state. Raises BadBundle with what was expected.
     """
     files = WeightFiles(place)
     for known in FORMATS:
         if _call_format(known.recognised, files, known.name):
             found = _call_format(known.read, files, known.name)
             _check(found.sae, files.weights.name)
+            if hook and found.hook and hook != found.hook:
+                log.warning("the files of %s state the hook point %s; %s is used, as asked", place, found.hook, hook)
             return replace(found, hook=hook or found.hook, k=_top_k_of(found, k, files.weights.name))
     raise BadBundle(
         f"{files.weights.name} is of no known layout: it holds {', '.join(sorted(files.tensors)[:12])}. "
@@ -75,7 +79,9 @@ def _call_format(read: Callable[[WeightFiles], T], files: WeightFiles, name: str
 def _top_k_of(found: ImportedSae, k: int | None, name: str) -> int | None:
     """Return the k of a TopK: the argument, else that of its files."""
     if found.k == 0 and not k:
-        raise BadBundle(f"{name} is a TopK whose cfg.json does not say how many it keeps; give k")
+        raise BadBundle(f"{name} is a TopK, and its configuration does not say how many it keeps; give --k")
+    if found.k is not None and (k or found.k) > found.sae.d_sae:
+        raise BadBundle(f"{name} has {found.sae.d_sae} features; a token cannot keep {k or found.k} of them (k)")
     return found.k if found.k is None else k or found.k
 
 

@@ -24,13 +24,22 @@ def says_the_same(sae, x, a, W_dec, b_dec):  # a: activations as published
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(M))
 
 
-def lens(folder, architecture, tensors, **config):
+def four(parts):
+    return {n: parts[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
+
+
+def saelens(folder, tensors, config):
+    """The files with exactly this configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "sae_weights.safetensors")
-    about = {"sae_lens_version": "6.54.12", "hook_name": "blocks.3.hook_resid_post"}
-    config = {"architecture": architecture, "normalize_activations": "none", "metadata": about, **config}
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder
+
+
+def lens(folder, architecture, tensors, **config):
+    about = {"sae_lens_version": "6.54.12", "hook_name": "blocks.3.hook_resid_post"}
+    config = {"architecture": architecture, "normalize_activations": "none", "metadata": about, **config}
+    return saelens(folder, tensors, config)
 
 
 def dictionary(folder, kind, tensors, **trainer):
