@@ -31,8 +31,9 @@ NAME, REVISION, MODEL = "smollm2", "r1", "SmolLM2-135M-Instruct"
 DESCRIBED = 480_000
 """Tokens that the descriptions come from."""
 EXAMPLES = 5
-LOADS = (1.25, 2.5)
-"""Loads above which the expected share of fluent replies is below 0.87, and below a half."""
+LOADS = (1.0, 2.05)
+"""Loads above which the forecast says strained, and broken: beyond one full dose, and where readers begin to call replies
+broken (`python -m bench.forecast`)."""
 SAMPLING = {"temperature": 0.4, "top_p": 0.9, "repetition_penalty": 1.1}
 """What the model reads well with; greedily it repeats itself."""
 PASSAGES = 1_500
