@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import DRAINING, LOADING, to_api_error
+from server.api.middleware.head import answer_head
 from server.errors import ApiError
 from server.settings import LOOPBACK, Settings
 from server.telemetry import metrics
@@ -30,6 +31,9 @@ class GatewayMiddleware:
         """Serve one connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
+            await answer_head(self, scope, receive, send)
             return
         headers = Headers(scope=scope)
         request_id = scope["state"]["request_id"]
