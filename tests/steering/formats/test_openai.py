@@ -81,3 +81,27 @@ def test_openai_with_another_activation_is_refused(parts, tmp_path):
     torch.save(v5(parts, activation_state_dict={"k": 3, "postact_fn": "Identity"}), tmp_path / "6.pt")
     with pytest.raises(BadBundle, match="has the activation TopK Identity; known are ReLU and TopK"):
         read_sae(tmp_path / "6.pt")
+
+
+def test_openai_of_another_kind_is_refused_by_name(parts, tmp_path):
+    for n, (more, said) in enumerate(
+        (
+            ({"activation": "JumpReLU"}, "has the activation JumpReLU ; known are ReLU and TopK"),
+            ({"activation_state_dict": {"k": 3, "signed": True}}, r"signed in 6.pt .activation_state_dict. is True"),
+            ({"activation_state_dict": {"k": 0}}, r"k in 6.pt .activation_state_dict. must be positive"),
+            ({"decoder_gate": parts["threshold"]}, r"6.pt holds decoder_gate \[10\], which this layout does not use"),
+        )
+    ):
+        (tmp_path / str(n)).mkdir()
+        torch.save(v5(parts, **more), tmp_path / str(n) / "6.pt")
+        with pytest.raises(BadBundle, match=said):
+            read_sae(tmp_path / str(n) / "6.pt")
+
+
+def test_openai_with_a_k_as_a_tensor_or_without_one(parts, tmp_path):
+    torch.save(v5(parts, activation_state_dict={"k": torch.tensor(3), "postact_fn": None}), tmp_path / "6.pt")
+    assert read_sae(tmp_path / "6.pt").k == 3
+    torch.save(v5(parts, activation_state_dict=None), tmp_path / "6.pt")
+    assert read_sae(tmp_path / "6.pt", k=2).k == 2
+    with pytest.raises(BadBundle, match="a token cannot keep 32"):  # the k of all that are published
+        read_sae(tmp_path / "6.pt")
