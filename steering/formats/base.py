@@ -1,7 +1,6 @@
 """Common parts of all formats: `Format`, `ImportedSae`, shape checks, and the choice between SAE and directions."""
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,24 +109,3 @@ def linear(files: WeightFiles, bias: str | None, *, subtracts: bool, threshold: 
     W_enc, b_enc, W_dec = files.take("encoder.weight", "encoder.bias", "decoder.weight")
     (b_dec,) = files.take(bias or "decoder.bias")
     return RawSae(W_enc.T, b_enc, W_dec.T, b_dec, threshold, subtracts)
-
-
-def hook_in_path(files: WeightFiles, pattern: str) -> str | None:
-    """Return the hook point whose layer is in the path, if there is one."""
-    layer = files.number(pattern)
-    return None if layer is None else f"layers.{layer}"
-
-
-def stream_hook(name: str | None) -> str | None:
-    """Return the hook point of a TransformerLens or transformers name; None without one. Raises BadBundle for other
-    points.
-    """
-    if not name:
-        return None
-    if found := re.fullmatch(r"blocks\.(\d+)\.hook_resid_(post|pre)", name):
-        layer = int(found[1]) - (found[2] == "pre")
-        if layer >= 0:
-            return f"layers.{layer}"
-    elif found := re.fullmatch(r"(?:(?:model|transformer|gpt_neox)\.)?(?:layers|h)\.(\d+)", name):
-        return f"layers.{found[1]}"
-    raise BadBundle(f"its hook point is {name!r}, which is not the stream after a block; only that can be steered")
