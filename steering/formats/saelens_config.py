@@ -91,7 +91,8 @@ def read_config(files: WeightFiles, architectures: Sequence[str], directions_onl
         fields.flag("rescale_acts_by_decoder_norm", default=False),
         "none" if transcodes else _scaling(files, fields),
         _factor(files, fields, only_directions),
-        is_centred(files, [*where, *(f.inner("model_from_pretrained_kwargs") for f in where)], model),
+        not only_directions
+        and is_centred(files, [*where, *(f.inner("model_from_pretrained_kwargs") for f in where)], model),
         point,
         not only_directions,
         about,

@@ -13,19 +13,58 @@ from tests.steering.formats.publisher_files import D, M, four, lens, saelens, sa
 POST = "blocks.3.hook_resid_post"
 
 
-def test_the_files_of_our_own_example_are_read(parts, tmp_path):
-    """GPT2-Small-SAEs-Reformatted: all the fields that it has; the centred model is known from SAELens' list."""
-    folder = tmp_path / "models--jbloom--GPT2-Small-SAEs-Reformatted" / "snapshots" / "1" / "blocks.8.hook_resid_pre"
-    config = {"d_in": D, "d_sae": M, "hook_point": "blocks.8.hook_resid_pre", "hook_point_layer": 8}
-    config |= {
+OLDEST = {
+    **{
         "model_name": "gpt2-small",
+        "hook_point": "blocks.8.hook_resid_pre",
+        "hook_point_layer": 8,
+        "d_in": D,
+        "d_sae": M,
+    },
+    **{
+        "hook_point_head_index": None,
         "dataset_path": "Skylion007/openwebtext",
-        "context_size": 128,
+        "is_dataset_tokenized": False,
+        "lr": 4e-4,
+    },
+    **{"context_size": 128, "use_cached_activations": False, "cached_activations_path": "activations/x", "seed": 42},
+    **{"n_batches_in_buffer": 128, "total_training_tokens": 300000000, "store_batch_size": 32, "device": "mps"},
+    **{
         "dtype": "torch.float32",
-    }
-    found = read_sae(saelens(folder, four(parts), config))
-    assert (found.format, found.hook) == ("saelens", "layers.7")
-    reads_the_centred_stream(found.sae, parts)
+        "b_dec_init_method": "geometric_median",
+        "expansion_factor": 32,
+        "l1_coefficient": 8e-5,
+    },
+    **{"from_pretrained_path": None, "lr_scheduler_name": None, "lr_warm_up_steps": 5000, "train_batch_size": 4096},
+    **{
+        "use_ghost_grads": False,
+        "feature_sampling_window": 1000,
+        "feature_sampling_method": None,
+        "resample_batches": 1028,
+    },
+    **{"feature_reinit_scale": 0.2, "dead_feature_window": 5000, "dead_feature_estimation_method": "no_fire"},
+    **{
+        "dead_feature_threshold": 1e-8,
+        "log_to_wandb": True,
+        "wandb_project": "mats",
+        "wandb_entity": None,
+        "run_name": "x",
+    },
+    **{
+        "wandb_log_frequency": 100,
+        "n_checkpoints": 10,
+        "checkpoint_path": "checkpoints/x",
+        "tokens_per_buffer": 67108864,
+    },
+}
+"""All fields of jbloom/GPT2-Small-SAEs-Reformatted: SAELens before version 1."""
+
+
+def test_the_files_of_our_own_example_are_read(parts, tmp_path, caplog):
+    folder = tmp_path / "models--jbloom--GPT2-Small-SAEs-Reformatted" / "snapshots" / "1" / "blocks.8.hook_resid_pre"
+    found = read_sae(saelens(folder, four(parts), OLDEST))
+    assert (found.format, found.hook, caplog.messages) == ("saelens", "layers.7", [])
+    reads_the_centred_stream(found.sae, parts)  # SAELens' list of published SAEs says that the model was centred
 
 
 def reads_the_centred_stream(sae, p):
@@ -86,6 +125,11 @@ def test_a_centring_of_which_the_effect_is_not_known_is_refused(parts, tmp_path,
     config = {k: v for k, v in config.items() if k != "center_writing_weights"}
     with pytest.raises(BadBundle, match=said):
         read_sae(lens(tmp_path, "standard", four(parts), metadata=about, **loading, **config))
+
+
+def test_directions_do_not_depend_on_the_centring(parts, tmp_path):
+    about = {"hook_name": "blocks.3.hook_mlp_out", "model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    assert not read_sae(lens(tmp_path, "standard", four(parts), metadata=about)).sae.reads
 
 
 def test_a_token_that_is_normalised_loses_its_mean_once(parts, tmp_path):
