@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from server.api.body import JsonBody
 from server.api.dependencies import current_caller, job_queue, owner_of_request, write_audit
 from server.api.openapi import JOB_EVENT, errors, event_stream
-from server.api.sse import dump_one_line
+from server.api.sse import UNBUFFERED, dump_one_line
 from server.auth.caller import Caller
 from server.errors import ApiError, bad_request
 from server.jobs.queue import BadJob, JobQueue
@@ -72,10 +72,8 @@ async def follow_job(request: Request, job_id: str, last_event_id: Annotated[str
     await _find_job(request, job_id)
     if not (last_event_id.isdecimal() and len(last_event_id) < 19):
         raise bad_request("Last-Event-ID must be the number of an event", param="Last-Event-ID")
-    headers = {"Cache-Control": "no-cache"}
-    return StreamingResponse(
-        _job_events(job_queue(request), job_id, int(last_event_id)), media_type="text/event-stream", headers=headers
-    )
+    events = _job_events(job_queue(request), job_id, int(last_event_id))
+    return StreamingResponse(events, media_type="text/event-stream", headers=UNBUFFERED)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=errors(400, 404, 409))
