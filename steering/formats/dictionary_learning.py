@@ -43,7 +43,7 @@ TRAINED_BY = {
 
 
 def _is_dictionary_learning(files: WeightFiles) -> bool:
-    trainer = (files.json("config.json") or {}).get("trainer")
+    trainer = _config(files).values.get("trainer")
     return (
         files.weights.suffix == ".pt"
         and isinstance(trainer, dict)
@@ -52,7 +52,7 @@ def _is_dictionary_learning(files: WeightFiles) -> bool:
 
 
 def _dictionary_learning(files: WeightFiles) -> ImportedSae:
-    config = Fields.of(files, "config.json")
+    config = _config(files)
     trainer, buffer = config.inner("trainer"), config.inner("buffer")
     kind = _dictionary_class(trainer)
     trainer.refuse_unknown(READ | HARMLESS)
@@ -66,6 +66,12 @@ def _dictionary_learning(files: WeightFiles) -> ImportedSae:
     calibrates = kind == "AutoEncoderTopK" or (kind.endswith("BatchTopKSAE") and not _has_threshold(files))
     k = _k(files, trainer) if calibrates else None
     return imported(files, "dictionary-learning", point, raw, k=k, about=dict(trainer.values))
+
+
+def _config(files: WeightFiles) -> Fields:
+    """Return the configuration beside the weights, or in the folder above: checkpoints have a folder of their own."""
+    beside = Fields.of(files, "config.json")
+    return beside if "trainer" in beside.values else Fields.of(files, "../config.json")
 
 
 def _dictionary_class(trainer: Fields) -> str:

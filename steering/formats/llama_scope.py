@@ -14,7 +14,7 @@ from steering.formats.base import Format, ImportedSae, imported
 from steering.formats.fields import Fields, refuse_unknown_tensors
 from steering.formats.fold import RawSae
 from steering.formats.hook_points import HookPoint, Statement, agreed_point, state, stream_in_path, unsteerable
-from steering.formats.weight_files import Config, WeightFiles
+from steering.formats.weight_files import WeightFiles
 
 LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 R1_THRESHOLD = "log_jumprelu_threshold"
@@ -46,19 +46,26 @@ class _Function:
 
 
 def _is_llama_scope(files: WeightFiles) -> bool:
-    return files.has("encoder.weight", "decoder.weight") and "jump_relu_threshold" in _hyperparams(files)
+    own = {"jump_relu_threshold", "norm_activation", "hook_point_in"}
+    return files.has(*LINEAR[:3]) and R1_THRESHOLD not in files.tensors and bool(own & {*_hyperparams(files).values})
 
 
-def _hyperparams(files: WeightFiles) -> Config:
-    return files.json("hyperparams.json") or files.json("../hyperparams.json") or {}
+def _hyperparams(files: WeightFiles) -> Fields:
+    """Return the fields of the first files, or those of the library's next version, which has the same tensors."""
+    for name in ("hyperparams.json", "../hyperparams.json", "config.json"):
+        if (fields := Fields.of(files, name)).values:
+            return fields
+    return Fields({}, "hyperparams.json")
 
 
 def _llama_scope(files: WeightFiles) -> ImportedSae:
-    fields = Fields(_hyperparams(files), "hyperparams.json")
-    refuse_unknown_tensors(files, LINEAR, prefixes=(NORM,))
+    fields = _hyperparams(files)
+    refuse_unknown_tensors(files, (*LINEAR, THRESHOLD), prefixes=(NORM,))
     raw = _linear(files, fields)
+    log = files.tensors.get(THRESHOLD)
     one = torch.as_tensor(fields.number("jump_relu_threshold") or 0.0)
-    function = _function(files, fields, one, default_norm="dataset-wise", by_length=True)
+    threshold = one if log is None else log.float().exp()
+    function = _function(files, fields, threshold, default_norm="dataset-wise", by_length=True)
     return _imported(files, "llama-scope", fields, raw, function)
 
 

@@ -189,3 +189,12 @@ def test_all_fields_that_its_trainers_write_are_known(parts, tmp_path, caplog):
     }
     assert read_sae(placed(tmp_path, parts, trainer, {"io": "out", "ctx_len": 128})).sae.reads
     assert not caplog.messages
+
+
+def test_a_checkpoint_has_its_configuration_in_the_folder_above(parts, tmp_path):
+    run = tmp_path / "resid_post_layer_8" / "trainer_0"
+    dictionary(run, "BatchTopKSAE", linear(parts), k=3)
+    (run / "checkpoints").mkdir()
+    torch.save(linear(parts) | {"threshold": torch.tensor(0.5)}, run / "checkpoints" / "ae_1000.pt")
+    found = read_sae(run / "checkpoints" / "ae_1000.pt")
+    assert (found.format, found.hook, found.k) == ("dictionary-learning", "layers.8", None)

@@ -232,3 +232,17 @@ def test_r1_is_scaled_where_its_configuration_says_so(parts, tmp_path):
     (folder / "config.json").write_text(json.dumps({**config, **norm, "hook_point_in": "blocks.3.hook_resid_post"}))
     with pytest.raises(BadBundle, match=r"but the path is 'layers.15'"):
         read_sae(folder)
+
+
+def test_the_version_between_the_first_and_the_current_one_is_read(parts, tmp_path):
+    """The tensors of the first, and config.json in place of hyperparams.json."""
+    p = parts
+    tensors = {"encoder.weight": p["W_enc"].T, "decoder.weight": p["W_dec"].T, "encoder.bias": p["b_enc"]}
+    tensors |= {"decoder.bias": p["b_dec"], "activation_function.log_jumprelu_threshold": p["threshold"].log()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "sae_weights.safetensors")
+    config = {**FIRST, "jump_relu_threshold": 0.0, "sparsity_include_decoder_norm": False, "sae_type": "sae"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = read_sae(tmp_path)
+    assert (found.format, found.hook) == ("llama-scope", "layers.15")
+    a = jump(S * p["x"] @ p["W_enc"] + p["b_enc"], p["threshold"])
+    says_the_same(found.sae, p["x"], a, p["W_dec"] / S, p["b_dec"] / S)
