@@ -118,7 +118,8 @@ class Fields:
         Raises BadBundle that names the field and the file.
         """
         for name, value in self.values.items():
-            if name in known or not is_set(value) or TRAINING.search(name.lower()):
+            factor_of_one = "scal" in name.lower() and value == 1 and not isinstance(value, bool)
+            if name in known or not is_set(value) or factor_of_one or TRAINING.search(name.lower()):
                 continue
             if FUNCTION.search(name.lower()):
                 raise BadBundle(
@@ -130,7 +131,7 @@ class Fields:
 
 def is_set(value: Any) -> bool:  # noqa: ANN401 - JSON
     """Whether a value differs from what leaves a field without effect: null, false, 0, "", "none", [] and {}."""
-    return bool(value) and value != "none"
+    return bool(value) and str(value).lower() != "none"
 
 
 def agreed(*stated: tuple[str, T | None]) -> T | None:

@@ -97,6 +97,11 @@ def test_a_topk_is_rescaled_by_its_decoder_only_where_its_configuration_says_so(
             "d_sae in cfg.json is 20, but rows of W_dec are 10: the files are not of the same SAE",
         ),
         ("standard", {"d_in": 7}, "d_in in cfg.json is 7, but columns"),
+        (
+            "standard",
+            {"scale_inputs": True},
+            "scale_inputs in cfg.json is True, which may change what the SAE computes",
+        ),
         ("standard", {"input_scale": 3.0}, "input_scale in cfg.json is 3.0, which may change what the SAE computes"),
         ("standard", {"metadata": {"use_input_whitening": True}}, "use_input_whitening in cfg.json .metadata. is True"),
     ],
@@ -131,7 +136,13 @@ def test_nulls_dtypes_and_fields_of_the_training_change_nothing(parts, tmp_path,
                 "scale_sparsity_penalty_by_decoder_norm": True,
                 "noise_factor": 0.2,
             },
-            {"finetuning_scaling_factor": False, "input_scale": None, "use_input_whitening": False, "skip": "none"},
+            {
+                "finetuning_scaling_factor": False,
+                "input_scale": None,
+                "use_input_whitening": False,
+                "skip": "none",
+                "act_scale": 1.0,
+            },
             {"jumprelu_init_threshold": 0.01, "matryoshka_widths": [4, 10], "mse_loss_normalization": "dense_batch"},
         )
     ):
