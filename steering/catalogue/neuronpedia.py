@@ -4,6 +4,7 @@
 a string. Each of the three may be missing.
 """
 
+import codecs
 import gzip
 import json
 import re
@@ -23,19 +24,25 @@ Row = dict[str, Any]
 GLYPHS = {"Ġ": " ", "▁": " ", "Ċ": "\n", "<0x0A>": "\n"}
 
 
-def read_export(folder: Path, features: Sequence[Feature], unit: Sequence[float]) -> list[Feature]:
+def read_export(
+    folder: Path, features: Sequence[Feature], unit: Sequence[float], *, source: str | None = None
+) -> list[Feature]:
     """Return the features with the labels, statistics and examples of an export.
 
-    `unit[i]` is the length in our stream of one of its activations of feature i (`Imported.unit`). Raises BadBundle
-    that names the file and the line.
+    `unit[i]` is the length in our stream of one of its activations of feature i (`Imported.unit`). `source` is the
+    SAE's name there, such as `20-gemmascope-res-16k`; without it, the folder's name, or that of its first row. Rows of
+    other sources are left out. Raises BadBundle that names the file and the line.
     """
     if not any((folder / kind).is_dir() for kind in ("features", "explanations", "activations")):
         raise BadBundle(
             f"{str(folder)!r} is no export of Neuronpedia: it lacks features/, explanations/ or activations/"
         )
     found = {f.index: f for f in features}
+    source = source or _source_in(folder)
     for kind, merge in (("features", _statistics), ("explanations", _label), ("activations", _example)):
         for index, row, place in _rows(folder / kind):
+            if row.get("layer") not in (None, source):
+                continue
             if index not in found:
                 raise BadBundle(f"{place} describes feature {index}; the SAE has {len(features)}")
             try:
@@ -79,6 +86,13 @@ def _rows(folder: Path) -> Iterator[tuple[int, Row, str]]:
             raise BadBundle(f"{path.parent.name}/{path.name} is damaged or cut short: {error}") from error
 
 
+def _source_in(folder: Path) -> str | None:
+    """Return the folder's name if a row has it as its source, else the source of the first row."""
+    kinds = ("features", "explanations", "activations")
+    sources = [row["layer"] for kind in kinds for _, row, _ in _rows(folder / kind) if row.get("layer") is not None]
+    return folder.name if folder.name in sources else next(iter(sources), None)
+
+
 def _parsed(line: str, place: str) -> tuple[int, Row]:
     try:
         row = json.loads(line)
@@ -95,14 +109,17 @@ def _statistics(feature: Feature, row: Row, unit: float) -> Feature:
             "density": float(row.get("frac_nonzero") or 0),
             "max_activation": largest,
             "typical_max": feature.typical_max or largest,
-            "top_logits": {sign: [_plain(t) for t in tokens] for sign, tokens in signs.items() if tokens},
+            "top_logits": {sign: [_plain_row([t])[0] for t in tokens] for sign, tokens in signs.items() if tokens},
         }
     )
 
 
 def _label(feature: Feature, row: Row, _unit: float) -> Feature:
     """Use a feature's first explanation only: a file lists them in the order in which they were made."""
-    words = str(row["description"]).strip()
+    words = row["description"]
+    if words is not None and not isinstance(words, str):
+        raise TypeError(f"description {words!r} is no string")
+    words = (words or "").strip()
     if not words or feature.label_source in OWN or feature.label_source.startswith("neuronpedia"):
         return feature
     by = row.get("explanationModelName") or row.get("typeName")
@@ -110,7 +127,9 @@ def _label(feature: Feature, row: Row, _unit: float) -> Feature:
 
 
 def _example(feature: Feature, row: Row, unit: float) -> Feature:
-    tokens, values = [_plain(t) for t in row["tokens"]], [float(v) * unit for v in row["values"]]
+    tokens, values = _plain_row(row["tokens"]), [float(v) * unit for v in row["values"]]
+    if not tokens and not values:
+        return feature
     if len(tokens) != len(values):
         raise ValueError(f"{len(tokens)} tokens and {len(values)} values")
     at = max(range(len(values)), key=values.__getitem__)
@@ -134,6 +153,34 @@ def _in_units(feature: Feature, unit: float) -> Feature:
 def _strongest(feature: Feature) -> Feature:
     ranked = sorted(feature.examples, key=lambda e: -e["activation"])
     return feature.model_copy(update={"examples": ranked[:EXAMPLES]})
+
+
+def _plain_row(tokens: Sequence[str]) -> list[str]:
+    """Return the texts of a row's tokens; those of byte-level tokenizers stand for bytes, a character may have several.
+
+    A row is byte-level if its tokens are bytes of valid UTF-8 that spell something else than they show. A character
+    that is split between tokens belongs to the last of them.
+    """
+    joined = "".join(tokens)
+    try:
+        data = bytes(BYTES[c] for c in joined)
+        if data.decode() == joined:
+            return list(tokens)
+    except (KeyError, UnicodeDecodeError):
+        return [_plain(t) for t in tokens]
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    return [decoder.decode(bytes(BYTES[c] for c in token)) for token in tokens]
+
+
+def _byte_characters() -> dict[str, int]:
+    """Return the byte that each character of a byte-level tokenizer (GPT-2's and its heirs') stands for."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(256) if b not in shown]
+    characters = {chr(b): b for b in shown} | {chr(0x100 + n): b for n, b in enumerate(hidden)}
+    return characters | {c: ord(c) for c in " \n\t\r"}  # exports have some of them decoded already
+
+
+BYTES = _byte_characters()
 
 
 def _plain(token: str) -> str:

@@ -105,3 +105,57 @@ def test_a_file_that_is_cut_short_and_a_folder_that_is_none_are_refused(tmp_path
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(BadBundle, match="damaged or cut short"):
         read_export(tmp_path, rows(), [1.0] * 3)
+
+
+def test_an_explanation_that_is_null_is_no_label(tmp_path):
+    put(tmp_path, "explanations", {"index": "0", "description": None}, {"index": "0", "description": "bridges"})
+    put(tmp_path, "features", {"index": "1", "maxActApprox": None, "frac_nonzero": None, "pos_str": None})
+    first, second, _ = read_export(tmp_path, rows(), [1.0] * 3)
+    assert (first.label, second.label) == ("bridges", "")
+    put(tmp_path, "explanations", {"index": "0", "description": 3})
+    with pytest.raises(BadBundle, match="description 3 is no string"):
+        read_export(tmp_path, rows(), [1.0] * 3)
+
+
+def test_rows_of_another_layer_are_left_out(tmp_path):
+    folder = tmp_path / "8-res-jb"
+    folder.mkdir()
+    ours, other = {"modelId": "gpt2-small", "layer": "8-res-jb"}, {"modelId": "gpt2-small", "layer": "9-res-jb"}
+    put(
+        folder,
+        "explanations",
+        {"index": "0", "description": "theirs", **other},
+        {"index": "0", "description": "ours", **ours},
+    )
+    put(folder, "features", {"index": "70000", "maxActApprox": 1, **other})
+    assert read_export(folder, rows(), [1.0] * 3)[0].label == "ours"
+    moved = folder.rename(tmp_path / "labels")
+    with pytest.raises(BadBundle, match="describes feature 70000"):  # the first row is of layer 9
+        read_export(moved, rows(), [1.0] * 3)
+    assert read_export(moved, rows(), [1.0] * 3, source="8-res-jb")[0].label == "ours"
+
+
+def test_tokens_of_byte_level_tokenizers_are_decoded(tmp_path):
+    texts = ["it", "âĢĻ", "s", "Ġa", "ĠcafÃ©", "Ċ", "ðŁĮ", "ī"]
+    put(tmp_path, "activations", {"index": "0", "tokens": texts, "values": [0, 0, 0, 0, 5, 0, 0, 1]})
+    put(tmp_path, "features", {"index": "0", "maxActApprox": 5, "pos_str": ["ĠcafÃ©", "âĢĻ", "▁red", "naïve"]})
+    (feature, *_) = read_export(tmp_path, rows(), [1.0] * 3)
+    assert feature.examples[0]["tokens"] == ["it", "’", "s", " a", " café", "\n", "", "🌉"]
+    assert feature.top_logits["positive"] == [" café", "’", " red", "naïve"]
+
+
+def test_text_that_is_decoded_already_stays(tmp_path):
+    texts = ["un", " café", " naïve", "▁été", " ’", " ĠX"]
+    put(tmp_path, "activations", {"index": "0", "tokens": texts, "values": [0, 0, 0, 0, 5, 0]})
+    (feature, *_) = read_export(tmp_path, rows(), [1.0] * 3)
+    assert feature.examples[0]["tokens"] == ["un", " café", " naïve", " été", " ’", "  X"]
+
+
+def test_an_example_without_tokens_is_left_out(tmp_path):
+    put(
+        tmp_path,
+        "activations",
+        {"index": "0", "tokens": [], "values": []},
+        {"index": "0", "tokens": ["a"], "values": [1.0]},
+    )
+    assert len(read_export(tmp_path, rows(), [1.0] * 3)[0].examples) == 1
