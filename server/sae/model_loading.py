@@ -12,7 +12,7 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A transformers model and its tokenizer; by default in the engine's dtype, so that both read the same.
 
-    Raises SteeringError if it cannot be loaded.
+    Raises SteeringError if it cannot be loaded, or could not be served afterwards.
     """
     logging.disable_progress_bar()
     kind = dtype or (torch.float32 if torch.device(device).type == "cpu" else "auto")
@@ -21,6 +21,11 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         raise SteeringError(f"the model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if not isinstance(getattr(model.config.get_text_config(), "max_position_embeddings", None), int):
+        raise SteeringError(
+            f"the model {name!r} ({type(model).__name__}) states no maximum length (max_position_embeddings), so that it "
+            "cannot be served; choose a model of another architecture"
+        )
     torch.nn.Module.to(model, device)
     return model, tokenizer
 

@@ -14,7 +14,7 @@ import openai
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 from server.cli.main import app
@@ -92,6 +92,19 @@ def test_an_sae_of_another_width_is_refused(bundle, tmp_path):
     model = Bundle.open(bundle).model_path
     done = tiller("import", tmp_path, "--model", model, "--hook", "layers.1", "--out", tmp_path / "new")
     assert f"reads a stream of width 8; that of '{model}' is 64" in done.output
+
+
+def test_a_model_that_could_not_be_served_is_refused_at_import(bundle, tmp_path):
+    opened = Bundle.open(bundle)
+    tokenizer = AutoTokenizer.from_pretrained(opened.model_path)
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=opened.sae.d_in, n_layer=2, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path / "bloom")
+    tokenizer.save_pretrained(tmp_path / "bloom")
+    place = sparsify(tmp_path / "layers.1", opened.sae)
+    done = tiller("import", place, "--model", tmp_path / "bloom", "--out", tmp_path / "new")
+    assert done.exit_code == 1
+    assert "(BloomForCausalLM) states no maximum length (max_position_embeddings)" in done.output
+    assert not (tmp_path / "new").exists()
 
 
 def test_eval_prints_measures_on_the_text_that_is_given(bundle, tmp_path):
