@@ -123,7 +123,7 @@ class Batch:
         try:
             step(sequences)
         except Exception:  # the culprit is unknown, so all sequences of the pass end
-            for sequence in sequences:
+            for sequence in [s for s in sequences if s in self.running]:
                 self._fail(sequence)
                 self._evict(sequence, keep=False)
 
@@ -184,24 +184,40 @@ class Batch:
 
     def _emit(self, sequences: list[Sequence_], logits: Tensor) -> None:
         """Sample a token for each sequence and emit it; evict finished ones."""
-        sound = torch.isfinite(logits).all(-1).tolist()
-        for s, fine in zip(sequences, sound, strict=True):
+        rows = dict[Sequence_, Tensor]()
+        for s, fine, row in zip(sequences, torch.isfinite(logits).all(-1).tolist(), logits, strict=True):
             if not fine:
                 self._fail(s, "its numbers overflowed")
                 self._evict(s, keep=False)
-        if not all(sound):
-            logits = logits[sound]
-            sequences = [s for s, fine in zip(sequences, sound, strict=True) if fine]
+            else:
+                with self._ends_alone(s):
+                    s.draw.blocked = s.blocked
+                    rows[s] = s.draw.adjusted(row)
+        if not rows:
+            return
         self._due = (now := time.monotonic()) - self._spoke >= SPEAK_EVERY
         self._spoke = now if self._due else self._spoke
-        for s in sequences:
-            s.draw.blocked = s.blocked
-        for s, token, row in zip(sequences, next_tokens(logits, [s.draw for s in sequences]), logits, strict=True):
-            piece = s.emit(token, row, due=self._due)
-            if piece.text or piece.finish_reason:
-                self._mail.add(s.listener, piece)
-            if piece.finish_reason:
-                self._evict(s)
+        drawn = next_tokens(torch.stack([*rows.values()]), [s.draw for s in rows])
+        plain = dict(zip(sequences, logits, strict=True))
+        for s, token in zip(rows, drawn, strict=True):
+            with self._ends_alone(s):
+                self._send(s, s.emit(token, plain[s], due=self._due))
+
+    def _send(self, sequence: Sequence_, piece: TextPiece) -> None:
+        if piece.text or piece.finish_reason:
+            self._mail.add(sequence.listener, piece)
+        if piece.finish_reason:
+            self._evict(sequence)
+
+    @contextmanager
+    def _ends_alone(self, sequence: Sequence_) -> Iterator[None]:
+        """Context for work on one sequence: an error in it ends this sequence, and no other of the step."""
+        try:
+            yield
+        except Exception:
+            self._fail(sequence)
+            if sequence in self.running:
+                self._evict(sequence, keep=False)
 
     def _evict(self, sequence: Sequence_, *, keep: bool = True) -> None:
         """Free a sequence's rows and add its keys and values to the prefix cache."""

@@ -60,10 +60,11 @@ def self_test_tap(model: PreTrainedModel, hook: str) -> None:
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """Token ids that end a reply: the tokenizer's and the model configuration's."""
+    """Token ids that end a reply: the tokenizer's and the model configuration's, as far as the model can say them."""
     configured = model.generation_config.eos_token_id if model.generation_config else None
     ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int))
+    size = int(model.config.get_text_config().vocab_size)
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int) and 0 <= i < size)
 
 
 def decode_threads(model: PreTrainedModel) -> int:

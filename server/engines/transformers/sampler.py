@@ -62,10 +62,22 @@ class Sampler:
             self.seen[token] = True
             self.counts[token] += 1
 
+    def adjusted(self, logits: Logits) -> Logits:
+        """Return one row of logits with bias, penalties as vLLM defines them, and blocked tokens; `logits` stay as they are."""
+        logits, s = logits.clone(), self.sampling
+        if self.bias is not None:
+            logits[self.bias[0]] += self.bias[1]
+        if self.seen is not None and self.counts is not None:
+            lowered = torch.where(logits > 0, logits / s.repetition_penalty, logits * s.repetition_penalty)
+            logits = torch.where(self.seen, lowered, logits)
+            logits = logits - s.presence_penalty * (self.counts > 0) - s.frequency_penalty * self.counts
+        if self.blocked:
+            logits[list(self.blocked)] = -torch.inf
+        return logits
+
 
 def next_tokens(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -> list[int]:
-    """Sample one token per row; greedy where the temperature is 0."""
-    logits = _adjusted(logits, draws)
+    """Sample one token per row; greedy where the temperature is 0. The logits are those that each draw has adjusted."""
     cold = [d.sampling.temperature == 0 for d in draws]
     if all(cold):
         return logits.argmax(-1).tolist()
@@ -97,31 +109,6 @@ def truncated(logits: Logits, sampling: Sampling) -> Logits:
         probabilities = torch.softmax(logits, dim=-1)
         logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
     return logits
-
-
-def _adjusted(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -> Float[Tensor, "rows vocab"]:
-    """Apply logit bias, penalties as vLLM defines them, and blocked tokens."""
-    logits = logits.clone()
-    for i, draw in enumerate(draws):
-        if draw.bias is not None:
-            logits[i, draw.bias[0]] += draw.bias[1]
-    if rows := [i for i, d in enumerate(draws) if d.penalised]:
-        logits[rows] = _penalised(logits[rows], [draws[i] for i in rows])
-    for i, draw in enumerate(draws):
-        if draw.blocked:
-            logits[i, list(draw.blocked)] = -torch.inf
-    return logits
-
-
-def _penalised(logits: Float[Tensor, "rows vocab"], draws: Sequence[Sampler]) -> Float[Tensor, "rows vocab"]:
-    def column(name: str) -> Tensor:
-        return torch.tensor([[getattr(d.sampling, name)] for d in draws], device=logits.device)
-
-    seen = torch.stack([d.seen for d in draws if d.seen is not None])
-    counts = torch.stack([d.counts for d in draws if d.counts is not None])
-    repeated = column("repetition_penalty")
-    logits = torch.where(seen, torch.where(logits > 0, logits / repeated, logits * repeated), logits)
-    return logits - column("presence_penalty") * (counts > 0) - column("frequency_penalty") * counts
 
 
 def _uniform(draw: Sampler) -> float:

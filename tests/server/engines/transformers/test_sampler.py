@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from server.engines.base import Sampling
-from server.engines.transformers.sampler import Sampler, _adjusted, next_tokens, truncated
+from server.engines.transformers.sampler import Sampler, next_tokens, truncated
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
 CPU = torch.device("cpu")
@@ -21,8 +21,12 @@ def begin(prompt=(), spoken=(), **dials):
     return reply
 
 
+def sample(logits, draws):
+    return next_tokens(torch.stack([d.adjusted(row) for d, row in zip(draws, logits, strict=True)]), draws)
+
+
 def draw(seed=0, **dials):
-    return next_tokens(LOGITS[None], [begin(seed=seed, **dials)])[0]
+    return sample(LOGITS[None], [begin(seed=seed, **dials)])[0]
 
 
 def test_temperature_zero_takes_the_likeliest():
@@ -55,18 +59,18 @@ def test_truncation_keeps_the_likely(dials, expected):
 
 
 def test_repetition_penalty_lowers_what_was_seen_whatever_its_sign():
-    out = _adjusted(LOGITS[None], [begin((0, 3), (0,), repetition_penalty=2.0)])
-    assert out.tolist() == [[1.0, 1.0, 0.5, -2.0, -3.0]]
+    out = begin((0, 3), (0,), repetition_penalty=2.0).adjusted(LOGITS)
+    assert out.tolist() == [1.0, 1.0, 0.5, -2.0, -3.0]
 
 
 def test_presence_and_frequency_count_only_what_was_generated():
-    out = _adjusted(LOGITS[None], [begin((4,), (1, 1, 2), presence_penalty=0.5, frequency_penalty=0.25)])
-    assert out.tolist() == [[2.0, 0.0, -0.25, -1.0, -3.0]]
+    out = begin((4,), (1, 1, 2), presence_penalty=0.5, frequency_penalty=0.25).adjusted(LOGITS)
+    assert out.tolist() == [2.0, 0.0, -0.25, -1.0, -3.0]
 
 
 def test_draws_follow_the_probabilities():
     one = begin()
-    counts = torch.bincount(torch.tensor([next_tokens(LOGITS[None], [one])[0] for _ in range(4000)]), minlength=5)
+    counts = torch.bincount(torch.tensor([sample(LOGITS[None], [one])[0] for _ in range(4000)]), minlength=5)
     heat = torch.softmax(LOGITS / Sampling().temperature, -1)
     torch.testing.assert_close(counts / 4000, heat, atol=0.03, rtol=0)
 
@@ -82,8 +86,8 @@ def test_a_row_draws_the_same_alone_and_among_others():
     ]
     together, alone = ([begin((0,), **d) for d in dials] for _ in range(2))
     for _ in range(50):
-        tokens = next_tokens(LOGITS.expand(len(dials), -1), together)
-        assert tokens == [next_tokens(LOGITS[None], [d])[0] for d in alone]
+        tokens = sample(LOGITS.expand(len(dials), -1), together)
+        assert tokens == [sample(LOGITS[None], [d])[0] for d in alone]
         for both in zip(together, alone, tokens, strict=True):
             both[0].count_token(both[2])
             both[1].count_token(both[2])
@@ -92,12 +96,12 @@ def test_a_row_draws_the_same_alone_and_among_others():
 def test_blocked_token_never_comes():
     one = begin(temperature=2.0)
     one.blocked = [0, 1]
-    assert {next_tokens(LOGITS[None], [one])[0] for _ in range(200)} == {2, 3, 4}
+    assert {sample(LOGITS[None], [one])[0] for _ in range(200)} == {2, 3, 4}
 
 
 def test_ruled_out_token_never_comes_even_at_the_end_of_the_range():
     certain = torch.tensor([[-torch.inf, 0.0, -torch.inf, -torch.inf, -torch.inf]])
-    assert {next_tokens(certain, [begin(seed=s)])[0] for s in range(50)} == {1}
+    assert {sample(certain, [begin(seed=s)])[0] for s in range(50)} == {1}
 
 
 def test_logit_bias_is_added():
