@@ -48,7 +48,7 @@ class ChoiceFormat:
         return {
             "tokens": [t.token for t in tokens],
             "token_logprobs": [t.logprob for t in tokens],
-            "top_logprobs": [{o.token: o.logprob for o in t.top} for t in tokens],
+            "top_logprobs": [_by_spelling(t.top) for t in tokens],
             "text_offset": [start for start, _ in zip(starts, tokens, strict=False)],
         }
 
@@ -60,6 +60,15 @@ def chat_delta(index: int, delta: dict[str, Any], finish_reason: str | None = No
 
 def _text_choice(index: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _by_spelling(top: Sequence[TokenLogprob]) -> dict[str, float]:
+    """Alternatives by their text, the likeliest first; of several with one text, the others are named by their bytes."""
+    found = dict[str, float]()
+    for t in top:
+        name = t.token if t.token not in found else "bytes:" + "".join(f"\\x{byte:02x}" for byte in t.bytes)
+        found.setdefault(name if name not in found else f"token:{t.token_id}", t.logprob)
+    return found
 
 
 def _token(t: TokenLogprob) -> dict[str, Any]:

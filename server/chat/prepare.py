@@ -149,5 +149,8 @@ async def _check_prompt(
     served: ServedModel, choice: SteeringChoice, body: GenerationRequest, prompt: EncodedChat, most: int
 ) -> PromptPart:
     sampling = body.sampling(choice.preset, most, served.bundle.info.sampling)
+    if (least := body.min_tokens or 0) > most:
+        raise bad_request(f"min_tokens is {least}, but at most {most} tokens can be generated", param="min_tokens")
     choice = await served.apply_guards(choice, choice.generation_request(prompt, sampling))
-    return PromptPart(choice, prompt, choice.generation_request(prompt, sampling))
+    begins = len(prompt.ids) if isinstance(body, ChatRequest) else 0
+    return PromptPart(choice, prompt, replace(choice.generation_request(prompt, sampling), text_from=begins))

@@ -233,7 +233,10 @@ class Reply:
         if self.uses_easing(part):
 
             def weakened(factor: float) -> Generation:
-                return self.served.weakened(part.choice, factor).generation_request(part.prompt, request.sampling)
+                weaker = self.served.weakened(part.choice, factor)
+                return replace(
+                    weaker.generation_request(part.prompt, request.sampling), text_from=part.generation.text_from
+                )
 
             generate = Easer(self.served.engine, source, weakened, progress.easings).generate
         guards, verdict = self.served.guards, part.choice.verdict

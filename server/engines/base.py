@@ -60,6 +60,8 @@ class Generation:
     """Tenant of the request: the queue is fair between tenants, and cached prefixes are never shared."""
     name: str = ""
     """Request id for queue-position lookups; unique per tenant only."""
+    text_from: int | None = None
+    """Index in `ids` from which on the reply continues their text; None if it is a text of its own, such as a message."""
     sampling: Sampling = Sampling()
     authorization: object = None
     """The policy's `Authorization`, which is checked before the engine is called; engines do not read it."""

@@ -152,6 +152,8 @@ class GenerationRequest(BaseModel):
             **given,
             "max_tokens": max_tokens,
         }
+        if self.min_tokens is None:  # of a preset: it may not make a short reply impossible
+            taken["min_tokens"] = min(int(taken.get("min_tokens", 0)), max_tokens)
         taken["top_k"] = max(0, int(taken.get("top_k", 0)))
         if taken.get("temperature", 1) < COLDEST:
             taken["temperature"] = 0.0

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from server.engines.base import FinishReason, Generation, TextPiece, TokenLogprob
+from server.engines.base import EngineFailed, FinishReason, Generation, TextPiece
 from server.engines.detokenizer import Detokenizer
-from server.engines.token_text import token_text
+from server.engines.token_text import TokenSpeller
 from server.engines.transformers.mailbox import Listener
 from server.engines.transformers.sampler import Sampler
 
@@ -33,6 +33,8 @@ class Sequence_:
     text: Detokenizer
     draw: Sampler
     vocabulary: Vocabulary
+    speller: TokenSpeller | None = None
+    """Spells the log-probabilities, if they are asked for."""
     slot: int = -1
     """Its row in the steering tables, fixed while it runs."""
     row: int = -1
@@ -46,7 +48,6 @@ class Sequence_:
     """Number of output tokens already sent."""
     unsaid: str = ""
     """Text of the output tokens not yet sent."""
-    unsent: list[TokenLogprob] = field(default_factory=list)
     cancelled: bool = False
     came: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
@@ -71,11 +72,16 @@ class Sequence_:
 
     @staticmethod
     def begin(request: Generation, vocabulary: Vocabulary, device: torch.device) -> "Sequence_":
-        """A sequence without output."""
+        """A sequence without output. Raises EngineFailed for a prompt that the embedding has no row for."""
         sampling = request.sampling
-        text = Detokenizer(vocabulary.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
+        before = () if request.text_from is None else request.ids[request.text_from :]
+        if not all(0 <= i < vocabulary.size for i in request.ids):
+            raise EngineFailed(f"the prompt has a token outside of the model's vocabulary of {vocabulary.size}")
+        tokenizer, include = vocabulary.tokenizer, sampling.include_stop_str_in_output
+        text = Detokenizer(tokenizer, sampling.stop, include_stop=include, before=before)
         draw = Sampler.begin(sampling, request.ids, vocabulary.size, device)
-        return Sequence_(request, Listener(), text, draw, vocabulary)
+        speller = None if sampling.logprobs is None else TokenSpeller(tokenizer, text.stream)
+        return Sequence_(request, Listener(), text, draw, vocabulary, speller)
 
     @property
     def blocked(self) -> list[int]:
@@ -93,10 +99,11 @@ class Sequence_:
         sampling, count = self.request.sampling, len(self.output_ids)
         if (token in self.vocabulary.eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
             return self._send(self.text.flush(), "stop")
-        if sampling.logprobs is not None:
-            self.unsent.append(self._logprob(token, logits, sampling.logprobs))
-        text, stopped = self.text.push(token)
+        if self.speller:
+            self._note_logprob(self.speller, token, logits)
+        text, stopped = self.text.push(token, searching=count >= sampling.min_tokens)
         if stopped:
+            self.text.stream.flush()  # tokens of what was cut off keep their log-probabilities
             return self._send(text, "stop")
         if count >= sampling.max_tokens or len(self.request.ids) + count >= self.vocabulary.max_model_len:
             return self._send(text + self.text.flush(), "length")
@@ -107,14 +114,12 @@ class Sequence_:
 
     def _send(self, text: str, reason: FinishReason | None = None) -> TextPiece:
         text, self.unsaid = self.unsaid + text, ""
-        ids, logprobs = tuple(self.output_ids[self.sent :]), tuple(self.unsent)
-        self.sent, self.unsent = len(self.output_ids), []
+        ids, self.sent = tuple(self.output_ids[self.sent :]), len(self.output_ids)
+        logprobs = self.speller.take() if self.speller else ()
         return TextPiece(text, len(self.output_ids), ids, logprobs, reason, self.cached, self.waited)
 
-    def _logprob(self, token: int, logits: Tensor, alternatives: int) -> TokenLogprob:
-        tokenizer, logprobs = self.vocabulary.tokenizer, torch.log_softmax(logits, -1)
-        top = logprobs.topk(alternatives) if alternatives else None
+    def _note_logprob(self, speller: TokenSpeller, token: int, logits: Tensor) -> None:
+        logprobs, alternatives = torch.log_softmax(logits, -1), self.request.sampling.logprobs
+        top = logprobs.topk(min(alternatives, len(logprobs))) if alternatives else None
         others = zip(top.indices.tolist(), top.values.tolist(), strict=True) if top else ()
-        return token_text(
-            tokenizer, token, float(logprobs[token]), tuple(token_text(tokenizer, i, v) for i, v in others)
-        )
+        speller.add(token, float(logprobs[token]), others)

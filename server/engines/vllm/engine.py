@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from server.engines.base import EngineFailed, Generation, Overloaded, Sampling, TextPiece, TokenLogprob
+from server.engines.base import EngineFailed, Generation, Overloaded, Sampling, TextPiece
 from server.engines.chat_tokenizer import ChatTokenizer
-from server.engines.token_text import token_text
+from server.engines.detokenizer import TextStream
+from server.engines.token_kinds import token_kinds
+from server.engines.token_text import TokenSpeller
 from server.engines.vllm.plugin import KEY, REPORT
 from server.engines.vllm.self_test import moved_as_asked, probe_for, probe_ids
 from steering.edits import ResolvedIntervention
@@ -121,9 +123,10 @@ class VLLMEngine(ChatTokenizer):
         self._silent[name] = request
         try:
             async with self._using(request):
-                stream = self._stream(request.ids, _sampling(request.sampling, asked), _salt(request), name)
+                sampling = _sampling(request.sampling, asked, self._stop_ids(request.sampling))
+                stream = self._stream(request.ids, sampling, _salt(request), name)
                 async with aclosing(stream) as outputs:
-                    async for piece in self._pieces(outputs, request.sampling):
+                    async for piece in self._pieces(outputs, request):
                         self._silent.pop(name, None)
                         if piece.finish_reason and asked:
                             await self._refuse_unsteered(name)
@@ -208,8 +211,15 @@ class VLLMEngine(ChatTokenizer):
         except Exception as error:
             raise EngineFailed("the engine failed on this request; it was not retried") from error
 
-    async def _pieces(self, outputs: AsyncIterator[Any], sampling: Sampling) -> AsyncIterator[TextPiece]:
+    def _stop_ids(self, sampling: Sampling) -> list[int]:
+        """Ids that end a reply, with those of stop strings that are special tokens, which vLLM's text leaves out."""
+        special = token_kinds(self.tokenizer).special
+        return [*sampling.stop_token_ids, *(i for i, name in special.items() if name in sampling.stop)]
+
+    async def _pieces(self, outputs: AsyncIterator[Any], request: Generation) -> AsyncIterator[TextPiece]:
         tokens, cached = 0, 0
+        stream = TextStream(self.tokenizer, request.ids)
+        speller = TokenSpeller(self.tokenizer, stream)
         async for output in outputs:
             one = output.outputs[0]
             ids = list(one.token_ids)
@@ -218,16 +228,14 @@ class VLLMEngine(ChatTokenizer):
             reason = one.finish_reason
             if reason not in (None, "stop", "length"):
                 raise EngineFailed(f"the engine ended this reply: {reason}")
-            logprobs = tuple(self._logprobs(ids, one.logprobs, sampling)) if one.logprobs else ()
+            for token, row in zip(ids, one.logprobs or [], strict=False):
+                ranked = sorted(((i, float(v.logprob)) for i, v in row.items()), key=lambda item: -item[1])
+                speller.add(token, float(row[token].logprob), ranked[: request.sampling.logprobs or 0])
+                stream.push(token)
+            if reason:
+                stream.flush()
+            logprobs = speller.take()
             yield TextPiece(one.text, tokens, tuple(ids), logprobs, reason, cached)
-
-    def _logprobs(self, ids: list[int], rows: list[Any], sampling: Sampling) -> list[TokenLogprob]:
-        found = []
-        for token, row in zip(ids, rows, strict=False):
-            ranked = sorted(row.items(), key=lambda item: -item[1].logprob)[: sampling.logprobs or 0]
-            top = tuple(token_text(self.tokenizer, i, float(v.logprob)) for i, v in ranked)
-            found.append(token_text(self.tokenizer, token, float(row[token].logprob), top))
-        return found
 
     async def _refuse_unsteered(self, name: str) -> None:
         problems = await self.llm.collective_rpc("tiller_failure", args=(name,))
@@ -356,7 +364,7 @@ def _salt(request: Generation) -> str:
     return "|".join((request.tenant, request.revision, spec)) if spec or request.tenant else ""
 
 
-def _sampling(s: Sampling, asked: dict[str, Any] | None) -> Any:  # noqa: ANN401 - vLLM's class
+def _sampling(s: Sampling, asked: dict[str, Any] | None, stop_ids: list[int]) -> Any:  # noqa: ANN401 - vLLM's class
     from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
     from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
 
@@ -372,7 +380,7 @@ def _sampling(s: Sampling, asked: dict[str, Any] | None) -> Any:  # noqa: ANN401
         frequency_penalty=s.frequency_penalty,
         seed=s.seed,
         stop=list(s.stop) or None,
-        stop_token_ids=list(s.stop_token_ids) or None,
+        stop_token_ids=stop_ids or None,
         include_stop_str_in_output=s.include_stop_str_in_output,
         ignore_eos=s.ignore_eos,
         logit_bias=dict(s.logit_bias) or None,

@@ -231,3 +231,10 @@ def test_the_description_has_all_four_forms(http):
     schema = http.get("/openapi.json").json()["components"]["schemas"]["CompletionRequest"]["properties"]["prompt"]
     assert [form["type"] for form in schema["anyOf"]] == ["string", "array", "array"]
     assert json.dumps(schema["anyOf"][2]).count('"string"') == 1
+
+
+def test_more_tokens_at_least_than_at_most_are_refused(http):
+    asked = {"model": "small", "prompt": "the bridge", "max_tokens": 4, "min_tokens": 5}
+    error = http.post("/v1/completions", json=asked).json()["error"]
+    assert (error["param"], error["code"]) == ("min_tokens", "invalid_value")
+    assert http.post("/v1/completions", json=asked | {"min_tokens": 4}).is_success
