@@ -16,7 +16,7 @@ from steering.sae import WEIGHTS
 from steering.spec import VECTOR
 
 MEGABYTES = 40
-CALIBRATED, READY, PERSONAS, OF_FEATURES = 110, 100, 9, 7
+CALIBRATED, READY, PERSONAS, OF_FEATURES = 400, 200, 13, 11
 MOST = 4
 """Features of a persona."""
 
