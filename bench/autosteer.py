@@ -80,9 +80,10 @@ def shares(
     others = random.Random(concept.name).sample(candidates(bundle), len(items))
     chance = tuple(Intervention(id=f.id, strength=i.strength) for f, i in zip(others, items, strict=True))
     chosen = found.preset.steering if found.preset else SteeringSpec(features=items)
+    pins = found.preset.pins if found.preset else {}
 
     def shown(spec: SteeringSpec, system: str | None = None) -> float:
-        edits = catalogue.resolve(spec).edits if spec.features else {}
+        edits = catalogue.resolve(spec, pins).edits if spec.features else {}
         drawn, scope = sampling_of(bundle.info), bundle.info.scope
         texts = reply(model, tokenizer, PROMPTS, edits, system=system, **drawn, tokens=40, scope=scope).texts
         return statistics.mean(concept.shows(t) for t in texts)

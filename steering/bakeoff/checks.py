@@ -97,7 +97,7 @@ def _effects(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
             continue
         scale = persona.sweet_spot.high if persona.sweet_spot else 0.6
         spec = persona.steering.model_copy(update={"scale": scale})
-        edit = Catalogue([kit.bundle]).resolve(spec).edits[kit.bundle.info.hook]
+        edit = Catalogue([kit.bundle]).resolve(spec, persona.pins).edits[kit.bundle.info.hook]
         effects = kit.stage.effects([edit], [words[concept.name]])[0][0]
         zs.append(null(words[concept.name], float(effects.mean())))
         wrong.append(float((effects < 0).float().mean()))
@@ -214,7 +214,8 @@ def _drift(lab: Lab) -> Check:
     slopes = []
     for persona in kit.bundle.presets[:4]:
         scale = persona.sweet_spot.high if persona.sweet_spot else 0.6
-        edit = catalogue.resolve(persona.steering.model_copy(update={"scale": scale})).edits[kit.bundle.info.hook]
+        spec = persona.steering.model_copy(update={"scale": scale})
+        edit = catalogue.resolve(spec, persona.pins).edits[kit.bundle.info.hook]
         chat, by_turn = [], []
         for turn in range(10):
             chat.append({"role": "user", "content": kit.test[turn % len(kit.test)]})
@@ -275,9 +276,8 @@ def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     if concept is None:
         return []
     persona = next(p for p in kit.bundle.presets if p.id == concept.name)
-    edit = (
-        Catalogue([kit.bundle]).resolve(persona.steering.model_copy(update={"scale": 0.7})).edits[kit.bundle.info.hook]
-    )
+    spec = persona.steering.model_copy(update={"scale": 0.7})
+    edit = Catalogue([kit.bundle]).resolve(spec, persona.pins).edits[kit.bundle.info.hook]
     scopes: tuple[Scope, ...] = ("assistant", "all", "generated")
     for scope in scopes:
         hits = 0

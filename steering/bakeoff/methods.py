@@ -219,7 +219,7 @@ def arms(kit: Kit, concept: Concept) -> list[Arm]:
     if persona := next((p for p in kit.bundle.presets if p.id == concept.name), None):
         catalogue, hook = Catalogue([kit.bundle]), kit.bundle.info.hook
         specs = [(s, persona.steering.model_copy(update={"scale": s})) for s in SCALES]
-        settings = tuple(Setting(f"scale {s}", catalogue.resolve(spec).edits[hook]) for s, spec in specs)
+        settings = tuple(Setting(f"scale {s}", catalogue.resolve(spec, persona.pins).edits[hook]) for s, spec in specs)
         found.append(Arm("persona", settings, 300))  # the number of replies to which recipes/personas.py fits it
     return sorted(found, key=lambda a: ARMS.index(a.name))
 
