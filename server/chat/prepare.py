@@ -14,6 +14,7 @@ from server.chat.context_window import fit_chat, left_out_warning
 from server.chat.reply import PromptPart, Reply, max_concurrency
 from server.errors import bad_request
 from server.limits.account import UNCOUNTED, Account
+from server.schemas.completions import Warned
 from server.schemas.generation import ChatRequest, CompletionRequest, GenerationRequest, Prompt
 from server.schemas.steering import SteeringRequest
 from server.serving.served_model import ServedModel
@@ -21,6 +22,12 @@ from server.serving.steering_choice import SteeringChoice
 from server.telemetry import metrics, tracing
 from server.user_data.feedback import with_user_defaults
 from steering.model.chat_template import EncodedChat
+
+FOLDED = Warned(
+    code="system_folded",
+    feature="",
+    message="this model's chat template has no place for a system message, so it was put before the user's text",
+)
 
 
 async def prepare_chat(served: ServedModel, body: ChatRequest, account: Account = UNCOUNTED) -> Reply:
@@ -31,13 +38,20 @@ async def prepare_chat(served: ServedModel, body: ChatRequest, account: Account 
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
     if body.truncation != "auto":
         prompt = await asyncio.to_thread(served.engine.encode_chat, messages)
-        return await _prepare(served, choice, body, {"messages": prompt}, account)
+        return _with_notes(await _prepare(served, choice, body, {"messages": prompt}, account), 0)
     context = served.engine.max_model_len
     prompt, left_out = await asyncio.to_thread(
         fit_chat, served.engine.encode_chat, messages, context=context, reply=body.requested_max_tokens
     )
     reply = await _prepare(served, choice, body, {"messages": prompt}, account)
-    return replace(reply, notes=(left_out_warning(left_out, context),)) if left_out else reply
+    return _with_notes(reply, left_out)
+
+
+def _with_notes(reply: Reply, left_out: int) -> Reply:
+    """The reply with warnings about what was done to its messages; `left_out` of them were left out."""
+    context, prompt = reply.served.engine.max_model_len, reply.parts[0].prompt
+    notes = (left_out_warning(left_out, context),) if left_out else ()
+    return replace(reply, notes=(*notes, FOLDED) if prompt.folded else notes)
 
 
 async def prepare_completion(served: ServedModel, body: CompletionRequest, account: Account = UNCOUNTED) -> Reply:

@@ -38,6 +38,7 @@ _MESSAGE = {
     "properties": {
         "role": {"enum": ["system", "developer", "user", "assistant"]},
         "content": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": _PART}]},
+        "reasoning_content": {"type": ["string", "null"]},
     },
 }
 MessageInput = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
@@ -288,7 +289,11 @@ def _message(message: dict[str, Any], at: str) -> Message:
         )
     if message.get("tool_calls"):
         raise unsupported(f"{at}.tool_calls", "tool calls are not supported")
-    return {"role": role, "content": _text(message.get("content"), f"{at}.content")}
+    said = {"role": role, "content": _text(message.get("content"), f"{at}.content")}
+    reasoning = message.get("reasoning_content")
+    if role == "assistant" and reasoning is not None:
+        said["reasoning_content"] = _text(reasoning, f"{at}.reasoning_content")
+    return said
 
 
 def _text(content: object, at: str) -> str:

@@ -1,21 +1,20 @@
 """Chat template: messages to token ids, with a mask of the assistant's tokens.
 
-The spans come from the template: what it adds when it is given one more message. So they are exact for every turn, from
-the turn's header on. A message that contains one of the template's own markers is refused, so that no user can imitate
-the assistant.
+The owners come from the one rendering that is sent (`chat_rendering.py`). A message whose text becomes one of the
+template's own tokens or markers is refused, so that no user can imitate the assistant.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
-from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from steering.errors import BadChat
+from steering.model.chat_markers import refuse_markers
+from steering.model.chat_rendering import REASONING, Message, RenderedChat, Turn, render, render_turns
 from steering.spec import Scope
 
-Message = dict[str, str]
+__all__ = ["EncodedChat", "Message", "default_system_prompt", "encode_chat"]
 MARK = "\u241fsystem\u241f"
 """Stands for a system message where a template is examined; no template writes it."""
 
@@ -29,6 +28,12 @@ class EncodedChat:
     text: str
     offsets: tuple[tuple[int, int], ...] = ()
     """Span of characters of `text` for each token."""
+    contents: tuple[tuple[int, int, int] | None, ...] = ()
+    """For each message start and end of its text in `text`, and how many of its first characters the template dropped;
+    without outer whitespace. None where the template changed it or left it out.
+    """
+    folded: bool = False
+    """Whether a system message was put before the user's, because the template has no place for it."""
 
     def steered(self, scope: Scope) -> tuple[bool, ...]:
         """Return the mask of the tokens that a scope steers.
@@ -41,15 +46,18 @@ class EncodedChat:
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool = True) -> EncodedChat:
     """Render and tokenize a chat, with the generation prompt if `generate`. Raises BadChat for messages that cannot be
-    shown.
+    shown, or that hold tokens or markers of the template.
     """
-    _refuse_markers(tokenizer, messages)
-    text = _render(tokenizer, messages, generate)
-    spans = _assistant_spans(tokenizer, messages, text, generate)
-    batch = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = batch["input_ids"], batch["offset_mapping"]
-    mask = tuple(any(a <= start and start < b for a, b in spans) for start, _ in offsets)
-    return EncodedChat(tuple(ids), mask, text, tuple((a, b) for a, b in offsets))
+    turns, rendered = _rendered(tokenizer, messages, generate)
+    batch = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = tuple(batch["input_ids"]), tuple((a, b) for a, b in batch["offset_mapping"])
+    refuse_markers(tokenizer, messages, rendered, ids, offsets)
+    spans = [(a, b) for a, b, i in rendered.turns if turns[i].role == "assistant"]
+    if generate:
+        spans = [(a, min(b, rendered.reply)) for a, b in spans] + [(rendered.reply, len(rendered.text))]
+    mask = tuple(any(a <= start < b for a, b in spans) for start, _ in offsets)
+    contents = tuple(rendered.contents.get(i) for i in range(len(messages)))
+    return EncodedChat(ids, mask, rendered.text, offsets, contents, folded=len(turns) != len(messages))
 
 
 def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -59,8 +67,8 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     user: Message = {"role": "user", "content": "Hello!"}
     try:
-        with_mark = _render(tokenizer, [{"role": "system", "content": MARK}, user], False)
-        without = _render(tokenizer, [user], False)
+        with_mark = render(tokenizer, [{"role": "system", "content": MARK}, user], generate=False)
+        without = render(tokenizer, [user], generate=False)
     except BadChat:
         return ""
     before, mark, after = with_mark.partition(MARK)
@@ -69,60 +77,48 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
     return without[len(before) : without.index(after, len(before))].strip()
 
 
-def special_strings(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """Return the strings that have a meaning for the tokenizer or the template: special tokens, and markers like
-    `[/INST]`.
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], generate: bool
+) -> tuple[list[Turn], RenderedChat]:
+    """Return the chat as it is, or with system messages folded if the template refuses or leaves them out.
+
+    Raises BadChat with the reason for the chat as it is.
     """
-    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | set(
-        tokenizer.all_special_tokens
-    )
-    return frozenset(special - {""}) | _template_marks(str(tokenizer.chat_template or ""))
+    turns = [_turn(i, m) for i, m in enumerate(messages)]
+    refusal: BadChat | None = None
+    for attempt in (turns, _folded(turns, first=1), _folded(turns, first=0)):
+        if attempt is None or (refusal and attempt == turns):
+            continue
+        try:
+            rendered = render_turns(tokenizer, attempt, generate=generate)
+        except BadChat as error:
+            refusal = refusal or error
+            continue
+        if not any(messages[i]["role"] == "system" for i in rendered.dropped):
+            return attempt, rendered
+        refusal = refusal or BadChat("this model's chat template leaves the system message out; put it into the user's")
+    raise refusal or BadChat("this model's chat template refuses these messages")
 
 
-@cache
-def _template_marks(template: str) -> frozenset[str]:
-    """Return bracketed words that occur literally in a template; refusing those that it only compares with does no
-    harm.
+def _turn(i: int, message: Message) -> Turn:
+    more = tuple((k, v) for k, v in message.items() if k in REASONING)
+    return Turn(message["role"], ((i, message["content"]),), more)
+
+
+def _folded(turns: Sequence[Turn], *, first: int) -> list[Turn] | None:
+    """Return the turns with each system message from index `first` on put before the text of the next user turn.
+
+    None if there is none to fold, or no user turn after one of them.
     """
-    literal = " ".join(value for _, kind, value in Environment().lex(template) if kind in ("data", "string"))
-    return frozenset(re.findall(r"<\|[^|<>\s]+\|>|\[/?[A-Z_]{3,}\]|<</?[A-Z]+>>|</?[a-z_]{3,}>", literal))
-
-
-def _refuse_markers(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> None:
-    special = sorted(special_strings(tokenizer))
-    for i, message in enumerate(messages):
-        if found := next((s for s in special if s in message["content"]), None):
-            raise BadChat(
-                f"message {i} contains {found!r}, a marker of this model's chat template; remove it, or put a space into it",
-                param=f"messages.{i}.content",
-            )
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], generate: bool) -> str:
-    if not tokenizer.chat_template:
-        raise BadChat("this model has no chat template; use /v1/completions, or a model that was tuned for chat")
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-    except TemplateError as error:
-        raise BadChat(f"this model's chat template refuses these messages: {error}") from error
-    assert isinstance(text, str)
-    return text
-
-
-def _assistant_spans(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], text: str, generate: bool
-) -> list[tuple[int, int]]:
-    """Return the character spans of the assistant's turns in `text`."""
-    spans = []
-    for i, message in enumerate(messages):
-        if message["role"] == "assistant":
-            start = len(_render(tokenizer, messages[:i], False)) if i else 0
-            end = len(_render(tokenizer, messages[: i + 1], False))
-            if not text.startswith(_render(tokenizer, messages[: i + 1], False)):
-                raise BadChat(
-                    "this model's chat template rewrites earlier turns, so that their tokens have no fixed role"
-                )
-            spans.append((start, end))
-    if generate:
-        spans.append((len(_render(tokenizer, messages, False)), len(text)))
-    return spans
+    found, waiting = list[Turn](), list[tuple[int, str]]()
+    for i, turn in enumerate(turns):
+        if turn.role == "system" and i >= first:
+            waiting += turn.parts
+        elif turn.role == "user":
+            found.append(Turn(turn.role, (*waiting, *turn.parts), turn.more))
+            waiting = []
+        elif waiting:
+            return None
+        else:
+            found.append(turn)
+    return None if waiting or len(found) == len(turns) else found

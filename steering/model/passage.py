@@ -17,8 +17,6 @@ LINE = re.compile(r"^[ \t]*([^\s:][^:\n]{0,39}?)[ \t]*:[ \t]+(\S.*)$")
 ASSISTANTS = frozenset({"assistant", "ai", "bot", "model", "system output", "a"})
 USERS = frozenset({"user", "human", "you", "me", "q"})
 NOBODY = -1
-MARK = "\ue000"
-"""Private-use character that no template changes: its position in the output is where a message's text begins."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def chat_passage(
     chat = encode_chat(tokenizer, list(messages), generate=False)
     names = speakers or [m["role"] for m in messages]
     parts = tuple(Part(name, m["content"]) for name, m in zip(names, messages, strict=True))
-    places = [_place(tokenizer, list(messages), i, chat.text) for i in range(len(messages))]
+    places = [_place(chat.text, m["content"], at) for m, at in zip(messages, chat.contents, strict=True)]
     owner, spans = [], []
     for start, end in chat.offsets:
         i = next((i for i, (a, b, _) in enumerate(places) if a <= start < b), NOBODY)
@@ -96,15 +94,20 @@ def chat_passage(
     return Passage(parts, chat.ids, tuple(owner), tuple(spans))
 
 
-def _place(tokenizer: PreTrainedTokenizerFast, messages: list[Message], i: int, text: str) -> tuple[int, int, int]:
-    """Return start and end of a message's text in the rendered chat, and how many characters at its start are stripped."""
-    marked = [*messages[:i], {**messages[i], "content": MARK}]
-    start = str(tokenizer.apply_chat_template(marked, tokenize=False)).rfind(MARK)
-    original = messages[i]["content"]
-    for content in (original, original.strip()):  # templates may strip
-        if start >= 0 and text.startswith(content, start):
-            return start, start + len(content), len(original) - len(original.lstrip()) if content != original else 0
-    raise BadChat("this model's chat template changes the messages' text, so that tokens cannot be mapped to it")
+def _place(text: str, original: str, found: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Return start and end of a message's text in the rendered chat, and how many characters at its start are missing."""
+    core = original.strip()
+    if not core:
+        return 0, 0, 0
+    if found is None:
+        raise BadChat("this model's chat template changes the messages' text, so that tokens cannot be mapped to it")
+    (start, end, skipped), before = found, original[: original.index(core)]
+    after = original[len(before) + len(core) :]
+    if not skipped and text[:start].endswith(before):  # templates may strip
+        start -= len(before)
+    else:
+        skipped += len(before)
+    return start, end + len(after) if text.startswith(after, end) else end, skipped
 
 
 def parse_transcript(text: str) -> list[Part] | None:
