@@ -12,6 +12,7 @@ from dataclasses import replace
 from server.auth.caller import Caller
 from server.chat.context_window import fit_chat, left_out_warning
 from server.chat.reply import PromptPart, Reply, max_concurrency
+from server.engines.token_kinds import token_kinds
 from server.errors import bad_request
 from server.limits.account import UNCOUNTED, Account
 from server.schemas.completions import Warned
@@ -65,6 +66,7 @@ def _encode_prompt(served: ServedModel, prompt: Prompt) -> EncodedChat:
     """Token ids of a prompt. It has no roles, so the scope `assistant` means `generated`."""
     place, said = prompt
     if isinstance(said, str):
+        _refuse_special_tokens(served, said, place)
         ids, text = served.engine.encode(said), said
         if not ids:
             raise bad_request(f"{place} is empty and this model has no beginning-of-text token", param=place)
@@ -72,6 +74,19 @@ def _encode_prompt(served: ServedModel, prompt: Prompt) -> EncodedChat:
         _check_token_ids(served, said, place, each=True)
         ids, text = said, served.engine.decode(said)
     return EncodedChat(ids, (False,) * (len(ids) - 1) + (True,), text)
+
+
+def _refuse_special_tokens(served: ServedModel, text: str, place: str) -> None:
+    """Raises ApiError for text that spells a special token, such as a chat that a client has rendered itself: raw text
+    holds none, so the model would read its letters."""
+    special = token_kinds(served.engine.tokenizer).special
+    ids = served.engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if (found := next((special[i] for i in ids if i in special and special[i] in text), None)) is not None:
+        raise bad_request(
+            f"{place} contains {found!r}, a special token, which raw text cannot hold: send the chat as messages to "
+            "/v1/chat/completions, or the prompt as token ids",
+            param=place,
+        )
 
 
 def _check_token_ids(served: ServedModel, ids: Sequence[int], place: str, *, each: bool = False) -> None:

@@ -238,3 +238,12 @@ def test_more_tokens_at_least_than_at_most_are_refused(http):
     error = http.post("/v1/completions", json=asked).json()["error"]
     assert (error["param"], error["code"]) == ("min_tokens", "invalid_value")
     assert http.post("/v1/completions", json=asked | {"min_tokens": 4}).is_success
+
+
+@pytest.mark.parametrize("text", ["<|user|>hello<|end|><|assistant|>", "x<|endoftext|>"])
+def test_a_chat_that_a_client_has_rendered_is_refused_with_the_ways_out_and_works_as_ids(http, tiller, text):
+    error = http.post("/v1/completions", json={"model": "small", "prompt": [TEXTS[0], text]}).json()["error"]
+    assert error["param"] == "prompt.1"
+    assert "/v1/chat/completions" in error["message"] and "token ids" in error["message"]
+    ids = tiller.engine.tokenizer(text)["input_ids"]
+    assert http.post("/v1/completions", json={"model": "small", "prompt": ids, "max_tokens": 2}).is_success

@@ -200,3 +200,14 @@ def test_a_template_that_breaks_is_refused_and_not_the_servers_error(template):
 def test_a_template_that_mixes_turns_is_refused(template):
     with pytest.raises(BadChat, match="mixes turns"):
         encode_chat(byte_fallback("gemma", template=template), [*CHAT, CHAT[1]], generate=False)
+
+
+def test_a_character_that_the_tokenizer_does_not_know_is_no_marker():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "user": 1, "hello": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+    assert 0 in encode_chat(tokenizer, [{"role": "user", "content": "hello 日"}]).ids
