@@ -57,7 +57,7 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> dict[i
     }  # any odd character becomes it
     for i, token in tokenizer.added_tokens_decoder.items():
         written = token.content in literals and not token.content.isspace() and not token.content.isalnum()
-        if (token.special or written) and i not in unknown and not _REASON.fullmatch(token.content):
+        if (token.special or written) and i != unknown and not _REASON.fullmatch(token.content):
             found[i] = token.content
     return found
 
