@@ -51,10 +51,8 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> dict[i
     """Return the ids that no message may become, with their names: special tokens, and those that the template writes."""
     literals = _literals(template)
     found = dict[int, str]()
-    unknown = {tokenizer.unk_token_id} - {
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-    }  # any odd character becomes it
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    unknown = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id  # any odd character becomes it
     for i, token in tokenizer.added_tokens_decoder.items():
         written = token.content in literals and not token.content.isspace() and not token.content.isalnum()
         if (token.special or written) and i != unknown and not _REASON.fullmatch(token.content):
