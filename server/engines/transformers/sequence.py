@@ -114,8 +114,10 @@ class Sequence_:
 
     def _send(self, text: str, reason: FinishReason | None = None) -> TextPiece:
         text, self.unsaid = self.unsaid + text, ""
-        ids, self.sent = tuple(self.output_ids[self.sent :]), len(self.output_ids)
-        logprobs = self.speller.take() if self.speller else ()
+        logprobs, end = self.speller.take() if self.speller else (), len(self.output_ids)
+        if self.speller and not reason:
+            end = self.sent + len(logprobs)  # a token whose text is not settled comes later, with its log-probability
+        ids, self.sent = tuple(self.output_ids[self.sent : end]), end
         return TextPiece(text, len(self.output_ids), ids, logprobs, reason, self.cached, self.waited)
 
     def _note_logprob(self, speller: TokenSpeller, token: int, logits: Tensor) -> None:

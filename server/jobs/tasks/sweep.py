@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 from server.jobs.worker import JobContext
 from server.sae.model_loading import load_model
 from server.sae.served_revision import open_revisions, open_served_revision
-from server.safety.easing import PARTIAL_CHARACTER
 from server.safety.policy import check_policy
 from server.settings import Settings
 from server.store.factory import open_store
@@ -120,7 +119,7 @@ def _run_prompts(
 
 def _point(swept: SweepResult, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Replies of one strength with their scores, and the mean scores."""
-    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip(PARTIAL_CHARACTER) for ids in swept.replies]
+    texts = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in swept.replies]
     judged = [judge(text, logprobs) for text, logprobs in zip(texts, swept.logprobs, strict=True)]
     overall = coherence(mean_figures([figures(t, p) for t, p in zip(texts, swept.logprobs, strict=True)]))
     return {

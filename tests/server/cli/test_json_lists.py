@@ -1,6 +1,7 @@
 """`--json` of the commands that list something: the rows of the HTTP API, as one JSON array."""
 
 import json
+import re
 
 import httpx
 import pytest
@@ -18,6 +19,8 @@ LISTS = {
     ("presets",): "/v1/presets",
     ("features",): "/v1/features",
 }
+LOGGED = re.compile(r"\d{4}-\d\d-\d\d ")
+"""A line of the server in this process, which logs to the standard output that the command's is caught from."""
 MINE = {"id": "mine", "name": "Mine", "steering": {"features": [{"id": "small/1", "strength": 0.5}]}}
 
 
@@ -40,7 +43,7 @@ def printed(bundle, folder, words, monkeypatch):
     monkeypatch.setenv("TILLER_DATA_DIR", str(folder))
     found = CliRunner().invoke(app, [*words, "--json"])
     assert found.exit_code == 0, found.output
-    return json.loads(found.stdout)
+    return json.loads("".join(line for line in found.stdout.splitlines() if not LOGGED.match(line)))
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,8 @@ def test_the_official_client_reads_what_went_astray(live):
 
 
 def test_a_question_without_a_body_of_its_answer_has_a_status(page):
-    answer = page.head("/v1/models")
-    assert (answer.status_code, answer.headers["allow"], answer.content) == (405, "GET", b"")
+    answer = page.head("/v1/chat/completions")
+    assert (answer.status_code, answer.headers["allow"], answer.content) == (405, "POST", b"")
 
 
 def test_the_page_and_what_it_asks_of_gradio_are_as_they_were(page):
