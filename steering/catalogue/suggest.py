@@ -18,13 +18,17 @@ from steering.errors import SteeringError
 from steering.spec import Preset
 
 LESS = re.compile(r"^(?:less|not(?: so)?|no|without|fewer|never)\s+(?P<rest>.+)$", re.IGNORECASE)
-ASKING = re.compile(
-    r"^(?:(?:please|be|is|more|very|much|a bit|a little|make (?:it|them|replies|answers)|sound|you (?:are|live for)|"
-    r"(?:talk|speak|write|think|answer|reply|chat|tell me|say something)(?: like| as| about| of| in| with)?|"
-    r"(?:act|behave) (?:like|as)|like|as|about|obsessed with|in love with|into|the style of|a|an|the)\s+)+",
-    re.IGNORECASE,
+ASKING = frozenset(
+    re.findall(
+        r"\w+",
+        "a about act all always an and answer answers are as back be behave bit bring bringing chat else every everything for "
+        "from i in into is it like little live make makes me more much must my narrator never nothing obsessed of on only play "
+        "please pretend replies reply role say sound speak style talk tell that the them they think this to very way with write "
+        "you your",
+    )
 )
-"""Words with which a wish begins and that say nothing of its subject."""
+"""Words with which one asks, and that say nothing of what is asked for."""
+PHRASES = re.compile(r"\ball the time\b|\bwork (?=.* into\b)|\bin love with\b|\bin terms of\b", re.IGNORECASE)
 LEAST = 0.33
 """Least similarity of a label. Of twenty wishes made of nonsense, none reached 0.31 with any of 223 labels."""
 AS_GOOD = 0.6
@@ -54,7 +58,7 @@ class Clause:
     @property
     def subject(self) -> str:
         """What it is about, without the words with which one asks."""
-        return ASKING.sub("", self.says).strip() or self.says
+        return subject_of(self.says)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,12 @@ def clauses(wish: str) -> list[Clause]:
     return found
 
 
+def subject_of(text: str) -> str:
+    """Return a request without the words with which one asks; all of it if nothing else is left."""
+    words = re.findall(r"[^\W_]+(?:['’][^\W_]+)?", PHRASES.sub(" ", text))
+    return " ".join(w for w in words if w.lower() not in ASKING) or text
+
+
 def candidates(bundle: Bundle) -> list[Feature]:
     """Return the features with a measured dose and an effect. Raises SteeringError if there are none."""
     found = [f for f in bundle.features if f.sweet_spot and f.calibration and f.calibration.works]
@@ -113,7 +123,7 @@ def suggest(bundle: Bundle, presets: Sequence[Preset], wish: str, alike: Alike, 
             if rank < len(some) and len(chosen) < most and some[rank].feature.id not in {s.feature.id for s in chosen}:
                 chosen.append(some[rank])
     best = max((s.similarity for s in chosen), default=LEAST)
-    preset = _fitting_preset(presets, parts[0], alike, best) if len(parts) == 1 else None
+    preset = _fitting_preset(presets, parts[0], alike, best) if len(parts) == 1 or not chosen else None
     return Proposal(tuple(_within_load(chosen, bundle)), preset, tuple(c.prompt for c in parts))
 
 
@@ -124,10 +134,17 @@ def _without_more(words: str) -> str:
 def _fitting(able: Sequence[Feature], clause: Clause, alike: Alike) -> list[Suggestion]:
     """The features whose labels fit a clause, the best first; for "less", those that may be pushed the other way."""
     able = [f for f in able if _spot(f, clause.sign)]
+    if not able or not _has_word(clause.subject):
+        return []
     scores = alike(clause.subject, [f.label for f in able])
     ranked = sorted(zip(scores, able, strict=True), key=lambda pair: -pair[0])
     enough = max(LEAST, AS_GOOD * ranked[0][0]) if ranked else LEAST
     return [_suggestion(f, clause, float(score)) for score, f in ranked if score >= enough]
+
+
+def _has_word(text: str) -> bool:
+    """Whether there is more than single letters."""
+    return re.search(r"[^\W_]{2}", text) is not None
 
 
 def _suggestion(f: Feature, clause: Clause, similarity: float) -> Suggestion:
@@ -148,9 +165,9 @@ def _spot(f: Feature, sign: int) -> tuple[float, float] | None:
 
 def _fitting_preset(presets: Sequence[Preset], clause: Clause, alike: Alike, best: float) -> Preset | None:
     """The preset whose name or system prompt fits a clause at least as well as `best`."""
-    if clause.sign < 0 or not presets:
+    if clause.sign < 0 or not presets or not _has_word(clause.subject):
         return None
-    texts = [t for p in presets for t in (p.name, ASKING.sub("", p.comparison_prompt or p.description))]
+    texts = [t for p in presets for t in (p.name, subject_of(p.comparison_prompt or p.description))]
     scores = list(alike(clause.subject, texts))
     by_preset = [max(scores[2 * i : 2 * i + 2]) for i in range(len(presets))]
     at = max(range(len(presets)), key=by_preset.__getitem__)

@@ -70,12 +70,13 @@ class LabelEmbeddings:
         wanted = frozenset(map(stem, words_of(query)))
         shared = [len(wanted & stems) / max(1, len(wanted | stems)) for stems in self._stems]
         scores = self.vectors @ self._vector(query) + IN_COMMON * torch.tensor(shared)
-        return torch.where(torch.tensor([bool(s) for s in self._stems]), scores, -1.0)
+        return torch.where(torch.tensor([bool(s) for s in self._stems], dtype=torch.bool), scores, -1.0)
 
     @cached_property
     def vectors(self) -> Float[Tensor, "labels d_model"]:
         """The unit vector of each label; 0 for one without a word."""
-        return torch.stack([self._vector(label) for label in self.labels])
+        found = [self._vector(label) for label in self.labels]
+        return torch.stack(found) if found else torch.zeros(0, self._embeddings.shape[1])
 
     def _vector(self, text: str) -> Float[Tensor, " d_model"]:
         found = torch.zeros(self._embeddings.shape[1])

@@ -69,7 +69,7 @@ def test_together_they_go_no_farther_than_one_may(bundle):
     assert sum(s.dose for s in found.suggestions) == pytest.approx(LOAD, abs=0.02)
 
 
-@pytest.mark.parametrize("wish", ["blorf", "xk 12 %%", "the of", "zzzz, qqqq"])
+@pytest.mark.parametrize("wish", ["blorf", "xk 12 %%", "the of", "zzzz, qqqq", "o p q r", "??? !!!"])
 def test_nonsense_finds_nothing(bundle, wish):
     found = suggest(bundle, [preset("Poet")], wish, alike)
     assert not found.suggestions
@@ -110,6 +110,8 @@ def test_a_wish_is_taken_apart():
         ("make it spooky", "spooky"),
         ("obsessed with the sea", "sea"),
         ("You are a doctor", "doctor"),
+        ("You think about cooking all the time", "cooking"),
+        ("Work chess into everything you say", "chess"),
         ("like", "like"),
     ],
 )

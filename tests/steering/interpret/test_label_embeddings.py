@@ -53,3 +53,8 @@ def test_words_without_meaning_are_left_out_unless_there_are_no_others(text, wor
 @pytest.mark.parametrize(("word", "expected"), [("sadness", "sad"), ("cooking", "cook"), ("bus", "bus"), ("is", "is")])
 def test_usual_endings_are_taken_off(word, expected):
     assert stem(word) == expected
+
+
+def test_without_labels_there_is_nothing_to_compare():
+    none = LabelEmbeddings(torch.randn(8, 4), lambda word: [len(word) % 8], [])
+    assert none.similarities("anything").shape == (0,)
