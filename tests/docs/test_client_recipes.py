@@ -3,15 +3,27 @@
 import re
 
 import pytest
+import torch
 
-from tests.docs.test_readme import ROOT, address, run  # noqa: F401 - a fixture
+from tests.docs.test_readme import BUNDLE, ROOT, run
+from tests.support.live_server import serving
+from tests.support.real_model import fetched_model
 
 PAGE = (ROOT / "docs/guides/clients.md").read_text()
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, flags=re.M | re.S)
 
 
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A server in bfloat16, which takes half of the time: no recipe shows a reply word by word."""
+    fetched_model()
+    torch.set_num_threads(1)
+    with serving(BUNDLE, tmp_path_factory.mktemp("data"), dtype="bfloat16") as (address, _):
+        yield address
+
+
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_recipe_works(number, address, tmp_path):  # noqa: F811 - the fixture
+def test_recipe_works(number, address, tmp_path):
     result = run(*BLOCKS[number], address, tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()

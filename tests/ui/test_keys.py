@@ -177,9 +177,8 @@ def test_a_key_that_is_deleted_takes_its_page_to_the_sign_in(person, guarded):
     held = next(k for k in httpx.get(f"{guarded}/v1/keys", headers=headers).json()["data"] if k["name"] == "short")
     httpx.delete(f"{guarded}/v1/keys/{held['id']}", headers=headers)
     page.click("#tab-settings")
-    page.wait_for_url("**/sign-in")
-    page.wait_for_function("document.activeElement.id === 'key'")
-    assert page.locator("#key").is_visible()
+    page.wait_for_selector("#key:focus")  # a wait for the address fails if the page itself goes there a second time
+    assert page.url.endswith("/sign-in")
 
 
 def test_a_viewers_sliders_are_refused_with_the_reason(person, guarded):
