@@ -1,4 +1,4 @@
-"""Sample of an update's texts: what is trained on, what is held out, and their activations at the hook point."""
+"""Training texts and held-out texts of an SAE update, with their activations at the hook point."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

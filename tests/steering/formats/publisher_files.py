@@ -17,7 +17,7 @@ def topk(pre, k):
     return torch.zeros_like(pre).scatter(-1, kept.indices, kept.values.relu())
 
 
-def says_the_same(sae, x, a, W_dec, b_dec):  # a: activations as published
+def assert_says_the_same(sae, x, a, W_dec, b_dec):  # a: activations as published
     """The same reconstruction, and the same features on."""
     torch.testing.assert_close(sae.decode(sae.encode(x)), a @ W_dec + b_dec, atol=2e-5, rtol=2e-5)
     assert torch.equal(sae.encode(x) > 0, a > 0)

@@ -7,7 +7,7 @@ import torch
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import M, dictionary, jump, says_the_same
+from tests.steering.formats.publisher_files import M, assert_says_the_same, dictionary, jump
 
 
 def test_every_class_of_dictionary_learning_is_read(parts, tmp_path):
@@ -37,7 +37,7 @@ def test_every_class_of_dictionary_learning_is_read(parts, tmp_path):
     for kind, (tensors, a) in cases.items():
         found = read_sae(dictionary(tmp_path / kind, kind, tensors))
         assert (found.format, found.hook, found.k) == ("dictionary-learning", "layers.8", None), kind
-        says_the_same(found.sae, x, a, p["W_dec"], p["b_dec"])
+        assert_says_the_same(found.sae, x, a, p["W_dec"], p["b_dec"])
     tensors = {**linear, "b_dec": p["b_dec"], "k": torch.tensor(3), "threshold": torch.tensor(-1.0)}
     assert read_sae(dictionary(tmp_path / "topk", "AutoEncoderTopK", tensors)).k == 3
 
@@ -69,7 +69,7 @@ def test_k_is_read_from_the_tensors_or_the_configuration(parts, tmp_path, kind, 
     found = read_sae(dictionary(tmp_path, kind, linear(p) | tensors, k=3))
     assert found.k == 3
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-    says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
     sae = found.sae.calibrated(p["x"], found.k)
     assert (sae.encode(p["x"]) > 0).sum() == 3 * len(p["x"])
 
@@ -90,7 +90,9 @@ def test_early_files_name_only_the_trainer_or_spell_the_class_otherwise(parts, t
     found = read_sae(folder)
     assert (found.format, found.hook) == ("dictionary-learning", "layers.8")
     p = parts
-    says_the_same(found.sae, p["x"], ((p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(
+        found.sae, p["x"], ((p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"]
+    )
     matrices = {n: p[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
     matrices |= {"k": torch.tensor(3), "threshold": torch.tensor(0.5), "group_sizes": torch.tensor([4, 6])}
     assert read_sae(dictionary(tmp_path / "b", "MatroyshkaBatchTopKSAE", matrices)).k is None

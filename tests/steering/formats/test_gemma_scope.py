@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import M, jump, says_the_same
+from tests.steering.formats.publisher_files import M, assert_says_the_same, jump
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 SECOND = {
@@ -45,11 +45,11 @@ def test_gemma_scope_is_read_from_npz_and_from_safetensors(parts, tmp_path):
     a = jump(p["x"] @ p["W_enc"] + p["b_enc"], p["threshold"])
     found = read_sae(first(tmp_path / "layer_20" / "width_16k" / "average_l0_71", p))
     assert (found.format, found.hook) == ("gemma-scope-1", "layers.20")
-    says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
 
     found = read_sae(second(tmp_path / "resid_post" / "layer_12_width_16k_l0_medium", p))
     assert (found.format, found.hook) == ("gemma-scope-2", "layers.12")
-    says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
 
 
 @pytest.mark.parametrize(
@@ -154,4 +154,4 @@ def test_a_finetuned_gemma_scope_has_its_factors_on_the_decoder(parts, tmp_path)
     p, factor = parts, torch.linspace(0.5, 2, M)
     found = read_sae(first(tmp_path / "layer_3", p, scaling_factor=factor.numpy()))
     a = jump(p["x"] @ p["W_enc"] + p["b_enc"], p["threshold"])
-    says_the_same(found.sae, p["x"], a, p["W_dec"] * factor[:, None], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], a, p["W_dec"] * factor[:, None], p["b_dec"])

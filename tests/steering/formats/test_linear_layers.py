@@ -7,7 +7,7 @@ import torch
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import says_the_same
+from tests.steering.formats.publisher_files import assert_says_the_same
 
 
 def goodfire(parts):
@@ -20,7 +20,7 @@ def test_goodfire_is_read(parts, tmp_path):
     torch.save(goodfire(p), tmp_path / "Llama-3.1-8B-Instruct-SAE-l19.pth")
     found = read_sae(tmp_path / "Llama-3.1-8B-Instruct-SAE-l19.pth")
     assert (found.format, found.hook) == ("goodfire", "layers.19")
-    says_the_same(found.sae, p["x"], (p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], (p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
 
 
 def two_layers(folder, p, config=None, **more):
@@ -36,7 +36,7 @@ def test_deepseek_is_read(parts, tmp_path):
     p = parts
     found = read_sae(two_layers(tmp_path, p))
     assert (found.format, found.hook, found.k) == ("two-linear-layers", "layers.19", None)
-    says_the_same(found.sae, p["x"], (p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], (p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
 
 
 def test_a_configuration_beside_two_layers_is_heeded(parts, tmp_path):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import D, M, jump, says_the_same
+from tests.steering.formats.publisher_files import D, M, assert_says_the_same, jump
 
 
 def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
@@ -27,7 +27,7 @@ def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
     a = jump(pre * length, cut) / length
     found = read_sae(old)
     assert (found.format, found.hook) == ("llama-scope", "layers.15")
-    says_the_same(found.sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
+    assert_says_the_same(found.sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
 
     r1 = tmp_path / "400M" / "L15R"
     r1.mkdir(parents=True)
@@ -36,7 +36,7 @@ def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
     found = read_sae(r1)
     assert (found.format, found.hook) == ("llama-scope-r1", "layers.15")
     a = jump(p["x"] @ p["W_enc"] + p["b_enc"], p["threshold"])
-    says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], a, p["W_dec"], p["b_dec"])
 
     now = tmp_path / "now"
     now.mkdir()
@@ -49,7 +49,7 @@ def test_llama_scope_is_read_in_its_three_layouts(parts, tmp_path):
     found = read_sae(now)
     assert (found.format, found.hook) == ("llamascopium", "layers.9")
     a = jump(pre * length, p["threshold"]) / length
-    says_the_same(found.sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
+    assert_says_the_same(found.sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
 
 
 FIRST = {
@@ -94,7 +94,7 @@ def test_all_fields_that_the_first_llama_scope_publishes_are_known(parts, tmp_pa
     assert (found.hook, found.k, caplog.messages) == ("layers.15", None, [])
     length = p["W_dec"].norm(dim=1)
     a = jump((S * p["x"] @ p["W_enc"] + p["b_enc"]) * length, 0.7) / length
-    says_the_same(found.sae, p["x"], a, p["W_dec"] / S, p["b_dec"] / S)
+    assert_says_the_same(found.sae, p["x"], a, p["W_dec"] / S, p["b_dec"] / S)
 
 
 @pytest.mark.parametrize("act_fn", ["topk", "TopK", "batchtopk"])
@@ -108,15 +108,19 @@ def test_a_topk_of_llama_scope_is_no_relu(parts, tmp_path, act_fn):
 def test_a_relu_of_llama_scope_has_no_threshold(parts, tmp_path):
     p = parts
     found = read_sae(first(tmp_path, p, act_fn="relu", sparsity_include_decoder_norm=False))
-    says_the_same(found.sae, p["x"], (S * p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"] / S, p["b_dec"] / S)
+    assert_says_the_same(
+        found.sae, p["x"], (S * p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"] / S, p["b_dec"] / S
+    )
 
 
 def test_a_bias_before_the_encoder_and_a_missing_one_are_heeded(parts, tmp_path):
     p, more = parts, {"act_fn": "relu", "norm_activation": "inference"}
     found = read_sae(first(tmp_path / "a", p, apply_decoder_bias_to_pre_encoder=True, **more))
-    says_the_same(found.sae, p["x"], ((p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(
+        found.sae, p["x"], ((p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"]
+    )
     found = read_sae(first(tmp_path / "b", p, bias=False, use_decoder_bias=False, **more))
-    says_the_same(found.sae, p["x"], (p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], torch.zeros(D))
+    assert_says_the_same(found.sae, p["x"], (p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], torch.zeros(D))
 
 
 @pytest.mark.parametrize(
@@ -206,13 +210,15 @@ def test_what_of_llamascopium_is_missing_or_not_supported_is_refused_by_name(par
 def test_llamascopium_has_one_threshold_or_one_for_each_feature_and_norms_of_two_points(parts, tmp_path):
     p = parts
     found = read_sae(now(tmp_path / "one", p, {"jump_relu_threshold": 0.4, "sparsity_include_decoder_norm": False}))
-    says_the_same(found.sae, p["x"], jump(p["x"] @ p["W_enc"] + p["b_enc"], 0.4), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], jump(p["x"] @ p["W_enc"] + p["b_enc"], 0.4), p["W_dec"], p["b_dec"])
 
     config = {"act_fn": "relu", "norm_activation": "dataset-wise"}
     norms = {f"dataset_average_activation_norm.blocks.{n}.hook_resid_post": torch.tensor(float(n)) for n in (3, 9)}
     s = math.sqrt(D) / 9
     found = read_sae(now(tmp_path / "two", p, config, **norms))
-    says_the_same(found.sae, p["x"], (s * p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"] / s, p["b_dec"] / s)
+    assert_says_the_same(
+        found.sae, p["x"], (s * p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"] / s, p["b_dec"] / s
+    )
 
 
 def test_r1_is_scaled_where_its_configuration_says_so(parts, tmp_path):
@@ -228,7 +234,7 @@ def test_r1_is_scaled_where_its_configuration_says_so(parts, tmp_path):
     norm = {"dataset_average_activation_norm": {"in": 3.0, "out": 3.0}}
     (folder / "config.json").write_text(json.dumps({**config, **norm}))
     a = jump(S * p["x"] @ p["W_enc"] + p["b_enc"], p["threshold"])
-    says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"] / S, p["b_dec"] / S)
+    assert_says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"] / S, p["b_dec"] / S)
     (folder / "config.json").write_text(json.dumps({**config, **norm, "hook_point_in": "blocks.3.hook_resid_post"}))
     with pytest.raises(BadBundle, match=r"but the path is 'layers.15'"):
         read_sae(folder)
@@ -245,4 +251,4 @@ def test_the_version_between_the_first_and_the_current_one_is_read(parts, tmp_pa
     found = read_sae(tmp_path)
     assert (found.format, found.hook) == ("llama-scope", "layers.15")
     a = jump(S * p["x"] @ p["W_enc"] + p["b_enc"], p["threshold"])
-    says_the_same(found.sae, p["x"], a, p["W_dec"] / S, p["b_dec"] / S)
+    assert_says_the_same(found.sae, p["x"], a, p["W_dec"] / S, p["b_dec"] / S)

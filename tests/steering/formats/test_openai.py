@@ -7,7 +7,7 @@ import torch
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import M, says_the_same, topk
+from tests.steering.formats.publisher_files import M, assert_says_the_same, topk
 
 
 def v5(parts, k=4, **more):
@@ -35,7 +35,9 @@ def test_openai_relu_is_read(parts, tmp_path):
     openai = {"encoder.weight": p["W_enc"].T, "decoder.weight": p["W_dec"].T}
     openai |= {"pre_bias": p["b_dec"], "latent_bias": p["b_enc"], "stats_last_nonzero": torch.zeros(M)}
     torch.save({**openai, "activation": "ReLU"}, tmp_path / "6.pt")
-    says_the_same(read_sae(tmp_path / "6.pt", hook="layers.6").sae, p["x"], pre_less.relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(
+        read_sae(tmp_path / "6.pt", hook="layers.6").sae, p["x"], pre_less.relu(), p["W_dec"], p["b_dec"]
+    )
 
 
 def test_openai_v5_reconstructs_as_the_publishers_own_code(parts, tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import D, M, says_the_same
+from tests.steering.formats.publisher_files import D, M, assert_says_the_same
 
 
 def qwen(folder, parts, layer=7):
@@ -21,7 +21,7 @@ def test_qwen_scope_is_read(parts, tmp_path):
     p = parts
     found = read_sae(qwen(tmp_path / "SAE-Res-Qwen3-1.7B-W32K-L0_5", p))
     assert (found.format, found.hook, found.k) == ("qwen-scope", "layers.7", 5)
-    says_the_same(found.sae, p["x"], (p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], (p["x"] @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
 
 
 def configured(folder, parts, config):

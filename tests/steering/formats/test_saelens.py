@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from steering.errors import SteeringError
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import D, M, jump, lens, says_the_same
+from tests.steering.formats.publisher_files import D, M, assert_says_the_same, jump, lens
 
 
 @pytest.mark.parametrize("subtracts", [True, False])
@@ -17,12 +17,12 @@ def test_saelens_standard_and_jumprelu_are_read_with_and_without_b_dec(parts, tm
     pre = (p["x"] - p["b_dec"] * subtracts) @ p["W_enc"] + p["b_enc"]
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
     plain = lens(tmp_path / "s", "standard", {n: p[n] for n in names}, apply_b_dec_to_input=subtracts)
-    says_the_same(read_sae(plain).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(read_sae(plain).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
     torch.testing.assert_close(
         read_sae(plain).sae.encode(p["x"]), pre.relu() * read_sae(plain).unit, atol=2e-5, rtol=2e-5
     )
     jumps = lens(tmp_path / "j", "jumprelu", {n: p[n] for n in (*names, "threshold")}, apply_b_dec_to_input=subtracts)
-    says_the_same(read_sae(jumps).sae, p["x"], jump(pre, p["threshold"]), p["W_dec"], p["b_dec"])
+    assert_says_the_same(read_sae(jumps).sae, p["x"], jump(pre, p["threshold"]), p["W_dec"], p["b_dec"])
     assert read_sae(jumps).hook == "layers.3"
 
 
@@ -31,7 +31,7 @@ def test_saelens_subtracts_b_dec_where_the_configuration_is_silent(parts, tmp_pa
     folder = lens(tmp_path, "standard", {n: p[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec")})
     assert read_sae(folder).format == "saelens"
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-    says_the_same(read_sae(folder).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(read_sae(folder).sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
 
 
 def test_saelens_from_before_version_6_is_read(parts, tmp_path):
@@ -41,7 +41,7 @@ def test_saelens_from_before_version_6_is_read(parts, tmp_path):
     found = read_sae(tmp_path)
     assert found.hook == "layers.7"
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-    says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
 
 
 def test_saelens_gated_becomes_a_threshold(parts, tmp_path):
@@ -51,7 +51,7 @@ def test_saelens_gated_becomes_a_threshold(parts, tmp_path):
     x = p["x"] - p["b_dec"]
     a = (x @ p["W_enc"] + gate > 0) * (x @ (p["W_enc"] * r.exp()) + magnitude).relu()
     assert (a > 0).any()
-    says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"], p["b_dec"])
+    assert_says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"], p["b_dec"])
 
 
 @pytest.mark.parametrize("rescale", [True, False])
@@ -64,7 +64,7 @@ def test_saelens_batchtopk_checkpoint_is_read_with_its_scale_not_folded_yet(part
     pre = (s * p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
     length = p["W_dec"].norm(dim=1) if rescale else torch.ones(M)
     a = jump(pre * length, cut) / length
-    says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
+    assert_says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
     published = a * length  # what SAELens calls an activation where it rescales
     torch.testing.assert_close(
         read_sae(folder).sae.encode(p["x"]), published * read_sae(folder).unit, atol=2e-5, rtol=2e-5

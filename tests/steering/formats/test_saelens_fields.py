@@ -8,7 +8,7 @@ import torch
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import D, M, four, jump, lens, saelens, says_the_same
+from tests.steering.formats.publisher_files import D, M, assert_says_the_same, four, jump, lens, saelens
 
 BEFORE_6 = {"hook_name": "blocks.3.hook_resid_post", "d_in": D, "d_sae": M, "sae_lens_training_version": "3.22.2"}
 
@@ -33,7 +33,7 @@ def relu(p, *, less=True):
 def test_a_topk_is_one_wherever_its_name_and_its_k_stand(parts, tmp_path, config):
     found = read_sae(saelens(tmp_path, four(parts), {**BEFORE_6, **config}))
     assert found.k == 3
-    says_the_same(found.sae, parts["x"], relu(parts), parts["W_dec"], parts["b_dec"])  # all that it may keep
+    assert_says_the_same(found.sae, parts["x"], relu(parts), parts["W_dec"], parts["b_dec"])  # all that it may keep
     assert read_sae(tmp_path, k=2).k == 2
 
 
@@ -58,7 +58,7 @@ def test_a_topk_is_rescaled_by_its_decoder_only_where_its_configuration_says_so(
     cut = {"topk_threshold": torch.tensor(0.6)}
     found = read_sae(lens(tmp_path, "batchtopk", four(parts) | cut, k=3))
     pre = (parts["x"] - parts["b_dec"]) @ parts["W_enc"] + parts["b_enc"]
-    says_the_same(found.sae, parts["x"], jump(pre, 0.6), parts["W_dec"], parts["b_dec"])
+    assert_says_the_same(found.sae, parts["x"], jump(pre, 0.6), parts["W_dec"], parts["b_dec"])
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_nulls_dtypes_and_fields_of_the_training_change_nothing(parts, tmp_path,
     ):
         config = {**BEFORE_6, **config}
         found = read_sae(saelens(tmp_path / str(number), four(parts), config))
-        says_the_same(found.sae, parts["x"], relu(parts), parts["W_dec"], parts["b_dec"])
+        assert_says_the_same(found.sae, parts["x"], relu(parts), parts["W_dec"], parts["b_dec"])
     assert not caplog.messages
 
 
@@ -172,9 +172,9 @@ def test_a_constant_factor_is_folded_in_or_asked_for(parts, tmp_path, stated):
 
     (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": s}))
     a = ((s * p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]).relu()
-    says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
+    assert_says_the_same(read_sae(folder).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
     stated_here = lens(tmp_path / "cfg", "standard", four(p), normalize_activations=stated, norm_scaling_factor=s)
-    says_the_same(read_sae(stated_here).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
+    assert_says_the_same(read_sae(stated_here).sae, p["x"], a, p["W_dec"] / s, p["b_dec"] / s)
     (stated_here / "activation_scaler.json").write_text(json.dumps({"scaling_factor": 2.0}))
     with pytest.raises(
         BadBundle, match=r"scaling_factor in activation_scaler.json is 2.0, but norm_scaling_factor .* is 1.7"
@@ -193,7 +193,7 @@ def test_directions_need_no_factor_but_have_no_unit_without_it(parts, tmp_path):
 def test_false_is_no_normalisation(parts, tmp_path):
     config = {**BEFORE_6, "normalize_activations": False}
     found = read_sae(saelens(tmp_path, four(parts), config))
-    says_the_same(found.sae, parts["x"], relu(parts), parts["W_dec"], parts["b_dec"])
+    assert_says_the_same(found.sae, parts["x"], relu(parts), parts["W_dec"], parts["b_dec"])
 
 
 def test_a_normalisation_that_saelens_corrects_for_a_repository_is_corrected(parts, tmp_path):
@@ -207,7 +207,7 @@ def test_a_normalisation_that_saelens_corrects_for_a_repository_is_corrected(par
 def test_the_factors_of_a_finetuning_are_on_the_decoder(parts, tmp_path, name):
     p, factor = parts, torch.linspace(0.5, 2, M)
     found = read_sae(lens(tmp_path, "standard", four(p) | {name: factor}, finetuning_scaling_factor=True))
-    says_the_same(found.sae, p["x"], relu(p), p["W_dec"] * factor[:, None], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], relu(p), p["W_dec"] * factor[:, None], p["b_dec"])
     torch.testing.assert_close(found.sae.encode(p["x"]), relu(p) * found.unit, atol=2e-5, rtol=2e-5)
 
 
@@ -215,7 +215,7 @@ def test_a_threshold_may_be_stored_as_its_logarithm(parts, tmp_path):
     p = parts
     found = read_sae(lens(tmp_path, "jumprelu", four(p) | {"log_threshold": p["threshold"].log()}))
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-    says_the_same(found.sae, p["x"], jump(pre, p["threshold"]), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], jump(pre, p["threshold"]), p["W_dec"], p["b_dec"])
 
 
 @pytest.mark.parametrize("name", ["threshold", "W_skip", "r_mag", "input_mean"])
@@ -228,7 +228,7 @@ def test_a_tensor_that_the_architecture_does_not_use_is_refused(parts, tmp_path,
 
 def test_counters_and_empty_biases_are_left_out(parts, tmp_path):
     more = {"n_forward_passes_since_fired": torch.ones(M), "b_gate": torch.zeros(M)}
-    says_the_same(
+    assert_says_the_same(
         read_sae(lens(tmp_path, "standard", four(parts) | more)).sae,
         parts["x"],
         relu(parts),

@@ -8,7 +8,7 @@ import torch
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import D, M, four, lens, saelens, says_the_same
+from tests.steering.formats.publisher_files import D, M, assert_says_the_same, four, lens, saelens
 
 POST = "blocks.3.hook_resid_post"
 
@@ -64,13 +64,13 @@ def test_the_files_of_our_own_example_are_read(parts, tmp_path, caplog):
     folder = tmp_path / "models--jbloom--GPT2-Small-SAEs-Reformatted" / "snapshots" / "1" / "blocks.8.hook_resid_pre"
     found = read_sae(saelens(folder, four(parts), OLDEST))
     assert (found.format, found.hook, caplog.messages) == ("saelens", "layers.7", [])
-    reads_the_centred_stream(found.sae, parts)  # SAELens' list of published SAEs says that the model was centred
+    assert_reads_the_centred_stream(found.sae, parts)  # SAELens' list of published SAEs says that the model was centred
 
 
-def reads_the_centred_stream(sae, p):
+def assert_reads_the_centred_stream(sae, p):
     x = p["x"] + 3
     a = ((x - x.mean(-1, keepdim=True) - p["b_dec"]) @ p["W_enc"] + p["b_enc"]).relu()
-    says_the_same(sae, x, a, p["W_dec"], p["b_dec"])
+    assert_says_the_same(sae, x, a, p["W_dec"], p["b_dec"])
 
 
 @pytest.mark.parametrize("place", ["metadata", "top", "runner"])
@@ -80,7 +80,7 @@ def test_an_sae_of_a_centred_model_reads_the_stream_without_its_mean(parts, tmp_
     folder = lens(tmp_path, "standard", four(parts), metadata=about, **(loading if place == "top" else {}))
     if place == "runner":
         (folder / "runner_cfg.json").write_text(json.dumps({"hook_name": POST, **loading}))
-    reads_the_centred_stream(read_sae(folder).sae, parts)
+    assert_reads_the_centred_stream(read_sae(folder).sae, parts)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_other_preparations_leave_the_stream_as_it_is(parts, tmp_path, model, lo
     p, x = parts, parts["x"] + 3
     about = {"hook_name": POST, "model_name": model, "model_from_pretrained_kwargs": loading}
     found = read_sae(lens(tmp_path, "standard", four(p), metadata=about))
-    says_the_same(found.sae, x, ((x - p["b_dec"]) @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, x, ((x - p["b_dec"]) @ p["W_enc"] + p["b_enc"]).relu(), p["W_dec"], p["b_dec"])
 
 
 @pytest.mark.parametrize(

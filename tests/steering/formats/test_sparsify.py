@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from steering.errors import BadBundle
 from steering.formats import read_sae
-from tests.steering.formats.publisher_files import D, M, says_the_same
+from tests.steering.formats.publisher_files import D, M, assert_says_the_same
 
 
 def test_sparsify_is_read_as_it_is_and_not_as_others_transpose_it(parts, tmp_path):
@@ -20,7 +20,7 @@ def test_sparsify_is_read_as_it_is_and_not_as_others_transpose_it(parts, tmp_pat
     found = read_sae(folder)
     assert (found.format, found.hook, found.k) == ("sparsify", "layers.10", 4)
     pre = (p["x"] - p["b_dec"]) @ p["W_enc"] + p["b_enc"]
-    says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
+    assert_says_the_same(found.sae, p["x"], pre.relu(), p["W_dec"], p["b_dec"])
     (folder / "cfg.json").unlink()
     with pytest.raises(BadBundle, match="does not say how many it keeps"):
         read_sae(folder)
