@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from server.errors import bad_request
 from server.schemas.generation import GenerationRequest
+from server.schemas.nulls import without_nulls
 
 T = TypeVar("T", bound=BaseModel)
 LARGE = 65_536
@@ -38,9 +39,11 @@ class JsonBody(Generic[T]):
 
 
 def parse_body(kind: type[T], body: bytes) -> T:
-    """Parse a JSON body. Raises a 400 for invalid JSON, NaN, infinity or a lone surrogate."""
+    """Parse a JSON body; a null field is absent (`nulls.py`). Raises a 400 for invalid JSON, NaN, infinity or a lone
+    surrogate.
+    """
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = without_nulls(kind, json.loads(body, parse_constant=_refuse_constant))
         text = json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise bad_request("the text is not valid Unicode (a lone surrogate or broken UTF-8)", param=None) from error

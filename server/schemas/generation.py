@@ -27,17 +27,20 @@ Stops = Annotated[
     BeforeValidator(lambda v: (v,) if isinstance(v, str) else tuple(v or ()) if isinstance(v, list | None) else v),
 ]
 
-_PART = {
-    "type": "object",
-    "required": ["type", "text"],
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-}
+
+def _part(kind: str) -> dict[str, Any]:
+    properties = {"type": {"const": kind}, kind: {"type": "string"}}
+    return {"type": "object", "required": ["type", kind], "properties": properties}
+
+
+_PARTS = {"type": "array", "minItems": 1, "items": {"anyOf": [_part("text"), _part("refusal")]}}
 _MESSAGE = {
     "type": "object",
-    "required": ["role", "content"],
+    "required": ["role"],
     "properties": {
         "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": _PART}]},
+        "content": {"anyOf": [{"type": "string"}, _PARTS, {"type": "null"}]},
+        "refusal": {"type": ["string", "null"]},
         "reasoning_content": {"type": ["string", "null"]},
     },
 }
@@ -287,22 +290,33 @@ def _message(message: dict[str, Any], at: str) -> Message:
         raise bad_request(
             f"role must be 'system', 'developer', 'user' or 'assistant', not {role!r}", param=f"{at}.role"
         )
-    if message.get("tool_calls"):
-        raise unsupported(f"{at}.tool_calls", "tool calls are not supported")
-    said = {"role": role, "content": _text(message.get("content"), f"{at}.content")}
-    reasoning = message.get("reasoning_content")
-    if role == "assistant" and reasoning is not None:
-        said["reasoning_content"] = _text(reasoning, f"{at}.reasoning_content")
+    for calls in ("tool_calls", "function_call"):
+        if message.get(calls):
+            raise unsupported(f"{at}.{calls}", "tool calls are not supported")
+    if role != "assistant":
+        return {"role": role, "content": _text(message.get("content"), f"{at}.content", ("text",))}
+    content, place = message.get("content"), f"{at}.content"
+    if content is None:  # as in turns that were a refusal, or nothing but reasoning or calls of tools
+        content, place = message.get("refusal") or "", f"{at}.refusal"
+    said = {"role": role, "content": _text(content, place, ("text", "refusal"))}
+    if (reasoning := message.get("reasoning_content")) is not None:
+        said["reasoning_content"] = _text(reasoning, f"{at}.reasoning_content", ("text",))
     return said
 
 
-def _text(content: object, at: str) -> str:
+def _text(content: object, at: str, kinds: tuple[str, ...]) -> str:
+    """The text of a string or of a list of parts of the given kinds; a part has its text under the name of its kind."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
-        raise bad_request("content must be a string or a list of text parts", param=at)
+        raise bad_request(
+            f"{at} must be a string or a list of text parts, got {describe_value(content)}; only an assistant's may be null",
+            param=at,
+        )
+    texts = list[str]()
     for i, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if not isinstance(part, dict) or kind not in kinds or not isinstance(part.get(kind), str):
             raise unsupported(f"{at}.{i}", f"content part of type {kind!r} is not supported; only text is")
-    return "".join(part["text"] for part in content)
+        texts.append(part[kind])
+    return "".join(texts)
