@@ -20,6 +20,7 @@ Scope = Literal["assistant", "all", "generated"]
 MAX_FEATURES = 32
 VECTOR = "vector/"
 """Prefix of the ids of named vectors, which belong to no bundle."""
+VECTOR_NAME = r"^[a-z][a-z0-9._-]{0,63}$"
 
 
 class _Value(BaseModel):
@@ -142,10 +143,10 @@ class FeatureSnapshot(_Value):
 
 
 class Vector(_Value):
-    """Named direction computed from examples, which steers like a feature; its snapshot is all that is used for it."""
+    """Named direction computed from examples, or imported, which steers like a feature; its snapshot is all that is used for it."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9._-]{0,63}$")
-    method: Literal["diffmean", "probe"]
+    name: str = Field(pattern=VECTOR_NAME)
+    method: Literal["diffmean", "probe", "import"]
     snapshot: FeatureSnapshot
     auroc: float | None = None
     """AUROC on held-out texts; None if there were too few texts to hold any out."""

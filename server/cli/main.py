@@ -51,6 +51,7 @@ COMMANDS = {
     "attribute": Entry("Attribute the next token to features, by gradient and by ablation.", "understand:attribute"),
     "diff": Entry("Compare two checkpoints by how often features fire on the same text.", "understand:diff"),
     "calibrate": Entry("Measure the dose of features and its effect. Writes the bundle.", "calibrate:calibrate"),
+    "vectors": Entry("Control vectors: import and export steering directions.", "vectors:app"),
     "sae": Entry("Import, export, train and evaluate sparse autoencoders.", "sae:app"),
     "jobs": Entry("Background jobs: submit, list, follow, pause and cancel.", "jobs:app"),
     "store": Entry("Back up the store, and restore it.", "store:app"),
@@ -66,6 +67,14 @@ COMMANDS = {
 
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are invoked, not when they are listed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own class
+        """Refuse arguments that are not text: Python hands on their bytes as lone surrogates, which nothing can write."""
+        for arg in args:
+            if not arg.isascii() and any("\ud800" <= c <= "\udfff" for c in arg):
+                shown = arg.encode(errors="surrogateescape").decode(errors="replace")
+                raise typer.BadParameter(f"the argument {shown!r} is not UTF-8; write it in UTF-8")
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - typer's own class
         """All names, in the order of the table."""

@@ -6,6 +6,7 @@ stores a feature that is gone, so engines need no special case.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,7 @@ def measure_vector_dose(
 
 def vector_of(
     name: str,
-    method: Method,
+    method: Method | Literal["import"],
     found: Direction,
     dose: MeasuredDose | None,
     sae: SAE,
