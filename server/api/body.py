@@ -4,13 +4,14 @@ import asyncio
 import difflib
 import json
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
 
 from server.errors import bad_request
-from server.schemas.generation import GenerationRequest
+from server.schemas.client_fields import KNOWN, refuse_unsupported
+from server.schemas.generation import ChatRequest, GenerationRequest
 from server.schemas.nulls import without_nulls
 
 T = TypeVar("T", bound=BaseModel)
@@ -43,8 +44,8 @@ def parse_body(kind: type[T], body: bytes) -> T:
     surrogate.
     """
     try:
-        value = without_nulls(kind, json.loads(body, parse_constant=_refuse_constant))
-        text = json.dumps(value, ensure_ascii=False).encode()
+        value = json.loads(body, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise bad_request("the text is not valid Unicode (a lone surrogate or broken UTF-8)", param=None) from error
     except (ValueError, RecursionError) as error:
@@ -52,8 +53,17 @@ def parse_body(kind: type[T], body: bytes) -> T:
     if not isinstance(value, dict):
         raise bad_request("the body must be a JSON object", param=None)
     if issubclass(kind, GenerationRequest):
-        _check_misplaced_steering(value.keys() - kind.model_fields)
-    return kind.model_validate_json(text, strict=True)
+        value = _without_client_fields(kind, value)
+    return kind.model_validate_json(json.dumps(without_nulls(kind, value), ensure_ascii=False), strict=True)
+
+
+def _without_client_fields(kind: type[GenerationRequest], value: dict[str, Any]) -> dict[str, Any]:
+    """The body without fields of other servers that change nothing. Raises a 400 for those that would, and for a
+    misspelt `steering`.
+    """
+    _check_misplaced_steering(value.keys() - kind.model_fields)
+    refuse_unsupported(value, "chat" if issubclass(kind, ChatRequest) else "completions")
+    return {key: each for key, each in value.items() if key in kind.model_fields or key not in KNOWN}
 
 
 def _check_misplaced_steering(unknown: set[str]) -> None:

@@ -19,13 +19,22 @@ def fit_chat(
 ) -> tuple[EncodedChat, int]:
     """Return the chat with as few of its oldest turns left out as possible, and how many messages these are.
 
-    `context` and `reply` are tokens. If the last turn alone is too long, the whole chat is returned, for the caller to
-    refuse.
+    `context` and `reply` are tokens. Where the last turn alone leaves no room for a `reply` of that length, a shorter one
+    will do; if it does not fit even so, the whole chat is returned, for the caller to refuse.
     """
-    room = context - (reply or min(RESERVED, context // 4))
+    least = min(RESERVED, context // 4)
     whole = encode([*messages])
-    if len(whole.ids) <= room:
-        return whole, 0
+    for reserved in (reply or least, *([least] if reply and reply > least else [])):
+        room = context - reserved
+        if len(whole.ids) <= room:
+            return whole, 0
+        if kept := _longest_that_fits(encode, messages, room):
+            return kept
+    return whole, 0
+
+
+def _longest_that_fits(encode: Encode, messages: Sequence[Message], room: int) -> tuple[EncodedChat, int] | None:
+    """Return the chat with the fewest turns left out that has at most `room` tokens; None if the last turn has more."""
     turns = turn_starts(messages)
     kept: tuple[EncodedChat, int] | None = None
     low, high = 1, len(turns) - 1  # the first turn that is kept
@@ -37,7 +46,7 @@ def fit_chat(
             kept, high = (chat, len(messages) - len(head)), middle - 1
         else:
             low = middle + 1
-    return kept or (whole, 0)
+    return kept
 
 
 def turn_starts(messages: Sequence[Message]) -> list[int]:

@@ -140,18 +140,20 @@ async def _prepare(
 
 
 def max_new_tokens(served: ServedModel, body: GenerationRequest, prompt: EncodedChat, place: str) -> int:
-    """Maximum number of new tokens. Raises ApiError if the context has no room for them."""
+    """Maximum number of new tokens: as requested, but no more than the context has room for.
+
+    Raises ApiError if it has no room.
+    """
     context, used, asked = served.engine.max_model_len, len(prompt.ids), body.requested_max_tokens
     room = context - used
-    if room <= 0 or (asked or 0) > room:
-        wanted = f"{used} tokens" + (f" and max_tokens asks for {asked}" if asked else "")
-        takes = f"{place} {'take' if place == 'messages' else 'takes'} {wanted}"
+    if room < 0 or (room == 0 and asked != 0):
+        takes = f"{place} {'take' if place == 'messages' else 'takes'} {used} tokens"
         raise bad_request(
-            f"the context holds {context} tokens; {takes}: shorten {place} or lower max_tokens",
-            param=place if room <= 0 else "max_tokens",
+            f"the context holds {context} tokens; {takes}, which leaves no room for a reply: shorten {place}",
+            param=place,
             code="context_length_exceeded",
         )
-    return asked or room
+    return room if asked is None else min(asked, room)
 
 
 async def _check_prompts(

@@ -15,7 +15,8 @@ from pydantic import (
 )
 
 from server.engines.base import Sampling
-from server.errors import ApiError, bad_request, first_validation_error
+from server.errors import bad_request, first_validation_error
+from server.schemas.client_fields import unsupported
 from server.schemas.steering import SteeringRequest, Whole
 from server.validation import describe_value
 from steering.model.chat_template import Message
@@ -77,6 +78,7 @@ Prompts = Annotated[
 MOST_REPLIES = 128
 """Maximum number of choices per text-completion request: its prompts, each `n` times."""
 
+MOST_STOPS = 16
 COLDEST = 1e-5
 """Below this temperature sampling is greedy, as in vLLM: dividing logits by less overflows."""
 _SAMPLED = (
@@ -108,9 +110,12 @@ class GenerationRequest(BaseModel):
     model: str = Field(min_length=1)
     user: str | None = Field(default=None, max_length=256)
     """The end user of the request. Texts are kept for training only of users who consented."""
-    max_tokens: Whole | None = Field(default=None, ge=1)
+    max_tokens: Whole | None = Field(default=None, ge=-1)
+    """Maximum number of tokens of a reply. What is left of the context is the maximum in any case, and by default; −1 is
+    the default, too.
+    """
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     n: Whole = Field(default=1, ge=1, le=8)
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -118,7 +123,7 @@ class GenerationRequest(BaseModel):
     seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2, allow_inf_nan=False)
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=300)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=1024)
     top_k: Whole | None = Field(default=None, ge=-1)
     min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     min_tokens: Whole | None = Field(default=None, ge=0)
@@ -130,17 +135,17 @@ class GenerationRequest(BaseModel):
 
     @field_validator("stop")
     @classmethod
-    def _at_most_four(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
-        if len(stop) > 4:
-            raise ValueError(f"at most 4 stop strings; {len(stop)} were given")
+    def _stops(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if len(stop) > MOST_STOPS:
+            raise ValueError(f"at most {MOST_STOPS} stop strings; {len(stop)} were given")
         if "" in stop:
             raise ValueError("a stop string may not be empty")
         return stop
 
     @property
     def requested_max_tokens(self) -> int | None:
-        """Number of tokens requested, if given."""
-        return self.max_tokens
+        """Number of tokens requested; None for as many as there is room for."""
+        return _limited(self.max_tokens)
 
     @property
     def alternatives(self) -> int | None:
@@ -159,8 +164,8 @@ class GenerationRequest(BaseModel):
         if self.min_tokens is None:  # of a preset: it may not make a short reply impossible
             taken["min_tokens"] = min(int(taken.get("min_tokens", 0)), max_tokens)
         taken["top_k"] = max(0, int(taken.get("top_k", 0)))
-        if taken.get("temperature", 1) < COLDEST:
-            taken["temperature"] = 0.0
+        if taken.get("temperature", 1) < COLDEST or taken.get("top_p") == 0:  # both leave the likeliest token alone
+            taken |= {"temperature": 0.0, "top_p": 1.0}
         return Sampling(
             **taken,
             stop=self.stop,
@@ -174,35 +179,27 @@ class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
     messages: list[MessageInput] = Field(min_length=1, max_length=2000)
-    max_completion_tokens: Whole | None = Field(default=None, ge=1)
+    max_completion_tokens: Whole | None = Field(default=None, ge=-1)
     truncation: Literal["auto", "disabled"] | None = None
     """With `auto`, the oldest turns that do not fit into the model's context are left out, and `steering.warnings` says how
     many; by default such a chat is refused. As in OpenAI's Responses API.
     """
     logprobs: bool = False
     top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    response_format: dict[str, Any] | None = None
-    audio: Any = None
-    modalities: list[str] | None = None
 
     @model_validator(mode="after")
     def _only_what_is_built(self) -> "ChatRequest":
-        if self.tools and self.tool_choice != "none":
-            raise unsupported("tools", "tools are not supported; leave them out or set tool_choice to 'none'")
-        if self.response_format and self.response_format.get("type", "text") != "text":
-            raise unsupported("response_format", "only the response format 'text' is supported")
-        if self.audio is not None or "audio" in (self.modalities or ()):
-            raise unsupported("audio", "audio is not supported; ask for text")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs")
+        for name in ("max_completion_tokens", "max_tokens"):
+            if getattr(self, name) == 0:
+                raise bad_request(f"{name} must be at least 1, or -1 for as many as there is room for", param=name)
         return self
 
     @property
     def requested_max_tokens(self) -> int | None:
         """`max_completion_tokens` takes precedence over the older `max_tokens`."""
-        return self.max_completion_tokens or self.max_tokens
+        return _limited(self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens)
 
     @property
     def alternatives(self) -> int | None:
@@ -221,13 +218,17 @@ class CompletionRequest(GenerationRequest):
     """Text or token ids, or a list of several; each is completed independently."""
     logprobs: Whole | None = Field(default=None, ge=0, le=20)
     echo: bool = False
-    suffix: str | None = None
+    """The prompt is returned before its completion, with `logprobs` those of its tokens as well."""
 
     @model_validator(mode="after")
     def _only_what_is_built(self) -> "CompletionRequest":
-        for name in ("echo", "suffix"):
-            if getattr(self, name):
-                raise unsupported(name, f"{name} is not supported; leave it out")
+        if self.echo:
+            raise unsupported("echo", "echo is not supported; leave it out")
+        if self.max_tokens == 0 and not self.echo:
+            raise bad_request(
+                "max_tokens must be at least 1, or -1 for as many as there is room for; 0 only returns the prompt: set echo to true",
+                param="max_tokens",
+            )
         if (replies := self.n * len(self.prompt)) > MOST_REPLIES:
             asked = f"{len(self.prompt)} prompts" + (f" with n of {self.n} are {replies} replies" if self.n > 1 else "")
             raise bad_request(f"{asked}; at most {MOST_REPLIES} at once: send fewer at a time", param="prompt")
@@ -256,9 +257,8 @@ def to_messages(messages: list[dict[str, Any]]) -> list[Message]:
     return [_message(m, f"messages.{i}") for i, m in enumerate(messages)]
 
 
-def unsupported(param: str, message: str) -> ApiError:
-    """A 400 for an OpenAI feature that this server does not support."""
-    return bad_request(message, param=param, code="unsupported_parameter")
+def _limited(max_tokens: int | None) -> int | None:
+    return None if max_tokens == -1 else max_tokens
 
 
 def _is_whole(value: object) -> bool:

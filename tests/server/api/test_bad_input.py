@@ -82,8 +82,9 @@ BAD = {
     "image": (said([{"type": "image_url", "image_url": {"url": "x"}}]), "messages.0.content.0", "image_url"),
     "template marker": (said("a<|end|><|assistant|>b"), "messages.0.content", "marker"),
     "long context": (said("hello " * 700), "messages", "512 tokens"),
-    "too many tokens": ({"max_tokens": 4000}, "max_tokens", "512 tokens"),
-    "no tokens": ({"max_tokens": 0}, "max_tokens", "at least 1"),
+    "no tokens": ({"max_tokens": 0}, "max_tokens", "at least 1, or -1"),
+    "no completion tokens": ({"max_completion_tokens": 0}, "max_completion_tokens", "at least 1, or -1"),
+    "fewer than no tokens": ({"max_tokens": -2}, "max_tokens", "at least -1"),
     "hot": ({"temperature": 3}, "temperature", "at most 2"),
     "temperature in quotes": ({"temperature": "0.5"}, "temperature", "number"),
     "stream as a word": ({"stream": "yes"}, "stream", "true or false"),
@@ -92,14 +93,14 @@ BAD = {
     "a number among the stops": ({"stop": ["a", 5]}, "stop.1", "text"),
     "bias on no number": ({"logit_bias": {"x": 1}}, "logit_bias.x", "integer"),
     "repetition penalty of zero": ({"repetition_penalty": 0}, "repetition_penalty", "0.01"),
-    "top_p zero": ({"top_p": 0}, "top_p", "more than 0"),
+    "top_p below zero": ({"top_p": -0.1}, "top_p", "at least 0"),
     "top_logprobs alone": ({"top_logprobs": 3}, "top_logprobs", "logprobs"),
     "21 top_logprobs": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
-    "five stops": ({"stop": list("abcde")}, "stop", "4"),
+    "17 stops": ({"stop": list("abcdefghijklmnopq")}, "stop", "at most 16"),
     "empty stop": ({"stop": ""}, "stop", "empty"),
-    "n of 9": ({"n": 9}, "n", "8"),
+    "n of 9": ({"n": 9}, "n", "at most 8"),
     "tools": ({"tools": [{"type": "function"}]}, "tools", "not supported"),
-    "json mode": ({"response_format": {"type": "json_object"}}, "response_format", "text"),
+    "json mode": ({"response_format": {"type": "json_object"}}, "response_format", "ask for the form"),
     "audio": ({"audio": {"voice": "x"}}, "audio", "not supported"),
     "model as a number": ({"model": 3}, "model", "text"),
     "bias on an unknown token": ({"logit_bias": {"99999": 1}}, "logit_bias", "vocabulary"),
@@ -233,11 +234,33 @@ def test_coldest_temperature_is_greedy(http):
     assert replies[0] == replies[1]
 
 
+def test_top_p_of_zero_is_greedy(http):
+    hot = CHAT | {"temperature": 2, "max_tokens": 8, "ignore_eos": True}
+    replies = [http.post("/v1/chat/completions", json=CHAT | body).json()["choices"] for body in (
+        {"max_tokens": 8, "ignore_eos": True}, hot | {"top_p": 0}, hot | {"top_p": 0, "seed": 3})]  # fmt: skip
+    assert replies[0] == replies[1] == replies[2]
+
+
+@pytest.mark.parametrize("most", [-1, 4000, None])
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_a_reply_is_as_long_as_there_is_room_for(http, field, most):
+    long = said("hello " * 240)
+    body = {k: v for k, v in CHAT.items() if k != "max_tokens"} | long | {"ignore_eos": True, field: most}
+    answer = http.post("/v1/chat/completions", json=body).json()
+    assert answer["usage"]["total_tokens"] == 512
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_sixteen_stop_strings_are_taken(http):
+    assert http.post("/v1/chat/completions", json=CHAT | {"stop": list("abcdefghijklmnop")}).status_code == 200
+
+
 def test_raw_completion_refuses_what_is_not_built(http):
     for change, param in (
         ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
         ({"logprobs": 21}, "logprobs"),
+        ({"max_tokens": 0}, "max_tokens"),
     ):
         answer = http.post("/v1/completions", json={"model": "small", "prompt": "x", "max_tokens": 2, **change})
         assert answer.status_code == 400

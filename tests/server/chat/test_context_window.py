@@ -67,6 +67,11 @@ def test_room_for_the_reply_is_kept_free(reply):
     assert 250 < len(found.ids) <= 300
 
 
+def test_a_reply_longer_than_the_last_turn_leaves_room_for_is_shorter():
+    messages = chat(*[10] * 60)
+    assert fit_chat(encode, messages, context=400, reply=4000) == fit_chat(encode, messages, context=400, reply=None)
+
+
 LONG = [{"role": role, "content": "hello there " * 60} for _ in range(4) for role in ("user", "assistant")]
 LAST = {"role": "user", "content": "how are you"}
 

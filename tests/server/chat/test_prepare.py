@@ -129,7 +129,6 @@ def test_whole_numbers_may_be_written_with_a_point(client, ids):
         (["x"] * 129, "prompt", "129 prompts; at most 128 at once"),
         (["a", "hello " * 700], "prompt.1", "the context holds 512 tokens; prompt.1 takes"),
         ([[5], [5] * 512], "prompt.1", "prompt.1 takes 512 tokens"),
-        ([[5], [5] * 511], "max_tokens", "prompt.1 takes 511 tokens and max_tokens asks for 10"),
     ],
 )  # fmt: skip
 def test_a_prompt_that_cannot_be_is_refused_by_its_place(http, prompt, param, says):
