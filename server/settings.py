@@ -156,6 +156,13 @@ class Settings(BaseSettings):
     job_kinds: tuple[str, ...] = ()
     """Additional job types, `name=module:attribute`."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_encoding(cls, given: object) -> object:
+        if any("\ud800" <= c <= "\udfff" for c in str(given)):
+            raise ValueError(f"{str(given).encode(errors='surrogateescape')!r} is not UTF-8; write it in UTF-8")
+        return given
+
     @field_validator("bundle")
     @classmethod
     def _resolve_shipped(cls, given: Path) -> Path:

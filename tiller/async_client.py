@@ -10,7 +10,7 @@ import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
 from tiller import requests
-from tiller.errors import TillerError, from_response, translate_errors
+from tiller.errors import TillerError, from_response, translate_errors, translate_network_settings
 from tiller.models import (
     Analysis,
     Chunk,
@@ -36,7 +36,8 @@ class AsyncTiller:
 
     def __init__(self, base_url: str, *, key: str | None = None, **options: Any) -> None:  # noqa: ANN401
         """The address may end in `/v1` or not; `options` are those of `httpx.AsyncClient`."""
-        self._http = httpx.AsyncClient(**requests.options(base_url, key, options))
+        with translate_network_settings():
+            self._http = httpx.AsyncClient(**requests.options(base_url, key, options))
         self._headers: dict[str, str] = {}
 
     def sending(self, **headers: str) -> "AsyncTiller":

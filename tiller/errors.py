@@ -27,6 +27,18 @@ def translate_errors() -> Iterator[None]:
         raise TillerError(f"the server cannot be reached ({type(error).__name__}); is it still running?") from error
 
 
+@contextmanager
+def translate_network_settings() -> Iterator[None]:
+    """Raise TillerError where httpx cannot use an option, or a proxy or certificate file that the environment names."""
+    try:
+        yield
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise TillerError(
+            f"the HTTP client cannot be made: {error}; look at the address, at the options, and at the environment's "
+            "ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from error
+
+
 def from_response(answer: httpx.Response) -> TillerError:
     """What an answer other than 2xx says; its body has to be read."""
     try:

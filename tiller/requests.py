@@ -6,7 +6,7 @@ Both clients send these, one with `await` and one without, so that whatever they
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -17,6 +17,7 @@ T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
 Steering = Mapping[str, Any]
 TIMEOUT = httpx.Timeout(10, read=300)
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,14 @@ class Request(Generic[T]):
 
 
 def options(base_url: str, key: str | None, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What httpx's client is made with; the address may end in `/v1` or not."""
+    """What httpx's client is made with; the address may end in `/v1` or not.
+
+    A server on this machine is reached directly, whatever proxy the environment names.
+    """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     base = f"{base_url.rstrip('/').removesuffix('/v1')}/v1"
-    return {"timeout": TIMEOUT, **more, "base_url": base, "headers": {**headers, **more.get("headers", {})}}
+    direct = {"trust_env": False} if urlsplit(base).hostname in LOOPBACK else {}
+    return {"timeout": TIMEOUT, **direct, **more, "base_url": base, "headers": {**headers, **more.get("headers", {})}}
 
 
 def chat(

@@ -11,7 +11,7 @@ import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
 from tiller import requests
-from tiller.errors import TillerError, from_response, translate_errors
+from tiller.errors import TillerError, from_response, translate_errors, translate_network_settings
 from tiller.models import (
     Analysis,
     Chunk,
@@ -37,7 +37,8 @@ class Tiller:
 
     def __init__(self, base_url: str, *, key: str | None = None, **options: Any) -> None:  # noqa: ANN401
         """The address may end in `/v1` or not; `options` are those of `httpx.Client`."""
-        self._http = httpx.Client(**requests.options(base_url, key, options))
+        with translate_network_settings():
+            self._http = httpx.Client(**requests.options(base_url, key, options))
         self._headers: dict[str, str] = {}
 
     def sending(self, **headers: str) -> "Tiller":

@@ -3,18 +3,18 @@
 Gradio gives the layout, the theme and the mount point; it runs no event handler. The JavaScript asks the API itself.
 """
 
-import os
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it when it is imported
-
 from pathlib import Path
 
 import fastapi
-import gradio as gr
-from gradio.themes import Base
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+
+from ui.gradio_environment import gradio_environment
+
+with gradio_environment():
+    import gradio as gr
+    from gradio.themes import Base
 
 STATIC = Path(__file__).parent / "static"
 STYLES = (

@@ -6,9 +6,11 @@ the key.
 
 import asyncio
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import httpx
 
+from server.settings import LOOPBACK
 from steering.errors import SteeringError
 
 TRIES = 4
@@ -21,11 +23,22 @@ class LLMClient:
     def __init__(
         self, url: str, model: str, key: str | None = None, *, at_once: int = 8, timeout: float = 120, wait: float = 1.0
     ) -> None:
-        """`url` is the base, such as `https://host/v1`; `wait` is the delay before the first retry, in seconds."""
+        """`url` is the base, such as `https://host/v1`; `wait` is the delay before the first retry, in seconds.
+
+        Raises SteeringError if the environment's network settings cannot be used.
+        """
         self.model, self._wait = model, wait
         self._gate = asyncio.Semaphore(at_once)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout)
+        direct = urlsplit(url).hostname in LOOPBACK  # a model on this machine is not asked through a proxy
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=url.rstrip("/") + "/", headers=headers, timeout=timeout, trust_env=not direct
+            )
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+            raise SteeringError(
+                f"{url} cannot be reached with the environment's proxy or certificates: {error}"
+            ) from error
 
     async def __aenter__(self) -> "LLMClient":
         return self

@@ -8,8 +8,9 @@ import asyncio
 import re
 import sqlite3
 import threading
+import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from server.schemas.features import FeatureQuery, Filters
 from steering.catalogue.feature import Feature, number_of
 from steering.catalogue.resolve import Catalogue
 from steering.errors import SteeringError
+from steering.evaluate.words import UNSPACED
 from steering.interpret.label_embeddings import Encode, LabelEmbeddings
 from steering.interpret.prompt_features import features_in_common, features_of_prompt
 from steering.model.passage import Passage
@@ -36,6 +38,34 @@ ReadEmbeddings = Callable[[], tuple[Tensor, Encode]]
 Compare = Callable[[str, Sequence[str] | None], Sequence[float] | Tensor]
 """Similarity of words to each of some texts; to each feature's label without texts."""
 Hits = list[tuple[Feature, float | None]]
+PUNCTUATION = ".,;:!?…'\"“”‘’«»()[]{}<>"
+"""What surrounds words in a sentence: it is no part of a search term."""
+WORD = re.compile(r"\w+(?:[-'’./]\w+)*")
+"""A word, a compound, or a feature's id: the full-text index has its parts."""
+
+
+class Terms(NamedTuple):
+    """A query's terms: words for the full-text index, and what is looked for as it stands."""
+
+    words: list[str]
+    literals: list[str]
+
+
+def parse_terms(query: str) -> Terms:
+    """Split a query at its spaces and sort its terms."""
+    terms = Terms([], [])
+    for part in normalize_text(query).split():
+        term = part.strip(PUNCTUATION) or part
+        if WORD.fullmatch(term) and not re.search(f"[{UNSPACED}]", term):
+            terms.words.extend(re.findall(r"\w+", term))
+        else:
+            terms.literals.append(term)
+    return terms
+
+
+def normalize_text(text: str) -> str:
+    """Text in which letters compare equal whatever their case, width or composition, and emoji whatever their style."""
+    return unicodedata.normalize("NFKC", text).casefold().replace("\ufe0f", "")
 
 
 class Index:
@@ -49,18 +79,25 @@ class Index:
         self._read_embeddings = embeddings
         self._lock = threading.Lock()
         self._words: sqlite3.Connection | None = None
+        self._texts: list[dict[str, str]] | None = None
         self._meaning: Compare | None = None
 
     def by_words(self, words: str) -> Hits:
-        """Features that match all the words, or prefixes of them; all features without words."""
-        terms = re.findall(r"\w+", words)
-        if not terms:
-            return [] if words.strip() else [(f, None) for f in sorted(self.features, key=_default_order)]
-        sql = f"SELECT rowid, -bm25(features, {', '.join(map(str, WEIGHTS.values()))}) FROM features WHERE features MATCH ?"
-        with self._lock:
-            self._words = self._words or _build_full_text_index(self.features)
-            rows = self._words.execute(sql, (" ".join(f'"{t}"*' for t in terms),)).fetchall()
-        return [(f, score * (READY_FACTOR if has_effect(f) else 1.0)) for i, score in rows for f in (self.features[i],)]
+        """Features that match all the words, or prefixes of them; all features without words.
+
+        What is no word between spaces is looked for as it stands, letter by letter: words of scripts that are written
+        without spaces, emoji, and names such as `C++`.
+        """
+        terms = parse_terms(words)
+        if not terms.words and not terms.literals:
+            return [(f, None) for f in sorted(self.features, key=_default_order)]
+        found = [self._full_text(terms.words)] if terms.words else []
+        found += [self._literal(term) for term in terms.literals]
+        rows = set(found[0]).intersection(*found[1:])
+        scores = {row: sum(by[row] for by in found) for row in rows}
+        return [
+            (f, s * (READY_FACTOR if has_effect(f) else 1.0)) for i, s in scores.items() for f in (self.features[i],)
+        ]
 
     def by_id(self, name: str) -> Hits:
         """The feature of an id or a number; empty if there is none."""
@@ -79,6 +116,22 @@ class Index:
         model can be used.
         """
         return [float(score) for score in self._compare(words, texts)]
+
+    def _full_text(self, words: Sequence[str]) -> dict[int, float]:
+        """Score by row of the features that have all the words, or longer ones that begin with them."""
+        sql = f"SELECT rowid, -bm25(features, {', '.join(map(str, WEIGHTS.values()))}) FROM features WHERE features MATCH ?"
+        with self._lock:
+            self._words = self._words or _build_full_text_index(self.features)
+            return dict(self._words.execute(sql, (" ".join(f'"{t}"*' for t in words),)).fetchall())
+
+    def _literal(self, term: str) -> dict[int, float]:
+        """Score by row of the features that have the term somewhere: the sum of the weights of the columns with it."""
+        with self._lock:
+            self._texts = self._texts or [
+                {column: normalize_text(text) for column, text in _indexed_fields(f).items()} for f in self.features
+            ]
+        scores = (sum(WEIGHTS[c] for c, text in texts.items() if term in text) for texts in self._texts)
+        return {row: score for row, score in enumerate(scores) if score}
 
     def _compare(self, words: str, texts: Sequence[str] | None) -> Sequence[float] | Tensor:
         with self._lock:

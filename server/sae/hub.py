@@ -31,7 +31,7 @@ def resolve_sae_files(place: str, *, revision: str | None = None) -> Path:
     try:
         wanted = _wanted(HfApi().list_repo_files(repo, revision=revision), repo, inside)
         folder = snapshot_download(repo, revision=revision, allow_patterns=wanted)
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError, OSError) as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadBundle(
             f"cannot fetch {repo!r} from the hub, and there is no local folder of that name: {message}"

@@ -6,12 +6,13 @@ knowing how they were made; `python -m bench.badge` scores it on the labels that
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
+
+from steering.evaluate.words import split_words
 
 Verdict = Literal["ok", "strained", "broken"]
 """`ok`: reads as fluent."""
@@ -89,6 +90,6 @@ def coherence(f: Figures, fitted: Ordinal = FITTED) -> Coherence:
 
 def rep3(text: str | Sequence[Hashable]) -> float:
     """Share of 3-grams that occur more than once: of a text's words, or of given tokens."""
-    tokens = re.findall(r"\w+", text.lower()) if isinstance(text, str) else text
+    tokens = split_words(text.lower()) if isinstance(text, str) else text
     grams = Counter(zip(tokens, tokens[1:], tokens[2:], strict=False))
     return sum(n for n in grams.values() if n > 1) / grams.total() if grams else 0.0

@@ -236,3 +236,16 @@ def test_the_packages_former_name_still_works_and_warns():
         former = importlib.import_module("client")
     assert former.Tiller is Tiller
     assert former.AsyncTiller is AsyncTiller
+
+
+def test_a_server_on_this_machine_is_reached_whatever_proxy_the_environment_names(address, kind, monkeypatch):
+    for name in ("ALL_PROXY", "HTTP_PROXY", "all_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "gopher://127.0.0.1:9")
+    monkeypatch.setenv("SSL_CERT_FILE", "/missing")
+    assert kind(address)("presets")
+
+
+def test_a_proxy_that_cannot_be_used_is_named(kind, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "gopher://127.0.0.1:9")
+    with pytest.raises(TillerError, match=r"gopher.*ALL_PROXY"):
+        kind("http://tiller.example")("presets")

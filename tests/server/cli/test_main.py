@@ -235,3 +235,32 @@ def test_calibrate_takes_the_text_that_it_no_longer_needs(tmp_path):
         done = run("calibrate", "harbor/99999", flag, str(tmp_path / "text.txt"))
         assert done.returncode == 1
         assert "no feature 'harbor/99999'" in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "command", [["chat", b"Hi \xff there"], ["features", b"\xff"], [b"--\xff"], ["serve", "--bundle", b"\xff"]]
+)
+def test_an_argument_that_is_no_text_gets_one_sentence(command):
+    done = subprocess.run([sys.executable, "-m", "server", *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is not UTF-8; write it in UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["TILLER_MODEL", "TILLER_HOST", "TILLER_DATA_DIR"])
+def test_a_variable_that_is_no_text_gets_one_sentence(variable):
+    environment = {**os.environb, variable.encode(): b"a\xffb"}
+    done = subprocess.run([sys.executable, "-m", "server", "serve"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "is not UTF-8; write it in UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{"ALL_PROXY": "socks5://127.0.0.1:9"}, {"HTTPS_PROXY": "gopher://nowhere"}, {"SSL_CERT_FILE": "/missing"}],
+)
+def test_the_page_is_imported_whatever_proxy_the_environment_names(network):
+    code = f"import os, ui.page; print(*(os.environ[n] for n in {list(network)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **network}, capture_output=True, text=True)
+    assert done.stdout.split() == list(network.values()), done.stderr

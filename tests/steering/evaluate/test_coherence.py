@@ -41,3 +41,4 @@ def test_repetition_is_the_share_of_threes_that_occur_again():
     assert rep3([1, 1, 1, 1, 1]) == 1
     assert rep3([1, 2]) == 0
     assert rep3("a b c A B C") == 0.5
+    assert rep3("金门大桥金门大桥") > 0.5  # a script without spaces between words

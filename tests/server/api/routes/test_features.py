@@ -8,10 +8,12 @@ import threading
 import httpx
 import pytest
 
+from server.features.search import Index, parse_terms
 from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
 from server.settings import Settings
 from steering.catalogue.bundle import Bundle
+from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
 from tests.support import small_bundle
 from tests.support.live_server import serving
@@ -52,6 +54,38 @@ def test_words_are_found_in_labels_words_outputs_examples_and_notes(web):
     assert ids(found(web, q="colou")) == ["small/0"]  # as it is typed
     assert found(web, q="colour zebra") == []
     assert found(web, q="«»") == []
+
+
+@pytest.mark.parametrize(
+    ("label", "query"),
+    [
+        ("金门大桥和海湾", "大桥"),
+        ("金门大桥和海湾", "金门大桥"),
+        ("สะพานแขวนสีแดง", "แขวน"),
+        ("ゴールデンゲートブリッジ", "ﾌﾞﾘｯｼﾞ"),
+        ("bridges 🌉 at night", "🌉"),
+        ("with love ❤️", "❤"),
+        ("code in C++", "C++"),
+        ("code in C++", "in c++"),
+        ("issue #12 of $5", "#12"),
+        ("Мосты и реки", "реки"),
+        ("e-mail and don’t", "e-mail"),
+        ("smollm2/12 and others", "smollm2/12"),
+    ],
+)
+def test_labels_are_found_in_every_script_and_signs_as_they_stand(label, query):
+    others = ["C", "C#", "bridge", "大海", "2,023 features", "mail"]
+    features = tuple(
+        Feature(id=f"small/{i}", index=i, label=words, density=0.1, max_activation=1.0)
+        for i, words in enumerate([*others, label])
+    )
+    assert [f.label for f, _ in Index(features).by_words(query)] == [label]
+
+
+def test_sentence_marks_are_no_part_of_a_term_and_signs_without_a_match_find_nothing():
+    assert parse_terms('Sad, "angry" (or glad)?') == (["sad", "angry", "or", "glad"], [])
+    assert parse_terms("«» .NET") == (["net"], ["«»"])
+    assert Index((Feature(id="small/0", index=0, label="C", density=0.1, max_activation=1.0),)).by_words("++") == []
 
 
 def test_labels_weigh_more_than_examples(web):
