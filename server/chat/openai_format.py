@@ -48,7 +48,7 @@ class ChoiceFormat:
         return {
             "tokens": [t.token for t in tokens],
             "token_logprobs": [t.logprob for t in tokens],
-            "top_logprobs": [_by_spelling(t.top) for t in tokens],
+            "top_logprobs": [None if t.logprob is None else _by_spelling(t.top) for t in tokens],
             "text_offset": [start for start, _ in zip(starts, tokens, strict=False)],
         }
 
@@ -62,9 +62,9 @@ def _text_choice(index: int, text: str, logprobs: dict[str, Any] | None, finish_
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _by_spelling(top: Sequence[TokenLogprob]) -> dict[str, float]:
+def _by_spelling(top: Sequence[TokenLogprob]) -> dict[str, float | None]:
     """Alternatives by their text, the likeliest first; of several with one text, the others are named by their bytes."""
-    found = dict[str, float]()
+    found = dict[str, float | None]()
     for t in top:
         name = t.token if t.token not in found else "bytes:" + "".join(f"\\x{byte:02x}" for byte in t.bytes)
         found.setdefault(name if name not in found else f"token:{t.token_id}", t.logprob)

@@ -6,7 +6,7 @@ A request becomes a `Reply` only after all validation.
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from server.auth.caller import Caller
@@ -24,6 +24,8 @@ from server.telemetry import metrics, tracing
 from server.user_data.feedback import with_user_defaults
 from steering.model.chat_template import EncodedChat
 
+MOST_SCORED = 1 << 20
+"""Maximum number of log-probabilities of prompts in one answer."""
 FOLDED = Warned(
     code="system_folded",
     feature="",
@@ -130,6 +132,7 @@ async def _prepare(
     """Run the checks that need the model, then the guards on each prompt; `prompts` are by their locations."""
     _check_token_ids(served, [*(body.logit_bias or ())], "logit_bias")
     _check_token_ids(served, body.stop_token_ids or (), "stop_token_ids")
+    _check_scored(body, prompts)
     longest = [max_new_tokens(served, body, prompt, place) for place, prompt in prompts.items()]
     parts = await _check_prompts(served, choice, body, [*zip(prompts.values(), longest, strict=True)], account)
     kind, prefix = ("chat.completion", "chatcmpl-") if isinstance(body, ChatRequest) else ("text_completion", "cmpl-")
@@ -154,6 +157,18 @@ def max_new_tokens(served: ServedModel, body: GenerationRequest, prompt: Encoded
             code="context_length_exceeded",
         )
     return room if asked is None else min(asked, room)
+
+
+def _check_scored(body: GenerationRequest, prompts: Mapping[str, EncodedChat]) -> None:
+    """Raises ApiError if the log-probabilities of the prompts are too many for one answer."""
+    if body.prompt_alternatives is not None:
+        tokens = body.n * sum(len(p.ids) for p in prompts.values())
+        if tokens * (1 + body.prompt_alternatives) > MOST_SCORED:
+            raise bad_request(
+                f"echo with logprobs of {body.prompt_alternatives} returns {MOST_SCORED:,} log-probabilities at most, and "
+                f"these prompts have {tokens:,} tokens: send fewer at a time",
+                param="prompt",
+            )
 
 
 async def _check_prompts(
@@ -184,4 +199,5 @@ async def _check_prompt(
         raise bad_request(f"min_tokens is {least}, but at most {most} tokens can be generated", param="min_tokens")
     choice = await served.apply_guards(choice, choice.generation_request(prompt, sampling))
     begins = len(prompt.ids) if isinstance(body, ChatRequest) else 0
-    return PromptPart(choice, prompt, replace(choice.generation_request(prompt, sampling), text_from=begins))
+    echo = prompt.text if isinstance(body, CompletionRequest) and body.echo else None
+    return PromptPart(choice, prompt, replace(choice.generation_request(prompt, sampling), text_from=begins), echo)

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from server.chat.echo import with_echo
 from server.chat.merge_streams import MergedStreams
 from server.chat.openai_format import ChoiceFormat, chat_delta
 from server.engines.base import Generation, Overloaded, TextPiece, TokenLogprob
@@ -70,6 +71,8 @@ class PromptPart:
     choice: SteeringChoice
     prompt: EncodedChat
     generation: Generation
+    echo: str | None = None
+    """The prompt's text, if it is returned before the completion."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +207,7 @@ class Reply:
         if part.choice.coherence:
             ids, n = [*part.prompt.ids, *spoken.ids], len(part.prompt.ids)
             logprobs = await self.served.engine.logprobs_unsteered(ids, n) if spoken.ids else []
-            found["coherence"] = judge(spoken.text, logprobs).model_dump()
+            found["coherence"] = judge(spoken.text.removeprefix(part.echo or ""), logprobs).model_dump()
             metrics.count_coherence(found["coherence"]["verdict"])
         return found
 
@@ -240,7 +243,8 @@ class Reply:
 
             generate = Easer(self.served.engine, source, weakened, progress.easings).generate
         guards, verdict = self.served.guards, part.choice.verdict
-        return guards.generate(request, verdict, source, generate) if guards and verdict else generate(request)
+        pieces = guards.generate(request, verdict, source, generate) if guards and verdict else generate(request)
+        return pieces if part.echo is None else with_echo(pieces, part.echo, self.served.engine.tokenizer)
 
 
 def max_concurrency(served: ServedModel, account: Account, choices: int, n: int) -> int:

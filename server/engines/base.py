@@ -7,7 +7,7 @@ as it is generated.
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Sampling:
     """Sampling parameters under vLLM's names. Temperature 0 is greedy."""
 
     max_tokens: int = 256
+    """0 generates nothing: the prompt is only read, for its log-probabilities."""
     min_tokens: int = 0
     temperature: float = 0.7
     top_p: float = 1.0
@@ -41,6 +42,8 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     """Number of alternatives per token; None for no logprobs, 0 for the chosen token only."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt, which are scored as they are steered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +76,18 @@ class TokenLogprob:
 
     token: str
     token_id: int
-    logprob: float
+    logprob: float | None
+    """None for the first token of a prompt, which no other one predicts."""
     bytes: tuple[int, ...]
     top: tuple["TokenLogprob", ...] = ()
+
+
+class ScoredToken(NamedTuple):
+    """A token of a prompt, its log-probability, and its alternatives with theirs, the likeliest first."""
+
+    token_id: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,8 @@ class TextPiece:
     """Number of prompt tokens read from the prefix cache."""
     waited: float = 0.0
     """Seconds in the queue, if the engine knows."""
+    prompt: tuple[ScoredToken, ...] = ()
+    """The prompt's tokens, in the first piece of a sequence that asks for their log-probabilities."""
 
 
 class Engine(Protocol):

@@ -1,11 +1,11 @@
 """Token text: tokens as logprobs report them: joined they are the text, and their bytes are exact."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerFast
 
-from server.engines.base import TokenLogprob
+from server.engines.base import ScoredToken, TokenLogprob
 from server.engines.detokenizer import TextStream
 
 LEAST = -9999.0
@@ -21,6 +21,17 @@ def token_text(
     return TokenLogprob(text, token, max(logprob, LEAST), tuple(stream.kinds.bytes_of(tokenizer, token, text)))
 
 
+def prompt_text(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[ScoredToken]) -> tuple[TokenLogprob, ...]:
+    """The tokens of a prompt, spelled as its text has them; special ones have no text."""
+    stream = TextStream(tokenizer)
+    speller = TokenSpeller(tokenizer, stream)
+    for token in tokens:
+        speller.add(token.token_id, token.logprob, token.top)
+        stream.push(token.token_id)
+    stream.flush()
+    return speller.take()
+
+
 class TokenSpeller:
     """Log-probabilities of the tokens of one reply, each of which gets its text when its stream has it."""
 
@@ -28,10 +39,10 @@ class TokenSpeller:
         self._tokenizer, self._stream = tokenizer, stream
         self._nameless: list[TokenLogprob] = []
 
-    def add(self, token: int, logprob: float, others: Iterable[tuple[int, float]]) -> None:
+    def add(self, token: int, logprob: float | None, others: Iterable[tuple[int, float]]) -> None:
         """Note a token and its alternatives, the likeliest first; call it before the token is pushed to the stream."""
         top = tuple(token_text(self._tokenizer, i, value, self._stream) for i, value in others)
-        self._nameless.append(TokenLogprob("", token, max(logprob, LEAST), (), top))
+        self._nameless.append(TokenLogprob("", token, None if logprob is None else max(logprob, LEAST), (), top))
 
     def take(self) -> tuple[TokenLogprob, ...]:
         """Return the tokens that have their text by now; each once."""

@@ -52,7 +52,7 @@ class Easer:
             async with aclosing(self._checks_due(wanted, output_ids, look)) as pieces:
                 async for piece, whole in pieces:
                     output_ids += piece.ids
-                    mine += [t.logprob for t in piece.logprobs]
+                    mine += [t.logprob for t in piece.logprobs if t.logprob is not None]
                     yield replace(piece, tokens=len(output_ids), logprobs=piece.logprobs if with_logprobs else ())
                     ended = piece.finish_reason is not None
                     why = (
@@ -99,7 +99,7 @@ class Easer:
         if text is None or not piece.text.startswith(text):
             return piece, None, False
         first = replace(piece, text=text, ids=piece.ids[:n], logprobs=piece.logprobs[:n], finish_reason=None)
-        left = replace(piece, text=piece.text[len(text) :], ids=piece.ids[n:], logprobs=piece.logprobs[n:])
+        left = replace(piece, text=piece.text[len(text) :], ids=piece.ids[n:], logprobs=piece.logprobs[n:], prompt=())
         return first, left, True
 
     def _text(self, output_ids: Sequence[int], ids: Sequence[int]) -> str | None:
@@ -126,7 +126,7 @@ class Easer:
             ids=(*request.ids, *output_ids),
             steered=(*request.steered, *(True for _ in output_ids)),
             tenant=request.tenant,
-            sampling=replace(sampling, max_tokens=left, min_tokens=least, seed=seed),
+            sampling=replace(sampling, max_tokens=left, min_tokens=least, seed=seed, prompt_logprobs=None),
         )
 
     async def _degeneration_reason(self, request: Generation, output_ids: Sequence[int], mine: Sequence[float]) -> str:

@@ -162,11 +162,11 @@ class ChatCompletion(_Completion):
 
 
 class TextLogprobs(BaseModel):
-    """Log-probabilities of each token of a text."""
+    """Log-probabilities of each token of a text; null for the first token of a prompt, which no other one predicts."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

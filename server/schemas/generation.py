@@ -152,6 +152,11 @@ class GenerationRequest(BaseModel):
         """Number of alternatives per token; None for no log-probabilities."""
         return None
 
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """The same for the tokens of the prompt."""
+        return None
+
     def sampling(self, preset: Preset | None, max_tokens: int, model: dict[str, float]) -> Sampling:
         """Sampling parameters: the request's first, then the preset's, the `model`'s, and the defaults."""
         given = {k: v for k in _SAMPLED if (v := getattr(self, k)) is not None}
@@ -172,6 +177,7 @@ class GenerationRequest(BaseModel):
             stop_token_ids=tuple(self.stop_token_ids or ()),
             logit_bias=tuple((self.logit_bias or {}).items()),
             logprobs=self.alternatives,
+            prompt_logprobs=self.prompt_alternatives,
         )
 
 
@@ -222,8 +228,6 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _only_what_is_built(self) -> "CompletionRequest":
-        if self.echo:
-            raise unsupported("echo", "echo is not supported; leave it out")
         if self.max_tokens == 0 and not self.echo:
             raise bad_request(
                 "max_tokens must be at least 1, or -1 for as many as there is room for; 0 only returns the prompt: set echo to true",
@@ -238,6 +242,11 @@ class CompletionRequest(GenerationRequest):
     def alternatives(self) -> int | None:
         """Number of alternatives per token."""
         return self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """The same for the tokens of the prompt, where it is returned."""
+        return self.logprobs if self.echo else None
 
 
 def check_sampling(sampling: dict[str, float]) -> None:

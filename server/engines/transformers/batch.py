@@ -29,6 +29,8 @@ from steering.sae import Scaling
 log = structlog.get_logger(__name__)
 CHUNK = 512
 """Number of prompt tokens computed between two decode steps."""
+SCORED = 1 << 24
+"""Number of logits computed at once for prompts that are scored, 64 MB: their tokens times the vocabulary."""
 SPEAK_EVERY = 0.02
 """Seconds between two pieces of a reply. Each hand-over makes the engine wait for the interpreter's lock."""
 
@@ -53,7 +55,7 @@ class Batch:
         """Threads for prefill and other long computations."""
         self._model, self._mail, self._device = model, mail, model.device
         self._few = decode_threads(model)
-        width = int(config.hidden_size)
+        width, self._vocab = int(config.hidden_size), int(config.vocab_size)
         self._tables = {
             h: SteeringTable(places + 1, width, device=model.device, scaling=scaling.get(h, "none")) for h in hooks
         }
@@ -111,7 +113,9 @@ class Batch:
             if hook not in self._tables:
                 raise SteeringError(f"no tap was proven at {hook!r}")
             self._tables[hook].set(sequence.slot, edit)
-        known, kept = self._prefixes.find(sequence.salt, *sequence.marks(0, len(request.ids) - 1))
+        known, kept = 0, None
+        if not sequence.scores_prompt:  # what is read from the cache has no logits
+            known, kept = self._prefixes.find(sequence.salt, *sequence.marks(0, len(request.ids) - 1))
         sequence.row, sequence.num_computed_tokens, sequence.cached = len(self.running), known, known
         if kept is not None:
             self._cache.put(sequence.row, kept, known)
@@ -128,10 +132,12 @@ class Batch:
                 self._evict(sequence, keep=False)
 
     def _prefill(self, sequences: list[Sequence_]) -> None:
-        """Compute a chunk of the prompts that were admitted first."""
+        """Compute a chunk of the prompts that were admitted first: of those to be scored, or of the others."""
         torch.set_num_threads(self.cores)
-        longest = min(CHUNK, max(len(s.request.ids) - s.num_computed_tokens for s in sequences[:1]))
-        chosen = sequences[: max(1, CHUNK // longest)]
+        scored = sequences[0].scores_prompt
+        most = min(CHUNK, max(1, SCORED // self._vocab)) if scored else CHUNK
+        longest = min(most, len(sequences[0].request.ids) - sequences[0].num_computed_tokens)
+        chosen = [s for s in sequences if s.scores_prompt == scored][: max(1, most // longest)]
         spans = [(s.num_computed_tokens, min(len(s.request.ids), s.num_computed_tokens + longest)) for s in chosen]
         ids, steered = zip(*(s.marks(*span) for s, span in zip(chosen, spans, strict=True)), strict=True)
         at = torch.full((len(chosen), max(map(len, ids))), -1)
@@ -141,15 +147,30 @@ class Batch:
             at[i, :n], tokens[i, :n] = torch.arange(start, end), torch.tensor(ids[i])
             rows[i, :n] = torch.tensor(steered[i]) * s.slot
         ends = torch.tensor([e - a - 1 for a, e in spans])
-        wanted = ends.unique()
+        wanted = torch.arange(at.shape[1]) if scored else ends.unique()
         view = torch.tensor([s.row for s in chosen], device=self._device)
         logits = self._forward(view, tokens, at, rows, wanted)
         for s, (_, end) in zip(chosen, spans, strict=True):
             s.num_computed_tokens = end
-        done = [i for i, s in enumerate(chosen) if not s.is_prefilling]
-        if done:
-            last = torch.stack([logits[i, int((wanted == ends[i]).nonzero())] for i in done])
-            self._emit([chosen[i] for i in done], last)
+        if scored:
+            for s, (start, end), its in zip(chosen, spans, logits, strict=True):
+                self._score(s, start, its[: end - start])
+        done = [i for i, s in enumerate(chosen) if not s.is_prefilling and s in self.running]
+        if speaking := [i for i in done if chosen[i].request.sampling.max_tokens]:
+            last = torch.stack([logits[i, int((wanted == ends[i]).nonzero())] for i in speaking])
+            self._emit([chosen[i] for i in speaking], last)
+        for s in [chosen[i] for i in done if i not in speaking]:
+            with self._ends_alone(s):
+                self._send(s, s.end_at_prompt())
+
+    def _score(self, sequence: Sequence_, start: int, logits: Tensor) -> None:
+        """Note the log-probabilities of a chunk of a prompt."""
+        if not bool(torch.isfinite(logits).all()):
+            self._fail(sequence, "its numbers overflowed")
+            self._evict(sequence, keep=False)
+            return
+        with self._ends_alone(sequence):
+            sequence.score(start, logits)
 
     def _decode(self, sequences: list[Sequence_]) -> None:
         """Generate one token for each decoding sequence; prefilling ones are in the pass too and write nowhere."""

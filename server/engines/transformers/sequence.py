@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from server.engines.base import EngineFailed, FinishReason, Generation, TextPiece
+from server.engines.base import EngineFailed, FinishReason, Generation, ScoredToken, TextPiece
 from server.engines.detokenizer import Detokenizer
 from server.engines.token_text import TokenSpeller
 from server.engines.transformers.mailbox import Listener
@@ -46,6 +46,8 @@ class Sequence_:
     output_ids: list[int] = field(default_factory=list)
     sent: int = 0
     """Number of output tokens already sent."""
+    scored: list[ScoredToken] = field(default_factory=list)
+    """Tokens of the prompt with their log-probabilities, not yet sent."""
     unsaid: str = ""
     """Text of the output tokens not yet sent."""
     cancelled: bool = False
@@ -56,6 +58,11 @@ class Sequence_:
     def is_prefilling(self) -> bool:
         """Whether part of its prompt is not computed yet."""
         return self.num_computed_tokens < len(self.request.ids)
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of its prompt are asked for: then every position needs its logits."""
+        return self.request.sampling.prompt_logprobs is not None
 
     @property
     def salt(self) -> str:
@@ -92,13 +99,32 @@ class Sequence_:
             return []
         return [*self.vocabulary.eos, *(sampling.stop_token_ids if young else ())]
 
+    def score(self, start: int, logits: Tensor) -> None:
+        """Note the log-probabilities of the prompt's tokens that follow the positions from `start` on, given the logits
+        there, `[time, vocab]`.
+        """
+        ids = self.request.ids[start + 1 : start + 1 + len(logits)]
+        if start == 0:
+            self.scored.append(ScoredToken(self.request.ids[0], None))
+        if not ids:
+            return
+        logprobs = torch.log_softmax(logits[: len(ids)], -1)
+        own = logprobs.gather(1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0].tolist()
+        top = logprobs.topk(min(self.request.sampling.prompt_logprobs or 0, logprobs.shape[-1]))
+        for token, logprob, indices, values in zip(ids, own, top.indices.tolist(), top.values.tolist(), strict=True):
+            self.scored.append(ScoredToken(token, logprob, tuple(zip(indices, values, strict=True))))
+
+    def end_at_prompt(self) -> TextPiece:
+        """Return the only piece of a sequence that generates nothing."""
+        return self._send("", "length")
+
     def emit(self, token: int, logits: Tensor, *, due: bool) -> TextPiece:
         """Append the sampled token and return the piece to send: all pending text if `due`, otherwise often None."""
         self.output_ids.append(token)
         self.draw.count_token(token)
         sampling, count = self.request.sampling, len(self.output_ids)
         if (token in self.vocabulary.eos and not sampling.ignore_eos) or token in sampling.stop_token_ids:
-            return self._send(self.text.flush(), "stop")
+            return self._stop_at(token, logits)
         if self.speller:
             self._note_logprob(self.speller, token, logits)
         text, stopped = self.text.push(token, searching=count >= sampling.min_tokens)
@@ -112,13 +138,24 @@ class Sequence_:
         self.unsaid += text
         return TextPiece("", count)
 
+    def _stop_at(self, token: int, logits: Tensor) -> TextPiece:
+        """Return the last piece of a reply that a token has ended, which is no text; where the prompt is scored, it counts
+        among the tokens, as in OpenAI's completions.
+        """
+        text = self.text.flush()
+        if self.speller and self.scores_prompt:
+            self._note_logprob(self.speller, token, logits)
+            self.text.stream.named.append("")
+        return self._send(text, "stop")
+
     def _send(self, text: str, reason: FinishReason | None = None) -> TextPiece:
         text, self.unsaid = self.unsaid + text, ""
         logprobs, end = self.speller.take() if self.speller else (), len(self.output_ids)
         if self.speller and not reason:
             end = self.sent + len(logprobs)  # a token whose text is not settled comes later, with its log-probability
         ids, self.sent = tuple(self.output_ids[self.sent : end]), end
-        return TextPiece(text, len(self.output_ids), ids, logprobs, reason, self.cached, self.waited)
+        scored, self.scored = tuple(self.scored), []
+        return TextPiece(text, len(self.output_ids), ids, logprobs, reason, self.cached, self.waited, scored)
 
     def _note_logprob(self, speller: TokenSpeller, token: int, logits: Tensor) -> None:
         logprobs, alternatives = torch.log_softmax(logits, -1), self.request.sampling.logprobs

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from server.engines.base import EngineFailed, Generation, Overloaded, Sampling, TextPiece
+from server.engines.base import EngineFailed, Generation, Overloaded, Sampling, ScoredToken, TextPiece
 from server.engines.chat_tokenizer import ChatTokenizer
 from server.engines.detokenizer import TextStream
 from server.engines.token_kinds import token_kinds
 from server.engines.token_text import TokenSpeller
 from server.engines.vllm.plugin import KEY, REPORT
+from server.engines.vllm.sampling import sampling_params, scored_prompt
 from server.engines.vllm.self_test import moved_as_asked, probe_for, probe_ids
 from steering.edits import ResolvedIntervention
 from steering.errors import BadBundle, SteeringError
@@ -123,7 +124,7 @@ class VLLMEngine(ChatTokenizer):
         self._silent[name] = request
         try:
             async with self._using(request):
-                sampling = _sampling(request.sampling, asked, self._stop_ids(request.sampling))
+                sampling = sampling_params(request.sampling, asked, self._stop_ids(request.sampling))
                 stream = self._stream(request.ids, sampling, _salt(request), name)
                 async with aclosing(stream) as outputs:
                     async for piece in self._pieces(outputs, request):
@@ -217,7 +218,8 @@ class VLLMEngine(ChatTokenizer):
         return [*sampling.stop_token_ids, *(i for i, name in special.items() if name in sampling.stop)]
 
     async def _pieces(self, outputs: AsyncIterator[Any], request: Generation) -> AsyncIterator[TextPiece]:
-        tokens, cached = 0, 0
+        tokens, cached, scored = 0, 0, tuple[ScoredToken, ...]()
+        most = request.sampling.prompt_logprobs
         stream = TextStream(self.tokenizer, request.ids)
         speller = TokenSpeller(self.tokenizer, stream)
         async for output in outputs:
@@ -226,8 +228,13 @@ class VLLMEngine(ChatTokenizer):
             tokens += len(ids)
             cached = output.num_cached_tokens or cached
             reason = one.finish_reason
+            if most is not None and output.prompt_logprobs and not tokens - len(ids):
+                scored = scored_prompt(request.ids, output.prompt_logprobs, most)
             if reason not in (None, "stop", "length"):
                 raise EngineFailed(f"the engine ended this reply: {reason}")
+            if not request.sampling.max_tokens:
+                yield TextPiece("", 0, finish_reason="length", cached=cached, prompt=scored)
+                return
             for token, row in zip(ids, one.logprobs or [], strict=False):
                 ranked = sorted(((i, float(v.logprob)) for i, v in row.items()), key=lambda item: -item[1])
                 speller.add(token, float(row[token].logprob), ranked[: request.sampling.logprobs or 0])
@@ -235,7 +242,8 @@ class VLLMEngine(ChatTokenizer):
             if reason:
                 stream.flush()
             logprobs = speller.take()
-            yield TextPiece(one.text, tokens, tuple(ids), logprobs, reason, cached)
+            yield TextPiece(one.text, tokens, tuple(ids), logprobs, reason, cached, prompt=scored)
+            scored = ()
 
     async def _refuse_unsteered(self, name: str) -> None:
         problems = await self.llm.collective_rpc("tiller_failure", args=(name,))
@@ -362,29 +370,3 @@ def _intervention_arguments(i: ResolvedIntervention) -> list[Any]:
 def _salt(request: Generation) -> str:
     spec = request.fingerprint if request.interventions else ""
     return "|".join((request.tenant, request.revision, spec)) if spec or request.tenant else ""
-
-
-def _sampling(s: Sampling, asked: dict[str, Any] | None, stop_ids: list[int]) -> Any:  # noqa: ANN401 - vLLM's class
-    from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
-    from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
-
-    return SamplingParams(
-        max_tokens=s.max_tokens,
-        min_tokens=s.min_tokens,
-        temperature=s.temperature,
-        top_p=s.top_p,
-        top_k=s.top_k,
-        min_p=s.min_p,
-        repetition_penalty=s.repetition_penalty,
-        presence_penalty=s.presence_penalty,
-        frequency_penalty=s.frequency_penalty,
-        seed=s.seed,
-        stop=list(s.stop) or None,
-        stop_token_ids=stop_ids or None,
-        include_stop_str_in_output=s.include_stop_str_in_output,
-        ignore_eos=s.ignore_eos,
-        logit_bias=dict(s.logit_bias) or None,
-        logprobs=s.logprobs,
-        output_kind=RequestOutputKind.DELTA,
-        extra_args={KEY: asked} if asked else None,
-    )

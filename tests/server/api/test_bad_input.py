@@ -257,7 +257,6 @@ def test_sixteen_stop_strings_are_taken(http):
 
 def test_raw_completion_refuses_what_is_not_built(http):
     for change, param in (
-        ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
         ({"logprobs": 21}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
