@@ -1,20 +1,27 @@
-"""JSON request bodies: a dependency that parses them strictly. NaN, infinity and lone surrogates are errors."""
+"""JSON request bodies: a dependency that parses them strictly. NaN, infinity and lone surrogates are errors.
+
+Clients write out fields that they do not use, as null, and fields of other servers: null means that a field is absent, and
+a field of another server is refused if it would change the answer, else ignored (`schemas/client_fields.py`).
+"""
 
 import asyncio
 import difflib
 import json
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastapi import Request
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from server.errors import bad_request
-from server.schemas.client_fields import KNOWN, refuse_unsupported
+from server.schemas.client_fields import KNOWN, REFUSED, Refused, Route, unsupported
 from server.schemas.generation import ChatRequest, GenerationRequest
-from server.schemas.nulls import without_nulls
 
 T = TypeVar("T", bound=BaseModel)
+Kind = Any
+"""A type, or a form of `typing`: there is no narrower type for both."""
 LARGE = 65_536
 """Bytes above which a body is parsed in a thread, so that other requests are not delayed."""
 
@@ -40,9 +47,7 @@ class JsonBody(Generic[T]):
 
 
 def parse_body(kind: type[T], body: bytes) -> T:
-    """Parse a JSON body; a null field is absent (`nulls.py`). Raises a 400 for invalid JSON, NaN, infinity or a lone
-    surrogate.
-    """
+    """Parse a JSON body. Raises a 400 for invalid JSON, NaN, infinity or a lone surrogate."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
         json.dumps(value, ensure_ascii=False).encode()
@@ -55,6 +60,62 @@ def parse_body(kind: type[T], body: bytes) -> T:
     if issubclass(kind, GenerationRequest):
         value = _without_client_fields(kind, value)
     return kind.model_validate_json(json.dumps(without_nulls(kind, value), ensure_ascii=False), strict=True)
+
+
+def without_nulls(kind: Kind, value: object) -> object:
+    """Return JSON that is to be validated as `kind` without the nulls of fields that have another default.
+
+    Nulls of required fields stay, for validation to refuse, and so do those of fields whose type has null.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return without_nulls(arguments[0], value)
+    if origin in (Union, UnionType):
+        for form in arguments:
+            value = without_nulls(form, value)
+        return value
+    if isinstance(value, list) and origin in (list, tuple):
+        return [without_nulls(arguments[0], each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    if origin is dict:
+        kept = value if allows_null(arguments[1]) else {k: v for k, v in value.items() if v is not None}
+        return {k: without_nulls(arguments[1], v) for k, v in kept.items()}
+    known = fields_of(kind)
+    return {
+        key: without_nulls(known[key][0], each) if key in known else each
+        for key, each in value.items()
+        if each is not None or key not in known or not _drops_null(*known[key])
+    }
+
+
+def allows_null(kind: Kind) -> bool:
+    """Return whether a type has null among its values."""
+    if get_origin(kind) is Annotated:
+        return allows_null(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return any(allows_null(form) for form in get_args(kind))
+    return kind in (Any, None, NoneType, JsonValue)
+
+
+def fields_of(kind: Kind) -> dict[str, tuple[Kind, bool]]:
+    """Return the fields of a model or dataclass by their JSON names: type, and whether there is a default."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        found = kind.model_fields.items()
+        return {field.alias or name: (field.annotation, not field.is_required()) for name, field in found}
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        return {
+            f.name: (hints[f.name], not (f.default is MISSING and f.default_factory is MISSING)) for f in fields(kind)
+        }
+    return {}
+
+
+def refuse_unsupported(body: Mapping[str, Any], route: Route) -> None:
+    """Raise a 400 for the first field of a body that would change the answer and is not supported."""
+    for field in REFUSED:
+        if field.route in (None, route) and _asks(field, body):
+            raise unsupported(field.name, f"{field.name} is not supported: {field.instead}")
 
 
 def _without_client_fields(kind: type[GenerationRequest], value: dict[str, Any]) -> dict[str, Any]:
@@ -77,3 +138,24 @@ def _check_misplaced_steering(unknown: set[str]) -> None:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _asks(field: Refused, body: Mapping[str, Any]) -> bool:
+    value = body.get(field.name)
+    if value is None or any(_equal(value, n) for n in field.neutral):
+        return False
+    if field.unless and body.get(field.unless[0]) == field.unless[1]:
+        return False
+    if field.same_as:
+        other = body.get(field.same_as)
+        return not _equal(value, 1 if other is None else other)
+    return True
+
+
+def _equal(one: object, other: object) -> bool:
+    """Return whether two JSON values are equal; true and 1 are not."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _drops_null(kind: Kind, has_default: bool) -> bool:
+    return has_default and not allows_null(kind)

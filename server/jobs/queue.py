@@ -23,7 +23,6 @@ from server import validation
 from server.jobs.registry import TASKS
 from server.jobs.serializer import JobMessageSerializer
 from server.schemas.jobs import ENDED, Job
-from server.schemas.nulls import without_nulls
 from server.settings import Settings
 from server.store.base import BadStore
 from steering.errors import SteeringError
@@ -235,8 +234,7 @@ class JobQueue:
     def _check_config(self, type: str, config: Mapping[str, Any]) -> dict[str, Any]:
         schema, _ = self.task(type)
         try:
-            valid = TypeAdapter(schema).validate_python(without_nulls(schema, dict(config)))
-            return TypeAdapter(schema).dump_python(valid, mode="json")
+            return TypeAdapter(schema).dump_python(TypeAdapter(schema).validate_python(dict(config)), mode="json")
         except ValidationError as error:
             problem, message = validation.first_error(error.errors())
             where = ".".join(map(str, problem["loc"])) or "config"

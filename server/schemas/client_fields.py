@@ -3,7 +3,6 @@
 The names are those of OpenAI, vLLM, SGLang, TGI and llama.cpp. A field that is in no table is ignored.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,30 +144,6 @@ KNOWN = {each.name for each in REFUSED} | {name for names in IGNORED.values() fo
 """Names of all fields in the tables."""
 
 
-def refuse_unsupported(body: Mapping[str, Any], route: Route) -> None:
-    """Raise a 400 for the first field of a body that would change the answer and is not supported."""
-    for field in REFUSED:
-        if field.route in (None, route) and _asks(field, body):
-            raise unsupported(field.name, f"{field.name} is not supported: {field.instead}")
-
-
 def unsupported(param: str, message: str) -> ApiError:
     """A 400 for a feature that this server does not support."""
     return bad_request(message, param=param, code="unsupported_parameter")
-
-
-def _asks(field: Refused, body: Mapping[str, Any]) -> bool:
-    value = body.get(field.name)
-    if value is None or any(_equal(value, n) for n in field.neutral):
-        return False
-    if field.unless and body.get(field.unless[0]) == field.unless[1]:
-        return False
-    if field.same_as:
-        other = body.get(field.same_as)
-        return not _equal(value, 1 if other is None else other)
-    return True
-
-
-def _equal(one: object, other: object) -> bool:
-    """Return whether two JSON values are equal; true and 1 are not."""
-    return one == other and isinstance(one, bool) == isinstance(other, bool)

@@ -5,12 +5,12 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import StreamingResponse
 
-from server.api.body import JsonBody
+from server.api.body import JsonBody, without_nulls
 from server.api.dependencies import current_caller, job_queue, owner_of_request, write_audit
 from server.api.openapi import JOB_EVENT, errors, event_stream
 from server.api.sse import UNBUFFERED, dump_one_line
@@ -32,9 +32,7 @@ MAX_RESULT_CHARS = 8000
 async def start_job(request: Request, body: Annotated[JobRequest, Depends(JsonBody(JobRequest))]) -> Job:
     """Create a job and queue it."""
     try:
-        job = await asyncio.to_thread(
-            job_queue(request).submit, body.type, body.config, body.idempotency_key, by=owner_of_request(request)
-        )
+        job = await asyncio.to_thread(_submit, job_queue(request), body, owner_of_request(request))
     except BadJob as error:
         raise bad_request(str(error), param="config" if body.type in job_queue(request).kinds else "type") from error
     await write_audit(request, "job begun", job=job.id, type=job.type)
@@ -122,6 +120,12 @@ async def list_artifacts(request: Request, job_id: str) -> ArtifactList:
         ]
 
     return ArtifactList(object="list", data=await asyncio.to_thread(read))
+
+
+def _submit(jobs: JobQueue, body: JobRequest, by: tuple[str, str | None]) -> Job:
+    """Queue a job; a null in its configuration is absent. Raises BadJob."""
+    schema, _ = jobs.task(body.type)
+    return jobs.submit(body.type, cast(dict[str, Any], without_nulls(schema, body.config)), body.idempotency_key, by=by)
 
 
 async def _change_state(request: Request, job_id: str, change: Callable[[str], Job]) -> Job:

@@ -38,7 +38,7 @@ def test_a_last_turn_that_is_too_long_alone_is_the_callers_to_refuse():
     assert fit_chat(encode, messages, context=20, reply=4) == (encode(messages), 0)
 
 
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=15), st.integers(0, 4), st.integers(8, 80))
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=15), st.integers(0, 4), st.integers(16, 80))
 def test_what_is_kept_fits_and_one_turn_more_would_not(lengths, system, context):
     messages = chat(*lengths, system=system)
     found, left_out = fit_chat(encode, messages, context=context, reply=4)

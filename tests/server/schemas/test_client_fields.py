@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from server.api.body import parse_body
+from server.api.body import parse_body, refuse_unsupported
 from server.errors import ApiError
-from server.schemas.client_fields import IGNORED, KNOWN, NOTHING, REFUSED, refuse_unsupported
+from server.schemas.client_fields import IGNORED, KNOWN, NOTHING, REFUSED
 from server.schemas.comparison import CompareRequest
 from server.schemas.generation import ChatRequest, CompletionRequest
 from tests.support.paths import ROOT
