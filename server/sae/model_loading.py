@@ -5,6 +5,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from steering.errors import SteeringError
+from steering.model.architecture import reason_unserved
 
 
 def load_model(
@@ -21,10 +22,9 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         raise SteeringError(f"the model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if not isinstance(getattr(model.config.get_text_config(), "max_position_embeddings", None), int):
+    if reason := reason_unserved(model):
         raise SteeringError(
-            f"the model {name!r} ({type(model).__name__}) states no maximum length (max_position_embeddings), so that it "
-            "cannot be served; choose a model of another architecture"
+            f"the model {name!r} ({type(model).__name__}) cannot be served: {reason}; choose a model of another architecture"
         )
     torch.nn.Module.to(model, device)
     return model, tokenizer

@@ -30,6 +30,7 @@ WORDS = [
 ]
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!?,:;#_-'"
 Shape = Literal["llama", "gemma", "metaspace"]
+Kind = Literal["llama", "gemma", "metaspace", "byte-level"]
 
 
 def byte_fallback(
@@ -63,6 +64,32 @@ def byte_fallback(
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos, unk_token="<unk>")
     tokenizer.chat_template = template
     return tokenizer
+
+
+def byte_level(
+    *, added: Sequence[str | AddedToken], template: str | None, bos: str = "<s>", eos: str = "</s>"
+) -> PreTrainedTokenizerFast:
+    """Return a tokenizer over bytes, as those of GPT-2, Llama 3 and Qwen: nothing is unknown, spaces are `Ġ`."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [w.replace("▁", "Ġ") for w in WORDS if w.isascii() or w.startswith("▁")]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([bos, eos, *letters, *words]))}
+    backend = Tokenizer(models.BPE(vocabulary, _merges(vocabulary)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([bos, eos, *(t for t in added if isinstance(t, str) or t.special)])
+    backend.add_tokens([t for t in added if isinstance(t, AddedToken) and not t.special])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def small_tokenizer(
+    kind: Kind, *, added: Sequence[str | AddedToken], template: str | None, eos: str = "</s>"
+) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of one of the kinds."""
+    if kind == "byte-level":
+        return byte_level(added=added, template=template, eos=eos)
+    return byte_fallback(kind, added=added, template=template, eos=eos)
 
 
 def _merges(vocabulary: dict[str, int]) -> list[tuple[str, str]]:

@@ -23,8 +23,9 @@ from server.engines.base import EngineFailed, Generation, Overloaded, TextPiece
 from server.engines.chat_tokenizer import ChatTokenizer
 from server.engines.transformers.batch import Batch
 from server.engines.transformers.fair_queue import FairQueue
-from server.engines.transformers.loading import eos_ids, load, self_test_tap
+from server.engines.transformers.loading import eos_ids, load
 from server.engines.transformers.mailbox import Mailbox
+from server.engines.transformers.self_test import self_test_cache, self_test_tap
 from server.engines.transformers.sequence import Sequence_, Vocabulary
 from steering.errors import SteeringError
 from steering.model.hooks import read_stream
@@ -53,6 +54,7 @@ class TransformersEngine(ChatTokenizer):
         prefix_mb: int = 256,
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
+        self_test_cache(model)
         config = model.config.get_text_config()
         self.max_model_len, self.vocab_size = int(config.max_position_embeddings), int(config.vocab_size)
         self.device, self.width = model.device, int(config.hidden_size)

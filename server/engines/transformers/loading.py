@@ -1,4 +1,4 @@
-"""Model loading: a model and its tokenizer from a folder or a hub, and the self-test of the steering hook."""
+"""Model loading: a model and its tokenizer from a folder or a hub."""
 
 import torch
 from transformers import (
@@ -10,9 +10,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from steering.edits import ResidualEdit
 from steering.errors import BadBundle
-from steering.model.hooks import decoder_layers, read_stream, record, steer
 
 THREAD_WORTH = 30_000_000
 """Parameters per decoding thread; with fewer, the synchronization after each layer costs more than a thread gains."""
@@ -36,27 +34,11 @@ def load(
         )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
-        raise BadBundle(f"cannot load a language model from {path!r}: {error}") from error
+        reason = str(error).splitlines()[0] if isinstance(error, ValueError) else error
+        raise BadBundle(f"cannot load a language model from {path!r}: {reason}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise BadBundle(f"the tokenizer of {path!r} is not a fast one; steering by role needs character offsets")
     return model.to(place), tokenizer  # pyright: ignore[reportArgumentType] - transformers wraps `to`
-
-
-def self_test_tap(model: PreTrainedModel, hook: str) -> None:
-    """Add a known vector to the stream and read it back. Raises BadBundle if the stream did not
-    change by exactly that."""
-    ids = torch.tensor([[1, 2, 3]], device=model.device) % model.config.get_text_config().vocab_size
-    d_in = model.config.get_text_config().hidden_size
-    probe = torch.linspace(-1, 1, d_in, device=model.device)
-    none, empty = torch.zeros(0, d_in, device=model.device), torch.zeros(0, device=model.device)
-    edit = ResidualEdit(push=probe, w=none, b=empty, threshold=empty, d=none, gate=empty)
-    before = read_stream(model, ids, hook)
-    with steer(model, {hook: edit}), record(model, [hook]) as seen, torch.no_grad():
-        model(input_ids=ids, use_cache=False)
-    if not torch.equal(seen[hook], before + probe.to(before.dtype)) or len(decoder_layers(model)) == 0:
-        raise BadBundle(
-            f"the tap at {hook!r} does not move the residual stream; refusing to serve unsteered replies as steered"
-        )
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

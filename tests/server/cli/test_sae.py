@@ -103,7 +103,7 @@ def test_a_model_that_could_not_be_served_is_refused_at_import(bundle, tmp_path)
     place = sparsify(tmp_path / "layers.1", opened.sae)
     done = tiller("import", place, "--model", tmp_path / "bloom", "--out", tmp_path / "new")
     assert done.exit_code == 1
-    assert "(BloomForCausalLM) states no maximum length (max_position_embeddings)" in done.output
+    assert "(BloomForCausalLM) cannot be served: it states no maximum length (max_position_embeddings)" in done.output
     assert not (tmp_path / "new").exists()
 
 
