@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from server.auth.caller import Caller
 from server.chat.context_window import fit_chat, left_out_warning
@@ -39,12 +40,13 @@ async def prepare_chat(served: ServedModel, body: ChatRequest, account: Account 
     messages = body.chat()
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
+    encode = partial(served.engine.encode_chat, continue_final_message=body.continue_final_message)
     if body.truncation != "auto":
-        prompt = await asyncio.to_thread(served.engine.encode_chat, messages)
+        prompt = await asyncio.to_thread(encode, messages)
         return _with_notes(await _prepare(served, choice, body, {"messages": prompt}, account), 0)
     context = served.engine.max_model_len
     prompt, left_out = await asyncio.to_thread(
-        fit_chat, served.engine.encode_chat, messages, context=context, reply=body.requested_max_tokens
+        fit_chat, encode, messages, context=context, reply=body.requested_max_tokens
     )
     reply = await _prepare(served, choice, body, {"messages": prompt}, account)
     return _with_notes(reply, left_out)
@@ -198,6 +200,6 @@ async def _check_prompt(
     if (least := body.min_tokens or 0) > most:
         raise bad_request(f"min_tokens is {least}, but at most {most} tokens can be generated", param="min_tokens")
     choice = await served.apply_guards(choice, choice.generation_request(prompt, sampling))
-    begins = len(prompt.ids) if isinstance(body, ChatRequest) else 0
+    begins = prompt.continued if prompt.continued is not None else len(prompt.ids) * isinstance(body, ChatRequest)
     echo = prompt.text if isinstance(body, CompletionRequest) and body.echo else None
     return PromptPart(choice, prompt, replace(choice.generation_request(prompt, sampling), text_from=begins), echo)

@@ -182,12 +182,12 @@ class Reply:
         user, request = self.choice.caller.subject(self.request.user), self.request
         if not user or not isinstance(request, ChatRequest) or spoken.finish_reason == "content_filter":
             return
-        reply = [] if self.is_steered else [{"role": "assistant", "content": spoken.text}]
+        reply = "" if self.is_steered else spoken.text
         settings = self.served.settings
         try:
             if not await self.served.store.consent(user):
                 return
-            said = json.dumps([*request.chat(), *reply], ensure_ascii=False)
+            said = json.dumps(request.chat_with(reply), ensure_ascii=False)
             await self.served.store.keep_text(
                 user,
                 TextEncryption.from_settings(settings).encrypt(said, user),

@@ -135,8 +135,8 @@ class Engine(Protocol):
         """Number of sequences ahead of those with this name, at present; None if none of them waits."""
         ...
 
-    def encode_chat(self, messages: list[Message]) -> EncodedChat:
-        """Render a chat up to the start of the assistant's reply. Raises BadChat."""
+    def encode_chat(self, messages: list[Message], *, continue_final_message: bool = False) -> EncodedChat:
+        """Render a chat up to the start of the assistant's reply, or to the end of its last message. Raises BadChat."""
         ...
 
     def encode(self, text: str) -> tuple[int, ...]:

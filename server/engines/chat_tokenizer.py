@@ -12,9 +12,9 @@ class ChatTokenizer:
 
     tokenizer: PreTrainedTokenizerFast
 
-    def encode_chat(self, messages: list[Message]) -> EncodedChat:
-        """Render a chat up to the start of the assistant's reply. Raises BadChat."""
-        return encode_chat(self.tokenizer, messages)
+    def encode_chat(self, messages: list[Message], *, continue_final_message: bool = False) -> EncodedChat:
+        """Render a chat up to the start of the assistant's reply, or to the end of its last message. Raises BadChat."""
+        return encode_chat(self.tokenizer, messages, continue_final_message=continue_final_message)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokenize raw text, with the beginning-of-text token first; the template's markers are plain text here."""

@@ -190,6 +190,11 @@ class ChatRequest(GenerationRequest):
     """With `auto`, the oldest turns that do not fit into the model's context are left out, and `steering.warnings` says how
     many; by default such a chat is refused. As in OpenAI's Responses API.
     """
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """The reply continues the last message, which is an assistant's: only the continuation is returned. As in vLLM, where
+    `add_generation_prompt` is false then.
+    """
     logprobs: bool = False
     top_logprobs: Whole | None = Field(default=None, ge=0, le=20)
 
@@ -197,6 +202,7 @@ class ChatRequest(GenerationRequest):
     def _only_what_is_built(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs")
+        self._check_continuation()
         for name in ("max_completion_tokens", "max_tokens"):
             if getattr(self, name) == 0:
                 raise bad_request(f"{name} must be at least 1, or -1 for as many as there is room for", param=name)
@@ -215,6 +221,30 @@ class ChatRequest(GenerationRequest):
     def chat(self) -> list[Message]:
         """The messages as role and text. Raises a 400 for content that is not text."""
         return to_messages(self.messages)
+
+    def chat_with(self, reply: str) -> list[Message]:
+        """The messages with a reply, if there is one, after them or as the rest of the last one."""
+        messages = self.chat()
+        if self.continue_final_message:
+            return [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + reply}]
+        return [*messages, {"role": "assistant", "content": reply}] if reply else messages
+
+    def _check_continuation(self) -> None:
+        given = "add_generation_prompt" in self.model_fields_set
+        if self.continue_final_message and self.add_generation_prompt and given:
+            raise bad_request(
+                "continue_final_message and add_generation_prompt cannot both be true: the reply either continues the last "
+                "message or is a new one",
+                param="continue_final_message",
+            )
+        if not self.continue_final_message and not self.add_generation_prompt:
+            raise unsupported(
+                "add_generation_prompt",
+                "add_generation_prompt may only be false with continue_final_message, which continues the last message",
+            )
+        if self.continue_final_message and (role := self.messages[-1].get("role")) != "assistant":
+            at = f"messages.{len(self.messages) - 1}.role"
+            raise bad_request(f"continue_final_message continues an assistant's message, not one of {role!r}", param=at)
 
 
 class CompletionRequest(GenerationRequest):

@@ -8,7 +8,7 @@ template may move, fold, strip or drop what it likes, and a wrong owner is not p
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 from typing import Literal
@@ -60,6 +60,21 @@ class RenderedChat:
     """
     dropped: frozenset[int]
     """Messages whose text is nowhere in the chat."""
+
+    def up_to_final_text(self, messages: Sequence[Message]) -> "RenderedChat":
+        """Return the chat up to the end of its last message's text, for a reply that continues it.
+
+        Raises BadChat where the text has no end, or is not what comes last.
+        """
+        text, place = messages[-1]["content"], self.contents.get(len(messages) - 1)
+        if not (core := text.strip()):
+            raise BadChat("the last message has no text to continue; leave it and continue_final_message out")
+        if place is None or any(start >= place[1] for start, _, _ in self.contents.values()):
+            raise BadChat("this model's chat template changes the last message, so that it cannot be continued")
+        after = text[text.index(core) + len(core) :]
+        end = place[1] + (len(after) if self.text.startswith(after, place[1]) else 0)
+        turns = tuple((a, min(b, end), i) for a, b, i in self.turns if a < end)
+        return replace(self, text=self.text[:end], turns=turns, reply=end)
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str:

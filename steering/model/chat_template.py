@@ -34,6 +34,8 @@ class EncodedChat:
     """
     folded: bool = False
     """Whether a system message was put before the user's, because the template has no place for it."""
+    continued: int | None = None
+    """Index of the first token of the text that the reply continues; None where the reply is a message of its own."""
 
     def steered(self, scope: Scope) -> tuple[bool, ...]:
         """Return the mask of the tokens that a scope steers.
@@ -44,11 +46,22 @@ class EncodedChat:
         return {"assistant": self.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, generate: bool = True) -> EncodedChat:
-    """Render and tokenize a chat, with the generation prompt if `generate`. Raises BadChat for messages that cannot be
-    shown, or that hold tokens or markers of the template.
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    *,
+    generate: bool = True,
+    continue_final_message: bool = False,
+) -> EncodedChat:
+    """Render and tokenize a chat, with the generation prompt if `generate`; with `continue_final_message` up to the end of
+    the last message's text, which the reply continues, and without a generation prompt.
+
+    Raises BadChat for messages that cannot be shown, or that hold tokens or markers of the template.
     """
+    generate = generate and not continue_final_message
     turns, rendered = _rendered(tokenizer, messages, generate)
+    if continue_final_message:
+        rendered = rendered.up_to_final_text(messages)
     batch = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = tuple(batch["input_ids"]), tuple((a, b) for a, b in batch["offset_mapping"])
     refuse_markers(tokenizer, messages, rendered, ids, offsets)
@@ -57,7 +70,10 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, 
         spans = [(a, min(b, rendered.reply)) for a, b in spans] + [(rendered.reply, len(rendered.text))]
     mask = tuple(any(a <= start < b for a, b in spans) for start, _ in offsets)
     contents = tuple(rendered.contents.get(i) for i in range(len(messages)))
-    return EncodedChat(ids, mask, rendered.text, offsets, contents, folded=len(turns) != len(messages))
+    final = contents[-1] if continue_final_message else None
+    continued = next((i for i, (_, end) in enumerate(offsets) if final and end > final[0]), None)
+    folded = len(turns) != len(messages)
+    return EncodedChat(ids, mask, rendered.text, offsets, contents, folded=folded, continued=continued)
 
 
 def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:

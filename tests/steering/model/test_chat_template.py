@@ -4,8 +4,10 @@ import pytest
 
 from steering.errors import BadChat
 from steering.model.chat_template import default_system_prompt, encode_chat
+from tests.support import published_templates as published
 from tests.support.small_bundle import tokenizer_of
 
+PUBLISHED = {name: published.tokenizer(name) for name in published.NAMES}
 HARBOR = (
     "<|endoftext|>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -100,3 +102,51 @@ USER = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% en
 )
 def test_what_a_template_says_as_the_system_is_found_by_comparison(template, says):
     assert default_system_prompt(tokenizer(template)) == says
+
+
+BEGUN = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there,"}]
+
+
+@pytest.mark.parametrize("name", published.NAMES)
+def test_a_continued_message_is_rendered_as_the_template_does_without_its_end(name):
+    tok = PUBLISHED[name]
+    chat, whole = encode_chat(tok, BEGUN, continue_final_message=True), encode_chat(tok, BEGUN, generate=False)
+    assert chat.text == tok.apply_chat_template(BEGUN, tokenize=False, continue_final_message=True)
+    assert chat.text.endswith("Hello there,") and whole.text.startswith(chat.text)
+    assert whole.ids[: len(chat.ids)] == chat.ids
+    assert whole.assistant[: len(chat.ids)] == chat.assistant
+    assert chat.assistant[-1]
+
+
+@pytest.mark.parametrize("name", published.NAMES)
+def test_its_text_is_what_the_reply_continues(name):
+    chat = encode_chat(PUBLISHED[name], BEGUN, continue_final_message=True)
+    first = chat.offsets[chat.continued][0]
+    assert chat.text[first:].strip() == "Hello there,"
+    assert encode_chat(PUBLISHED[name], BEGUN[:1]).continued is None
+
+
+@pytest.mark.parametrize(("said", "ends"), [("Hello ", "Hello "), ("Hello\n\n", "Hello\n\n"), (" Hello", "Hello")])
+def test_whitespace_at_its_end_stays_where_the_template_keeps_it(said, ends):
+    chat = [BEGUN[0], {"role": "assistant", "content": said}]
+    assert encode_chat(PUBLISHED["generation"], chat, continue_final_message=True).text.endswith(ends)
+    assert encode_chat(PUBLISHED["gemma2"], chat, continue_final_message=True).text.endswith("Hello")
+
+
+@pytest.mark.parametrize("said", ["", "  "])
+def test_a_message_without_text_cannot_be_continued(said):
+    with pytest.raises(BadChat, match="no text to continue"):
+        encode_chat(tokenizer(HARBOR), [BEGUN[0], {"role": "assistant", "content": said}], continue_final_message=True)
+
+
+def test_a_message_that_the_template_changes_cannot_be_continued():
+    shouting = HARBOR.replace("m['content']", "m['content'] | upper")
+    with pytest.raises(BadChat, match="cannot be continued"):
+        encode_chat(tokenizer(shouting), BEGUN, continue_final_message=True)
+
+
+def test_what_is_continued_may_hold_no_marker():
+    with pytest.raises(BadChat, match="marker"):
+        encode_chat(
+            tokenizer(HARBOR), [BEGUN[0], {"role": "assistant", "content": "a<|end|>b"}], continue_final_message=True
+        )
