@@ -179,6 +179,8 @@ class Analysis(Value):
     truncated: bool
     tokens: tuple[Token, ...]
     features: tuple[Evoked, ...]
+    labels: dict[str, str] = {}
+    """Label of each feature that is named for a token."""
     parts: tuple[Raw, ...] = ()
     compared: tuple[Raw, ...] | None = None
 

@@ -33,6 +33,7 @@ def analysis_answer(bundle: Bundle, found: Analysis, *, truncated: bool) -> anal
         parts=[analysis.PartOfText(speaker=p.speaker, text=p.text) for p in passage.parts],
         tokens=[_token(found, i, name) for i in mine],
         features=_features(bundle, found, mine),
+        labels={name[r]: f.label for i in mine for r, _ in found.top[i] if (f := bundle.features[r]).label},
         speakers={who: {name[r]: v for r, v in means.items()} for who, means in found.speakers.items()},
         error=mean,
         anomaly=analysis.Anomaly(experimental=True, error=mean, percentile=percentile),

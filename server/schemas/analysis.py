@@ -78,6 +78,8 @@ class Analysis(BaseModel):
     parts: list[PartOfText]
     tokens: list[TokenAnalysed]
     features: list[FeatureEvoked]
+    labels: dict[str, str]
+    """Label of each feature that is named for a token; features without a label are left out."""
     speakers: dict[str, dict[str, float]]
     error: float
     anomaly: Anomaly

@@ -340,7 +340,8 @@ function tokenFeatures() {
   );
 }
 
-const labelOf = (id) => analysis.features.find((f) => f.id === id)?.label || id;
+const labelOf = (id) =>
+  analysis.features.find((f) => f.id === id)?.label || analysis.labels[id] || id;
 
 function featuresTable() {
   if (!analysis.features.length)

@@ -32,6 +32,17 @@ def test_spans_lead_back_to_the_text(http):
     assert {i for t in found["tokens"] for i in range(t["start"], t["end"])} == set(range(len(TEXT)))
 
 
+def test_every_feature_that_a_token_names_comes_with_its_label(http):
+    found = look(http, text=TEXT, top_k=64, limit=1)
+    named = {f["feature"] for t in found["tokens"] for f in t["top"]}
+    assert "small/1" in named
+    assert {i: found["labels"].get(i) for i in named if i in ("small/1", "small/3", "small/9")} == {
+        i: label
+        for i, label in {"small/1": "bridges", "small/3": "on “red”, says “long”", "small/9": None}.items()
+        if i in named
+    }
+
+
 def test_a_chat_and_a_transcript_are_told_by_speaker(http):
     chat = look(http, messages=[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the bridge"}])
     assert set(chat["speakers"]) == {"user", "assistant"}
