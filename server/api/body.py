@@ -9,6 +9,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -74,7 +75,9 @@ def without_nulls(kind: Kind, value: object) -> object:
         for form in arguments:
             value = without_nulls(form, value)
         return value
-    if isinstance(value, list) and origin in (list, tuple):
+    if isinstance(value, list):
+        if origin not in (list, tuple) or not _has_fields(arguments[0]):  # numbers may be millions
+            return value
         return [without_nulls(arguments[0], each) for each in value]
     if not isinstance(value, Mapping):
         return value
@@ -98,6 +101,7 @@ def allows_null(kind: Kind) -> bool:
     return kind in (Any, None, NoneType, JsonValue)
 
 
+@lru_cache(maxsize=256)
 def fields_of(kind: Kind) -> dict[str, tuple[Kind, bool]]:
     """Return the fields of a model or dataclass by their JSON names: type, and whether there is a default."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -159,3 +163,10 @@ def _equal(one: object, other: object) -> bool:
 
 def _drops_null(kind: Kind, has_default: bool) -> bool:
     return has_default and not allows_null(kind)
+
+
+def _has_fields(kind: Kind) -> bool:
+    """Return whether values of a type are or hold objects."""
+    if get_origin(kind) is Annotated:
+        return _has_fields(get_args(kind)[0])
+    return get_origin(kind) is dict or bool(fields_of(kind)) or any(map(_has_fields, get_args(kind)))

@@ -113,3 +113,9 @@ def test_a_required_field_may_not_be_null():
 def test_fields_of_a_jobs_configuration_and_of_a_map_are_left_out_too():
     assert without_nulls(SaeTrainConfig, {"out": None, "model": None}) == {"model": None}
     assert without_nulls(dict[str, float], {"top_p": None, "seed": 1}) == {"seed": 1}
+
+
+def test_lists_of_numbers_are_not_walked():
+    many = [[1] * 10] * 10
+    assert without_nulls(list[list[int]], many) is many
+    assert without_nulls(list[dict[str, int]], [{"a": None, "b": 1}]) == [{"b": 1}]
