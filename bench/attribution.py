@@ -1,7 +1,9 @@
-"""Agreement of attribution with ablation: `python -m bench.attribution` uses facts of the embedded model's world.
+"""Agreement of attribution with ablation: `python -m bench.attribution`.
 
-For each question that the model answers correctly, the first word of the answer that depends on the fact is explained:
-every feature that fires is attributed and ablated. Published, for a large model: attribution correlates with ablation
+On SmolLM2 facts in two steps are explained, of those that it completes correctly: the people who live in the country with
+Mount Fuji speak → Japanese. Of the strongest features those are shown whose label names the step between, which the text
+does not say: Japan. `--world` asks the questions of the generated world instead (for the bundle `harbor`), and explains the
+first word of each right answer that depends on the fact. Every feature that fires is attributed and ablated. Published, for a large model: attribution correlates with ablation
 by about 0.8, plain activation by 0.1; of the ten most attributed features eight are among the ten of the largest
 ablation effects, of the ten most active three (Templeton et al. 2024).
 """
@@ -21,6 +23,17 @@ from steering.catalogue.bundle import Bundle
 from steering.interpret.attribution import Attributed, attribute
 from steering.model.chat_template import encode_chat
 
+TWO_STEPS = (
+    ("The people who live in the country with Mount Fuji speak", " Japanese", "japan"),
+    ("The people who live in the country of the Eiffel Tower speak", " French", "fr(?:ance|ench)|paris"),
+    ("The language spoken in the country whose capital is Madrid is", " Spanish", "spain|spanish|hispan"),
+    ("The capital of the country where the Colosseum stands is", " Rome", "ital|rom(?:e|an)"),
+    ("The capital of the country where the Eiffel Tower stands is", " Paris", "fr(?:ance|ench)"),
+    ("The country where the composer Mozart was born is", " Austria", "austria|vienna|german"),
+    ("The continent where the Nile flows is", " Africa", "egypt|africa"),
+    ("The country whose capital is Paris is in the continent of", " Europe", "fr(?:ance|ench)|europe"),
+)
+"""Beginning, what follows, and how labels would name the step between."""
 WORLD = Path("recipes/world")
 ASK = re.compile(r"^ask: (?P<question>.+?) -> (?P<answer>.+)$", re.M)
 TOP = 10
@@ -42,6 +55,18 @@ class Fact:
     target: int
     rival: int
     """The model's second choice."""
+    between: str = ""
+    """Pattern of labels that name the step between, which the text does not say."""
+
+
+def two_steps(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, most: int) -> Iterator[Fact]:
+    """Facts in two steps that the model completes correctly, as raw text."""
+    for start, answer, between in TWO_STEPS[:most]:
+        ids, target = tokenizer(start)["input_ids"], tokenizer(answer, add_special_tokens=False)["input_ids"][0]
+        with torch.no_grad():
+            best = model(torch.tensor([ids])).logits[0, -1].topk(2).indices.tolist()
+        if best[0] == target:
+            yield Fact(start, start, answer.strip(), ids, target, best[1], between)
 
 
 def facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, most: int) -> Iterator[Fact]:
@@ -95,6 +120,16 @@ def judged(found: Attributed) -> Row:
     )
 
 
+def strongest(bundle: Bundle, found: Attributed, between: str) -> Iterator[str]:
+    """Labels of the three features of the largest attribution, and of those of the first ten that name the step between,
+    with their rank and the change of the logit when they are ablated.
+    """
+    for rank, cause in enumerate(found.causes[:TOP], 1):
+        label = bundle.features[cause.row].label or str(cause.row)
+        if rank <= 3 or (between and re.search(between, label, re.IGNORECASE)):
+            yield f"{rank}. {label} ({cause.ablation:+.2f})"
+
+
 def pearson(x: Tensor, y: Tensor) -> float:
     """Pearson correlation of two rows."""
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
@@ -109,23 +144,23 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=48)
-    parser.add_argument("--bundle", type=Path, default=Path("sae_weights/harbor"))
+    parser.add_argument("--bundle", type=Path, default=Path("sae_weights/smollm2"))
+    parser.add_argument("--world", action="store_true", help="questions of the generated world, for the bundle harbor")
     parser.add_argument("--rival", action="store_true", help="explain the difference to the model's second choice")
     asked = parser.parse_args()
     bundle = Bundle.open(asked.bundle)
     model = AutoModelForCausalLM.from_pretrained(bundle.model_path, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(bundle.model_path)
     rows = []
-    for fact in facts(model, tokenizer, asked.prompts):
+    for fact in (facts if asked.world else two_steps)(model, tokenizer, asked.prompts):
         against = fact.rival if asked.rival else None
         found = attribute(
             model, bundle.sae, bundle.info.hook, fact.ids, target=fact.target, against=against, tried=None
         )
         rows.append(judged(found))
-        first = bundle.features[found.causes[0].row].label[:40]
         sys.stdout.write(
-            f"{fact.question[:44]:<44} …{fact.said[-24:]:>24} [{fact.word}] {rows[-1].features:4d} features, "
-            f"r {rows[-1].pearson[0]:+.2f}; first: {first}\n"
+            f"{fact.question[:64]:<64} …{fact.said[-24:]:>24} [{fact.word}] {rows[-1].features:4d} features, "
+            f"r {rows[-1].pearson[0]:+.2f}; first: {', '.join(strongest(bundle, found, fact.between))}\n"
         )
         sys.stdout.flush()
     mean = lambda values: sum(values) / len(rows)  # noqa: E731
