@@ -84,8 +84,8 @@ def shares(
 
     def shown(spec: SteeringSpec, system: str | None = None) -> float:
         edits = catalogue.resolve(spec, pins).edits if spec.features else {}
-        drawn, scope = sampling_of(bundle.info), bundle.info.scope
-        texts = reply(model, tokenizer, PROMPTS, edits, system=system, **drawn, tokens=40, scope=scope).texts
+        drawn, where = sampling_of(bundle.info), bundle.info.where
+        texts = reply(model, tokenizer, PROMPTS, edits, system=system, **drawn, tokens=40, where=where).texts
         return statistics.mean(concept.shows(t) for t in texts)
 
     nothing = SteeringSpec(features=())

@@ -144,7 +144,9 @@ def mix(bundle: Bundle, features: Sequence[Feature], load: float, rng: random.Ra
 
     def spec(scale: float) -> SteeringSpec:
         items = [Intervention(id=f.id, strength=round(s * scale, 4)) for f, s in zip(features, shares, strict=True)]
-        return SteeringSpec(features=tuple(items) if scale else (), scope=bundle.info.scope)
+        return SteeringSpec(
+            features=tuple(items) if scale else (), scope=bundle.info.scope, skip_special=bundle.info.skip_special
+        )
 
     at_one = compose(Catalogue([bundle]).resolve(spec(1.0)), bundle).load
     return spec(load / at_one)
@@ -162,7 +164,7 @@ async def replies(bundle: Bundle) -> list[Reply]:
         chat = engine.encode_chat([{"role": "user", "content": prompt}])
         sampling = replace(NATURAL, seed=seed)
         request = Generation(
-            chat.ids, chat.steered(spec.scope), True, resolved.edits, spec.fingerprint, sampling=sampling
+            chat.ids, chat.steered(spec.where), True, resolved.edits, spec.fingerprint, sampling=sampling
         )
         text = "".join([piece.text async for piece in engine.generate(request)])
         arm = " + ".join(f"{i.id}:{i.strength:g}" for i in spec.features) or "unsteered"

@@ -94,7 +94,7 @@ async def showpiece_replies(bundle: Bundle) -> list[Reply]:
     ]
     found: list[Reply] = []
     for seed, (arm, dose, features) in enumerate([*arms, (PLAIN, 0.0, ()), (PLAIN, 0.0, ())]):
-        spec = SteeringSpec(features=features, scope=bundle.info.scope)
+        spec = SteeringSpec(features=features, scope=bundle.info.scope, skip_special=bundle.info.skip_special)
         texts = await replies(engine, catalogue, spec, first_seed=1000 * seed)
         found += [Reply(arm, dose, q, text) for q, text in zip(PROMPTS, texts, strict=True)]
     await engine.close()
@@ -116,7 +116,7 @@ async def replies(
     async def one(i: int, prompt: str) -> str:
         chat = engine.encode_chat([{"role": "user", "content": prompt}])
         drawn = replace(sampling, seed=first_seed + i)
-        request = Generation(chat.ids, chat.steered(spec.scope), True, resolved.edits, spec.fingerprint, sampling=drawn)
+        request = Generation(chat.ids, chat.steered(spec.where), True, resolved.edits, spec.fingerprint, sampling=drawn)
         return "".join([piece.text async for piece in engine.generate(request)])
 
     return list(await asyncio.gather(*(one(i, p) for i, p in enumerate(PROMPTS))))

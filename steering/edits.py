@@ -12,6 +12,10 @@ All interventions at a hook point read the unsteered stream and act together:
     ablate   0          1              clamp to zero
     scale    0          1 − strength   multiply the current activation
 
+With the norm `preserve` the stream is then scaled back to the length that it had: with v for what was added,
+
+    x ← (x + v) · ‖x‖ / ‖x + v‖
+
 `s` is the spec's master multiplier. The SAE's error term is never changed: only the chosen features move. Tokens
 outside the scope, and row 0 of a table, stay bit-identical.
 """
@@ -64,28 +68,43 @@ class ResidualEdit:
     d: Float[Tensor, "k d_in"]
     gate: Float[Tensor, " k"]
     scaling: Scaling = "none"
+    preserve: bool = False
+    """Whether the stream keeps its length at each token."""
 
     def to(self, device: torch.device | str) -> "ResidualEdit":
         """Return the same edit on another device."""
         if self.push.device == torch.device(device):
             return self
         moved = (t.to(device) for t in (self.push, self.w, self.b, self.threshold, self.d, self.gate))
-        return ResidualEdit(*moved, scaling=self.scaling)
+        return ResidualEdit(*moved, scaling=self.scaling, preserve=self.preserve)
 
     def delta(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
         """Return what is added to `x`; `x` itself is unchanged."""
+        if self.preserve:
+            read = x.float()
+            added = (self.push - self._gated(read)) if len(self.gate) else self.push.expand_as(read)
+            return (at_length_of(read, read + added) - read).to(x.dtype)
         push = self.push.to(x.dtype).expand_as(x)
         if not len(self.gate):
             return push
-        read = x.float()
+        return push - self._gated(x.float()).to(x.dtype)
+
+    def _gated(self, read: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
+        """Return what the gates subtract."""
         b, threshold = at_scale(read, self.scaling, self.b, self.threshold)
         pre = read @ self.w.T + b  # [*n, k]
         live = torch.where(pre > threshold, pre, 0.0)
-        return push - ((live * self.gate) @ self.d).to(x.dtype)
+        return (live * self.gate) @ self.d
 
 
-def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> ResidualEdit:
-    """Gather the chosen rows of `sae` into one edit.
+def at_length_of(x: Float[Tensor, "*n d_in"], moved: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
+    """Return `moved`, scaled to the length of `x` at each token; computed in float32."""
+    length = moved.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return moved * (x.norm(dim=-1, keepdim=True) / length)
+
+
+def compile_edit(interventions: list[ResolvedIntervention], sae: SAE, *, preserve: bool = False) -> ResidualEdit:
+    """Gather the chosen rows of `sae` into one edit, which with `preserve` leaves the stream's length as it is.
 
     Raises BadStrength if a strength is not finite, or if a gated mode is asked of an SAE that has directions only.
     """
@@ -120,7 +139,7 @@ def compile_edit(interventions: list[ResolvedIntervention], sae: SAE) -> Residua
             b[n], threshold[n] = i.pinned.bias, i.pinned.threshold
     push = target @ directions if len(rows) else torch.zeros(sae.d_in, device=place)
     gate = torch.tensor([i.gate for i in gated], device=place)
-    return ResidualEdit(push, w, b, threshold, d, gate, sae.scaling)
+    return ResidualEdit(push, w, b, threshold, d, gate, sae.scaling, preserve)
 
 
 def as_text(vector: Float[Tensor, " d_in"]) -> str:
@@ -168,6 +187,8 @@ class SteeringTable:
         self.threshold = torch.zeros(gates, device=device)
         self.gate = torch.zeros(gates, device=device)
         self.owner = torch.zeros(gates, dtype=torch.long, device=device)
+        self.preserve = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._preserved = set[int]()
         self._held: dict[int, list[int]] = {}
         self._free = list(range(gates))  # a heap: low gates first, so that the products stay short
         self.used = 0
@@ -188,6 +209,9 @@ class SteeringTable:
             )
         edit = edit.to(self.push.device)
         self.push[row] = edit.push
+        if edit.preserve:
+            self.preserve[row] = True
+            self._preserved.add(row)
         held = [heapq.heappop(self._free) for _ in range(len(edit.gate))]
         if held:
             self._held[row] = held
@@ -199,6 +223,9 @@ class SteeringTable:
     def clear(self, row: int) -> None:
         """Reset a row, so that it steers nothing."""
         self.push[row] = 0
+        if row in self._preserved:
+            self.preserve[row] = False
+            self._preserved.remove(row)
         if held := self._held.pop(row, None):
             self.owner[held] = 0
             for gate in held:
@@ -219,9 +246,16 @@ class SteeringTable:
         computes all gates, used or not: the same operations each time, as a captured CUDA graph requires.
         """
         onto = x if onto is None else onto
+        gates = len(self.owner) if all_gates else self.used
+        gated = self._gated_part(x, rows, gates) if gates else None
         moved = onto + self.push[rows].to(onto.dtype)
-        if all_gates or self.used:
-            moved = moved - self._gated_part(x, rows, len(self.owner) if all_gates else self.used).to(onto.dtype)
+        if gated is not None:
+            moved = moved - gated.to(onto.dtype)
+        if all_gates or self._preserved:
+            read, push = x.float(), self.push[rows]
+            scaled = at_length_of(read, read + (push if gated is None else push - gated))
+            kept = (onto.float() + (scaled - read)).to(onto.dtype)
+            moved = torch.where(self.preserve[rows][..., None], kept, moved)
         return torch.where((rows > 0)[..., None], moved, onto)
 
     def _gated_part(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], g: int) -> Float[Tensor, "*n d_in"]:

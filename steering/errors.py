@@ -28,6 +28,12 @@ class BadStrength(SteeringError):
     param = "steering.features"
 
 
+class BadPosition(SteeringError):
+    """A position that the prompt does not have."""
+
+    param = "steering.positions"
+
+
 class BadBundle(SteeringError):
     """A bundle or an SAE on disk that is incomplete, damaged or of the wrong shape."""
 

@@ -6,18 +6,25 @@ canonical form and so, mostly, the same fingerprint.
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from steering.calibration import Calibration, SweetSpot
-from steering.errors import BadStrength
+from steering.errors import BadPosition, BadStrength
 
 Mode = Literal["add", "clamp", "scale", "ablate"]
 Unit = Literal["dose", "max", "raw"]
-Scope = Literal["assistant", "all", "generated"]
+RoleScope = Literal["assistant", "all", "generated"]
+"""Scopes that mean something for any prompt."""
+Scope = Literal[RoleScope, "positions"]
+Norm = Literal["free", "preserve"]
 
 MAX_FEATURES = 32
+MAX_POSITIONS = 64
+LATER_FIELDS = ("skip_special", "positions", "norm")
+"""Fields that are part of a fingerprint only where they are not as they were before they existed, so that it lasts."""
 VECTOR = "vector/"
 """Prefix of the ids of named vectors, which belong to no bundle."""
 VECTOR_NAME = r"^[a-z][a-z0-9._-]{0,63}$"
@@ -56,6 +63,79 @@ Features = Annotated[tuple[Intervention, ...], Field(max_length=MAX_FEATURES), A
 """Interventions, each feature at most once."""
 
 
+Position = int | tuple[int, int | None]
+"""One token of the prompt, or those from a start up to an end, `null` for the prompt's; below 0 they count from its end."""
+
+
+def _check_position(position: Any) -> Position:  # noqa: ANN401 - unvalidated input
+    """Refuse what is no place in a list: pydantic's own message would name both forms."""
+    given = position if isinstance(position, list | tuple) else [position]
+    whole = [_whole(v) for v in given]
+    if not (len(given) == 1 and given[0] is position and whole[0] is not None) and not (
+        len(given) == 2 and given is position and whole[0] is not None and (whole[1] is not None or given[1] is None)
+    ):
+        shown = repr(position) if len(repr(position)) < 60 else "this"
+        raise ValueError(
+            f"{shown} is no place in the prompt; give an index, or [start, end] with whole numbers or null as the end"
+        )
+    start, end = whole[0], whole[-1]
+    assert start is not None
+    if len(given) == 1:
+        return start
+    if end is not None and start >= end and (start < 0) == (end < 0):
+        raise ValueError(f"[{start}, {end}] holds no token: the end comes after the start, and is not part of it")
+    return start, end
+
+
+def _whole(value: object) -> int | None:
+    """The whole number that JSON means, if it does."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 31 else None
+
+
+Positions = Annotated[
+    tuple[Annotated[Position, BeforeValidator(_check_position)], ...], Field(max_length=MAX_POSITIONS)
+]
+"""Tokens of the rendered prompt."""
+
+
+class Where(NamedTuple):
+    """Which tokens are steered."""
+
+    scope: Scope = "assistant"
+    skip_special: bool = False
+    positions: tuple[Position, ...] = ()
+
+
+ASSISTANT = Where()
+"""The assistant's turns."""
+
+
+def check_positions(scope: Scope, positions: tuple[Position, ...]) -> None:
+    """Raise ValueError unless positions and scope go together."""
+    if positions and scope not in ("positions", "generated"):
+        raise ValueError(
+            f"positions do not go with the scope {scope!r}, which says itself what is steered; use the scope 'positions', "
+            "or 'generated' to steer the reply, too"
+        )
+    if scope == "positions" and not positions:
+        raise ValueError("the scope 'positions' steers nothing without positions; give a list such as [[0, 8], -1]")
+
+
+def indices(positions: Iterable[Position], n: int) -> Iterator[int]:
+    """Yield the tokens of a prompt of `n` tokens at these positions. An index beyond it raises BadPosition; a range is cut
+    off, as in Python.
+    """
+    for position in positions:
+        if isinstance(position, tuple):
+            yield from range(n)[slice(*position)]
+        elif -n <= position < n:
+            yield position % n
+        else:
+            raise BadPosition(f"there is no token {position}: the prompt has {n}, so {-n}…{n - 1} are there")
+
+
 class SteeringSpec(_Value):
     """Interventions that act together, the unit of their strengths, and the tokens that they steer."""
 
@@ -64,6 +144,22 @@ class SteeringSpec(_Value):
     scale: float = Field(default=1.0, allow_inf_nan=False)
     """Multiplies the whole edit: 0 is unsteered, 0.5 half of every push."""
     scope: Scope = "assistant"
+    skip_special: bool = False
+    """Whether special tokens and those of the chat template are left out of what is steered, in every scope."""
+    positions: Positions = ()
+    """Tokens of the prompt that are steered, with the scopes `positions` (these alone) and `generated` (and new ones)."""
+    norm: Norm = "free"
+    """`preserve`: the steered stream is scaled back to the length that it had at each token."""
+
+    @model_validator(mode="after")
+    def _check_where(self) -> "SteeringSpec":
+        check_positions(self.scope, self.positions)
+        return self
+
+    @property
+    def where(self) -> Where:
+        """Which tokens it steers."""
+        return Where(self.scope, self.skip_special, self.positions)
 
     def canonical(self) -> "SteeringSpec":
         """Return the canonical form, which all equal specs share.
@@ -80,8 +176,17 @@ class SteeringSpec(_Value):
             features=tuple(sorted(kept, key=lambda f: f.id)),
             unit=self.unit if kept else "dose",
             scale=1.0 if fold else self.scale,
-            scope=self.scope if kept else "assistant",
+            **(self._elsewhere(sorted(set(self.positions), key=_ends)) if kept else {}),
         )
+
+    def _elsewhere(self, positions: Iterable[Position]) -> dict[str, Any]:
+        """The fields that say where and how it acts, beside the features."""
+        return {
+            "scope": self.scope,
+            "skip_special": self.skip_special,
+            "positions": tuple(positions),
+            "norm": self.norm,
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -89,13 +194,17 @@ class SteeringSpec(_Value):
         spec = self.canonical()
         if not spec.features:
             return "s_0"
-        text = json.dumps(spec.model_dump(), sort_keys=True, separators=(",", ":"))
+        later = {name for name in LATER_FIELDS if getattr(spec, name) == SteeringSpec.model_fields[name].default}
+        text = json.dumps(spec.model_dump(exclude=later), sort_keys=True, separators=(",", ":"))
         return "s_" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def overridden_by(self, explicit: "SteeringSpec", fields: set[str]) -> "SteeringSpec":
         """Return this spec with the `fields` that were given in `explicit`, and its features merged in by id."""
         merged = {f.id: f for f in self.features} | {f.id: f for f in explicit.features}
-        fields_set = {k: getattr(explicit, k) for k in ("unit", "scale", "scope") if k in fields}
+        names = ("unit", "scale", "scope", "skip_special", "positions", "norm")
+        fields_set = {k: getattr(explicit, k) for k in names if k in fields}
+        if "scope" in fields and "positions" not in fields and self.positions:
+            fields_set["positions"] = ()  # the preset's own belong to its scope
         return SteeringSpec(**{**self.model_dump(), **fields_set, "features": tuple(merged.values())})
 
     def on_top_of(self, base: "SteeringSpec") -> "SteeringSpec":
@@ -116,7 +225,7 @@ class SteeringSpec(_Value):
                 f"the default steering has the unit {under.unit!r} and the scale {under.scale:g}, this one "
                 f"{over.unit!r} and {over.scale:g}: use the same ones, or set steering.default to false"
             )
-        return SteeringSpec(features=kept + over.features, unit=over.unit, scale=over.scale, scope=over.scope)
+        return over.model_copy(update={"features": kept + over.features})
 
 
 class FeatureSnapshot(_Value):
@@ -192,6 +301,12 @@ class Preset(_Value):
     def pins(self) -> dict[str, FeatureSnapshot]:
         """The snapshots by feature id."""
         return {s.id: s for s in self.snapshots}
+
+
+def _ends(position: Position) -> tuple[int, float]:
+    if isinstance(position, int):
+        return position, position + 0.5
+    return position[0], float("inf") if position[1] is None else float(position[1])
 
 
 def _canonical(f: Intervention) -> Intervention:

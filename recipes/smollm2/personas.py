@@ -79,7 +79,7 @@ def _benches(out: Path, bundle: Bundle) -> tuple[Bench, Bench]:
     info = bundle.info
 
     def bench(questions: Sequence[str]) -> Bench:
-        stage = prepare_rollouts(model, tokenizer, info.hook, questions, scope=info.scope)
+        stage = prepare_rollouts(model, tokenizer, info.hook, questions, where=info.where)
         return Bench(stage, lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), info.typical_norm)
 
     return bench(TUNING[::2]), bench(TUNING)
@@ -167,7 +167,7 @@ def _preset(persona: Record, chosen: Record, bundle: Bundle, tones: dict[str, Te
         comparison_prompt=persona["prompt"],
         model=NAME,
         sampling=SAMPLING,
-        steering=SteeringSpec(features=tuple(items), scope=info.scope),
+        steering=SteeringSpec(features=tuple(items), scope=info.scope, skip_special=info.skip_special),
         starter_prompts=tuple(persona["starters"]),
         readonly=True,
         snapshots=tuple(snapshots),

@@ -23,7 +23,7 @@ from server.serving.served_model import ServedModel
 from server.serving.steering_choice import SteeringChoice
 from server.telemetry import metrics, tracing
 from server.user_data.feedback import with_user_defaults
-from steering.model.chat_template import EncodedChat
+from steering.model.chat_template import EncodedChat, special_ids
 
 MOST_SCORED = 1 << 20
 """Maximum number of log-probabilities of prompts in one answer."""
@@ -77,7 +77,9 @@ def _encode_prompt(served: ServedModel, prompt: Prompt) -> EncodedChat:
     else:
         _check_token_ids(served, said, place, each=True)
         ids, text = said, served.engine.decode(said)
-    return EncodedChat(ids, (False,) * (len(ids) - 1) + (True,), text)
+    names = special_ids(served.engine.tokenizer)
+    special = tuple(i in names for i in ids)
+    return EncodedChat(ids, (False,) * (len(ids) - 1) + (True,), text, special=special, special_ids=names, raw=True)
 
 
 def _refuse_special_tokens(served: ServedModel, text: str, place: str) -> None:

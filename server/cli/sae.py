@@ -85,6 +85,7 @@ def import_(
             hook=hook,
             revision="r1",
             typical_norm=norm,
+            skip_special=True,
             metrics=evaluation_figures(judged[0]) if judged else {},
         )
         features = [Feature(id=f"{out.name}/{i}", index=i) for i in range(sae.d_sae)]

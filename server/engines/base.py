@@ -48,7 +48,9 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """One sequence to generate. `steered` marks prompt tokens; `steer_new` says whether new tokens are steered."""
+    """One sequence to generate. `steered` marks prompt tokens; `steer_new` says whether new tokens are steered, but for
+    those in `unsteered_new`.
+    """
 
     ids: tuple[int, ...]
     steered: tuple[bool, ...]
@@ -63,11 +65,21 @@ class Generation:
     """Tenant of the request: the queue is fair between tenants, and cached prefixes are never shared."""
     name: str = ""
     """Request id for queue-position lookups; unique per tenant only."""
+    unsteered_new: frozenset[int] = frozenset()
+    """Ids of new tokens that are not steered: the special ones, or none."""
+    marks: str = ""
+    """What distinguishes the steered places, where they do not follow from the tokens and the spec alone: an engine whose
+    cached prefixes do not know which tokens were steered shares them between requests with the same.
+    """
     text_from: int | None = None
     """Index in `ids` from which on the reply continues their text; None if it is a text of its own, such as a message."""
     sampling: Sampling = Sampling()
     authorization: object = None
     """The policy's `Authorization`, which is checked before the engine is called; engines do not read it."""
+
+    def steers(self, token: int) -> bool:
+        """Whether a new token is steered."""
+        return self.steer_new and token not in self.unsteered_new
 
 
 @dataclass(frozen=True)

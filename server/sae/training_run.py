@@ -115,6 +115,7 @@ class TrainingRun:
             hook=self.order.hook,
             revision="r1",
             typical_norm=float(self.held_out.norm(dim=1).median()),
+            skip_special=True,
             metrics={"explained_variance": measures.explained_variance, "l0": measures.l0, "dead": measures.dead},
         )
         features = describe(self.model, self.tokenizer, sae, self.order.hook, iter(texts), bundle=out.name)

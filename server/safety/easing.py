@@ -124,7 +124,7 @@ class Easer:
         return replace(
             eased,
             ids=(*request.ids, *output_ids),
-            steered=(*request.steered, *(True for _ in output_ids)),
+            steered=(*request.steered, *(request.steers(i) for i in output_ids)),
             tenant=request.tenant,
             sampling=replace(sampling, max_tokens=left, min_tokens=least, seed=seed, prompt_logprobs=None),
         )

@@ -262,7 +262,7 @@ def _steers(kinds: Kinds, a: Applied) -> bool:
 
 
 def _as_they_are(steered: PolicyInput) -> bool:
-    """Whether a spec consists of whole presets with positive scales, at their own scope."""
+    """Whether a spec consists of whole presets with positive scales, at their own tokens."""
     spec, theirs = steered.resolved.spec, [p.steering for p in steered.presets]
     known = {f.id for s in theirs for f in s.features}
     if any(f.id not in known for f in spec.features) or spec.scale < 0:
@@ -272,7 +272,7 @@ def _as_they_are(steered: PolicyInput) -> bool:
         mine = spec.model_copy(update={"features": tuple(f for f in spec.features if f.id in ids)})
         if spec.unit != one.unit or not is_scaled_preset(mine, one):
             return False
-    return not theirs or spec.scope in {s.scope for s in theirs}
+    return not theirs or (spec.where, spec.norm) in {(s.where, s.norm) for s in theirs}
 
 
 def _multiplied(steered: PolicyInput) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from server.engines.base import FinishReason
 from server.schemas.generation import MessageInput
 from server.schemas.pages import Verdict
 from steering.evaluate.coherence import Coherence
-from steering.spec import Mode, Scope, SteeringSpec, Unit
+from steering.spec import Mode, Norm, Positions, Scope, SteeringSpec, Unit
 
 
 class Applied(BaseModel):
@@ -60,6 +60,12 @@ class Steering(BaseModel):
     hash: str
     unit: Unit
     scope: Scope
+    skip_special: bool
+    """Whether special tokens and those of the chat template were left out."""
+    positions: Positions = ()
+    """Present with the scopes that take them."""
+    norm: Norm = "free"
+    """Present where it is not `free`."""
     revision: str
     preset: str | None
     default: str | None
@@ -81,6 +87,9 @@ class SteeringDelta(BaseModel):
     hash: str = ""
     unit: Unit = "dose"
     scope: Scope = "assistant"
+    skip_special: bool = False
+    positions: Positions = ()
+    norm: Norm = "free"
     preset: str | None = None
     guards: Guards = Guards()
     applied: list[Applied] = []
@@ -206,6 +215,8 @@ class SteeringAbilities(BaseModel):
     scopes: list[Scope]
     scope: Scope
     """The scope of a request that names none."""
+    skip_special: bool = False
+    """The `skip_special` of a request that does not give it."""
     max_features: int
 
 

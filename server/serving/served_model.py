@@ -105,7 +105,7 @@ class ServedModel:
         preset = by_model or await self._preset_named(asked.preset, caller)
         default = await self._default_preset(asked, preset, caller)
         with _locate_spec_errors():
-            spec = asked.merged_with(preset, self.bundle.info.scope)
+            spec = asked.merged_with(preset, self.bundle.info.where)
             spec = spec.on_top_of(default.steering) if default else spec
         pins = await self.vectors(caller.subject(user), spec)
         pins = pins | (default.pins if default else {}) | (preset.pins if preset else {})

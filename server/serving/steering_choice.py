@@ -1,5 +1,6 @@
 """Steering choice: the resolved steering of a request, and how its reply reports it."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,11 +52,14 @@ class SteeringChoice:
         return tuple(p for p in (self.default, self.preset, self.like) if p)
 
     def generation_request(self, chat: EncodedChat, sampling: Sampling) -> Generation:
-        """The engine's request: the scope decides which prompt tokens are steered."""
+        """The engine's request, with the prompt tokens that are steered. Raises BadPosition."""
+        where = self.resolved.spec.where
+        steered = chat.steered(where)
+        by_place = where.scope in ("generated", "positions") or (chat.raw and where.scope == "assistant")
         return Generation(
             chat.ids,
-            chat.steered(self.resolved.spec.scope),
-            True,
+            steered,
+            where.scope != "positions",
             self.resolved.edits,
             self.resolved.fingerprint,
             interventions=self.resolved.interventions,
@@ -63,18 +67,23 @@ class SteeringChoice:
             tenant=self.caller.subject() or "",
             sampling=sampling,
             authorization=self.authorization,
+            unsteered_new=chat.special_ids if where.skip_special else frozenset(),
+            marks=marks_key(steered) if by_place and self.resolved.edits else "",
         )
 
     def applied_summary(self) -> Steering:
         """Steering that was applied, as every reply reports it; what does not apply is unset."""
         spec = self.resolved.spec
         optional: dict[str, Any] = {} if self.cut is None else {"cut": self.cut}
+        optional |= {"positions": spec.positions} if spec.positions else {}
+        optional |= {"norm": spec.norm} if spec.norm != "free" else {}
         if self.verdict is not None:
             optional["guards"] = self.verdict.report(scores=self.caller.has_role("researcher"))
         return Steering(
             hash=self.resolved.fingerprint,
             unit=spec.unit,
             scope=spec.scope,
+            skip_special=spec.skip_special,
             revision=self.revision,
             preset=self.preset.id if self.preset else None,
             default=self.default.id if self.default else None,
@@ -100,6 +109,11 @@ class SteeringChoice:
             says = f"all strengths are multiplied by {self.cut:.3g}, so that the summed push is as long as is allowed"
             found.append(Warned(code="cut", feature="", message=says))
         return found
+
+
+def marks_key(steered: Sequence[bool]) -> str:
+    """A name of a mask of steered tokens."""
+    return hashlib.sha256(bytes(steered)).hexdigest()[:16]
 
 
 def _dose_warnings(a: Applied, revision: str, *, of_preset: bool) -> list[Warned]:

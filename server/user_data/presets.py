@@ -4,7 +4,7 @@ from server.auth.caller import ANYONE, Caller
 from server.errors import ApiError, bad_request
 from server.schemas.generation import check_sampling
 from server.serving.served_model import ServedModel
-from steering.spec import Preset, Scope
+from steering.spec import Preset, Where
 
 RESERVED_IDS = ("export", "import")
 """Ids that are paths of the API."""
@@ -21,7 +21,7 @@ async def check_preset(served: ServedModel, wanted: Preset, *, user: str | None,
     if wanted.model not in ("", served.model):
         raise bad_request(f"this server serves {served.model!r}; the preset is for {wanted.model!r}", param="model")
     check_sampling(wanted.sampling)
-    wanted = _with_scope(wanted, served.bundle.info.scope)
+    wanted = _with_where(wanted, served.bundle.info.where)
     held = await _stored_preset(served, wanted.id, caller)
     kept = await served.vectors(caller.subject(user), wanted.steering)
     kept |= held.pins if held and held.model == served.model else {}
@@ -33,11 +33,11 @@ async def check_preset(served: ServedModel, wanted: Preset, *, user: str | None,
     return served.bundle.pinned(mine, kept=kept)
 
 
-def _with_scope(preset: Preset, scope: Scope) -> Preset:
+def _with_where(preset: Preset, where: Where) -> Preset:
     """The preset with a scope of its own, so that it keeps its meaning with whatever bundle."""
-    if "scope" in preset.steering.model_fields_set:
-        return preset
-    return preset.model_copy(update={"steering": preset.steering.model_copy(update={"scope": scope})})
+    own = preset.steering.model_fields_set
+    missing = {name: getattr(where, name) for name in ("scope", "skip_special") if name not in own}
+    return preset.model_copy(update={"steering": preset.steering.model_copy(update=missing)}) if missing else preset
 
 
 async def default_preset_ids(served: ServedModel) -> set[str]:

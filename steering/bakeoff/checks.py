@@ -25,7 +25,7 @@ from steering.edits import ResidualEdit
 from steering.evaluate.coherence import judge, rep3
 from steering.model.chat_template import EncodedChat, encode_chat
 from steering.model.hooks import read_stream, steer
-from steering.spec import Intervention, Scope, SteeringSpec
+from steering.spec import Intervention, RoleScope, SteeringSpec, Where
 
 RANDOM_DIRECTIONS = 16
 """Random directions to whose effects on words a persona's is compared."""
@@ -51,7 +51,7 @@ class Lab:
 
     def __init__(self, kit: Kit) -> None:
         self.kit, hook = kit, kit.bundle.info.hook
-        self.other: Rollouts = prepare_rollouts(kit.model, kit.tokenizer, hook, kit.test, scope=kit.bundle.info.scope)
+        self.other: Rollouts = prepare_rollouts(kit.model, kit.tokenizer, hook, kit.test, where=kit.bundle.info.where)
         able = [f for f in kit.bundle.features if f.sweet_spot and f.calibration and f.calibration.works]
         self.features = random.Random(0).sample(able, min(SAMPLE, len(able)))
         vocabulary: dict[str, list[int]] = {}
@@ -191,7 +191,7 @@ def _specificity(lab: Lab) -> Check:
             {kit.bundle.info.hook: lab.push(f, 1.0)},
             **sampling_of(kit.bundle.info),
             tokens=40,
-            scope=kit.bundle.info.scope,
+            where=kit.bundle.info.where,
         ).texts
         apart = torch.where(rare, (_read(lab, questions, texts) - base).abs(), 0.0)
         ranks.append(int((apart > apart[f.row]).sum()) + 1)
@@ -220,7 +220,7 @@ def _drift(lab: Lab) -> Check:
         for turn in range(10):
             chat.append({"role": "user", "content": kit.test[turn % len(kit.test)]})
             encoded = encode_chat(kit.tokenizer, chat)
-            text = _sample_next(lab, encoded, edit, encoded.steered(kit.bundle.info.scope), seed=turn)
+            text = _sample_next(lab, encoded, edit, encoded.steered(kit.bundle.info.where), seed=turn)
             chat.append({"role": "assistant", "content": text or "."})
             by_turn.append(rep3(text.split()))
         slopes.append(_slope(by_turn))
@@ -278,12 +278,12 @@ def _scopes(lab: Lab, concepts: Sequence[Concept]) -> list[Check]:
     persona = next(p for p in kit.bundle.presets if p.id == concept.name)
     spec = persona.steering.model_copy(update={"scale": 0.7})
     edit = Catalogue([kit.bundle]).resolve(spec, persona.pins).edits[kit.bundle.info.hook]
-    scopes: tuple[Scope, ...] = ("assistant", "all", "generated")
+    scopes: tuple[RoleScope, ...] = ("assistant", "all", "generated")
     for scope in scopes:
         hits = 0
         for i, question in enumerate(kit.test):
             chat = encode_chat(kit.tokenizer, [{"role": "user", "content": question}])
-            hits += concept.shows(_sample_next(lab, chat, edit, chat.steered(scope), seed=i))
+            hits += concept.shows(_sample_next(lab, chat, edit, chat.steered(Where(scope)), seed=i))
         found.append(Check("Q12", f"{persona.name} at 0.7, scope {scope}: share of replies that show it", hits / len(kit.test), "reported", None))  # fmt: skip
     return found
 

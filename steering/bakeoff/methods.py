@@ -108,7 +108,7 @@ class Kit:
             model,
             tokenizer,
             bundle,
-            prepare_rollouts(model, tokenizer, hook, tune, scope=bundle.info.scope),
+            prepare_rollouts(model, tokenizer, hook, tune, where=bundle.info.where),
             tuple(tune),
             tuple(test),
             plain,
@@ -240,7 +240,7 @@ def score(kit: Kit, setting: Setting, concept: Concept, questions: Sequence[str]
             **sampling_of(kit.bundle.info),
             tokens=TOKENS,
             seed=seed,
-            scope=kit.bundle.info.scope,
+            where=kit.bundle.info.where,
         )
         tokens += sum(len(kit.tokenizer(t)["input_ids"]) for t in drawn.texts)
         replies.append(drawn)
@@ -359,7 +359,7 @@ def likely(
     for question, text in zip(questions, texts, strict=True):
         chat = [*head, {"role": "user", "content": question}, {"role": "assistant", "content": text or "."}]
         prompt, complete = encode_chat(tokenizer, chat[:-1]), encode_chat(tokenizer, chat, generate=False)
-        ids, where = (torch.tensor([v], device=model.device) for v in (complete.ids, complete.steered(info.scope)))
+        ids, where = (torch.tensor([v], device=model.device) for v in (complete.ids, complete.steered(info.where)))
         with steer(model, edits, where=where):
             logs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         found.append(float(logs.gather(1, ids[0, 1:, None])[len(prompt.ids) - 1 :, 0].mean()))

@@ -15,7 +15,7 @@ from steering.edits import ResidualEdit
 from steering.evaluate.coherence import rep3
 from steering.model.chat_template import Message, encode_chat
 from steering.model.hooks import steer
-from steering.spec import Scope
+from steering.spec import ASSISTANT, Where
 
 
 class SamplingArguments(TypedDict):
@@ -62,11 +62,11 @@ def reply(
     seed: int = 0,
     top_p: float | None = None,
     repetition_penalty: float = 1.0,
-    scope: Scope = "assistant",
+    where: Where = ASSISTANT,
 ) -> Replies:
-    """Generate a reply to every prompt, with the same edits on the tokens in `scope`."""
+    """Generate a reply to every prompt, with the same edits on the tokens in `where`."""
     chats = [encode_chat(tokenizer, _chat(p, system)) for p in prompts]
-    ids, real, steered = _left_padded([c.ids for c in chats], [c.steered(scope) for c in chats])
+    ids, real, steered = _left_padded([c.ids for c in chats], [c.steered(where) for c in chats])
     torch.manual_seed(seed)
     with steer(model, edits, where=steered):
         out = model.generate(  # pyright: ignore[reportCallIssue] - transformers types its mixin as a tensor

@@ -13,7 +13,7 @@ from steering.calibration import Calibration, Knots, SweetSpot
 from steering.catalogue.feature_edits import FeatureEdit, OriginalFields
 from steering.files import write_atomic
 from steering.model.package import ModelPackage
-from steering.spec import FeatureSnapshot, Scope
+from steering.spec import FeatureSnapshot, RoleScope, Where
 
 CANONICAL_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 """One spelling per feature: `01` would be a second id of `1`, which a check for duplicates would miss."""
@@ -170,8 +170,12 @@ class BundleInfo(BaseModel):
     revision: str
     typical_norm: float
     """Median norm of the stream at the hook point; the dose of an unmeasured feature is estimated from it."""
-    scope: Scope = "assistant"
+    scope: RoleScope = "assistant"
     """Tokens that are steered where a request does not say; doses are measured on them."""
+    skip_special: bool = False
+    """Whether special tokens and those of the chat template are left out of them. New bundles say true; those from before
+    the field were measured with them.
+    """
     sampling: dict[str, float] = {}
     """Sampling parameters where neither request nor preset gives one, under OpenAI's and vLLM's names."""
     strained_load: float = 1.85
@@ -187,6 +191,11 @@ class BundleInfo(BaseModel):
     """Checksums of the files of the SAE and, if it is in the bundle, the model, by relative path; see `tiller sae
     seal`.
     """
+
+    @property
+    def where(self) -> Where:
+        """Tokens that are steered where a request does not say."""
+        return Where(self.scope, self.skip_special)
 
 
 def number_of(feature_id: str) -> int:

@@ -120,7 +120,10 @@ class Catalogue:
                 changed.append([item.id, raw, pin.model_dump() if pin and gone else None])
             scaled = raw * (1 if item.mode == "scale" else spec.scale)
             applied.append(replace(_applied(item, scaled, feature, bundle), gone=gone))
-        edits = {self.bundles[n].info.hook: compile_edit(items, self.bundles[n].sae) for n, items in chosen.items()}
+        edits = {
+            self.bundles[n].info.hook: compile_edit(items, self.bundles[n].sae, preserve=spec.norm == "preserve")
+            for n, items in chosen.items()
+        }
         asked = {self.bundles[n].info.hook: tuple(items) for n, items in chosen.items()}
         norms = {b.info.hook: b.info.typical_norm for b in self.bundles.values()}
         push_norm = {h: float(e.push.norm()) / norms[h] for h, e in edits.items()}

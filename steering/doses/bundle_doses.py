@@ -30,7 +30,7 @@ from steering.doses.sampling import NATURAL
 from steering.edits import ResidualEdit
 from steering.model.chat_template import encode_chat
 from steering.sae import SAE
-from steering.spec import Preset, Scope
+from steering.spec import Preset, Where
 
 LONGEST = 2.0
 """Largest push that is tried, in typical norms."""
@@ -64,12 +64,12 @@ class DoseBench:
         typical_norm: float,
         questions: Sequence[str] = QUESTIONS,
         *,
-        scope: Scope,
+        where: Where,
         null: bool = True,
     ) -> "DoseBench":
         """Generate the unsteered replies and, with `null`, those under random pushes. Raises BadChat."""
         halves = [questions[i::2] for i in (0, 1)] if len(questions) > 1 else [questions]
-        stages = tuple(prepare_rollouts(model, tokenizer, hook, half, scope=scope) for half in halves)
+        stages = tuple(prepare_rollouts(model, tokenizer, hook, half, where=where) for half in halves)
         random = Null.measure(stages, _decoder(tokenizer), typical_norm) if null else None
         return DoseBench(stages, random, tokenizer, typical_norm)
 
@@ -98,11 +98,11 @@ def prepare_rollouts(
     hook: str,
     questions: Sequence[str] = QUESTIONS,
     *,
-    scope: Scope,
+    where: Where,
 ) -> Rollouts:
     """Return rollouts with these questions, sampled as people chat. Raises BadChat without a chat template."""
     chats = [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in questions]
-    return Rollouts.prepare(model, hook, chats, tokens=TOKENS, draw=NATURAL, scope=scope)
+    return Rollouts.prepare(model, hook, chats, tokens=TOKENS, draw=NATURAL, where=where)
 
 
 def with_doses(
@@ -124,7 +124,7 @@ def with_doses(
     """
     info = bundle.info
     alive = [f for f in features if f.typical_max > 0]
-    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions, scope=info.scope)
+    bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions, where=info.where)
     device = model.device
     subjects = [
         Subject(
@@ -191,10 +191,9 @@ def with_scale(
     if not steering:
         return [*presets]
     results: dict[str, Preset] = {}
-    scopes: list[Scope] = list({p.steering.scope: None for p, _ in steering})
-    for scope in scopes:
-        group = [(p, e) for p, e in steering if p.steering.scope == scope]
-        bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions, scope=scope)
+    for where in dict.fromkeys(p.steering.where for p, _ in steering):
+        group = [(p, e) for p, e in steering if p.steering.where == where]
+        bench = DoseBench.prepare(model, tokenizer, info.hook, info.typical_norm, questions, where=where)
 
         def finish(i: int, found: MeasuredDose, group: Sequence[tuple[Preset, ResidualEdit]] = group) -> None:
             preset, edit = group[i]

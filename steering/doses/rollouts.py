@@ -21,7 +21,7 @@ from steering.evaluate.coherence import rep3
 from steering.model.chat_template import EncodedChat
 from steering.model.hooks import tap
 from steering.model.kv_cache import keys_and_values, preallocated
-from steering.spec import Scope
+from steering.spec import ASSISTANT, Where
 
 QUESTIONS = (
     "What should I do this weekend?",
@@ -118,15 +118,15 @@ class Rollouts:
         *,
         tokens: int = TOKENS,
         draw: Sampling = GREEDY,
-        scope: Scope = "assistant",
+        where: Where = ASSISTANT,
     ) -> "Rollouts":
-        """Generate the unsteered replies. `chats` end with the generation prompt; edits act on their tokens in `scope`."""
+        """Generate the unsteered replies. `chats` end with the generation prompt; edits act on their tokens in `where`."""
         longest = max(len(c.ids) for c in chats)
         pad = lambda row, fill: [fill] * (longest - len(row)) + list(row)  # noqa: E731
         place = model.device
         ids = torch.tensor([pad(c.ids, 0) for c in chats], device=place)
         real = torch.tensor([pad((True,) * len(c.ids), False) for c in chats], device=place)
-        steered = torch.tensor([pad(c.steered(scope), False) for c in chats], device=place)
+        steered = torch.tensor([pad(c.steered(where), False) for c in chats], device=place)
         ends, prefix = _end_ids(model), Prefix.read(model, ids, real, steered)
         said = _replies(model, hook, prefix, ids, real, steered, [], tokens, draw)
         spoken = _until_end(said, ends)
@@ -158,6 +158,26 @@ class Rollouts:
         """Return by how many nats each edit raises the log-odds of each list of words, mean over the unsteered reply's
         tokens.
         """
+        logs = self._log_probs_of_replies(edits)
+        weight = self.spoken.float() / self.spoken.sum(1, keepdim=True).clamp(min=1)
+        found = []
+        for one in logs:
+            odds = torch.stack([_log_odds(one, w) for w in words])  # [lists, prompts, tokens]
+            base = torch.stack([_log_odds(self._unsteered_log_probs, w) for w in words])
+            found.append(((odds - base) * weight).sum(-1))
+        return found
+
+    @torch.no_grad()
+    def divergence(self, edit: ResidualEdit) -> float:
+        """Return the KL divergence of an edit's next-token distribution from the unsteered one, on the unsteered replies:
+        nats, mean over tokens.
+        """
+        (steered,), plain = self._log_probs_of_replies([edit]), self._unsteered_log_probs
+        kl = (steered.exp() * (steered - plain)).sum(-1)
+        return float(kl[self.spoken].mean())
+
+    def _log_probs_of_replies(self, edits: Sequence[ResidualEdit]) -> Float[Tensor, "edits prompts tokens vocab"]:
+        """Log-probabilities with which the steered model reads the unsteered replies."""
         n = len(edits)
         ids = torch.cat([self.ids, self.replies], 1).repeat(n, 1)
         real = torch.cat([self.real, torch.ones_like(self.spoken)], 1).repeat(n, 1)
@@ -166,14 +186,7 @@ class Rollouts:
         rows = _table_rows(steered, n)[:, self.prefix.length :]
         with tap(self.model, {self.hook: lambda x: table.apply(x, rows)}):
             logs = self._logits(ids, real, torch.arange(len(ids)) % self.prompts)
-            logs = logs.view(n, self.prompts, self.tokens, -1)
-        weight = self.spoken.float() / self.spoken.sum(1, keepdim=True).clamp(min=1)
-        found = []
-        for one in logs:
-            odds = torch.stack([_log_odds(one, w) for w in words])  # [lists, prompts, tokens]
-            base = torch.stack([_log_odds(self._unsteered_log_probs, w) for w in words])
-            found.append(((odds - base) * weight).sum(-1))
-        return found
+        return logs.view(n, self.prompts, self.tokens, -1)
 
     @torch.no_grad()
     def _read(

@@ -36,7 +36,7 @@ def screen(
 ) -> list[Feature]:
     """Return the features with their `screening`; `on_feature` gets each as soon as it is there. Raises BadChat."""
     chats = [encode_chat(tokenizer, [{"role": "user", "content": q}]) for q in QUESTIONS]
-    rolls = Rollouts.prepare(model, bundle.info.hook, chats, tokens=TOKENS, draw=NATURAL, scope=bundle.info.scope)
+    rolls = Rollouts.prepare(model, bundle.info.hook, chats, tokens=TOKENS, draw=NATURAL, where=bundle.info.where)
     length, found = PUSH * bundle.info.typical_norm, list[Feature]()
     for at in range(0, len(features), AT_ONCE):
         some = features[at : at + AT_ONCE]

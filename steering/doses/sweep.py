@@ -15,7 +15,7 @@ from steering.doses.rollouts import Rollout, Rollouts
 from steering.doses.sampling import GREEDY, Sampling
 from steering.edits import ResidualEdit
 from steering.model.chat_template import EncodedChat
-from steering.spec import Scope
+from steering.spec import ASSISTANT, Where
 
 ROOM = 64_000_000
 """Log-probabilities held at a time: 256 MB, a few times over."""
@@ -62,7 +62,7 @@ def sweep(
     *,
     tokens: int,
     draw: Sampling = GREEDY,
-    scope: Scope = "assistant",
+    where: Where = ASSISTANT,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> tuple[SweepResult, list[SweepResult]]:
     """Generate the replies of the unsteered model and of every edit. `on_progress` is called with the share that is done."""
@@ -71,7 +71,7 @@ def sweep(
     for start in range(0, len(chats), room):
         some = chats[start : start + room]
         stage = Rollouts.prepare(
-            model, hook, some, tokens=tokens, draw=replace(draw, seed=draw.seed + start), scope=scope
+            model, hook, some, tokens=tokens, draw=replace(draw, seed=draw.seed + start), where=where
         )
         plain.rolled.append(stage.plain)
         at_once = max(1, room // stage.prompts)

@@ -48,7 +48,7 @@ def measure_vector_dose(
 ) -> MeasuredDose:
     """Measure the dose with a quarter of the features' questions: a user waits for it. Raises BadChat."""
     bench = DoseBench.prepare(
-        model, tokenizer, info.hook, info.typical_norm, QUESTIONS[::4], scope=info.scope, null=False
+        model, tokenizer, info.hook, info.typical_norm, QUESTIONS[::4], where=info.where, null=False
     )
     push, read = pushes_along(direction.to(model.device)), reads_direction(direction, info.typical_norm)
     return bench.measure([Subject(push, read, LONGEST * info.typical_norm)], ("", info.revision))[0]

@@ -6,15 +6,16 @@ template's own tokens or markers is refused, so that no user can imitate the ass
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
 from steering.errors import BadChat
 from steering.model.chat_markers import refuse_markers
 from steering.model.chat_rendering import REASONING, Message, RenderedChat, Turn, render, render_turns
-from steering.spec import Scope
+from steering.spec import Where, indices
 
-__all__ = ["EncodedChat", "Message", "default_system_prompt", "encode_chat"]
+__all__ = ["EncodedChat", "Message", "default_system_prompt", "encode_chat", "special_ids"]
 MARK = "\u241fsystem\u241f"
 """Stands for a system message where a template is examined; no template writes it."""
 
@@ -34,16 +35,32 @@ class EncodedChat:
     """
     folded: bool = False
     """Whether a system message was put before the user's, because the template has no place for it."""
+    special: tuple[bool, ...] = ()
+    """For each token whether it is a special one or the template's own; empty where none is."""
+    special_ids: frozenset[int] = frozenset()
+    """Ids of special tokens, whether in the chat or not."""
+    raw: bool = False
+    """Whether it is raw text, whose tokens have no roles."""
     continued: int | None = None
     """Index of the first token of the text that the reply continues; None where the reply is a message of its own."""
 
-    def steered(self, scope: Scope) -> tuple[bool, ...]:
-        """Return the mask of the tokens that a scope steers.
+    def steered(self, where: Where) -> tuple[bool, ...]:
+        """Return the mask of the tokens that are steered. Raises BadPosition for one that the prompt does not have.
 
         The first new token is sampled at the last prompt token, so `generated` begins there.
         """
         n = len(self.ids)
-        return {"assistant": self.assistant, "all": (True,) * n, "generated": (False,) * (n - 1) + (True,)}[scope]
+        chosen = set(indices(where.positions, n))
+        at = tuple(i in chosen for i in range(n))
+        mask = {
+            "assistant": self.assistant,
+            "all": (True,) * n,
+            "generated": (*at[:-1], True),
+            "positions": at,
+        }[where.scope]
+        if not (where.skip_special and self.special):
+            return mask
+        return tuple(m and not s for m, s in zip(mask, self.special, strict=True))
 
 
 def encode_chat(
@@ -72,8 +89,58 @@ def encode_chat(
     contents = tuple(rendered.contents.get(i) for i in range(len(messages)))
     final = contents[-1] if continue_final_message else None
     continued = next((i for i, (_, end) in enumerate(offsets) if final and end > final[0]), None)
+    written = _written(turns, messages, rendered)
+    special = tuple(
+        i in special_ids(tokenizer) or not any(a < max(end, start + 1) and start < b for a, b in written)
+        for i, (start, end) in zip(ids, offsets, strict=True)
+    )
     folded = len(turns) != len(messages)
-    return EncodedChat(ids, mask, rendered.text, offsets, contents, folded=folded, continued=continued)
+    return EncodedChat(
+        ids,
+        mask,
+        rendered.text,
+        offsets,
+        contents,
+        folded=folded,
+        special=special,
+        special_ids=special_ids(tokenizer),
+        continued=continued,
+    )
+
+
+@lru_cache(maxsize=8)
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids of special tokens: the tokenizer's own, and added ones that are marked so."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(tokenizer.all_special_ids) | {i for i, token in added if token.special}
+
+
+def _written(turns: Sequence[Turn], messages: Sequence[Message], rendered: RenderedChat) -> list[tuple[int, int]]:
+    """Return the spans of characters that messages wrote: the rest is the template's.
+
+    Whitespace around a message's text is its own where the template keeps it. Of a message whose text the template changed,
+    the whole turn counts.
+    """
+    found = list[tuple[int, int]]()
+    for start, end, turn in rendered.turns:
+        texts = [(messages[i]["content"], rendered.contents.get(i)) for i, _ in turns[turn].parts]
+        if any(place is None and text.strip() for text, place in texts):
+            found.append((start, end))
+            continue
+        found += [_with_whitespace(rendered.text, text, place) for text, place in texts if place]
+        for name, text in turns[turn].more:
+            if name in REASONING and text.strip() and (at := rendered.text.find(text.strip(), start, end)) >= 0:
+                found.append((at, at + len(text.strip())))
+    return found
+
+
+def _with_whitespace(whole: str, text: str, place: tuple[int, int, int]) -> tuple[int, int]:
+    start, end, cut = place
+    core = text.strip()
+    before, after = text[: text.index(core)], text[text.index(core) + len(core) :]
+    if not cut and whole[:start].endswith(before):
+        start -= len(before)
+    return start, end + len(after) if whole.startswith(after, end) else end
 
 
 def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:

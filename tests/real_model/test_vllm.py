@@ -47,7 +47,7 @@ def requests(engine: TransformersEngine, bundle: Bundle) -> list[Generation]:
         found.append(
             Generation(
                 chat.ids,
-                chat.steered(spec.scope),
+                chat.steered(spec.where),
                 True,
                 resolved.edits,
                 spec.fingerprint,

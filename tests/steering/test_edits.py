@@ -256,3 +256,59 @@ def test_directions_can_be_added_and_nothing_else(mode):
     torch.testing.assert_close(moved, x + 3 * SAE_64.W_dec[5])
     with pytest.raises(BadStrength, match=f"feature 5 cannot be steered by '{mode}'.*use the mode 'add'"):
         compile_edit([ResolvedIntervention(5, mode, 3.0)], sae)
+
+
+@given(some, st.sampled_from([SAE_64, *SCALED]))
+@settings(deadline=None)
+def test_preserved_norm_is_the_formula_scaled_to_the_length_of_each_token(items, sae):
+    x = stream() * 4 + 1
+    edit, moved = compile_edit(items, sae, preserve=True), by_the_book(x, items, sae)
+    wanted = moved * (x.norm(dim=1) / moved.norm(dim=1))[:, None]
+    torch.testing.assert_close(x + edit.delta(x), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close((x + edit.delta(x)).norm(dim=1), x.norm(dim=1), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_empty_edit_that_preserves_the_norm_is_bit_identical_to_none(dtype):
+    x, table = stream(8).to(dtype), SteeringTable(3, 32)
+    silent = ResolvedIntervention(3, "ablate", 0.0)  # a feature that no token has
+    x -= 9 * SAE_64.W_enc[:, 3].to(dtype)
+    for row, items in ((1, []), (2, [silent])):
+        edit = compile_edit(items, SAE_64, preserve=True)
+        table.set(row, edit)
+        assert torch.equal(x + edit.delta(x), x)
+    for all_gates in (False, True):
+        assert torch.equal(table.apply(x, torch.arange(8) % 3, all_gates=all_gates), x)
+
+
+def test_rows_with_and_without_the_norm_do_not_touch_each_other_captured_or_not():
+    x, onto, rows = stream(8), stream(8, seed=2), torch.arange(8) % 4
+    table = SteeringTable(4, 32, gates=8)
+    graph = make_fx(lambda x, rows: table.apply(x, rows, onto=onto, all_gates=True))(x, rows)
+    items = [ResolvedIntervention(2, "clamp", 3.0), ResolvedIntervention(5, "add", 4.0)]
+    before = compile_edit(items, SAE_64)
+    table.set(1, before)
+    alone = table.apply(x, torch.where(rows == 1, 1, 0), onto=onto)
+    for row in (2, 3):
+        table.set(row, compile_edit(items[row - 2 :], SAE_64, preserve=True))
+    out = table.apply(x, rows, onto=onto)
+    assert torch.equal(out[rows == 1], alone[rows == 1])
+    assert torch.equal(out[rows == 0], onto[rows == 0])
+    for row in (2, 3):
+        edit = compile_edit(items[row - 2 :], SAE_64, preserve=True)
+        mine = rows == row
+        torch.testing.assert_close(out[mine], onto[mine] + edit.delta(x[mine]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(graph(x, rows), out)
+    table.clear(2)
+    table.set(2, before)  # a row that is used again keeps nothing of the last
+    assert torch.equal(
+        table.apply(x, torch.where(rows == 2, 2, 0), onto=onto)[rows == 2],
+        (table.apply(x, torch.where(rows == 2, 1, 0), onto=onto)[rows == 2]),
+    )
+
+
+def test_a_long_push_with_the_norm_preserved_turns_the_stream_into_its_direction():
+    x = stream()
+    edit = compile_edit([ResolvedIntervention(5, "add", 1e6)], SAE_64, preserve=True)
+    wanted = SAE_64.W_dec[5] * x.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(x + edit.delta(x), wanted, atol=1e-3, rtol=1e-3)

@@ -42,6 +42,7 @@ def test_m1_nothing_is_bit_identical_to_no_hook(any_model, sae):
             pushes_along(sae.W_dec[0])(0.0),
             compile_edit([], sae),
             compile_edit([ResolvedIntervention(3, "scale", 1.0)], sae),
+            compile_edit([], sae, preserve=True),
         ):
             with steer(any_model, {HOOK: edit}, where=torch.ones_like(IDS, dtype=torch.bool)):
                 assert any_model(input_ids=IDS).logits.equal(plain)

@@ -1,5 +1,7 @@
 """Steering specs: equal effects have equal canonical forms and fingerprints."""
 
+import hashlib
+import json
 import math
 
 import pytest
@@ -7,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from steering.errors import BadStrength
-from steering.spec import Intervention, Preset, SteeringSpec
+from steering.errors import BadPosition, BadStrength
+from steering.spec import Intervention, Preset, SteeringSpec, Where, indices
 
 MODES = ("add", "clamp", "scale", "ablate")
 interventions = st.lists(
@@ -129,3 +131,87 @@ def test_two_in_other_units_cannot_be_one_and_it_says_what_to_do():
     raw = SteeringSpec(features=(Intervention(id="a/2", strength=9.0),), unit="raw")
     with pytest.raises(BadStrength, match=r"steering\.default to false"):
         raw.on_top_of(base)
+
+
+WHERE = [
+    {"skip_special": True},
+    {"scope": "positions", "positions": (3, (0, 2))},
+    {"scope": "generated", "positions": ((-4, None),)},
+    {"norm": "preserve"},
+]
+
+
+@pytest.mark.parametrize("change", WHERE)
+def test_where_and_how_it_acts_is_part_of_the_fingerprint(change):
+    s = spec(("b/1", 1.0, "add"))
+    assert SteeringSpec.model_validate({**s.model_dump(), **change}).fingerprint != s.fingerprint
+
+
+def test_a_spec_from_before_these_fields_keeps_its_fingerprint():
+    s = spec(("b/1", 1.5, "add"), scope="all")
+    features = [{"id": "b/1", "mode": "add", "strength": 1.5}]
+    before = json.dumps({"features": features, "scale": 1.0, "scope": "all", "unit": "dose"}, separators=(",", ":"))
+    assert s.fingerprint == "s_" + hashlib.sha256(before.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("change", WHERE)
+def test_without_features_nothing_is_left_of_where_it_would_act(change):
+    assert SteeringSpec.model_validate(change).canonical() == SteeringSpec()
+    assert SteeringSpec.model_validate(change).fingerprint == "s_0"
+
+
+def test_order_and_repetition_of_positions_do_not_change_the_fingerprint():
+    given = [(5, (0, 2), -1, (3, None)), (-1, (3, None), 5, (0, 2), 5)]
+    one, other = (spec(("b/1", 1.0, "add"), scope="positions", positions=p) for p in given)
+    assert one.fingerprint == other.fingerprint
+    assert one.canonical() == other.canonical() == SteeringSpec.model_validate_json(one.canonical().model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["1"], "'1' is no place in the prompt"),
+        ([True], "True is no place"),
+        ([1.5], "1.5 is no place"),
+        ([[1]], "is no place"),
+        ([[1, 2, 3]], "is no place"),
+        ([[None, 2]], "is no place"),
+        ([[1, [2]]], "is no place"),
+        ([2**40], "is no place"),
+        ([[3, 3]], r"\[3, 3\] holds no token"),
+        ([[-1, -4]], "holds no token"),
+        ([0] * 65, "64"),
+    ],
+)
+def test_a_position_that_means_nothing_is_refused(given, says):
+    with pytest.raises(ValidationError, match=says):
+        SteeringSpec.model_validate({"scope": "positions", "positions": given})
+
+
+@pytest.mark.parametrize("given", [[3.0], [[-3, 2]], [[2, -2]], [[0, None]], [-1]])
+def test_a_position_that_some_prompt_has_is_taken(given):
+    assert SteeringSpec.model_validate({"scope": "positions", "positions": given}).positions
+
+
+@pytest.mark.parametrize(("scope", "positions"), [("all", [0]), ("assistant", [[0, 2]]), ("positions", [])])
+def test_positions_and_scope_go_together_or_are_refused(scope, positions):
+    with pytest.raises(ValidationError, match="the scope"):
+        SteeringSpec.model_validate({"scope": scope, "positions": positions})
+
+
+def test_positions_count_as_in_a_python_list():
+    tokens = list(range(10))
+    for a in range(-12, 12):
+        assert list(indices([(a, None)], 10)) == tokens[a:]
+        for b in range(-12, 12):
+            assert list(indices([(a, b)], 10)) == tokens[a:b]
+    assert list(indices([0, -1, 9], 10)) == [0, 9, 9]
+    for beyond in (10, -11):
+        with pytest.raises(BadPosition, match=f"no token {beyond}: the prompt has 10, so -10…9"):
+            list(indices([beyond], 10))
+
+
+def test_a_request_replaces_a_presets_positions_by_its_scope():
+    preset = spec(("b/1", 1.0, "add"), scope="positions", positions=(0, 1))
+    assert preset.overridden_by(SteeringSpec(scale=0.5), {"scale"}).positions == (0, 1)
+    assert preset.overridden_by(SteeringSpec(scope="all"), {"scope"}).where == Where("all")

@@ -50,7 +50,8 @@ def _abilities(served: ServedModel) -> SteeringAbilities:
         saes=[served.bundle.info.revision],
         hook=served.bundle.info.hook,
         modes=["add", "clamp", "scale", "ablate"] if served.bundle.sae.reads else ["add"],
-        scopes=["assistant", "all", "generated"],
+        scopes=["assistant", "all", "generated", "positions"],
         scope=served.bundle.info.scope,
+        skip_special=served.bundle.info.skip_special,
         max_features=served.settings.max_features,
     )

@@ -179,7 +179,7 @@ class Batch:
         tokens, rows = torch.zeros_like(at), torch.zeros_like(at)
         for s in sequences:
             at[s.row], tokens[s.row] = s.num_computed_tokens, s.output_ids[-1]
-            rows[s.row] = s.slot if s.request.steer_new and s.request.edits else 0
+            rows[s.row] = s.slot if s.request.edits and s.request.steers(s.output_ids[-1]) else 0
         logits = self._forward(slice(0, len(self.running)), tokens, at, rows, torch.tensor([0]))
         for s in sequences:
             s.num_computed_tokens += 1

@@ -74,7 +74,7 @@ class Sequence_:
         """Ids and steered marks of its tokens from `start` to `end`; without edits nothing is steered."""
         r, n = self.request, len(self.request.ids)
         ids = [*r.ids[start:end], *self.output_ids[max(0, start - n) : max(0, end - n)]]
-        steered = [*r.steered[start:end], *[r.steer_new] * (max(0, end - n) - max(0, start - n))]
+        steered = [*r.steered[start:end], *map(r.steers, ids[len(r.ids[start:end]) :])]
         return ids, steered if r.edits else [False] * len(ids)
 
     @staticmethod

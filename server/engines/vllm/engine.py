@@ -31,12 +31,13 @@ from server.engines.vllm.sampling import sampling_params, scored_prompt
 from server.engines.vllm.self_test import moved_as_asked, probe_for, probe_ids
 from steering.edits import ResolvedIntervention
 from steering.errors import BadBundle, SteeringError
+from steering.model.chat_template import special_ids
 from steering.sae import SAE
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 MISSING = "vLLM is not installed here; `pip install 'tiller[vllm]'` on a machine with a GPU, or see docs/guides/vllm.md for a CPU"
-PLUGIN = "2"
+PLUGIN = "3"
 """Part of vLLM's compile cache key: a graph compiled without the hook must not be reused."""
 GATES = 512
 """Maximum number of features that read the stream, over all running requests; with captured graphs
@@ -79,11 +80,12 @@ class VLLMEngine(ChatTokenizer):
 
         Raises BadBundle if the self-test fails.
         """
-        asked = {"revision": revision, "folders": {h: str(f) for h, f in folders.items()}, "reads": [*reads]}
-        llm = await asyncio.to_thread(_start, path, asked, dict(arguments or {}))
         tokenizer = AutoTokenizer.from_pretrained(path)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise BadBundle(f"the tokenizer of {path!r} is not a fast one; steering by role needs character offsets")
+        asked = {"revision": revision, "folders": {h: str(f) for h, f in folders.items()}, "reads": [*reads]}
+        asked["special"] = sorted(special_ids(tokenizer))
+        llm = await asyncio.to_thread(_start, path, asked, dict(arguments or {}))
         engine = VLLMEngine(llm, tokenizer, revision=revision, queue=queue)
         try:
             for hook, folder in folders.items():
@@ -360,7 +362,9 @@ def _worker_arguments(request: Generation, name: str) -> dict[str, Any] | None:
             spans[-1][1] = i
     edits = {h: [_intervention_arguments(i) for i in some] for h, some in request.interventions.items()}
     new_from = len(request.ids) if request.steer_new else None
-    return {"name": name, "edits": edits, "revision": request.revision, "spans": spans, "new_from": new_from}
+    asked = {"name": name, "edits": edits, "revision": request.revision, "spans": spans, "new_from": new_from}
+    preserve = [h for h, edit in request.edits.items() if edit.preserve]
+    return asked | {"skip_new": bool(request.unsteered_new), "preserve": preserve}
 
 
 def _intervention_arguments(i: ResolvedIntervention) -> list[Any]:
@@ -369,4 +373,5 @@ def _intervention_arguments(i: ResolvedIntervention) -> list[Any]:
 
 def _salt(request: Generation) -> str:
     spec = request.fingerprint if request.interventions else ""
-    return "|".join((request.tenant, request.revision, spec)) if spec or request.tenant else ""
+    parts = (request.tenant, request.revision, spec, *((request.marks,) if spec and request.marks else ()))
+    return "|".join(parts) if spec or request.tenant else ""

@@ -108,19 +108,21 @@ class Steering:
 
     taps: dict[str, Tap]
     saes: dict[str, dict[str, SAE]]
+    special: Tensor
+    """Ids of special tokens."""
     rows: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     recorded: dict[str, list[Tensor]] = field(default_factory=dict)
     _spans: list[tuple[str, str, int, int]] = field(default_factory=list)
     """Tokens of this step to record: name, hook point, start, end."""
 
-    def prepare(self, runner: Any) -> None:  # noqa: ANN401 - vLLM's class
-        """Write the table rows for the next step."""
+    def prepare(self, runner: Any, input_ids: Tensor | None) -> None:  # noqa: ANN401 - vLLM's class
+        """Write the table rows for the next step, whose tokens are `input_ids`."""
         batch = runner.input_batch
         ids: list[str] = list(batch.req_ids[: batch.num_reqs])
         starts = runner.query_start_loc.np[: len(ids) + 1]
         rows = {hook: np.zeros(len(tap.rows), dtype=np.int64) for hook, tap in self.taps.items()}
-        self._spans = []
+        self._spans, skipping = [], np.zeros(len(next(iter(rows.values()), ())), dtype=bool)
         _make_rewindable(runner)
         self._forget_all_but(set(ids))  # a preempted request gets a row again when it is resumed
         for i, request in enumerate(ids):
@@ -129,9 +131,20 @@ class Steering:
             if asked:
                 start, end, at = int(starts[i]), int(starts[i + 1]), int(batch.num_computed_tokens_cpu[i])
                 self._prepare_one(request, asked, {h: r[start:end] for h, r in rows.items()}, start, at)
+                if asked.get("skip_new") and asked["new_from"] is not None:
+                    skipping[start:end] = np.arange(at, at + end - start) >= asked["new_from"]
         for hook, tap in self.taps.items():
             tap.idle, tap.looked_at = not rows[hook].any(), any(s[1] == hook for s in self._spans)
             tap.rows.copy_(torch.from_numpy(rows[hook]))
+        if input_ids is not None and skipping.any():
+            self._leave_out_special(input_ids, torch.from_numpy(skipping))
+
+    def _leave_out_special(self, input_ids: Tensor, skipping: Tensor) -> None:
+        """Steer no special token where `skipping`: a new token is only known on the device."""
+        n = min(len(input_ids), len(skipping))
+        out = skipping[:n].to(self.special.device) & torch.isin(input_ids[:n], self.special)
+        for tap in self.taps.values():
+            tap.rows[:n].masked_fill_(out, 0)
 
     def collect(self) -> None:
         """Store what the last step recorded."""
@@ -161,7 +174,8 @@ class Steering:
         row = next(r for r in range(1, most) if r not in taken)
         for hook, rows in asked["edits"].items():
             sae = self.saes[asked["revision"]][hook]
-            self.taps[hook].table.set(row, compile_edit([_intervention(*r) for r in rows], sae))
+            edit = compile_edit([_intervention(*r) for r in rows], sae, preserve=hook in asked.get("preserve", ()))
+            self.taps[hook].table.set(row, edit)
         self.rows[request] = row
         return row
 
@@ -279,7 +293,7 @@ def _with_steering(forward: Callable[..., Any]) -> Callable[..., Any]:
         steering = getattr(self, KEY, None)
         if steering is None:
             return forward(self, *args, **kwargs)
-        steering.prepare(self)
+        steering.prepare(self, kwargs.get("input_ids", args[0] if args else None))
         found = forward(self, *args, **kwargs)
         steering.collect()
         return found
@@ -310,7 +324,8 @@ def _install(runner: Any, asked: dict[str, Any]) -> Steering:  # noqa: ANN401
             raise UnknownArchitecture(f"no hook point {hook!r}: the model has layers 0…{len(layers) - 1}")
         _TAPS[number] = taps[hook]
         _wrap(layers[number], hook)
-    return Steering(taps, {asked["revision"]: saes})
+    special = torch.tensor(asked.get("special", ()), dtype=torch.long, device=device)
+    return Steering(taps, {asked["revision"]: saes}, special)
 
 
 def _wrap(layer: nn.Module, hook: str) -> None:

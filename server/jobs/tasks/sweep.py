@@ -23,7 +23,7 @@ from steering.doses.sweep import SweepResult, sweep
 from steering.errors import BadStrength
 from steering.evaluate.coherence import coherence, figures, judge, mean_figures
 from steering.model.chat_template import encode_chat
-from steering.spec import Intervention, Mode, Scope, SteeringSpec, Unit
+from steering.spec import Intervention, Mode, RoleScope, SteeringSpec, Unit, Where
 
 STRENGTHS, PROMPTS, TOKENS = 16, 64, 200
 """Maximum numbers."""
@@ -39,7 +39,7 @@ class SweepConfig(BaseModel):
     prompts: tuple[Annotated[str, Field(min_length=1, max_length=4000)], ...] = Field(min_length=1, max_length=PROMPTS)
     unit: Unit = "dose"
     mode: Mode = "add"
-    scope: Scope | None = None
+    scope: RoleScope | None = None
     """Tokens that are steered; the bundle's own scope if it is not given."""
     max_tokens: int = Field(default=48, ge=1, le=TOKENS)
     temperature: float = Field(default=0, ge=0, le=2)
@@ -54,13 +54,18 @@ def resolve_sweep(bundle: Bundle, order: SweepConfig, settings: Settings) -> lis
     catalogue.find(order.feature)
     for i, strength in enumerate(order.strengths):
         item = Intervention(id=order.feature, strength=strength, mode=order.mode)
-        spec = SteeringSpec(features=(item,), unit=order.unit, scope=order.scope or bundle.info.scope)
+        where = _where(order, bundle)
+        spec = SteeringSpec(features=(item,), unit=order.unit, scope=where.scope, skip_special=where.skip_special)
         try:
             found.append(catalogue.resolve(spec))
             check_policy(found[-1], settings)
         except BadStrength as error:
             raise BadStrength(f"strength {strength:g}: {error}", param=f"strengths.{i}") from error
     return found
+
+
+def _where(order: SweepConfig, bundle: Bundle) -> Where:
+    return bundle.info.where._replace(scope=order.scope or bundle.info.scope)
 
 
 def run(work: JobContext) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def _run_prompts(
         words,
         tokens=order.max_tokens,
         draw=draw,
-        scope=order.scope or bundle.info.scope,
+        where=_where(order, bundle),
         on_progress=on_progress,
     )
     points = [

@@ -20,6 +20,7 @@ from steering.catalogue.resolve import Catalogue
 from steering.edits import SteeringTable
 from steering.errors import SteeringError
 from steering.model.hooks import tap
+from steering.spec import ASSISTANT
 from tests.server.safety.test_policy import fuzzed
 from tests.support.live_server import serving
 from tests.support.paths import HARBOR
@@ -44,7 +45,7 @@ def test_of_ten_thousand_specs_none_breaks_the_numbers_and_none_moves_its_neighb
         for feature in asked["features"]:
             feature["id"] = re.sub(r"^b/(\d{1,2})$", lambda m: f"{served}/{int(m[1]) * step}", feature["id"])
         try:
-            resolved = tiller.resolve(SteeringRequest.model_validate(asked).spec("assistant"), {})
+            resolved = tiller.resolve(SteeringRequest.model_validate(asked).spec(ASSISTANT), {})
             tiller.check_allowed(resolved, Caller(draw.choice(ROLES), "t", "ada"))
         except (ApiError, SteeringError, ValueError):
             continue

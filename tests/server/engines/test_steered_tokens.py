@@ -9,7 +9,8 @@ from server.engines.base import Sampling
 from server.schemas.generation import ChatRequest
 from server.schemas.steering import SteeringRequest
 from steering.catalogue.resolve import Catalogue
-from steering.spec import Intervention, Preset, SteeringSpec
+from steering.model.chat_template import special_ids
+from steering.spec import ASSISTANT, Intervention, Preset, SteeringSpec, Where
 
 TALK = [
     {"role": "user", "content": "hi"},
@@ -54,9 +55,9 @@ async def test_a_request_without_a_scope_has_the_bundles(tiller):
 
 async def test_a_presets_scope_counts_where_the_request_has_none(tiller):
     preset = Preset(id="wide", name="Wide", steering=SteeringSpec(scope="all"))
-    assert SteeringRequest(preset="wide", scale=0.5).merged_with(preset, "assistant").scope == "all"
-    assert SteeringRequest(preset="wide", scope=None).merged_with(preset, "assistant").scope == "all"
-    assert SteeringRequest(preset="wide", scope="generated").merged_with(preset, "assistant").scope == "generated"
+    assert SteeringRequest(preset="wide", scale=0.5).merged_with(preset, ASSISTANT).scope == "all"
+    assert SteeringRequest(preset="wide", scope=None).merged_with(preset, ASSISTANT).scope == "all"
+    assert SteeringRequest(preset="wide", scope="generated").merged_with(preset, ASSISTANT).scope == "generated"
 
 
 async def test_nothing_to_steer_hands_the_engine_no_edits(tiller):
@@ -158,3 +159,110 @@ def test_legacy_logprobs_line_up_with_the_text(client):
     assert whole.text_offset == [sum(map(len, whole.tokens[:i])) for i in range(12)]
     parts = [c.choices[0].logprobs for c in ask(stream=True) if c.choices[0].logprobs]
     assert [o for p in parts for o in p.text_offset] == whole.text_offset
+
+
+async def chosen(tiller, chat=None, **asked):
+    chat = chat or tiller.engine.encode_chat(TALK)
+    asked = SteeringRequest.model_validate({"features": [{"id": "small/1", "strength": 0.5}], **asked})
+    return chat, (await tiller.choose("small", asked)).generation_request(chat, Sampling())
+
+
+@pytest.mark.parametrize(
+    ("scope", "text"), [("all", "hithe bridgehow long"), ("assistant", "the bridge"), ("generated", "")]
+)
+async def test_special_tokens_and_the_templates_are_left_out_in_every_scope(tiller, scope, text):
+    chat, generation = await chosen(tiller, scope=scope, skip_special=True)
+    words = [i for i, on in zip(chat.ids, generation.steered, strict=True) if on]
+    assert tiller.engine.tokenizer.decode(words) == text
+    assert generation.steer_new
+    assert generation.unsteered_new == special_ids(tiller.engine.tokenizer)
+    _, before = await chosen(tiller, scope=scope, skip_special=False)
+    assert before.steered == chat.steered(Where(scope))
+    assert before.unsteered_new == frozenset()
+
+
+async def test_positions_are_steered_alone_or_with_the_reply(tiller):
+    n = len(tiller.engine.encode_chat(TALK).ids)
+    chat, alone = await chosen(tiller, positions=[2, [4, 6], -1])
+    assert [i for i, on in enumerate(alone.steered) if on] == [2, 4, 5, n - 1]
+    assert not alone.steer_new
+    _, both = await chosen(tiller, positions=[[0, 3]], scope="generated")
+    assert [i for i, on in enumerate(both.steered) if on] == [0, 1, 2, n - 1]
+    assert both.steer_new
+    _, words = await chosen(tiller, positions=[[0, None]], skip_special=True)
+    assert words.steered == chat.steered(Where("all", skip_special=True))
+
+
+async def test_requests_whose_steered_places_do_not_follow_from_the_tokens_share_no_cached_prefix(tiller):
+    longer = tiller.engine.encode_chat([*TALK, {"role": "assistant", "content": "red"}, TALK[0]])
+    for asked in ({"positions": [-3]}, {"scope": "generated"}):
+        (_, one), (_, other) = await chosen(tiller, **asked), await chosen(tiller, longer, **asked)
+        assert one.fingerprint == other.fingerprint
+        assert one.marks != other.marks != ""
+    for asked in ({"scope": "all"}, {"scope": "assistant", "skip_special": True}):
+        assert (await chosen(tiller, **asked))[1].marks == ""
+    (_, with_special), (_, without) = [await chosen(tiller, scope="all", skip_special=skip) for skip in (False, True)]
+    assert with_special.fingerprint != without.fingerprint
+
+
+async def test_the_bundles_and_a_presets_special_tokens_count_where_the_request_says_nothing(tiller):
+    info = tiller.bundle.info.model_copy(update={"skip_special": True})
+    newer = replace(tiller, catalogue=Catalogue([replace(tiller.bundle, info=info)]))
+    assert (await newer.choose("small", SteeringRequest.model_validate({"features": ONE}))).resolved.spec.skip_special
+    old = Preset(id="old", name="Old", steering=SteeringSpec.model_validate({"features": ONE, "scope": "all"}))
+    said = SteeringRequest.model_validate
+    assert said({"preset": "old"}).merged_with(old, info.where).where == Where("all")
+    assert said({"preset": "old", "skip_special": True}).merged_with(old, info.where).where == Where("all", True)
+
+
+ONE = [{"id": "small/1", "strength": 0.9}]
+
+
+def completed(http, **steering):
+    asked = {"model": "small", "prompt": [0, *range(300, 312)], **SAID, "steering": {"features": ONE, **steering}}
+    return http.post("/v1/completions", json=asked).json()
+
+
+def test_of_raw_tokens_the_special_ones_are_told_by_their_ids(http):
+    whole, words = (completed(http, scope="all", skip_special=skip) for skip in (False, True))
+    chosen = completed(http, scope="generated", positions=[[1, None]], skip_special=True)
+    assert words["steering"]["skip_special"]
+    assert whole["choices"] != words["choices"] == chosen["choices"]
+
+
+def test_chosen_positions_alone_leave_the_reply_unsteered(http):
+    alone = completed(http, positions=[[0, None]])
+    assert alone["steering"]["scope"] == "positions"
+    assert alone["steering"]["positions"] == [[0, None]]
+    assert alone["choices"] != completed(http, scope="all")["choices"]
+
+
+@pytest.mark.parametrize(
+    ("steering", "param", "says"),
+    [
+        ({"positions": [0, [3, 3]]}, "steering.positions.1", "holds no token"),
+        ({"positions": [0, "1"]}, "steering.positions.1", "no place in the prompt"),
+        ({"positions": [0] * 65}, "steering.positions", "64"),
+        ({"positions": [500]}, "steering.positions", "there is no token 500: the prompt has 13"),
+        ({"positions": [0], "scope": "all"}, "steering.positions", "do not go with the scope 'all'"),
+        ({"scope": "positions"}, "steering.positions", "steers nothing without positions"),
+        ({"norm": "keep"}, "steering.norm", "preserve"),
+    ],
+)
+def test_bad_positions_are_refused_at_their_place(http, steering, param, says):
+    error = completed(http, **steering)["error"]
+    assert error["param"] == param
+    assert says in error["message"]
+
+
+def test_a_comparison_and_a_saved_preset_keep_positions_special_tokens_and_norm(http):
+    own = {"scope": "generated", "positions": [-1, [0, 4]], "skip_special": True, "norm": "preserve"}
+    spec = {"features": ONE, **own}
+    saved = http.put("/v1/presets/there", json={"id": "there", "name": "There", "steering": spec})
+    assert saved.status_code in (200, 201), saved.text
+    variants = [{"name": "a", "steering": spec}, {"name": "b", "steering": {"preset": "there"}}]
+    asked = {"model": "small", "messages": TALK, "seed": 1, "max_tokens": 4, "variants": variants}
+    one, other = (v["steering"] for v in http.post("/v1/steering/compare", json=asked).json()["data"])
+    assert one["hash"] == other["hash"]
+    assert {name: other[name] for name in own} == own
+    http.delete("/v1/presets/there")

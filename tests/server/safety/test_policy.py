@@ -35,7 +35,7 @@ from steering.catalogue.feature import BundleInfo, Feature
 from steering.catalogue.resolve import Catalogue
 from steering.errors import SteeringError
 from steering.sae import SAE
-from steering.spec import FeatureSnapshot, Intervention, Preset, SteeringSpec
+from steering.spec import ASSISTANT, FeatureSnapshot, Intervention, Preset, SteeringSpec
 from tests.support.live_server import serving
 from tests.support.paths import ROOT
 
@@ -217,7 +217,7 @@ def test_ten_thousand_specs_none_over_budget_and_none_without_a_number(bundle, t
         role = draw.choice(ROLES)
         try:
             asked = SteeringRequest.model_validate(fuzzed(draw))
-            resolved = tiller.resolve(asked.spec("assistant"), {})
+            resolved = tiller.resolve(asked.spec(ASSISTANT), {})
             tiller.check_allowed(resolved, Caller(role, "t", "ada"))
         except (ApiError, SteeringError, ValueError):
             refused += 1

@@ -129,3 +129,10 @@ def test_few_logits_at_a_time_change_nothing(llama, chats, sae, monkeypatch):
     for one, other in zip(whole, stage.run(edits), strict=True):
         assert one.replies == other.replies
         torch.testing.assert_close(one.kl, other.kl, rtol=0, atol=1e-5)
+
+
+def test_divergence_is_the_mean_kl_on_the_unsteered_replies_and_grows_with_the_push(stage, sae):
+    pushes = pushes_along(sae.W_dec[0])
+    assert stage.divergence(pushes(0.0)) < 1e-5
+    small, large = stage.divergence(pushes(2.0)), stage.divergence(pushes(6.0))
+    assert 0 < small < large

@@ -1,11 +1,13 @@
 """Published chat templates: every token of a chat has its owner, or the chat is refused with the reason."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steering.errors import BadChat
-from steering.model.chat_template import encode_chat
+from steering.model.chat_template import encode_chat, special_ids
 from steering.model.passage import chat_passage
 from tests.support import published_templates as published
 from tests.support.published_tokenizers import byte_fallback
@@ -29,6 +31,23 @@ STEERED = {
     "vicuna": "ASSISTANT: Hello</s>\nASSISTANT:",
     "generation": "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n",
     "silent": "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n",
+    "llama3": "<|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "llama32": "<|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "qwen25": "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n",
+    "smollm2": "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n",
+    "smollm3": "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n",
+    "mistral7b": " Hello</s>",
+    "nemo": "Hello</s>",
+    "mistral_small": "Hello</s>",
+    "phi3": "<|assistant|>\nHello<|end|>\n<|assistant|>\n",
+    "phi4": "<|im_start|>assistant<|im_sep|>Hello<|im_end|><|im_start|>assistant<|im_sep|>",
+    "olmo2": "<|assistant|>\nHello</s>\n<|assistant|>\n",
+    "granite3": "<|start_of_role|>assistant<|end_of_role|>Hello<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",
+    "command_r": "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>Hello<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+    "gemma3": "<start_of_turn>model\nHello<end_of_turn>\n<start_of_turn>model\n",
+    "glm4": "<|assistant|>\nHello<|assistant|>",
+    "lfm2": "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n",
+    "hermes": "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n",
 }
 
 
@@ -211,3 +230,41 @@ def test_a_character_that_the_tokenizer_does_not_know_is_no_marker():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
     assert 0 in encode_chat(tokenizer, [{"role": "user", "content": "hello 日"}]).ids
+
+
+def special_text(chat):
+    """The text of the tokens that are neither special nor the template's, with a bar between two stretches."""
+    found, before = "", False
+    for n, ((a, b), special) in enumerate(zip(chat.offsets, chat.special, strict=True)):
+        if not special and (a, b) not in chat.offsets[:n]:
+            found += ("" if before or not found else "|") + chat.text[a:b]
+        before = not special
+    return found
+
+
+@EVERY
+def test_what_is_not_special_is_what_the_messages_say(name):
+    chat = encode_chat(TOKENIZERS[name], CHAT)
+    assert [part.strip() for part in special_text(chat).split("|")] == ["Hi", "Hello", "Why?"]
+    named = special_ids(TOKENIZERS[name])
+    assert all(special for i, special in zip(chat.ids, chat.special, strict=True) if i in named)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "glm45", "gpt_oss"])
+def test_reasoning_apart_is_no_part_of_the_template(name):
+    said = {"role": "assistant", "content": "Hello", "reasoning_content": "Let me see"}
+    chat = encode_chat(TOKENIZERS[name], [CHAT[0], said], generate=False)
+    assert [part.strip() for part in special_text(chat).split("|")] == ["Hi", "Let me see", "Hello"]
+
+
+@EVERY
+@given(users=st.lists(WORDS, min_size=2, max_size=3), replies=st.lists(REPLIES, min_size=3, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_what_is_special_follows_from_the_tokens_so_far(name, users, replies):
+    """Else a turn's keys and values, computed with other steered tokens, would be taken for those of the next turn."""
+    turns = [t for u, a in zip(users, replies, strict=False) for t in (("user", f"q{u}q"), ("assistant", f"a{a}z"))]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    chats = [encode_chat(TOKENIZERS[name], messages[:n]) for n in range(1, len(messages), 2)]
+    for one, other in pairwise(chats):
+        same = next((i for i, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b), len(one.ids))
+        assert one.special[:same] == other.special[:same]

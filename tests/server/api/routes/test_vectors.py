@@ -11,7 +11,7 @@ from steering.doses.measure import pushes_along
 from steering.doses.rollouts import QUESTIONS
 from steering.edits import as_text, as_vector
 from steering.errors import BadStrength
-from steering.spec import FeatureSnapshot, SteeringSpec, Vector
+from steering.spec import ASSISTANT, FeatureSnapshot, SteeringSpec, Vector
 from tests.support import small_bundle
 from tests.support.live_server import serving
 
@@ -73,7 +73,7 @@ def test_dose_one_is_measured_and_a_larger_one_changes_more(made, tiller):
     assert held.snapshot.knots[-1] == (1.0, pytest.approx(told["dose"], rel=1e-3))
     tokenizer = small_bundle.tokenizer()
     stage = prepare_rollouts(
-        small_bundle.model(len(tokenizer)), tokenizer, "layers.1", QUESTIONS[:4], scope="assistant"
+        small_bundle.model(len(tokenizer)), tokenizer, "layers.1", QUESTIONS[:4], where=ASSISTANT
     )
     push = pushes_along(as_vector(held.snapshot.direction, small_bundle.WIDTH))
     there, beyond = stage.run([push(told["dose"]), push(2.0 * told["dose"])])

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 
 from server.engines.base import EngineFailed, Generation, Overloaded, Sampling
 from server.engines.transformers.engine import TransformersEngine
-from server.engines.transformers.loading import self_test_tap
+from server.engines.transformers.self_test import self_test_tap
 from steering.edits import ResidualEdit, ResolvedIntervention, compile_edit
 from steering.errors import BadBundle, SteeringError
 from steering.model.hooks import decoder_layers, steer
@@ -27,8 +28,8 @@ async def engine(parts):
     await engine.close()
 
 
-def edits(*items):
-    return {HOOK: compile_edit([ResolvedIntervention(*i) for i in items], small_bundle.sae())}
+def edits(*items, preserve=False):
+    return {HOOK: compile_edit([ResolvedIntervention(*i) for i in items], small_bundle.sae(), preserve=preserve)}
 
 
 SPECS = [
@@ -36,6 +37,7 @@ SPECS = [
     edits((1, "add", 6.0)),
     edits((2, "clamp", 9.0), (3, "ablate", 0.0)),
     edits((4, "scale", 3.0), (5, "add", -6.0)),
+    edits((1, "add", 9.0), (2, "clamp", 5.0), preserve=True),
 ]
 
 
@@ -46,7 +48,7 @@ def request(engine, text="hello there", edit=None, sampling=GREEDY, scope="assis
 
 
 def fingerprint(edit):
-    return "".join(f"{hook} {e.push.tolist()} {e.gate.tolist()}" for hook, e in edit.items())
+    return "".join(f"{hook} {e.push.tolist()} {e.gate.tolist()} {e.preserve}" for hook, e in edit.items())
 
 
 async def text_of(engine, generation):
@@ -63,15 +65,24 @@ def by_the_book(parts, generation):
             logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1].float()
         logits[4] = -torch.inf
         ids.append(int(logits.argmax()))
-        steered.append(generation.steer_new)
+        steered.append(generation.steers(ids[-1]))
     return tok.decode(ids[len(generation.ids) :], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("scope", ["assistant", "all"])
-@pytest.mark.parametrize("spec", range(4))
+@pytest.mark.parametrize("spec", range(5))
 async def test_engine_equals_a_plain_loop_without_cache(engine, parts, spec, scope):
     generation = request(engine, edit=SPECS[spec], scope=scope)
     assert await text_of(engine, generation) == by_the_book(parts, generation)
+
+
+@pytest.mark.parametrize("changes", [{"steer_new": False}, {"unsteered_new": frozenset(range(0, 400, 2))}])
+async def test_new_tokens_are_steered_as_the_request_says(engine, parts, changes):
+    wanted = request(engine, edit=edits((1, "add", 20.0)))
+    changed = replace(wanted, **changes)
+    assert await text_of(engine, changed) == by_the_book(parts, changed) != await text_of(engine, wanted)
+    text = await text_of(engine, changed)  # now from the cache
+    assert text == by_the_book(parts, changed)
 
 
 async def test_reply_does_not_depend_on_its_neighbours(engine):

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from server.engines.base import Generation, Sampling
 from steering.edits import ResolvedIntervention, compile_edit
+from steering.model.chat_template import special_ids
 from steering.model.hooks import read_stream, steer
 from tests.support import small_bundle
 
@@ -20,6 +21,7 @@ ADD = (ResolvedIntervention(1, "add", 6.0),)
 GATED = (ResolvedIntervention(2, "clamp", 9.0), ResolvedIntervention(3, "ablate", 0.0))
 SCALE = (ResolvedIntervention(4, "scale", 3.0), ResolvedIntervention(5, "add", -6.0))
 SPECS = [{}, {HOOK: ADD}, {HOOK: GATED}, {HOOK: SCALE, "layers.2": ADD}]
+STRONG = {HOOK: (ResolvedIntervention(1, "add", 60.0),)}
 LONG = "what should I do this weekend? the bridge is red and long. hello there, how are you? " * 2
 
 
@@ -48,9 +50,10 @@ def by_the_book(model, generation):
     for _ in range(generation.sampling.max_tokens):
         with steer(model, generation.edits, where=torch.tensor([steered])):
             logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
-        logits[4] = -torch.inf
+        for token, bias in generation.sampling.logit_bias:
+            logits[token] += bias
         ids.append(int(logits.argmax()))
-        steered.append(generation.steer_new)
+        steered.append(generation.steers(ids[-1]))
     return ids[len(generation.ids) :]
 
 
@@ -68,6 +71,38 @@ async def test_scopes_steer_what_they_say(engine, model):
         wanted = request(engine, LONG, SPECS[1], sampling=blocked)
         wanted = replace(wanted, steered=(mark,) * len(wanted.ids), fingerprint=f"scope {mark}")
         assert (await said(engine, wanted))[0] == by_the_book(model, wanted)
+
+
+async def test_new_tokens_are_steered_as_the_request_says(engine, model):
+    often = replace(GREEDY, logit_bias=((2, 3.5), (4, -100.0)))  # a special token
+    wanted = request(engine, LONG, {HOOK: (ResolvedIntervention(8, "add", 20.0),)}, sampling=often, tenant="new")
+    usual = (await said(engine, wanted))[0]
+    special = special_ids(engine.tokenizer)
+    assert 2 in special & {*usual}
+    for name, changes in {"none": {"steer_new": False}, "special": {"unsteered_new": special}}.items():
+        changed = replace(wanted, fingerprint=name, **changes)
+        assert (await said(engine, changed))[0] == by_the_book(model, changed) != usual
+
+
+async def test_the_norm_is_preserved_beside_requests_that_do_not_ask_for_it(engine, model):
+    wanted = [
+        request(engine, text, ({}, STRONG, SPECS[2])[i % 3], sampling=blocked, tenant="kept")
+        for i, text in enumerate([LONG, "hello"] * 3)
+    ]
+    kept = [
+        replace(w, edits={h: replace(e, preserve=True) for h, e in w.edits.items()}, fingerprint=f"kept {i % 3}")
+        for i, w in enumerate(wanted)
+    ]
+    told = await asyncio.gather(*(said(engine, g) for g in (*wanted, *kept)))
+    assert [ids for ids, _ in told] == [by_the_book(model, g) for g in (*wanted, *kept)]
+    assert told[1][0] != told[7][0]
+
+
+async def test_prefixes_are_shared_only_where_the_same_places_are_steered(engine):
+    first = request(engine, LONG, SPECS[1], marks="a", tenant="places")
+    await said(engine, first)
+    assert (await said(engine, first))[1].cached > 0
+    assert (await said(engine, replace(first, marks="b")))[1].cached == 0
 
 
 async def test_next_turn_is_served_from_the_cache_and_any_change_is_not(engine):
