@@ -4,16 +4,17 @@ Words use SQLite's full-text index, built in memory per catalogue. Meaning compa
 sentence model, if one is configured, else by the model's own input embeddings.
 """
 
-import asyncio
 import re
 import sqlite3
 import threading
+import time
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from server.executors import SEARCH, run_in
 from server.schemas.features import FeatureQuery, Filters
 from steering.catalogue.feature import Feature, number_of
 from steering.catalogue.resolve import Catalogue
@@ -42,6 +43,14 @@ PUNCTUATION = ".,;:!?…'\"“”‘’«»()[]{}<>"
 """What surrounds words in a sentence: it is no part of a search term."""
 WORD = re.compile(r"\w+(?:[-'’./]\w+)*")
 """A word, a compound, or a feature's id: the full-text index has its parts."""
+MAX_TERMS = 32
+"""Maximum number of different terms of a query: the time of a search grows with their square."""
+MAX_QUERY = 1000
+"""Maximum number of characters of a query that is not a prompt."""
+DEADLINE = 2.0
+"""Seconds after which a search by words is given up."""
+STEPS = 1000
+"""SQLite's instructions between two looks at the clock."""
 
 
 class Terms(NamedTuple):
@@ -52,15 +61,17 @@ class Terms(NamedTuple):
 
 
 def parse_terms(query: str) -> Terms:
-    """Split a query at its spaces and sort its terms."""
-    terms = Terms([], [])
+    """Split a query at its spaces and sort its terms, each once. Raises SteeringError if there are too many."""
+    words, literals = dict[str, None](), dict[str, None]()
     for part in normalize_text(query).split():
         term = part.strip(PUNCTUATION) or part
         if WORD.fullmatch(term) and not re.search(f"[{UNSPACED}]", term):
-            terms.words.extend(re.findall(r"\w+", term))
+            words.update(dict.fromkeys(re.findall(r"\w+", term)))
         else:
-            terms.literals.append(term)
-    return terms
+            literals[term] = None
+    if (n := len(words) + len(literals)) > MAX_TERMS:
+        raise SteeringError(f"q: at most {MAX_TERMS} different words, got {n}", param="q")
+    return Terms([*words], [*literals])
 
 
 def normalize_text(text: str) -> str:
@@ -77,13 +88,15 @@ class Index:
         """Index a catalogue. Search by meaning takes a sentence model, else the language model's input embeddings."""
         self.catalogue, self.features, self._meaning_model = catalogue, list(catalogue), meaning_model
         self._read_embeddings = embeddings
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
+        """For what is built on first use, and for the full-text index, which answers one query at a time."""
         self._words: sqlite3.Connection | None = None
         self._texts: list[dict[str, str]] | None = None
         self._meaning: Compare | None = None
 
     def by_words(self, words: str) -> Hits:
-        """Features that match all the words, or prefixes of them; all features without words.
+        """Features that match all the words, or prefixes of them; all features without words. Raises SteeringError for too
+        many words, or if it takes too long.
 
         What is no word between spaces is looked for as it stands, letter by letter: words of scripts that are written
         without spaces, emoji, and names such as `C++`.
@@ -91,10 +104,10 @@ class Index:
         terms = parse_terms(words)
         if not terms.words and not terms.literals:
             return [(f, None) for f in sorted(self.features, key=_default_order)]
-        found = [self._full_text(terms.words)] if terms.words else []
-        found += [self._literal(term) for term in terms.literals]
-        rows = set(found[0]).intersection(*found[1:])
-        scores = {row: sum(by[row] for by in found) for row in rows}
+        end = time.monotonic() + DEADLINE
+        scores = self._full_text(terms.words, end) if terms.words else dict.fromkeys(range(len(self.features)), 0.0)
+        for term in terms.literals:
+            scores = self._literal(term, scores, end)
         return [
             (f, s * (READY_FACTOR if has_effect(f) else 1.0)) for i, s in scores.items() for f in (self.features[i],)
         ]
@@ -117,21 +130,34 @@ class Index:
         """
         return [float(score) for score in self._compare(words, texts)]
 
-    def _full_text(self, words: Sequence[str]) -> dict[int, float]:
+    def _full_text(self, words: Sequence[str], end: float) -> dict[int, float]:
         """Score by row of the features that have all the words, or longer ones that begin with them."""
         sql = f"SELECT rowid, -bm25(features, {', '.join(map(str, WEIGHTS.values()))}) FROM features WHERE features MATCH ?"
         with self._lock:
             self._words = self._words or _build_full_text_index(self.features)
+        if not self._reading.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise _too_slow()
+        try:
+            self._words.set_progress_handler(lambda: time.monotonic() > end, STEPS)
             return dict(self._words.execute(sql, (" ".join(f'"{t}"*' for t in words),)).fetchall())
+        except sqlite3.OperationalError as error:  # SQLite's "interrupted"
+            raise _too_slow() from error
+        finally:
+            self._reading.release()
 
-    def _literal(self, term: str) -> dict[int, float]:
-        """Score by row of the features that have the term somewhere: the sum of the weights of the columns with it."""
+    def _literal(self, term: str, scores: Mapping[int, float], end: float) -> dict[int, float]:
+        """Score of the rows that have the term somewhere: what they had, and the weights of the columns with it."""
         with self._lock:
             self._texts = self._texts or [
                 {column: normalize_text(text) for column, text in _indexed_fields(f).items()} for f in self.features
             ]
-        scores = (sum(WEIGHTS[c] for c, text in texts.items() if term in text) for texts in self._texts)
-        return {row: score for row, score in enumerate(scores) if score}
+        found = dict[int, float]()
+        for row, score in scores.items():
+            if time.monotonic() > end:
+                raise _too_slow()
+            if more := sum(WEIGHTS[c] for c, text in self._texts[row].items() if term in text):
+                found[row] = score + more
+        return found
 
     def _compare(self, words: str, texts: Sequence[str] | None) -> Sequence[float] | Tensor:
         with self._lock:
@@ -149,24 +175,26 @@ class Index:
 
 
 async def search_features(index: Index, query: FeatureQuery, read: ReadText) -> Hits:
-    """All features that match a query, in its order. Raises SteeringError for an empty query."""
+    """All features that match a query, in its order. Raises SteeringError for an empty query, or one that is too long."""
     if query.mode in ("meaning", "prompt") and not query.q.strip():
         raise SteeringError(f"q is required in mode {query.mode!r}", param="q")
+    if query.mode != "prompt" and len(query.q) > MAX_QUERY:
+        said = f"q: must have at most {MAX_QUERY} characters in mode {query.mode!r}, got {len(query.q)}"
+        raise SteeringError(said, param="q")
     if query.mode == "common" and not query.prompts:
         raise SteeringError("prompts is required in mode 'common'", param="prompts")
     match query.mode:
         case "text":
-            hits = await asyncio.to_thread(index.by_words, query.q)
+            hits = await run_in(SEARCH, index.by_words, query.q)
         case "id":
-            hits = index.by_id(query.q)
+            hits = await run_in(SEARCH, index.by_id, query.q)
         case "meaning":
-            hits = await asyncio.to_thread(index.by_meaning, query.q)
+            hits = await run_in(SEARCH, index.by_meaning, query.q)
         case "prompt":
             hits = await _by_prompt(index, [query.q], [], read)
         case "common":
             hits = await _by_prompt(index, query.prompts, query.without, read)
-    found = [hit for hit in hits if _matches_filters(hit[0], query)]
-    return _sort_hits(found, query.sort)
+    return await run_in(SEARCH, _filtered, hits, query)
 
 
 async def _by_prompt(index: Index, these: Sequence[str], without: Sequence[str], read: ReadText) -> Hits:
@@ -177,11 +205,15 @@ async def _by_prompt(index: Index, these: Sequence[str], without: Sequence[str],
         found = []
         for text in texts:
             passage, stream = await read(text, True)
-            found.append(await asyncio.to_thread(features_of_prompt, bundle, passage, stream))
+            found.append(await run_in(SEARCH, features_of_prompt, bundle, passage, stream))
         return found
 
     scores = features_in_common(await counts(these), await counts(without)).tolist()
     return [(bundle.features[row], s) for row, s in enumerate(scores) if s > 0]
+
+
+def _filtered(hits: Hits, query: FeatureQuery) -> Hits:
+    return _sort_hits([hit for hit in hits if _matches_filters(hit[0], query)], query.sort)
 
 
 def _matches_filters(f: Feature, asked: Filters) -> bool:
@@ -206,6 +238,10 @@ def _sort_hits(hits: Hits, by: str) -> Hits:
             return sorted(hits, key=lambda h: (not h[0].label, h[0].label.casefold()))
         case _:
             return sorted(hits, key=lambda h: (-(h[1] or 0.0), _default_order(h[0])))
+
+
+def _too_slow() -> SteeringError:
+    return SteeringError(f"q: the search took longer than {DEADLINE:g} s; use fewer words, or longer ones", param="q")
 
 
 def has_effect(f: Feature) -> bool:

@@ -31,6 +31,10 @@ GRADIO = tuple(f"/gradio_api/{name}" for name in ("queue/join", "queue/data", "c
 """Gradio routes that the page uses; others accept files, describe the app or fetch URLs."""
 FOLDERS = ("/v1/", "/assets/", "/static/", "/docs/", CODE)
 SAFE = ("GET", "HEAD", "OPTIONS")
+COMPUTING = ("/v1/features", "/v1/saes", "/v1/export", "/v1/presets/export")
+"""Paths whose GET requests count like those that change something: they search, compare or collect."""
+OTHER_SITES = ("cross-site", "same-site")
+"""Values of `Sec-Fetch-Site` for pages that are not this server's own."""
 FORM = 4096
 """Maximum body of a request without a key, in bytes: one key."""
 LOADING_PAGE = (
@@ -94,9 +98,12 @@ class AuthenticationMiddleware:
         let_in = self.state.settings.origins if caller is ANYONE and scope["path"].startswith("/v1/") else ()
         if caller is ANYONE or not secret:
             _check_same_origin(scope, headers, let_in)
+        if caller is ANYONE and scope["path"].startswith("/v1/"):
+            _check_not_embedded(headers, let_in)
         scope.setdefault("state", {})["caller"] = caller
         if caller.key and scope["path"].startswith("/v1"):
-            await self.state.rate_limiter.count_request(caller, counts=scope["method"] not in SAFE)
+            counts = scope["method"] not in SAFE or scope["path"].startswith(COMPUTING)
+            await self.state.rate_limiter.count_request(caller, counts=counts)
 
 
 def bearer_token(headers: Headers) -> str | None:
@@ -136,13 +143,21 @@ def _check_same_origin(scope: Scope, headers: Headers, let_in: Sequence[str] = (
     if scope["method"] in SAFE or origin in let_in:
         return
     own = origin is None or _client_address(origin) == headers.get("host", "").lower()
-    if not own or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        raise ApiError(
-            403,
-            "this request came from another site's page, which needs an API key to change anything on this server",
-            code="wrong_origin",
-            kind="permission_error",
-        )
+    if not own or headers.get("sec-fetch-site") in OTHER_SITES:
+        raise _wrong_origin("to change anything on this server")
+
+
+def _check_not_embedded(headers: Headers, let_in: Sequence[str]) -> None:
+    """Raises ApiError for a request of another site's page to a server without keys: it could not read the answer, but an
+    image's address is enough to make the server compute.
+    """
+    if headers.get("sec-fetch-site") in OTHER_SITES and headers.get("origin") not in let_in:
+        raise _wrong_origin("to ask this server anything")
+
+
+def _wrong_origin(to: str) -> ApiError:
+    said = f"this request came from another site's page, which needs an API key {to}"
+    return ApiError(403, said, code="wrong_origin", kind="permission_error")
 
 
 def _client_address(origin: str) -> str | None:

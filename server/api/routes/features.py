@@ -8,6 +8,7 @@ from torch import Tensor
 from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_caller, current_index, current_model, write_audit
 from server.api.openapi import errors
+from server.api.sse import cancel_on_disconnect
 from server.errors import ApiError
 from server.features.read_text import read_text
 from server.features.search import search_features
@@ -75,7 +76,8 @@ async def _search(request: Request, query: FeatureQuery) -> FeatureList:
         passage, stream, _ = await read_text(served, asked, current_account(request))
         return passage, stream
 
-    hits, start = await search_features(current_index(request), query, read_), int(query.cursor)
+    searching = search_features(current_index(request), query, read_)
+    hits, start = await cancel_on_disconnect(request, searching), int(query.cursor)
     more = len(hits) > start + query.limit
     return FeatureList(
         object="list",

@@ -273,6 +273,7 @@ def test_requests_tokens_replies_and_steerings_are_limited_each(guarded, admin):
         answers = [http.post("/v1/chat/completions", json=HELLO) for _ in range(4)]
         assert [a.status_code for a in answers] == [200, 200, 200, 429]
         assert http.get("/v1/presets").status_code == 200  # looking costs nothing
+        assert http.get("/v1/features", params={"q": "a"}).status_code == 429  # searching does
     refused = answers[-1]
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert refused.json()["error"]["type"] == "rate_limit_error"

@@ -226,6 +226,18 @@ def test_a_page_of_another_site_changes_nothing_on_a_server_without_keys(keyless
     assert httpx.get(f"{address}/v1/keys").json()["data"] == []
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_of_another_site_cannot_make_a_server_without_keys_compute(keyless, site):
+    address, _ = keyless
+    image = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    for path in ("/v1/features?q=a", "/v1/models", "/v1/features/small/0"):
+        refused = httpx.get(f"{address}{path}", headers=image)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "wrong_origin"), path
+    for own in ({}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+        assert httpx.get(f"{address}/v1/models", headers=own).status_code == 200
+    assert httpx.get(f"{address}/", headers={"Sec-Fetch-Site": site}).status_code == 200  # a link to the page
+
+
 def test_the_page_itself_and_programs_change_what_they_like_on_a_server_without_keys(keyless):
     address, _ = keyless
     preset = {"id": "mine", "name": "Mine", "steering": {"features": [{"id": "small/1", "strength": 0.5}]}}

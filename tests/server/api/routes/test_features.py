@@ -4,10 +4,12 @@ import json
 import shutil
 import struct
 import threading
+import time
 
 import httpx
 import pytest
 
+from server.features import search
 from server.features.search import Index, parse_terms
 from server.jobs.queue import JobQueue
 from server.jobs.runner import Runner
@@ -15,6 +17,7 @@ from server.settings import Settings
 from steering.catalogue.bundle import Bundle
 from steering.catalogue.feature import Feature
 from steering.catalogue.revisions import Revisions
+from steering.errors import SteeringError
 from tests.support import small_bundle
 from tests.support.live_server import serving
 from tests.support.planted_features import planted_bundle
@@ -86,6 +89,48 @@ def test_sentence_marks_are_no_part_of_a_term_and_signs_without_a_match_find_not
     assert parse_terms('Sad, "angry" (or glad)?') == (["sad", "angry", "or", "glad"], [])
     assert parse_terms("«» .NET") == (["net"], ["«»"])
     assert Index((Feature(id="small/0", index=0, label="C", density=0.1, max_activation=1.0),)).by_words("++") == []
+
+
+def test_each_word_is_searched_once_and_too_many_are_refused(web):
+    assert parse_terms("sad SAD + sad, «+»") == (["sad"], ["+"])
+    assert ids(found(web, q=" ".join(["colour"] * 100))) == ids(found(web, q="colour"))
+    for words in (
+        " ".join(f"w{i}" for i in range(33)),
+        " ".join(f"+{i}" for i in range(33)),
+        "-".join(map(str, range(33))),
+    ):
+        answer = web.get("/v1/features", params={"q": words})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"] == "q: at most 32 different words, got 33"
+        assert answer.json()["error"]["param"] == "q"
+
+
+@pytest.mark.parametrize("mode", ["text", "id", "meaning"])
+def test_a_query_that_is_no_prompt_has_at_most_a_thousand_characters(web, mode):
+    answer = web.get("/v1/features", params={"q": "x" * 1001, "mode": mode})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "q")
+    assert "at most 1000 characters" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("query", ["colour", "🌉"])
+def test_a_search_that_takes_too_long_is_given_up_and_the_next_one_works(query, monkeypatch):
+    index = Index((Feature(id="small/0", index=0, label="colour 🌉", density=0.1, max_activation=1.0),))
+    assert len(index.by_words(query)) == 1
+    monkeypatch.setattr(search, "STEPS", 1)
+    monkeypatch.setattr(search, "DEADLINE", -1.0)
+    with pytest.raises(SteeringError, match="took longer"):
+        index.by_words(query)
+    monkeypatch.setattr(search, "DEADLINE", 60.0)
+    assert len(index.by_words(query)) == 1
+
+
+def test_a_long_query_of_sqlite_is_interrupted(monkeypatch):
+    monkeypatch.setattr(search, "STEPS", 1)
+    index = Index(tuple(Feature(id=f"s/{i}", index=i, label="a b", density=0.1, max_activation=1.0) for i in range(50)))
+    assert len(index.by_words("a b")) == 50
+    with pytest.raises(SteeringError, match="took longer") as refused:
+        index._full_text(["a"], time.monotonic() + 1e-5)
+    assert refused.value.param == "q"
 
 
 def test_labels_weigh_more_than_examples(web):
