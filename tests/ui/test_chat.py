@@ -329,3 +329,13 @@ def test_a_reply_without_warnings_has_no_notes(page):
     finished(page)
 
     assert page.locator(".warnings").count() == 0
+
+
+def test_fields_of_a_steering_that_the_page_has_no_controls_for_are_sent_as_they_came(page):
+    own = {"scope": "generated", "positions": [[0, 4], -1], "skip_special": True, "norm": "preserve"}
+    spec = {"features": [{"id": "small/1", "strength": 0.5, "mode": "add"}], "unit": "dose", "scale": 1, **own}
+    sent = page.evaluate(
+        "(spec) => import('/page/panel/slider_state.js').then((m) => m.loadSteering(spec).then(() => m.steering()))",
+        spec,
+    )
+    assert sent == spec

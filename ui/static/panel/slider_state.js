@@ -43,19 +43,14 @@ export function valuesChanged() {
 }
 
 const snapshot = () =>
-  JSON.stringify(
-    Object.fromEntries(
-      Object.keys(NO_SLIDERS).map((name) => [name, state[name]]),
-    ),
-  );
+  JSON.stringify(Object.fromEntries(Object.keys(NO_SLIDERS).map((name) => [name, state[name]])));
 export const fingerprint = () =>
   JSON.stringify([
     state.scale,
     [state.scope, state.kept],
     ...state.rows.map(({ id, strength, mode }) => [id, strength, mode]),
   ]);
-export const isModified = () =>
-  Boolean(state.preset) && state.saved !== fingerprint();
+export const isModified = () => Boolean(state.preset) && state.saved !== fingerprint();
 // The persona's name if its features are as saved, at whatever total strength; "" otherwise.
 export const unchangedPresetName = () =>
   (state.preset &&
@@ -83,8 +78,7 @@ export const steering = () => ({
   ...state.kept,
 });
 // The steering of the next reply; null if nothing is steered.
-export const activeSteering = () =>
-  state.rows.length && !state.bypass ? steering() : null;
+export const activeSteering = () => (state.rows.length && !state.bypass ? steering() : null);
 
 export function pushUndo() {
   undoStack.push(snapshot());
@@ -109,8 +103,7 @@ function changeRows(change) {
   redraw();
 }
 
-export const removeRow = (index) =>
-  changeRows(() => state.rows.splice(index, 1));
+export const removeRow = (index) => changeRows(() => state.rows.splice(index, 1));
 export const resetAll = () =>
   changeRows(() => {
     for (const row of state.rows) row.strength = 0;
@@ -136,9 +129,7 @@ export const rowFromFeature = (feature, strength, mode = "add") => ({
 
 // The dose of a new slider: the middle of its sweet spot, or 0.
 export const initialDose = (feature) =>
-  feature.sweet_spot
-    ? roundDose((feature.sweet_spot.low + feature.sweet_spot.high) / 2)
-    : 0;
+  feature.sweet_spot ? roundDose((feature.sweet_spot.low + feature.sweet_spot.high) / 2) : 0;
 export const hasRow = (id) => state.rows.some((row) => row.id === id);
 
 export function addRows(rows) {
@@ -152,8 +143,7 @@ export function addRows(rows) {
   return fresh.length;
 }
 
-export const addFeature = (feature, strength = 0) =>
-  addRows([rowFromFeature(feature, strength)]);
+export const addFeature = (feature, strength = 0) => addRows([rowFromFeature(feature, strength)]);
 
 // Loading a steering object: of several started in a row the last one counts.
 let lastLoad = 0,
@@ -180,27 +170,21 @@ async function fetchRows(spec, { preset = "" }) {
     ),
   );
   const missing = spec.features
-    .filter(
-      (_, i) =>
-        results[i].status === "rejected" && results[i].reason.status === 404,
-    )
+    .filter((_, i) => results[i].status === "rejected" && results[i].reason.status === 404)
     .map((f) => f.id);
-  const broken = results.find(
-    (one) => one.status === "rejected" && one.reason.status !== 404,
-  );
+  const broken = results.find((one) => one.status === "rejected" && one.reason.status !== 404);
   if (thisLoad !== lastLoad) return null;
   if (broken) throw broken.reason;
   changeRows(() =>
     Object.assign(state, {
-      rows: results.flatMap((one) =>
-        one.status === "fulfilled" ? [one.value] : [],
-      ),
+      rows: results.flatMap((one) => (one.status === "fulfilled" ? [one.value] : [])),
       preset,
       scope: spec.scope || null,
       kept: Object.fromEntries(
-        KEPT.filter(
-          (name) => spec[name] != null && spec[name].length !== 0,
-        ).map((name) => [name, spec[name]]),
+        KEPT.filter((name) => spec[name] != null && spec[name].length !== 0).map((name) => [
+          name,
+          spec[name],
+        ]),
       ),
       scale: spec.scale ?? 1,
       bypass: false,
@@ -224,5 +208,4 @@ async function fetchDoses(spec) {
   );
 }
 
-export const presetOf = (id = state.preset) =>
-  state.presets.find((p) => p.id === id);
+export const presetOf = (id = state.preset) => state.presets.find((p) => p.id === id);
