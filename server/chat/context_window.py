@@ -23,21 +23,25 @@ def fit_chat(
     will do; if it does not fit even so, the whole chat is returned, for the caller to refuse.
     """
     least = min(RESERVED, context // 4)
-    whole = encode([*messages])
     for reserved in (reply or least, *([least] if reply and reply > least else [])):
         room = context - reserved
-        if len(whole.ids) <= room:
-            return whole, 0
         if kept := _longest_that_fits(encode, messages, room):
             return kept
-    return whole, 0
+    return encode([*messages]), 0
 
 
 def _longest_that_fits(encode: Encode, messages: Sequence[Message], room: int) -> tuple[EncodedChat, int] | None:
-    """Return the chat with the fewest turns left out that has at most `room` tokens; None if the last turn has more."""
+    """Return the chat with the fewest turns left out that has at most `room` tokens; None if the last turn has more.
+
+    A message takes a token or more, so that chats of more messages than `room` are not rendered.
+    """
+    if len(messages) <= room and len((whole := encode([*messages])).ids) <= room:
+        return whole, 0
     turns = turn_starts(messages)
     kept: tuple[EncodedChat, int] | None = None
     low, high = 1, len(turns) - 1  # the first turn that is kept
+    while low <= high and turns[0] + len(messages) - turns[low] > room:
+        low += 1
     while low <= high:
         middle = (low + high) // 2
         head = [*messages[: turns[0]], *messages[turns[middle] :]]

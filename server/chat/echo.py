@@ -1,6 +1,5 @@
 """Echo: the prompt of a text completion before its first piece, with the log-probabilities of its tokens."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -9,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from server.engines.base import TextPiece
 from server.engines.token_text import prompt_text
+from server.executors import CHAT, run_in
 
 
 async def with_echo(
@@ -17,6 +17,6 @@ async def with_echo(
     """The same pieces with the prompt before the first one: its text, and its tokens where they are scored."""
     async with aclosing(pieces):
         async for piece in pieces:
-            scored = await asyncio.to_thread(prompt_text, tokenizer, piece.prompt) if piece.prompt else ()
+            scored = await run_in(CHAT, prompt_text, tokenizer, piece.prompt) if piece.prompt else ()
             yield replace(piece, text=echo + piece.text, logprobs=(*scored, *piece.logprobs))
             echo = ""

@@ -11,10 +11,11 @@ from dataclasses import replace
 from functools import partial
 
 from server.auth.caller import Caller
-from server.chat.context_window import fit_chat, left_out_warning
+from server.chat.context_window import fit_chat, left_out_warning, turn_starts
 from server.chat.reply import PromptPart, Reply, max_concurrency
 from server.engines.token_kinds import token_kinds
 from server.errors import bad_request
+from server.executors import CHAT, run_in
 from server.limits.account import UNCOUNTED, Account
 from server.schemas.completions import Warned
 from server.schemas.generation import ChatRequest, CompletionRequest, GenerationRequest, Prompt
@@ -23,7 +24,7 @@ from server.serving.served_model import ServedModel
 from server.serving.steering_choice import SteeringChoice
 from server.telemetry import metrics, tracing
 from server.user_data.feedback import with_user_defaults
-from steering.model.chat_template import EncodedChat, special_ids
+from steering.model.chat_template import EncodedChat, Message, special_ids
 
 MOST_SCORED = 1 << 20
 """Maximum number of log-probabilities of prompts in one answer."""
@@ -40,16 +41,26 @@ async def prepare_chat(served: ServedModel, body: ChatRequest, account: Account 
     messages = body.chat()
     if choice.preset and choice.preset.system_prompt and all(m["role"] != "system" for m in messages):
         messages = [{"role": "system", "content": choice.preset.system_prompt}, *messages]
+    context = served.engine.max_model_len
+    _check_number(messages, context, truncated=body.truncation == "auto")
     encode = partial(served.engine.encode_chat, continue_final_message=body.continue_final_message)
     if body.truncation != "auto":
-        prompt = await asyncio.to_thread(encode, messages)
+        prompt = await run_in(CHAT, encode, messages)
         return _with_notes(await _prepare(served, choice, body, {"messages": prompt}, account), 0)
-    context = served.engine.max_model_len
-    prompt, left_out = await asyncio.to_thread(
-        fit_chat, encode, messages, context=context, reply=body.requested_max_tokens
-    )
+    prompt, left_out = await run_in(CHAT, fit_chat, encode, messages, context=context, reply=body.requested_max_tokens)
     reply = await _prepare(served, choice, body, {"messages": prompt}, account)
     return _with_notes(reply, left_out)
+
+
+def _check_number(messages: Sequence[Message], context: int, *, truncated: bool) -> None:
+    """Raises ApiError for more messages than the context has tokens, before they are rendered: each takes one or more."""
+    least = len(messages) if not truncated else len(messages) - turn_starts(messages)[-1]
+    if least > context:
+        raise bad_request(
+            f"the context holds {context} tokens, and {least} messages take more: shorten messages",
+            param="messages",
+            code="context_length_exceeded",
+        )
 
 
 def _with_notes(reply: Reply, left_out: int) -> Reply:
@@ -62,7 +73,7 @@ def _with_notes(reply: Reply, left_out: int) -> Reply:
 async def prepare_completion(served: ServedModel, body: CompletionRequest, account: Account = UNCOUNTED) -> Reply:
     """Prepare a text completion. Raises ApiError and SteeringError."""
     choice = await _choose_steering(served, body, account)
-    prompts = {p.place: await asyncio.to_thread(_encode_prompt, served, p) for p in body.prompt}
+    prompts = {p.place: await run_in(CHAT, _encode_prompt, served, p) for p in body.prompt}
     return await _prepare(served, choice, body, prompts, account)
 
 

@@ -5,7 +5,8 @@ a template writes as plain text, such as `[/INST]` and `USER:`, are told by thei
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 
 from jinja2 import Environment
@@ -33,12 +34,13 @@ def refuse_markers(
     """Raise BadChat for the first message that holds a token or marker of the template, alone or in its place."""
     tokens = _control_tokens(tokenizer, template_of(tokenizer))
     lines = [*_template_marks(template_of(tokenizer)), *_turn_lines(messages, rendered, tokens)]
+    controls = [(a, b, tokens[i]) for i, (a, b) in zip(ids, offsets, strict=True) if i in tokens]
     for i, message in enumerate(messages):
         for field in ("content", *REASONING):
             text = message.get(field, "")
             found = _token_in(tokenizer, text, tokens) or _line_in(tokenizer, text, lines)
             if field == "content" and not found and (place := rendered.contents.get(i)):
-                found = next(_tokens_at(rendered.text, place[:2], ids, offsets, tokens), None)
+                found = _token_at(rendered.text, place[0], place[1], controls)
             if found:
                 raise BadChat(
                     f"message {i} contains {found!r}, a marker of this model's chat template; remove it, or put a space into it",
@@ -76,9 +78,10 @@ def _template_marks(template: str) -> tuple[str, ...]:
 def _turn_lines(messages: Sequence[Message], rendered: RenderedChat, tokens: dict[int, str]) -> list[str]:
     """Return the lines with which the template begins and ends turns in this chat, as far as they are plain text."""
     whole = [i for i, (_, _, cut) in rendered.contents.items() if not cut and not messages[i].keys() & set(REASONING)]
-    texts, lines = [rendered.contents[i][:2] for i in whole], dict[str, None]()
+    texts, lines = sorted(rendered.contents[i][:2] for i in whole), dict[str, None]()
     for start, end, _ in (*rendered.turns, (rendered.reply, len(rendered.text), 0)):
-        inside = sorted((a, b) for a, b in texts if start <= a and b <= end)
+        near = texts[bisect_left(texts, (start,)) : bisect_right(texts, end, key=lambda span: span[0])]
+        inside = [(a, b) for a, b in near if b <= end]
         borders = [start, *(at for span in inside for at in span), end]
         pieces = [rendered.text[a:b] for a, b in zip(borders[::2], borders[1::2], strict=True)]
         if inside or start == rendered.reply:  # where reasoning is shown apart, not all lines are the template's
@@ -99,13 +102,16 @@ def _token_in(tokenizer: PreTrainedTokenizerBase, text: str, tokens: dict[int, s
     return next((tokens[i] for i in ids if i in tokens), None)
 
 
-def _tokens_at(
-    text: str, place: tuple[int, ...], ids: Sequence[int], offsets: Sequence[tuple[int, int]], tokens: dict[int, str]
-) -> Iterator[str]:
-    """Yield the control tokens made of characters of a place; whitespace that a token takes along does not count."""
-    for i, (a, b) in zip(ids, offsets, strict=True):
-        if i in tokens and any(not text[at].isspace() for at in range(max(a, place[0]), min(b, place[1]))):
-            yield tokens[i]
+def _token_at(text: str, start: int, end: int, controls: Sequence[tuple[int, int, str]]) -> str | None:
+    """Return the first of the control tokens that is made of characters of a place; whitespace that a token takes along
+    does not count.
+    """
+    for a, b, name in controls[bisect_right(controls, start, key=lambda c: c[1]) :]:  # those that end behind its start
+        if a >= end:
+            return None
+        if text[max(a, start) : min(b, end)].strip():
+            return name
+    return None
 
 
 def _line_in(tokenizer: PreTrainedTokenizerBase, text: str, lines: Sequence[str]) -> str | None:

@@ -20,6 +20,7 @@ from transformers.utils.chat_template_utils import (
 )
 
 from steering.errors import BadChat
+from steering.model.spans import Spans
 
 Message = dict[str, str]
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -135,14 +136,11 @@ class _Trace:
         """Return whether every text lies in a turn of its side, and every turn of the assistant has its place."""
         placed = {i for _, _, i in self.spans}
         side = {part: t.role == "assistant" for t in turns for part, _ in t.parts}
+        assistants = Spans((a, b) for a, b, i in self.spans if turns[i].role == "assistant")
+        # the character after the mark of a text's beginning, or before that of its end
         return all(i in placed for i, t in enumerate(turns) if t.role == "assistant") and all(
-            self._is_assistants(turns, at, begins) == side[part] for begins, part, at, _ in self.marks
+            (at - (not begins) in assistants) == side[part] for begins, part, at, _ in self.marks
         )
-
-    def _is_assistants(self, turns: Sequence[Turn], at: int, begins: bool) -> bool:
-        """Return whether the character after (or before) a mark is the assistant's."""
-        at -= not begins
-        return any(a <= at < b and turns[i].role == "assistant" for a, b, i in self.spans)
 
 
 def _traces(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], text: str, generate: bool) -> Iterator[_Trace]:
@@ -305,10 +303,13 @@ def _reply_start(
 def _contents(turns: Sequence[Turn], trace: _Trace) -> tuple[dict[int, tuple[int, int, int]], frozenset[int]]:
     """Return where each message's text is, and the messages whose text is nowhere."""
     found, cores = dict[int, tuple[int, int, int]](), {i: text.strip() for t in turns for i, text in t.parts}
+    begun = dict[int, list[tuple[int, int]]]()
+    for begins, i, at, cut in trace.marks:
+        if begins:
+            begun.setdefault(i, []).append((at, cut))
     for begins, i, end, _ in trace.marks:
         if not begins and i not in found:
-            starts = ((at, cut) for b, j, at, cut in trace.marks if b and j == i)
-            whole = next(((at, cut) for at, cut in starts if trace.text[at:end] == cores[i][cut:]), None)
+            whole = next(((at, cut) for at, cut in begun.get(i, ()) if trace.text[at:end] == cores[i][cut:]), None)
             start, cut = whole or _last_characters(trace.text[:end], cores[i])
             found[i] = (start, end, cut)
     seen = {i for _, i, _, _ in trace.marks}

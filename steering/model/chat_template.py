@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from steering.errors import BadChat
 from steering.model.chat_markers import refuse_markers
 from steering.model.chat_rendering import REASONING, Message, RenderedChat, Turn, render, render_turns
+from steering.model.spans import Spans
 from steering.spec import Where, indices
 
 __all__ = ["EncodedChat", "Message", "default_system_prompt", "encode_chat", "special_ids"]
@@ -85,13 +86,14 @@ def encode_chat(
     spans = [(a, b) for a, b, i in rendered.turns if turns[i].role == "assistant"]
     if generate:
         spans = [(a, min(b, rendered.reply)) for a, b in spans] + [(rendered.reply, len(rendered.text))]
-    mask = tuple(any(a <= start < b for a, b in spans) for start, _ in offsets)
+    assistants = Spans(spans)
+    mask = tuple(start in assistants for start, _ in offsets)
     contents = tuple(rendered.contents.get(i) for i in range(len(messages)))
     final = contents[-1] if continue_final_message else None
     continued = next((i for i, (_, end) in enumerate(offsets) if final and end > final[0]), None)
-    written = _written(turns, messages, rendered)
+    written = Spans(_written(turns, messages, rendered))
     special = tuple(
-        i in special_ids(tokenizer) or not any(a < max(end, start + 1) and start < b for a, b in written)
+        i in special_ids(tokenizer) or not written.overlap(start, max(end, start + 1))
         for i, (start, end) in zip(ids, offsets, strict=True)
     )
     folded = len(turns) != len(messages)

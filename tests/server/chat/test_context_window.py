@@ -38,6 +38,19 @@ def test_a_last_turn_that_is_too_long_alone_is_the_callers_to_refuse():
     assert fit_chat(encode, messages, context=20, reply=4) == (encode(messages), 0)
 
 
+def test_a_chat_of_more_messages_than_tokens_is_not_rendered():
+    lengths = []
+
+    def counted(messages):
+        lengths.append(len(messages))
+        return encode(messages)
+
+    found, left_out = fit_chat(counted, chat(*[1] * 500), context=60, reply=10)
+    assert left_out == 500 - 25 + 1  # an odd number of messages: the last turn is one
+    assert len(found.ids) <= 50
+    assert max(lengths) <= 50
+
+
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=15), st.integers(0, 4), st.integers(16, 80))
 def test_what_is_kept_fits_and_one_turn_more_would_not(lengths, system, context):
     messages = chat(*lengths, system=system)

@@ -1,12 +1,14 @@
 """Completions of several prompts, as text or as tokens: each is continued as if it were the only one."""
 
 import json
+import threading
 
 import httpx
 import openai
 import pytest
 
 from server.engines.base import Overloaded
+from server.executors import SEARCH
 from tests.support.halted_engine import halted
 from tests.support.live_server import asking, serving
 from tests.support.waiting import until
@@ -246,3 +248,26 @@ def test_a_chat_that_a_client_has_rendered_is_refused_with_the_ways_out_and_work
     assert "/v1/chat/completions" in error["message"] and "token ids" in error["message"]
     ids = tiller.engine.tokenizer(text)["input_ids"]
     assert http.post("/v1/completions", json={"model": "small", "prompt": ids, "max_tokens": 2}).is_success
+
+
+@pytest.mark.parametrize("truncation", ["auto", None])
+def test_a_chat_of_more_messages_than_the_context_has_tokens_is_refused_before_it_is_rendered(
+    http, tiller, truncation, monkeypatch
+):
+    monkeypatch.setattr(tiller.engine, "encode_chat", None, raising=False)
+    body = {"model": "small", "messages": [{"role": "user", "content": "a"}] * 1999, "truncation": truncation}
+    if truncation:  # one turn, which is never left out
+        body["messages"] = [*body["messages"][:1], *[{"role": "assistant", "content": "a"}] * 1998]
+    refused = http.post("/v1/chat/completions", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_chat_is_answered_while_every_other_thread_is_busy(http):
+    busy = threading.Event()
+    hold = [SEARCH.submit(busy.wait, 60) for _ in range(8)]
+    try:
+        body = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+    finally:
+        busy.set()
+    assert all(h.result() for h in hold)

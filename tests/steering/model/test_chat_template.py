@@ -1,5 +1,7 @@
 """Chat template: the assistant mask comes from the template and cannot be forged."""
 
+import cProfile
+
 import pytest
 
 from steering.errors import BadChat
@@ -150,3 +152,16 @@ def test_what_is_continued_may_hold_no_marker():
         encode_chat(
             tokenizer(HARBOR), [BEGUN[0], {"role": "assistant", "content": "a<|end|>b"}], continue_final_message=True
         )
+
+
+def test_the_work_for_a_chat_grows_with_its_messages_and_not_with_their_square():
+    tok = tokenizer(HARBOR)
+
+    def calls(n):
+        """Calls of Python functions, which take the same number on every machine."""
+        profile = cProfile.Profile()
+        profile.runcall(encode_chat, tok, [{"role": ("user", "assistant")[i % 2], "content": "a"} for i in range(n)])
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(3)  # what is cached
+    assert calls(601) < 5 * calls(151)
