@@ -15,6 +15,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CHAT = ThreadPoolExecutor(4, "chat")
 """Renders and tokenizes prompts of chats and completions."""
+PARSING = ThreadPoolExecutor(2, "parsing")
+"""Parses and validates large request bodies."""
 SEARCH = ThreadPoolExecutor(2, "search")
 """Searches features."""
 

@@ -4,26 +4,25 @@ Clients write out fields that they do not use, as null, and fields of other serv
 a field of another server is refused if it would change the answer, else ignored (`schemas/client_fields.py`).
 """
 
-import asyncio
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import lru_cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from fastapi import Request
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
+from server.api.body_limits import MAX_TOTAL, check_items
+from server.api.json_types import Kind, allows_null, fields_of
 from server.errors import bad_request
+from server.executors import PARSING, run_in
 from server.schemas.client_fields import KNOWN, REFUSED, Refused, Route, unsupported
 from server.schemas.generation import ChatRequest, GenerationRequest
 
 T = TypeVar("T", bound=BaseModel)
-Kind = Any
-"""A type, or a form of `typing`: there is no narrower type for both."""
-LARGE = 65_536
+LARGE = 16_384
 """Bytes above which a body is parsed in a thread, so that other requests are not delayed."""
 
 
@@ -36,19 +35,21 @@ class JsonBody(Generic[T]):
 
     model: type[T]
     optional: bool = False
+    total: int = MAX_TOTAL
+    """Maximum number of items of all its lists."""
 
     async def __call__(self, request: Request) -> T:
         """Read and parse the body. Raises a 400."""
         body = await request.body()
         if self.optional and not body.strip():
             return self.model()
-        return (
-            await asyncio.to_thread(parse_body, self.model, body) if len(body) > LARGE else parse_body(self.model, body)
-        )
+        if len(body) <= LARGE:
+            return parse_body(self.model, body, total=self.total)
+        return await run_in(PARSING, parse_body, self.model, body, total=self.total)
 
 
-def parse_body(kind: type[T], body: bytes) -> T:
-    """Parse a JSON body. Raises a 400 for invalid JSON, NaN, infinity or a lone surrogate."""
+def parse_body(kind: type[T], body: bytes, *, total: int = MAX_TOTAL) -> T:
+    """Parse a JSON body. Raises a 400 for invalid JSON, NaN, infinity, a lone surrogate or too many items."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
         json.dumps(value, ensure_ascii=False).encode()
@@ -60,6 +61,7 @@ def parse_body(kind: type[T], body: bytes) -> T:
         raise bad_request("the body must be a JSON object", param=None)
     if issubclass(kind, GenerationRequest):
         value = _without_client_fields(kind, value)
+    check_items(kind, value, total=total)
     return kind.model_validate_json(json.dumps(without_nulls(kind, value), ensure_ascii=False), strict=True)
 
 
@@ -90,29 +92,6 @@ def without_nulls(kind: Kind, value: object) -> object:
         for key, each in value.items()
         if each is not None or key not in known or not _drops_null(*known[key])
     }
-
-
-def allows_null(kind: Kind) -> bool:
-    """Return whether a type has null among its values."""
-    if get_origin(kind) is Annotated:
-        return allows_null(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        return any(allows_null(form) for form in get_args(kind))
-    return kind in (Any, None, NoneType, JsonValue)
-
-
-@lru_cache(maxsize=256)
-def fields_of(kind: Kind) -> dict[str, tuple[Kind, bool]]:
-    """Return the fields of a model or dataclass by their JSON names: type, and whether there is a default."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        found = kind.model_fields.items()
-        return {field.alias or name: (field.annotation, not field.is_required()) for name, field in found}
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints = get_type_hints(kind, include_extras=True)
-        return {
-            f.name: (hints[f.name], not (f.default is MISSING and f.default_factory is MISSING)) for f in fields(kind)
-        }
-    return {}
 
 
 def refuse_unsupported(body: Mapping[str, Any], route: Route) -> None:

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from server.engines.base import EngineFailed, Overloaded
 from server.errors import ApiError, bad_request, first_validation_error, from_validation
@@ -30,6 +31,8 @@ def to_api_error(error: BaseException) -> ApiError:
             return from_validation(
                 [{**p, "loc": p["loc"][1:]} for p in error.errors()]
             )  # locations that begin with `query` or `header`
+        case ClientDisconnect():
+            return bad_request("the client closed the connection", param=None, code="client_closed_request")
         case Overloaded():
             wait = {"Retry-After": f"{error.retry_after:.0f}"}
             return ApiError(429, str(error), code="rate_limit_exceeded", kind="rate_limit_error", headers=wait)
@@ -69,5 +72,6 @@ def add_exception_handlers(app: FastAPI, *, told: Callable[[Request, ApiError], 
         Overloaded,
         EngineFailed,
         Unavailable,
+        ClientDisconnect,
     ):
         app.add_exception_handler(kind, answer)

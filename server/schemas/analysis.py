@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 from server.schemas.generation import MessageInput
 from server.schemas.steering import Finite
@@ -125,7 +125,10 @@ DOCUMENTS = 1000
 """Maximum number of documents per side."""
 
 
-Sample = Annotated[str, Field(min_length=1)] | Annotated[list[MessageInput], Field(min_length=1, max_length=2000)]
+Sample = (
+    Annotated[str, Field(min_length=1)]
+    | Annotated[list[MessageInput], Field(min_length=1, max_length=2000)]
+)
 """A text, or the messages of a chat."""
 
 
@@ -178,8 +181,8 @@ class ContrastRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
-    a: list[Sample] = Field(min_length=1, max_length=DOCUMENTS)
-    b: list[Sample] = Field(min_length=1, max_length=DOCUMENTS)
+    a: Annotated[list[Sample], FailFast()] = Field(min_length=1, max_length=DOCUMENTS)
+    b: Annotated[list[Sample], FailFast()] = Field(min_length=1, max_length=DOCUMENTS)
     top_k: int = Field(default=20, ge=1, le=256)
     """Number of features per direction."""
     by: By = "any"

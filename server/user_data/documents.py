@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from server.errors import ApiError, bad_request
 from server.store.models import StoredVote, VoteBatch
@@ -40,7 +40,7 @@ class PresetBundle(BaseModel):
     model: str = ""
     revision: str = ""
     exported: int = 0
-    presets: list[Preset] = Field(max_length=PRESETS)
+    presets: Annotated[list[Preset], FailFast()] = Field(max_length=PRESETS)
     replace: bool = False
     """For imports: whether existing presets with different content are replaced."""
 
@@ -99,10 +99,10 @@ class Export(BaseModel):
     model: str
     revision: str = ""
     exported: int = 0
-    presets: list[Preset] = Field(default=[], max_length=PRESETS)
-    features: list[NamedEdit] = Field(default=[], max_length=EDITS)
-    vectors: list[Vector] = Field(default=[], max_length=VECTORS)
-    votes: list[VoteBatchDocument] = Field(default=[], max_length=VOTES)
+    presets: Annotated[list[Preset], FailFast()] = Field(default=[], max_length=PRESETS)
+    features: Annotated[list[NamedEdit], FailFast()] = Field(default=[], max_length=EDITS)
+    vectors: Annotated[list[Vector], FailFast()] = Field(default=[], max_length=VECTORS)
+    votes: Annotated[list[VoteBatchDocument], FailFast()] = Field(default=[], max_length=VOTES)
     replace: bool = False
     """For imports: whether existing records with different content are replaced."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -175,7 +175,9 @@ async def _read_body(headers: Headers, receive: Receive, most: int) -> Receive:
     said, seen, last = headers.get("content-length", "0"), 0, False
     over = said.isdecimal() and int(said) > most
     while not over and not last:
-        read.append(message := await receive())
+        if (message := await receive())["type"] == "http.disconnect":
+            raise to_api_error(ClientDisconnect())
+        read.append(message)
         seen, last = seen + len(message.get("body", b"")), not message.get("more_body", False)
         over = seen > most
     if over:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import StreamingResponse
 
 from server.api.body import JsonBody, without_nulls
+from server.api.body_limits import check_items
 from server.api.dependencies import current_caller, job_queue, owner_of_request, write_audit
 from server.api.openapi import JOB_EVENT, errors, event_stream
 from server.api.sse import UNBUFFERED, dump_one_line
@@ -123,8 +124,12 @@ async def list_artifacts(request: Request, job_id: str) -> ArtifactList:
 
 
 def _submit(jobs: JobQueue, body: JobRequest, by: tuple[str, str | None]) -> Job:
-    """Queue a job; a null in its configuration is absent. Raises BadJob."""
+    """Queue a job; a null in its configuration is absent. Raises BadJob, and ApiError for too many items."""
     schema, _ = jobs.task(body.type)
+    try:
+        check_items(schema, body.config)
+    except ApiError as error:
+        raise error.within("config") from error
     return jobs.submit(body.type, cast(dict[str, Any], without_nulls(schema, body.config)), body.idempotency_key, by=by)
 
 

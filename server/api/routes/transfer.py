@@ -29,6 +29,8 @@ from server.user_data.transfer import (
 from steering.catalogue.feature import number_of
 
 router = APIRouter(prefix="/v1")
+IMPORTED = 1_000_000
+"""Maximum number of items in a document: it has as many features as an SAE, each with a handful of fields."""
 
 
 @router.get("/presets/export", tags=["Presets"], responses=errors(400, 404), response_model_exclude_unset=True)
@@ -48,7 +50,7 @@ async def export_presets(request: Request, response: Response, ids: str = "", sh
 
 @router.post("/presets/import", tags=["Presets"], responses=errors(400, 409, 413))
 async def import_presets(
-    request: Request, body: Annotated[PresetBundle, Depends(JsonBody(PresetBundle))], user: str = ""
+    request: Request, body: Annotated[PresetBundle, Depends(JsonBody(PresetBundle, total=IMPORTED))], user: str = ""
 ) -> PresetResults:
     """Save the presets of a document, all or none; with `user`, they may use that user's vectors."""
     served = current_model(request)
@@ -79,7 +81,7 @@ async def export_user(request: Request, response: Response, user: str = "") -> E
 
 
 @router.post("/import", tags=["Users"], responses=errors(400, 409, 413))
-async def import_user(request: Request, body: Annotated[Export, Depends(JsonBody(Export))]) -> Imported:
+async def import_user(request: Request, body: Annotated[Export, Depends(JsonBody(Export, total=IMPORTED))]) -> Imported:
     """Import an exported document, all or nothing."""
     served = current_model(request)
     if body.model != served.model:
