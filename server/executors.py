@@ -15,8 +15,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CHAT = ThreadPoolExecutor(4, "chat")
 """Renders and tokenizes prompts of chats and completions."""
+IMPORTS = ThreadPoolExecutor(1, "imports")
+"""Parses imported documents, one at a time: each takes many times its size in memory."""
 PARSING = ThreadPoolExecutor(2, "parsing")
 """Parses and validates large request bodies."""
+READING = ThreadPoolExecutor(2, "reading")
+"""Tokenizes and analyzes texts, and makes the answers of it."""
 SEARCH = ThreadPoolExecutor(2, "search")
 """Searches features."""
 

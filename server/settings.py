@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     """Policy: maximum number of features that one request may steer."""
     max_body: int = 1 << 20
     """Maximum size of a request body, in bytes."""
-    max_import: int = 64 << 20
+    max_import: int = 8 << 20
     """Maximum size of an imported document, in bytes: `/v1/import` and `/v1/presets/import`."""
     shares: bool = False
     """Allow users to share a steering, optionally with its messages, by link."""

@@ -7,6 +7,7 @@ a field of another server is refused if it would change the answer, else ignored
 import difflib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
@@ -37,6 +38,7 @@ class JsonBody(Generic[T]):
     optional: bool = False
     total: int = MAX_TOTAL
     """Maximum number of items of all its lists."""
+    executor: ThreadPoolExecutor = PARSING
 
     async def __call__(self, request: Request) -> T:
         """Read and parse the body. Raises a 400."""
@@ -45,7 +47,7 @@ class JsonBody(Generic[T]):
             return self.model()
         if len(body) <= LARGE:
             return parse_body(self.model, body, total=self.total)
-        return await run_in(PARSING, parse_body, self.model, body, total=self.total)
+        return await run_in(self.executor, parse_body, self.model, body, total=self.total)
 
 
 def parse_body(kind: type[T], body: bytes, *, total: int = MAX_TOTAL) -> T:

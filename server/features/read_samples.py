@@ -1,9 +1,9 @@
 """Sample reading: tokens and residual streams of many short texts, in batches."""
 
-import asyncio
 from collections.abc import Sequence
 
 from server.errors import bad_request
+from server.executors import READING, run_in
 from server.schemas.analysis import Sample
 from server.schemas.generation import to_messages
 from server.serving.served_model import ServedModel
@@ -32,7 +32,7 @@ async def encode_samples(served: ServedModel, samples: Sequence[Sample], param: 
             raise bad_request(f"{param}.{i}: {error}", param=f"{param}.{i}") from error
         return found.until(served.engine.max_model_len)
 
-    return await asyncio.to_thread(lambda: [one(i, s) for i, s in enumerate(samples)])
+    return await run_in(READING, lambda: [one(i, s) for i, s in enumerate(samples)])
 
 
 async def record_samples(served: ServedModel, read: Sequence[Passage]) -> list[Read]:

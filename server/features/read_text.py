@@ -1,13 +1,13 @@
 """Text reading: tokenizes a text or chat and records its unsteered residual stream, in chunks of the context length."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from server.errors import bad_request
+from server.executors import READING, run_in
 from server.limits.account import Account
 from server.schemas.analysis import TextInput
 from server.schemas.generation import to_messages
@@ -19,11 +19,17 @@ MAX_TOKENS = 20_000
 """Maximum number of tokens read; longer texts are cut."""
 
 
-async def read_text(served: ServedModel, asked: TextInput, account: Account) -> tuple[Passage, Tensor, bool]:
-    """Tokenize the input and record its unsteered stream, in chunks of the context length; whether it was cut."""
+async def read_text(
+    served: ServedModel, asked: TextInput, account: Account, *, check: Callable[[int], None] = lambda _: None
+) -> tuple[Passage, Tensor, bool]:
+    """Tokenize the input and record its unsteered stream, in chunks of the context length; whether it was cut.
+
+    `check` is called with the number of tokens before the model reads them.
+    """
     tokenizer = served.engine.tokenizer
-    encoded = await asyncio.to_thread(encode_input, tokenizer, asked)
+    encoded = await run_in(READING, encode_input, tokenizer, asked)
     passage = encoded.until(MAX_TOKENS)
+    check(len(passage.ids))
     if all(part == NOBODY for part in passage.part):
         raise bad_request("the input is empty; there is no text to analyze", param="messages")
     head, stretches = split_context(tokenizer, passage, served.engine.max_model_len)

@@ -1,6 +1,5 @@
 """`/v1/attribute`: attribution of the next token to features."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -11,6 +10,7 @@ from server.api.dependencies import current_account, current_model
 from server.api.openapi import errors
 from server.engines.base import Generation
 from server.errors import ApiError, bad_request
+from server.executors import READING, run_in
 from server.features.read_text import encode_prompt
 from server.schemas.analysis import AttributeRequest, Attribution, Cause, TokenExplained
 from server.schemas.generation import to_messages
@@ -34,7 +34,7 @@ async def attribute_token(
     bundle, tokenizer = served.bundle, served.engine.tokenizer
     target, against = (None if t is None else token_of(tokenizer, t, param=n) for n, t in _tokens_to_explain(body))
     messages = to_messages(body.messages) if body.messages is not None else None
-    ids = await asyncio.to_thread(encode_prompt, tokenizer, body.text, messages)
+    ids = await run_in(READING, encode_prompt, tokenizer, body.text, messages)
     longest = min(LONGEST, served.engine.max_model_len)
     if len(ids) > longest:
         raise bad_request(

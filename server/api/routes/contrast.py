@@ -1,6 +1,5 @@
 """`/v1/features/contrast`: features that separate two sets of texts."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_model
 from server.api.openapi import errors
 from server.errors import bad_request
+from server.executors import READING, run_in
 from server.features.read_samples import BATCH, MAX_TOKENS, encode_samples, record_samples
 from server.schemas import features
 from server.schemas.analysis import ContrastRequest
@@ -35,7 +35,7 @@ async def contrast_texts(
         raise bad_request(f"more than {MAX_TOKENS} tokens in all; give fewer or shorter texts", param="a")
     async with current_account(request).charge_reading(sum(len(p.ids) for side in read for p in side)):
         sides = [await _record_firings(served, side) for side in read]
-    found = await asyncio.to_thread(contrast, *sides, by=body.by)
+    found = await run_in(READING, contrast, *sides, by=body.by)
     return _answer(found, bundle, body.top_k)
 
 
@@ -44,7 +44,7 @@ async def _record_firings(served: ServedModel, side: Sequence[Passage]) -> Firin
     parts = []
     for start in range(0, len(side), BATCH):
         some = await record_samples(served, side[start : start + BATCH])
-        parts.append(await asyncio.to_thread(count_firings, served.bundle.sae, some))
+        parts.append(await run_in(READING, count_firings, served.bundle.sae, some))
     return FiringCounts.concatenate(parts)
 
 

@@ -1,6 +1,5 @@
 """`/v1/steering/suggest`: sliders for a wish or a question."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -8,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from server.api.body import JsonBody
 from server.api.dependencies import current_account, current_caller, current_index, current_model
 from server.api.openapi import errors
+from server.executors import READING, SEARCH, run_in
 from server.features.read_text import read_text
 from server.limits.account import Account
 from server.schemas.analysis import TextInput
@@ -30,7 +30,7 @@ async def suggest_steering(
     if body.wish is None:
         return await _features_of_question(served, body, current_account(request))
     presets, index = await served.presets(current_caller(request)), current_index(request)
-    found = await asyncio.to_thread(suggest, served.bundle, presets, body.wish, index.similarities, most=body.limit)
+    found = await run_in(SEARCH, suggest, served.bundle, presets, body.wish, index.similarities, most=body.limit)
     return _suggestion(found)
 
 
@@ -38,7 +38,7 @@ async def _features_of_question(served: ServedModel, body: SuggestRequest, accou
     """Features that the question itself activates, at a slightly higher strength."""
     able = {f.row: f for f in candidates(served.bundle)}
     passage, stream, _ = await read_text(served, TextInput(messages=body.messages), account)
-    found = await asyncio.to_thread(analyse, served.bundle, passage, stream, features=200)
+    found = await run_in(READING, analyse, served.bundle, passage, stream, features=200)
     best = [e for e in found.features if e.row in able][: body.limit]
     features = [_slider(able[e.row], _middle(able[e.row]), "the question itself evokes it") for e in best]
     return Suggestion(object="suggestion", features=features, gain=None, prompt_gain=None, random_gain=None)

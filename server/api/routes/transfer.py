@@ -1,6 +1,5 @@
 """`/v1/export`, `/v1/import` and their preset forms: export as one document, import all or nothing."""
 
-import asyncio
 import time
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from server.api.body import JsonBody
 from server.api.dependencies import current_caller, current_model, write_audit
 from server.api.openapi import errors
 from server.errors import ApiError, bad_request
+from server.executors import IMPORTS, run_in
 from server.schemas.user_data import Imported, PresetResult, PresetResults
 from server.serving.served_model import ServedModel
 from server.store.models import UserData
@@ -50,7 +50,9 @@ async def export_presets(request: Request, response: Response, ids: str = "", sh
 
 @router.post("/presets/import", tags=["Presets"], responses=errors(400, 409, 413))
 async def import_presets(
-    request: Request, body: Annotated[PresetBundle, Depends(JsonBody(PresetBundle, total=IMPORTED))], user: str = ""
+    request: Request,
+    body: Annotated[PresetBundle, Depends(JsonBody(PresetBundle, total=IMPORTED, executor=IMPORTS))],
+    user: str = "",
 ) -> PresetResults:
     """Save the presets of a document, all or none; with `user`, they may use that user's vectors."""
     served = current_model(request)
@@ -81,12 +83,14 @@ async def export_user(request: Request, response: Response, user: str = "") -> E
 
 
 @router.post("/import", tags=["Users"], responses=errors(400, 409, 413))
-async def import_user(request: Request, body: Annotated[Export, Depends(JsonBody(Export, total=IMPORTED))]) -> Imported:
+async def import_user(
+    request: Request, body: Annotated[Export, Depends(JsonBody(Export, total=IMPORTED, executor=IMPORTS))]
+) -> Imported:
     """Import an exported document, all or nothing."""
     served = current_model(request)
     if body.model != served.model:
         raise bad_request(f"this server serves {served.model!r}; the export is of {body.model!r}", param="model")
-    await asyncio.to_thread(check_export, served, body)
+    await run_in(IMPORTS, check_export, served, body)
     caller = current_caller(request)
     person = caller.require_subject(body.user)
     presets = [await restored_preset(served, p, i, body.user, caller) for i, p in enumerate(body.presets)]

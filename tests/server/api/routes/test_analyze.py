@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from server.api.routes import analyze
 from steering.catalogue.bundle import Bundle
 from steering.interpret.mood_axes import FILE, MoodAxes, MoodAxis, sae_digest
 from steering.model.hooks import read_stream
@@ -117,3 +118,18 @@ def test_a_chat_in_which_nobody_says_anything_is_refused(http):
     answer = http.post("/v1/analyze", json={"messages": [{"role": "user", "content": ""}]})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [({"top_k": 64}, "top_k"), ({"limit": 256}, "limit"), ({"features": ["small/1"] * 64}, "features")],
+)
+def test_an_answer_that_would_be_too_long_is_refused_before_the_text_is_read(http, tiller, monkeypatch, asked, param):
+    monkeypatch.setattr(analyze, "MAX_FIRINGS", 8 * 40)
+    monkeypatch.setattr(analyze, "MAX_ACTIVATIONS", 24 * 40)
+    assert http.post("/v1/analyze", json={"text": TEXT}).status_code == 200
+    monkeypatch.setattr(tiller.engine, "record", None)
+    refused = http.post("/v1/analyze", json={"text": "a " * 35, **asked})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+    most = int(refused.json()["error"]["message"].partition("at most ")[2].split(",")[0])
+    assert 1 <= most < 64

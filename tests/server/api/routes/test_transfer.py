@@ -1,12 +1,14 @@
 """Export and import: a round trip is the identity, and an import is applied completely or not at all."""
 
 import copy
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 import torch
 
+from server.executors import IMPORTS
 from steering.edits import as_text
 from tests.support import small_bundle
 from tests.support.live_server import serving
@@ -311,3 +313,27 @@ def test_two_imports_at_once_are_one_after_the_other(served):
     assert sorted(codes) == [200, 409]
     names = {p["name"] for p in served.get("/v1/presets").json()["data"] if p["id"].startswith("p")}
     assert len(names) == 1
+
+
+def test_documents_are_read_one_at_a_time_beside_other_bodies(served):
+    busy = threading.Event()
+    held = IMPORTS.submit(busy.wait, 60)
+    large = bundle_of(*({**MINE, "id": f"q{i}", "description": "x" * 400} for i in range(60)))
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(lambda: served.post("/v1/presets/import", json=large).status_code)
+            text = {"text": "the bridge is red " * 2000, "limit": 1, "top_k": 1}
+            assert served.post("/v1/analyze", json=text).status_code == 200
+            assert not waiting.done()
+            busy.set()
+            assert waiting.result(60) == 200
+    finally:
+        busy.set()
+    assert held.result()
+
+
+def test_a_document_of_millions_of_mistakes_is_refused_at_the_first(served):
+    for body in ({"presets": [0] * 2000}, {"presets": [0] * 2001}, {"presets": [{"id": []}] * 2000}):
+        answer = served.post("/v1/presets/import", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] in ("presets", "presets.0", "presets.0.id", "presets.0.name")
