@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda` or `mps`."""
     dtype: str = "auto"
     """Data type of the weights, such as `bfloat16`; `auto` uses the checkpoint's, or the best one for the device."""
+    weights: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
+    """Weights that tokens are generated with on a CPU, for the Llama family; `auto`: 4 bits where they lose nothing, else 8."""
     workers: int = Field(default=1, ge=1)
     """Number of replicas on one address, each with its own model; more than one needs Redis."""
     browser: bool = True

@@ -259,12 +259,17 @@ class SteeringTable:
         return torch.where((rows > 0)[..., None], moved, onto)
 
     def _gated_part(self, x: Float[Tensor, "*n d_in"], rows: Int[Tensor, "*n"], g: int) -> Float[Tensor, "*n d_in"]:
-        """Return what the first `g` gates subtract from each token, where they belong to its row."""
+        """Return what the first `g` gates subtract from each token, where they belong to its row.
+
+        On a CPU a product rounds by how many rows and gates there are, those of other requests included; in float64 that
+        is lost when the result is rounded to float32.
+        """
         read = x.float()
+        wide = torch.float64 if x.device.type == "cpu" else torch.float32
         b, threshold = at_scale(read, self.scaling, self.b[:g], self.threshold[:g])
-        pre = read @ self.w[:g].T + b  # [*n, g]
+        pre = (read.to(wide) @ self.w[:g].T.to(wide)).float() + b  # [*n, g]
         mine = (pre > threshold) & (rows[..., None] == self.owner[:g])
-        return torch.where(mine, pre * self.gate[:g], 0.0) @ self.d[:g]
+        return (torch.where(mine, pre * self.gate[:g], 0.0).to(wide) @ self.d[:g].to(wide)).float()
 
 
 def apply_where(

@@ -73,6 +73,7 @@ async def _transformers(settings: Settings, bundle: Bundle) -> TransformersEngin
         revision=None if settings.model else bundle.info.model_revision,
         device=settings.device,
         dtype=settings.dtype,
+        weights=settings.weights,
         live=settings.live,
         queue=settings.queue,
         prefix_mb=settings.prefix_mb,

@@ -8,6 +8,7 @@ only.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 import torch
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 
 from server.engines.base import EngineFailed, TextPiece
 from server.engines.transformers.kv_cache import AttentionMasks, KVCache
+from server.engines.transformers.llama_pass import BLOCK, LlamaPass
 from server.engines.transformers.loading import decode_threads
 from server.engines.transformers.mailbox import Mailbox
 from server.engines.transformers.prefix_cache import PrefixCache
@@ -23,7 +25,7 @@ from server.engines.transformers.sampler import next_tokens
 from server.engines.transformers.sequence import Sequence_
 from steering.edits import SteeringTable
 from steering.errors import SteeringError
-from steering.model.hooks import tap
+from steering.model.hooks import layer_number, tap
 from steering.sae import Scaling
 
 log = structlog.get_logger(__name__)
@@ -47,6 +49,7 @@ class Batch:
         scaling: Mapping[str, Scaling],
         places: int,
         prefix_mb: int,
+        llama: LlamaPass | None = None,
     ) -> None:
         config = model.config.get_text_config()
         self.running: list[Sequence_] = []
@@ -59,7 +62,8 @@ class Batch:
         self._tables = {
             h: SteeringTable(places + 1, width, device=model.device, scaling=scaling.get(h, "none")) for h in hooks
         }
-        self._masks = AttentionMasks(config, model.dtype)
+        self._llama = llama
+        self._masks = AttentionMasks(config, model.dtype, visible=llama is not None)
         self._cache = KVCache(places, int(config.max_position_embeddings))
         self._prefixes = PrefixCache(prefix_mb << 20)
         self._steered_rows: Tensor | None = None
@@ -149,7 +153,7 @@ class Batch:
         ends = torch.tensor([e - a - 1 for a, e in spans])
         wanted = torch.arange(at.shape[1]) if scored else ends.unique()
         view = torch.tensor([s.row for s in chosen], device=self._device)
-        logits = self._forward(view, tokens, at, rows, wanted)
+        logits = self._forward(view, tokens, at, rows, wanted, decoding=False)
         for s, (_, end) in zip(chosen, spans, strict=True):
             s.num_computed_tokens = end
         if scored:
@@ -180,16 +184,27 @@ class Batch:
         for s in sequences:
             at[s.row], tokens[s.row] = s.num_computed_tokens, s.output_ids[-1]
             rows[s.row] = s.slot if s.request.edits and s.request.steers(s.output_ids[-1]) else 0
-        logits = self._forward(slice(0, len(self.running)), tokens, at, rows, torch.tensor([0]))
+        logits = self._forward(slice(0, len(self.running)), tokens, at, rows, torch.tensor([0]), decoding=True)
         for s in sequences:
             s.num_computed_tokens += 1
         self._emit(sequences, logits[[s.row for s in sequences], 0])
 
-    def _forward(self, view: slice | Tensor, tokens: Tensor, at: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
+    def _forward(
+        self, view: slice | Tensor, tokens: Tensor, at: Tensor, rows: Tensor, wanted: Tensor, *, decoding: bool
+    ) -> Tensor:
         """One pass over `tokens [batch, time]` at positions `at`; logits at the `wanted` times."""
         seen, steered = int(at.max()) + 1, bool(rows.any())
+        if self._llama:
+            seen = min(self._cache.longest, -(-seen // BLOCK) * BLOCK)
         tokens, at = tokens.to(self._device), at.to(self._device)
         self._cache.begin(view, at, seen)
+        if self._llama:
+            marked = rows.to(self._device)
+            tables = {layer_number(hook): table for hook, table in self._tables.items()} if steered else {}
+            steer = {n: partial(table.apply, rows=marked) for n, table in tables.items()}
+            return self._llama(
+                tokens, at, cache=self._cache, masks=self._masks, wanted=wanted, steer=steer, decoding=decoding
+            )
         self._steered_rows = rows.to(self._device) if steered else None
         try:
             return self._model(
@@ -253,11 +268,12 @@ class Batch:
         self._free(sequence)
 
     def _cache_prefix(self, sequence: Sequence_) -> None:
-        if sequence.num_computed_tokens > sequence.cached and self._prefixes.wants(
-            self._cache.bytes_of(sequence.num_computed_tokens)
-        ):
-            kept = self._cache.take(sequence.row, sequence.num_computed_tokens)
-            self._prefixes.add(sequence.salt, *sequence.marks(0, sequence.num_computed_tokens), kept)
+        known = sequence.num_computed_tokens
+        if self._llama and self._llama.packs:  # else a reply would depend on whether its conversation is still cached
+            known = min(known, len(sequence.request.ids))
+        if known > sequence.cached and self._prefixes.wants(self._cache.bytes_of(known)):
+            kept = self._cache.take(sequence.row, known)
+            self._prefixes.add(sequence.salt, *sequence.marks(0, known), kept)
 
     def _free(self, sequence: Sequence_) -> None:
         for hook in sequence.request.edits:

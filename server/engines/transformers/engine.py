@@ -23,10 +23,12 @@ from server.engines.base import EngineFailed, Generation, Overloaded, TextPiece
 from server.engines.chat_tokenizer import ChatTokenizer
 from server.engines.transformers.batch import Batch
 from server.engines.transformers.fair_queue import FairQueue
-from server.engines.transformers.loading import eos_ids, load
+from server.engines.transformers.llama_pass import LlamaPass
+from server.engines.transformers.loading import Weights, eos_ids, load
 from server.engines.transformers.mailbox import Mailbox
 from server.engines.transformers.self_test import self_test_cache, self_test_tap
 from server.engines.transformers.sequence import Sequence_, Vocabulary
+from server.engines.transformers.weights import Packed
 from steering.errors import SteeringError
 from steering.model.hooks import read_stream
 from steering.sae import Scaling
@@ -52,9 +54,11 @@ class TransformersEngine(ChatTokenizer):
         live: int = 16,
         queue: int = 64,
         prefix_mb: int = 256,
+        packed_as: Packed | None = None,
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self_test_cache(model)
+        llama = LlamaPass(model, packed_as) if LlamaPass.supports(model) else None
+        self_test_cache(model, llama)
         config = model.config.get_text_config()
         self.max_model_len, self.vocab_size = int(config.max_position_embeddings), int(config.vocab_size)
         self.device, self.width = model.device, int(config.hidden_size)
@@ -62,7 +66,9 @@ class TransformersEngine(ChatTokenizer):
             self_test_tap(model, hook)
         self._vocabulary = Vocabulary(tokenizer, self.vocab_size, eos_ids(model, tokenizer), self.max_model_len)
         self._mail: Mailbox[TextPiece | Exception] = Mailbox()
-        self._batch = Batch(model, self._mail, hooks=hooks, scaling=scaling or {}, places=live, prefix_mb=prefix_mb)
+        self._batch = Batch(
+            model, self._mail, hooks=hooks, scaling=scaling or {}, places=live, prefix_mb=prefix_mb, llama=llama
+        )
         self._waiting: FairQueue[Sequence_] = FairQueue(queue)
         self._jobs: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._wake = threading.Condition()
@@ -80,14 +86,24 @@ class TransformersEngine(ChatTokenizer):
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        weights: Weights = "auto",
         live: int = 16,
         queue: int = 64,
         prefix_mb: int = 256,
     ) -> "TransformersEngine":
-        """Load a folder or a hub id. Raises BadBundle if it is not a causal language model with a fast tokenizer."""
-        model, tokenizer = load(path, revision=revision, device=device, dtype=dtype)
+        """Load a folder or a hub id. Raises BadBundle if it is not a causal language model with a fast tokenizer, or if
+        it cannot have these weights.
+        """
+        model, tokenizer, packed_as = load(path, revision=revision, device=device, dtype=dtype, weights=weights)
         return TransformersEngine(
-            model, tokenizer, hooks=hooks, scaling=scaling, live=live, queue=queue, prefix_mb=prefix_mb
+            model,
+            tokenizer,
+            hooks=hooks,
+            scaling=scaling,
+            live=live,
+            queue=queue,
+            prefix_mb=prefix_mb,
+            packed_as=packed_as,
         )
 
     @property

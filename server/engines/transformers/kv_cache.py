@@ -29,13 +29,14 @@ class KVCache(Cache):
         self._row: Tensor
         self._at: Tensor
         self._view: slice | Tensor
-        self._seen = 0
+        self.seen = 0
+        """How far the rows of the present pass read."""
 
     def begin(self, view: slice | Tensor, at: Int[Tensor, "batch time"], seen: int) -> None:
         """Prepare a pass: its rows, the positions that they write (−1 is nowhere), and how far they read."""
         self.reserve(seen)
         rows = torch.arange(view.start, view.stop, device=at.device) if isinstance(view, slice) else view
-        self._view, self._row, self._seen = view, rows[:, None], seen
+        self._view, self._row, self.seen = view, rows[:, None], seen
         self._at = torch.where(at < 0, self.room, at)  # the last column is scratch and never read
 
     def update(
@@ -53,12 +54,12 @@ class KVCache(Cache):
         found = []
         for buffer, new in ((self._keys[layer_idx], key_states), (self._values[layer_idx], value_states)):
             buffer[self._row, :, self._at] = new.transpose(1, 2)
-            found.append(buffer[self._view, :, : self._seen])
+            found.append(buffer[self._view, :, : self.seen])
         return found[0], found[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - transformers names it
         """Fallback for models that get no positions; the engine always passes them."""
-        return self._seen
+        return self.seen
 
     def reserve(self, length: int) -> None:
         """Make room for `length` positions in every row."""
@@ -106,12 +107,13 @@ class KVCache(Cache):
 class AttentionMasks:
     """Attention masks, in the form that the model's attention takes."""
 
-    def __init__(self, config: Any, dtype: torch.dtype) -> None:  # noqa: ANN401 - each architecture has its own class
+    def __init__(self, config: Any, dtype: torch.dtype, *, visible: bool = False) -> None:  # noqa: ANN401 - each architecture has its own class
+        """`visible` always gives booleans, true where a position may be read."""
         self.kinds: Sequence[str] | None = getattr(config, "layer_types", None)
         self.window: int | None = getattr(config, "sliding_window", None)
         if getattr(config, "use_sliding_window", True) is False:
             self.window = None
-        self.additive = config._attn_implementation == "eager"  # the mask is added to the scores
+        self.additive = config._attn_implementation == "eager" and not visible  # the mask is added to the scores
         self.dtype = dtype
 
     def build(self, at: Int[Tensor, "batch time"], seen: int) -> Tensor | dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from server.engines.transformers.kv_cache import AttentionMasks, KVCache
+from server.engines.transformers.llama_pass import BLOCK, LlamaPass
 from steering.edits import ResidualEdit
 from steering.errors import BadBundle
 from steering.model.architecture import reason_unserved
@@ -42,8 +43,9 @@ def self_test_tap(model: PreTrainedModel, hook: str) -> None:
         )
 
 
-def self_test_cache(model: PreTrainedModel) -> None:
-    """Compute two sequences in a batch, in chunks, with the engine's cache, and compare with one plain pass for each.
+def self_test_cache(model: PreTrainedModel, llama: LlamaPass | None = None) -> None:
+    """Compute two sequences in a batch, in chunks, with the engine's cache and pass, and compare with one plain pass for
+    each by the model's own modules.
 
     Raises BadBundle with the reason if this engine cannot generate with the architecture.
     """
@@ -54,7 +56,7 @@ def self_test_cache(model: PreTrainedModel) -> None:
     sequences = [torch.randint(vocab, (n,), generator=draw).to(model.device) for n in LENGTHS]
     try:
         plain = [_plain(model, ids) for ids in sequences]
-        cached = _cached(model, sequences)
+        cached = _cached(model, llama, sequences)
     except Exception as error:  # whatever an architecture's own code raises when it meets this cache
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise _unserved(model, f"its pass with this engine's key-value cache fails: {reason}") from error
@@ -69,10 +71,13 @@ def _plain(model: PreTrainedModel, ids: Int[Tensor, "time"]) -> Float[Tensor, "t
 
 
 @torch.no_grad()
-def _cached(model: PreTrainedModel, sequences: list[Int[Tensor, "time"]]) -> list[Float[Tensor, "time vocab"]]:
+def _cached(
+    model: PreTrainedModel, llama: LlamaPass | None, sequences: list[Int[Tensor, "time"]]
+) -> list[Float[Tensor, "time vocab"]]:
     """Logits of each sequence: a first chunk, the next one beside the other's, and one token."""
     config = model.config.get_text_config()
-    cache, masks = KVCache(len(sequences), max(LENGTHS) + 1), AttentionMasks(config, model.dtype)
+    cache = KVCache(len(sequences), BLOCK)
+    masks = AttentionMasks(config, model.dtype, visible=llama is not None)
     found: list[list[Tensor]] = [[] for _ in sequences]
     starts = [0] * len(sequences)
     view = torch.arange(len(sequences), device=model.device)
@@ -85,15 +90,17 @@ def _cached(model: PreTrainedModel, sequences: list[Int[Tensor, "time"]]) -> lis
         tokens = torch.zeros_like(at)
         for i, (ids, start, end) in enumerate(zip(sequences, starts, ends, strict=True)):
             at[i, : end - start], tokens[i, : end - start] = torch.arange(start, end), ids[start:end].cpu()
-        seen, at, tokens = int(at.max()) + 1, at.to(model.device), tokens.to(model.device)
+        seen = BLOCK if llama else int(at.max()) + 1
+        at, tokens = at.to(model.device), tokens.to(model.device)
         cache.begin(rows, at, seen)
-        logits = model(
-            input_ids=tokens,
-            position_ids=at.clamp(min=0),
-            attention_mask=masks.build(at, seen),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits.float()
+        if llama:
+            wanted, decoding = torch.arange(at.shape[1]), isinstance(rows, slice)
+            logits = llama(tokens, at, cache=cache, masks=masks, wanted=wanted, steer={}, decoding=decoding)
+        else:
+            mask, positions = masks.build(at, seen), at.clamp(min=0)
+            logits = model(
+                input_ids=tokens, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+            ).logits.float()
         for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
             found[i].append(logits[i, : end - start])
         starts = ends

@@ -91,7 +91,7 @@ async def test_prompt_is_scored_in_chunks(engine, parts, monkeypatch, rows):
     monkeypatch.setattr(batch, "SCORED", rows * engine.vocab_size)
     widths, forward = [], engine._batch._forward
     monkeypatch.setattr(
-        engine._batch, "_forward", lambda *a: (widths.append((len(a[1]), a[4].numel())), forward(*a))[1]
+        engine._batch, "_forward", lambda *a, **k: (widths.append((len(a[1]), a[4].numel())), forward(*a, **k))[1]
     )
     generations = [asked(i % 3, IDS[: 30 + i]) for i in range(4)]
     found = await asyncio.gather(*(scores_of(engine, g) for g in generations))
