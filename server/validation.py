@@ -48,6 +48,7 @@ SHAPES = {
     r"^[a-z0-9][a-z0-9._-]{0,63}$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter or digit first",
     r"^[a-z0-9][a-z0-9._-]{0,63}$|^$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter or digit first, or empty",
     r"^[a-z][a-z0-9._-]{0,63}$": "up to 64 characters of a-z, 0-9, '.', '_' and '-', a letter first",
+    r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,127}$": "a name of up to 128 characters without slashes, no dot first",
     r"^\S+( \S+)*$": "words with single spaces between them",
     r"^(preset|feature):": "'preset:' or 'feature:' followed by an id",
     r"^[0-9]{1,9}$": "a number, the next_cursor of the previous page",

@@ -1,12 +1,27 @@
-"""Files: atomic writes, where a reader sees either the old file or the new one, complete, also after `kill -9`; and
-checksums.
+"""Files: atomic writes, where a reader sees either the old file or the new one, complete, also after `kill -9`; checksums;
+and names that others give, which must not lead out of a folder.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from steering.errors import SteeringError
+
+NAME = r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,127}$"
+"""Name of a folder or file: no separators or control characters, and no dot first."""
+
+
+def path_below(folder: Path, name: str) -> Path:
+    """Return the path of a name below a folder, such as `revisions/r1/sae.safetensors`. Raises SteeringError for a name
+    that leads elsewhere.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise SteeringError(f"{name!r} is no name below {str(folder)!r}")
+    return folder.joinpath(*parts)
 
 
 @contextmanager

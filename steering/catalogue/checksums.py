@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from steering.errors import BadBundle
-from steering.files import sha256
+from steering.errors import BadBundle, SteeringError
+from steering.files import path_below, sha256
 
 
 def checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
@@ -18,7 +18,10 @@ def verify(folder: Path, sums: Mapping[str, str]) -> None:
     read again.
     """
     for name, wanted in sums.items():
-        path = folder / name
+        try:
+            path = path_below(folder, name)
+        except SteeringError as error:
+            raise BadBundle(f"bundle.json lists a file elsewhere: {error}") from error
         try:
             about = path.stat()
         except FileNotFoundError:

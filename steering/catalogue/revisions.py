@@ -25,8 +25,8 @@ from torch import Tensor
 
 from steering.catalogue.bundle import Bundle, read_info
 from steering.catalogue.feature import Feature, Retired, write_features
-from steering.errors import BadBundle
-from steering.files import sha256
+from steering.errors import BadBundle, SteeringError
+from steering.files import path_below, sha256
 from steering.sae import CONFIG, SAE, WEIGHTS
 from steering.spec import Preset
 
@@ -274,8 +274,8 @@ class Revisions:
     def _verify(self, files: Path, manifest: Manifest) -> None:
         for name, expected in manifest.sha256.items():
             try:
-                found = sha256(files / name)
-            except OSError as error:
+                found = sha256(path_below(files, name))
+            except (OSError, SteeringError) as error:
                 raise BadBundle(f"cannot read {str(files / name)!r}: {error}; activate another revision") from error
             if found != expected:
                 raise BadBundle(

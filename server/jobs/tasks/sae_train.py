@@ -1,12 +1,15 @@
 """Job type `sae_train`: train an SAE and publish it as a bundle."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from server.jobs.worker import JobContext
 from server.sae.model_loading import resolve_device
 from server.sae.training_run import TrainConfig, TrainingRun
 from steering.errors import SteeringError
+from steering.files import NAME, path_below
 from steering.train.distributed import SINGLE_PROCESS
 from steering.train.trainer import Progress
 
@@ -15,13 +18,13 @@ from steering.train.trainer import Progress
 class SaeTrainConfig(TrainConfig):
     """Training configuration, and the name of the bundle."""
 
-    out: str = "trained"
+    out: Annotated[str, Field(pattern=NAME)] = "trained"
 
 
 def run(work: JobContext) -> dict[str, Any]:
     """Run an `sae_train` job: writes a bundle to the data directory's `bundles/`."""
     asked = dict(work.config)
-    out = work.settings.data_dir / "bundles" / str(asked.pop("out"))
+    out = path_below(work.settings.data_dir / "bundles", str(asked.pop("out")))
     if out.exists():
         raise SteeringError(f"{str(out)!r} exists; give the job another `out`")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -219,6 +219,14 @@ def test_a_job_that_cannot_be_is_refused_before_it_waits(settings):
         ("count", {"step": 3}, "step of a count: unknown key"),
         ("sae_update", {"steps": "many"}, "steps of a sae_update: must be an integer"),
         ("sae_train", {"model": "m"}, "hook of a sae_train"),
+        *(
+            (
+                "sae_train",
+                {"model": "m", "hook": "layers.1", "out": out},
+                "out of a sae_train: must be a name of up to 128",
+            )
+            for out in ("../../x", "/x", "a/b", "..", "")
+        ),
     ):
         with pytest.raises(BadJob, match=said.split("'")[0]):
             jobs.submit(type, config)

@@ -20,6 +20,23 @@ def sealed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".hidden", "", "a\\b", "a\x1b", "x" * 129])
+@pytest.mark.parametrize("field", ["name", "revision"])
+def test_a_bundle_whose_name_leads_out_of_a_folder_is_refused(mine, field, name):
+    about = json.loads((mine / "bundle.json").read_text()) | {field: name}
+    (mine / "bundle.json").write_text(json.dumps(about))
+    with pytest.raises(BadBundle, match=field):
+        Bundle.open(mine)
+
+
+@pytest.mark.parametrize("listed", ["../x", "/etc/hostname", "revisions/../../x", "", "a\\..\\b"])
+def test_a_bundle_that_lists_a_file_elsewhere_is_refused(mine, listed):
+    about = json.loads((mine / "bundle.json").read_text())
+    (mine / "bundle.json").write_text(json.dumps(about | {"sha256": {listed: "0" * 64}}))
+    with pytest.raises(BadBundle, match="elsewhere"):
+        Bundle.open(mine)
+
+
 @pytest.fixture
 def mine(sealed, tmp_path):
     return shutil.copytree(sealed, tmp_path / "small")
