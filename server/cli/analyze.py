@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -15,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from server.cli.errors import exit_with_error
 from server.cli.options import settings_from_options
 from server.cli.tables import print_table
+from server.cli.terminal import TerminalConsole, escape_controls
 from server.errors import ApiError
 from server.features.analysis_json import analysis_answer, compared_features
 from server.features.read_text import MAX_TOKENS, encode_input, join_chunks, split_context
@@ -27,7 +26,7 @@ from steering.interpret.analysis import analyse
 from steering.model.hooks import read_stream
 from steering.model.passage import Passage, concatenate
 
-console, problems = Console(), Console(stderr=True)
+console, problems = TerminalConsole(), TerminalConsole(stderr=True)
 BARS = " ▁▂▃▄▅▆▇█"
 OF_SPEAKER = 6
 
@@ -56,7 +55,7 @@ def analyze(
     except (SteeringError, OSError) as error:
         exit_with_error(str(error))
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        typer.echo(escape_controls(json.dumps(result, ensure_ascii=False)))
     else:
         _print(result, file, other)
 
@@ -139,11 +138,11 @@ def _print(result: dict[str, Any], file: Path, other: Path | None) -> None:
     speakers = [s for s in result["speakers"] if s]
     who = f", {', '.join(speakers)}" if speakers else ""
     cut = "; the rest was left out" if result["truncated"] else ""
-    console.print(escape(f"{file.name}: {len(result['tokens'])} tokens{who}{cut}"), highlight=False)
+    console.print(f"{file.name}: {len(result['tokens'])} tokens{who}{cut}", highlight=False)
     table = Table("feature", "label", "max", "mean", "tokens", "along the text")
     for f in result["features"]:
         figures = (f"{f['max']:.2f}", f"{f['mean']:.3f}", str(f["count"]), _bar(f["along"]))
-        table.add_row(f["id"], escape(f["label"][:48]), *figures)
+        table.add_row(f["id"], f["label"][:48], *figures)
     print_table(console, table)
     if len(speakers) > 1:
         console.print(_speakers(result, label))
@@ -161,7 +160,7 @@ def _speakers(result: dict[str, Any], label: dict[str, str]) -> Table:
     for who, means in result["speakers"].items():
         best = sorted(((v, f) for f, v in means.items() if v > 0), reverse=True)[:OF_SPEAKER]
         for i, (v, f) in enumerate(best):
-            table.add_row(escape(who) if i == 0 else "", f, escape(label[f][:48]), f"{v:.3f}")
+            table.add_row(who if i == 0 else "", f, label[f][:48], f"{v:.3f}")
     return table
 
 
@@ -176,10 +175,10 @@ def _axes(axes: list[dict[str, Any]]) -> Table:
 
 
 def _print_comparison(compared: list[dict[str, Any]], here: str, there: str) -> Table:
-    table = Table("feature", "label", escape(here), escape(there), "log odds", "sure")
+    table = Table("feature", "label", here, there, "log odds", "sure")
     for d in compared:
         figures = (f"{d['here']:.1%}", f"{d['there']:.1%}", f"{d['log_odds']:+.2f}", f"{d['sure']:.1f}")
-        table.add_row(d["id"], escape(d["label"][:40]), *figures)
+        table.add_row(d["id"], d["label"][:40], *figures)
     return table
 
 

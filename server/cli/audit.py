@@ -4,17 +4,17 @@ from collections import deque
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from server.auth.audit_log import AuditLog, BrokenAuditLog, Head
 from server.cli.errors import exit_with_error
 from server.cli.options import settings_from_options
 from server.cli.store_access import Data, Redis, with_store
+from server.cli.terminal import TerminalConsole
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="The audit log: show it, and verify that it is complete."
 )
-console, problems = Console(), Console(stderr=True)
+console, problems = TerminalConsole(), TerminalConsole(stderr=True)
 
 
 @app.command()

@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from server.cli.errors import errors_exit
 from server.cli.options import Corpus_, settings_from_options
+from server.cli.terminal import TerminalConsole
 from server.jobs.tasks.calibrate import CalibrateConfig, calibrate_bundle
 from steering.catalogue.feature import Feature
 from steering.spec import Preset
 
-console = Console()
+console = TerminalConsole()
 Unused_ = Annotated[list[Path] | None, typer.Option("--text", hidden=True)]
 """Accepted and not used: effects were measured on words of a text once."""
 

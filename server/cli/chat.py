@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.columns import Columns
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Column, Table
+from rich.text import Text
 
 from server.cli.errors import errors_exit, exit_with_error, or_exit
 from server.cli.options import Bundle_, Device_, Model_, settings_from_options
 from server.cli.tables import AsJson, print_list
+from server.cli.terminal import TerminalConsole
 from server.engines.base import EngineFailed
 from server.errors import ApiError, first_validation_error
 from server.runtime.startup import load_served_model
@@ -27,7 +28,7 @@ from steering.catalogue.bundle import Bundle
 from steering.errors import SteeringError
 from steering.spec import Intervention, Preset
 
-console = Console()
+console = TerminalConsole()
 
 
 def chat(
@@ -57,7 +58,7 @@ def chat(
         Columns(
             [
                 Panel(default, title="Default", width=width),
-                Panel(steered, title=preset or "Steered", width=width, border_style="red"),
+                Panel(steered, title=Text(preset or "Steered"), width=width, border_style="red"),
             ]
         )
     )

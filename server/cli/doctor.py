@@ -10,10 +10,10 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from server.cli.options import Bundle_, settings_from_options
+from server.cli.terminal import TerminalConsole
 from server.engines.transformers.engine import TransformersEngine
 from server.safety.policy import Policy
 from server.settings import Settings
@@ -22,7 +22,7 @@ from server.telemetry import logging
 from steering.catalogue.bundle import Bundle
 from steering.safety.probe import Probe
 
-console = Console()
+console = TerminalConsole()
 
 
 def doctor(
@@ -40,10 +40,11 @@ def doctor(
 
 def _check(name: str, check: Callable[[], str]) -> bool:
     try:
-        console.print(f"[green]ok[/]       {name}: {escape(check())}", highlight=False, soft_wrap=True)
+        told = Text.assemble(("ok", "green"), f"       {name}: {check()}")
     except (OSError, ValueError, ImportError) as error:
-        console.print(f"[red]problem[/]  {name}: {escape(str(error))}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("problem", "red"), f"  {name}: {error}"), soft_wrap=True)
         return False
+    console.print(told, soft_wrap=True)
     return True
 
 

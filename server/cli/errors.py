@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import typer
-from rich.console import Console
 
+from server.cli.terminal import TerminalConsole
 from server.store.base import BadStore
 from steering.errors import SteeringError
 
 T = TypeVar("T")
-stderr = Console(stderr=True)
+stderr = TerminalConsole(stderr=True)
 
 
 @contextmanager
@@ -31,5 +31,5 @@ def or_exit(work: Callable[[], T]) -> T:
 
 def exit_with_error(message: str) -> NoReturn:
     """Print the message and exit with code 1."""
-    stderr.print(f"tiller: {message}", highlight=False, markup=False, soft_wrap=True)
+    stderr.print(f"tiller: {message}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)

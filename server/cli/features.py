@@ -8,8 +8,6 @@ from typing import Annotated, Any, TypeVar
 import torch
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -18,6 +16,7 @@ from server import validation
 from server.cli.errors import exit_with_error, or_exit
 from server.cli.options import Corpus_, Text_, settings_from_options
 from server.cli.tables import AsJson, print_list, print_table
+from server.cli.terminal import TerminalConsole
 from server.features.search import Hits, Index, search_features
 from server.jobs.tasks.describe import DescribeConfig, describe_features
 from server.jobs.tasks.label import LabelConfig, label_features, llm_client_from_settings
@@ -34,7 +33,7 @@ from steering.model.input_embeddings import read_input_embeddings
 from steering.model.passage import Passage, chat_passage, text_passage
 
 T = TypeVar("T")
-console = Console()
+console = TerminalConsole()
 DETAIL_FIELDS = {"examples", "samples", "histogram", "top_logits"}
 """Fields of a single feature that lists leave out, as the HTTP API does."""
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json.")]
@@ -94,7 +93,7 @@ def label(
     for f in [f for f in found.features if f.label][:20]:
         s = f.label_scores
         shown = [s.detection, s.fuzzing, s.control, s.specificity] if s else [None] * 4
-        table.add_row(f.id, escape(f.label[:70]), *("" if v is None else f"{v:.2f}" for v in shown))
+        table.add_row(f.id, f.label[:70], *("" if v is None else f"{v:.2f}" for v in shown))
     print_table(console, table)
     _print_figures(found.figures)
 
@@ -114,7 +113,7 @@ def map_(
     drawn = or_exit(lambda: map_bundle(_settings(bundle, None), MapConfig.model_validate({"method": method}).method))
     table = Table("cluster", "features")
     for c in drawn.about.clusters:
-        table.add_row(escape(c.name), str(c.size))
+        table.add_row(c.name, str(c.size))
     print_table(console, table)
     console.print(f"{len(drawn.points)} features by {drawn.about.method}")
 
@@ -165,7 +164,7 @@ def features(
     for f, score in hits[:limit]:
         table.add_row(
             f.id,
-            escape(f.label),
+            f.label,
             "" if score is None else f"{score:.2f}",
             f"{f.density:.2%}",
             f"{f.typical_max:.2f}",

@@ -6,14 +6,14 @@ from typing import Annotated, TypeVar
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.cli.errors import or_exit
 from server.cli.options import settings_from_options
+from server.cli.terminal import TerminalConsole
 from server.sae.corpus import read_texts
 from server.sae.model_loading import load_model
 from steering.catalogue.bundle import Bundle
@@ -29,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Train and test the probe that guards replies; see docs/guides/guards.md.",
 )
-console = Console()
+console = TerminalConsole()
 
 Bundle_ = Annotated[
     Path | None,
@@ -81,7 +81,7 @@ def train_(
         return probe
 
     console.print(_card(or_exit(work)))
-    console.print(f"written to {escape(str(out))}; on other texts it will do worse: keep some aside and test them")
+    console.print(f"written to {out}; on other texts it will do worse: keep some aside and test them")
 
 
 @app.command("read")
@@ -108,8 +108,8 @@ def test_texts(
             most = int(scores.argmax()) if len(scores) else 0
             context = tokenizer.decode(list(ids[start : start + most + 1])[-6:]) if len(scores) else ""
             score = float(scores.max()) if len(scores) else 0.0
-            verdict = "[red]forbidden" if score > found.card.threshold else "benign"
-            table.add_row(f"{score:.3f}", verdict, escape(str(context)), escape(_excerpt(one)))
+            verdict = Text("forbidden", style="red") if score > found.card.threshold else Text("benign")
+            table.add_row(f"{score:.3f}", verdict, str(context), _excerpt(one))
         return table
 
     console.print(or_exit(work))
@@ -127,7 +127,7 @@ def _streams(
 def _card(probe: Probe) -> Table:
     c, table = probe.card, Table("probe", "")
     auroc = f"{c.auroc.value:.3f} ({c.auroc.low:.3f} … {c.auroc.high:.3f})"
-    table.add_row("reads", f"{c.hook} of {escape(c.model)}")
+    table.add_row("reads", f"{c.hook} of {c.model}")
     table.add_row("learnt from", f"{c.forbidden} forbidden texts, {c.benign} benign")
     table.add_row("held out", f"{c.held_out_forbidden} forbidden, {c.held_out_benign} benign")
     table.add_row("AUROC there", auroc)

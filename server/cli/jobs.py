@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from server.cli.errors import or_exit
 from server.cli.options import settings_from_options
 from server.cli.tables import AsJson, print_list
+from server.cli.terminal import TerminalConsole
 from server.jobs.queue import JobQueue
 from server.schemas.jobs import ENDED, Job
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Background jobs: submit, list, follow, pause and cancel."
 )
-console = Console()
+console = TerminalConsole()
 Data = Annotated[Path | None, typer.Option("--data-dir", envvar="TILLER_DATA_DIR", help="The server's data directory.")]
 Id = Annotated[str, typer.Argument(help="A job's id, job_….")]
 
@@ -50,7 +50,7 @@ def watch(job_id: Id, data_dir: Data = None) -> None:
             after = event["id"]
             data = {k: round(v, 4) if isinstance(v, float) else v for k, v in event["data"].items() if k != "at"}
             line = data.get("line") or " ".join(f"{k}={v}" for k, v in data.items())
-            console.print(f"{event['event']:6} {line}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{event['event']:6} {line}", highlight=False, soft_wrap=True)
         if job.state in ENDED:
             raise typer.Exit(0 if job.state == "succeeded" else 1)
         time.sleep(0.3)

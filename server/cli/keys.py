@@ -5,7 +5,6 @@ from typing import Annotated, get_args
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Column, Table
 
 from server.auth.keyring import end_sessions
@@ -13,12 +12,13 @@ from server.auth.keys import KeyRequest, new_key
 from server.cli.errors import exit_with_error
 from server.cli.store_access import Data, Redis, with_store, write_audit
 from server.cli.tables import AsJson, print_list
+from server.cli.terminal import TerminalConsole
 from server.store.base import Store
 from server.store.models import RateLimits, Role
 from server.validation import first_error
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="API keys: create, list and delete.")
-console, problems = Console(), Console(stderr=True)
+console, problems = TerminalConsole(), TerminalConsole(stderr=True)
 Count = Annotated[int | None, typer.Option(help="Replaces the role's limit.")]
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from server.cli.terminal import TerminalConsole
 from server.version import VERSION, git_commit
 
 Command = TyperCommand | TyperGroup
@@ -112,7 +112,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        Console().print(" ".join(filter(None, ("tiller", VERSION, git_commit()))), highlight=False)
+        TerminalConsole().print(" ".join(filter(None, ("tiller", VERSION, git_commit()))), highlight=False)
         raise typer.Exit
 
 

@@ -3,15 +3,15 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from server.cli.errors import exit_with_error, or_exit
 from server.cli.options import Bundle_, settings_from_options
+from server.cli.terminal import TerminalConsole
 from steering.catalogue.bundle import read_info
 from steering.model.package import ModelPackage
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The bundle's model: fetch it, print its path.")
-console = Console()
+console = TerminalConsole()
 
 
 @app.command()

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from rich.console import Console
 
+from server.cli.terminal import TerminalConsole
 from server.settings import BadSettings, Settings, bundle_folder, flag, is_secret, load_settings, variable
 
-problems = Console(stderr=True)
+problems = TerminalConsole(stderr=True)
 Bundle_ = Annotated[
     Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, presets.")
 ]
@@ -66,7 +66,7 @@ def settings_from_options(**given: object) -> Settings:
     try:
         return load_settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v != []})
     except BadSettings as error:
-        problems.print(f"tiller: {error}", highlight=False, markup=False, soft_wrap=True)
+        problems.print(f"tiller: {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from server.cli.errors import errors_exit
 from server.cli.options import settings_from_options
 from server.cli.store_access import write_audit
 from server.cli.tables import AsJson, print_list
+from server.cli.terminal import TerminalConsole
 from server.sae.served_revision import open_revisions, revision_setting
 from server.store.base import Store
 from server.store.factory import open_store
 from steering.catalogue.revisions import Revisions
 from steering.errors import BadBundle, SteeringError
 
-console = Console()
+console = TerminalConsole()
 FIELDS = {"bundle", "parent", "created", "model", "hook", "d_in", "d_sae", "figures"}
 """Fields of a manifest that lists show."""
 Bundle_ = Annotated[Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="The bundle's folder.")]

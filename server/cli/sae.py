@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -16,6 +15,7 @@ from server.cli import revisions
 from server.cli.errors import errors_exit
 from server.cli.options import ShippedBundle
 from server.cli.tables import print_table
+from server.cli.terminal import TerminalConsole
 from server.sae.evaluation import EvaluationInputs, evaluation_figures, length_ratio, read_sae, same_after_round_trip
 from server.sae.hub import resolve_sae_files
 from server.sae.model_loading import resolve_device
@@ -38,7 +38,7 @@ app = typer.Typer(
 )
 app.command()(revisions.revisions)
 app.command()(revisions.rollback)
-console, problems = Console(), Console(stderr=True)
+console, problems = TerminalConsole(), TerminalConsole(stderr=True)
 
 Place = Annotated[str, typer.Argument(help="Folder, file, or hub id such as org/name/folder.")]
 Text = Annotated[

@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from server.cli.errors import exit_with_error
 from server.cli.store_access import Data, Redis, with_store, write_audit
+from server.cli.terminal import TerminalConsole
 from server.store import backup as document
 from server.store.base import BadStore, Conflict, Store
 from server.store.models import Record
 from steering.files import atomic_draft
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Back up the store, and restore it.")
-console = Console()
+console = TerminalConsole()
 File = Annotated[Path, typer.Argument(help="A file with lines of JSON.")]
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from server.cli.terminal import escape_controls
+
 READABLE = 24
 """Minimum width of the widest column; below it a table is printed as lines."""
 
@@ -22,7 +24,7 @@ AsJson = Annotated[
 def print_list(console: Console, table: Table, rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     """Print a table, or the `rows` that it shows as a JSON array."""
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        typer.echo(escape_controls(json.dumps(rows, ensure_ascii=False)))
     else:
         print_table(console, table)
 
@@ -54,7 +56,7 @@ def fits(table: Table, width: int) -> bool:
 
 
 def _text(cell: object) -> Text:
-    return cell if isinstance(cell, Text) else Text.from_markup(str(cell))
+    return cell if isinstance(cell, Text) else Text(str(cell))
 
 
 def _plain(cell: object) -> str:

@@ -6,14 +6,13 @@ from typing import Annotated, TypeVar
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from server.cli.errors import or_exit
 from server.cli.options import settings_from_options
 from server.cli.tables import print_table
+from server.cli.terminal import TerminalConsole
 from server.features.read_text import encode_prompt
 from server.sae.corpus import read_texts, tokenize_texts
 from server.sae.model_loading import load_model
@@ -33,7 +32,7 @@ LONGEST = 512
 AT_ONCE = 64
 UNEVEN = 1.2
 """Ratio of the sides' mean document lengths above which a warning is printed."""
-console = Console()
+console = TerminalConsole()
 
 Bundle_ = Annotated[
     Path | None, typer.Option("--bundle", envvar="TILLER_BUNDLE", help="Folder with bundle.json: model, SAE, labels.")
@@ -114,9 +113,7 @@ def attribute(
             feature = opened.features[c.row]
             lost = "" if c.ablation is None else f"{c.ablation:+.3f}"
             on = repr(str(tokenizer.decode([ids[c.peak]])))
-            table.add_row(
-                feature.id, escape(feature.label[:48]), f"{c.attribution:+.3f}", lost, f"{c.activation:.1f}", escape(on)
-            )
+            table.add_row(feature.id, feature.label[:48], f"{c.attribution:+.3f}", lost, f"{c.activation:.1f}", on)
         print_table(console, table)
         beside = "" if found.against is None else f" rather than {str(tokenizer.decode([found.against]))!r}"
         console.print(
@@ -149,7 +146,7 @@ def diff(
         for f in found.discoveries[:top]:
             feature = opened.features[f.row]
             row = (f"{f.a:.2%}", f"{f.b:.2%}", f"{f.up}, {f.down}", f"{f.q:.1g}")
-            table.add_row(feature.id, escape(feature.label[:48]), *row)
+            table.add_row(feature.id, feature.label[:48], *row)
         print_table(console, table)
         console.print(
             f"{len(found.discoveries)} of {len(found.features)} features have changed over {found.documents} documents, at a "
@@ -188,7 +185,7 @@ def _print_separating(title: str, features: Sequence[Separating], opened: Bundle
     for f in features:
         feature = opened.features[f.row]
         figures = (f"{f.a:.0%}", f"{f.b:.0%}", f"{f.log_odds:+.2f}", f"{f.effect:+.2f}", f"{f.q:.1g}")
-        table.add_row(feature.id, escape(feature.label[:48]), *figures, "✓" if f.discovery else "")
+        table.add_row(feature.id, feature.label[:48], *figures, "✓" if f.discovery else "")
     return table
 
 

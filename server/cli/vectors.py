@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import torch
 import typer
-from rich.console import Console
 
 from server.cli.errors import errors_exit, exit_with_error, or_exit
 from server.cli.options import Bundle_, Model_, settings_from_options
 from server.cli.store_access import Data, Redis, with_store, write_audit
+from server.cli.terminal import TerminalConsole
 from server.sae.model_loading import load_model, measuring_dtype
 from server.settings import Settings
 from server.store.base import Conflict, Store
@@ -33,7 +33,7 @@ from steering.spec import VECTOR, VECTOR_NAME, Vector
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Control vectors: import and export steering directions."
 )
-console = Console()
+console = TerminalConsole()
 User = Annotated[
     str | None,
     typer.Option(
