@@ -52,7 +52,8 @@ async def generate(engine: TransformersEngine, wanted: Generation) -> Said:
     pieces = [p async for p in engine.generate(wanted)]
     tops = [t.top for p in pieces for t in p.logprobs]
     ids = tuple(i for p in pieces for i in p.ids)
-    return Said(ids, tuple(top[0].logprob - top[1].logprob for top in tops))
+    gaps = ((top[0].logprob or 0.0) - (top[1].logprob or 0.0) for top in tops)  # only a prompt's first token has none
+    return Said(ids, tuple(gaps))
 
 
 async def together(engine: TransformersEngine, wanted: list[Generation], at_once: int) -> list[Said]:

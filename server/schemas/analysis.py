@@ -125,10 +125,7 @@ DOCUMENTS = 1000
 """Maximum number of documents per side."""
 
 
-Sample = (
-    Annotated[str, Field(min_length=1)]
-    | Annotated[list[MessageInput], Field(min_length=1, max_length=2000)]
-)
+Sample = Annotated[str, Field(min_length=1)] | Annotated[list[MessageInput], Field(min_length=1, max_length=2000)]
 """A text, or the messages of a chat."""
 
 

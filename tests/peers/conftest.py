@@ -2,4 +2,6 @@
 
 from importlib.util import find_spec
 
-collect_ignore_glob = [] if all(map(find_spec, ("sae_lens", "dictionary_learning", "sparsify", "steering_vectors"))) else ["test_*.py"]
+collect_ignore_glob = (
+    [] if all(map(find_spec, ("sae_lens", "dictionary_learning", "sparsify", "steering_vectors"))) else ["test_*.py"]
+)

@@ -72,9 +72,7 @@ def test_dose_one_is_measured_and_a_larger_one_changes_more(made, tiller):
     assert held.snapshot.measured
     assert held.snapshot.knots[-1] == (1.0, pytest.approx(told["dose"], rel=1e-3))
     tokenizer = small_bundle.tokenizer()
-    stage = prepare_rollouts(
-        small_bundle.model(len(tokenizer)), tokenizer, "layers.1", QUESTIONS[:4], where=ASSISTANT
-    )
+    stage = prepare_rollouts(small_bundle.model(len(tokenizer)), tokenizer, "layers.1", QUESTIONS[:4], where=ASSISTANT)
     push = pushes_along(as_vector(held.snapshot.direction, small_bundle.WIDTH))
     there, beyond = stage.run([push(told["dose"]), push(2.0 * told["dose"])])
     assert float(beyond.kl.mean()) > float(there.kl.mean()) > 0

@@ -12,7 +12,9 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 collect_ignore = (
-    [] if find_spec("vllm") else [f"test_{n}.py" for n in ("architectures", "engine", "preemption", "prompt_scores", "serve")]
+    []
+    if find_spec("vllm")
+    else [f"test_{n}.py" for n in ("architectures", "engine", "preemption", "prompt_scores", "serve")]
 )
 HOOKS = ("layers.1", "layers.2")
 """Both are read by the same small SAE."""
