@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.errors import DRAINING, LOADING, to_api_error
 from server.api.middleware.head import answer_head
+from server.api.middleware.security_headers import add_security_headers
 from server.errors import ApiError
 from server.settings import LOOPBACK, Settings
 from server.telemetry import metrics
@@ -43,7 +44,9 @@ class GatewayMiddleware:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = request_id
+                add_security_headers(answered, scope["path"])
                 _count_request(scope, message["status"], time.perf_counter() - came)
             await send(message)
 
