@@ -63,7 +63,7 @@ class Store(Protocol):
         `based_on` is not the stored version."""
         ...
 
-    async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
+    async def delete_preset(self, preset_id: str, tenant: str = "", *, seen: Preset | None = None) -> bool:
         """Delete a preset; whether it existed."""
         ...
 

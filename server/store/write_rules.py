@@ -26,11 +26,16 @@ def sorted_presets(presets: Iterable[Preset]) -> list[Preset]:
     return sorted(presets, key=lambda p: (p.name.lower(), p.id))
 
 
-def saved_preset(held: int, preset: Preset, *, based_on: int | None) -> Preset:
-    """The preset as saved over version `held`, 0 if there is none. Raises Conflict."""
-    if based_on is not None and based_on != held:
-        raise Conflict(f"preset {preset.id!r} is at version {held}, not {based_on}")
-    return preset.model_copy(update={"version": held + 1, "updated": int(time.time()), "readonly": False})
+def saved_preset(held: Preset | None, preset: Preset, *, based_on: int | None) -> Preset:
+    """The preset as saved over the one that is `held`. Raises Conflict, also if that has another owner: whoever may replace
+    it was looked up before, and another one may have come since.
+    """
+    version = held.version if held else 0
+    if based_on is not None and based_on != version:
+        raise Conflict(f"preset {preset.id!r} is at version {version}, not {based_on}")
+    if held and held.owner != preset.owner:
+        raise Conflict(f"preset {preset.id!r} was saved by somebody else in this moment")
+    return preset.model_copy(update={"version": version + 1, "updated": int(time.time()), "readonly": False})
 
 
 def restored_preset(held: Preset | None, preset: Preset) -> tuple[Preset, Restored]:
@@ -85,7 +90,7 @@ def is_of(user: str, person: str) -> bool:
     return user == person or user.startswith(f"{person}/")
 
 
-def is_owned(body: str, tenant: str, owner: str) -> bool:
+def is_owned(body: str, tenant: str, owner: str | None) -> bool:
     """Whether a stored preset belongs to this owner."""
     preset = json.loads(body)
     return (preset.get("tenant", ""), preset.get("owner")) == (tenant, owner)

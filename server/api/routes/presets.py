@@ -104,7 +104,7 @@ async def delete_preset(request: Request, preset_id: str) -> Deleted:
     if held and held.tenant == "" and preset_id in await default_preset_ids(served):
         said = f"{preset_id!r} is the default preset; set another default first, or none"
         raise ApiError(409, said, code="preset_in_use", param="id")
-    if held is None or not await served.store.delete_preset(preset_id, held.tenant):
+    if held is None or not await served.store.delete_preset(preset_id, held.tenant, seen=held):
         raise _not_found(preset_id)
     await write_audit(request, "preset deleted", preset=pseudonym(preset_id))
     return Deleted(id=preset_id, object="preset", deleted=True)

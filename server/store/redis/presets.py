@@ -27,7 +27,7 @@ class Presets(Connection):
         async def save(pipe: Pipeline) -> Preset:
             place = write_rules.place_of(preset.id, preset.tenant)
             body = await answer(pipe.hget(PRESETS, place))
-            held = Preset.model_validate_json(body).version if body else 0
+            held = Preset.model_validate_json(body) if body else None
             saved = write_rules.saved_preset(held, preset, based_on=based_on)
             pipe.multi()
             pipe.hset(PRESETS, place, saved.model_dump_json())
@@ -35,6 +35,16 @@ class Presets(Connection):
 
         return await self._change(save, PRESETS)
 
-    async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
-        """Delete a preset; whether it existed."""
-        return await self._ask(self._redis.hdel(PRESETS, write_rules.place_of(preset_id, tenant))) > 0
+    async def delete_preset(self, preset_id: str, tenant: str = "", *, seen: Preset | None = None) -> bool:
+        """Delete a preset, if it still has the owner of the one that was `seen`; whether it existed."""
+
+        async def delete(pipe: Pipeline) -> bool:
+            place = write_rules.place_of(preset_id, tenant)
+            body = await answer(pipe.hget(PRESETS, place))
+            found = bool(body) and not (seen and not write_rules.is_owned(body, seen.tenant, seen.owner))
+            pipe.multi()
+            if found:
+                pipe.hdel(PRESETS, place)
+            return found
+
+        return await self._change(delete, PRESETS)

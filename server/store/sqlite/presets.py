@@ -27,17 +27,25 @@ class Presets(Connection):
 
         def save(db: sqlite3.Connection) -> Preset:
             place = write_rules.place_of(preset.id, preset.tenant)
-            row = db.execute("SELECT version FROM presets WHERE id = ?", (place,)).fetchone()
-            saved = write_rules.saved_preset(row[0] if row else 0, preset, based_on=based_on)
+            row = db.execute("SELECT body FROM presets WHERE id = ?", (place,)).fetchone()
+            held = Preset.model_validate_json(row[0]) if row else None
+            saved = write_rules.saved_preset(held, preset, based_on=based_on)
             put_preset(db, saved)
             return saved
 
         return await self._run(save)
 
-    async def delete_preset(self, preset_id: str, tenant: str = "") -> bool:
-        """Delete a preset; whether it existed."""
-        place = (write_rules.place_of(preset_id, tenant),)
-        return await self._run(lambda db: db.execute("DELETE FROM presets WHERE id = ?", place).rowcount > 0)
+    async def delete_preset(self, preset_id: str, tenant: str = "", *, seen: Preset | None = None) -> bool:
+        """Delete a preset, if it still has the owner of the one that was `seen`; whether it existed."""
+
+        def delete(db: sqlite3.Connection) -> bool:
+            place = (write_rules.place_of(preset_id, tenant),)
+            row = db.execute("SELECT body FROM presets WHERE id = ?", place).fetchone()
+            if not row or (seen and not write_rules.is_owned(row[0], seen.tenant, seen.owner)):
+                return False
+            return db.execute("DELETE FROM presets WHERE id = ?", place).rowcount > 0
+
+        return await self._run(delete)
 
 
 def put_preset(db: sqlite3.Connection, preset: Preset) -> None:

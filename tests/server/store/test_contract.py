@@ -54,6 +54,16 @@ async def test_a_stale_write_is_a_conflict_and_changes_nothing(store):
     assert await store.presets() == [saved]
 
 
+async def test_a_preset_that_somebody_else_saved_meanwhile_is_neither_replaced_nor_deleted(store, another):
+    theirs = await another.save_preset(preset("A", owner="bob"))
+    with pytest.raises(Conflict, match="somebody else"):
+        await store.save_preset(preset("A", owner="ada"))
+    assert not await store.delete_preset("a", seen=preset("A", owner="ada"))
+    assert await store.preset("a") == theirs
+    assert (await store.save_preset(preset("A", owner="bob", description="two"))).version == 2
+    assert await store.delete_preset("a", seen=theirs)
+
+
 async def test_a_deleted_preset_is_gone_once(store, another):
     await store.save_preset(preset("A"))
     assert (await another.delete_preset("a"), await store.delete_preset("a")) == (True, False)
