@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
+from server.engines.base import EngineFailed
 from steering.model.chat_template import EncodedChat, Message, encode_chat
 
 
@@ -11,6 +12,16 @@ class ChatTokenizer:
     """Part of an engine that needs its tokenizer only."""
 
     tokenizer: PreTrainedTokenizerFast
+    vocab_size: int
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise EngineFailed for token ids that the embedding has no row for: tokenizers may have more tokens than it."""
+        outside = next((i for i in ids if not 0 <= i < self.vocab_size), None)
+        if outside is not None:
+            raise EngineFailed(
+                f"the text has the token {outside}, outside of the model's vocabulary of {self.vocab_size}: the tokenizer "
+                "has tokens that the model was not made for"
+            )
 
     def encode_chat(self, messages: list[Message], *, continue_final_message: bool = False) -> EncodedChat:
         """Render a chat up to the start of the assistant's reply, or to the end of its last message. Raises BadChat."""

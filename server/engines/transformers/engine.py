@@ -119,6 +119,7 @@ class TransformersEngine(ChatTokenizer):
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it failed."""
+        self.check_ids(request.ids)
         sequence = Sequence_.begin(request, self._vocabulary, self.device)
         with self._wake:
             if self._closed:
@@ -141,6 +142,7 @@ class TransformersEngine(ChatTokenizer):
 
     async def logprobs_unsteered(self, ids: Sequence[int], start: int) -> list[float]:
         """Log-probability of each of `ids[start:]` under the unsteered model."""
+        self.check_ids(ids)
 
         def score() -> list[float]:
             tokens = torch.tensor([list(ids)], device=self.device)
@@ -151,6 +153,8 @@ class TransformersEngine(ChatTokenizer):
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
         """Unsteered residual stream of each text at a hook point, `[time, d_in]`; later layers do not run."""
+        for ids in texts:
+            self.check_ids(ids)
         found: dict[int, Tensor] = {}
         for group in _group_by_length(texts):  # other replies proceed between two groups
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from server.engines.base import EngineFailed, FinishReason, Generation, ScoredToken, TextPiece
+from server.engines.base import FinishReason, Generation, ScoredToken, TextPiece
 from server.engines.detokenizer import Detokenizer
 from server.engines.token_text import TokenSpeller
 from server.engines.transformers.mailbox import Listener
@@ -79,11 +79,9 @@ class Sequence_:
 
     @staticmethod
     def begin(request: Generation, vocabulary: Vocabulary, device: torch.device) -> "Sequence_":
-        """A sequence without output. Raises EngineFailed for a prompt that the embedding has no row for."""
+        """A sequence without output."""
         sampling = request.sampling
         before = () if request.text_from is None else request.ids[request.text_from :]
-        if not all(0 <= i < vocabulary.size for i in request.ids):
-            raise EngineFailed(f"the prompt has a token outside of the model's vocabulary of {vocabulary.size}")
         tokenizer, include = vocabulary.tokenizer, sampling.include_stop_str_in_output
         text = Detokenizer(tokenizer, sampling.stop, include_stop=include, before=before)
         draw = Sampler.begin(sampling, request.ids, vocabulary.size, device)

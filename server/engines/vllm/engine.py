@@ -114,6 +114,7 @@ class VLLMEngine(ChatTokenizer):
 
     async def generate(self, request: Generation) -> AsyncGenerator[TextPiece, None]:
         """Generate one sequence, piece by piece. Raises Overloaded if the queue is full, EngineFailed if it failed."""
+        self.check_ids(request.ids)
         if self._closed:
             raise EngineFailed("the server is shutting down")
         if self._open >= self._seats + self._queue:
@@ -159,6 +160,7 @@ class VLLMEngine(ChatTokenizer):
         """Log-probability of each of `ids[start:]` under the unsteered model."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
+        self.check_ids(ids)
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         found: list[Any] = []
         async with aclosing(self._stream(ids, params, "", f"p{next(self._numbers)}")) as outputs:
@@ -168,6 +170,8 @@ class VLLMEngine(ChatTokenizer):
 
     async def record(self, texts: Sequence[Sequence[int]], hook: str) -> list[Tensor]:
         """Unsteered residual stream of each text at a hook point, `[time, d_in]`."""
+        for ids in texts:
+            self.check_ids(ids)
         return list(await asyncio.gather(*(self._take_recorded(ids, hook, {}) for ids in texts)))
 
     async def with_model(self, work: Callable[[PreTrainedModel], T]) -> T:  # noqa: ARG002

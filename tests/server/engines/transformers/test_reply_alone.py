@@ -94,6 +94,10 @@ async def test_a_token_outside_the_embedding_is_refused_before_it_reaches_the_ba
     fine = asyncio.create_task(text_of(engine, request(engine)))
     with pytest.raises(EngineFailed, match="outside of the model's vocabulary"):
         await text_of(engine, Generation((1, outside), (False, False), False))
+    with pytest.raises(EngineFailed, match="outside of the model's vocabulary"):
+        await engine.record([(1, 2), (1, outside)], "layers.1")
+    with pytest.raises(EngineFailed, match="outside of the model's vocabulary"):
+        await engine.logprobs_unsteered((1, outside), 1)
     assert await fine
 
 

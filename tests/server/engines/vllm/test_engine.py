@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from server.engines.base import Generation, Sampling
+from server.engines.base import EngineFailed, Generation, Sampling
 from steering.edits import ResolvedIntervention, compile_edit
 from steering.model.chat_template import special_ids
 from steering.model.hooks import read_stream, steer
@@ -64,6 +64,18 @@ async def test_batch_of_different_specs_says_what_transformers_says(engine, mode
     ]
     told = await asyncio.gather(*(said(engine, g) for g in wanted))
     assert [ids for ids, _ in told] == [by_the_book(model, g) for g in wanted]
+
+
+@pytest.mark.parametrize("outside", [10**6, -1])
+async def test_a_token_outside_the_embedding_is_refused_before_it_reaches_vllm(engine, model, outside):
+    fine = request(engine, LONG, SPECS[0])
+    with pytest.raises(EngineFailed, match=r"outside of the model's vocabulary"):
+        await said(engine, replace(fine, ids=(1, outside), steered=(False, False)))
+    with pytest.raises(EngineFailed, match=r"outside of the model's vocabulary"):
+        await engine.record([(1, outside)], "layers.1")
+    with pytest.raises(EngineFailed, match=r"outside of the model's vocabulary"):
+        await engine.logprobs_unsteered((1, outside), 1)
+    assert (await said(engine, fine))[0] == by_the_book(model, fine)
 
 
 async def test_scopes_steer_what_they_say(engine, model):
