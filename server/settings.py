@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """API key with the role `admin`, at least 32 characters, that is not stored: the first key of a server that other machines can reach."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may call the API from a browser (CORS), such as `https://app.example`; if there are keys, requests need one."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies before the server, such as `10.0.0.0/8`: their `X-Forwarded-For` says where a sign-in comes from."""
     default_preset: str | None = None
     """Preset that is applied where a request names none; `/v1/me` and every reply report it."""
     policy: Path | None = None

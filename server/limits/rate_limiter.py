@@ -76,12 +76,8 @@ class RateLimiter:
             await self._left_when_paid(caller.key, RateLimitItemPerMinute(caller.limits.tokens))
 
     async def count_sign_in(self, where: str) -> None:
-        """Count an attempt to sign in. Raises ApiError."""
+        """Count a wrong try to sign in. Raises ApiError."""
         await self._hit(SIGN_INS, "sign-ins", where, "10 tries a minute")
-
-    async def reset_sign_ins(self, where: str) -> None:
-        """The key was valid: reset the count of attempts, since many users may share one address."""
-        await self._counted(lambda counts: counts.clear(SIGN_INS, "sign-ins", where))
 
     async def check_budget(self, caller: Caller) -> None:
         """Raise ApiError if no token is left in this minute, beyond the debt and the tokens that

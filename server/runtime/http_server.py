@@ -37,7 +37,15 @@ class HttpServer(uvicorn.Server):
         # asyncio accepts up to `backlog` connections at once, and a process that accepts all leaves
         # the others idle.
         backlog = 1 if shared else BACKLOG
-        more = {"log_config": None, "log_level": "warning", "timeout_graceful_shutdown": 8, "backlog": backlog}
+        more: dict[str, Any] = {
+            "log_config": None,
+            "log_level": "warning",
+            "timeout_graceful_shutdown": 8,
+            "backlog": backlog,
+        }
+        if settings := getattr(application.state, "settings", None):  # anybody can send the proxies' headers
+            more["proxy_headers"] = bool(settings.trusted_proxies)
+            more["forwarded_allow_ips"] = list(settings.trusted_proxies)
         super().__init__(uvicorn.Config(application, **more, **config))
         self._application, self._shared, self._drain_seconds = application, shared, drain_seconds
         self._told: float | None = None

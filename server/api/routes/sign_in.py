@@ -31,15 +31,14 @@ async def sign_in(request: Request) -> Response:
     if state.served_model is None:
         return _page("The model is loading; try again in a moment.", 503)
     where = request.client.host if request.client else ""
-    try:
-        await state.rate_limiter.count_sign_in(where)
-    except ApiError as error:
-        return _page(f"Too many tries. {error.message.partition('; ')[2].capitalize()}.", 429, error.headers)
     secret = parse_qs(form.decode("utf-8", "replace")).get("key", [""])[0].strip()
     session = await state.keyring.create_session(state.served_model.store, secret) if secret else None
-    if session is None:
+    if session is None:  # only wrong tries are limited: many people may come from one address, such as a proxy's
+        try:
+            await state.rate_limiter.count_sign_in(where)
+        except ApiError as error:
+            return _page(f"Too many tries. {error.message.partition('; ')[2].capitalize()}.", 429, error.headers)
         return _page("This key is not known here, or has expired.", 401)
-    await state.rate_limiter.reset_sign_ins(where)
     answer = RedirectResponse("./", 303)
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
     answer.set_cookie(COOKIE, session, max_age=86_400 * SESSION_DAYS, httponly=True, samesite="strict", secure=secure)

@@ -233,6 +233,15 @@ def test_a_browser_signs_in_and_out_with_the_same_key(guarded, admin):
         assert browser.get("/v1/me").status_code == 401
 
 
+def test_the_right_key_is_let_in_after_any_number_of_wrong_ones(guarded, admin):
+    key = made(admin, "behind-a-proxy")
+    with httpx.Client(base_url=guarded[0]) as browser:
+        wrong = [browser.post("/sign-in", data={"key": "sk-tiller-wrong"}).status_code for _ in range(12)]
+        assert wrong[-1] == 429
+        assert browser.post("/sign-in", data={"key": key["secret"]}).status_code == 303
+        assert browser.post("/sign-in", data={"key": "sk-tiller-wrong"}).status_code == 429
+
+
 def test_a_forged_cookie_is_nobodys(guarded):
     with httpx.Client(base_url=guarded[0], cookies={"tiller_session": "ImtleV8xIg.aaaa.bbbb"}) as browser:
         assert browser.get("/v1/me").status_code == 401
