@@ -66,18 +66,37 @@ class JobQueue:
             config=checked,
             tenant=tenant,
             owner=owner,
-            created=time.time(),
+            created=self.now(),
         )
         if key:
-            place = "/".join(filter(None, (*by, key)))  # the existence of another owner's job is not disclosed
-            self.huey.storage.put_if_empty(f"key:{place}", job.id.encode())
-            first = _text(self.huey.storage.peek_data(f"key:{place}"))
-            if first != job.id:
-                return self.get(first)
+            place = f"key:{json.dumps([*by, key])}"  # the existence of another owner's job is not disclosed
+            self.save(job)  # before the key, which belongs to nobody once its job is not there
+            if first := self._first_of(place, job.id):
+                self.huey.storage.pop_data(f"job:{job.id}")
+                return first
         self.save(job)
         self.add_event(job.id, "state", {"state": "queued"})
         self.begin(job.id)
         return job
+
+    def _first_of(self, place: str, job_id: str) -> Job | None:
+        """The job that a key was used for; None if it is this one's from now on, as it is where that job was deleted."""
+        while not self.huey.storage.put_if_empty(place, job_id.encode()):
+            held = _text(self.huey.storage.peek_data(place))
+            if held == job_id:
+                break
+            if self._exists(held):
+                return self.get(held)
+            self.huey.storage.pop_data(place)
+        return None
+
+    def _exists(self, job_id: str) -> bool:
+        return isinstance(self.huey.storage.peek_data(f"job:{job_id}"), bytes)
+
+    def now(self) -> float:
+        """The time by the store's clock, where it has one: those of several machines differ."""
+        clock = getattr(self.huey.storage, "now", None)
+        return clock() if clock else time.time()
 
     def get(self, job_id: str) -> Job:
         """One job. Raises BadJob for an unknown id."""
@@ -144,6 +163,9 @@ class JobQueue:
         """Delete every trace of a job, and its files."""
         for key in ("job", "cancel", "pause", "resting", "lease", "erase"):
             self.huey.storage.pop_data(f"{key}:{job_id}")
+        for name, held in self.huey.storage.result_items().items():
+            if _text(name).startswith("key:") and held == job_id.encode():
+                self.huey.storage.pop_data(_text(name))
         shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
     def erase_given(self, names: Collection[str], *, theirs: Callable[[Job], bool]) -> int:

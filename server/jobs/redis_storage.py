@@ -29,6 +29,11 @@ class RedisJobStorage(RedisStorage):
         self.redis_client = Client
         super().__init__(name, connection_pool=pool, **more)
 
+    def now(self) -> float:
+        """Redis' own clock, in seconds since 1970."""
+        seconds, micros = self.conn.time()
+        return float(seconds) + float(micros) / 1e6
+
     def pop_data(self, key: str) -> Any:  # noqa: ANN401 - huey's own
         """Remove and return a value; only the caller that deletes it gets it."""
         held = self.peek_data(key)

@@ -72,7 +72,7 @@ class Runner:
         for job in self.jobs.all():
             if self._leased(job.id):
                 continue
-            lost = job.state == "queued" and job.id not in waiting and time.time() - job.created > LEASE
+            lost = job.state == "queued" and job.id not in waiting and self.jobs.now() - job.created > LEASE
             if job.state == "running" or lost:
                 self.jobs.save(job.model_copy(update={"state": "queued"}))
                 self.jobs.begin(job.id)
@@ -205,11 +205,11 @@ class Runner:
         (self.jobs.folder / job.id / GIVEN_FILE).unlink(missing_ok=True)  # whatever the result
 
     def _lease(self, job_id: str) -> None:
-        self.jobs.huey.storage.put_data(f"lease:{job_id}", str(time.time()).encode())
+        self.jobs.huey.storage.put_data(f"lease:{job_id}", str(self.jobs.now()).encode())
 
     def _leased(self, job_id: str) -> bool:
         held = self.jobs.huey.storage.peek_data(f"lease:{job_id}")
-        return isinstance(held, bytes) and time.time() - float(held) < LEASE
+        return isinstance(held, bytes) and self.jobs.now() - float(held) < LEASE
 
 
 def _kill_group(child: "subprocess.Popen[bytes]") -> None:

@@ -212,6 +212,32 @@ def test_a_key_makes_one_job(settings):
     assert len(jobs.all()) == 2
 
 
+def test_a_key_of_a_deleted_job_can_be_used_again(settings):
+    jobs = JobQueue(settings)
+    first = jobs.submit("count", {}, "k")
+    jobs.forget(first.id)
+    second = jobs.submit("count", {}, "k")
+    assert second.id != first.id
+    assert jobs.submit("count", {}, "k").id == second.id
+    jobs.huey.storage.pop_data(f"job:{second.id}")  # as when a process was killed between two writes
+    assert jobs.submit("count", {}, "k").id != second.id
+    assert len(jobs.all()) == 1
+
+
+def test_keys_of_different_owners_are_never_the_same(settings):
+    jobs = JobQueue(settings)
+    callers = [(("a", "b"), "c"), (("", "a"), "b/c"), (("a", None), "b/c"), (("", None), "a/b/c"), (("a/b", None), "c")]
+    assert len({jobs.submit("count", {}, key, by=by).id for by, key in callers}) == len(callers)
+
+
+def test_runners_whose_clocks_differ_agree_on_who_holds_a_job(settings, monkeypatch):
+    one, other = Runner(JobQueue(settings)), Runner(JobQueue(settings))
+    one._lease("job_x")
+    if settings.redis_url:  # a file is on one machine, which has one clock
+        monkeypatch.setattr("time.time", lambda: 4e9)
+    assert other._leased("job_x")
+
+
 def test_a_job_that_cannot_be_is_refused_before_it_waits(settings):
     jobs = JobQueue(settings)
     for type, config, said in (
