@@ -74,9 +74,8 @@ def _check_position(position: Any) -> Position:  # noqa: ANN401 - unvalidated in
     if not (len(given) == 1 and given[0] is position and whole[0] is not None) and not (
         len(given) == 2 and given is position and whole[0] is not None and (whole[1] is not None or given[1] is None)
     ):
-        shown = repr(position) if len(repr(position)) < 60 else "this"
         raise ValueError(
-            f"{shown} is no place in the prompt; give an index, or [start, end] with whole numbers or null as the end"
+            f"{_shown(position)} is no place in the prompt; give an index, or [start, end] with whole numbers or null as the end"
         )
     start, end = whole[0], whole[-1]
     assert start is not None
@@ -85,6 +84,21 @@ def _check_position(position: Any) -> Position:  # noqa: ANN401 - unvalidated in
     if end is not None and start >= end and (start < 0) == (end < 0):
         raise ValueError(f"[{start}, {end}] holds no token: the end comes after the start, and is not part of it")
     return start, end
+
+
+def _shown(position: object) -> str:
+    """A refused position as JSON; of objects and long lists, only the type."""
+    if isinstance(position, str):
+        return repr(position[:59])
+    if position is None or isinstance(position, bool | int | float):
+        return json.dumps(position)[:60]
+    if (
+        isinstance(position, list | tuple)
+        and len(position) < 5
+        and all(v is None or isinstance(v, int | float) for v in position)
+    ):
+        return json.dumps(position)
+    return "an object" if isinstance(position, dict) else "a list"
 
 
 def _whole(value: object) -> int | None:

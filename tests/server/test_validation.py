@@ -118,7 +118,7 @@ def test_every_model_that_a_route_takes_is_walked():
         ({"temperature": "hot"}, "temperature: must be a number, got 'hot'"),
         ({"temperature": 3}, "temperature: must be at most 2, got 3"),
         ({"max_tokens": 1.5}, "max_tokens: must be an integer, got 1.5"),
-        ({"stream": None}, "stream: must be true or false, got null"),
+        ({"stream": "yes, please"}, "stream: must be true or false, got 'yes, please'"),
         ({"steering": {"unit": "doses"}}, "steering.unit: must be 'dose', 'max' or 'raw', got 'doses'; did you mean 'dose'?"),
         ({"steering": {"features": [{"id": "x"}] * 33}}, "steering.features: must have at most 32 items, got 33"),
         ({"logit_bias": {"x": 1}}, "logit_bias.x: must be an integer, got 'x'"),

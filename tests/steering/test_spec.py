@@ -171,7 +171,7 @@ def test_order_and_repetition_of_positions_do_not_change_the_fingerprint():
     ("given", "says"),
     [
         (["1"], "'1' is no place in the prompt"),
-        ([True], "True is no place"),
+        ([True], "true is no place"),
         ([1.5], "1.5 is no place"),
         ([[1]], "is no place"),
         ([[1, 2, 3]], "is no place"),

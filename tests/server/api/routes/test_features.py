@@ -302,7 +302,6 @@ def test_a_label_given_by_hand_counts_everywhere_and_is_taken_back(web):
         ({"label": 7}, "label"),
         ({"note": "x" * 5000}, "note"),
         ({"starred": "yes"}, "starred"),
-        ({"starred": None}, "starred"),
         ({"labl": "x"}, "labl"),
         ({"label": "x", "user": ""}, "user"),
     ],
