@@ -380,9 +380,7 @@ ORDERS = {
 @pytest.mark.parametrize("kind", ORDERS)
 def test_a_job_of_any_kind_is_queued_or_refused(tmp_path, kind):
     jobs = JobQueue(Settings(data_dir=tmp_path))
-    valid = ORDERS[kind] | (
-        {"out": str(tmp_path / "out"), "model": "m", "hook": "layers.1"} if kind == "sae_train" else {}
-    )
+    valid = ORDERS[kind] | ({"out": "out", "model": "m", "hook": "layers.1"} if kind == "sae_train" else {})
     assert read_or_refused("valid", lambda: jobs.submit(kind, valid), SteeringError)
     for n, draw in seeds(kind):
         config = changed(ORDERS[kind] or {"seed": 1}, draw)
