@@ -133,10 +133,10 @@ def test_every_line_within_a_request_has_its_id(own, monkeypatch):
     client, tiller, lines = own
     real = tiller.engine.encode_chat
 
-    def speaking(messages):
+    def speaking(messages, **more):
         structlog.get_logger("server.test").warning("ours")
         logging.getLogger("somebody.else").warning("theirs")
-        return real(messages)
+        return real(messages, **more)
 
     monkeypatch.setattr(tiller.engine, "encode_chat", speaking)
     name = client.post("/v1/chat/completions", json=CHAT).headers["x-request-id"]
