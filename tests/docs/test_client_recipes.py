@@ -15,10 +15,10 @@ BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, flags=re.M | re.S)
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """A server in bfloat16, which takes half of the time: no recipe shows a reply word by word."""
+    """A server as people start it."""
     fetched_model()
     torch.set_num_threads(1)
-    with serving(BUNDLE, tmp_path_factory.mktemp("data"), dtype="bfloat16") as (address, _):
+    with serving(BUNDLE, tmp_path_factory.mktemp("data")) as (address, _):
         yield address
 
 

@@ -5,9 +5,7 @@ import pytest
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/docs", "/sign-in", "/livez", "/v1/models", "/v1/none", "/none", "/v1/../config"]
-)
+@pytest.mark.parametrize("path", ["/", "/docs", "/sign-in", "/livez", "/v1/models", "/v1/none", "/none"])
 def test_every_answer_keeps_other_sites_from_framing_it_and_browsers_from_guessing_its_type(http, path):
     headers = http.get(path).headers
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
