@@ -17,22 +17,31 @@ export function curlCode(request) {
   );
 }
 
-// JSON of strings, finite numbers, lists and objects is valid Python.
+// A value of JSON as Python writes it.
+function python(value) {
+  if (value === null) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  if (typeof value !== "object") return JSON.stringify(value);
+  const entries = Object.entries(value).map(([k, v]) => `${JSON.stringify(k)}: ${python(v)}`);
+  return `{${entries.join(", ")}}`;
+}
+
 export function openaiCode({ model, messages, steering, ...sampling }) {
   const { repetition_penalty, ...openaiSampling } = sampling;
   const samplingLines = Object.entries(openaiSampling)
-    .map(([k, v]) => `    ${k}=${JSON.stringify(v)},\n`)
+    .map(([k, v]) => `    ${k}=${python(v)},\n`)
     .join("");
   const more = {
     ...(repetition_penalty == null ? {} : { repetition_penalty }),
     ...(steering ? { steering } : {}),
   };
-  const extra = Object.keys(more).length ? `    extra_body=${JSON.stringify(more)},\n` : "";
+  const extra = Object.keys(more).length ? `    extra_body=${python(more)},\n` : "";
   return (
     "import os\n\nfrom openai import OpenAI\n\nclient = " +
     `OpenAI(base_url=${JSON.stringify(API_URL)}, api_key=os.environ.get("API_KEY", ` +
     `"none"))\nreply = client.chat.completions.create(\n` +
-    `    model=${JSON.stringify(model)},\n    messages=${JSON.stringify(messages)},\n` +
+    `    model=${JSON.stringify(model)},\n    messages=${python(messages)},\n` +
     `${samplingLines}${extra})\nprint(reply.choices[0].message.content)\n`
   );
 }
