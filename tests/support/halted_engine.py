@@ -22,9 +22,24 @@ def halted(engine, *, after=0, when=lambda: True):
         if next(passes) >= after and when() and not go.wait(LIMIT):
             raise TimeoutError(f"a test held the engine for {LIMIT:g} s; occupancy {engine.occupancy}")
 
-    hook = engine.model.register_forward_pre_hook(hold)
+    batch, hook = engine._batch, engine.model.register_forward_pre_hook(hold)
+    own = batch._llama  # which computes in place of the model's modules
+    if own:
+        batch._llama = _Held(own, hold)
     try:
         yield
     finally:
         hook.remove()
+        batch._llama = own
         go.set()
+
+
+class _Held:
+    """A pass that waits before it computes."""
+
+    def __init__(self, own, hold):
+        self._own, self._hold, self.packs = own, hold, own.packs
+
+    def __call__(self, *args, **more):
+        self._hold()
+        return self._own(*args, **more)
