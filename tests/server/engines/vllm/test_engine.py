@@ -68,7 +68,7 @@ async def test_batch_of_different_specs_says_what_transformers_says(engine, mode
 
 @pytest.mark.parametrize("outside", [10**6, -1])
 async def test_a_token_outside_the_embedding_is_refused_before_it_reaches_vllm(engine, model, outside):
-    fine = request(engine, LONG, SPECS[0])
+    fine = request(engine, LONG, SPECS[0], tenant="outside")  # its own cache: the engine is shared by these tests
     with pytest.raises(EngineFailed, match=r"outside of the model's vocabulary"):
         await said(engine, replace(fine, ids=(1, outside), steered=(False, False)))
     with pytest.raises(EngineFailed, match=r"outside of the model's vocabulary"):
