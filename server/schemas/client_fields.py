@@ -1,4 +1,4 @@
-"""Client fields: request fields of other servers: those that would change an answer are refused, the others ignored.
+"""Unsupported request parameters: those that would change an answer are refused, the others ignored.
 
 The names are those of OpenAI, vLLM, SGLang, TGI and llama.cpp. A field that is in no table is ignored.
 """

@@ -1,29 +1,18 @@
-"""Code blocks of docs/guides/clients.md run against the default bundle; all but LangChain, which tests do not install."""
+"""Code blocks of docs/guides/clients.md in bash and Python run against the default bundle."""
 
 import re
 
 import pytest
-import torch
 
-from tests.docs.test_readme import BUNDLE, ROOT, run
-from tests.support.live_server import serving
-from tests.support.real_model import fetched_model
+from tests.docs.test_readme import ROOT, address, run
 
 PAGE = (ROOT / "docs/guides/clients.md").read_text()
+__all__ = ["address"]  # the fixture
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, flags=re.M | re.S)
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """A server as people start it."""
-    fetched_model()
-    torch.set_num_threads(1)
-    with serving(BUNDLE, tmp_path_factory.mktemp("data")) as (address, _):
-        yield address
-
-
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_recipe_works(number, address, tmp_path):
+def test_recipe_works(number, address, tmp_path):  # noqa: F811 - the fixture
     result = run(*BLOCKS[number], address, tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
