@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, flags=re.M | re.S)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_recipe_works(number, address, tmp_path):  # noqa: F811 - the fixture
+def test_recipe_works(number, address, tmp_path):
     result = run(*BLOCKS[number], address, tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
